@@ -1,0 +1,52 @@
+# A fresh machine needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Both names: newer versions of pip read the second one for what builds the package.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
+PROTO := openlimit/v1/rate_limit.proto
+
+.PHONY: help run test demo bench stubs format constraints clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+run: .venv/server ## serve on port 50051 with memory buckets; options: make run ARGS="--config limits.yaml"
+	@exec $(BIN)/openlimit-server $(ARGS)
+
+test: .venv/dev ## run every check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/pytest $(ARGS)
+
+demo: .venv/dev ## workers against a strict provider, without and with the limiter
+	@$(BIN)/python -m examples.demo
+
+bench: .venv/dev ## measure
+	@$(BIN)/python -m benchmarks
+
+stubs: .venv/dev ## generate client/openlimit/v1 from protos/
+	$(BIN)/python -m tests.stubs client
+
+format: .venv/dev ## format and sort imports
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+constraints: ## take the newest versions that fit together
+	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh && .venv/fresh/bin/pip install -q '.[dev]' hatchling
+	.venv/fresh/bin/pip freeze --exclude openlimit > constraints.txt && rm -rf .venv/fresh
+
+clean: ## remove what the other targets made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/server: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[server,offline]'
+	@touch $@
+
+.venv/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/server
