@@ -1,0 +1,101 @@
+"""The errors openlimit raises.
+
+    OpenLimitError
+    ├── CostExceedsLimit     the call can never be served: split it or raise the limit
+    ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
+    ├── UnknownModel         no policy of the server covers the model
+    ├── InvalidRequest       a parameter is missing or malformed
+    └── LimiterUnavailable   the limiter did not decide: try again, or go on without
+
+Each carries its data as attributes, says in its message what to do next, and survives pickling.
+"""
+
+
+class OpenLimitError(Exception):
+    """Root of every error that openlimit raises on purpose."""
+
+
+class CostExceedsLimit(OpenLimitError):
+    """The cost in one unit is larger than the limit's whole amount, so no wait would help.
+
+    Attributes: ``unit``; ``cost`` and ``amount``, both in that unit.
+    """
+
+    def __init__(self, unit: str, cost: float, amount: float) -> None:
+        super().__init__(unit, cost, amount)
+        self.unit = unit
+        self.cost = cost
+        self.amount = amount
+
+    def __str__(self) -> str:
+        return (
+            f"this call costs {self.cost:.15g} {self.unit} but the limit is {self.amount:.15g} "
+            "per period, so it can never be served; split the call or raise the limit"
+        )
+
+
+class WaitTooLong(OpenLimitError):
+    """The call would have to wait longer than ``max_wait``; nothing was charged.
+
+    Attributes: ``retry_after``, the wait in seconds that a call now would have;
+    ``limited_by``, the unit that sets it, empty when not known.
+    """
+
+    def __init__(self, retry_after: float, limited_by: str = "") -> None:
+        super().__init__(retry_after, limited_by)
+        self.retry_after = retry_after
+        self.limited_by = limited_by
+
+    def __str__(self) -> str:
+        cause = f" for {self.limited_by}" if self.limited_by else ""
+        return (
+            f"the wait{cause} would be {self.retry_after:.6g} s, longer than max_wait; nothing was "
+            "charged; try again later or raise max_wait"
+        )
+
+
+class UnknownModel(OpenLimitError):
+    """No policy of the server covers the model. Attribute: ``model``."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"no policy covers the model {self.model!r}; check its spelling, or add a policy to "
+            'the server\'s configuration whose models include it (models: ["*"] covers all)'
+        )
+
+
+class InvalidRequest(OpenLimitError):
+    """A parameter is missing or malformed; nothing was charged.
+
+    Attributes: ``field``, the parameter's name; ``reason``, what was expected and what came.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class LimiterUnavailable(OpenLimitError):
+    """The limiter could not decide within its timeout: it is down, slow or out of reach.
+
+    Attributes: ``address``, where it was sought; ``reason``, what happened there.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"no decision from the limiter at {self.address}: {self.reason}; check that "
+            'openlimit-server runs there, or pass on_unavailable="allow" to go on without it'
+        )

@@ -1,0 +1,227 @@
+"""The arithmetic of leaky buckets that hold several limits: decide once, sleep once.
+
+Pure: time is an argument, in whole microseconds on any clock that does not run backwards.
+A caller that shares a bucket between threads holds a lock around each method.
+
+A bucket leaks at each limit's rate and holds at most its capacity. Reserving pours a cost in at
+the earliest start that conforms and keeps the order of the callers, and returns that start:
+
+    base  = max(now, at)                                       first come, first served
+    start = max(base, base + (level + min(cost, capacity) - capacity) / rate)   for each limit
+
+In any window of length d, what starts costs at most max(capacity, largest single cost) + rate * d.
+The idea is the virtual scheduling form of the generic cell rate algorithm (ITU-T I.371), with
+one schedule for several limits, which are charged together or not at all.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, inf
+from typing import NamedTuple
+
+from openlimit.errors import CostExceedsLimit, WaitTooLong
+
+SECOND = 1_000_000
+"""Microseconds in a second: the unit of every time in this module."""
+
+# A start is rounded up to a whole microsecond, but not for an excess that is only the rounding
+# error of a double: a thousandth of a microsecond early is closer than the doubles are.
+_SLACK = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """An amount of one unit per period (microseconds), and the capacity of its bucket (units)."""
+
+    unit: str
+    amount: float
+    period: float
+    capacity: float
+    rate: float = field(init=False)
+    """Units that leak per microsecond."""
+
+    def __post_init__(self) -> None:
+        for name in ("amount", "period", "capacity"):
+            value = getattr(self, name)
+            if not 0 < value < inf:
+                raise ValueError(f"{name} of the {self.unit} limit must be above 0, not {value}")
+        object.__setattr__(self, "rate", self.amount / self.period)
+
+    @classmethod
+    def per(cls, unit: str, amount: float, period: float, burst: float | None = None) -> "Limit":
+        """A limit of ``amount`` units per ``period`` seconds that holds ``burst`` seconds of it.
+
+        Without a burst: one second for periods up to a minute, else the whole period, because a
+        day's quota is not to be dripped out.
+        """
+        if burst is None:
+            burst = min(1, period) if period <= 60 else period
+        return cls(unit, amount, period * SECOND, amount * burst / period)
+
+
+Costs = Sequence[float]
+"""What one call pours in: a cost per limit, in the order of the bucket's limits, none negative."""
+
+
+class Decision(NamedTuple):
+    """A granted reservation: the call may start after the wait, and has been charged for then."""
+
+    wait: float
+    """From the decision to the start, in whole microseconds."""
+    limited_by: str
+    """The unit that sets the wait; empty when there is none."""
+    reservation_id: str
+    """Names the reservation, to cancel it before its start."""
+
+
+class _Pending(NamedTuple):
+    """A reservation whose start is still to come, and the bucket as it was before."""
+
+    start: float
+    costs: Costs
+    at: float
+    levels: list[float]
+    limited_by: str
+    version: int
+    cancelled: bool
+
+
+class Bucket:
+    """The state of all limits of one policy for one split; a new one is empty.
+
+    ``at`` is the latest start handed out, ``levels`` how full each limit's bucket is then.
+    All times are in microseconds; ``now`` never runs backwards from one call to the next.
+    """
+
+    __slots__ = ("_pending", "_version", "at", "levels", "limited_by", "limits")
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self.limits = limits
+        self.at = -inf
+        self.levels = [0.0] * len(limits)  # replaced as a whole, so that it can be remembered
+        self.limited_by = ""
+        self._version = 0  # of what cancelling could undo: counts reservations that wait
+        self._pending: OrderedDict[str, _Pending] | None = None  # most buckets never need one
+
+    def __repr__(self) -> str:
+        levels = ", ".join(
+            f"{limit.unit} {level:.6g}/{limit.capacity:.6g}"
+            for limit, level in zip(self.limits, self.levels, strict=True)
+        )
+        return f"<Bucket {levels} at {self.at}>"
+
+    def reserve(
+        self, costs: Costs, now: float, max_wait: float = inf, reservation_id: str = ""
+    ) -> Decision | CostExceedsLimit | WaitTooLong:
+        """Charge every limit for the earliest start that conforms, or refuse and charge none.
+
+        A refusal is returned, not raised: one among many decisions must not end the others.
+        A reservation with an id can be cancelled until it starts.
+        """
+        at = self.at
+        if at > now:
+            start, limited_by = at, self.limited_by
+        else:
+            start, limited_by = now, ""
+        base, leaked, levels = start, start - at, []
+        # No strict=: naming it costs as much as the loop's whole arithmetic.
+        for limit, cost, before in zip(self.limits, costs, self.levels):  # noqa: B905 - see above
+            if cost > limit.amount:
+                return CostExceedsLimit(limit.unit, cost, limit.amount)
+            level = max(0.0, before - leaked * limit.rate)
+            levels.append(level + cost)
+            if level + cost > limit.capacity and cost > 0:
+                excess = level + min(cost, limit.capacity) - limit.capacity
+                earliest = ceil(base + excess / limit.rate - _SLACK)
+                if earliest > start:
+                    start, limited_by = earliest, limit.unit
+        wait = start - now
+        if wait > max_wait:
+            return WaitTooLong(wait / SECOND, limited_by)
+        if wait:
+            self._remember(reservation_id, start, costs, now)
+        if start > base:
+            levels = self._leak(start)
+            levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
+        self.at, self.levels, self.limited_by = start, levels, limited_by
+        return Decision(wait, limited_by, reservation_id)
+
+    def cancel(self, reservation_id: str, now: float) -> bool:
+        """Give back a reservation that has not started; whether there was one to give back.
+
+        Where no later reservation waits, the bucket becomes what it was before this one, so a
+        queue that gives up leaves no gap behind, in whatever order it does. Starts that others
+        were told stay as they are; behind those, what the cost still adds to the level is given
+        back: cost - rate * (at - start).
+        """
+        entry = self._pending.get(reservation_id) if self._pending else None
+        if not self._pending or entry is None or entry.cancelled or entry.start <= now:
+            return False
+        self._pending[reservation_id] = entry._replace(cancelled=True)
+        since = self.at - entry.start
+        self.levels = [
+            max(0.0, level - max(0.0, cost - limit.rate * since))
+            for limit, cost, level in zip(self.limits, entry.costs, self.levels, strict=True)
+        ]
+        while self._pending:
+            reservation_id, last = self._pending.popitem()
+            if not last.cancelled or last.version != self._version:
+                self._pending[reservation_id] = last
+                break
+            self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
+            self._version -= 1
+        return True
+
+    def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
+        """Replace what a started call reserved by what it really cost."""
+        self._correct(now)
+        self.levels = [
+            max(0.0, level + cost - estimate)
+            for level, cost, estimate in zip(self.levels, actual, reserved, strict=True)
+        ]
+
+    def pause(self, until: float, now: float) -> None:
+        """Let nothing new start before ``until``: the provider asked for it."""
+        self._correct(max(now, until))
+
+    def observe(self, unit: str, remaining: float, now: float) -> None:
+        """Raise the level of one limit to what the provider says remains; never lower it."""
+        self._correct(now)
+        self.levels = [
+            max(level, limit.capacity - remaining) if limit.unit == unit else level
+            for limit, level in zip(self.limits, self.levels, strict=True)
+        ]
+
+    def idle_at(self) -> float:
+        """The time from which this bucket decides as a new one would, and may be dropped."""
+        pairs = zip(self.limits, self.levels, strict=True)
+        return self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
+
+    def _leak(self, until: float) -> list[float]:
+        """The levels at a time that is not before ``at``."""
+        elapsed = until - self.at
+        return [
+            max(0.0, level - elapsed * limit.rate)
+            for limit, level in zip(self.limits, self.levels, strict=True)
+        ]
+
+    def _correct(self, until: float) -> None:
+        """Leak until then; what is remembered from before a correction must not undo it."""
+        until = max(self.at, until)
+        self.levels, self.at = self._leak(until), until
+        self._version += 1
+
+    def _remember(self, reservation_id: str, start: float, costs: Costs, now: float) -> None:
+        """Keep what cancelling needs, and drop what has started."""
+        self._version += 1
+        if not reservation_id:
+            return
+        if self._pending is None:
+            self._pending = OrderedDict()
+        pending = self._pending
+        while pending and next(iter(pending.values())).start <= now:
+            pending.popitem(last=False)
+        pending[reservation_id] = _Pending(
+            start, costs, self.at, self.levels, self.limited_by, self._version, False
+        )
