@@ -1,0 +1,123 @@
+"""The tokens a call may use, counted from the parameters it is about to be made with.
+
+Here the kinds of calls are told apart and their output is reserved. What the model is shown is
+counted in prompt_tokens.py, text in encodings.py, images in image_tokens.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from openlimit.errors import InvalidRequest
+from openlimit.prompt_tokens import PromptCounter, is_list, plain
+
+__all__ = ["count_tokens"]
+
+_DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
+_MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+def count_tokens(params: Mapping[str, Any]) -> int:
+    """Tokens a call with these API parameters may use: its input plus the output it reserves.
+
+    `params` is what the call itself gets. Its kind shows in its parameters: ``messages`` is a
+    chat completion or an Anthropic message, ``prompt`` a completion, ``input`` an embedding (by
+    the model's name, by ``dimensions`` or ``encoding_format``, or because it is a list of texts
+    or token ids), and anything else a response. SDK objects count as what they are sent as;
+    ``None`` and the SDKs' marks for "not given" count as absent.
+
+    The output is the first of ``max_completion_tokens``, ``max_output_tokens`` and ``max_tokens``
+    that is a positive integer, else 15, for each of the choices asked for (``n``, ``best_of``,
+    prompts); an embedding has none. What only the provider knows (a previous response, a hosted
+    tool's results) is not counted; a file or an image given by id or address counts as one page
+    or 1024 x 1024 pixels.
+
+    Blocks for the counting, which takes time linear in the text: about 0.1 s per megabyte. The
+    first count in an encoding loads it, about 0.3 s, or looks for it on the network, a few
+    seconds at most and once per process: see encodings.py.
+
+    Raises InvalidRequest only where the API would refuse the call as well: ``messages`` is not
+    a list, or a value cannot be written as JSON.
+    """
+    given = {name: value for name, value in params.items() if not _is_absent(value)}
+    counter = PromptCounter(given.get("model"))
+    try:
+        if "messages" in given:
+            return _chat_input(counter, given) + _output(given) * _whole(given.get("n"), 1)
+        if "prompt" in given and not isinstance(given["prompt"], Mapping):
+            return _completion_input(counter, given) + _output(given) * _completions(given)
+        if _is_embedding(given):
+            return counter.texts(given["input"])
+        return _response_input(counter, given) + _output(given)
+    except RecursionError:
+        raise InvalidRequest("params", "nested too deeply, or containing itself") from None
+
+
+def _is_absent(value: object) -> bool:
+    # By name: each SDK has its own such class, and neither needs to be installed.
+    return value is None or type(value).__name__ in {"NotGiven", "Omit"}
+
+
+def _is_embedding(given: Mapping[str, Any]) -> bool:
+    if "input" not in given:
+        return False
+    if "embed" in str(given.get("model")) or "dimensions" in given or "encoding_format" in given:
+        return True
+    items = given["input"]
+    return (
+        is_list(items) and len(items) > 0 and (isinstance(items[0], str | int) or is_list(items[0]))
+    )
+
+
+def _chat_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    messages = given["messages"]
+    if not is_list(messages):
+        raise InvalidRequest("messages", f"expected a list, got {type(messages).__name__}")
+    system = [{"role": "system", "content": given["system"]}] if "system" in given else []
+    return counter.conversation([*system, *messages]) + _shared_input(counter, given)
+
+
+def _completion_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    return counter.texts(given["prompt"]) + counter.content(given.get("suffix"))
+
+
+def _response_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    items = given.get("input", [])
+    items = list(items) if is_list(items) else [{"role": "user", "content": items}]
+    if "instructions" in given:
+        items.insert(0, {"role": "system", "content": given["instructions"]})
+    template = counter.content(given.get("prompt"))
+    return (counter.conversation(items) if items else 0) + template + _shared_input(counter, given)
+
+
+def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    """What chat completions and responses have in common: tools, and the format of the answer."""
+    tools = [
+        tool for name in ("tools", "functions") if is_list(given.get(name)) for tool in given[name]
+    ]
+    formats = (
+        plain(given.get(name))
+        for name in ("tool_choice", "function_call", "response_format", "text", "text_format")
+    )
+    return counter.tools(tools) + sum(
+        counter.text(value) for value in formats if isinstance(value, Mapping)
+    )
+
+
+def _output(given: Mapping[str, Any]) -> int:
+    maxima = (_whole(given.get(name), 0) for name in _MAXIMA)
+    return next(filter(None, maxima), _DEFAULT_OUTPUT)
+
+
+def _completions(given: Mapping[str, Any]) -> int:
+    """How many completions are written: `n`, or the `best_of` to choose from, for each prompt."""
+    prompt = given["prompt"]
+    several = is_list(prompt) and len(prompt) > 0 and not isinstance(prompt[0], int)
+    each = max(_whole(given.get("n"), 1), _whole(given.get("best_of"), 1))
+    return each * (len(prompt) if several else 1)
+
+
+def _whole(value: object, default: int) -> int:
+    """The value if it is a positive integer, else the default."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    return default
