@@ -1,0 +1,96 @@
+"""Buckets in the memory of one process."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from threading import Lock
+from weakref import WeakSet
+
+from openlimit.leaky_bucket import Bucket
+from openlimit.stores import Demand, Outcome
+
+
+def _monotonic() -> int:
+    return time.monotonic_ns() // 1000
+
+
+class MemoryStore:
+    """Buckets in this process; a forked child goes on with a copy of its own.
+
+    Never blocks for longer than other decisions take. Buckets that have run empty are dropped
+    while others are decided: no thread, no timer, and memory follows the buckets in use.
+
+    ``clock`` returns microseconds and must not run backwards.
+    """
+
+    # A decision adds one bucket at most and drops up to this many: the idle ones never pile up.
+    _DROPS_PER_DECISION = 4
+
+    def __init__(self, clock: Callable[[], float] = _monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+        self._idle: list[tuple[float, str]] = []  # a heap: each bucket once, not before it is idle
+        self._lock = Lock()
+        _stores.add(self)
+
+    def __len__(self) -> int:
+        """How many buckets are held."""
+        return len(self._buckets)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore of {len(self)} buckets>"
+
+    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        with self._lock:
+            now = self._clock()
+            return [self._decide(demand, now) for demand in demands]
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return self.reserve(demands)
+
+    def cancel(self, bucket: str, reservation_id: str) -> bool:
+        with self._lock:
+            held = self._buckets.get(bucket)
+            return held is not None and held.cancel(reservation_id, self._clock())
+
+    async def acancel(self, bucket: str, reservation_id: str) -> bool:
+        return self.cancel(bucket, reservation_id)
+
+    def _decide(self, demand: Demand, now: float) -> Outcome:
+        name, limits, costs, max_wait, reservation_id = demand
+        if self._idle and self._idle[0][0] <= now:
+            self._drop_idle(now)
+        bucket = self._buckets.get(name)
+        if bucket is not None:
+            return bucket.reserve(costs, now, max_wait, reservation_id)
+        bucket = Bucket(limits)
+        outcome = bucket.reserve(costs, now, max_wait, reservation_id)
+        if bucket.at >= now:  # a refused call leaves nothing behind
+            self._buckets[name] = bucket
+            heappush(self._idle, (bucket.idle_at(), name))
+        return outcome
+
+    def _drop_idle(self, now: float) -> None:
+        for _ in range(self._DROPS_PER_DECISION):
+            if not self._idle or self._idle[0][0] > now:
+                return
+            _, name = heappop(self._idle)
+            idle_at = self._buckets[name].idle_at()
+            if idle_at <= now:
+                del self._buckets[name]
+            else:
+                heappush(self._idle, (idle_at, name))
+
+
+_stores: WeakSet[MemoryStore] = WeakSet()
+
+
+def _renew_locks() -> None:
+    """A lock that another thread held at the fork would stay locked in the child for good."""
+    for store in _stores:
+        store._lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

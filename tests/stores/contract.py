@@ -1,0 +1,123 @@
+"""What every store promises. A store's test module subclasses this and gives it a store."""
+
+import asyncio
+from collections.abc import Sequence
+from math import inf
+from threading import Thread
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
+from openlimit.stores import Demand, Outcome, Store
+from tests.clock import FakeClock
+from tests.scenes import SHORT_WAITS, Scene, scenes
+
+LIMITS = (Limit.per("requests", 600, 60), Limit.per("tokens", 6000, 60))
+
+
+def demand(
+    bucket: str = "b", costs: Sequence[float] = (1, 10), max_wait: float = inf, name: str = ""
+) -> Demand:
+    """One of the usual limits, whose burst is 10 requests and 100 tokens."""
+    return Demand(bucket, LIMITS, costs, max_wait, name)
+
+
+def waits(outcomes: Sequence[Outcome]) -> list[float]:
+    """Each granted wait, in seconds."""
+    return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Decision)]
+
+
+class StoreContract:
+    """The tests. ``store`` is empty and reads the ``clock``."""
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    def test_a_batch_is_decided_in_order(self, store: Store) -> None:
+        """What comes first in a batch starts first, and one bucket's load is not another's."""
+        outcomes = store.reserve([demand("a", (1, 50))] * 3 + [demand("b", (1, 50))] * 3)
+        assert waits(outcomes) == [0, 0, 0.5, 0, 0, 0.5]
+
+    async def test_both_faces_share_their_buckets(self, store: Store) -> None:
+        """What was reserved synchronously weighs on what is reserved asynchronously."""
+        store.reserve([demand(costs=(1, 100))])
+        [outcome] = await store.areserve([demand(costs=(1, 100), name="x")])
+        assert waits([outcome]) == [1]
+        assert await store.acancel("b", "x")
+        assert waits(store.reserve([demand(costs=(1, 100), name="y")])) == [1]
+        assert store.cancel("b", "y")
+
+    def test_a_refusal_is_an_answer_of_its_own(self, store: Store) -> None:
+        """A refused demand is returned among the others and charges nothing."""
+        costs = [(1, 100), (1, 6001), (1, 1), (1, 50)]
+        first, too_large, too_long, last = store.reserve(
+            [demand(costs=cost, max_wait=0 if cost == (1, 1) else inf) for cost in costs]
+        )
+        assert waits([first, last]) == [0, 0.5]
+        assert isinstance(too_large, CostExceedsLimit)
+        assert (too_large.unit, too_large.cost, too_large.amount) == ("tokens", 6001, 6000)
+        assert isinstance(too_long, WaitTooLong)
+        assert (too_long.retry_after, too_long.limited_by) == (0.01, "tokens")
+
+    def test_a_decision_carries_its_name_and_what_limits_it(self, store: Store) -> None:
+        """The answer repeats the reservation's id and names the unit that sets the wait."""
+        outcomes = store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
+        assert outcomes == [Decision(0, "", "a"), Decision(SECOND, "tokens", "b")]
+
+    def test_time_leaks(self, store: Store, clock: FakeClock) -> None:
+        """The store's own clock decides how much has leaked."""
+        store.reserve([demand(costs=(1, 100))])
+        clock.advance(0.25)
+        assert waits(store.reserve([demand(costs=(1, 50))])) == [0.25]
+
+    def test_cancelling(self, store: Store, clock: FakeClock) -> None:
+        """A reservation is given back once, in its own bucket, until its start."""
+        store.reserve([demand(costs=(1, 100), name=name) for name in ("now", "soon", "late")])
+        assert not store.cancel("b", "now")
+        assert not store.cancel("other", "late")
+        assert not store.cancel("b", "unknown")
+        assert store.cancel("b", "late")
+        assert not store.cancel("b", "late")
+        clock.advance(1)
+        assert not store.cancel("b", "soon")
+        assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(scene=scenes(SHORT_WAITS))
+    def test_decides_as_the_arithmetic_does(
+        self, store: Store, clock: FakeClock, scene: Scene
+    ) -> None:
+        """Any sequence gets, to the microsecond, the answers of a bucket in the hand."""
+        clock.advance(1e9)  # long after the scenes before this one
+        bucket = Bucket(scene.limits)
+        for ask in scene.asks:
+            clock.now += ask.after
+            expected = bucket.reserve(ask.costs, clock.now, ask.max_wait, "x")
+            asked = Demand("scene", scene.limits, ask.costs, ask.max_wait, "x")
+            assert repr(store.reserve([asked])) == repr([expected])
+
+    async def test_threads_and_event_loops_at_once(self, store: Store) -> None:
+        """Nothing is lost or granted twice when threads and loops ask together."""
+        got: list[float] = []
+
+        def from_thread() -> None:
+            for _ in range(50):
+                got.extend(waits(store.reserve([demand(costs=(0, 100))])))
+
+        async def from_loop() -> None:
+            for _ in range(50):
+                got.extend(waits(await store.areserve([demand(costs=(0, 100))])))
+
+        def from_another_loop() -> None:
+            asyncio.run(from_loop())
+
+        threads = [Thread(target=target) for target in [from_thread, from_another_loop] * 4]
+        for thread in threads:
+            thread.start()
+        await from_loop()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert sorted(got) == list(range(450))

@@ -1,0 +1,74 @@
+"""The memory store: the contract, and what only memory promises."""
+
+import os
+
+import pytest
+
+from openlimit.stores.memory import MemoryStore
+from tests.clock import FakeClock
+from tests.stores.contract import StoreContract, demand, waits
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    return MemoryStore(clock)
+
+
+class TestMemoryStore(StoreContract):
+    """The contract that every store passes."""
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def test_a_million_one_off_keys_leave_nothing_behind(store: MemoryStore, clock: FakeClock) -> None:
+    """Buckets that ran empty are dropped while others are decided, a few at a time."""
+    most = 0
+    for i in range(1_000_000):
+        store.reserve([demand(f"key-{i}", (1, 10))])
+        clock.now += 100
+        most = max(most, len(store))
+    # Each bucket takes 0.1 s to run empty, in which a thousand others come.
+    assert most <= 1001
+    clock.advance(1)
+    for _ in range(most):
+        store.reserve([demand("the only one", (0, 0))])
+    assert len(store) <= 1
+
+
+def test_a_burst_of_keys_is_dropped_by_calls_on_another(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    """Memory comes back although no new key ever comes again."""
+    store.reserve([demand(f"key-{i}") for i in range(10_000)])
+    clock.advance(1)
+    for _ in range(10_000):
+        store.reserve([demand("other", (0, 1), max_wait=0)])
+    assert len(store) == 1
+
+
+def test_a_bucket_that_someone_waits_in_is_kept(store: MemoryStore, clock: FakeClock) -> None:
+    """Dropping changes no decision: a queue is not forgotten before its last start."""
+    store.reserve([demand(costs=(1, 6000))] * 2)
+    for _ in range(119):
+        clock.advance(0.5)
+        store.reserve([demand("other")])
+    assert waits(store.reserve([demand(costs=(1, 1))])) == pytest.approx([59.51])
+
+
+def test_a_refused_call_leaves_no_bucket(store: MemoryStore) -> None:
+    """Hostile costs on new keys cost no memory."""
+    store.reserve([demand(f"key-{i}", (1, 6001)) for i in range(100)])
+    assert len(store) == 0
+
+
+def test_a_forked_child_is_not_locked_out(store: MemoryStore) -> None:
+    """A fork while another thread decides leaves the child a store that works."""
+    with store._lock:  # as if a thread were deciding
+        child = os.fork()
+        if child == 0:
+            store.reserve([demand()])
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
