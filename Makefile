@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Both names: newer versions of pip read the second one for what builds the package.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
-PROTO := openlimit/v1/rate_limit.proto
+OUT ?= client
 
 .PHONY: help run test demo bench stubs format constraints clean
 
@@ -28,7 +28,8 @@ bench: .venv/dev ## measure
 	@$(BIN)/python -m benchmarks
 
 stubs: .venv/dev ## generate client/openlimit/v1 from protos/
-	$(BIN)/python -m tests.stubs client
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
 
 format: .venv/dev ## format and sort imports
 	$(BIN)/ruff check --fix

@@ -1,0 +1,196 @@
+"""Domain to protobuf and back, errors to gRPC status and back. No I/O.
+
+Every error carries google.rpc details, so that a client in any language can act on it; the
+table is in the comments of protos/openlimit/v1/rate_limit.proto.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    OpenLimitError,
+    UnknownModel,
+    WaitTooLong,
+)
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse
+
+DOMAIN = "openlimit"
+MAX_NAME = 256
+MAX_UNITS = 16
+_MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
+_NANOS = 10**9
+_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_M = TypeVar("_M", bound=Message)
+
+
+class Call(NamedTuple):
+    """What a limiter decides: one API call and what it costs."""
+
+    model: str
+    key: str
+    costs: Mapping[str, int]
+    """By unit; ``requests`` is always among them."""
+    max_wait: float | None
+    """Seconds; None for the policy's own bound."""
+
+
+def acquire_request(call: Call) -> AcquireRequest:
+    """The message for a call."""
+    units = {unit: cost for unit, cost in call.costs.items() if unit != "tokens"}
+    if units["requests"] == 1:
+        del units["requests"]
+    max_wait = None
+    if call.max_wait is not None:
+        max_wait = duration(min(call.max_wait, _MAX_DURATION) * SECOND)
+    try:
+        return AcquireRequest(
+            model=call.model,
+            tokens=call.costs.get("tokens", 0),
+            key=call.key,
+            max_wait=max_wait,
+            units=units,
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("request", f"cannot be sent: {error}") from error
+
+
+def read_request(request: AcquireRequest) -> Call:
+    """The call of a message; raises InvalidRequest for a field that is missing or malformed."""
+    model, key = request.model, request.key
+    if not model:
+        raise InvalidRequest("model", "is required, such as gpt-4o")
+    for field, value in (("model", model), ("key", key)):
+        if len(value) > MAX_NAME:
+            raise InvalidRequest(
+                field, f"must have at most {MAX_NAME} characters, not {len(value)}"
+            )
+    costs = {"requests": 1, "tokens": request.tokens}
+    if request.units:
+        costs |= _read_units(request.units)
+    if request.tokens < 0:
+        raise InvalidRequest("tokens", f"must not be negative, not {request.tokens}")
+    max_wait = None
+    if request.HasField("max_wait"):
+        max_wait = _read_duration("max_wait", request.max_wait)
+    return Call(model, key, costs, max_wait)
+
+
+def _read_units(units: Mapping[str, int]) -> dict[str, int]:
+    if len(units) > MAX_UNITS:
+        raise InvalidRequest("units", f"must name at most {MAX_UNITS} units, not {len(units)}")
+    for unit, cost in units.items():
+        if unit == "tokens":
+            raise InvalidRequest("units", "tokens has a field of its own")
+        if not _UNIT.fullmatch(unit):
+            raise InvalidRequest(
+                "units", f"a unit is a lower-case name such as images, not {unit[:64]!r}"
+            )
+        if cost < 0:
+            raise InvalidRequest(f"units.{unit}", f"must not be negative, not {cost}")
+    return dict(units)
+
+
+def _read_duration(field: str, value: Duration) -> float:
+    if not (0 <= value.seconds <= _MAX_DURATION and 0 <= value.nanos < _NANOS):
+        raise InvalidRequest(
+            field,
+            "must be a duration that is not negative, "
+            f"not {value.seconds} seconds and {value.nanos} nanos",
+        )
+    return value.seconds + value.nanos / _NANOS
+
+
+def duration(microseconds: float) -> Duration:
+    """A Duration of whole microseconds."""
+    seconds, rest = divmod(round(microseconds), SECOND)
+    return Duration(seconds=seconds, nanos=rest * 1000)
+
+
+def microseconds(value: Duration) -> int:
+    """A Duration in whole microseconds, rounded up: never too early."""
+    return value.seconds * SECOND - (-value.nanos // 1000)
+
+
+def acquire_response(decision: Decision) -> AcquireResponse:
+    """The message for a decision."""
+    return AcquireResponse(
+        wait=duration(decision.wait),
+        reservation_id=decision.reservation_id,
+        limited_by=decision.limited_by,
+    )
+
+
+def read_response(response: AcquireResponse) -> Decision:
+    """The decision of a message."""
+    return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
+
+
+def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
+    """The gRPC code for an error, and the status with its details."""
+    match error:
+        case UnknownModel():
+            code = grpc.StatusCode.NOT_FOUND
+            details = [_info("UNKNOWN_MODEL", model=error.model)]
+        case CostExceedsLimit(unit=unit):
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
+            details = [_info("COST_EXCEEDS_LIMIT", unit=unit, cost=cost, amount=amount)]
+        case InvalidRequest():
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            violation = BadRequest.FieldViolation(field=error.field, description=error.reason)
+            details = [_info("INVALID_REQUEST"), BadRequest(field_violations=[violation])]
+        case WaitTooLong():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
+            details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+        case _:
+            code = grpc.StatusCode.UNAVAILABLE
+            details = [_info("UNAVAILABLE")]
+    status = Status(code=code.value[0], message=str(error))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return code, status
+
+
+def _info(reason: str, **metadata: str) -> Message:
+    info: Message = ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info
+
+
+def error_of(status: Status, address: str) -> OpenLimitError:
+    """The error that a status stands for, which came from the server at this address."""
+    info = _detail(status, ErrorInfo())
+    match info.reason if info.domain == DOMAIN else "":
+        case "UNKNOWN_MODEL":
+            return UnknownModel(info.metadata["model"])
+        case "COST_EXCEEDS_LIMIT":
+            unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
+            return CostExceedsLimit(unit, float(cost), float(amount))
+        case "INVALID_REQUEST":
+            violation = _detail(status, BadRequest()).field_violations[0]
+            return InvalidRequest(violation.field, violation.description)
+        case "WAIT_TOO_LONG":
+            retry = _detail(status, RetryInfo())
+            wait = microseconds(retry.retry_delay) / SECOND
+            return WaitTooLong(wait, info.metadata["limited_by"])
+        case _:
+            code = Code.Name(status.code)
+            return LimiterUnavailable(address, f"{code}: {status.message}")
+
+
+def _detail(status: Status, kind: _M) -> _M:
+    """The status's detail of this kind, empty where it has none."""
+    any(box.Unpack(kind) for box in status.details)
+    return kind
