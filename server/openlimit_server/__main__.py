@@ -1,0 +1,31 @@
+"""``openlimit-server``: arguments and environment to settings, then serve."""
+
+import asyncio
+import logging
+import sys
+
+from openlimit_server.serving import check, serve
+from openlimit_server.settings import ConfigurationError, Settings
+
+if sys.platform == "win32":
+    new_event_loop = asyncio.new_event_loop
+else:
+    from uvloop import new_event_loop
+
+
+def main() -> None:
+    """Exit 0 after a drain or a good health check; 1 for bad health; 2 for bad settings."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = Settings.load(sys.argv[1:])
+        if settings.check:
+            sys.exit(check(settings))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve(settings))
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""From a request to its policy, its bucket and the store's decision."""
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from fnmatch import translate
+from functools import lru_cache
+from math import inf
+from typing import NamedTuple
+from urllib.parse import quote
+
+from openlimit.errors import InvalidRequest, UnknownModel
+from openlimit.leaky_bucket import SECOND, Decision, Limit
+from openlimit.stores import Demand, Store
+from openlimit.wire import Call
+from openlimit_server.settings import PolicySettings
+
+_RESERVATION_ID = re.compile(r"([0-9a-f]{16})\.(.{1,4096})", re.DOTALL)
+_REMEMBERED_TARGETS = 10_000
+
+
+class _Policy(NamedTuple):
+    name: str
+    models: re.Pattern[str]
+    limits: Sequence[Limit]
+    split_by: Sequence[str]
+    max_wait: float
+
+
+class Policies:
+    """The server's rules over one store. The first policy that covers a model decides its calls."""
+
+    def __init__(self, settings: Iterable[PolicySettings], store: Store) -> None:
+        self._policies = [_policy(each) for each in settings]
+        self._store = store
+        # Matching and naming cost more than deciding does.
+        self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
+
+    async def acquire(self, call: Call) -> Decision:
+        """Reserve the call's costs; raises UnknownModel, CostExceedsLimit or WaitTooLong."""
+        policy, bucket = self._target(call.model, call.key)
+        costs = [call.costs.get(limit.unit, 0) for limit in policy.limits]
+        max_wait = policy.max_wait if call.max_wait is None else call.max_wait * SECOND
+        token = secrets.token_hex(8)
+        demand = Demand(bucket, policy.limits, costs, max_wait, token)
+        [outcome] = await self._store.areserve([demand])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome._replace(reservation_id=f"{token}.{bucket}")
+
+    async def cancel(self, reservation_id: str) -> bool:
+        """Give back a reservation that has not started; whether there was one to give back."""
+        match = _RESERVATION_ID.fullmatch(reservation_id)
+        if not match:
+            raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
+        token, bucket = match.groups()
+        return await self._store.acancel(bucket, token)
+
+    def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
+        for policy in self._policies:
+            if policy.models.match(model):
+                parts = {"model": model, "key": key}
+                # Quoted, so that no model or key can reach into another's bucket.
+                split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
+                return policy, f"{policy.name}:{split}"
+        raise UnknownModel(model)
+
+
+def _policy(settings: PolicySettings) -> _Policy:
+    return _Policy(
+        settings.name,
+        re.compile("|".join(map(translate, settings.models))),
+        [Limit.per(unit, *limit) for unit, limit in settings.limits.items()],
+        settings.split_by,
+        inf if settings.max_wait is None else settings.max_wait * SECOND,
+    )

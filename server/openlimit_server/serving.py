@@ -1,0 +1,89 @@
+"""The composition root: store, policies, servicers, health, signals and drain."""
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from openlimit.stores.memory import MemoryStore
+from openlimit_server.policies import Policies
+from openlimit_server.service import SERVICE, RateLimitServicer
+from openlimit_server.settings import ConfigurationError, Settings, load_policies
+
+_CHECK_TIMEOUT = 3.0  # seconds
+
+_OPTIONS = [
+    # Two servers on one port would silently share its calls, each with buckets of its own.
+    ("grpc.so_reuseport", 0),
+    # The largest sensible request is a few kilobytes.
+    ("grpc.max_receive_message_length", 1 << 20),
+    # Clients may look every so often whether the server is still there.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+_log = logging.getLogger("openlimit")
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain within the grace time.
+
+    Draining: health turns NOT_SERVING, new calls are refused, calls in flight finish.
+    Raises ConfigurationError, before anything is served, for settings that cannot be used.
+    """
+    policies = load_policies(settings.config)
+    server = grpc.aio.server(options=_OPTIONS)
+    RateLimitServicer(Policies(policies, MemoryStore())).add_to(server)
+    healthy = health.HealthServicer()
+    await healthy.set(SERVICE, HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {settings.listen}: the address is in use or is not this machine's"
+        ) from error
+    stopped = _stop_signal()
+    await server.start()
+    names = ", ".join(policy.name for policy in policies)
+    _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
+    _log.info("%s: draining for %g s at most", await stopped, settings.grace)
+    await healthy.enter_graceful_shutdown()
+    await server.stop(settings.grace)
+    _log.info("stopped")
+
+
+def _stop_signal() -> "asyncio.Future[str]":
+    """The name of the first signal that asks the server to stop."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[str] = loop.create_future()
+
+    def stop(name: str) -> None:
+        if not stopped.done():
+            stopped.set_result(name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+    return stopped
+
+
+def check(settings: Settings) -> str | None:
+    """Ask the server at the listen address for its health; None, or what is wrong with it."""
+    address = settings.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    with grpc.insecure_channel(address) as channel:
+        try:
+            stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
+            answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)
+        except grpc.RpcError as error:
+            return f"no answer from {address}: {error.code().name}: {error.details()}"
+    if answer.status == HealthCheckResponse.SERVING:
+        return None
+    return f"{address} is {HealthCheckResponse.ServingStatus.Name(answer.status)}"

@@ -1,0 +1,192 @@
+"""Arguments, environment and the YAML file, validated once into frozen values.
+
+Every error names the field, and for the file its line; it says what was expected and what came.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import ValidationError as Invalid
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_LIMIT = re.compile(r"(\d+(?:\.\d+)?) ?/ ?(\w[\w.]*)(?: +burst +(\w[\w.]*))?", re.ASCII)
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used; the message has a line for each fault."""
+
+
+def _duration(text: object) -> float:
+    """Seconds, from a text such as 500ms, 1.5s, 2m, 1h or 1d."""
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if not match or not float(match[1]):
+        raise ValueError(f"expected a duration such as 500ms, 10s, 1m or 1h, not {text!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _limit(text: object) -> tuple[float, float, float | None]:
+    """Amount, period and burst (both in seconds) from a text such as 90000/minute burst 10s."""
+    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+    if not match or not float(match[1]):
+        raise ValueError(
+            f"expected an amount per second, minute, hour, day or duration, and if need be a "
+            f"burst, such as 90000/minute or 90000/minute burst 10s, not {text!r}"
+        )
+    amount, period, burst = match.groups()
+    return (
+        float(amount),
+        _PERIODS.get(period) or _duration(period),
+        None if burst is None else _duration(burst),
+    )
+
+
+_Duration = Annotated[float, BeforeValidator(_duration)]
+_Limit = Annotated[tuple[float, float, float | None], BeforeValidator(_limit)]
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class PolicySettings(BaseModel):
+    """One rule: which models it covers, its limits, how it is split into buckets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: _Name
+    models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    """Patterns with * and ?; the first policy that matches a model covers it."""
+    limits: dict[_Unit, _Limit] = Field(min_length=1)
+    """By unit: amount, period in seconds, burst in seconds (None: the default)."""
+    split_by: tuple[Literal["model", "key"], ...] = ()
+    """What has a bucket of its own; with nothing, all calls share one."""
+    max_wait: _Duration | None = None
+    """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
+
+
+def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
+    limits = {"requests": (3500, 60, None), "tokens": (tokens, 60, None)}
+    return PolicySettings.model_construct(
+        name=name, models=tuple(models), limits=limits, split_by=("model",)
+    )
+
+
+DEFAULT_POLICIES = (
+    _default("embedding", ["text-embedding-*"], 70_000_000),
+    _default(
+        "completion",
+        ["text-*-[0-9][0-9][0-9]", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"],
+        350_000,
+    ),
+    _default("chat", ["*"], 90_000),
+)
+"""What is served without a configuration: the limits of the local limiters, for each model."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    policies: tuple[PolicySettings, ...] = Field(min_length=1)
+
+
+class Settings(BaseSettings):
+    """A rate limiter for callers of LLM APIs, over gRPC. Each option can also be set in the
+    environment: OPENLIMIT_CONFIG, OPENLIMIT_LISTEN and so on."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="OPENLIMIT_",
+        cli_prog_name="openlimit-server",
+        cli_hide_none_type=True,
+        cli_implicit_flags="toggle",
+    )
+
+    config: Path | None = Field(None, description="YAML file of policies")
+    listen: str = Field("0.0.0.0:50051", min_length=1, description="address to serve on")
+    store: Literal["memory://"] = Field("memory://", description="where the buckets live")
+    grace: float = Field(
+        5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
+    )
+    check: bool = Field(
+        False, description="ask the server at the listen address for its health, then exit"
+    )
+
+    @classmethod
+    def load(cls, arguments: list[str]) -> "Settings":
+        """From arguments, else the environment, else defaults; raises ConfigurationError."""
+        try:
+            return CliApp.run(cls, cli_args=arguments)
+        except Invalid as error:
+            raise ConfigurationError(_lines("openlimit-server", error.errors(), None)) from error
+
+
+def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
+    """The policies of a file, or the default ones; raises ConfigurationError."""
+    if path is None:
+        return DEFAULT_POLICIES
+    try:
+        document = YAML(pure=True).load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path}:1: expected a mapping with policies: and a list below it")
+    try:
+        policies = _File.model_validate(document).policies
+    except Invalid as error:
+        raise ConfigurationError(_lines(str(path), error.errors(), document)) from error
+    _require_unique_names(path, policies, document)
+    return policies
+
+
+def _require_unique_names(path: Path, policies: tuple[PolicySettings, ...], document: Any) -> None:
+    first: dict[str, int] = {}
+    for i, policy in enumerate(policies):
+        if first.setdefault(policy.name, i) != i:
+            place = _place(str(path), ("policies", i, "name"), document)
+            raise ConfigurationError(
+                f"{place}: a policy named {policy.name!r} stands above already; "
+                "names must differ, since each has buckets of its own"
+            )
+
+
+def _lines(source: str, faults: list[ErrorDetails], document: Any) -> str:
+    return "\n".join(f"{_place(source, f['loc'], document)}: {_expected(f)}" for f in faults)
+
+
+def _place(source: str, loc: tuple[int | str, ...], document: Any) -> str:
+    """``file:line: field``, with the line of the innermost part that the document has."""
+    line, field = "", ""
+    for part in loc:
+        if part == "[key]":
+            continue
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+        try:
+            line = f":{document.lc.data[part][0] + 1}"
+            document = document[part]
+        except (AttributeError, LookupError, TypeError):
+            document = None
+    return f"{source}{line}: {field}"
+
+
+def _expected(fault: ErrorDetails) -> str:
+    match fault["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "is not a field that openlimit knows; check its spelling"
+        case "string_pattern_mismatch":
+            return f"has characters or a length that a name cannot have: {fault['input']!r}"
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case _:
+            return f"{fault['msg']}, not {fault['input']!r}"

@@ -1,0 +1,74 @@
+"""A real openlimit-server: its own process, a free port, real signals."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+_SERVING = re.compile(r"serving on .* \(port (\d+)\)")
+
+
+class ServerProcess:
+    """Started and serving once constructed; ``stop`` it."""
+
+    def __init__(self, *arguments: str, port: int = 0) -> None:
+        command = [sys.executable, "-m", "openlimit_server", "--listen", f"127.0.0.1:{port}"]
+        # A file, not a pipe: a server whose log nobody reads must not stand still.
+        self._log = NamedTemporaryFile("r", suffix=".log")  # noqa: SIM115 - closed by stop
+        with open(self._log.name, "w") as log:
+            self._process = subprocess.Popen([*command, *arguments], stderr=log)
+        self.pid = self._process.pid
+        self.port = self._wait_until_it_serves()
+        self.address = f"127.0.0.1:{self.port}"
+
+    def _wait_until_it_serves(self) -> int:
+        said = ""
+        for _ in range(2000):
+            said += self._log.read()
+            if match := _SERVING.search(said):
+                return int(match[1])
+            if self._process.poll() is not None:
+                said += self._log.read()
+                break
+            time.sleep(0.01)
+        self.stop()
+        raise RuntimeError(f"the server did not start: {said}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process, and to no other."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 10) -> int:
+        """The exit code."""
+        return self._process.wait(timeout)
+
+    def stop(self) -> None:
+        """Kill it if it still runs, and read what it said last."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(10)
+        self._log.close()
+
+
+@contextmanager
+def serving(*arguments: str, port: int = 0) -> Iterator[ServerProcess]:
+    """A server for as long as the block runs."""
+    server = ServerProcess(*arguments, port=port)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def serving_policies(folder: Path, policies: str) -> Iterator[ServerProcess]:
+    """A server with these policies, in YAML."""
+    config = folder / "limits.yaml"
+    config.write_text(policies)
+    with serving("--config", str(config)) as server:
+        yield server

@@ -1,0 +1,266 @@
+"""A real server process over a real socket: the contract on the wire, health, signals."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from grpc_status import rpc_status
+
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, CancelRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.server_process import ServerProcess, serving, serving_policies
+
+POLICIES = """
+policies:
+  - name: gpt
+    models: ["gpt-*"]
+    limits: {requests: 600/minute, tokens: 6000/minute burst 1s, images: 60/minute}
+  - name: team
+    models: ["team-*"]
+    split_by: [model, key]
+    limits: {tokens: 60/minute}
+    max_wait: 500ms
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving_policies(tmp_path_factory.mktemp("config"), POLICIES) as running:
+        yield running
+
+
+@pytest.fixture
+def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stub(channel: grpc.Channel) -> RateLimitServiceStub:
+    return RateLimitServiceStub(channel)
+
+
+def refused(call: Any, request: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
+    """The code and the details, by type, of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=5)
+    status: Any = rpc_status.from_call(cast(grpc.Call, caught.value))
+    assert status is not None, caught.value
+    details = {}
+    for box in status.details:
+        kind = {"ErrorInfo": ErrorInfo, "BadRequest": BadRequest, "RetryInfo": RetryInfo}[
+            box.TypeName().rsplit(".", 1)[1]
+        ]
+        details[kind.DESCRIPTOR.name] = kind.FromString(box.value)
+    return caught.value.code(), details
+
+
+def seconds(value: Duration) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+def test_acquire_charges_all_limits_and_says_which_one_waits(stub: RateLimitServiceStub) -> None:
+    """The wait is exact, in whole microseconds, and named after the unit that sets it."""
+    first = stub.Acquire(AcquireRequest(model="gpt-a", tokens=100, units={"images": 1}))
+    second = stub.Acquire(AcquireRequest(model="gpt-b", tokens=0, units={"images": 1}))
+    assert (seconds(first.wait), first.limited_by) == (0, "")
+    assert 0.5 < seconds(second.wait) <= 1
+    assert second.wait.nanos % 1000 == 0
+    assert second.limited_by == "images"
+    assert first.reservation_id != second.reservation_id
+
+
+def test_models_of_a_policy_share_a_bucket_unless_it_splits(stub: RateLimitServiceStub) -> None:
+    """A split gives each model and key a bucket, however cunningly they are named."""
+    asked = [("team-a", "x"), ("team-a", "y"), ("team-b", "x"), ("team-a:x", ""), ("team-a", "x:")]
+    for model, key in asked:
+        answer = stub.Acquire(AcquireRequest(model=model, key=key, tokens=1))
+        assert seconds(answer.wait) == 0
+    code, _ = refused(stub.Acquire, AcquireRequest(model="team-a", key="x", tokens=1))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_max_wait_is_the_callers_or_else_the_policys(stub: RateLimitServiceStub) -> None:
+    """A wait beyond it is refused with the wait in RetryInfo, and nothing is charged."""
+    request = AcquireRequest(model="team-wait", tokens=1)
+    stub.Acquire(request)
+    code, details = refused(stub.Acquire, request)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert 0.5 < seconds(details["RetryInfo"].retry_delay) <= 1
+    assert details["ErrorInfo"].metadata["limited_by"] == "tokens"
+    request.max_wait.FromSeconds(1)
+    assert 0.5 < seconds(stub.Acquire(request).wait) <= 1
+
+
+def test_cancel_gives_back_a_reservation_that_waits(stub: RateLimitServiceStub) -> None:
+    """A cancelled reservation frees its place, once."""
+    request = AcquireRequest(model="team-cancel", tokens=60, max_wait=Duration(seconds=600))
+    stub.Acquire(request)
+    waiting = stub.Acquire(request)
+    assert stub.Cancel(CancelRequest(reservation_id=waiting.reservation_id)).cancelled
+    assert not stub.Cancel(CancelRequest(reservation_id=waiting.reservation_id)).cancelled
+    assert seconds(stub.Acquire(request).wait) <= seconds(waiting.wait)
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("model", AcquireRequest(tokens=1)),
+        ("model", AcquireRequest(model="x" * 257)),
+        ("key", AcquireRequest(model="gpt-4o", key="x" * 257)),
+        ("tokens", AcquireRequest(model="gpt-4o", tokens=-1)),
+        ("max_wait", AcquireRequest(model="gpt-4o", max_wait=Duration(seconds=-1))),
+        ("max_wait", AcquireRequest(model="gpt-4o", max_wait=Duration(nanos=-1))),
+        ("max_wait", AcquireRequest(model="gpt-4o", max_wait=Duration(nanos=10**9))),
+        ("max_wait", AcquireRequest(model="gpt-4o", max_wait=Duration(seconds=10**12))),
+        ("units", AcquireRequest(model="gpt-4o", units={"": 1})),
+        ("units", AcquireRequest(model="gpt-4o", units={"Images": 1})),
+        ("units", AcquireRequest(model="gpt-4o", units={"tokens": 1})),
+        ("units", AcquireRequest(model="gpt-4o", units={f"unit{i}": 1 for i in range(17)})),
+        ("units.images", AcquireRequest(model="gpt-4o", units={"images": -1})),
+        ("reservation_id", CancelRequest()),
+        ("reservation_id", CancelRequest(reservation_id="no such thing")),
+    ],
+)
+def test_a_malformed_field_is_named(
+    stub: RateLimitServiceStub, field: str, request_: AcquireRequest | CancelRequest
+) -> None:
+    """INVALID_ARGUMENT with a BadRequest that names the field and what was wrong."""
+    call = stub.Acquire if isinstance(request_, AcquireRequest) else stub.Cancel
+    code, details = refused(call, request_)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    [violation] = details["BadRequest"].field_violations
+    assert violation.field == field
+    assert violation.description
+
+
+def test_an_absurd_cost_is_refused_for_good(stub: RateLimitServiceStub) -> None:
+    """A cost above the limit's whole amount names the unit, the cost and the amount."""
+    code, details = refused(stub.Acquire, AcquireRequest(model="gpt-4o", tokens=2**63 - 1))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    info = details["ErrorInfo"]
+    assert (info.domain, info.reason) == ("openlimit", "COST_EXCEEDS_LIMIT")
+    assert info.metadata["unit"] == "tokens"
+    assert float(info.metadata["cost"]) == 2**63
+    assert float(info.metadata["amount"]) == 6000
+
+
+def test_an_unknown_model_is_not_found(stub: RateLimitServiceStub) -> None:
+    """NOT_FOUND names the model and says how to add a policy."""
+    with pytest.raises(grpc.RpcError, match="add a policy") as caught:
+        stub.Acquire(AcquireRequest(model="claude", tokens=1))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    _, details = refused(stub.Acquire, AcquireRequest(model="claude", tokens=1))
+    assert details["ErrorInfo"].metadata["model"] == "claude"
+
+
+def test_a_message_of_ten_megabytes_is_refused(stub: RateLimitServiceStub) -> None:
+    """It is refused by its size, and the connection goes on serving."""
+    with pytest.raises(grpc.RpcError, match="larger than max") as caught:
+        stub.Acquire(AcquireRequest(model="x" * 10_000_000))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert stub.Acquire(AcquireRequest(model="gpt-4o")).reservation_id
+
+
+def test_health_overall_and_per_service(channel: grpc.Channel) -> None:
+    """grpc.health.v1 answers for the server and for the service."""
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "openlimit.v1.RateLimitService"):
+        answer = health.Check(HealthCheckRequest(service=service))
+        assert answer.status == HealthCheckResponse.SERVING
+
+
+def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
+    """Tools such as grpcurl find the service and its messages without the proto file."""
+    described = ProtoReflectionDescriptorDatabase(channel)
+    assert "openlimit.v1.RateLimitService" in described.get_services()
+    assert described.FindFileContainingSymbol("openlimit.v1.AcquireRequest").package
+
+
+def test_check_asks_the_health_service(server: ServerProcess) -> None:
+    """openlimit-server --check exits 0 for a healthy server, 1 with the reason otherwise."""
+
+    def check(address: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "openlimit_server", "--check", "--listen", address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert check(f"0.0.0.0:{server.port}").returncode == 0
+    dead = check("127.0.0.1:1")
+    assert dead.returncode == 1
+    assert "no answer from 127.0.0.1:1: UNAVAILABLE" in dead.stderr
+
+
+def test_a_second_server_on_the_port_does_not_start(server: ServerProcess) -> None:
+    """Two servers never share a port by accident, each with buckets of its own."""
+    with pytest.raises(RuntimeError, match="address is in use"):
+        ServerProcess(port=server.port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_server(number: signal.Signals) -> None:
+    """Watchers see NOT_SERVING, new calls are refused, and it exits 0 within the grace time."""
+    with serving("--grace", "2") as server, grpc.insecure_channel(server.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(HealthCheckRequest(), timeout=20)
+        assert next(watch).status == HealthCheckResponse.SERVING
+        began = time.monotonic()
+        server.signal(number)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        with grpc.insecure_channel(server.address) as late, pytest.raises(grpc.RpcError) as caught:
+            RateLimitServiceStub(late).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert server.wait() == 0
+        assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
+
+
+def test_calls_in_flight_finish_when_the_server_stops() -> None:
+    """Every call gets an answer: granted, or refused once the server drains; none hangs."""
+    codes = []
+    with serving() as server, grpc.insecure_channel(server.address) as channel:
+        stub = RateLimitServiceStub(channel)
+
+        def ask(_: int) -> grpc.StatusCode:
+            try:
+                stub.Acquire(AcquireRequest(model="gpt-4o", tokens=1), timeout=10)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = pool.map(ask, range(4000))
+            codes.append(next(answers))
+            time.sleep(0.2)  # calls are in flight now
+            server.signal(signal.SIGTERM)
+            codes.extend(answers)
+        assert server.wait() == 0
+    refused_at = next(i for i, code in enumerate(codes) if code is not grpc.StatusCode.OK)
+    assert refused_at > 0
+    # CANCELLED is gRPC's word for a call that had arrived but not yet reached the service.
+    assert set(codes[refused_at + 16 :]) <= {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+    }
+
+
+def test_bad_settings_are_refused_before_anything_is_served(tmp_path: Path) -> None:
+    """The server exits with 2, and says file, line and field."""
+    config = tmp_path / "limits.yaml"
+    config.write_text('policies:\n  - name: a\n    models: ["*"]\n    limits: {tokens: 9/year}\n')
+    command = [sys.executable, "-m", "openlimit_server", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{config}:4: policies[0].limits.tokens: expected ")
