@@ -1,0 +1,255 @@
+"""What users construct: limiters of one process, and the limiter of an openlimit server."""
+
+import asyncio
+import logging
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from typing import Any, Literal, Self
+
+import grpc
+
+from openlimit.decorator import F, limited
+from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.leaky_bucket import Decision, Limit
+from openlimit.remote import RemoteBuckets
+from openlimit.reservation import Reservation
+from openlimit.stores import Demand, Store
+from openlimit.stores.memory import MemoryStore
+from openlimit.token_counting import count_tokens
+from openlimit.wire import Call
+
+_log = logging.getLogger(__name__)
+
+
+class RateLimiter(ABC):
+    """The front end that every limiter shares. One object serves threads and event loops alike."""
+
+    def limit(self, **params: Any) -> Reservation:
+        """The place in the queue of the API call with these parameters, for with or async with.
+
+        Takes exactly what the call takes: chat, completion, embedding and Responses calls are
+        told apart by their parameters, and their tokens counted. With ``tokens=n`` nothing is
+        counted. Raises InvalidRequest where a parameter has no sensible reading.
+        """
+        tokens = params.get("tokens")
+        if tokens is None:
+            tokens = count_tokens(params)
+        return self._reservation(params.get("model"), tokens)
+
+    def is_limited(self) -> Callable[[F], F]:
+        """Decorate a function that takes what the API call takes: each of its calls is limited.
+
+        It may be a function, a coroutine function, a generator or an asynchronous generator;
+        positional and default arguments count like keywords.
+        """
+        return partial(limited, self.limit)
+
+    async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
+        """Reserve one request of so many tokens and wait for its start."""
+        await self._reservation(model, num_tokens).__aenter__()
+
+    def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
+        """``wait_for_capacity`` that blocks the thread."""
+        self._reservation(model, num_tokens).__enter__()
+
+    def _reservation(self, model: str | None, tokens: int) -> Reservation:
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**63:
+            raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
+        return Reservation(self, model or "", {"requests": 1, "tokens": tokens})
+
+    @abstractmethod
+    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps."""
+
+    @abstractmethod
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """``reserve`` for event loops."""
+
+    @abstractmethod
+    def cancel(self, decision: Decision) -> None:
+        """Give back a reservation before its start; neither blocks nor raises."""
+
+
+class _LocalLimiter(RateLimiter):
+    """Fixed limits over a store: one bucket for all calls, whatever their model."""
+
+    def __init__(
+        self,
+        request_limit: float,
+        token_limit: float,
+        bucket_size_in_seconds: float,
+        store: Store,
+        bucket_key: str,
+    ) -> None:
+        self._limits = (
+            Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
+            Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
+        )
+        self._store = store
+        self._bucket = bucket_key
+
+    def __repr__(self) -> str:
+        requests, tokens = self._limits
+        return (
+            f"<{type(self).__name__} of {requests.amount:g} requests "
+            f"and {tokens.amount:g} tokens a minute>"
+        )
+
+    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        [outcome] = self._store.reserve([self._demand(costs)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        [outcome] = await self._store.areserve([self._demand(costs)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def cancel(self, decision: Decision) -> None:
+        self._store.cancel(self._bucket, decision.reservation_id)
+
+    def _demand(self, costs: Mapping[str, int]) -> Demand:
+        charges = [costs[limit.unit] for limit in self._limits]
+        return Demand(self._bucket, self._limits, charges, inf, secrets.token_hex(8))
+
+
+class ChatRateLimiter(_LocalLimiter):
+    """Limits the chat calls of this process.
+
+    ``request_limit`` and ``token_limit`` are per minute; ``bucket_size_in_seconds`` is the burst:
+    how many seconds of them may start at once.
+    """
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 90_000,
+        bucket_size_in_seconds: float = 1,
+    ) -> None:
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "chat")
+
+
+class CompletionRateLimiter(_LocalLimiter):
+    """Limits the completion calls of this process; the parameters are ChatRateLimiter's."""
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 350_000,
+        bucket_size_in_seconds: float = 1,
+    ) -> None:
+        super().__init__(
+            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "completion"
+        )
+
+
+class EmbeddingRateLimiter(_LocalLimiter):
+    """Limits the embedding calls of this process; the parameters are ChatRateLimiter's."""
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 70_000_000,
+        bucket_size_in_seconds: float = 1,
+    ) -> None:
+        super().__init__(
+            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "embedding"
+        )
+
+
+class RemoteLimiter(RateLimiter):
+    """The limiter of an openlimit server, shared by everyone who asks it.
+
+    ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``.
+    ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
+    accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong.
+    ``timeout`` bounds the question to the server, in seconds. ``credentials`` are gRPC channel
+    credentials (None: plain text). When the server cannot be asked, ``on_unavailable`` says
+    whether the call raises LimiterUnavailable ("raise") or starts unlimited ("allow").
+
+    Nothing is connected before the first call. Close it, or use it in with or async with, so that
+    reservations which are being given back reach the server.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        key: str = "",
+        max_wait: float | None = None,
+        timeout: float = 5.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        on_unavailable: Literal["raise", "allow"] = "raise",
+    ) -> None:
+        if max_wait is not None and not max_wait >= 0:
+            raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait}")
+        if not 0 < timeout < inf:
+            raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout}")
+        if on_unavailable not in ("raise", "allow"):
+            raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
+        self._address = address
+        self._key = key
+        self._max_wait = None if max_wait == inf else max_wait
+        self._allow = on_unavailable == "allow"
+        self._unavailable = False
+        self._buckets = RemoteBuckets(address, timeout, credentials)
+
+    def __repr__(self) -> str:
+        return f"<RemoteLimiter at {self._address}>"
+
+    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        try:
+            return self._available(self._buckets.reserve(self._call(model, costs)))
+        except LimiterUnavailable as error:
+            return self._without(error)
+
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        try:
+            return self._available(await self._buckets.areserve(self._call(model, costs)))
+        except LimiterUnavailable as error:
+            return self._without(error)
+
+    def cancel(self, decision: Decision) -> None:
+        if decision.reservation_id:
+            self._buckets.cancel(decision.reservation_id)
+
+    def close(self) -> None:
+        """Finish giving reservations back, for the timeout at most, and hang up."""
+        self._buckets.close()
+
+    async def aclose(self) -> None:
+        """``close`` for event loops."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _call(self, model: str, costs: Mapping[str, int]) -> Call:
+        return Call(model, self._key, costs, self._max_wait)
+
+    def _available(self, decision: Decision) -> Decision:
+        self._unavailable = False
+        return decision
+
+    def _without(self, error: LimiterUnavailable) -> Decision:
+        """Raise, or let the call start unlimited; one warning for each outage."""
+        if not self._allow:
+            raise error
+        if not self._unavailable:
+            self._unavailable = True
+            _log.warning("calls go on unlimited until it is back: %s", error)
+        return Decision(0, "", "")

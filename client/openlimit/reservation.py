@@ -1,0 +1,97 @@
+"""What ``.limit()`` returns: the place of one call in its limiter's queue.
+
+This is the only module that sleeps.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from openlimit.leaky_bucket import SECOND, Decision
+
+
+class Reserver(Protocol):
+    """Decides the start of a call, and takes back what will not be used."""
+
+    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """Charge the costs and say how long to wait; may block on I/O."""
+
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """``reserve`` for event loops."""
+
+    def cancel(self, decision: Decision) -> None:
+        """Give back a reservation before its start; neither blocks nor raises."""
+
+
+class Reservation:
+    """A context manager, for ``with`` and ``async with``, around one call to the provider.
+
+    Entering reserves the call's cost and sleeps until the call may start. It raises
+    CostExceedsLimit, WaitTooLong, UnknownModel, InvalidRequest or LimiterUnavailable, and
+    then nothing is charged. A wait that is cancelled or interrupted gives the reservation back.
+
+    Leaving keeps the charge, also after an exception: providers count failed calls as well.
+
+    Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
+    Always: ``model``; ``costs`` by unit. Each entry is a reservation of its own.
+    """
+
+    __slots__ = ("_reserver", "costs", "limited_by", "model", "wait")
+
+    def __init__(self, reserver: Reserver, model: str, costs: Mapping[str, int]) -> None:
+        self._reserver = reserver
+        self.model = model
+        self.costs = costs
+        self.wait: float | None = None
+        self.limited_by = ""
+
+    def __repr__(self) -> str:
+        state = "not entered" if self.wait is None else f"waited {self.wait:.6g} s"
+        return f"<Reservation of {dict(self.costs)} for {self.model!r}, {state}>"
+
+    def __enter__(self) -> Self:
+        decision = self._reserver.reserve(self.model, self.costs)
+        start = self._start(decision)
+        try:
+            while (left := start - time.monotonic()) > 0:
+                time.sleep(left)
+        except BaseException:
+            self._reserver.cancel(decision)
+            raise
+        return self
+
+    async def __aenter__(self) -> Self:
+        decision = await self._reserver.areserve(self.model, self.costs)
+        start = self._start(decision)
+        try:
+            # Once is the rule; some event loops' timers wake a little too early.
+            while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
+                await asyncio.sleep(left)
+        except BaseException:
+            self._reserver.cancel(decision)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keep the charge."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keep the charge."""
+
+    def _start(self, decision: Decision) -> float:
+        """The time on this machine's clock at which the call may start, in seconds."""
+        self.wait = decision.wait / SECOND
+        self.limited_by = decision.limited_by
+        return time.monotonic() + self.wait
