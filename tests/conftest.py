@@ -3,7 +3,16 @@
 import os
 
 import hypothesis
+import pytest
+
+from tests.timeline import Timeline
 
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture
+def timeline(monkeypatch: pytest.MonkeyPatch) -> Timeline:
+    """Reservations sleep in no time, and say how long."""
+    return Timeline(monkeypatch)

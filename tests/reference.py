@@ -31,7 +31,7 @@ def earliest(
 
 
 def worst_excess(limits: Sequence[Limit], starts: Sequence[Start]) -> float:
-    """By how many units the worst window of all exceeds what conformance allows; 0 or less: none.
+    """By what share the worst window of all exceeds what conformance allows; 0 or less: none.
 
     Allowed in a window is max(capacity, largest single cost in it) + rate * length.
     """
@@ -43,5 +43,5 @@ def worst_excess(limits: Sequence[Limit], starts: Sequence[Start]) -> float:
                 poured += costs[i]
                 largest = max(largest, costs[i])
                 allowed = max(limit.capacity, largest) + limit.rate * (start - starts[first][0])
-                worst = max(worst, (poured - allowed) / limit.capacity)
+                worst = max(worst, (poured - allowed) / max(limit.capacity, poured))
     return worst

@@ -1,6 +1,6 @@
 """Random limits and calls for the properties of the arithmetic."""
 
-from collections.abc import Sequence
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
 from tests.reference import Start
 
-ROUNDING = 1e-9  # of a bucket's capacity: what doubles may be off by
+ROUNDING = 1e-9  # what doubles may be off by, as a share
 
 
 class Ask(NamedTuple):
@@ -50,23 +50,28 @@ def scenes(draw: st.DrawFn, max_waits: st.SearchStrategy[float] = ANY_WAIT) -> S
     )
     # Costs as shares of the amount, so that bursts, queues and overdrafts all come up.
     shares = st.sampled_from([0, 0.001, 0.01, 0.05, 0.3, 1, 1.001])
-    costs = st.tuples(
-        *(shares.map(lambda share, a=limit.amount: round(share * a)) for limit in limits)
-    )
+    costs = st.tuples(*(shares.map(partial(_share, limit.amount)) for limit in limits))
     after = st.one_of(st.just(0), st.integers(0, 2 * SECOND), st.integers(0, 90_000 * SECOND))
     asks = draw(st.lists(st.builds(Ask, after, costs, max_waits), max_size=25))
     return Scene(tuple(limits), asks)
 
 
-def play(scene: Scene, bucket: Bucket) -> list[tuple[float, Ask, object]]:
+def _share(amount: float, share: float) -> int:
+    return round(share * amount)
+
+
+Log = list[tuple[float, Ask, object]]
+
+
+def play(scene: Scene, bucket: Bucket) -> Log:
     """Every ask with the time it was made and what the bucket answered."""
-    now, log = 0, []
+    now, log = 0, Log()
     for ask in scene.asks:
         now += ask.after
         log.append((now, ask, bucket.reserve(ask.costs, now, ask.max_wait)))
     return log
 
 
-def starts_of(log: Sequence[tuple[float, Ask, object]]) -> list[Start]:
+def starts_of(log: Log) -> list[Start]:
     """What started, and when."""
     return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Decision)]

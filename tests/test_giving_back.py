@@ -39,7 +39,7 @@ def play_with_cancels(bucket: Bucket, scene: Scene, choose: st.DataObject) -> li
         decision = bucket.reserve(ask.costs, now, inf, str(i))
         if isinstance(decision, Decision):
             kept.append(Granted(now + decision.wait, ask.costs, str(i)))
-        while kept and choose.draw(st.booleans(), "cancel one"):
+        while bool(kept) and choose.draw(st.booleans(), "cancel one"):
             one = choose.draw(st.sampled_from(kept), "which")
             if bucket.cancel(one.name, now):
                 assert one.start > now
@@ -97,7 +97,7 @@ def test_cancelling_never_delays(scene: Scene, data: st.DataObject) -> None:
         if isinstance(before, Decision) and isinstance(after, Decision):
             assert after.wait <= before.wait + 1
             names.append(str(i))
-        if names and data.draw(st.booleans()):
+        if bool(names) and data.draw(st.booleans()):
             cancelled.cancel(data.draw(st.sampled_from(names)), now)
 
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 from openlimit.reservation import Reservation
@@ -20,8 +20,10 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
     """
     signature = inspect.signature(function)
 
+    fixed = function.keywords if isinstance(function, partial) else {}
+
     def reservation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reservation:
-        return limit(**_params(signature.bind(*args, **kwargs)))
+        return limit(**fixed | _params(signature.bind(*args, **kwargs)))
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

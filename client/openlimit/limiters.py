@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class RateLimiter(ABC):
     """The front end that every limiter shares. One object serves threads and event loops alike."""
 
-    def limit(self, **params: Any) -> Reservation:
+    def limit(self, /, **params: Any) -> Reservation:
         """The place in the queue of the API call with these parameters, for with or async with.
 
         Takes exactly what the call takes: chat, completion, embedding and Responses calls are

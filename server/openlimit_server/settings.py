@@ -160,7 +160,15 @@ def _require_unique_names(path: Path, policies: tuple[PolicySettings, ...], docu
 
 
 def _lines(source: str, faults: list[ErrorDetails], document: Any) -> str:
-    return "\n".join(f"{_place(source, f['loc'], document)}: {_expected(f)}" for f in faults)
+    def is_within(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+        return loc != outer and loc[: len(outer)] == outer
+
+    return "\n".join(
+        f"{_place(source, fault['loc'], document)}: {_expected(fault)}"
+        for fault in faults
+        # A list with a faulty entry is said to lack it as well.
+        if not any(is_within(other["loc"], fault["loc"]) for other in faults)
+    )
 
 
 def _place(source: str, loc: tuple[int | str, ...], document: Any) -> str:
@@ -182,6 +190,8 @@ def _expected(fault: ErrorDetails) -> str:
     match fault["type"]:
         case "missing":
             return "is required"
+        case "too_short":
+            return "needs at least one entry"
         case "extra_forbidden":
             return "is not a field that openlimit knows; check its spelling"
         case "string_pattern_mismatch":

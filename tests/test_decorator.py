@@ -1,0 +1,131 @@
+"""``@limiter.is_limited()`` on every kind of function."""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+
+import pytest
+
+from openlimit import ChatRateLimiter
+from openlimit.token_counting import count_tokens
+from tests.timeline import Timeline
+
+MESSAGES = [{"role": "user", "content": "Hello!"}]
+COST = count_tokens({"model": "gpt-4", "messages": MESSAGES})
+
+
+@pytest.fixture
+def limiter(timeline: Timeline) -> ChatRateLimiter:
+    """One whose second call waits for exactly as long as the first one's tokens leak."""
+    return ChatRateLimiter(request_limit=10**6, token_limit=60 * COST)
+
+
+def test_a_function_keeps_its_arguments_result_and_name(
+    limiter: ChatRateLimiter, timeline: Timeline
+) -> None:
+    """Positional, keyword and default arguments arrive, and are counted alike."""
+
+    @limiter.is_limited()
+    def call(messages: Any, model: str = "gpt-4", **params: Any) -> Any:
+        """Calls."""
+        return messages, model, params
+
+    assert call(MESSAGES, temperature=0) == (MESSAGES, "gpt-4", {"temperature": 0})
+    assert call(messages=MESSAGES, model="gpt-4") == (MESSAGES, "gpt-4", {})
+    assert timeline.slept == [1]
+    assert (call.__name__, call.__doc__) == ("call", "Calls.")
+
+
+async def test_a_coroutine_function(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """It stays one, and waits without blocking."""
+
+    @limiter.is_limited()
+    async def call(**params: Any) -> str:
+        return str(params["model"])
+
+    assert inspect.iscoroutinefunction(call)
+    assert await call(model="gpt-4", messages=MESSAGES) == "gpt-4"
+    assert await call(model="gpt-4", messages=MESSAGES) == "gpt-4"
+    assert timeline.slept == [1]
+
+
+def test_a_generator(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """It waits when its first item is asked for, passes sent values in and its result out."""
+
+    @limiter.is_limited()
+    def stream(messages: Any, model: str) -> Generator[Any, Any, str]:
+        got = yield 1
+        yield got
+        return "done"
+
+    assert inspect.isgeneratorfunction(stream)
+    list(stream(MESSAGES, "gpt-4"))
+    items: Any = stream(MESSAGES, "gpt-4")
+    assert timeline.slept == []
+    assert next(items) == 1
+    assert timeline.slept == [1]
+    assert items.send("sent") == "sent"
+    with pytest.raises(StopIteration, match="done"):
+        next(items)
+
+
+async def test_an_asynchronous_generator(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """It waits when its first item is asked for, and is closed when its reader leaves."""
+    closed = []
+
+    @limiter.is_limited()
+    async def stream(messages: Any, model: str) -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    assert inspect.isasyncgenfunction(stream)
+    assert [item async for item in stream(MESSAGES, "gpt-4")] == [1, 2]
+    items: Any = stream(MESSAGES, "gpt-4")
+    assert await anext(items) == 1
+    assert timeline.slept == [1]
+    await items.aclose()
+    assert closed == [True, True]
+
+
+def test_a_method(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """self is passed on and not counted."""
+
+    class Client:
+        @limiter.is_limited()
+        def call(self, messages: Any, *rest: Any, model: str) -> Any:
+            return self, rest
+
+    client = Client()
+    assert client.call(MESSAGES, 1, 2, model="gpt-4") == (client, (1, 2))
+    assert client.call(MESSAGES, model="gpt-4") == (client, ())
+    assert timeline.slept == [1]
+
+
+def test_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """What a partial fixes counts as well."""
+
+    def call(**params: Any) -> Any:
+        return params
+
+    limited = limiter.is_limited()(functools.partial(call, model="gpt-4", messages=MESSAGES))
+    limited()
+    assert limited(temperature=1) == {"model": "gpt-4", "messages": MESSAGES, "temperature": 1}
+    assert timeline.slept == [1]
+
+
+def test_wrong_arguments_charge_nothing(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """A call that its function would refuse is refused before anything is reserved."""
+
+    @limiter.is_limited()
+    def call(messages: Any, model: str) -> None:
+        """Never gets far."""
+
+    for _ in range(3):
+        with pytest.raises(TypeError, match="missing a required argument: 'model'"):
+            call(MESSAGES)  # type: ignore[call-arg] # that is the point
+    call(MESSAGES, "gpt-4")
+    assert timeline.slept == []

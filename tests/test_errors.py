@@ -1,0 +1,36 @@
+"""The error tree: one root, data, messages that say what to do."""
+
+import pickle
+
+import pytest
+
+from openlimit import errors
+
+EXAMPLES = [
+    (errors.CostExceedsLimit("tokens", 6001, 6000), "split the call or raise the limit"),
+    (errors.WaitTooLong(12.5, "tokens"), "the wait for tokens would be 12.5 s"),
+    (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
+    (errors.UnknownModel("gpt-9"), "add a policy"),
+    (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
+    (errors.LimiterUnavailable("host:1", "refused"), 'pass on_unavailable="allow"'),
+]
+
+
+@pytest.mark.parametrize(("error", "advice"), EXAMPLES)
+def test_each_error_says_what_to_do(error: errors.OpenLimitError, advice: str) -> None:
+    """The message has the values and the next step."""
+    assert advice in str(error)
+
+
+@pytest.mark.parametrize(("error", "advice"), EXAMPLES)
+def test_each_error_survives_pickling(error: errors.OpenLimitError, advice: str) -> None:
+    """Errors cross process boundaries, as in process pools, with their data."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), vars(copy), str(copy)) == (type(error), vars(error), str(error))
+
+
+def test_there_is_one_root() -> None:
+    """Every public error is an OpenLimitError."""
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
+    assert len(kinds) == 6

@@ -1,0 +1,199 @@
+"""The front end and the local limiters: the seed's API, waiting, giving back."""
+
+import asyncio
+import inspect
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from openlimit import (
+    ChatRateLimiter,
+    CompletionRateLimiter,
+    CostExceedsLimit,
+    EmbeddingRateLimiter,
+    InvalidRequest,
+    Reservation,
+)
+from openlimit.token_counting import count_tokens
+from tests.timeline import Timeline
+
+CHAT = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "token_limit"),
+    [
+        (ChatRateLimiter, 90_000),
+        (CompletionRateLimiter, 350_000),
+        (EmbeddingRateLimiter, 70_000_000),
+    ],
+)
+def test_the_seeds_signatures(kind: Any, token_limit: int) -> None:
+    """Names, order and defaults of the parameters are those of the library this one succeeds."""
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    assert list(defaults.items()) == [
+        ("request_limit", 3500),
+        ("token_limit", token_limit),
+        ("bucket_size_in_seconds", 1),
+    ]
+    assert f"3500 requests and {token_limit:g} tokens a minute" in repr(kind())
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused_at_once(bad: float) -> None:
+    """Construction fails with the unit and the value."""
+    with pytest.raises(ValueError, match=f"requests limit must be above 0, not {bad}"):
+        ChatRateLimiter(request_limit=bad)
+
+
+def test_with_waits_until_the_call_may_start(timeline: Timeline) -> None:
+    """Each entry sleeps once, for as long as the arithmetic says."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    for _ in range(3):
+        with limiter.limit(**CHAT) as reservation:
+            assert reservation.costs == {"requests": 1, "tokens": count_tokens(CHAT)}
+    assert timeline.slept == [1, pytest.approx(1, abs=1e-5)]
+    assert reservation.wait == pytest.approx(1, abs=1e-5)
+    assert reservation.limited_by == "requests"
+
+
+async def test_async_with_waits_without_blocking_the_loop() -> None:
+    """Ten callers in one loop start one after the other, in the order they came."""
+    limiter = ChatRateLimiter(request_limit=60 * 100, token_limit=6000, bucket_size_in_seconds=0.01)
+    order = []
+
+    async def call(i: int) -> None:
+        async with limiter.limit(model="gpt-4", tokens=0):
+            order.append((i, time.monotonic()))
+
+    began = time.monotonic()
+    await asyncio.gather(*map(call, range(10)))
+    assert [i for i, _ in order] == list(range(10))
+    for i, started in order:
+        assert started - began >= i * 0.01 - 1e-3
+
+
+def test_one_object_can_be_entered_again(timeline: Timeline) -> None:
+    """Every entry of the same reservation object is a reservation of its own."""
+    place = ChatRateLimiter(request_limit=60, token_limit=6000).limit(**CHAT)
+    assert repr(place).endswith("not entered>")
+    with place:
+        assert repr(place).endswith("waited 0 s>")
+    with place:
+        assert repr(place).endswith("waited 1 s>")
+    assert timeline.slept == [1]
+
+
+async def test_wait_for_capacity(timeline: Timeline) -> None:
+    """Both forms reserve one request of so many tokens."""
+    limiter = ChatRateLimiter(request_limit=6000, token_limit=6000)
+    limiter.wait_for_capacity_sync(100)
+    limiter.wait_for_capacity_sync(100)
+    await limiter.wait_for_capacity(50)
+    assert timeline.slept == [1, pytest.approx(0.5, abs=1e-5)]
+
+
+def test_a_known_cost_is_not_counted(timeline: Timeline) -> None:
+    """tokens=n is taken as it is, whatever the other parameters are."""
+    reservation = ChatRateLimiter().limit(model="gpt-4o", tokens=512, messages=object())
+    assert reservation.costs["tokens"] == 512
+    assert reservation.model == "gpt-4o"
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, "9", True, 2**63, float("nan")])
+def test_tokens_that_are_no_count_are_refused(bad: Any) -> None:
+    """The error names the parameter and the value."""
+    with pytest.raises(InvalidRequest, match=r"^tokens: must be a whole number") as caught:
+        ChatRateLimiter().limit(model="gpt-4o", tokens=bad)
+    assert repr(bad) in str(caught.value)
+
+
+def test_a_call_that_can_never_fit_is_refused_at_once() -> None:
+    """A call larger than the minute's amount raises instead of hanging; one larger than the
+    burst is served."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    with limiter.limit(model="gpt-4o", tokens=6000) as reservation:
+        assert reservation.wait == 0
+    with pytest.raises(CostExceedsLimit) as caught:
+        limiter.limit(model="gpt-4o", tokens=6001).__enter__()
+    assert (caught.value.unit, caught.value.cost, caught.value.amount) == ("tokens", 6001, 6000)
+
+
+def test_limits_below_sixty_a_minute_work(timeline: Timeline) -> None:
+    """A limit of less than one call a second spaces the calls out."""
+    limiter = ChatRateLimiter(request_limit=3, token_limit=6000)
+    for _ in range(2):
+        with limiter.limit(model="gpt-4o", tokens=1):
+            pass
+    assert timeline.slept == [20]
+
+
+async def test_a_cancelled_wait_gives_the_reservation_back() -> None:
+    """The next caller waits as if the cancelled one had never asked."""
+    limiter = ChatRateLimiter(request_limit=6000, token_limit=6000)
+    await limiter.wait_for_capacity(6000)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01), limiter.limit(model="gpt-4o", tokens=6000):
+            pytest.fail("it had to wait")
+    task = asyncio.create_task(limiter.limit(model="gpt-4o", tokens=100).__aenter__())
+    await asyncio.sleep(0)
+    waiting: Reservation = task.get_coro().cr_frame.f_locals["self"]  # type: ignore[union-attr] # a coroutine
+    assert waiting.wait is not None
+    assert 58 < waiting.wait < 60
+    task.cancel()
+
+
+def test_an_interrupted_wait_gives_the_reservation_back(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a sleeping thread takes nothing from the others."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    limiter.wait_for_capacity_sync(1)
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timeline, "_sleep", interrupted)
+        patch.setattr("openlimit.reservation.time.sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            limiter.wait_for_capacity_sync(1)
+    limiter.wait_for_capacity_sync(1)
+    assert timeline.slept == [1]
+
+
+def test_an_error_in_the_block_keeps_the_charge(timeline: Timeline) -> None:
+    """Providers count failed calls as well."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    with pytest.raises(ZeroDivisionError), limiter.limit(**CHAT):
+        raise ZeroDivisionError
+    limiter.wait_for_capacity_sync(1)
+    assert timeline.slept == [1]
+
+
+def test_threads_and_loops_share_one_limiter() -> None:
+    """Starts from threads and from several event loops conform together."""
+    limiter = ChatRateLimiter(request_limit=60 * 200, token_limit=10**6, bucket_size_in_seconds=0.1)
+    starts: list[float] = []
+
+    def from_thread() -> None:
+        for _ in range(10):
+            with limiter.limit(model="gpt-4o", tokens=1):
+                starts.append(time.monotonic())
+
+    async def from_loop() -> None:
+        for _ in range(10):
+            async with limiter.limit(model="gpt-4o", tokens=1):
+                starts.append(time.monotonic())
+
+    threads = [threading.Thread(target=from_thread) for _ in range(4)]
+    threads += [threading.Thread(target=asyncio.run, args=[from_loop()]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # 80 calls at 200 a second, 20 of them at once.
+    assert len(starts) == 80
+    assert max(starts) - min(starts) >= 60 / 200 - 0.01

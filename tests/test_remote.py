@@ -1,0 +1,322 @@
+"""RemoteLimiter against a real server: sharing, giving back, outages, forks, closing."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from openlimit import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    OpenLimitError,
+    RemoteLimiter,
+    Reservation,
+    UnknownModel,
+    WaitTooLong,
+)
+from tests.server_process import ServerProcess, serving, serving_policies
+
+POLICIES = """
+policies:
+  - name: fast
+    models: ["fast"]
+    limits: {requests: 1000000/minute}
+  - name: each
+    models: ["m-*"]
+    split_by: [model, key]
+    limits: {requests: 6000/minute burst 60s, tokens: 6000/minute}
+"""
+DEAD = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving_policies(tmp_path_factory.mktemp("config"), POLICIES) as running:
+        yield running
+
+
+@pytest.fixture
+def limiter(server: ServerProcess) -> Iterator[RemoteLimiter]:
+    with RemoteLimiter(server.address) as connected:
+        yield connected
+
+
+def wait_of(limiter: RemoteLimiter, model: str, tokens: int) -> float:
+    """The wait that a call would have now, without having it."""
+    probe = RemoteLimiter(limiter._address, key=limiter._key, max_wait=0)
+    with probe:
+        try:
+            probe.limit(model=model, tokens=tokens).__enter__()
+        except WaitTooLong as error:
+            return error.retry_after
+    return 0.0
+
+
+def test_sync_and_async_share_a_bucket(limiter: RemoteLimiter) -> None:
+    """with and async with reserve in the same bucket, and say how long they waited and why."""
+
+    async def call() -> Reservation:
+        async with limiter.limit(model="m-share", tokens=10) as reservation:
+            return reservation
+
+    with limiter.limit(model="m-share", tokens=100) as first:
+        assert (first.wait, first.limited_by) == (0, "")
+    second = asyncio.run(call())
+    assert second.wait is not None
+    assert 0 < second.wait <= 0.1
+    assert second.limited_by == "tokens"
+
+
+def test_limiters_share_what_the_server_holds(server: ServerProcess) -> None:
+    """Two limiters are one queue, and keys split it where the policy says so."""
+    with RemoteLimiter(server.address, key="a") as one, RemoteLimiter(server.address) as other:
+        one.limit(model="m-two", tokens=6000).__enter__()
+        assert wait_of(other, "m-two", 1) == 0
+        other._key = "a"
+        assert wait_of(other, "m-two", 1) > 50
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "attributes"),
+    [
+        ({"model": "other"}, UnknownModel, {"model": "other"}),
+        ({}, InvalidRequest, {"field": "model"}),
+        ({"model": "x" * 257}, InvalidRequest, {"field": "model"}),
+        ({"model": 5}, InvalidRequest, {"field": "request"}),
+        ({"model": "\ud800"}, InvalidRequest, {"field": "request"}),
+        (
+            {"model": "m", "tokens": 6001},
+            CostExceedsLimit,
+            {"unit": "tokens", "cost": 6001, "amount": 6000},
+        ),
+    ],
+)
+async def test_errors_carry_their_data(
+    limiter: RemoteLimiter, params: dict[str, Any], error: type[OpenLimitError], attributes: Any
+) -> None:
+    """Each refusal arrives as its own error, with the data and what to do, sync and async."""
+    if params.get("model") == "m":
+        params = {**params, "model": "m-errors"}
+    reservation = limiter.limit(**{"tokens": 1, **params})
+    with pytest.raises(error) as caught:
+        reservation.__enter__()
+    assert attributes.items() <= vars(caught.value).items()
+    with pytest.raises(error) as caught:
+        await reservation.__aenter__()
+    assert attributes.items() <= vars(caught.value).items()
+
+
+def test_max_wait(server: ServerProcess, limiter: RemoteLimiter) -> None:
+    """A longer wait raises WaitTooLong with the wait, at once, and charges nothing."""
+    limiter.limit(model="m-max", tokens=6000).__enter__()
+    with RemoteLimiter(server.address, max_wait=0.5) as impatient:
+        began = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(WaitTooLong, match="longer than max_wait") as caught:
+                impatient.limit(model="m-max", tokens=6000).__enter__()
+            assert 59 < caught.value.retry_after <= 60
+            assert caught.value.limited_by == "tokens"
+        assert time.monotonic() - began < 5
+    with RemoteLimiter(server.address, max_wait=float("inf")) as patient:
+        patient.limit(model="m-patient", tokens=1).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_wait", -1),
+        ("max_wait", float("nan")),
+        ("timeout", 0),
+        ("timeout", float("inf")),
+        ("timeout", float("nan")),
+        ("on_unavailable", "ignore"),
+    ],
+)
+def test_bad_options_are_refused_at_once(option: str, value: Any) -> None:
+    """Construction fails with the parameter's name."""
+    with pytest.raises(InvalidRequest, match=f"^{option}: .* not {value!r}"):
+        RemoteLimiter(**{option: value})
+
+
+async def test_a_cancelled_wait_gives_the_reservation_back(limiter: RemoteLimiter) -> None:
+    """The server's bucket is as if the cancelled caller had never asked."""
+    await limiter.wait_for_capacity(6000, model="m-cancel")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), limiter.limit(model="m-cancel", tokens=6000):
+            pytest.fail("it had to wait")
+    await asyncio.sleep(0.2)
+    assert 50 < await asyncio.to_thread(wait_of, limiter, "m-cancel", 1) < 60
+
+
+async def test_cancelled_before_the_answer_gives_back_what_it_grants(
+    limiter: RemoteLimiter,
+) -> None:
+    """Callers cancelled at any moment of the question leave nothing behind."""
+    await limiter.wait_for_capacity(6000, model="m-early")
+    for i in range(200):
+        task = asyncio.create_task(limiter.limit(model="m-early", tokens=6000).__aenter__())
+        await asyncio.sleep(i * 1e-5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await limiter.aclose()
+    assert 50 < await asyncio.to_thread(wait_of, limiter, "m-early", 1) < 60
+
+
+def test_a_loop_that_ends_in_a_wait_gives_the_reservation_back(limiter: RemoteLimiter) -> None:
+    """asyncio.run cancels what still waits, and that is given back too."""
+
+    async def leave() -> None:
+        await limiter.wait_for_capacity(6000, model="m-loop")
+        task = asyncio.create_task(limiter.wait_for_capacity(6000, model="m-loop"))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+
+    asyncio.run(leave())
+    time.sleep(0.2)
+    assert 50 < wait_of(limiter, "m-loop", 1) < 60
+
+
+def test_threads_and_several_loops_share_one_limiter(limiter: RemoteLimiter) -> None:
+    """Each of a thousand calls from eight threads and four loops is charged exactly once."""
+
+    def from_thread() -> None:
+        for _ in range(100):
+            limiter.wait_for_capacity_sync(0, model="m-many")
+
+    async def from_loop() -> None:
+        await asyncio.gather(*(limiter.wait_for_capacity(0, model="m-many") for _ in range(100)))
+
+    targets = [from_thread] * 6 + [lambda: asyncio.run(from_loop())] * 4
+    threads = [threading.Thread(target=target) for target in targets]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The burst is 6,000 requests, of which 100 a second leak; what is left tells how many came.
+    free = 0
+    while not wait_of(limiter, "m-many", 0):
+        free += 1
+    leaked = (time.monotonic() - began) * 100
+    assert 5000 <= free <= 5000 + leaked + 1
+
+
+async def test_an_unavailable_server_is_an_error_that_says_what_to_do() -> None:
+    """LimiterUnavailable within the timeout, with the address, sync and async."""
+    async with RemoteLimiter(DEAD, timeout=2) as limiter:
+        began = time.monotonic()
+        with pytest.raises(LimiterUnavailable, match="check that openlimit-server runs") as caught:
+            await limiter.wait_for_capacity(1, model="m")
+        with pytest.raises(LimiterUnavailable):
+            limiter.wait_for_capacity_sync(1, model="m")
+        assert time.monotonic() - began < 4
+        assert caught.value.address == DEAD
+        assert "UNAVAILABLE" in caught.value.reason
+
+
+async def test_allow_lets_calls_through_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a server the calls start at once; one warning tells of the outage."""
+    with caplog.at_level(logging.WARNING):
+        async with RemoteLimiter(DEAD, on_unavailable="allow") as limiter:
+            for _ in range(5):
+                async with limiter.limit(model="m", tokens=1) as reservation:
+                    assert reservation.wait == 0
+                with limiter.limit(model="m", tokens=1):
+                    pass
+    [record] = caplog.records
+    assert DEAD in record.getMessage()
+
+
+def test_a_hanging_server_costs_the_timeout_at_most() -> None:
+    """A server that accepts and does not answer is given up after the timeout."""
+    with serving() as server, RemoteLimiter(server.address, timeout=0.5) as limiter:
+        limiter.wait_for_capacity_sync(1, model="gpt-4o")
+        server.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(LimiterUnavailable, match="DEADLINE_EXCEEDED"):
+            limiter.wait_for_capacity_sync(1, model="gpt-4o")
+        assert 0.4 < time.monotonic() - began < 2
+        server.signal(signal.SIGCONT)
+        limiter.wait_for_capacity_sync(1, model="gpt-4o")
+
+
+def test_a_limiter_is_back_when_its_server_is() -> None:
+    """After a kill and a restart on the same port the same limiter goes on, by itself."""
+    with serving() as server:
+        port = server.port
+        limiter = RemoteLimiter(server.address)
+        limiter.wait_for_capacity_sync(1, model="gpt-4o")
+    with pytest.raises(LimiterUnavailable):
+        limiter.wait_for_capacity_sync(1, model="gpt-4o")
+    time.sleep(0.5)
+    with serving(port=port), limiter:
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                limiter.wait_for_capacity_sync(1, model="gpt-4o")
+                break
+            except LimiterUnavailable:
+                assert time.monotonic() < deadline, "it did not come back"
+                time.sleep(0.05)
+
+
+def _child(limiter: RemoteLimiter, answers: "multiprocessing.Queue[Any]") -> None:
+    async def both() -> None:
+        limiter.wait_for_capacity_sync(1, model="fast")
+        await limiter.wait_for_capacity(1, model="fast")
+
+    try:
+        asyncio.run(both())
+        limiter.close()
+        answers.put((os.getpid(), None))
+    except BaseException as error:
+        answers.put((os.getpid(), repr(error)))
+
+
+def test_a_forked_child_opens_its_own_channel(limiter: RemoteLimiter) -> None:
+    """The same limiter goes on in forked children and in the parent, beside each other."""
+    limiter.wait_for_capacity_sync(1, model="fast")
+    forks = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[Any] = forks.Queue()
+    children = [forks.Process(target=_child, args=[limiter, answers]) for _ in range(8)]
+    for child in children:
+        child.start()
+        limiter.wait_for_capacity_sync(1, model="fast")
+    assert {answers.get(timeout=20) for _ in children} == {(c.pid, None) for c in children}
+    for child in children:
+        child.join(10)
+        assert child.exitcode == 0
+    limiter.wait_for_capacity_sync(1, model="fast")
+
+
+async def test_closing(server: ServerProcess) -> None:
+    """A closed limiter says so, can be closed again, and leaves no thread behind."""
+    before = threading.active_count()
+    limiter = RemoteLimiter(server.address)
+    await limiter.wait_for_capacity(1, model="fast")
+    await limiter.aclose()
+    limiter.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        limiter.wait_for_capacity_sync(1, model="fast")
+    for _ in range(100):
+        if threading.active_count() <= before + 1:  # the loop's own, for aclose
+            break
+        await asyncio.sleep(0.01)
+    assert threading.active_count() <= before + 1
+
+
+def test_nothing_is_connected_before_the_first_call() -> None:
+    """Constructing, showing and closing a limiter need no server."""
+    with RemoteLimiter(DEAD, key="k") as limiter:
+        assert repr(limiter) == f"<RemoteLimiter at {DEAD}>"

@@ -1,0 +1,153 @@
+"""Settings: every source, every way to get them wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from openlimit_server.settings import ConfigurationError, Settings, load_policies
+
+GOOD = """
+policies:
+  - name: gpt-4o
+    models: ["gpt-4o", "gpt-4o-*"]
+    limits: {requests: 10000/minute, tokens: 2000000/minute burst 5s}
+  - name: everything-else
+    models: ["*"]
+    split_by: [model, key]
+    limits: {requests: 3500/minute, tokens: 90000 / 1m, images: 1.5/10s burst 1h}
+    max_wait: 500ms
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "limits.yaml"
+
+
+def refusal(file: Path, text: str) -> str:
+    """The message for a file, without the folder it lies in."""
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_policies(file)
+    return str(caught.value).replace(f"{file.parent}/", "")
+
+
+def test_a_file_of_policies(file: Path) -> None:
+    """Amounts, periods, bursts and durations mean what they say, in seconds."""
+    file.write_text(GOOD)
+    first, second = load_policies(file)
+    assert first.models == ("gpt-4o", "gpt-4o-*")
+    assert first.limits == {"requests": (10000, 60, None), "tokens": (2000000, 60, 5)}
+    assert (first.split_by, first.max_wait) == ((), None)
+    assert second.split_by == ("model", "key")
+    assert second.limits["tokens"] == (90000, 60, None)
+    assert second.limits["images"] == (1.5, 10, 3600)
+    assert second.max_wait == 0.5
+
+
+def test_without_a_file_the_seeds_defaults_are_served() -> None:
+    """Every model is covered, with the amounts of the local limiters and a bucket of its own."""
+    policies = load_policies(None)
+    assert {policy.name: policy.limits["tokens"][0] for policy in policies} == {
+        "chat": 90_000,
+        "completion": 350_000,
+        "embedding": 70_000_000,
+    }
+    assert all(policy.split_by == ("model",) for policy in policies)
+    assert policies[-1].models == ("*",)
+
+
+HEAD = "policies:\n  - name: a\n    models: ['*']\n"
+ONE = HEAD + "    limits: {tokens: 9/minute}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "limits.yaml:1: expected a mapping with policies: and a list below it"),
+        ("- a", "limits.yaml:1: expected a mapping with policies: and a list below it"),
+        ("a: [", "limits.yaml:1: "),
+        ("policies: []", "limits.yaml:1: policies: "),
+        ("rules: []", "limits.yaml: policies: is required\nlimits.yaml:1: rules: is not a field"),
+        ("policies:\n  - name: a", "limits.yaml:2: policies[0].models: is required"),
+        ("policies:\n  - 5", "limits.yaml:2: policies[0]: "),
+        (ONE + "    limit: {}", "limits.yaml:5: policies[0].limit: is not a field that openlimit"),
+        (ONE + "    models: [b]", "limits.yaml:5: found duplicate key"),
+        (ONE + "    max_wait: soon", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    max_wait: -5s", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    max_wait: .nan", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    max_wait: 5", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    split_by: [user]", "limits.yaml:5: policies[0].split_by[0]: "),
+        (
+            ONE + "  - name: a\n    models: [b]\n    limits: {tokens: 1/day}",
+            "limits.yaml:5: policies[1].name: a policy named 'a' stands above already",
+        ),
+        (ONE.replace("name: a", "name: a b"), "limits.yaml:2: policies[0].name: has characters"),
+        (ONE.replace("'*'", "''"), "limits.yaml:3: policies[0].models[0]: "),
+        (ONE.replace("['*']", "[]"), "limits.yaml:3: policies[0].models: "),
+        (ONE.replace("['*']", "gpt-4o"), "limits.yaml:3: policies[0].models: "),
+        (HEAD + "    limits: {}", "limits.yaml:4: policies[0].limits: "),
+        (HEAD + "    limits: 9/minute", "limits.yaml:4: policies[0].limits: "),
+        (HEAD + "    limits: {Tokens: 9/day}", "limits.yaml:4: policies[0].limits.Tokens: has cha"),
+    ],
+)
+def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, message: str) -> None:
+    """The message says where, what was expected and what came."""
+    assert refusal(file, text).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "9", "9/fortnight", "0/minute", "-9/minute", ".nan/minute", "nine/minute", "9/minute burst",
+        "9/minute burst 0s", "9/minute burst -1s", "9/minute burst 5", "9/0s", "1e9/minute",
+        "9/minute and more", "12", "null", "[9]",
+    ],
+)  # fmt: skip
+def test_a_bad_limit_is_refused_with_what_was_expected(file: Path, limit: str) -> None:
+    """Each names the line, the unit and an example of a good one."""
+    message = refusal(file, HEAD + f"    limits:\n      requests: 9/day\n      tokens: {limit}\n")
+    assert message.startswith("limits.yaml:6: policies[0].limits.tokens: expected ")
+    assert "such as" in message
+
+
+def test_all_faults_of_a_file_are_told_at_once(file: Path) -> None:
+    """A file with three faults has three lines of message."""
+    text = "policies:\n  - name: ''\n    models: []\n    limits: {tokens: 9}\n"
+    assert [line.split(":")[1] for line in refusal(file, text).splitlines()] == ["2", "3", "4"]
+
+
+def test_files_that_cannot_be_read(file: Path) -> None:
+    """A missing file, a folder and bytes that are no text are refused with the path."""
+    with pytest.raises(ConfigurationError, match=r"limits\.yaml: .*No such file"):
+        load_policies(file)
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        load_policies(file.parent)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=r"limits\.yaml: "):
+        load_policies(file)
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option comes from its argument, else its variable, else its default."""
+    monkeypatch.setenv("OPENLIMIT_LISTEN", "127.0.0.1:1")
+    monkeypatch.setenv("OPENLIMIT_GRACE", "7")
+    settings = Settings.load(["--listen", "127.0.0.1:2"])
+    assert (settings.listen, settings.grace, settings.store) == ("127.0.0.1:2", 7, "memory://")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grace", "-1"], "grace: Input should be greater than or equal to 0, not '-1'"),
+        (["--grace", "nan"], "grace: "),
+        (["--grace", "soon"], "grace: Input should be a valid number"),
+        (["--store", "redis://x"], "store: Input should be 'memory://', not 'redis://x'"),
+        (["--listen", ""], "listen: "),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: list[str], message: str) -> None:
+    """The message names the option and the value."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(arguments)
+    assert str(caught.value).startswith(f"openlimit-server: {message}")
