@@ -24,7 +24,6 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # A server that was restarted is found again within a second or so, not within minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A peer that vanished without a goodbye is noticed while calls wait for it.
     ("grpc.keepalive_time_ms", 20_000),

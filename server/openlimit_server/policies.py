@@ -1,7 +1,7 @@
 """From a request to its policy, its bucket and the store's decision."""
 
+import os
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
@@ -15,7 +15,7 @@ from openlimit.stores import Demand, Store
 from openlimit.wire import Call
 from openlimit_server.settings import PolicySettings
 
-_RESERVATION_ID = re.compile(r"([0-9a-f]{16})\.(.{1,4096})", re.DOTALL)
+_RESERVATION_ID = re.compile(r"[0-9a-f]{16}\.(.{1,4096})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
 
 
@@ -41,20 +41,20 @@ class Policies:
         policy, bucket = self._target(call.model, call.key)
         costs = [call.costs.get(limit.unit, 0) for limit in policy.limits]
         max_wait = policy.max_wait if call.max_wait is None else call.max_wait * SECOND
-        token = secrets.token_hex(8)
-        demand = Demand(bucket, policy.limits, costs, max_wait, token)
+        # Not to be guessed by another caller, and says where to look for it.
+        reservation_id = f"{os.urandom(8).hex()}.{bucket}"
+        demand = Demand(bucket, policy.limits, costs, max_wait, reservation_id)
         [outcome] = await self._store.areserve([demand])
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome._replace(reservation_id=f"{token}.{bucket}")
+        return outcome
 
     async def cancel(self, reservation_id: str) -> bool:
         """Give back a reservation that has not started; whether there was one to give back."""
         match = _RESERVATION_ID.fullmatch(reservation_id)
         if not match:
             raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-        token, bucket = match.groups()
-        return await self._store.acancel(bucket, token)
+        return await self._store.acancel(match[1], reservation_id)
 
     def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
         for policy in self._policies:

@@ -30,9 +30,9 @@ def test_a_million_one_off_keys_leave_nothing_behind(store: MemoryStore, clock: 
         store.reserve([demand(f"key-{i}", (1, 10))])
         clock.now += 100
         most = max(most, len(store))
-    # Each bucket takes 0.1 s to run empty, in which a thousand others come.
-    assert most <= 1001
-    clock.advance(1)
+    # Each bucket takes 0.1 s to run empty and is kept for another second, ten thousand keys long.
+    assert most <= 11_001
+    clock.advance(2)
     for _ in range(most):
         store.reserve([demand("the only one", (0, 0))])
     assert len(store) <= 1
@@ -43,7 +43,7 @@ def test_a_burst_of_keys_is_dropped_by_calls_on_another(
 ) -> None:
     """Memory comes back although no new key ever comes again."""
     store.reserve([demand(f"key-{i}") for i in range(10_000)])
-    clock.advance(1)
+    clock.advance(2)
     for _ in range(10_000):
         store.reserve([demand("other", (0, 1), max_wait=0)])
     assert len(store) == 1

@@ -26,11 +26,13 @@ class MemoryStore:
 
     # A decision adds one bucket at most and drops up to this many: the idle ones never pile up.
     _DROPS_PER_DECISION = 4
+    # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
+    _LINGER = 1_000_000
 
     def __init__(self, clock: Callable[[], float] = _monotonic) -> None:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
-        self._idle: list[tuple[float, str]] = []  # a heap: each bucket once, not before it is idle
+        self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
         _stores.add(self)
 
@@ -68,7 +70,7 @@ class MemoryStore:
         outcome = bucket.reserve(costs, now, max_wait, reservation_id)
         if bucket.at >= now:  # a refused call leaves nothing behind
             self._buckets[name] = bucket
-            heappush(self._idle, (bucket.idle_at(), name))
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
         return outcome
 
     def _drop_idle(self, now: float) -> None:
@@ -80,7 +82,7 @@ class MemoryStore:
             if idle_at <= now:
                 del self._buckets[name]
             else:
-                heappush(self._idle, (idle_at, name))
+                heappush(self._idle, (idle_at + self._LINGER, name))
 
 
 _stores: WeakSet[MemoryStore] = WeakSet()
