@@ -1,0 +1,96 @@
+"""What the demo prints: progress while it runs, the table, and whether the promise holds."""
+
+import sys
+import textwrap
+from collections.abc import Mapping
+
+from examples.demo.measurement import Fleet, Progress, Result, Tally
+from examples.demo.quota import Limits
+
+PROMISED_SHARE = 0.95
+
+_LINE_EVERY = 5  # seconds, where lines cannot be overwritten
+
+
+def progress_of(name: str, fleet: Fleet) -> Progress:
+    """Shows the progress of one run: in one line on a terminal, else in a line now and then."""
+    total = fleet.warm_up + fleet.seconds
+    terminal = sys.stdout.isatty()
+    shown = -1
+
+    def show(passed: float, tally: Tally) -> None:
+        nonlocal shown
+        line = (
+            f"{name:<20} {passed:4.0f} s of {total:.0f} s   "
+            f"{len(tally.waits):5} calls accepted   {tally.refused:5} times 429"
+        )
+        if terminal:
+            print(f"\r{line}", end="", flush=True)
+        elif passed // _LINE_EVERY > shown:
+            shown = int(passed // _LINE_EVERY)
+            print(line, flush=True)
+
+    return show
+
+
+def end_of_progress() -> None:
+    """Go on below the progress."""
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="")
+
+
+def table(results: Mapping[str, Result], limits: Limits) -> str:
+    """A row for each run."""
+    rows = [["", "calls", "429s", "tokens used", "requests used", "wait p50", "wait p99"]]
+    for name, result in results.items():
+        requests, tokens = result.share(limits)
+        rows.append(
+            [
+                name,
+                str(result.whole.accepted),
+                str(result.whole.refused),
+                f"{tokens:.1%}",
+                f"{requests:.1%}",
+                f"{result.tally.wait(50):.2f} s",
+                f"{result.tally.wait(99):.2f} s",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_row(row, widths) for row in rows)
+
+
+def _row(cells: list[str], widths: list[int]) -> str:
+    name, *numbers = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join([name.strip().ljust(widths[0]), *numbers])
+
+
+def caption(fleet: Fleet, limits: Limits) -> str:
+    """What the table's numbers mean."""
+    setting = (
+        f"{fleet.workers} processes with {fleet.concurrency} callers each, "
+        f"{fleet.warm_up + fleet.seconds:g} s a run. The provider refills {limits.tokens:,} tokens "
+        f"and {limits.requests:,} requests a minute, and takes {limits.burst:g} s of that at once. "
+        "The limiter has the same amounts a minute, and its default burst of 1 s."
+    )
+    used = (
+        "calls: accepted by the provider. used: their tokens and requests, divided by what was "
+        f"refilled in the same time, without the first {fleet.warm_up:g} s, which spend the bursts "
+        "(a call counts as a whole when it starts, so a little more than 100 % can come out)."
+    )
+    wait = (
+        "wait: of an accepted call, from wanting to make it until it was sent; with the limiter, "
+        "reservation.wait. Without one, a call that got a 429 is sent again after 0.5 s, doubled "
+        "each time up to 8 s; small calls then overtake large ones, so more of them fit."
+    )
+    return "\n".join(textwrap.fill(text, 95) for text in (setting, used, wait))
+
+
+def verdict(result: Result, limits: Limits) -> tuple[bool, str]:
+    """Whether the run with the limiter kept the promise, and a sentence that says so."""
+    _, share = result.share(limits)
+    kept = not result.whole.refused and share >= PROMISED_SHARE
+    return kept, (
+        f"{'The promise holds' if kept else 'THE PROMISE IS BROKEN'}: with the limiter "
+        f"{result.whole.refused or 'no'} 429, and {share:.1%} of the capacity used "
+        f"(at least {PROMISED_SHARE:.0%})."
+    )

@@ -1,0 +1,138 @@
+"""One run of the demo: a fleet of workers against the provider, and what came of it."""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+from examples.demo.processes import Child, running
+from examples.demo.provider import Statistics
+from examples.demo.quota import Limits
+from examples.demo.worker import READY, Report
+
+CALLS = Path(__file__).with_name("calls.jsonl")
+_TICK = 0.5  # seconds from one progress report to the next
+
+
+class Fleet(NamedTuple):
+    """How many workers make how many calls at a time each, and for how long."""
+
+    workers: int
+    concurrency: int
+    warm_up: float
+    """Seconds until the bursts are spent and a queue has formed; then the measurement starts."""
+    seconds: float
+    """Of the measurement."""
+
+
+@dataclass
+class Tally:
+    """What the workers have reported so far."""
+
+    waits: list[float] = field(default_factory=list)
+    refused: int = 0
+
+    def add(self, report: Report) -> None:
+        """Count one more report."""
+        self.waits += report.waits
+        self.refused += report.refused
+
+    def wait(self, percentile: int) -> float:
+        """Seconds that this percentage of the accepted calls waited at most; NaN for none."""
+        waits = sorted(self.waits)
+        return waits[math.ceil(len(waits) * percentile / 100) - 1] if waits else math.nan
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the provider counted, and what the workers waited."""
+
+    whole: Statistics
+    """From the first call to the last one."""
+    measured: Statistics
+    """Without the warm-up and without the end."""
+    tally: Tally
+
+    def share(self, limits: Limits) -> tuple[float, float]:
+        """Accepted requests and tokens in relation to what the limits refill in that time."""
+        minutes = self.measured.seconds / 60
+        return (
+            self.measured.accepted / (limits.requests * minutes),
+            self.measured.tokens / (limits.tokens * minutes),
+        )
+
+
+Progress = Callable[[float, Tally], None]
+"""Called with the seconds that have passed and what has been reported so far."""
+
+
+async def measure(
+    fleet: Fleet, provider: str, limiter: str | None, directory: Path, progress: Progress
+) -> Result:
+    """Run the fleet, with a limiter if there is an address of one.
+
+    Raises DemoError, in an ExceptionGroup once the workers run, when a process fails.
+    """
+    tally = Tally()
+    async with AsyncExitStack() as stack:
+        account = await stack.enter_async_context(aiohttp.ClientSession(provider))
+        workers = [
+            await stack.enter_async_context(_worker(fleet, seed, provider, limiter, directory))
+            for seed in range(fleet.workers)
+        ]
+        for worker in workers:
+            if (said := await worker.line()) != READY:
+                raise worker.failed(f"said {said!r}")
+        async with account.post("/reset"):
+            pass
+        async with asyncio.TaskGroup() as collectors:
+            for worker in workers:
+                worker.say("start")
+                collectors.create_task(_collect(worker, tally))
+            await _pass(0, fleet.warm_up, tally, progress)
+            begin = await _statistics(account)
+            await _pass(fleet.warm_up, fleet.warm_up + fleet.seconds, tally, progress)
+            end = await _statistics(account)
+            for worker in workers:
+                worker.hang_up()
+        whole = await _statistics(account)
+    return Result(whole, end.since(begin), tally)
+
+
+def _worker(
+    fleet: Fleet, seed: int, provider: str, limiter: str | None, directory: Path
+) -> AbstractAsyncContextManager[Child]:
+    arguments = [
+        f"--provider={provider}/v1",
+        f"--calls={CALLS}",
+        f"--concurrency={fleet.concurrency}",
+        f"--seed={seed}",
+    ]
+    if limiter:
+        arguments.append(f"--limiter={limiter}")
+    return running(f"worker-{seed}", directory, "examples.demo.worker", *arguments)
+
+
+async def _collect(worker: Child, tally: Tally) -> None:
+    async for line in worker.lines():
+        tally.add(Report(*json.loads(line)))
+
+
+async def _pass(begin: float, end: float, tally: Tally, progress: Progress) -> None:
+    """Let the seconds from begin to end pass, and report the progress meanwhile."""
+    loop = asyncio.get_running_loop()
+    origin = loop.time() - begin
+    while (passed := loop.time() - origin) < end:
+        progress(passed, tally)
+        await asyncio.sleep(min(_TICK, end - passed))
+
+
+async def _statistics(account: aiohttp.ClientSession) -> Statistics:
+    async with account.get("/statistics") as response:
+        return Statistics(**await response.json())

@@ -1,0 +1,182 @@
+"""A strict provider with OpenAI's interface, on loopback: ``POST /v1/chat/completions``.
+
+It answers 200 with a chat completion, or 429 with OpenAI's headers and error body the moment a
+call finds too little in a bucket. ``GET /statistics`` says what it has accepted and refused,
+``POST /reset`` fills its buckets and starts counting anew.
+
+    python -m examples.demo.provider --requests 2700 --tokens 900000 --burst 2
+
+serves on a free port, which it prints, until SIGTERM.
+"""
+
+import argparse
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from math import ceil
+from random import Random
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from examples.demo.published_rules import Counter, UnknownContent, Usage
+from examples.demo.quota import Clock, Limits, Quota, Refusal
+
+_REPLY = "Certainly. Here is a short answer from a model that only pretends to think."
+_UNITS = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
+
+
+class Statistics(NamedTuple):
+    """Totals since the start or the last reset."""
+
+    accepted: int
+    refused: int
+    tokens: int
+    """Charged for the accepted calls."""
+    seconds: float
+
+    def since(self, before: "Statistics") -> "Statistics":
+        """What has been added to earlier statistics."""
+        return Statistics(
+            self.accepted - before.accepted,
+            self.refused - before.refused,
+            self.tokens - before.tokens,
+            self.seconds - before.seconds,
+        )
+
+
+class Provider:
+    """One account with its limits, over all models; ``latency`` bounds a reply's, in seconds."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        latency: tuple[float, float] = (0.02, 0.08),
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._latency = latency
+        self._clock = clock
+        self._counter = Counter()
+        self._reply_tokens = self._counter.text(_REPLY)
+        self._random = Random(7)
+        self._ids = count(1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Full buckets, no calls yet."""
+        self._quota = Quota(self._limits, self._clock)
+        self._began = self._clock()
+        self._accepted = self._refused = self._tokens = 0
+
+    def statistics(self) -> Statistics:
+        """What happened since the last reset."""
+        seconds = self._clock() - self._began
+        return Statistics(self._accepted, self._refused, self._tokens, seconds)
+
+    async def chat(self, request: web.Request) -> web.Response:
+        """Answer one call."""
+        body = await request.json()
+        try:
+            usage = self._counter.usage(body)
+        except UnknownContent as error:
+            return web.json_response(_error(str(error), "invalid_request_error", None), status=400)
+        cost = sum(usage)
+        refusal = self._quota.charge(cost)
+        headers = self._quota.headers()
+        if refusal:
+            self._refused += 1
+            return self._too_many(body["model"], refusal, headers)
+        self._accepted += 1
+        self._tokens += cost
+        await asyncio.sleep(self._random.uniform(*self._latency))
+        return web.json_response(self._completion(body, usage), headers=headers)
+
+    def _too_many(self, model: str, refusal: Refusal, headers: dict[str, str]) -> web.Response:
+        amount = getattr(self._limits, refusal.kind)
+        on = f"for {model} in organization org-demo on {_UNITS[refusal.kind]}: Limit {amount:.0f}"
+        if refusal.retry_after is None:
+            message = f"Request too large {on}, Requested {refusal.requested:.0f}."
+        else:
+            milliseconds = ceil(refusal.retry_after * 1000)
+            headers["retry-after"] = str(ceil(refusal.retry_after))
+            headers["retry-after-ms"] = str(milliseconds)
+            # As if all that is not in the bucket had been used in the minute before.
+            message = (
+                f"Rate limit reached {on}, Used {amount - refusal.remaining:.0f}, "
+                f"Requested {refusal.requested:.0f}. Please try again in {milliseconds}ms."
+            )
+        error = _error(message, refusal.kind, "rate_limit_exceeded")
+        return web.json_response(error, status=429, headers=headers)
+
+    def _completion(self, body: Any, usage: Usage) -> dict[str, Any]:
+        choices = body.get("n", 1)
+        written = min(usage.output, self._reply_tokens * choices)
+        return {
+            "id": f"chatcmpl-{next(self._ids)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "choices": [
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": _REPLY, "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+                for index in range(choices)
+            ],
+            "usage": {
+                "prompt_tokens": usage.prompt,
+                "completion_tokens": written,
+                "total_tokens": usage.prompt + written,
+            },
+        }
+
+
+def _error(message: str, kind: str, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+@asynccontextmanager
+async def serving(provider: Provider) -> AsyncIterator[str]:
+    """Serve on a free port of loopback; yields the address, such as ``http://127.0.0.1:4711``."""
+
+    async def statistics(_: web.Request) -> web.Response:
+        return web.json_response(provider.statistics()._asdict())
+
+    async def reset(_: web.Request) -> web.Response:
+        provider.reset()
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", provider.chat)
+    app.router.add_get("/statistics", statistics)
+    app.router.add_post("/reset", reset)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield "http://{}:{}".format(*runner.addresses[0])
+    finally:
+        await runner.cleanup()
+
+
+async def _main(limits: Limits) -> None:
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    async with serving(Provider(limits)) as address:
+        print(address, flush=True)
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, required=True, help="per minute")
+    parser.add_argument("--tokens", type=int, required=True, help="per minute")
+    parser.add_argument("--burst", type=float, required=True, help="in seconds")
+    asyncio.run(_main(Limits(**vars(parser.parse_args()))))

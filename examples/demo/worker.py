@@ -1,0 +1,189 @@
+"""One worker process: several callers that make the calls of a file, over and over.
+
+Each goes through the real SDK, with its retries off. With a limiter, a call is made inside
+``async with limiter.limit(**params)``. Without one it is made at once, and after a 429 again when
+a backoff is over: 0.5 s, doubled each time up to 8 s, less up to a quarter by chance, as the
+SDK's own retries do.
+
+Ready once it prints its first line; starts when a line comes in on stdin and stops when stdin
+ends, so also when its parent is gone. Callers that still wait then give up, and calls that are
+under way finish. Prints a `Report` as JSON every half second and at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import openai
+
+from openlimit import RemoteLimiter
+
+Params = dict[str, Any]
+
+READY = "ready"
+_REPORT_EVERY = 0.5  # seconds
+
+
+class Report(NamedTuple):
+    """What happened since the report before."""
+
+    waits: list[float]
+    """One for each accepted call: seconds from wanting to make it until it was sent."""
+    refused: int
+    """Attempts answered by a 429."""
+
+
+def backoff(refusals: int, chance: float) -> float:
+    """Seconds to sleep after so many 429s in a row; ``chance`` is from 0 to 1."""
+    return min(0.5 * 2.0 ** (refusals - 1), 8.0) * (1 - 0.25 * chance)
+
+
+class Worker:
+    """Callers that share a client and, unless it is None, a limiter."""
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        limiter: RemoteLimiter | None,
+        calls: Sequence[Params],
+        seed: int,
+    ) -> None:
+        self._client = client
+        self._limiter = limiter
+        self._random = Random(seed)
+        self._calls = self._shuffled(list(calls))
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self._waits: list[float] = []
+        self._refused = 0
+
+    async def run(self, concurrency: int) -> None:
+        """Make calls, so many at a time, until `stop`."""
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(concurrency):
+                callers.create_task(self._caller())
+
+    def stop(self) -> None:
+        """Start no more calls; a caller that waits gives up."""
+        self._stopped = True
+        for caller in self._waiting:
+            caller.cancel()
+
+    def report(self) -> Report:
+        """What is new since the last report."""
+        report = Report(self._waits, self._refused)
+        self._waits, self._refused = [], 0
+        return report
+
+    async def _caller(self) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
+        while not self._stopped:
+            params = next(self._calls)
+            if self._limiter is None:
+                await self._call_at_once(caller, params)
+            else:
+                await self._call_limited(caller, self._limiter, params)
+
+    async def _call_limited(
+        self, caller: "asyncio.Task[None]", limiter: RemoteLimiter, params: Params
+    ) -> None:
+        self._waiting.add(caller)
+        async with limiter.limit(**params) as reservation:
+            self._waiting.discard(caller)
+            if await self._accepted(params):
+                self._waits.append(reservation.wait or 0.0)
+
+    async def _call_at_once(self, caller: "asyncio.Task[None]", params: Params) -> None:
+        refusals, wanted, sent = 0, time.monotonic(), time.monotonic()
+        while not await self._accepted(params):
+            refusals += 1
+            if self._stopped:
+                return
+            self._waiting.add(caller)
+            await asyncio.sleep(backoff(refusals, self._random.random()))
+            self._waiting.discard(caller)
+            sent = time.monotonic()
+        self._waits.append(sent - wanted)
+
+    async def _accepted(self, params: Params) -> bool:
+        try:
+            await self._client.chat.completions.create(**params)
+        except openai.RateLimitError:
+            self._refused += 1
+            return False
+        return True
+
+    def _shuffled(self, calls: list[Params]) -> Iterator[Params]:
+        while True:
+            self._random.shuffle(calls)
+            yield from calls
+
+
+async def _work(worker: Worker, concurrency: int, stdin: asyncio.StreamReader) -> None:
+    async def stop_at_the_end() -> None:
+        await stdin.read()
+        worker.stop()
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(_REPORT_EVERY)
+            _print(json.dumps(worker.report()))
+
+    async with asyncio.TaskGroup() as group:
+        others = [group.create_task(stop_at_the_end()), group.create_task(report())]
+        await worker.run(concurrency)
+        for other in others:
+            other.cancel()
+    _print(json.dumps(worker.report()))
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    calls = load_calls(arguments.calls)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            openai.AsyncOpenAI(base_url=arguments.provider, api_key="unused", max_retries=0)
+        )
+        limiter = None
+        if arguments.limiter:
+            limiter = await stack.enter_async_context(RemoteLimiter(arguments.limiter))
+            limiter.limit(**calls[0])  # loads the vocabulary, which is no part of any wait
+        stdin = await _stdin()
+        _print(READY)
+        if await stdin.readline():
+            worker = Worker(client, limiter, calls, arguments.seed)
+            await _work(worker, arguments.concurrency, stdin)
+
+
+def load_calls(path: Path) -> list[Params]:
+    """The parameters of a call from each line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+async def _stdin() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--provider", required=True, help="the SDK's base URL")
+    parser.add_argument("--limiter", help="address of an openlimit server")
+    parser.add_argument("--calls", type=Path, required=True, help="parameters, a call a line")
+    parser.add_argument("--concurrency", type=int, required=True, help="calls at a time")
+    parser.add_argument("--seed", type=int, default=0, help="for the order of the calls")
+    asyncio.run(_main(parser.parse_args()))
