@@ -1,9 +1,9 @@
 """The floor: a grpc.aio server whose Acquire answers an empty message, and nothing else."""
 
-import asyncio
 import sys
 
 import grpc
+import uvloop
 from grpc.aio import ServicerContext
 
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse
@@ -11,7 +11,6 @@ from openlimit.v1.rate_limit_pb2_grpc import (
     RateLimitServiceServicer,
     add_RateLimitServiceServicer_to_server,
 )
-from openlimit_server.__main__ import new_event_loop
 
 
 class Empty(RateLimitServiceServicer):
@@ -34,5 +33,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve())
+    uvloop.run(serve())
