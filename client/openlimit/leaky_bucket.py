@@ -133,7 +133,7 @@ class Bucket:
             levels.append(level + cost)
             if level + cost > limit.capacity and cost > 0:
                 excess = level + min(cost, limit.capacity) - limit.capacity
-                earliest = ceil(base + excess / limit.rate - _SLACK)
+                earliest = base + ceil(excess / limit.rate - _SLACK)
                 if earliest > start:
                     start, limited_by = earliest, limit.unit
         wait = start - now
