@@ -18,6 +18,7 @@ _LIMITS = (
 _BATCH = 100
 _DECISIONS = 200_000
 _ROUNDS = 5
+_SIZES = (10, 10_000, 1_000_000)
 
 
 def _rate(work: Callable[[], None]) -> float:
@@ -30,9 +31,9 @@ def _rate(work: Callable[[], None]) -> float:
     return median(rates)
 
 
-def bare_dict_updates() -> float:
-    """The floor: two numbers of one of 10 dict entries replaced, a batch at a time."""
-    entries = {f"key-{i}": (0, 0) for i in range(10)}
+def dict_updates(size: int) -> float:
+    """The floor: two numbers of one dict entry replaced, entries in random order."""
+    entries = {f"policy:key-{i}": (0, 0) for i in range(size)}
     names = random.Random(0).choices(list(entries), k=_DECISIONS)
 
     def work() -> None:
@@ -64,12 +65,11 @@ def decisions(buckets: int, batch: int = _BATCH) -> float:
 
 def rows() -> Iterator[tuple[str, float, str]]:
     """What was measured, its rate, and what to compare it with."""
-    floor = bare_dict_updates()
-    yield "bare dict update, two numbers", floor, "floor"
-    first = decisions(10)
-    yield "memory store, 10 buckets", first, f"{first / floor:.0%} of the floor"
-    for buckets in (10_000, 1_000_000):
-        rate = decisions(buckets)
-        yield f"memory store, {buckets:,} buckets", rate, f"{rate / first:.0%} of 10 buckets"
-    single = decisions(10, batch=1)
-    yield "memory store, one at a time", single, f"{single / first:.0%} of a batch of {_BATCH}"
+    for what, measure in (("dict update", dict_updates), ("memory store", decisions)):
+        first = measure(_SIZES[0])
+        yield f"{what}, {_SIZES[0]} buckets", first, "one core; the floor is a dict update"
+        for size in _SIZES[1:]:
+            rate = measure(size)
+            yield f"{what}, {size:,} buckets", rate, f"{rate / first:.0%} of {_SIZES[0]}"
+    single = decisions(_SIZES[0], batch=1)
+    yield "memory store, one at a time", single, f"{single / first:.0%} of {_BATCH} at a time"
