@@ -264,3 +264,12 @@ def test_bad_settings_are_refused_before_anything_is_served(tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{config}:4: policies[0].limits.tokens: expected ")
+
+
+def test_thousands_of_calls_in_the_same_instant_are_all_answered() -> None:
+    """gRPC alone refuses calls at random once a thousand wait to be picked up."""
+    with serving() as server, grpc.insecure_channel(server.address) as channel:
+        stub = RateLimitServiceStub(channel)
+        request = AcquireRequest(model="gpt-4o", tokens=1)
+        answers = [stub.Acquire.future(request, timeout=60) for _ in range(5000)]
+        assert {answer.code() for answer in answers} == {grpc.StatusCode.OK}
