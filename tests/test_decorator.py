@@ -2,9 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
+from unittest.mock import AsyncMock
 
+import openai
 import pytest
 
 from openlimit import ChatRateLimiter
@@ -115,6 +117,76 @@ def test_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
     limited()
     assert limited(temperature=1) == {"model": "gpt-4", "messages": MESSAGES, "temperature": 1}
     assert timeline.slept == [1]
+
+
+def test_positional_arguments_of_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+    """They are counted by the names they have in the function."""
+
+    def call(messages: Any, model: str, temperature: int = 0) -> Any:
+        return messages, model, temperature
+
+    limited = limiter.is_limited()(functools.partial(call, MESSAGES, temperature=1))
+    assert limited("gpt-4") == (MESSAGES, "gpt-4", 1)
+    assert limited("gpt-4", temperature=2) == (MESSAGES, "gpt-4", 2)
+    assert timeline.slept == [1]
+
+
+async def _create(**params: Any) -> str:
+    return str(params["model"])
+
+
+@functools.wraps(_create)
+def _wrapping(**params: Any) -> Any:
+    return _create(**params)
+
+
+class _Callable:
+    async def __call__(self, **params: Any) -> str:
+        return await _create(**params)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _wrapping,
+        _Callable(),
+        staticmethod(_create),
+        functools.partial(_wrapping, temperature=1),
+        AsyncMock(return_value="gpt-4"),
+        openai.AsyncOpenAI(api_key="none").chat.completions.create,
+    ],
+    ids=["wraps", "object", "staticmethod", "partial", "mock", "openai"],
+)
+async def test_what_is_a_coroutine_function_inside(
+    limiter: ChatRateLimiter, timeline: Timeline, function: Any
+) -> None:
+    """An SDK's create is a plain function around one; it must not block the loop."""
+    limited = limiter.is_limited()(function)
+    assert inspect.iscoroutinefunction(limited)
+    if "openai" not in getattr(function, "__module__", ""):
+        assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
+        assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
+        assert timeline.slept == [1]
+
+
+async def test_sending_and_throwing_into_an_asynchronous_generator(
+    limiter: ChatRateLimiter,
+) -> None:
+    """What its reader sends or throws reaches the function."""
+
+    @limiter.is_limited()
+    async def stream(messages: Any, model: str) -> AsyncGenerator[Any, Any]:
+        try:
+            got = yield 1
+            yield got
+        except ValueError as error:
+            yield str(error)
+
+    items = stream(MESSAGES, "gpt-4")
+    assert [await anext(items), await items.asend("sent")] == [1, "sent"]
+    assert await items.athrow(ValueError("thrown")) == "thrown"
+    with pytest.raises(StopAsyncIteration):
+        await anext(items)
 
 
 def test_wrong_arguments_charge_nothing(limiter: ChatRateLimiter, timeline: Timeline) -> None:

@@ -15,15 +15,15 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
     """The function, each call of which waits for ``limit(**its arguments)`` first.
 
     Positional and default arguments are named as the function's signature names them. What the
-    function is (coroutine function, generator, asynchronous generator) it stays; generators
-    wait when their first item is asked for.
+    function is (coroutine function, generator, asynchronous generator) it stays, and one that
+    wraps another (``functools.wraps``, partials, objects that are called) is what that one is;
+    generators wait when their first item is asked for.
     """
-    signature = inspect.signature(function)
-
-    fixed = function.keywords if isinstance(function, partial) else {}
+    fixed = function if isinstance(function, partial) else partial(function)
+    signature = inspect.signature(fixed.func)
 
     def reservation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reservation:
-        return limit(**fixed | _params(signature.bind(*args, **kwargs)))
+        return limit(**_params(signature.bind(*fixed.args, *args, **fixed.keywords | kwargs)))
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -40,20 +40,60 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
         with reservation(args, kwargs):
             return (yield from function(*args, **kwargs))
 
-    @wraps(function)
-    async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with reservation(args, kwargs), aclosing(function(*args, **kwargs)) as items:
-            async for item in items:
-                yield item
-
     for is_kind, wrapper in (
-        (inspect.isasyncgenfunction, async_generator),
+        (inspect.isasyncgenfunction, _async_generator(reservation, function)),
         (inspect.iscoroutinefunction, coroutine),
         (inspect.isgeneratorfunction, generator),
     ):
-        if is_kind(function):
+        if any(map(is_kind, _wrapped(function))):
             return cast(F, wrapper)
     return cast(F, call)
+
+
+def _async_generator(
+    reservation: Callable[[tuple[Any, ...], dict[str, Any]], Reservation],
+    function: Callable[..., Any],
+) -> Callable[..., AsyncIterator[Any]]:
+    """What ``yield from`` does for generators: sent values and exceptions reach the function."""
+
+    @wraps(function)
+    async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async with reservation(args, kwargs), aclosing(function(*args, **kwargs)) as items:
+            step = anext(items)
+            while True:
+                try:
+                    item = await step
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = items.asend((yield item))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step = items.athrow(error)
+
+    return async_generator
+
+
+def _wrapped(function: Any) -> list[Any]:
+    """The function and what it wraps, from the outside in.
+
+    An SDK's ``create`` may be a plain function around a coroutine function, and only says so here.
+    """
+    found = [function]
+    while len(found) < 100:  # whatever a hostile __getattr__ makes up
+        called = function if inspect.isroutine(function) else type(function).__call__
+        inner = (
+            getattr(function, "__wrapped__", None)
+            or getattr(function, "__func__", None)
+            or (function.func if isinstance(function, partial) else None)
+            or (called if inspect.isfunction(called) and called is not function else None)
+        )
+        if inner is None or inspect.isclass(function):
+            break
+        function = inner
+        found.append(function)
+    return found
 
 
 def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
