@@ -41,11 +41,12 @@ def test_the_seeds_signatures(kind: Any, token_limit: int) -> None:
     assert f"3500 requests and {token_limit:g} tokens a minute" in repr(kind())
 
 
-@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
-def test_a_limit_that_is_none_is_refused_at_once(bad: float) -> None:
-    """Construction fails with the unit and the value."""
-    with pytest.raises(ValueError, match=f"requests limit must be above 0, not {bad}"):
-        ChatRateLimiter(request_limit=bad)
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "60", None])
+@pytest.mark.parametrize("field", ["request_limit", "token_limit", "bucket_size_in_seconds"])
+def test_a_limit_that_is_none_is_refused_at_once(field: str, bad: Any) -> None:
+    """Construction fails with the parameter and the value."""
+    with pytest.raises(InvalidRequest, match=f"{field}: must be a number above 0, not {bad!r}"):
+        ChatRateLimiter(**{field: bad})
 
 
 def test_with_waits_until_the_call_may_start(timeline: Timeline) -> None:

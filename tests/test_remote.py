@@ -8,9 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
+from google.rpc.status_pb2 import Status
 
 from openlimit import (
     CostExceedsLimit,
@@ -90,8 +93,9 @@ def test_limiters_share_what_the_server_holds(server: ServerProcess) -> None:
         ({"model": "other"}, UnknownModel, {"model": "other"}),
         ({}, InvalidRequest, {"field": "model"}),
         ({"model": "x" * 257}, InvalidRequest, {"field": "model"}),
-        ({"model": 5}, InvalidRequest, {"field": "request"}),
-        ({"model": "\ud800"}, InvalidRequest, {"field": "request"}),
+        ({"model": 5}, InvalidRequest, {"field": "model"}),
+        ({"model": "\ud800"}, InvalidRequest, {"field": "model"}),
+        ({"model": "é" * 129}, InvalidRequest, {"field": "model"}),
         (
             {"model": "m", "tokens": 6001},
             CostExceedsLimit,
@@ -138,6 +142,10 @@ def test_max_wait(server: ServerProcess, limiter: RemoteLimiter) -> None:
         ("timeout", float("inf")),
         ("timeout", float("nan")),
         ("on_unavailable", "ignore"),
+        ("timeout", "5"),
+        ("timeout", None),
+        ("max_wait", "5"),
+        ("address", None),
     ],
 )
 def test_bad_options_are_refused_at_once(option: str, value: Any) -> None:
@@ -320,3 +328,91 @@ def test_nothing_is_connected_before_the_first_call() -> None:
     """Constructing, showing and closing a limiter need no server."""
     with RemoteLimiter(DEAD, key="k") as limiter:
         assert repr(limiter) == f"<RemoteLimiter at {DEAD}>"
+
+
+async def test_closing_lets_a_call_under_way_end(limiter: RemoteLimiter) -> None:
+    """A caller whose question is out when the limiter is closed gets its answer."""
+    await limiter.wait_for_capacity(1, model="fast")
+    calls = [asyncio.create_task(limiter.wait_for_capacity(1, model="fast")) for _ in range(50)]
+    await asyncio.sleep(0)
+    await limiter.aclose()
+    await asyncio.gather(*calls)
+
+
+async def test_sleepers_that_outlive_their_limiter_give_back(server: ServerProcess) -> None:
+    """A task group around the limiter cancels its callers when the limiter is closed already."""
+    limiter = RemoteLimiter(server.address)
+    await limiter.wait_for_capacity(6000, model="m-outlive")
+
+    async def fail_among_sleepers() -> None:
+        async with asyncio.TaskGroup() as group, limiter:
+            for _ in range(10):
+                group.create_task(limiter.wait_for_capacity(6000, model="m-outlive"))
+            await asyncio.sleep(0.1)
+            raise ValueError("enough")
+
+    with pytest.raises(ExceptionGroup):
+        await fail_among_sleepers()
+    for _ in range(100):
+        wait = await asyncio.to_thread(wait_of, limiter, "m-outlive", 1)
+        if wait < 60 and not limiter._buckets._connections:
+            break
+        await asyncio.sleep(0.02)
+    assert 50 < wait < 60
+    assert not limiter._buckets._connections
+
+
+class _Refusing(grpc.GenericRpcHandler):
+    """A real server that answers every call with one status."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    trailers: tuple[tuple[str, bytes], ...] = ()
+
+    def service(self, handler_call_details: Any) -> Any:
+        def refuse(request: bytes, context: Any) -> None:
+            context.set_trailing_metadata(self.trailers)
+            context.abort(self.code, "message")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[_Refusing, str]]:
+    handler = _Refusing()
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield handler, f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_allow_is_for_outages_only(refusing: tuple[_Refusing, str]) -> None:
+    """Calls go on without a server that is away, not without one that refuses the client."""
+    handler, address = refusing
+    outages = {"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
+    outages |= {"INTERNAL", "UNAVAILABLE"}
+    with RemoteLimiter(address, on_unavailable="allow") as limiter:
+        for handler.code in set(grpc.StatusCode) - {grpc.StatusCode.OK}:
+            if handler.code.name in outages:
+                limiter.wait_for_capacity_sync(1, model="m")
+                continue
+            with pytest.raises(InvalidRequest, match=handler.code.name) as caught:
+                limiter.wait_for_capacity_sync(1, model="m")
+            refused = handler.code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+            assert caught.value.field == ("credentials" if refused else "address")
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff\xff\xff",
+        Status(code=14, message="another").SerializeToString(),
+        Status(code=8, message="message").SerializeToString(),
+    ],
+)
+def test_details_that_are_garbage(refusing: tuple[_Refusing, str], details: bytes) -> None:
+    """The status itself counts where its details cannot be read."""
+    handler, address = refusing
+    handler.trailers = (("grpc-status-details-bin", details),)
+    with RemoteLimiter(address) as limiter, pytest.raises(LimiterUnavailable, match="message"):
+        limiter.wait_for_capacity_sync(1, model="m")

@@ -18,7 +18,7 @@ from openlimit.remote import RemoteBuckets
 from openlimit.reservation import Reservation
 from openlimit.stores import Demand, Store
 from openlimit.stores.memory import MemoryStore
-from openlimit.token_counting import count_tokens
+from openlimit.token_counting import count_tokens, whole_number
 from openlimit.wire import Call
 
 _log = logging.getLogger(__name__)
@@ -56,9 +56,10 @@ class RateLimiter(ABC):
         self._reservation(model, num_tokens).__enter__()
 
     def _reservation(self, model: str | None, tokens: int) -> Reservation:
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**63:
+        number = whole_number(tokens)
+        if number is None or not 0 <= number < 2**63:
             raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
-        return Reservation(self, model or "", {"requests": 1, "tokens": tokens})
+        return Reservation(self, model or "", {"requests": 1, "tokens": number})
 
     @abstractmethod
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
@@ -84,6 +85,13 @@ class _LocalLimiter(RateLimiter):
         store: Store,
         bucket_key: str,
     ) -> None:
+        for name, value in (
+            ("request_limit", request_limit),
+            ("token_limit", token_limit),
+            ("bucket_size_in_seconds", bucket_size_in_seconds),
+        ):
+            if not (isinstance(value, int | float) and 0 < value < inf):
+                raise InvalidRequest(name, f"must be a number above 0, not {value!r}")
         self._limits = (
             Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
             Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
@@ -186,10 +194,12 @@ class RemoteLimiter(RateLimiter):
         credentials: grpc.ChannelCredentials | None = None,
         on_unavailable: Literal["raise", "allow"] = "raise",
     ) -> None:
-        if max_wait is not None and not max_wait >= 0:
-            raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait}")
-        if not 0 < timeout < inf:
-            raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout}")
+        if not isinstance(address, str) or not address:
+            raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
+        if max_wait is not None and not (isinstance(max_wait, int | float) and max_wait >= 0):
+            raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait!r}")
+        if not (isinstance(timeout, int | float) and 0 < timeout < inf):
+            raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout!r}")
         if on_unavailable not in ("raise", "allow"):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         self._address = address

@@ -7,16 +7,17 @@ event loop, and calls through this one are as fast.
 import asyncio
 import os
 from contextlib import suppress
-from threading import Condition
+from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from openlimit import wire
 from openlimit.leaky_bucket import Decision
-from openlimit.v1.rate_limit_pb2 import AcquireResponse, CancelRequest
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, CancelRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 _OPTIONS = [
@@ -56,19 +57,17 @@ class RemoteBuckets:
 
     def reserve(self, call: wire.Call) -> Decision:
         """Ask the server; blocks for the timeout at most."""
-        connection = self._connection()
-        answer = connection.acquire(call)
+        connection, answer = self._ask(call)
         try:
             answer.code()  # returns when the call has ended
+            return self._decision(answer)
         except BaseException:
             connection.abandon(answer)
             raise
-        return self._decision(answer)
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
-        connection = self._connection()
-        answer = connection.acquire(call)
+        connection, answer = self._ask(call)
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
 
@@ -83,25 +82,37 @@ class RemoteBuckets:
         answer.add_done_callback(wake_from_thread)
         try:
             await arrived
+            return self._decision(answer)
         except BaseException:
             connection.abandon(answer)
             raise
-        return self._decision(answer)
 
     def cancel(self, reservation_id: str) -> None:
-        """Give a reservation back in the background; neither blocks nor raises."""
-        if not self._closed:
-            self._connection().cancel(reservation_id)
+        """Give a reservation back in the background; neither blocks nor raises.
+
+        Also once closed, for callers that still slept then: the connection that this needs
+        closes by itself.
+        """
+        while not self._connection().cancel(reservation_id):
+            pass  # another thread hung up in between
+        if self._closed:
+            Thread(target=self.close, daemon=True).start()
 
     def close(self) -> None:
-        """Finish giving back, for the timeout at most, and close this process's connection."""
+        """Let the calls under way end, for the timeout at most, and hang up in this process."""
         self._closed = True
         if connection := self._connections.pop(os.getpid(), None):
             connection.close()
 
+    def _ask(self, call: wire.Call) -> "tuple[_Connection, _Answer]":
+        request = wire.acquire_request(call)
+        while not self._closed:
+            connection = self._connection()
+            if answer := connection.acquire(request):
+                return connection, answer
+        raise _closed()
+
     def _connection(self) -> "_Connection":
-        if self._closed:
-            raise RuntimeError("this limiter was closed; create a new one")
         pid = os.getpid()
         found = self._connections.get(pid)
         if found is None:
@@ -115,14 +126,22 @@ class RemoteBuckets:
         code = answer.code()
         if code is grpc.StatusCode.OK:
             return wire.read_response(answer.result())
-        status = rpc_status.from_call(answer)
+        if code is grpc.StatusCode.CANCELLED and self._closed:
+            raise _closed()
+        status = None
+        with suppress(ValueError, DecodeError):  # trailers that belong to no such status
+            status = rpc_status.from_call(answer)
         if status is None:  # from gRPC itself or a proxy, not from the service
             status = Status(code=code.value[0], message=answer.details() or "")
         raise wire.error_of(status, self._address) from answer.exception()
 
 
+def _closed() -> RuntimeError:
+    return RuntimeError("this limiter was closed; create a new one")
+
+
 class _Connection:
-    """A channel of one process, and the cancellations under way on it."""
+    """A channel of one process, and the calls under way on it."""
 
     def __init__(
         self, address: str, timeout: float, credentials: grpc.ChannelCredentials | None
@@ -133,42 +152,60 @@ class _Connection:
         else:
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
         self._stub = RateLimitServiceStub(self._channel)
-        self._giving_back = 0
+        self._under_way = 0
+        self._hung_up = False
         self._changed = Condition()
 
-    def acquire(self, call: wire.Call) -> "_Answer":
-        """Send the call; the answer is a future."""
-        return self._stub.Acquire.future(wire.acquire_request(call), timeout=self._timeout)
+    def acquire(self, request: AcquireRequest) -> "_Answer | None":
+        """Send the request; the answer is a future, None where this connection has ended."""
+        if not self._begin():
+            return None
+        try:
+            answer = self._stub.Acquire.future(request, timeout=self._timeout)
+        except BaseException:
+            self._end()
+            raise
+        answer.add_done_callback(self._end)
+        return answer
 
     def abandon(self, answer: "_Answer") -> None:
         """Nobody waits for this answer any more: give back what it grants, once it is here."""
-        self._count(1)
 
         def give_back(_: object) -> None:
             if answer.code() is grpc.StatusCode.OK:
                 self.cancel(answer.result().reservation_id)
-            self._count(-1)
+            self._end()
 
-        answer.add_done_callback(give_back)
+        if self._begin():
+            answer.add_done_callback(give_back)
 
-    def cancel(self, reservation_id: str) -> None:
-        """Give a reservation back in the background."""
-        self._count(1)
-        request = CancelRequest(reservation_id=reservation_id)
+    def cancel(self, reservation_id: str) -> bool:
+        """Give a reservation back in the background; False where this connection has ended."""
+        if not self._begin():
+            return False
         try:
+            request = CancelRequest(reservation_id=reservation_id)
             answer = self._stub.Cancel.future(request, timeout=self._timeout)
-        except ValueError:  # the channel was closed meanwhile
-            self._count(-1)
-        else:
-            answer.add_done_callback(lambda _: self._count(-1))
+        except BaseException:
+            self._end()
+            raise
+        answer.add_done_callback(self._end)
+        return True
 
     def close(self) -> None:
-        """Wait for the cancellations under way, for the timeout at most, then hang up."""
+        """Wait for the calls under way, for the timeout at most, then hang up."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._giving_back, self._timeout)
+            self._changed.wait_for(lambda: not self._under_way, self._timeout)
+            self._hung_up = True
         self._channel.close()
 
-    def _count(self, change: int) -> None:
+    def _begin(self) -> bool:
         with self._changed:
-            self._giving_back += change
-            self._changed.notify_all()
+            self._under_way += not self._hung_up
+            return not self._hung_up
+
+    def _end(self, _: object = None) -> None:
+        with self._changed:
+            self._under_way -= 1
+            if not self._under_way:
+                self._changed.notify_all()

@@ -52,25 +52,29 @@ class Reservation:
         return f"<Reservation of {dict(self.costs)} for {self.model!r}, {state}>"
 
     def __enter__(self) -> Self:
-        decision = self._reserver.reserve(self.model, self.costs)
-        start = self._start(decision)
+        decision = None
         try:
+            decision = self._reserver.reserve(self.model, self.costs)
+            start = self._start(decision)
             while (left := start - time.monotonic()) > 0:
                 time.sleep(left)
         except BaseException:
-            self._reserver.cancel(decision)
+            if decision is not None:
+                self._reserver.cancel(decision)
             raise
         return self
 
     async def __aenter__(self) -> Self:
-        decision = await self._reserver.areserve(self.model, self.costs)
-        start = self._start(decision)
+        decision = None
         try:
+            decision = await self._reserver.areserve(self.model, self.costs)
+            start = self._start(decision)
             # Once is the rule; some event loops' timers wake a little too early.
             while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                 await asyncio.sleep(left)
         except BaseException:
-            self._reserver.cancel(decision)
+            if decision is not None:
+                self._reserver.cancel(decision)
             raise
         return self
 

@@ -6,11 +6,11 @@ table is in the comments of protos/openlimit/v1/rate_limit.proto.
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -31,6 +31,11 @@ MAX_NAME = 256
 MAX_UNITS = 16
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
+# Statuses of a server or a network that is down, overloaded or restarting.
+_OUTAGES = {
+    *(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED),
+    *(Code.CANCELLED, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN),
+}
 _UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _M = TypeVar("_M", bound=Message)
 
@@ -47,7 +52,9 @@ class Call(NamedTuple):
 
 
 def acquire_request(call: Call) -> AcquireRequest:
-    """The message for a call."""
+    """The message for a call; raises InvalidRequest for what the server would refuse."""
+    _require_name("model", call.model)
+    _require_name("key", call.key)
     units = {unit: cost for unit, cost in call.costs.items() if unit != "tokens"}
     if units["requests"] == 1:
         del units["requests"]
@@ -69,11 +76,8 @@ def acquire_request(call: Call) -> AcquireRequest:
 def read_request(request: AcquireRequest) -> Call:
     """The call of a message; raises InvalidRequest for a field that is missing or malformed."""
     model, key, tokens = request.model, request.key, request.tokens
-    if not model:
-        raise InvalidRequest("model", "is required, such as gpt-4o")
-    if len(model) > MAX_NAME or len(key) > MAX_NAME:
-        field, length = ("model", len(model)) if len(model) > MAX_NAME else ("key", len(key))
-        raise InvalidRequest(field, f"must have at most {MAX_NAME} characters, not {length}")
+    _require_name("model", model)
+    _require_name("key", key)
     if tokens < 0:
         raise InvalidRequest("tokens", f"must not be negative, not {tokens}")
     costs = {"requests": 1, "tokens": tokens}
@@ -83,6 +87,19 @@ def read_request(request: AcquireRequest) -> Call:
     if request.HasField("max_wait"):
         max_wait = _read_duration("max_wait", request.max_wait)
     return Call(model, key, costs, max_wait)
+
+
+def _require_name(field: Literal["model", "key"], name: object) -> None:
+    if not isinstance(name, str):
+        raise InvalidRequest(field, f"must be a text, not {name!r}")
+    if not name and field == "model":
+        raise InvalidRequest("model", "is required by the server, such as model='gpt-4o'")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(field, f"cannot be sent: {error}") from error
+    if size > MAX_NAME:
+        raise InvalidRequest(field, f"must have at most {MAX_NAME} bytes, not {size}")
 
 
 def _read_units(units: Mapping[str, int]) -> dict[str, int]:
@@ -170,7 +187,28 @@ def _info(reason: str, **metadata: str) -> Message:
 
 
 def error_of(status: Status, address: str) -> OpenLimitError:
-    """The error that a status stands for, which came from the server at this address."""
+    """The error that a status stands for, which came from the server at this address.
+
+    What the service did not say itself (gRPC, a proxy, another service, garbage) is an outage
+    where asking later can help; else the parameter is named that has to change.
+    """
+    try:
+        error = _declared_error(status)
+    except (ValueError, LookupError, DecodeError):  # its details are not what its reason promises
+        error = None
+    if error is not None:
+        return error
+    code = Code.Name(status.code) if status.code in Code.values() else str(status.code)
+    said = f"{code}: {status.message}"
+    if status.code in _OUTAGES:
+        return LimiterUnavailable(address, said)
+    if status.code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
+        return InvalidRequest("credentials", f"{address} refuses them: {said}")
+    return InvalidRequest("address", f"at {address} is no openlimit server for this client: {said}")
+
+
+def _declared_error(status: Status) -> OpenLimitError | None:
+    """The error that the details declare."""
     info = _detail(status, ErrorInfo())
     match info.reason if info.domain == DOMAIN else "":
         case "UNKNOWN_MODEL":
@@ -186,8 +224,7 @@ def error_of(status: Status, address: str) -> OpenLimitError:
             wait = microseconds(retry.retry_delay) / SECOND
             return WaitTooLong(wait, info.metadata["limited_by"])
         case _:
-            code = Code.Name(status.code)
-            return LimiterUnavailable(address, f"{code}: {status.message}")
+            return None
 
 
 def _detail(status: Status, kind: _M) -> _M:
