@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypeGuard
+from typing import Any, SupportsIndex, TypeGuard
 
 from openlimit.encodings import base_model, count_text, encoding_name
 from openlimit.errors import InvalidRequest
@@ -102,8 +102,8 @@ class PromptCounter:
         if isinstance(value, str):
             return self.text(value)
         if not is_list(value):
-            return 0
-        return sum(1 if isinstance(item, int) else self.texts(item) for item in value)
+            return self.content(value)
+        return sum(1 if isinstance(item, SupportsIndex) else self.texts(item) for item in value)
 
     def conversation(self, messages: Sequence[object]) -> int:
         """Messages or items, and the beginning of the reply."""
@@ -126,6 +126,8 @@ class PromptCounter:
             return self.text(content)
         if is_list(content):
             return sum(map(self.content, content))
+        if isinstance(content, bytes | bytearray):
+            raise InvalidRequest("params", "bytes cannot be sent as JSON; decode them to a text")
         part = plain(content)
         return self._part(part) if isinstance(part, Mapping) else 0
 

@@ -5,12 +5,13 @@ counted in prompt_tokens.py, text in encodings.py, images in image_tokens.py.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["count_tokens"]
+__all__ = ["count_tokens", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -35,14 +36,15 @@ def count_tokens(params: Mapping[str, Any]) -> int:
     first count in an encoding loads it, about 0.3 s, or looks for it on the network, a few
     seconds at most and once per process: see encodings.py.
 
-    Raises InvalidRequest only where the API would refuse the call as well: ``messages`` is not
-    a list, or a value cannot be written as JSON.
+    Raises InvalidRequest where the API would refuse the call as well (``messages`` is not a list,
+    a maximum is no whole number, a value cannot be written as JSON), and for an iterator, which
+    counting would use up.
     """
     given = {name: value for name, value in params.items() if not _is_absent(value)}
     counter = PromptCounter(given.get("model"))
     try:
         if "messages" in given:
-            return _chat_input(counter, given) + _output(given) * _whole(given.get("n"), 1)
+            return _chat_input(counter, given) + _output(given) * _positive(given, "n", 1)
         if "prompt" in given and not isinstance(given["prompt"], Mapping):
             return _completion_input(counter, given) + _output(given) * _completions(given)
         if _is_embedding(given):
@@ -91,9 +93,12 @@ def _response_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
 
 def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
     """What chat completions and responses have in common: tools, and the format of the answer."""
-    tools = [
-        tool for name in ("tools", "functions") if is_list(given.get(name)) for tool in given[name]
-    ]
+    tools = []
+    for name in ("tools", "functions"):
+        if name in given:
+            if not is_list(given[name]):
+                raise InvalidRequest(name, f"expected a list, got {type(given[name]).__name__}")
+            tools += given[name]
     formats = (
         plain(given.get(name))
         for name in ("tool_choice", "function_call", "response_format", "text", "text_format")
@@ -104,20 +109,32 @@ def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
 
 
 def _output(given: Mapping[str, Any]) -> int:
-    maxima = (_whole(given.get(name), 0) for name in _MAXIMA)
+    maxima = (_positive(given, name, 0) for name in _MAXIMA)
     return next(filter(None, maxima), _DEFAULT_OUTPUT)
 
 
 def _completions(given: Mapping[str, Any]) -> int:
     """How many completions are written: `n`, or the `best_of` to choose from, for each prompt."""
     prompt = given["prompt"]
-    several = is_list(prompt) and len(prompt) > 0 and not isinstance(prompt[0], int)
-    each = max(_whole(given.get("n"), 1), _whole(given.get("best_of"), 1))
+    several = is_list(prompt) and len(prompt) > 0 and whole_number(prompt[0]) is None
+    each = max(_positive(given, "n", 1), _positive(given, "best_of", 1))
     return each * (len(prompt) if several else 1)
 
 
-def _whole(value: object, default: int) -> int:
-    """The value if it is a positive integer, else the default."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    return default
+def _positive(given: Mapping[str, Any], name: str, default: int) -> int:
+    """The parameter if it is a positive integer, the default if it is absent or 0 or less."""
+    if name not in given:
+        return default
+    number = whole_number(given[name])
+    if number is None:
+        raise InvalidRequest(name, f"must be a whole number, not {given[name]!r}")
+    return number if number > 0 else default
+
+
+def whole_number(value: object) -> int | None:
+    """The value as an int: one of Python's or NumPy's, or a float without fraction; else None."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    return index(value)
