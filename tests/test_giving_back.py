@@ -202,3 +202,15 @@ def test_observing_raises_the_level_and_never_lowers_it() -> None:
     bucket.observe("tokens", 9, now=0)
     assert bucket.levels == [0.0, 6.0]
     assert reserve(bucket, (1, 10), 0) == 0.6 * SECOND
+
+
+def test_a_later_cancel_does_not_undo_an_earlier_one() -> None:
+    """What was given back behind the queue's last reservation stays so when that is cancelled."""
+    waits = []
+    for order in ("AC", "CA", "A"):
+        bucket = Bucket([Limit.per("tokens", 60, 60, 60)])
+        for name, cost in {"full": 60, "A": 50, "B": 1, "C": 1}.items():
+            bucket.reserve([cost], 0, inf, name)
+        assert all(bucket.cancel(name, 0) for name in order)
+        waits.append(reserve(bucket, (10,), 0) / SECOND)
+    assert waits[0] == waits[1] == waits[2] - 1

@@ -84,7 +84,10 @@ class _Pending(NamedTuple):
     levels: list[float]
     limited_by: str
     version: int
-    cancelled: bool
+    credit: list[float]
+    """What was given back while this one was the latest, by limit."""
+    given_back: list[float] | None = None
+    """What cancelling it gave back; None while it holds."""
 
 
 class Bucket:
@@ -141,6 +144,8 @@ class Bucket:
             return WaitTooLong(wait / SECOND, limited_by)
         if wait:
             self._remember(reservation_id, start, costs, now)
+        else:
+            self._pending = None  # whatever was has started
         if start > base:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
@@ -155,23 +160,50 @@ class Bucket:
         were told stay as they are; behind those, what the cost still adds to the level is given
         back: cost - rate * (at - start).
         """
-        entry = self._pending.get(reservation_id) if self._pending else None
-        if not self._pending or entry is None or entry.cancelled or entry.start <= now:
+        pending = self._pending
+        entry = pending.get(reservation_id) if pending else None
+        if not pending or entry is None or entry.given_back or entry.start <= now:
             return False
-        self._pending[reservation_id] = entry._replace(cancelled=True)
         since = self.at - entry.start
-        self.levels = [
-            max(0.0, level - max(0.0, cost - limit.rate * since))
+        given_back = [
+            min(level, max(0.0, cost - limit.rate * since))
             for limit, cost, level in zip(self.limits, entry.costs, self.levels, strict=True)
         ]
-        while self._pending:
-            reservation_id, last = self._pending.popitem()
-            if not last.cancelled or last.version != self._version:
-                self._pending[reservation_id] = last
-                break
-            self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
-            self._version -= 1
+        self.levels = _less(self.levels, given_back)
+        pending[reservation_id] = entry._replace(given_back=given_back)
+        self._pop_cancelled(pending, given_back)
         return True
+
+    def _pop_cancelled(self, pending: OrderedDict[str, _Pending], credit: list[float]) -> None:
+        """Go back to before the latest reservations as far as they are cancelled.
+
+        ``credit`` was given back meanwhile, and must not be charged again on the way.
+        """
+        while pending:
+            reservation_id, last = pending.popitem()
+            if last.version != self._version:
+                pending[reservation_id] = last
+                return
+            credit = [old + new for old, new in zip(last.credit, credit, strict=True)]
+            if last.given_back is None:
+                pending[reservation_id] = last._replace(credit=credit)
+                return
+            credit = _less(credit, last.given_back)
+            self.at, self.limited_by = last.at, last.limited_by
+            self.levels = _less(last.levels, credit)
+            self._version -= 1
+
+    def relimit(self, limits: Sequence[Limit]) -> None:
+        """Go on with other limits: the level of each unit stays what it is, in units."""
+        units = [limit.unit for limit in limits]
+        before = [limit.unit for limit in self.limits]
+        if units != before:
+            level = dict(zip(before, self.levels, strict=True))
+            self.levels = [level.get(unit, 0.0) for unit in units]
+            self.limited_by = self.limited_by if self.limited_by in units else ""
+            self._pending = None  # its costs and levels are those of other units
+            self._version += 1
+        self.limits = limits
 
     def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
         """Replace what a started call reserved by what it really cost."""
@@ -222,6 +254,11 @@ class Bucket:
         pending = self._pending
         while pending and next(iter(pending.values())).start <= now:
             pending.popitem(last=False)
+        nothing = [0.0] * len(costs)
         pending[reservation_id] = _Pending(
-            start, costs, self.at, self.levels, self.limited_by, self._version, False
+            start, costs, self.at, self.levels, self.limited_by, self._version, nothing
         )
+
+
+def _less(levels: Sequence[float], amounts: Sequence[float]) -> list[float]:
+    return [max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)]

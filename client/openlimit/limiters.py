@@ -16,7 +16,7 @@ from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision, Limit
 from openlimit.remote import RemoteBuckets
 from openlimit.reservation import Reservation
-from openlimit.stores import Demand, Store
+from openlimit.stores import Demand, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
 from openlimit.token_counting import count_tokens, whole_number
 from openlimit.wire import Call
@@ -119,7 +119,7 @@ class _LocalLimiter(RateLimiter):
         return outcome
 
     def cancel(self, decision: Decision) -> None:
-        self._store.cancel(self._bucket, decision.reservation_id)
+        self._store.give_back(Withdrawal(self._bucket, self._limits, decision.reservation_id))
 
     def _demand(self, costs: Mapping[str, int]) -> Demand:
         charges = [costs[limit.unit] for limit in self._limits]

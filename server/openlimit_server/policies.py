@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from openlimit.errors import InvalidRequest, UnknownModel
 from openlimit.leaky_bucket import SECOND, Decision, Limit
-from openlimit.stores import Demand, Store
+from openlimit.stores import AsyncStore, Demand, Withdrawal
 from openlimit.wire import Call
 from openlimit_server.settings import PolicySettings
 
@@ -30,8 +30,9 @@ class _Policy(NamedTuple):
 class Policies:
     """The server's rules over one store. The first policy that covers a model decides its calls."""
 
-    def __init__(self, settings: Iterable[PolicySettings], store: Store) -> None:
+    def __init__(self, settings: Iterable[PolicySettings], store: AsyncStore) -> None:
         self._policies = [_policy(each) for each in settings]
+        self._by_name = {policy.name: policy for policy in self._policies}
         self._store = store
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
@@ -54,7 +55,11 @@ class Policies:
         match = _RESERVATION_ID.fullmatch(reservation_id)
         if not match:
             raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-        return await self._store.acancel(match[1], reservation_id)
+        bucket = match[1]
+        policy = self._by_name.get(bucket.partition(":")[0])
+        if policy is None:  # no longer configured
+            return False
+        return await self._store.acancel(Withdrawal(bucket, policy.limits, reservation_id))
 
     def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
         for policy in self._policies:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
-from openlimit.stores import Demand, Outcome, Store
+from openlimit.stores import Demand, Outcome, Store, Withdrawal
 from tests.clock import FakeClock
 from tests.scenes import SHORT_WAITS, Scene, scenes
 
@@ -22,6 +22,11 @@ def demand(
 ) -> Demand:
     """One of the usual limits, whose burst is 10 requests and 100 tokens."""
     return Demand(bucket, LIMITS, costs, max_wait, name)
+
+
+def withdrawal(bucket: str, name: str) -> Withdrawal:
+    """Of a reservation in one of those buckets."""
+    return Withdrawal(bucket, LIMITS, name)
 
 
 def waits(outcomes: Sequence[Outcome]) -> list[float]:
@@ -46,9 +51,9 @@ class StoreContract:
         store.reserve([demand(costs=(1, 100))])
         [outcome] = await store.areserve([demand(costs=(1, 100), name="x")])
         assert waits([outcome]) == [1]
-        assert await store.acancel("b", "x")
+        assert await store.acancel(withdrawal("b", "x"))
         assert waits(store.reserve([demand(costs=(1, 100), name="y")])) == [1]
-        assert store.cancel("b", "y")
+        assert store.cancel(withdrawal("b", "y"))
 
     def test_a_refusal_is_an_answer_of_its_own(self, store: Store) -> None:
         """A refused demand is returned among the others and charges nothing."""
@@ -76,14 +81,35 @@ class StoreContract:
     def test_cancelling(self, store: Store, clock: FakeClock) -> None:
         """A reservation is given back once, in its own bucket, until its start."""
         store.reserve([demand(costs=(1, 100), name=name) for name in ("now", "soon", "late")])
-        assert not store.cancel("b", "now")
-        assert not store.cancel("other", "late")
-        assert not store.cancel("b", "unknown")
-        assert store.cancel("b", "late")
-        assert not store.cancel("b", "late")
+        assert not store.cancel(withdrawal("b", "now"))
+        assert not store.cancel(withdrawal("other", "late"))
+        assert not store.cancel(withdrawal("b", "unknown"))
+        assert store.cancel(withdrawal("b", "late"))
+        assert not store.cancel(withdrawal("b", "late"))
         clock.advance(1)
-        assert not store.cancel("b", "soon")
+        assert not store.cancel(withdrawal("b", "soon"))
         assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+
+    def test_other_limits_keep_the_levels(self, store: Store) -> None:
+        """Where a policy's amounts change, what was poured stays poured, in units."""
+        store.reserve([demand(costs=(1, 100))])
+        half = (Limit.per("requests", 600, 60), Limit.per("tokens", 3000, 60))
+        [outcome] = store.reserve([demand(costs=(1, 50), name="a")._replace(limits=half)])
+        assert waits([outcome]) == [2]
+        assert store.cancel(withdrawal("b", "a")._replace(limits=half))
+        other = (Limit.per("images", 600, 60), *half[1:])
+        outcomes = store.reserve([demand(costs=(1, 50), name="c")._replace(limits=other)] * 2)
+        assert outcomes == [
+            Decision(2 * SECOND, "tokens", "c"),
+            Decision(3 * SECOND, "tokens", "c"),
+        ]
+
+    def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store) -> None:
+        """Starts that were handed out stay, though the limit that set them is gone."""
+        store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
+        assert not store.cancel(withdrawal("b", "b")._replace(limits=LIMITS[:1]))
+        [outcome] = store.reserve([demand(costs=(1,))._replace(limits=LIMITS[:1])])
+        assert outcome == Decision(SECOND, "", "")
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(scene=scenes(SHORT_WAITS))

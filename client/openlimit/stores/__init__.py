@@ -3,40 +3,64 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.errors import CostExceedsLimit, LimiterUnavailable, WaitTooLong
 from openlimit.leaky_bucket import Costs, Decision, Limit
+
+Limits = Sequence[Limit]
 
 
 class Demand(NamedTuple):
     """What a caller asks of a bucket."""
 
     bucket: str
-    limits: Sequence[Limit]
+    limits: Limits
+    """What the bucket is held to from now on; where they change, its levels stay, in units."""
     costs: Costs
     """One per limit, in the same order; not negative."""
     max_wait: float
     """Microseconds; ``inf`` for no bound."""
     reservation_id: str
-    """Names the reservation for ``cancel``; unique within the bucket."""
+    """Names the reservation, to withdraw it; unique within the bucket."""
 
 
-Outcome = Decision | CostExceedsLimit | WaitTooLong
+class Withdrawal(NamedTuple):
+    """Gives a reservation back that has not started."""
+
+    bucket: str
+    limits: Limits
+    reservation_id: str
 
 
-class Store(Protocol):
-    """Bucket state; its clock is the store's own. Safe under threads and event loops at once.
+Outcome = Decision | CostExceedsLimit | WaitTooLong | LimiterUnavailable
 
-    ``reserve`` and ``cancel`` may block on I/O; their async faces never block the loop.
+
+class AsyncStore(Protocol):
+    """Bucket state for the event loop it was made on; its clock is the store's own.
+
+    Nothing is raised for what can happen to one demand: refusals and outages are returned.
     """
 
-    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        """Decide the demands in order, each on its own; refusals are returned, not raised."""
-
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        """``reserve`` for event loops."""
+        """Decide the demands in order, each on its own. Cancelled, it gives back what it got."""
 
-    def cancel(self, bucket: str, reservation_id: str) -> bool:
-        """Give back a reservation that has not started; whether there was one to give back."""
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        """Whether there was something to give back; raises LimiterUnavailable in an outage."""
 
-    async def acancel(self, bucket: str, reservation_id: str) -> bool:
-        """``cancel`` for event loops."""
+    async def aclose(self) -> None:
+        """Finish what is under way and hang up."""
+
+
+class Store(AsyncStore, Protocol):
+    """Bucket state for threads and any number of event loops at once."""
+
+    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        """``areserve`` that blocks the thread."""
+
+    def cancel(self, withdrawal: Withdrawal) -> bool:
+        """``acancel`` that blocks the thread."""
+
+    def give_back(self, withdrawal: Withdrawal) -> None:
+        """``cancel`` in the background: neither blocks nor raises."""
+
+    def close(self) -> None:
+        """``aclose`` that blocks the thread."""

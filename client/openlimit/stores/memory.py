@@ -8,7 +8,7 @@ from threading import Lock
 from weakref import WeakSet
 
 from openlimit.leaky_bucket import Bucket
-from openlimit.stores import Demand, Outcome
+from openlimit.stores import Demand, Outcome, Withdrawal
 
 
 def _monotonic() -> int:
@@ -51,13 +51,25 @@ class MemoryStore:
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         return self.reserve(demands)
 
-    def cancel(self, bucket: str, reservation_id: str) -> bool:
+    def cancel(self, withdrawal: Withdrawal) -> bool:
         with self._lock:
-            held = self._buckets.get(bucket)
-            return held is not None and held.cancel(reservation_id, self._clock())
+            bucket = self._buckets.get(withdrawal.bucket)
+            if bucket is None:
+                return False
+            bucket.relimit(withdrawal.limits)
+            return bucket.cancel(withdrawal.reservation_id, self._clock())
 
-    async def acancel(self, bucket: str, reservation_id: str) -> bool:
-        return self.cancel(bucket, reservation_id)
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        return self.cancel(withdrawal)
+
+    def give_back(self, withdrawal: Withdrawal) -> None:
+        self.cancel(withdrawal)
+
+    def close(self) -> None:
+        """Nothing to do: the buckets stay."""
+
+    async def aclose(self) -> None:
+        """Nothing to do: the buckets stay."""
 
     def _decide(self, demand: Demand, now: float) -> Outcome:
         name, limits, costs, max_wait, reservation_id = demand
@@ -65,6 +77,8 @@ class MemoryStore:
             self._drop_idle(now)
         bucket = self._buckets.get(name)
         if bucket is not None:
+            if limits is not bucket.limits:
+                bucket.relimit(limits)
             return bucket.reserve(costs, now, max_wait, reservation_id)
         bucket = Bucket(limits)
         outcome = bucket.reserve(costs, now, max_wait, reservation_id)
