@@ -1,5 +1,7 @@
 """``@limiter.is_limited()`` on every kind of function."""
 
+import asyncio
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
@@ -9,11 +11,14 @@ from unittest.mock import AsyncMock
 import openai
 import pytest
 
+from examples.demo.provider import Provider
+from examples.demo.provider import serving as serving_provider
+from examples.demo.quota import Limits
 from openlimit import ChatRateLimiter
 from openlimit.token_counting import count_tokens
 from tests.timeline import Timeline
 
-MESSAGES = [{"role": "user", "content": "Hello!"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "Hello!"}]
 COST = count_tokens({"model": "gpt-4", "messages": MESSAGES})
 
 
@@ -162,11 +167,57 @@ async def test_what_is_a_coroutine_function_inside(
 ) -> None:
     """An SDK's create is a plain function around one; it must not block the loop."""
     limited = limiter.is_limited()(function)
-    assert inspect.iscoroutinefunction(limited)
-    if "openai" not in getattr(function, "__module__", ""):
+    if "openai" in getattr(function, "__module__", ""):
+        async with (
+            serving_provider(Provider(Limits(6000, 10**6, 60))) as api,
+            openai.AsyncOpenAI(api_key="none", base_url=f"{api}/v1") as client,
+        ):
+            limited = limiter.is_limited()(client.chat.completions.create)
+            await limited(model="gpt-4o", messages=MESSAGES)
+    else:
         assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
         assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
         assert timeline.slept == [1]
+
+
+def _stream(**params: Any) -> Generator[Any, Any, None]:
+    yield params["model"]
+
+
+async def _astream(**params: Any) -> AsyncGenerator[Any, Any]:
+    yield params["model"]
+
+
+@functools.wraps(_stream)
+def _collect(**params: Any) -> list[Any]:
+    return list(_stream(**params))
+
+
+@functools.wraps(_astream)
+async def _acollect(**params: Any) -> list[Any]:
+    return [item async for item in _astream(**params)]
+
+
+@functools.wraps(_create)
+def _run(**params: Any) -> str:
+    return asyncio.run(_create(**params))
+
+
+def test_what_wraps_another_kind_stays_what_it_is(limiter: ChatRateLimiter) -> None:
+    """Context managers around generators, and helpers that run or collect, are their own kind."""
+    limit = limiter.is_limited()
+    call = {"model": "gpt-4", "messages": MESSAGES}
+    with limit(contextlib.contextmanager(_stream))(**call) as item:
+        assert item == "gpt-4"
+    assert limit(_collect)(**call) == ["gpt-4"]
+    assert limit(_run)(**call) == "gpt-4"
+
+    async def use() -> None:
+        async with limit(contextlib.asynccontextmanager(_astream))(**call) as item:
+            assert item == "gpt-4"
+        assert await limit(_acollect)(**call) == ["gpt-4"]
+
+    asyncio.run(use())
 
 
 async def test_sending_and_throwing_into_an_asynchronous_generator(

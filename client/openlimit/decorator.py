@@ -1,5 +1,6 @@
 """Limiting a function: each call of it enters a reservation for its own arguments."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
@@ -15,9 +16,9 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
     """The function, each call of which waits for ``limit(**its arguments)`` first.
 
     Positional and default arguments are named as the function's signature names them. What the
-    function is (coroutine function, generator, asynchronous generator) it stays, and one that
-    wraps another (``functools.wraps``, partials, objects that are called) is what that one is;
-    generators wait when their first item is asked for.
+    function is (coroutine function, generator, asynchronous generator) it stays; generators wait
+    when their first item is asked for. A plain function that wraps a coroutine function, as an
+    SDK's ``create`` does, is taken for one where it is called in an event loop.
     """
     fixed = function if isinstance(function, partial) else partial(function)
     signature = inspect.signature(fixed.func)
@@ -25,8 +26,13 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
     def reservation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reservation:
         return limit(**_params(signature.bind(*fixed.args, *args, **fixed.keywords | kwargs)))
 
+    inner = _called(function)
+    wraps_coroutine = inspect.iscoroutinefunction(inspect.unwrap(inner))
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if wraps_coroutine and _in_event_loop():
+            return coroutine(*args, **kwargs)
         with reservation(args, kwargs):
             return function(*args, **kwargs)
 
@@ -45,7 +51,7 @@ def limited(limit: Callable[..., Reservation], function: F) -> F:
         (inspect.iscoroutinefunction, coroutine),
         (inspect.isgeneratorfunction, generator),
     ):
-        if any(map(is_kind, _wrapped(function))):
+        if is_kind(function) or is_kind(inner):
             return cast(F, wrapper)
     return cast(F, call)
 
@@ -75,25 +81,26 @@ def _async_generator(
     return async_generator
 
 
-def _wrapped(function: Any) -> list[Any]:
-    """The function and what it wraps, from the outside in.
-
-    An SDK's ``create`` may be a plain function around a coroutine function, and only says so here.
-    """
-    found = [function]
-    while len(found) < 100:  # whatever a hostile __getattr__ makes up
-        called = function if inspect.isroutine(function) else type(function).__call__
-        inner = (
-            getattr(function, "__wrapped__", None)
-            or getattr(function, "__func__", None)
-            or (function.func if isinstance(function, partial) else None)
-            or (called if inspect.isfunction(called) and called is not function else None)
-        )
-        if inner is None or inspect.isclass(function):
+def _called(function: Any) -> Any:
+    """The function that partials, methods and objects come down to when they are called."""
+    while not inspect.isfunction(function):
+        if isinstance(function, partial):
+            function = function.func
+        elif hasattr(function, "__func__"):
+            function = function.__func__
+        elif not inspect.isclass(function) and inspect.isfunction(type(function).__call__):
+            function = type(function).__call__
+        else:
             break
-        function = inner
-        found.append(function)
-    return found
+    return function
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
