@@ -513,11 +513,15 @@ def test_what_would_be_miscounted_is_refused(name: str, value: object) -> None:
         {"messages": [{"role": "user", "content": b"hello"}]},
         {"input": b"hello", "dimensions": 1},
         {"prompt": b"hello"},
+        {"prompt": iter(["hello"])},
+        {"input": {"hello"}, "dimensions": 1},
+        {"input": (item for item in [USER])},
+        {"messages": [{"role": "user", "content": {"a": "hello"}.values()}]},
     ],
 )
-def test_bytes_are_refused(params: dict[str, object]) -> None:
-    """No API takes them, and they would count as nothing."""
-    with pytest.raises(InvalidRequest, match="decode"):
+def test_bytes_and_iterators_are_refused(params: dict[str, object]) -> None:
+    """They would count as nothing, or be used up."""
+    with pytest.raises(InvalidRequest, match="pass a text or a list"):
         count_tokens({"model": "gpt-4o", **params})
 
 

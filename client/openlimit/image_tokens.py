@@ -7,6 +7,7 @@ high detail. Nothing is ever fetched.
 
 from binascii import a2b_base64
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 from typing import Protocol
 
@@ -43,8 +44,9 @@ class Tiles:
         if low_detail:
             return self.base
         width, height = size or _UNKNOWN_SIZE
-        scale = min(1.0, 2048 / max(width, height))
-        scale = min(scale, 768 / min(width, height))
+        # Exactly: a side that comes out at a whole number of tiles must not take one more.
+        fits = Fraction(1), Fraction(2048, max(width, height)), Fraction(768, min(width, height))
+        scale = min(fits)
         return self.base + self.per_tile * ceil(width * scale / 512) * ceil(height * scale / 512)
 
 

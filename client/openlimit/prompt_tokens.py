@@ -8,7 +8,7 @@ like a message, and an audio recording or a file is guessed from its size.
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, SupportsIndex, TypeGuard
@@ -126,10 +126,13 @@ class PromptCounter:
             return self.text(content)
         if is_list(content):
             return sum(map(self.content, content))
-        if isinstance(content, bytes | bytearray):
-            raise InvalidRequest("params", "bytes cannot be sent as JSON; decode them to a text")
         part = plain(content)
-        return self._part(part) if isinstance(part, Mapping) else 0
+        if isinstance(part, Mapping):
+            return self._part(part)
+        if isinstance(part, Iterable):  # bytes too: they would count as nothing
+            kind = type(part).__name__
+            raise InvalidRequest("params", f"a {kind} has no count; pass a text or a list instead")
+        return 0
 
     def _part(self, part: Mapping[Any, Any]) -> int:
         match part.get("type"):

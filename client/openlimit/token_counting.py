@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any, SupportsIndex
 
+from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
@@ -62,7 +63,11 @@ def _is_absent(value: object) -> bool:
 def _is_embedding(given: Mapping[str, Any]) -> bool:
     if "input" not in given:
         return False
-    if "embed" in str(given.get("model")) or "dimensions" in given or "encoding_format" in given:
+    if (
+        "embed" in base_model(given.get("model"))
+        or "dimensions" in given
+        or "encoding_format" in given
+    ):
         return True
     items = given["input"]
     return (
