@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 from math import inf
 from threading import Thread
 
@@ -13,6 +14,8 @@ from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
 from openlimit.stores import Demand, Outcome, Store, Withdrawal
 from tests.clock import FakeClock
 from tests.scenes import SHORT_WAITS, Scene, scenes
+
+_UNUSED = count()
 
 LIMITS = (Limit.per("requests", 600, 60), Limit.per("tokens", 6000, 60))
 
@@ -117,12 +120,11 @@ class StoreContract:
         self, store: Store, clock: FakeClock, scene: Scene
     ) -> None:
         """Any sequence gets, to the microsecond, the answers of a bucket in the hand."""
-        clock.advance(1e9)  # long after the scenes before this one
-        bucket = Bucket(scene.limits)
+        bucket, name = Bucket(scene.limits), str(next(_UNUSED))
         for ask in scene.asks:
             clock.now += ask.after
             expected = bucket.reserve(ask.costs, clock.now, ask.max_wait, "x")
-            asked = Demand("scene", scene.limits, ask.costs, ask.max_wait, "x")
+            asked = Demand(name, scene.limits, ask.costs, ask.max_wait, "x")
             assert repr(store.reserve([asked])) == repr([expected])
 
     async def test_threads_and_event_loops_at_once(self, store: Store) -> None:

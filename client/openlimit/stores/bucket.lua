@@ -1,0 +1,258 @@
+-- Decides for one bucket: the arithmetic of leaky_bucket.py, any number of questions a call.
+--
+-- KEYS[1]  the bucket, a hash:
+--            at            the latest start handed out
+--            level:<unit>  how full the bucket of each limit is then, in units
+--            limited_by    the unit that set that start; empty for none
+--            units         the limits' units, in their order
+--            seq, first    the numbers of the latest and of the oldest reservation that is kept
+--            p:<number>    such a reservation: a start to come, and the bucket as it was before
+--            n:<name>      the number of the reservation of that name
+--            seen, shift   the time of the latest decision, and by how much the clock was behind
+-- ARGV[1]  JSON:
+--            clock         microseconds, for tests; null for Redis's own, by which keys expire
+--            limits        [unit, amount, capacity, rate] each
+--            questions     [name, max_wait, costs] reserves, without a bound if max_wait is
+--                          negative; [name] cancels
+-- Returns  for each question three integers: what became of it (see below); the wait in
+--          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
+--
+-- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
+-- with 17 digits, from which a double is read back as it was. Every step is one of leaky_bucket.py,
+-- in the same order: a test compares all decisions of the two.
+
+local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG = 0, 1, 2, 3
+local SLACK = 1e-3
+local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
+
+local key, call = KEYS[1], cjson.decode(ARGV[1])
+
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+local own_clock = call.clock == cjson.null
+local clock = call.clock
+if own_clock then
+  local time = redis.call('TIME')
+  clock = time[1] * 1000000 + time[2]
+end
+
+local n = #call.limits
+local units, amount, capacity, rate, level, index = {}, {}, {}, {}, {}, {}
+local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift'}
+for i, limit in ipairs(call.limits) do
+  units[i], amount[i], capacity[i], rate[i] = unpack(limit)
+  index[units[i]] = i
+  fields[#fields + 1] = 'level:' .. units[i]
+end
+local limited = table.concat(units, ' ')
+
+local state = redis.call('HMGET', key, unpack(fields))
+local at = tonumber(state[1]) or -math.huge
+local limited_by = index[state[2]] or 0
+local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
+for i = 1, n do
+  level[i] = tonumber(state[7 + i]) or 0
+end
+
+-- A clock that was set back, or a replica's that is behind, must not make a queue wait longer:
+-- each bucket's own time goes on from where it was.
+local seen, shift = tonumber(state[6]) or -math.huge, tonumber(state[7]) or 0
+if clock + shift < seen then
+  shift = seen - clock
+end
+local now = clock + shift
+
+local changed, swept = false, false
+
+-- Reservations that wait are read when needed, and written once, at the end.
+local records, numbers = {}, {}  -- by number, and numbers by name; false once forgotten
+local kept, deleted = {}, {}
+
+local function recall(number)
+  if records[number] == nil then
+    local packed = redis.call('HGET', key, 'p:' .. number)
+    local record = false
+    if packed then
+      record = {}
+      record.name, record.start, record.costs, record.at, record.level, record.limited_by,
+        record.credit, record.given_back = cmsgpack.unpack(packed)
+    end
+    records[number] = record
+  end
+  return records[number]
+end
+
+local function keep(number, record)
+  records[number], numbers[record.name], kept[number] = record, number, true
+end
+
+local function forget(number)
+  local name = records[number].name
+  deleted[#deleted + 1], deleted[#deleted + 2] = 'p:' .. number, 'n:' .. name
+  records[number], numbers[name], kept[number] = false, false, nil
+end
+
+-- Drops the oldest that are kept, up to those that have not started by then.
+local function forget_started(by)
+  while first <= seq do
+    local record = recall(first)
+    if record and record.start > by then
+      return
+    elseif record then
+      forget(first)
+    end
+    first = first + 1
+  end
+end
+
+-- Other units than last time: a level keeps its unit, what is pending cannot be undone any more.
+if state[3] and state[3] ~= limited then
+  forget_started(math.huge)
+  seq, changed = seq + 1, true
+  for unit in string.gmatch(state[3], '%S+') do
+    if not index[unit] then
+      deleted[#deleted + 1] = 'level:' .. unit
+    end
+  end
+end
+
+local function reserve(name, max_wait, costs)
+  local base, by = now, 0
+  if at > now then
+    base, by = at, limited_by
+  end
+  local start, leaked, poured = base, base - at, {}
+  for i = 1, n do
+    local cost = costs[i]
+    if cost > amount[i] then
+      return EXCEEDS_LIMIT, 0, i
+    end
+    local left = math.max(0, level[i] - leaked * rate[i])
+    poured[i] = left + cost
+    if left + cost > capacity[i] and cost > 0 then
+      local excess = left + math.min(cost, capacity[i]) - capacity[i]
+      local earliest = base + math.ceil(excess / rate[i] - SLACK)
+      if earliest > start then
+        start, by = earliest, i
+      end
+    end
+  end
+  local wait = start - now
+  if max_wait >= 0 and wait > max_wait then
+    return WAIT_TOO_LONG, wait, by
+  end
+  if wait == 0 then
+    forget_started(math.huge)  -- whatever was kept has started
+  else
+    if name ~= '' and not swept then
+      forget_started(now)
+      swept = true
+    end
+    seq = seq + 1
+    if name ~= '' then
+      keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
+                 limited_by = limited_by, credit = false, given_back = false})
+    end
+  end
+  if start > base then
+    for i = 1, n do
+      poured[i] = math.max(0, level[i] - (start - at) * rate[i]) + costs[i]
+    end
+  end
+  at, level, limited_by, changed = start, poured, by, true
+  return YES, wait, by
+end
+
+local function less(levels, amounts)
+  local left = {}
+  for i = 1, n do
+    left[i] = math.max(0, levels[i] - amounts[i])
+  end
+  return left
+end
+
+-- Goes back to before the latest reservations as far as they are cancelled. The credit was given
+-- back meanwhile, and must not be charged again on the way.
+local function pop_cancelled(credit)
+  local last = recall(seq)
+  while last do
+    local sum = {}
+    for i = 1, n do
+      sum[i] = (last.credit and last.credit[i] or 0) + credit[i]
+    end
+    if not last.given_back then
+      last.credit = sum
+      return keep(seq, last)
+    end
+    credit = less(sum, last.given_back)
+    at, level, limited_by = last.at, less(last.level, credit), last.limited_by
+    forget(seq)
+    seq = seq - 1
+    last = recall(seq)
+  end
+end
+
+local function cancel(name)
+  local number = numbers[name]
+  if number == nil then
+    number = tonumber(redis.call('HGET', key, 'n:' .. name))
+  end
+  local record = number and recall(number)
+  if not record or record.given_back or record.start <= now then
+    return NO, 0, 0
+  end
+  local since, given_back = at - record.start, {}
+  for i = 1, n do
+    given_back[i] = math.min(level[i], math.max(0, record.costs[i] - rate[i] * since))
+  end
+  level, record.given_back, changed = less(level, given_back), given_back, true
+  keep(number, record)
+  pop_cancelled(given_back)
+  return YES, 0, 0
+end
+
+local answers = {}
+for _, question in ipairs(call.questions) do
+  local name, max_wait, costs = unpack(question)
+  local what, wait, by
+  if costs then
+    what, wait, by = reserve(name, max_wait, costs)
+  else
+    what, wait, by = cancel(name)
+  end
+  answers[#answers + 1], answers[#answers + 2], answers[#answers + 3] = what, wait, by
+end
+
+local function send(command, arguments)
+  for from = 1, #arguments, MOST_ARGUMENTS do
+    local to = math.min(from + MOST_ARGUMENTS - 1, #arguments)
+    redis.call(command, key, unpack(arguments, from, to))
+  end
+end
+
+if changed then
+  local fresh = {'at', exact(at), 'limited_by', units[limited_by] or '', 'units', limited,
+                 'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift)}
+  local idle_at = at
+  for i = 1, n do
+    fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. units[i], exact(level[i])
+    idle_at = math.max(idle_at, at + level[i] / rate[i])
+  end
+  for number in pairs(kept) do
+    local r = records[number]
+    local packed = cmsgpack.pack(r.name, r.start, r.costs, r.at, r.level, r.limited_by,
+                                 r.credit, r.given_back)
+    fresh[#fresh + 1], fresh[#fresh + 2] = 'p:' .. number, packed
+    fresh[#fresh + 1], fresh[#fresh + 2] = 'n:' .. r.name, number
+  end
+  send('HDEL', deleted)
+  send('HSET', fresh)
+  if own_clock then
+    -- From then on the bucket decides as a new one would.
+    local idle_in = math.max(1, math.ceil((idle_at - now) / 1000))
+    redis.call('PEXPIRE', key, string.format('%.0f', math.min(idle_in, 1e15)))
+  end
+end
+return answers

@@ -1,0 +1,239 @@
+"""Buckets in Redis, shared by all who ask there."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, TypeVar
+
+from redis.exceptions import AskError, MovedError
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.leaky_bucket import Decision
+from openlimit.stores import Demand, Outcome, Withdrawal
+from openlimit.stores.redis_cluster import ClusterSlots, Place
+from openlimit.stores.redis_node import Clock, RedisNode
+from openlimit.stores.redis_script import Answer, Question, key_of
+from openlimit.stores.redis_url import RedisAddress, parse_redis_url
+
+__all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
+
+_T = TypeVar("_T")
+_MOST_REDIRECTIONS = 3
+
+
+class RedisBuckets:
+    """The buckets of a Redis, for the event loop this is made on: an AsyncStore.
+
+    What is asked at the same time shares round trips, see redis_node.py; no caller waits longer
+    than the address's timeout. An outage is over as soon as Redis is back.
+    ``clock`` returns microseconds, for tests; None for that of Redis.
+    """
+
+    def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
+        self._address = address
+        self._clock = clock
+        self._nodes: dict[Place | None, RedisNode] = {}
+        self._slots = ClusterSlots(address) if address.topology == "cluster" else None
+        self._giving_back: set[asyncio.Task[list[Answer]]] = set()
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        answers = await self._ask(demands)
+        return [answer for answer in answers if not isinstance(answer, bool)]
+
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        [answer] = await self._ask([withdrawal])
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    async def aclose(self) -> None:
+        if self._giving_back:
+            await asyncio.wait(self._giving_back)
+        for node in self._nodes.values():
+            await node.aclose()
+        if self._slots:
+            await self._slots.aclose()
+
+    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
+        if self._slots:
+            return await self._ask_cluster(self._slots, questions)
+        answers = await self._node(None).ask(questions)
+        return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
+
+    async def _ask_cluster(
+        self, slots: ClusterSlots, questions: Sequence[Question]
+    ) -> list[Answer]:
+        if not await slots.ready():
+            return [self._unavailable(slots.failure) for _ in questions]
+        answers: dict[int, Answer] = {}
+        by_place: dict[Place | None, list[int]] = {}
+        for i, question in enumerate(questions):
+            place = slots.place(key_of(question.bucket, self._address.prefix))
+            by_place.setdefault(place, []).append(i)
+
+        async def ask(place: Place | None, which: list[int], asking: bool, redirected: int) -> None:
+            if place is None or redirected > _MOST_REDIRECTIONS:
+                slots.doubt()
+                answers.update((i, self._unavailable("no node has the bucket")) for i in which)
+                return
+            elsewhere: dict[tuple[Place, bool], list[int]] = {}
+            found = await self._node(place).ask([questions[i] for i in which], asking)
+            for i, answer in zip(which, found, strict=True):
+                if isinstance(answer, AskError):  # the script did not run there
+                    moved = isinstance(answer, MovedError)
+                    elsewhere.setdefault(((answer.host, answer.port), not moved), []).append(i)
+                else:
+                    answers[i] = answer
+                if isinstance(answer, MovedError | LimiterUnavailable):
+                    slots.doubt()
+            for (there, is_asking), others in elsewhere.items():
+                await ask(there, others, is_asking, redirected + 1)
+
+        try:
+            # Each node on its own: one that hangs keeps the others' callers waiting no longer.
+            await asyncio.gather(
+                *(ask(place, which, False, 0) for place, which in by_place.items())
+            )
+        except asyncio.CancelledError:
+            self._give_back([questions[i] for i in answers], list(answers.values()))
+            raise
+        return [answers[i] for i in range(len(questions))]
+
+    def _node(self, place: Place | None) -> RedisNode:
+        node = self._nodes.get(place)
+        if node is None:
+            connect = partial(self._address.node, *place) if place else self._address.server
+            node = RedisNode(self._address, connect, self._clock, self._give_back)
+            self._nodes[place] = node
+        return node
+
+    def _give_back(
+        self, questions: Sequence[Question], answers: Sequence[Answer | AskError]
+    ) -> None:
+        """In the background, what was granted to a caller that is gone."""
+        granted = [
+            Withdrawal(question.bucket, question.limits, question.reservation_id)
+            for question, answer in zip(questions, answers, strict=True)
+            if isinstance(answer, Decision) and answer.wait
+        ]
+        if granted:
+            task = asyncio.get_running_loop().create_task(self._ask(granted))
+            self._giving_back.add(task)
+            task.add_done_callback(self._giving_back.discard)
+
+    def _unavailable(self, reason: str) -> LimiterUnavailable:
+        return LimiterUnavailable(str(self._address), reason)
+
+
+class RedisStore:
+    """The buckets of a Redis, for threads, event loops and forked children alike: a Store.
+
+    A daemon thread of each process asks for all of them; nothing is started or connected before
+    the first question. Closing lets what is under way end; who asks later starts anew.
+    """
+
+    def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
+        self._address = address
+        self._clock = clock
+        # By process: a forked child has no use for its parent's thread and connections.
+        self._homes: dict[int, _Home] = {}
+
+    def __repr__(self) -> str:
+        return f"<RedisStore at {self._address}>"
+
+    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        asked = self._run(lambda buckets: buckets.areserve(demands))
+        try:
+            return asked.result()
+        except BaseException:
+            self._abandon(asked, demands)
+            raise
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        asked = self._run(lambda buckets: buckets.areserve(demands))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(asked))
+        except BaseException:
+            self._abandon(asked, demands)
+            raise
+
+    def cancel(self, withdrawal: Withdrawal) -> bool:
+        return self._run(lambda buckets: buckets.acancel(withdrawal)).result()
+
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        asked = self._run(lambda buckets: buckets.acancel(withdrawal))
+        return await asyncio.shield(asyncio.wrap_future(asked))
+
+    def give_back(self, withdrawal: Withdrawal) -> None:
+        self._run(lambda buckets: buckets.acancel(withdrawal))
+
+    def close(self) -> None:
+        if home := self._homes.pop(os.getpid(), None):
+            home.close()
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _run(self, ask: "Callable[[RedisBuckets], Coroutine[Any, Any, _T]]") -> "Future[_T]":
+        while True:
+            home = self._homes.get(os.getpid())
+            if home is None:
+                fresh = _Home(self._address, self._clock)
+                home = self._homes.setdefault(os.getpid(), fresh)
+                if home is not fresh:  # another thread was faster
+                    fresh.close()
+            if asked := home.run(ask):
+                return asked
+
+    def _abandon(self, asked: "Future[list[Outcome]]", demands: Sequence[Demand]) -> None:
+        """Nobody waits for this any more: what it grants is given back."""
+
+        def give_back(decided: "Future[list[Outcome]]") -> None:
+            for demand, outcome in zip(demands, decided.result(), strict=True):
+                if isinstance(outcome, Decision) and outcome.wait:
+                    self.give_back(Withdrawal(demand.bucket, demand.limits, demand.reservation_id))
+
+        asked.add_done_callback(give_back)
+
+
+class _Home:
+    """A thread with the event loop that asks Redis for all of a process."""
+
+    def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="openlimit-redis", daemon=True
+        )
+        self._thread.start()
+        self._lock = threading.Lock()
+        self._under_way: set[Future[Any]] = set()
+        self._closed = False
+        opened = asyncio.run_coroutine_threadsafe(_open(address, clock), self._loop)
+        self._buckets = opened.result()
+
+    def run(self, ask: Callable[[RedisBuckets], Coroutine[Any, Any, _T]]) -> "Future[_T] | None":
+        """Ask on the loop; None when this has been closed meanwhile."""
+        with self._lock:
+            if self._closed:
+                return None
+            asked = asyncio.run_coroutine_threadsafe(ask(self._buckets), self._loop)
+            self._under_way.add(asked)
+        asked.add_done_callback(self._under_way.discard)
+        return asked
+
+    def close(self) -> None:
+        """Let what is under way end, hang up and end the thread. Not from the thread itself."""
+        with self._lock:
+            self._closed = True
+        wait(list(self._under_way))
+        asyncio.run_coroutine_threadsafe(self._buckets.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _open(address: RedisAddress, clock: Clock | None) -> RedisBuckets:
+    return RedisBuckets(address, clock)

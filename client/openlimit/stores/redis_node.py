@@ -1,0 +1,215 @@
+"""One Redis server, asked in round trips: what is asked during one makes up the next.
+
+No timer and no fixed size: a lone caller waits for nobody, and the more callers there are, the less
+each costs.
+
+Nothing is charged twice, because nothing that may have been carried out is sent again: redis-py's
+retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it be asked once
+more. A trip whose answer is lost is an outage for its callers; it was charged once at most, which
+makes others wait longer, never less. After any failure a new connection has to answer before it is
+sent decisions, so a Redis that hangs does not collect those of callers that have given up.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.stores.redis_script import SCRIPT, SHA, Answer, Question, ScriptCall, script_calls
+from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
+
+Clock = Callable[[], float]
+"""Microseconds, the same for all who ask; for tests, since Redis has its own."""
+
+# Seconds for which a server that has failed is not tried again: callers are told so at once.
+_COOL_DOWN = 0.1
+# Replies, on their own or from inside the script, of a server that is not, or no longer, the one
+# to ask: connecting anew finds the one that is.
+_WRONG_SERVER = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "UNKILLABLE", "NOAUTH")
+
+
+class _Asked:
+    """Questions in the queue for the next round trip."""
+
+    __slots__ = ("answers", "asking", "questions", "since")
+
+    def __init__(self, questions: Sequence[Question], since: float, asking: bool) -> None:
+        self.questions = questions
+        self.since = since
+        self.asking = asking
+        loop = asyncio.get_running_loop()
+        self.answers: asyncio.Future[list[Answer | AskError]] = loop.create_future()
+
+
+class RedisNode:
+    """A server that ``new_client`` connects to, asked by one event loop.
+
+    ``abandoned`` takes questions, and the answers that came too late for a cancelled caller.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        new_client: Callable[[], Redis],
+        clock: Clock | None,
+        abandoned: Callable[[Sequence[Question], Sequence[Answer | AskError]], None],
+    ) -> None:
+        self._address = address
+        self._new_client = new_client
+        self._clock = clock
+        self._abandoned = abandoned
+        self._loop = asyncio.get_running_loop()
+        self._client: Redis | None = None  # one that has answered
+        self._connecting: asyncio.Task[None] | None = None
+        self._failure = ""
+        self._retry_at = 0.0
+        self._queue: list[_Asked] = []
+        self._trips: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def ask(
+        self, questions: Sequence[Question], asking: bool = False
+    ) -> list[Answer | AskError]:
+        """Answer in order, within the address's timeout; ``asking`` follows a redirection.
+
+        An outage is LimiterUnavailable for each question, a redirection its AskError.
+        """
+        since = self._loop.time()
+        if self._client is None and (failure := await self._connect_within_timeout()):
+            return [failure] * len(questions)
+        asked = _Asked(questions, since, asking)
+        self._queue.append(asked)
+        if self._trips is None:
+            self._trips = self._loop.create_task(self._make_trips())
+        try:
+            return await asked.answers
+        except asyncio.CancelledError:
+            if not asked.answers.cancelled():
+                self._abandoned(questions, asked.answers.result())
+            raise
+
+    async def aclose(self) -> None:
+        """Let the trips under way end, and hang up."""
+        if self._connecting:
+            self._connecting.cancel()
+        while self._trips:
+            await asyncio.wait([self._trips])
+        if self._client:
+            client, self._client = self._client, None
+            await client.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _connect_within_timeout(self) -> LimiterUnavailable | None:
+        """What to answer where there is no connection in time; who asks later may find one."""
+        if self._loop.time() < self._retry_at:
+            return self._unavailable(self._failure)
+        if self._connecting is None:
+            self._connecting = self._loop.create_task(self._connect())
+        try:
+            async with asyncio.timeout(self._address.timeout):
+                await asyncio.shield(self._connecting)
+        except TimeoutError:
+            return self._unavailable(f"no connection within {self._address.timeout:g} s")
+        return None if self._client else self._unavailable(self._failure)
+
+    async def _connect(self) -> None:
+        client = self._new_client()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await client.script_load(SCRIPT)
+            self._client = client
+        except (RedisError, OSError, ValueError) as error:  # ValueError: a certificate, a host name
+            self._lose(client, error)
+        finally:
+            self._connecting = None
+            if client is not self._client:
+                await client.aclose()
+
+    async def _make_trips(self) -> None:
+        try:
+            while self._queue:
+                queue, self._queue = self._queue, []
+                # A caller that was cancelled while it queued is charged nothing.
+                if batch := [asked for asked in queue if not asked.answers.done()]:
+                    self._deliver(batch, await self._trip(batch))
+        finally:
+            self._trips = None
+
+    async def _trip(self, batch: Sequence[_Asked]) -> list[Answer | AskError]:
+        questions = [question for asked in batch for question in asked.questions]
+        client = self._client
+        if client is None:  # lost by the trip before
+            return [self._unavailable(self._failure)] * len(questions)
+        until = min(asked.since for asked in batch) + self._address.timeout
+        calls = script_calls(questions, self._address.prefix, self._clock)
+        asking = any(asked.asking for asked in batch)
+        try:
+            async with asyncio.timeout_at(until):
+                replies = await _evaluate(client, calls, asking)
+        except (RedisError, OSError) as error:
+            self._lose(client, error)
+            return [self._unavailable(self._failure)] * len(questions)
+        answers: dict[int, Answer | AskError] = {}
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception):
+                trouble = self._trouble(client, reply)
+                answers |= dict.fromkeys(call.places, trouble)
+            else:
+                answers |= zip(call.places, call.answers(reply), strict=True)
+        return [answers[place] for place in range(len(questions))]
+
+    def _trouble(self, client: Redis, reply: Exception) -> LimiterUnavailable | AskError:
+        if isinstance(reply, AskError):
+            return reply
+        if not isinstance(reply, ResponseError) or any(
+            sign in str(reply) for sign in _WRONG_SERVER
+        ):
+            self._lose(client, reply)
+        return self._unavailable(str(reply))
+
+    def _deliver(self, batch: Sequence[_Asked], answers: Sequence[Answer | AskError]) -> None:
+        rest = iter(answers)
+        for asked in batch:
+            own = list(islice(rest, len(asked.questions)))
+            if asked.answers.done():
+                self._abandoned(asked.questions, own)
+            else:
+                asked.answers.set_result(own)
+
+    def _lose(self, client: Redis, error: Exception) -> None:
+        """Hang up, so that the next caller finds whoever serves by then."""
+        timed_out = isinstance(error, TimeoutError) and not str(error)
+        self._failure = f"no answer within {self._address.timeout:g} s" if timed_out else str(error)
+        self._retry_at = self._loop.time() + _COOL_DOWN
+        if client is self._client:
+            self._client = None
+            closing = self._loop.create_task(client.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _unavailable(self, reason: str) -> LimiterUnavailable:
+        return LimiterUnavailable(str(self._address), reason)
+
+
+async def _evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
+    """The reply to each call, or the error; raises for what hits all."""
+    pipeline = client.pipeline(transaction=False)
+    for call in calls:
+        if asking:
+            pipeline.execute_command("ASKING")
+        pipeline.execute_command("EVALSHA", SHA, *call.arguments)
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    if asking:
+        replies = replies[1::2]
+    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:  # SCRIPT FLUSH, a failover, a restart
+        await client.script_load(SCRIPT)
+        again = await _evaluate(client, [calls[i] for i in unknown], asking)
+        for i, reply in zip(unknown, again, strict=True):
+            replies[i] = reply
+    return replies

