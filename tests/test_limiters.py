@@ -16,6 +16,8 @@ from openlimit import (
     InvalidRequest,
     Reservation,
 )
+from openlimit.leaky_bucket import SECOND
+from openlimit.stores.memory import MemoryStore
 from openlimit.token_counting import count_tokens
 from tests.timeline import Timeline
 
@@ -129,6 +131,23 @@ def test_limits_below_sixty_a_minute_work(timeline: Timeline) -> None:
         with limiter.limit(model="gpt-4o", tokens=1):
             pass
     assert timeline.slept == [20]
+
+
+async def test_a_wait_that_is_collected_gives_back_and_blocks_nobody() -> None:
+    """The garbage collector may end it in the middle of another decision of the same thread."""
+    limiter = ChatRateLimiter(request_limit=6000, token_limit=6000)
+    await limiter.wait_for_capacity(6000)
+    store = limiter._store
+    assert isinstance(store, MemoryStore)
+    waiting = limiter.wait_for_capacity(6000)
+    waiting.send(None)
+    with store._lock:
+        waiting.close()
+    for thread in threading.enumerate():
+        if thread.name == "openlimit-give-back":
+            thread.join(5)
+    decision = limiter.reserve("", {"requests": 1, "tokens": 1})
+    assert decision.wait < 60 * SECOND
 
 
 async def test_a_cancelled_wait_gives_the_reservation_back() -> None:

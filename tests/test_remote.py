@@ -222,7 +222,7 @@ async def test_an_unavailable_server_is_an_error_that_says_what_to_do() -> None:
     """LimiterUnavailable within the timeout, with the address, sync and async."""
     async with RemoteLimiter(DEAD, timeout=2) as limiter:
         began = time.monotonic()
-        with pytest.raises(LimiterUnavailable, match="check that openlimit-server runs") as caught:
+        with pytest.raises(LimiterUnavailable, match="check that it runs") as caught:
             await limiter.wait_for_capacity(1, model="m")
         with pytest.raises(LimiterUnavailable):
             limiter.wait_for_capacity_sync(1, model="m")
@@ -362,6 +362,41 @@ async def test_sleepers_that_outlive_their_limiter_give_back(server: ServerProce
     assert not limiter._buckets._connections
 
 
+async def test_a_grant_that_nobody_reads_any_more_is_given_back(server: ServerProcess) -> None:
+    """Answers came while close() blocked the loop, and their callers were cancelled next."""
+    limiter = RemoteLimiter(server.address)
+    await limiter.wait_for_capacity(6000, model="m-unread")
+
+    async def close_among_askers() -> None:
+        async with asyncio.TaskGroup() as group:
+            with limiter:
+                for _ in range(3):
+                    group.create_task(limiter.wait_for_capacity(6000, model="m-unread"))
+                await asyncio.sleep(0)
+                raise ValueError("enough")
+
+    with pytest.raises(ExceptionGroup):
+        await close_among_askers()
+    for _ in range(100):
+        wait = await asyncio.to_thread(wait_of, limiter, "m-unread", 1)
+        if wait < 60 and not limiter._buckets._connections:
+            break
+        await asyncio.sleep(0.02)
+    assert 50 < wait < 60
+
+
+async def test_closing_waits_for_no_thread_of_the_loop(server: ServerProcess) -> None:
+    """The loop's own threads may all be asleep in this very limiter."""
+    executor = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    asleep = threading.Event()
+    busy = asyncio.create_task(asyncio.to_thread(asleep.wait))
+    async with asyncio.timeout(5), RemoteLimiter(server.address) as limiter:
+        await limiter.wait_for_capacity(1, model="fast")
+    asleep.set()
+    await busy
+
+
 class _Refusing(grpc.GenericRpcHandler):
     """A real server that answers every call with one status."""
 
@@ -374,6 +409,13 @@ class _Refusing(grpc.GenericRpcHandler):
             context.abort(self.code, "message")
 
         return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def test_a_timeout_of_ages_is_none(server: ServerProcess) -> None:
+    """What is too far away for gRPC does not end at once."""
+    for timeout in (1e10, 1e300, 10**400):
+        with RemoteLimiter(server.address, timeout=timeout) as limiter:
+            limiter.wait_for_capacity_sync(1, model="fast")
 
 
 @pytest.fixture

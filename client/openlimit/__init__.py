@@ -10,17 +10,23 @@ from openlimit.errors import (
 )
 from openlimit.limiters import (
     ChatRateLimiter,
+    ChatRateLimiterWithRedis,
     CompletionRateLimiter,
+    CompletionRateLimiterWithRedis,
     EmbeddingRateLimiter,
+    EmbeddingRateLimiterWithRedis,
     RemoteLimiter,
 )
 from openlimit.reservation import Reservation
 
 __all__ = [
     "ChatRateLimiter",
+    "ChatRateLimiterWithRedis",
     "CompletionRateLimiter",
+    "CompletionRateLimiterWithRedis",
     "CostExceedsLimit",
     "EmbeddingRateLimiter",
+    "EmbeddingRateLimiterWithRedis",
     "InvalidRequest",
     "LimiterUnavailable",
     "OpenLimitError",

@@ -96,6 +96,6 @@ class LimiterUnavailable(OpenLimitError):
 
     def __str__(self) -> str:
         return (
-            f"no decision from the limiter at {self.address}: {self.reason}; check that "
-            'openlimit-server runs there, or pass on_unavailable="allow" to go on without it'
+            f"no decision from {self.address}: {self.reason}; check that it runs and is within "
+            'reach, or let calls go on without it: RemoteLimiter(on_unavailable="allow")'
         )

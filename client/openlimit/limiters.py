@@ -1,77 +1,22 @@
-"""What users construct: limiters of one process, and the limiter of an openlimit server."""
+"""What users construct: limiters of one process or one Redis, and that of an openlimit server."""
 
-import asyncio
 import logging
 import secrets
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from math import inf
-from typing import Any, Literal, Self
+from typing import Literal
 
 import grpc
 
-from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision, Limit
+from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
-from openlimit.reservation import Reservation
 from openlimit.stores import Demand, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
-from openlimit.token_counting import count_tokens, whole_number
 from openlimit.wire import Call
 
 _log = logging.getLogger(__name__)
-
-
-class RateLimiter(ABC):
-    """The front end that every limiter shares. One object serves threads and event loops alike."""
-
-    def limit(self, /, **params: Any) -> Reservation:
-        """The place in the queue of the API call with these parameters, for with or async with.
-
-        Takes exactly what the call takes: chat, completion, embedding and Responses calls are
-        told apart by their parameters, and their tokens counted. With ``tokens=n`` nothing is
-        counted. Raises InvalidRequest where a parameter has no sensible reading.
-        """
-        tokens = params.get("tokens")
-        if tokens is None:
-            tokens = count_tokens(params)
-        return self._reservation(params.get("model"), tokens)
-
-    def is_limited(self) -> Callable[[F], F]:
-        """Decorate a function that takes what the API call takes: each of its calls is limited.
-
-        It may be a function, a coroutine function, a generator or an asynchronous generator;
-        positional and default arguments count like keywords.
-        """
-        return partial(limited, self.limit)
-
-    async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
-        """Reserve one request of so many tokens and wait for its start."""
-        await self._reservation(model, num_tokens).__aenter__()
-
-    def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
-        """``wait_for_capacity`` that blocks the thread."""
-        self._reservation(model, num_tokens).__enter__()
-
-    def _reservation(self, model: str | None, tokens: int) -> Reservation:
-        number = whole_number(tokens)
-        if number is None or not 0 <= number < 2**63:
-            raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
-        return Reservation(self, model or "", {"requests": 1, "tokens": number})
-
-    @abstractmethod
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps."""
-
-    @abstractmethod
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        """``reserve`` for event loops."""
-
-    @abstractmethod
-    def cancel(self, decision: Decision) -> None:
-        """Give back a reservation before its start; neither blocks nor raises."""
 
 
 class _LocalLimiter(RateLimiter):
@@ -120,6 +65,9 @@ class _LocalLimiter(RateLimiter):
 
     def cancel(self, decision: Decision) -> None:
         self._store.give_back(Withdrawal(self._bucket, self._limits, decision.reservation_id))
+
+    def close(self) -> None:
+        self._store.close()
 
     def _demand(self, costs: Mapping[str, int]) -> Demand:
         charges = [costs[limit.unit] for limit in self._limits]
@@ -170,6 +118,65 @@ class EmbeddingRateLimiter(_LocalLimiter):
         )
 
 
+class ChatRateLimiterWithRedis(_LocalLimiter):
+    """Limits the chat calls of all processes that share a Redis.
+
+    Everybody with the same ``redis_url`` and ``bucket_key`` shares one bucket. The URL may name a
+    single server, sentinels or a cluster, see stores/redis_url.py. A Redis that does not answer
+    raises LimiterUnavailable within the URL's timeout, 0.25 s; it is found again by itself. Close
+    it, or use it in with or async with, so that what is being given back arrives.
+    """
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 90_000,
+        redis_url: str = "redis://localhost:5050",
+        bucket_size_in_seconds: float = 1,
+        bucket_key: str = "chat",
+    ) -> None:
+        store = _redis_store(redis_url)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+
+
+class CompletionRateLimiterWithRedis(_LocalLimiter):
+    """Limits the completion calls of all that share a Redis, see ChatRateLimiterWithRedis."""
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 350_000,
+        redis_url: str = "redis://localhost:5050",
+        bucket_size_in_seconds: float = 1,
+        bucket_key: str = "completion",
+    ) -> None:
+        store = _redis_store(redis_url)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+
+
+class EmbeddingRateLimiterWithRedis(_LocalLimiter):
+    """Limits the embedding calls of all that share a Redis, see ChatRateLimiterWithRedis."""
+
+    def __init__(
+        self,
+        request_limit: float = 3500,
+        token_limit: float = 70_000_000,
+        redis_url: str = "redis://localhost:5050",
+        bucket_size_in_seconds: float = 1,
+        bucket_key: str = "embedding",
+    ) -> None:
+        store = _redis_store(redis_url)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+
+
+def _redis_store(url: str) -> Store:
+    try:
+        from openlimit.stores.redis import RedisStore, parse_redis_url
+    except ImportError as error:
+        raise ImportError('limiters with Redis need it: pip install "openlimit[redis]"') from error
+    return RedisStore(parse_redis_url(url))
+
+
 class RemoteLimiter(RateLimiter):
     """The limiter of an openlimit server, shared by everyone who asks it.
 
@@ -207,6 +214,8 @@ class RemoteLimiter(RateLimiter):
         self._max_wait = None if max_wait == inf else max_wait
         self._allow = on_unavailable == "allow"
         self._unavailable = False
+        # What gRPC takes for a moment long past: beyond a year, a timeout is none.
+        timeout = min(timeout, 365 * 86400)
         self._buckets = RemoteBuckets(address, timeout, credentials)
 
     def __repr__(self) -> str:
@@ -229,24 +238,8 @@ class RemoteLimiter(RateLimiter):
             self._buckets.cancel(decision.reservation_id)
 
     def close(self) -> None:
-        """Finish giving reservations back, for the timeout at most, and hang up."""
+        """Finish giving reservations back, for the timeout at most, and hang up for good."""
         self._buckets.close()
-
-    async def aclose(self) -> None:
-        """``close`` for event loops."""
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def _call(self, model: str, costs: Mapping[str, int]) -> Call:
         return Call(model, self._key, costs, self._max_wait)

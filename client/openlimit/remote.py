@@ -6,6 +6,7 @@ event loop, and calls through this one are as fast.
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class RemoteBuckets:
             answer.code()  # returns when the call has ended
             return self._decision(answer)
         except BaseException:
-            connection.abandon(answer)
+            connection.abandon(answer, self.cancel)
             raise
 
     async def areserve(self, call: wire.Call) -> Decision:
@@ -84,7 +85,7 @@ class RemoteBuckets:
             await arrived
             return self._decision(answer)
         except BaseException:
-            connection.abandon(answer)
+            connection.abandon(answer, self.cancel)
             raise
 
     def cancel(self, reservation_id: str) -> None:
@@ -168,16 +169,17 @@ class _Connection:
         answer.add_done_callback(self._end)
         return answer
 
-    def abandon(self, answer: "_Answer") -> None:
-        """Nobody waits for this answer any more: give back what it grants, once it is here."""
+    def abandon(self, answer: "_Answer", cancel: Callable[[str], None]) -> None:
+        """Nobody waits for this answer any more: cancel what it grants, once it is here."""
+        counted = self._begin()
 
         def give_back(_: object) -> None:
             if answer.code() is grpc.StatusCode.OK:
-                self.cancel(answer.result().reservation_id)
-            self._end()
+                cancel(answer.result().reservation_id)
+            if counted:
+                self._end()
 
-        if self._begin():
-            answer.add_done_callback(give_back)
+        answer.add_done_callback(give_back)
 
     def cancel(self, reservation_id: str) -> bool:
         """Give a reservation back in the background; False where this connection has ended."""

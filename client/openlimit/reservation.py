@@ -6,6 +6,8 @@ This is the only module that sleeps.
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -29,8 +31,9 @@ class Reservation:
     """A context manager, for ``with`` and ``async with``, around one call to the provider.
 
     Entering reserves the call's cost and sleeps until the call may start. It raises
-    CostExceedsLimit, WaitTooLong, UnknownModel, InvalidRequest or LimiterUnavailable, and
-    then nothing is charged. A wait that is cancelled or interrupted gives the reservation back.
+    CostExceedsLimit, WaitTooLong, UnknownModel or InvalidRequest, and then nothing is charged;
+    or LimiterUnavailable, when the charge of a decision whose answer was lost may remain.
+    A wait that is cancelled or interrupted gives the reservation back.
 
     Leaving keeps the charge, also after an exception: providers count failed calls as well.
 
@@ -72,6 +75,13 @@ class Reservation:
             # Once is the rule; some event loops' timers wake a little too early.
             while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                 await asyncio.sleep(left)
+        except GeneratorExit:
+            if decision is not None:
+                # The garbage collector ends what waited in a loop that was closed, at any moment,
+                # also while this very thread holds a lock that giving back needs.
+                give_back = partial(self._reserver.cancel, decision)
+                Thread(target=give_back, name="openlimit-give-back", daemon=True).start()
+            raise
         except BaseException:
             if decision is not None:
                 self._reserver.cancel(decision)

@@ -1,0 +1,89 @@
+"""The front end that every limiter shares, local or remote."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Self
+
+from openlimit.decorator import F, limited
+from openlimit.errors import InvalidRequest
+from openlimit.leaky_bucket import Decision
+from openlimit.reservation import Reservation
+from openlimit.token_counting import count_tokens, whole_number
+
+
+class RateLimiter(ABC):
+    """The front end that every limiter shares. One object serves threads and event loops alike."""
+
+    def limit(self, /, **params: Any) -> Reservation:
+        """The place in the queue of the API call with these parameters, for with or async with.
+
+        Takes exactly what the call takes: chat, completion, embedding and Responses calls are
+        told apart by their parameters, and their tokens counted. With ``tokens=n`` nothing is
+        counted. Raises InvalidRequest where a parameter has no sensible reading.
+        """
+        tokens = params.get("tokens")
+        if tokens is None:
+            tokens = count_tokens(params)
+        return self._reservation(params.get("model"), tokens)
+
+    def is_limited(self) -> Callable[[F], F]:
+        """Decorate a function that takes what the API call takes: each of its calls is limited.
+
+        It may be a function, a coroutine function, a generator or an asynchronous generator;
+        positional and default arguments count like keywords.
+        """
+        return partial(limited, self.limit)
+
+    async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
+        """Reserve one request of so many tokens and wait for its start."""
+        await self._reservation(model, num_tokens).__aenter__()
+
+    def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
+        """``wait_for_capacity`` that blocks the thread."""
+        self._reservation(model, num_tokens).__enter__()
+
+    def _reservation(self, model: str | None, tokens: int) -> Reservation:
+        number = whole_number(tokens)
+        if number is None or not 0 <= number < 2**63:
+            raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
+        return Reservation(self, model or "", {"requests": 1, "tokens": number})
+
+    @abstractmethod
+    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps."""
+
+    @abstractmethod
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+        """``reserve`` for event loops."""
+
+    @abstractmethod
+    def cancel(self, decision: Decision) -> None:
+        """Give back a reservation before its start; neither blocks nor raises."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let what is under way end, and hang up. Blocks meanwhile."""
+
+    async def aclose(self) -> None:
+        """``close`` for event loops."""
+        # In a thread of its own: the loop's own may all be asleep in limiters.
+        thread = ThreadPoolExecutor(1, "openlimit-close")
+        try:
+            await asyncio.get_running_loop().run_in_executor(thread, self.close)
+        finally:
+            thread.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
