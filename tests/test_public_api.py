@@ -11,9 +11,12 @@ def test_the_public_names() -> None:
     assert sorted(openlimit.__all__) == openlimit.__all__
     assert openlimit.__all__ == [
         "ChatRateLimiter",
+        "ChatRateLimiterWithRedis",
         "CompletionRateLimiter",
+        "CompletionRateLimiterWithRedis",
         "CostExceedsLimit",
         "EmbeddingRateLimiter",
+        "EmbeddingRateLimiterWithRedis",
         "InvalidRequest",
         "LimiterUnavailable",
         "OpenLimitError",
