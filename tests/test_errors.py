@@ -12,7 +12,7 @@ EXAMPLES = [
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
-    (errors.LimiterUnavailable("host:1", "refused"), 'let calls go on without it'),
+    (errors.LimiterUnavailable("host:1", "refused"), "let calls go on without it"),
 ]
 
 

@@ -156,6 +156,7 @@ def read_response(response: AcquireResponse) -> Decision:
 
 def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
     """The gRPC code for an error, and the status with its details."""
+    message = str(error)
     match error:
         case UnknownModel():
             code = grpc.StatusCode.NOT_FOUND
@@ -172,10 +173,13 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
             details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
-        case _:
+        case LimiterUnavailable():  # what to do about it, the client knows
             code = grpc.StatusCode.UNAVAILABLE
             details = [_info("UNAVAILABLE")]
-    status = Status(code=code.value[0], message=str(error))
+            message = ": ".join(filter(None, (error.address, error.reason)))
+        case _:
+            raise TypeError(f"no status is declared for {error!r}")
+    status = Status(code=code.value[0], message=message)
     for detail in details:
         status.details.add().Pack(detail)
     return code, status

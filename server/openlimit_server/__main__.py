@@ -6,6 +6,7 @@ import sys
 
 from openlimit_server.serving import check, serve
 from openlimit_server.settings import ConfigurationError, Settings
+from openlimit_server.workers import WORKER, received_settings, supervise
 
 if sys.platform == "win32":
     new_event_loop = asyncio.new_event_loop
@@ -17,11 +18,14 @@ def main() -> None:
     """Exit 0 after a drain or a good health check; 1 for bad health; 2 for bad settings."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = Settings.load(sys.argv[1:])
+        is_worker = sys.argv[1:] == [WORKER]
+        settings = received_settings() if is_worker else Settings.load(sys.argv[1:])
         if settings.check:
             sys.exit(check(settings))
+        several = settings.workers > 1 and not is_worker
+        work = supervise(settings) if several else serve(settings, is_worker=is_worker)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(work)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

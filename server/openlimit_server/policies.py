@@ -9,7 +9,7 @@ from math import inf
 from typing import NamedTuple
 from urllib.parse import quote
 
-from openlimit.errors import InvalidRequest, UnknownModel
+from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownModel
 from openlimit.leaky_bucket import SECOND, Decision, Limit
 from openlimit.stores import AsyncStore, Demand, Withdrawal
 from openlimit.wire import Call
@@ -25,6 +25,7 @@ class _Policy(NamedTuple):
     limits: Sequence[Limit]
     split_by: Sequence[str]
     max_wait: float
+    allows_without_store: bool
 
 
 class Policies:
@@ -38,7 +39,11 @@ class Policies:
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
     async def acquire(self, call: Call) -> Decision:
-        """Reserve the call's costs; raises UnknownModel, CostExceedsLimit or WaitTooLong."""
+        """Reserve the call's costs.
+
+        Raises UnknownModel, CostExceedsLimit, WaitTooLong, or LimiterUnavailable for a store that
+        is away, in which case the policy may let the call start at once.
+        """
         policy, bucket = self._target(call.model, call.key)
         costs = [call.costs.get(limit.unit, 0) for limit in policy.limits]
         max_wait = policy.max_wait if call.max_wait is None else call.max_wait * SECOND
@@ -46,6 +51,8 @@ class Policies:
         reservation_id = f"{os.urandom(8).hex()}.{bucket}"
         demand = Demand(bucket, policy.limits, costs, max_wait, reservation_id)
         [outcome] = await self._store.areserve([demand])
+        if isinstance(outcome, LimiterUnavailable) and policy.allows_without_store:
+            return Decision(0, "", "")
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -67,7 +74,7 @@ class Policies:
                 parts = {"model": model, "key": key}
                 # Quoted, so that no model or key can reach into another's bucket.
                 split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-                return policy, f"{policy.name}:{split}"
+                return policy, f"{policy.name}:{{{split}}}"  # a hash tag of Redis
         raise UnknownModel(model)
 
 
@@ -78,4 +85,5 @@ def _policy(settings: PolicySettings) -> _Policy:
         [Limit.per(unit, *limit) for unit, limit in settings.limits.items()],
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
+        settings.on_store_failure == "allow",
     )

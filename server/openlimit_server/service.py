@@ -26,16 +26,6 @@ _QUIET = 0.1  # seconds
 _Request = TypeVar("_Request", bound=Message)
 
 
-class _Stopping(LimiterUnavailable):
-    """Said by the limiter itself, so without an address where to look for it."""
-
-    def __init__(self) -> None:
-        super().__init__("", "the server is stopping; ask again once it or another one serves")
-
-    def __str__(self) -> str:
-        return self.reason
-
-
 class RateLimitServicer(grpc.GenericRpcHandler):
     """Answers ``openlimit.v1.RateLimitService``; the errors are in the proto's comments.
 
@@ -74,7 +64,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def _refuse(self, _: Message) -> Message:
         self._refused += 1
-        raise _Stopping
+        raise LimiterUnavailable(
+            "", "the server is stopping; ask again once it or another one serves"
+        )
 
 
 def _handlers(

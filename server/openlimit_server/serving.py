@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import signal
+import sys
 from contextlib import suppress
-from typing import Any
+from math import inf
+from typing import Any, TextIO
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -13,18 +15,21 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
+from openlimit.leaky_bucket import Decision, Limit
+from openlimit.stores import AsyncStore, Demand
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
 from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
-from openlimit_server.settings import ConfigurationError, Settings, load_policies
+from openlimit_server.settings import MEMORY, ConfigurationError, Settings, load_policies
 
 _CHECK_TIMEOUT = 3.0  # seconds
+_WATCH_EVERY = 1.0  # seconds
+# Costs nothing, and goes the way of every decision.
+_PROBE = Demand("health", [Limit.per("requests", 1, 1)], [0], inf, "")
 
 _OPTIONS = [
-    # Two servers on one port would silently share its calls, each with buckets of its own.
-    ("grpc.so_reuseport", 0),
     # The largest sensible request is a few kilobytes.
     ("grpc.max_receive_message_length", 1 << 20),
     # Thousands of callers may ask in the same instant. By default gRPC refuses calls, at random,
@@ -39,15 +44,18 @@ _OPTIONS = [
 _log = logging.getLogger("openlimit")
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
     Draining: health turns NOT_SERVING, new calls are refused, calls in flight finish, streams end.
+    A worker shares its port with others, and also drains when its stdin ends.
     Raises ConfigurationError, before anything is served, for settings that cannot be used.
     """
     policies = load_policies(settings.config)
-    server = grpc.aio.server(options=_OPTIONS)
-    service = RateLimitServicer(Policies(policies, MemoryStore()))
+    # Two servers on one port would silently share its calls, each with buckets of its own.
+    server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
+    store = _store(settings)
+    service = RateLimitServicer(Policies(policies, store))
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
     server.add_generic_rpc_handlers([service])
@@ -60,7 +68,8 @@ async def serve(settings: Settings) -> None:
         raise ConfigurationError(
             f"cannot listen on {settings.listen}: the address is in use or is not this machine's"
         ) from error
-    stopped = _stop_signal()
+    stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
+    watching = asyncio.create_task(_watch(store, health))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
@@ -72,11 +81,33 @@ async def serve(settings: Settings) -> None:
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+    watching.cancel()
+    await store.aclose()
     _log.info("stopped")
 
 
-def _stop_signal() -> "asyncio.Future[str]":
-    """The name of the first signal that asks the server to stop."""
+def _store(settings: Settings) -> AsyncStore:
+    if settings.store == MEMORY:
+        return MemoryStore()
+    from openlimit.stores.redis import RedisBuckets, parse_redis_url
+
+    return RedisBuckets(parse_redis_url(settings.store))
+
+
+async def _watch(store: AsyncStore, health: HealthServicer) -> None:
+    """Keep the health what the store's is: whether it decides."""
+    serving = True
+    while True:
+        [outcome] = await store.areserve([_PROBE])
+        if serving != isinstance(outcome, Decision):
+            serving = not serving
+            health.set_serving(serving)
+            _log.warning("the store decides again" if serving else f"NOT_SERVING: {outcome}")
+        await asyncio.sleep(_WATCH_EVERY)
+
+
+def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
+    """The name of the first signal that asks to stop, or that the stream has ended."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -86,6 +117,8 @@ def _stop_signal() -> "asyncio.Future[str]":
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    if or_end_of:
+        loop.add_reader(or_end_of.fileno(), stop, "the supervisor is gone")
     return stopped
 
 

@@ -8,13 +8,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic import ValidationError as Invalid
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from openlimit.errors import InvalidRequest
+
+MEMORY = "memory://"
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -55,6 +66,21 @@ _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,
 _Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
+def _store(url: object) -> object:
+    """The URL, if buckets can live there."""
+    if url == MEMORY:
+        return url
+    try:
+        from openlimit.stores.redis import parse_redis_url
+    except ImportError as error:
+        raise ValueError('Redis needs its client: pip install "openlimit[redis]"') from error
+    try:
+        parse_redis_url(str(url))
+    except InvalidRequest as error:
+        raise ValueError(f"{error.reason}; or memory://") from error
+    return url
+
+
 class PolicySettings(BaseModel):
     """One rule: which models it covers, its limits, how it is split into buckets."""
 
@@ -69,6 +95,8 @@ class PolicySettings(BaseModel):
     """What has a bucket of its own; with nothing, all calls share one."""
     max_wait: _Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
+    on_store_failure: Literal["refuse", "allow"] = "refuse"
+    """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
 
 
 def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
@@ -110,13 +138,30 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="YAML file of policies")
     listen: str = Field("0.0.0.0:50051", min_length=1, description="address to serve on")
-    store: Literal["memory://"] = Field("memory://", description="where the buckets live")
+    store: Annotated[str, BeforeValidator(_store)] = Field(
+        MEMORY,
+        description="where the buckets live: memory://, redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://",
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="processes that serve the address; several need a Redis store"
+    )
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )
     check: bool = Field(
         False, description="ask the server at the listen address for its health, then exit"
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _memory_is_of_one_process(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("store") == MEMORY:
+            raise ValueError(
+                "each would have buckets of its own in memory and grant the limits anew; share "
+                "them with --store redis://…, or serve with one worker"
+            )
+        return workers
 
     @classmethod
     def load(cls, arguments: list[str]) -> "Settings":

@@ -1,0 +1,107 @@
+"""What sharing the buckets in Redis costs: the store alone, and the server on it."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from math import inf
+from statistics import median
+
+import grpc
+import redis.asyncio
+import uvloop
+
+from benchmarks.measuring import MODEL, Call, latencies, product, rate
+from openlimit.leaky_bucket import Limit
+from openlimit.stores import Demand
+from openlimit.stores.redis import RedisBuckets, parse_redis_url
+from openlimit.stores.redis_script import SCRIPT, SHA, script_calls
+from openlimit.v1.rate_limit_pb2 import AcquireRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.redis_process import serving_redis
+
+_CALLERS = 256
+_BATCH = 256
+_ROUNDS = 10
+_SECONDS = 0.4
+_UNREACHED = (Limit.per("requests", 1e9, 60), Limit.per("tokens", 1e12, 60))
+# Some thousand starts a second, so that nearly every call of a benchmark queues.
+_QUEUEING = (Limit.per("requests", 3e5, 60), Limit.per("tokens", 1e12, 60))
+
+
+def _demand(limits: tuple[Limit, ...]) -> Demand:
+    return Demand(f"bench:{limits[0].amount:g}", limits, (1, 500), inf, os.urandom(8).hex())
+
+
+async def _stores(url: str) -> dict[str, float]:
+    buckets = RedisBuckets(parse_redis_url(url + "?timeout=10"))
+    client = redis.asyncio.Redis.from_url(url, max_connections=_CALLERS)
+    await client.script_load(SCRIPT)
+
+    async def one() -> None:
+        await buckets.areserve([_demand(_UNREACHED)])
+
+    async def naive() -> None:
+        [call] = script_calls([_demand(_UNREACHED)], "naive", None)
+        await client.evalsha(SHA, *call.arguments)
+
+    async def batch() -> None:
+        await buckets.areserve([_demand(_UNREACHED) for _ in range(_BATCH)])
+
+    async def queueing() -> None:
+        await buckets.areserve([_demand(_QUEUEING) for _ in range(_BATCH)])
+
+    kinds: dict[str, tuple[Call, int, int]] = {
+        "naive": (naive, _CALLERS, 1),
+        "one": (one, _CALLERS, 1),
+        "batch": (batch, 2, _BATCH),
+        "queueing": (queueing, 2, _BATCH),
+    }
+    rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(_ROUNDS):
+        for kind, (call, callers, decisions) in kinds.items():
+            rounds[kind].append(decisions * await rate(call, callers, _SECONDS))
+    await client.aclose()
+    await buckets.aclose()
+    return {kind: median(rates) for kind, rates in rounds.items()}
+
+
+async def _servers(memory: str, shared: str) -> tuple[list[tuple[float, ...]], list[float]]:
+    """Rates of unary Acquire on memory and on Redis, and median latencies of a lone caller."""
+    request = AcquireRequest(model=MODEL, tokens=500)
+    async with (
+        grpc.aio.insecure_channel(memory) as memory_channel,
+        grpc.aio.insecure_channel(shared) as shared_channel,
+    ):
+        stubs = [RateLimitServiceStub(memory_channel), RateLimitServiceStub(shared_channel)]
+
+        async def on_memory() -> None:
+            await stubs[0].Acquire(request)
+
+        async def on_redis() -> None:
+            await stubs[1].Acquire(request)
+
+        calls = (on_memory, on_redis)
+        rounds, took = [], ([0.0], [0.0])
+        for _ in range(_ROUNDS):
+            rounds.append(tuple([await rate(call, _CALLERS, _SECONDS) for call in calls]))
+            for call, so_far in zip(calls, took, strict=True):
+                so_far.extend(await latencies(call, _SECONDS))
+        return rounds, [median(each) for each in took]
+
+
+def rows() -> Iterator[tuple[str, float, str]]:
+    """What was measured, its rate, and what to compare it with."""
+    with serving_redis() as server:
+        stores = uvloop.run(_stores(server.url))
+        with product() as memory, product("--store", server.url) as shared:
+            rounds, (alone, alone_shared) = asyncio.run(_servers(memory, shared))
+    naive, one, batch, queueing = stores.values()
+    yield f"a script call a decision, {_CALLERS} callers", naive, "the naive scheme"
+    yield f"Redis store, {_CALLERS} callers", one, f"{one / naive:.0f} times the naive scheme"
+    yield f"Redis store, {_BATCH} at a time", batch, f"{batch / naive:.0f} times the naive scheme"
+    yield f"Redis store, {_BATCH} that queue", queueing, f"{queueing / naive:.0f} times it"
+    rates = [median(rates) for rates in zip(*rounds, strict=True)]
+    share = median(on_redis / on_memory for on_memory, on_redis in rounds)
+    yield f"unary Acquire on memory, {_CALLERS}", rates[0], f"{alone * 1000:.2f} ms for a lone call"
+    more = (alone_shared - alone) * 1000
+    yield f"unary Acquire on Redis, {_CALLERS}", rates[1], f"{share:.0%} of memory; +{more:.2f} ms"

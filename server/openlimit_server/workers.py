@@ -1,0 +1,112 @@
+"""Several processes that serve one port, supervised: one that dies is replaced.
+
+The kernel shares connections out among them (SO_REUSEPORT). Each gets its settings on stdin, where
+they cannot be read from a list of processes, and stops when that ends: none outlives its
+supervisor, however that goes.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+
+from openlimit_server.serving import stop_signal
+from openlimit_server.settings import ConfigurationError, Settings, load_policies
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds until one that keeps dying is started again
+_HEALTHY_AFTER = 10.0  # seconds
+_LATE = 2.0  # seconds beyond the grace time, after which a worker is killed
+
+WORKER = "worker"
+"""The only argument of a worker."""
+
+_log = logging.getLogger("openlimit")
+
+
+async def supervise(settings: Settings) -> None:
+    """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
+    load_policies(settings.config)  # a fault in the file is told once, and here
+    with _reserve(settings.listen) as port:
+        host = settings.listen.rpartition(":")[0]
+        settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
+        stopped = stop_signal()
+        running: set[Process] = set()
+        keepers = [
+            asyncio.create_task(_keep_running(settings, running, stopped))
+            for _ in range(settings.workers)
+        ]
+        await stopped
+        for worker in running:
+            with suppress(ProcessLookupError):
+                worker.terminate()
+        done, late = await asyncio.wait(keepers, timeout=settings.grace + _LATE)
+        for worker in running:
+            _log.warning("worker %d does not stop and is killed", worker.pid)
+            worker.kill()
+        if late:
+            done |= (await asyncio.wait(late))[0]
+        for keeper in done:
+            keeper.result()
+
+
+async def _keep_running(
+    settings: Settings, running: set[Process], stopped: "asyncio.Future[str]"
+) -> None:
+    pause = _FIRST_PAUSE
+    while not stopped.done():
+        began = time.monotonic()
+        worker = await _start(settings)
+        running.add(worker)
+        if stopped.done():
+            worker.terminate()
+        code = await worker.wait()
+        running.discard(worker)
+        if stopped.done():
+            return
+        lived = time.monotonic() - began
+        pause = _FIRST_PAUSE if lived > _HEALTHY_AFTER else min(2 * pause, _LONGEST_PAUSE)
+        _log.warning("worker %d ended (%d) and is replaced in %g s", worker.pid, code, pause)
+        await asyncio.wait([stopped], timeout=pause)
+
+
+async def _start(settings: Settings) -> Process:
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
+    )
+    assert worker.stdin
+    worker.stdin.write(settings.model_dump_json().encode() + b"\n")
+    return worker
+
+
+def _reserve(listen: str) -> socket.socket:
+    """Hold the port, so that it is free and stays this server's while a worker is replaced."""
+    host, _, number = listen.rpartition(":")
+    if listen.startswith("unix:") or not number.isdecimal():
+        raise ConfigurationError("--workers: several share a host:port, not a unix: socket")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # First without SO_REUSEPORT: two servers of one user would silently share the calls.
+    with _bound(family, host, int(number), reuse=False) as first:
+        port = first.getsockname()[1]
+    return _bound(family, host, port, reuse=True)
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -> socket.socket:
+    opened = socket.socket(family)
+    try:
+        # Connections that ended a moment ago are no server.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse))
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return opened
+
+
+def received_settings() -> Settings:
+    """A worker's settings, from the supervisor at the other end of stdin."""
+    return Settings.model_validate_json(sys.stdin.buffer.readline())
