@@ -12,7 +12,7 @@ ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.tx
 COPY pyproject.toml constraints.txt ./
 RUN python -m venv --without-pip /opt/openlimit \
     && mkdir -p client/openlimit server/openlimit_server && touch README.md LICENSE \
-    && pip install '.[server,offline]'
+    && pip install '.[server,redis,offline]'
 COPY README.md LICENSE ./
 COPY client client
 COPY server server

@@ -44,7 +44,7 @@ clean: ## remove what the other targets made
 
 .venv/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) -e '.[server,offline]'
+	$(PIP) -e '.[server,redis,offline]'
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt

@@ -12,6 +12,7 @@ from examples.demo.provider import Provider
 from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
 from openlimit_server.settings import load_policies
+from tests.redis_process import serving_redis
 from tests.server_process import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -27,9 +28,10 @@ async def test_a_snippet_runs(snippet: str) -> None:
     """It runs against a real server and a provider on loopback, and says nothing on stderr."""
     provider = Provider(Limits(requests=6000, tokens=10**6, burst=60))
     async with serving_provider(provider) as api:
-        with serving() as server:
+        with serving() as server, serving_redis() as redis:
             code = snippet.replace("localhost:50051", server.address)
             assert code != snippet or "RemoteLimiter" not in snippet
+            code = code.replace("redis://localhost:5050", redis.url)
             if "def call_openai" in code:  # what the snippet defines is called as well
                 code += "\nimport asyncio\nasyncio.run(call_openai())\n"
                 code += "call_openai_limited(**chat_params)\n"
@@ -48,7 +50,7 @@ async def test_a_snippet_runs(snippet: str) -> None:
 
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 4
+    assert len(snippets("python")) == 5
     assert len(snippets("yaml")) == 1
 
 

@@ -1,12 +1,14 @@
 """Buckets in Redis, shared by all who ask there."""
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet, finalize
 
 from redis.exceptions import AskError, MovedError
 
@@ -132,7 +134,8 @@ class RedisStore:
     """The buckets of a Redis, for threads, event loops and forked children alike: a Store.
 
     A daemon thread of each process asks for all of them; nothing is started or connected before
-    the first question. Closing lets what is under way end; who asks later starts anew.
+    the first question. Closing lets what is under way end; who asks later starts anew. At the end
+    of the process it is closed.
     """
 
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
@@ -140,6 +143,8 @@ class RedisStore:
         self._clock = clock
         # By process: a forked child has no use for its parent's thread and connections.
         self._homes: dict[int, _Home] = {}
+        finalize(self, _let_go, self._homes).atexit = False
+        _stores.add(self)
 
     def __repr__(self) -> str:
         return f"<RedisStore at {self._address}>"
@@ -203,16 +208,18 @@ class _Home:
     """A thread with the event loop that asks Redis for all of a process."""
 
     def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._under_way: set[Future[Any]] = set()
+        # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
+        self._lock = threading.RLock()
+        self._closed = False
+        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name="openlimit-redis", daemon=True
+            target=lambda: asyncio.run(self._live(address, clock, ready)),
+            name="openlimit-redis",
+            daemon=True,
         )
         self._thread.start()
-        self._lock = threading.Lock()
-        self._under_way: set[Future[Any]] = set()
-        self._closed = False
-        opened = asyncio.run_coroutine_threadsafe(_open(address, clock), self._loop)
-        self._buckets = opened.result()
+        self._loop, self._end, self._buckets = ready.result()
 
     def run(self, ask: Callable[[RedisBuckets], Coroutine[Any, Any, _T]]) -> "Future[_T] | None":
         """Ask on the loop; None when this has been closed meanwhile."""
@@ -224,16 +231,37 @@ class _Home:
         asked.add_done_callback(self._under_way.discard)
         return asked
 
-    def close(self) -> None:
-        """Let what is under way end, hang up and end the thread. Not from the thread itself."""
+    def let_go(self) -> None:
+        """Let what is under way end, then hang up and end the thread. Does not block."""
         with self._lock:
-            self._closed = True
-        wait(list(self._under_way))
-        asyncio.run_coroutine_threadsafe(self._buckets.aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._end.set)
+
+    def close(self) -> None:
+        """``let_go``, and wait for it. Not from the thread itself."""
+        self.let_go()
         self._thread.join()
-        self._loop.close()
+
+    async def _live(self, address: RedisAddress, clock: Clock | None, ready: "Future[Any]") -> None:
+        buckets, end = RedisBuckets(address, clock), asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), end, buckets))
+        await end.wait()
+        if under_way := [asyncio.wrap_future(asked) for asked in list(self._under_way)]:
+            await asyncio.wait(under_way)
+        await buckets.aclose()
 
 
-async def _open(address: RedisAddress, clock: Clock | None) -> RedisBuckets:
-    return RedisBuckets(address, clock)
+def _let_go(homes: dict[int, _Home]) -> None:
+    if home := homes.pop(os.getpid(), None):
+        home.let_go()
+
+
+_stores: WeakSet[RedisStore] = WeakSet()
+
+
+@atexit.register
+def _close_stores() -> None:
+    """What was given back last must not be lost."""
+    for store in list(_stores):
+        store.close()
