@@ -14,10 +14,10 @@ from redis.exceptions import AskError, MovedError
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.stores import Demand, Outcome, Withdrawal
+from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
 from openlimit.stores.redis_cluster import ClusterSlots, Place
 from openlimit.stores.redis_node import Clock, RedisNode
-from openlimit.stores.redis_script import Answer, Question, key_of
+from openlimit.stores.redis_script import key_of
 from openlimit.stores.redis_url import RedisAddress, parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
@@ -42,11 +42,11 @@ class RedisBuckets:
         self._giving_back: set[asyncio.Task[list[Answer]]] = set()
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        answers = await self._ask(demands)
+        answers = await self.adecide(demands)
         return [answer for answer in answers if not isinstance(answer, bool)]
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
-        [answer] = await self._ask([withdrawal])
+        [answer] = await self.adecide([withdrawal])
         if isinstance(answer, Exception):
             raise answer
         return bool(answer)
@@ -59,7 +59,7 @@ class RedisBuckets:
         if self._slots:
             await self._slots.aclose()
 
-    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
         if self._slots:
             return await self._ask_cluster(self._slots, questions)
         answers = await self._node(None).ask(questions)
@@ -122,7 +122,7 @@ class RedisBuckets:
             if isinstance(answer, Decision) and answer.wait
         ]
         if granted:
-            task = asyncio.get_running_loop().create_task(self._ask(granted))
+            task = asyncio.get_running_loop().create_task(self.adecide(granted))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
 
@@ -167,6 +167,10 @@ class RedisStore:
 
     def cancel(self, withdrawal: Withdrawal) -> bool:
         return self._run(lambda buckets: buckets.acancel(withdrawal)).result()
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._run(lambda buckets: buckets.adecide(questions))
+        return await asyncio.shield(asyncio.wrap_future(asked))
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
         asked = self._run(lambda buckets: buckets.acancel(withdrawal))

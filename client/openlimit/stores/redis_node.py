@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores.redis_script import SCRIPT, SHA, Answer, Question, ScriptCall, script_calls
+from openlimit.stores import Answer, Question
+from openlimit.stores.redis_script import SCRIPT, SHA, ScriptCall, script_calls
 from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 
 Clock = Callable[[], float]
