@@ -1,11 +1,8 @@
-"""A real server process over a real socket: the contract on the wire, health, signals."""
+"""A real server process over a real socket: the contract on the wire, health, the command."""
 
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -208,52 +205,6 @@ def test_a_second_server_on_the_port_does_not_start(server: ServerProcess) -> No
     """Two servers never share a port by accident, each with buckets of its own."""
     with pytest.raises(RuntimeError, match="address is in use"):
         ServerProcess(port=server.port)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_the_server(number: signal.Signals) -> None:
-    """Watchers see NOT_SERVING, new calls are refused, and it exits 0 within the grace time."""
-    with serving("--grace", "2") as server, grpc.insecure_channel(server.address) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(HealthCheckRequest(), timeout=20)
-        assert next(watch).status == HealthCheckResponse.SERVING
-        began = time.monotonic()
-        server.signal(number)
-        assert next(watch).status == HealthCheckResponse.NOT_SERVING
-        with grpc.insecure_channel(server.address) as late, pytest.raises(grpc.RpcError) as caught:
-            RateLimitServiceStub(late).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert server.wait() == 0
-        assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
-
-
-def test_calls_in_flight_finish_when_the_server_stops() -> None:
-    """Every call gets an answer: granted, or refused once the server drains; none hangs."""
-    codes = []
-    with serving() as server, grpc.insecure_channel(server.address) as channel:
-        stub = RateLimitServiceStub(channel)
-
-        def ask(_: int) -> grpc.StatusCode:
-            try:
-                stub.Acquire(AcquireRequest(model="gpt-4o", tokens=1), timeout=10)
-            except grpc.RpcError as error:
-                return error.code()
-            return grpc.StatusCode.OK
-
-        with ThreadPoolExecutor(16) as pool:
-            answers = pool.map(ask, range(4000))
-            codes.append(next(answers))
-            time.sleep(0.2)  # calls are in flight now
-            server.signal(signal.SIGTERM)
-            codes.extend(answers)
-        assert server.wait() == 0
-    refused_at = next(i for i, code in enumerate(codes) if code is not grpc.StatusCode.OK)
-    assert refused_at > 0
-    # CANCELLED is gRPC's word for a call that had arrived but not yet reached the service.
-    assert set(codes[refused_at + 16 :]) <= {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.CANCELLED,
-    }
 
 
 def test_bad_settings_are_refused_before_anything_is_served(tmp_path: Path) -> None:

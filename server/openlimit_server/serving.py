@@ -3,17 +3,20 @@
 import asyncio
 import logging
 import signal
+from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from openlimit.stores.memory import MemoryStore
+from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
+from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import ConfigurationError, Settings, load_policies
 
@@ -39,16 +42,18 @@ _log = logging.getLogger("openlimit")
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
-    Draining: health turns NOT_SERVING, new calls are refused, calls in flight finish.
+    Draining: health turns NOT_SERVING, new calls are refused, calls in flight finish, streams end.
     Raises ConfigurationError, before anything is served, for settings that cannot be used.
     """
     policies = load_policies(settings.config)
     server = grpc.aio.server(options=_OPTIONS)
-    RateLimitServicer(Policies(policies, MemoryStore())).add_to(server)
-    healthy = health.HealthServicer()
-    await healthy.set(SERVICE, HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+    service = RateLimitServicer(Policies(policies, MemoryStore()))
+    health = HealthServicer(SERVICE)
+    reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
+    server.add_generic_rpc_handlers([service])
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # untyped
+    add_reflection(reflection, server)
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
@@ -60,8 +65,13 @@ async def serve(settings: Settings) -> None:
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     _log.info("%s: draining for %g s at most", await stopped, settings.grace)
-    await healthy.enter_graceful_shutdown()
-    await server.stop(settings.grace)
+    end = asyncio.get_running_loop().time() + settings.grace
+    health.drain()
+    reflection.drain()
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(end):
+            await service.drain()
+    await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
     _log.info("stopped")
 
 

@@ -1,0 +1,67 @@
+"""``grpc.health.v1`` of a server that has one service: both are up, down or stopping together.
+
+Not with grpcio's own servicer: there a watcher that leaves cuts others off, and one that does not
+read keeps the status from changing.
+"""
+
+import asyncio
+from typing import Any, NamedTuple
+
+import grpc
+from grpc.aio import ServicerContext
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+
+class _State(NamedTuple):
+    status: int
+    is_last: bool
+    replaced: asyncio.Event
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Tells whether the server (named by "") and its service are serving; at first they are.
+
+    A change reaches every watcher as soon as that one reads; one that is slow may miss what has
+    been changed again by then.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._services = {"", service}
+        self._state = _State(HealthCheckResponse.SERVING, False, asyncio.Event())
+
+    def set_serving(self, serving: bool) -> None:
+        """Turn SERVING or NOT_SERVING. Does not block; without effect once draining."""
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        if status != self._state.status:
+            self._replace(status, is_last=False)
+
+    def drain(self) -> None:
+        """Turn NOT_SERVING for good, and end the watches once they were told. Does not block."""
+        self._replace(HealthCheckResponse.NOT_SERVING, is_last=True)
+
+    def _replace(self, status: int, is_last: bool) -> None:
+        before = self._state
+        if not before.is_last:
+            self._state = _State(status, is_last, asyncio.Event())
+            before.replaced.set()
+
+    async def Check(
+        self, request: HealthCheckRequest, context: ServicerContext[Any, Any]
+    ) -> HealthCheckResponse:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
+        return HealthCheckResponse(status=self._state.status)
+
+    async def Watch(self, request: HealthCheckRequest, context: ServicerContext[Any, Any]) -> None:
+        is_known = request.service in self._services
+        told = None
+        while True:
+            state = self._state
+            status = state.status if is_known else HealthCheckResponse.SERVICE_UNKNOWN
+            if status != told:
+                await context.write(HealthCheckResponse(status=status))
+                told = status
+            if state.is_last:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            await state.replaced.wait()
