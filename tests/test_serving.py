@@ -1,5 +1,6 @@
 """A real server process over a real socket: the contract on the wire, health, the command."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,13 +190,22 @@ def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
 
 
 def test_check_asks_the_health_service(server: ServerProcess) -> None:
-    """openlimit-server --check exits 0 for a healthy server, 1 with the reason otherwise."""
+    """openlimit-server --check exits 0 for a healthy server, 1 with the reason otherwise; a proxy
+    in the environment is not asked."""
 
-    def check(address: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "openlimit_server", "--check", "--listen", address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    def check(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "openlimit_server", "--check", "--listen", address],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
 
     assert check(f"0.0.0.0:{server.port}").returncode == 0
+    proxied = check(server.address, http_proxy="http://127.0.0.1:1", no_proxy="")
+    assert (proxied.returncode, proxied.stderr) == (0, "")
     dead = check("127.0.0.1:1")
     assert dead.returncode == 1
     assert "no answer from 127.0.0.1:1: UNAVAILABLE" in dead.stderr

@@ -92,7 +92,8 @@ def _stop_signal() -> "asyncio.Future[str]":
 def check(settings: Settings) -> str | None:
     """Ask the server at the listen address for its health; None, or what is wrong with it."""
     address = settings.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
-    with grpc.insecure_channel(address) as channel:
+    # A proxy is for the world outside: it would ask another machine's port, if any.
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
             answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)
