@@ -176,6 +176,19 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.listen, settings.grace, settings.store) == ("127.0.0.1:2", 7, "memory://")
 
 
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a deployment leaves empty keeps its default."""
+    for name in ("CONFIG", "LISTEN", "STORE", "GRACE", "CHECK"):
+        monkeypatch.setenv(f"OPENLIMIT_{name}", "")
+    settings = Settings.load([])
+    assert (settings.config, settings.listen, settings.check) == (None, "0.0.0.0:50051", False)
+
+
+def test_null_is_the_name_of_a_file() -> None:
+    """It does not mean the default policies."""
+    assert Settings.load(["--config", "null"]).config == Path("null")
+
+
 @pytest.mark.parametrize(
     "address",
     [

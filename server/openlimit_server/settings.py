@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic import ValidationError as Invalid
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from openlimit_server import marked_yaml, notation
@@ -84,6 +84,7 @@ class Settings(BaseSettings):
         env_prefix="OPENLIMIT_",
         cli_prog_name="openlimit-server",
         cli_hide_none_type=True,
+        cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
     )
 
@@ -101,7 +102,8 @@ class Settings(BaseSettings):
     def load(cls, arguments: list[str]) -> "Settings":
         """From arguments, else the environment, else defaults; raises ConfigurationError."""
         try:
-            return CliApp.run(cls, cli_args=arguments)
+            # In model_config, _env_ignore_empty would mean empty arguments as well.
+            return cls(_cli_parse_args=arguments, _env_ignore_empty=True)  # type: ignore[call-arg]  # pydantic's
         except Invalid as error:
             raise ConfigurationError(_lines("openlimit-server", error.errors(), None)) from error
 
