@@ -30,6 +30,8 @@ from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Answer,
 DOMAIN = "openlimit"
 MAX_NAME = 256
 MAX_UNITS = 16
+MOST_IN_FLIGHT = 10_000
+"""Questions of one stream that may be undecided."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 # Statuses of a server or a network that is down, overloaded or restarting.
@@ -50,6 +52,10 @@ class Call(NamedTuple):
     """By unit; ``requests`` is always among them."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
+
+
+Asked = Call | str
+"""A call to be granted, or the id of a reservation to be cancelled."""
 
 
 def acquire_request(call: Call) -> AcquireRequest:
@@ -114,7 +120,7 @@ def readable(request: AcquireRequest) -> Call | InvalidRequest:
         return error
 
 
-def write_question(number: int, asked: Call | str, question: Question) -> None:
+def write_question(number: int, asked: Asked, question: Question) -> None:
     """Fill an empty message with an acquisition, or the cancellation of a reservation's id."""
     question.id = number
     if isinstance(asked, str):

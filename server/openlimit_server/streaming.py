@@ -5,6 +5,7 @@ not read the answers is not read from.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,13 +14,14 @@ from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
 from openlimit import wire
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
 from openlimit_server.policies import Answer, Policies
 
-MOST_IN_FLIGHT = 10_000
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
+
+_log = logging.getLogger("openlimit")
 
 # What is given back for clients that are gone; a task needs somebody to hold it.
 _giving_back: set["asyncio.Task[list[Answer]]"] = set()
@@ -32,6 +34,7 @@ class Stream:
         self._policies = policies
         self._context = context
         self._undecided = 0
+        self._deciding: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, Answer | Status]] = []
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
@@ -43,20 +46,20 @@ class Stream:
 
         What was granted to a client that is gone by then, and has not started, is given back.
         """
+        self._reading = asyncio.create_task(self._read())
+        self._reading.add_done_callback(lambda _: self._to_write.set())
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._reading = tasks.create_task(self._read(tasks))
-                self._reading.add_done_callback(lambda _: self._to_write.set())
-                while self._undecided or self._unwritten or not self._reading.done():
-                    await self._to_write.wait()
-                    self._to_write.clear()
-                    await self._write()
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            while self._undecided or self._unwritten or not self._reading.done():
+                await self._to_write.wait()
+                self._to_write.clear()
+                await self._write()
         finally:
+            for task in (self._reading, *self._deciding):
+                task.cancel()
             self._give_back()
         if self._draining:
             raise wire.stopping()
+        self._reading.result()
 
     def drain(self) -> None:
         """Read no more, answer what was read, and end. Does not block."""
@@ -64,24 +67,29 @@ class Stream:
         if self._reading:
             self._reading.cancel()
 
-    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+    async def _read(self) -> None:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             if not isinstance(message, AcquireStreamRequest):
                 raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest")
-            room = MOST_IN_FLIGHT - self._undecided
+            room = wire.MOST_IN_FLIGHT - self._undecided
             if questions := message.questions[:room]:
                 self._undecided += len(questions)
-                tasks.create_task(self._decide(questions))
-            if len(message.questions) > room:
-                self._answer(
-                    (each.id, wire.TOO_MANY_IN_FLIGHT) for each in message.questions[room:]
-                )
-            while len(self._unwritten) > MOST_IN_FLIGHT:
+                task = asyncio.create_task(self._decide(questions))
+                self._deciding.add(task)
+                task.add_done_callback(self._deciding.discard)
+            if too_many := message.questions[room:]:
+                self._answer((each.id, wire.TOO_MANY_IN_FLIGHT) for each in too_many)
+            while len(self._unwritten) > wire.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
     async def _decide(self, questions: list[Question]) -> None:
-        answers = await self._policies.answer([*map(wire.read_question, questions)])
+        answers: list[Answer]
+        try:
+            answers = await self._policies.answer([*map(wire.read_question, questions)])
+        except Exception:  # a fault of ours must leave nobody without an answer
+            _log.exception("could not decide")
+            answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
         self._undecided -= len(questions)
         self._answer(zip([each.id for each in questions], answers, strict=True))
 
