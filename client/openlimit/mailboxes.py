@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from openlimit.leaky_bucket import Decision
 
@@ -34,10 +34,7 @@ class NoMailbox:
         """Drop them."""
 
 
-class _Expiry(NamedTuple):
-    deadline: float
-    slot: "asyncio.Future[Outcome]"
-    expired: Callable[[], Exception]
+Slot = asyncio.Future[Outcome]
 
 
 class LoopMailbox:
@@ -52,23 +49,23 @@ class LoopMailbox:
         self.loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._unclaimed = unclaimed
-        self._expiries: deque[_Expiry] = deque()
+        self._expiries: deque[tuple[float, Slot, Callable[[], Exception]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def deliver(self, outcomes: Sequence[tuple["asyncio.Future[Outcome]", Outcome]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
         try:
             self.loop.call_soon_threadsafe(self._settle, outcomes)
         except RuntimeError:  # the loop was closed: nobody waits
             for _, outcome in outcomes:
                 self._unclaimed(outcome)
 
-    def expect(self, slot: "asyncio.Future[Outcome]", expired: Callable[[], Exception]) -> None:
+    def expect(self, slot: Slot, expired: Callable[[], Exception]) -> None:
         """Raise what ``expired`` returns in the caller that has no outcome in time."""
         expiries = self._expiries
-        while expiries and expiries[0].slot.done():
+        while expiries and expiries[0][1].done():
             expiries.popleft()
         deadline = self.loop.time() + self._timeout
-        expiries.append(_Expiry(deadline, slot, expired))
+        expiries.append((deadline, slot, expired))
         if self._timer is None:
             self._timer = self.loop.call_at(deadline, self._expire)
 
@@ -84,7 +81,7 @@ class LoopMailbox:
                 slot.set_exception(expired())
             self._expiries.popleft()
 
-    def _settle(self, outcomes: Sequence[tuple["asyncio.Future[Outcome]", Outcome]]) -> None:
+    def _settle(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
         for slot, outcome in outcomes:
             if slot.done():
                 self._unclaimed(outcome)

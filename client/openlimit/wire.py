@@ -103,13 +103,11 @@ def read_request(request: AcquireRequest) -> Call:
 
 def read_question(question: Question) -> Call | str | InvalidRequest:
     """The call of an acquisition, the id of a cancellation, or what is wrong with it."""
-    match question.WhichOneof("question"):
-        case "acquire":
-            return readable(question.acquire)
-        case "cancel":
-            return question.cancel.reservation_id
-        case _:
-            return InvalidRequest("question", "must be set, to acquire or cancel")
+    if question.HasField("acquire"):
+        return readable(question.acquire)
+    if question.HasField("cancel"):
+        return question.cancel.reservation_id
+    return InvalidRequest("question", "must be set, to acquire or cancel")
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:
