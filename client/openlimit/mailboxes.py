@@ -40,16 +40,22 @@ Slot = asyncio.Future[Outcome]
 class LoopMailbox:
     """Callers on one event loop: a slot is a future of it.
 
-    ``unclaimed`` takes the outcome of a caller that is gone. All callers wait for the same
-    ``timeout``, in seconds, so they run out of time in the order in which they asked, and one timer
-    serves them all.
+    All wait for the same ``timeout``, in seconds, so they run out of time in the order in which
+    they asked, and one timer serves them all; then they raise what ``expired`` returns.
+    ``unclaimed`` takes the outcome of a caller that is gone.
     """
 
-    def __init__(self, timeout: float, unclaimed: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        expired: Callable[[], Exception],
+        unclaimed: Callable[[Outcome], None],
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._timeout = timeout
+        self._expired = expired
         self._unclaimed = unclaimed
-        self._expiries: deque[tuple[float, Slot, Callable[[], Exception]]] = deque()
+        self._expiries: deque[tuple[float, Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def deliver(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
@@ -59,26 +65,28 @@ class LoopMailbox:
             for _, outcome in outcomes:
                 self._unclaimed(outcome)
 
-    def expect(self, slot: Slot, expired: Callable[[], Exception]) -> None:
-        """Raise what ``expired`` returns in the caller that has no outcome in time."""
+    def expect(self) -> Slot:
+        """A slot for a caller that begins to wait."""
+        slot: Slot = self.loop.create_future()
         expiries = self._expiries
         while expiries and expiries[0][1].done():
             expiries.popleft()
         deadline = self.loop.time() + self._timeout
-        expiries.append((deadline, slot, expired))
+        expiries.append((deadline, slot))
         if self._timer is None:
             self._timer = self.loop.call_at(deadline, self._expire)
+        return slot
 
     def _expire(self) -> None:
         self._timer = None
         now = self.loop.time()
         while self._expiries:
-            deadline, slot, expired = self._expiries[0]
+            deadline, slot = self._expiries[0]
             if not slot.done():
                 if deadline > now:
                     self._timer = self.loop.call_at(deadline, self._expire)
                     return
-                slot.set_exception(expired())
+                slot.set_exception(self._expired())
             self._expiries.popleft()
 
     def _settle(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:

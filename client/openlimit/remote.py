@@ -59,6 +59,8 @@ class RemoteBuckets:
         self._connections: dict[int, _Connection] = {}
         self._closed = False
         self._thread = local()  # has the mailbox of the thread's event loop
+        self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
+        self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._connections).atexit = False
         _all.add(self)
 
@@ -83,9 +85,8 @@ class RemoteBuckets:
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
         mailbox = self._mailbox()
-        slot: asyncio.Future[Outcome] = mailbox.loop.create_future()
+        slot = mailbox.expect()
         stream, number = self._ask(call, mailbox, slot)
-        mailbox.expect(slot, self._no_answer)
         try:
             return cast(Decision, await slot)
         except BaseException:
@@ -120,7 +121,7 @@ class RemoteBuckets:
             connection = self._connections.get(pid)
             if connection is None:
                 fresh = _Connection(
-                    self._address, self._timeout, self._credentials, WeakMethod(self._unclaimed)
+                    self._address, self._timeout, self._credentials, self._take_back
                 )
                 connection = self._connections.setdefault(pid, fresh)
                 if connection is not fresh:  # another thread was faster
@@ -131,16 +132,14 @@ class RemoteBuckets:
     def _mailbox(self) -> LoopMailbox:
         mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            mailbox = self._thread.mailbox = LoopMailbox(self._timeout, self._unclaimed)
+            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
+            self._thread.mailbox = mailbox
         return mailbox
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""
         if isinstance(outcome, Decision) and outcome.wait:
             self.cancel(outcome.reservation_id)
-
-    def _no_answer(self) -> LimiterUnavailable:
-        return LimiterUnavailable(self._address, f"no answer within {self._timeout:g} s")
 
 
 class _Connection:
@@ -151,20 +150,14 @@ class _Connection:
         address: str,
         timeout: float,
         credentials: grpc.ChannelCredentials | None,
-        unclaimed: "WeakMethod[Callable[[object], None]]",
+        unclaimed: Callable[[Outcome], None],
     ) -> None:
         if credentials is None:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
-
-        def take_back(outcome: Outcome) -> None:
-            if take := unclaimed():
-                take(outcome)
-
-        self._open = partial(
-            Stream, RateLimitServiceStub(self._channel), address, timeout, take_back
-        )
+        stub = RateLimitServiceStub(self._channel)
+        self._open = partial(Stream, stub, address, timeout, unclaimed)
         self._lock = RLock()
         self._stream: Stream | None = None
         self._closed = False
@@ -192,6 +185,17 @@ class _Connection:
         if self._stream:
             self._stream.close()
         self._channel.close()
+
+
+def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+    """The method, which is gone with its object: threads and timers must not keep that alive."""
+    reference = WeakMethod(method)
+
+    def call(outcome: Outcome) -> None:
+        if alive := reference():
+            alive(outcome)
+
+    return call
 
 
 def _let_go(connections: dict[int, _Connection]) -> None:

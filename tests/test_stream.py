@@ -1,0 +1,250 @@
+"""The client's stream: what happens to its callers when servers are old, die, or answer nothing."""
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from openlimit import InvalidRequest, LimiterUnavailable, RemoteLimiter, UnknownModel
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, CancelRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.redis_process import RedisProcess, serving_redis
+from tests.server_process import ServerProcess, serving, serving_policies
+
+# Charges stay: what a call pours leaks in years.
+LEDGER = """
+policies:
+  - name: ledger
+    models: ["ledger"]
+    limits: {requests: 1000000/3650d}
+  - name: slow
+    models: ["slow-*"]
+    split_by: [model]
+    limits: {tokens: 6000/minute}
+"""
+COST = {"requests": 1, "tokens": 1}
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisProcess]:
+    with serving_redis() as running:
+        yield running
+
+
+@pytest.fixture
+def old_server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server before there were streams: it passes unary calls on to a new one."""
+    with (
+        serving_policies(tmp_path, LEDGER) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = RateLimitServiceStub(channel)
+
+        class Old(grpc.GenericRpcHandler):
+            def service(self, handler_call_details: Any) -> Any:
+                name = handler_call_details.method.rpartition("/")[2]
+                call: Any = {"Acquire": stub.Acquire, "Cancel": stub.Cancel}.get(name)
+                kind: Any = {"Acquire": AcquireRequest, "Cancel": CancelRequest}.get(name)
+
+                def handle(request: Any, context: Any) -> Any:
+                    try:
+                        return call(request, timeout=5)
+                    except grpc.RpcError as error:
+                        failed: Any = error
+                        context.set_trailing_metadata(failed.trailing_metadata())
+                        context.abort(failed.code(), failed.details())
+
+                return call and grpc.unary_unary_rpc_method_handler(
+                    handle,
+                    request_deserializer=kind.FromString,
+                    response_serializer=lambda message: message.SerializeToString(),
+                )
+
+        old = grpc.server(ThreadPoolExecutor(4), handlers=[Old()])
+        port = old.add_insecure_port("127.0.0.1:0")
+        old.start()
+        yield f"127.0.0.1:{port}"
+        old.stop(None).wait()
+
+
+async def test_a_server_without_streams_is_asked_one_by_one(old_server: str) -> None:
+    """Grants, errors and what is given back are the same, also for those who asked at first."""
+    async with RemoteLimiter(old_server) as limiter:
+        asked = [limiter.areserve("slow-old", {"requests": 1, "tokens": 6000}) for _ in range(3)]
+        decisions = await asyncio.gather(*asked)
+        assert sorted(round(decision.wait / 1e6) for decision in decisions) == [0, 60, 120]
+        with pytest.raises(UnknownModel):
+            await limiter.areserve("other", COST)
+        with pytest.raises(InvalidRequest, match="model"):
+            await limiter.areserve("", COST)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await limiter.wait_for_capacity(6000, model="slow-old")
+        for decision in decisions:
+            limiter.cancel(decision)
+    with RemoteLimiter(old_server) as limiter:
+        assert limiter.reserve("slow-old", {"requests": 1, "tokens": 1}).wait <= 60e6
+
+
+async def test_every_charge_is_accounted_for_when_the_server_is_killed(
+    redis: RedisProcess, tmp_path: Path
+) -> None:
+    """Under load: nobody hangs or gets two answers, and no grant is lost without an error."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(LEDGER)
+    options = ("--config", str(config), "--store", redis.url)
+    server = ServerProcess(*options)
+    until = time.monotonic() + 6
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+
+    async def caller(limiter: RemoteLimiter) -> None:
+        nonlocal slowest
+        while (asked := time.monotonic()) < until:
+            try:
+                await limiter.areserve("ledger", COST)
+                outcomes["granted"] += 1
+            except LimiterUnavailable:
+                outcomes["failed"] += 1
+                await asyncio.sleep(0.01)
+            slowest = max(slowest, time.monotonic() - asked)
+
+    def thread(limiter: RemoteLimiter) -> None:
+        while time.monotonic() < until:
+            try:
+                limiter.reserve("ledger", COST)
+                outcomes["granted in a thread"] += 1
+            except LimiterUnavailable:
+                outcomes["failed"] += 1
+                time.sleep(0.01)
+
+    try:
+        async with RemoteLimiter(server.address, timeout=3) as limiter:
+            tasks = [asyncio.create_task(caller(limiter)) for _ in range(64)]
+            threads = [asyncio.to_thread(thread, limiter) for _ in range(4)]
+            gathered = asyncio.gather(*threads)
+            for _ in range(3):
+                await asyncio.sleep(1)
+                server.stop()
+                server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
+            await asyncio.gather(*tasks, gathered)
+    finally:
+        server.stop()
+    charged = float(redis.client().hget("openlimit:ledger:{}", "level:requests"))  # type: ignore[arg-type] # a text
+    granted = outcomes["granted"] + outcomes["granted in a thread"]
+    assert outcomes["granted"] > 1000 < granted
+    assert outcomes["granted in a thread"] > 10
+    assert outcomes["failed"] > 0
+    assert granted - 1 <= charged <= granted + outcomes["failed"]
+    assert slowest < 5
+
+
+async def test_more_callers_than_a_stream_may_have_in_flight(redis: RedisProcess) -> None:
+    """The client holds back what the server would refuse: all of them get an answer."""
+    with serving("--store", redis.url + "?timeout=30") as server:
+        async with RemoteLimiter(server.address, timeout=60) as limiter:
+            await limiter.areserve("m", COST)
+            redis.signal(signal.SIGSTOP)
+            asked = [asyncio.create_task(limiter.areserve("m", COST)) for _ in range(12_000)]
+            await asyncio.sleep(0.5)
+            redis.signal(signal.SIGCONT)
+            assert len(await asyncio.gather(*asked)) == 12_000
+
+
+def streams() -> list[threading.Thread]:
+    """The threads of streams that are open."""
+    return [each for each in threading.enumerate() if each.name == "openlimit-stream"]
+
+
+def gone(what: Any) -> bool:
+    """Whether there is none of it, soon."""
+    for _ in range(250):
+        if not what():
+            return True
+        gc.collect()
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving_policies(tmp_path_factory.mktemp("config"), LEDGER) as running:
+        yield running
+
+
+async def test_closing_leaves_no_thread_and_no_task(server: ServerProcess) -> None:
+    """Neither does a limiter that was forgotten, or one whose server is away."""
+    tasks = asyncio.all_tasks()
+    for _ in range(3):
+        async with RemoteLimiter(server.address) as limiter:
+            await limiter.areserve("ledger", COST)
+            await asyncio.to_thread(limiter.reserve, "ledger", COST)
+    assert not streams()
+    forgotten = RemoteLimiter(server.address)
+    await forgotten.areserve("ledger", COST)
+    assert streams()
+    del forgotten, limiter
+    assert gone(streams)
+    async with RemoteLimiter("127.0.0.1:1") as limiter:
+        with pytest.raises(LimiterUnavailable):
+            await limiter.areserve("ledger", COST)
+    assert not streams()
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_late_answers_are_given_back(redis: RedisProcess) -> None:
+    """Callers that ran out of time, or were cancelled, leave no charge when the answers come."""
+    with serving("--store", redis.url + "?timeout=20") as server:
+        async with RemoteLimiter(server.address, timeout=0.3) as limiter:
+            await limiter.areserve("late", {"requests": 1, "tokens": 90_000})
+            redis.signal(signal.SIGSTOP)
+            cost = {"requests": 1, "tokens": 90_000}
+            asked = [asyncio.create_task(limiter.areserve("late", cost)) for _ in range(20)]
+            in_threads = [asyncio.to_thread(limiter.reserve, "late", cost) for _ in range(4)]
+            gathered = asyncio.gather(*in_threads, return_exceptions=True)
+            await asyncio.sleep(0.1)
+            for task in asked[::2]:
+                task.cancel()
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            results += await gathered
+            kinds = Counter(type(result).__name__ for result in results)
+            assert kinds == {"CancelledError": 10, "LimiterUnavailable": 14}
+            redis.signal(signal.SIGCONT)
+            for _ in range(100):
+                await asyncio.sleep(0.05)
+                decision = await limiter.areserve("late", {"requests": 1, "tokens": 1})
+                limiter.cancel(decision)
+                if decision.wait < 60e6:
+                    break
+            assert decision.wait < 60e6
+
+
+def test_five_hundred_clients_that_vanish_leave_nothing(server: ServerProcess) -> None:
+    """The server forgets connections that were cut without a goodbye, and goes on serving."""
+
+    def open_files() -> int:
+        return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+    with RemoteLimiter(server.address) as limiter:
+        limiter.reserve("ledger", COST)
+        before = open_files()
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                limiters = [RemoteLimiter(server.address) for _ in range(100)]
+                for each in limiters:
+                    each.reserve("ledger", COST)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert gone(lambda: open_files() > before)
+        limiter.reserve("ledger", COST)
