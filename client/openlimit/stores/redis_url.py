@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from openlimit.errors import InvalidRequest
@@ -68,7 +68,7 @@ class RedisAddress:
         sentinels = Sentinel(  # type: ignore[no-untyped-call] # redis-py does not type it
             _shuffled(self.hosts), sentinel_kwargs=dict(self.sentinel_options), **self.options
         )
-        client: Redis = sentinels.master_for(self.service)
+        client: Redis = sentinels.master_for(self.service, connection_pool_class=_PoolOfMaster)
         return client
 
     def cluster(self, hosts: Collection[tuple[str, int]]) -> RedisCluster:
@@ -82,6 +82,16 @@ class RedisAddress:
     def node(self, host: str, port: int) -> Redis:
         """A client, not yet connected, of this server."""
         return Redis(host=host, port=port, **self.options)
+
+
+class _PoolOfMaster(SentinelConnectionPool):
+    """Hangs up on the sentinels once they have said who the master is."""
+
+    async def get_master_address(self) -> Any:
+        try:
+            return await super().get_master_address()  # type: ignore[no-untyped-call] # not typed
+        finally:
+            await self.sentinel_manager.aclose()
 
 
 def parse_redis_url(url: str) -> RedisAddress:
