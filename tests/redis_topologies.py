@@ -114,7 +114,7 @@ def serving_cluster(replica: bool = False) -> Iterator[Cluster]:
 def run(node: RedisProcess, command: str, *arguments: object) -> Any:
     """What a server answers to a command, as redis-py reads it."""
     with node.client() as client:
-        return client.execute_command(command, *arguments)  # type: ignore[no-untyped-call] # so it is
+        return client.execute_command(command, *arguments)
 
 
 def node_id(node: RedisProcess) -> str:
