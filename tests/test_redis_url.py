@@ -100,7 +100,7 @@ SPECIAL = "must have / ? # @ in a user, password or option as %2F %3F %23 %40"
         ("redis://a:port", "must have each host as name, name:port or [IPv6]:port"),
         ("redis://a:0", "must have each host as"),
         ("redis://a:65536", "must have each host as"),
-        ("redis://a:١", "must have each host as"),
+        ("redis://a:\u0661", "must have each host as"),
         ("redis://::1", "must have each host as"),
         ("redis://[::1", "must have each host as"),
         ("redis://a b", "must have each host as"),

@@ -16,7 +16,14 @@ from itertools import islice
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis_script import SCRIPT, SHA, Answer, Question, ScriptCall, script_calls
@@ -27,9 +34,10 @@ Clock = Callable[[], float]
 
 # Seconds for which a server that has failed is not tried again: callers are told so at once.
 _COOL_DOWN = 0.1
-# Replies, on their own or from inside the script, of a server that is not, or no longer, the one
-# to ask: connecting anew finds the one that is.
-_WRONG_SERVER = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "UNKILLABLE", "NOAUTH")
+# Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
+# is. Up to version 6 what a script runs into is an error of another kind.
+_WRONG_SERVER = (ReadOnlyError, ClusterDownError)
+_WRONG_SERVER_OF_SCRIPT = "-READONLY"
 
 
 class _Asked:
@@ -157,20 +165,19 @@ class RedisNode:
         answers: dict[int, Answer | AskError] = {}
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
-                trouble = self._trouble(client, reply)
+                trouble = self._trouble(client, call.key, reply)
                 answers |= dict.fromkeys(call.places, trouble)
             else:
                 answers |= zip(call.places, call.answers(reply), strict=True)
         return [answers[place] for place in range(len(questions))]
 
-    def _trouble(self, client: Redis, reply: Exception) -> LimiterUnavailable | AskError:
+    def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
             return reply
-        if not isinstance(reply, ResponseError) or any(
-            sign in str(reply) for sign in _WRONG_SERVER
-        ):
+        wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
+        if wrong or not isinstance(reply, ResponseError):
             self._lose(client, reply)
-        return self._unavailable(str(reply))
+        return self._unavailable(f"{key}: {reply}")
 
     def _deliver(self, batch: Sequence[_Asked], answers: Sequence[Answer | AskError]) -> None:
         rest = iter(answers)
