@@ -42,6 +42,7 @@ class FromThreads:
     async def aclose(self) -> None:
         await asyncio.to_thread(self._store.close)
         self._threads.shutdown()
+        self._threads = ThreadPoolExecutor(200)
 
 
 Face = Callable[[str, FakeClock | None], AsyncStore]

@@ -4,10 +4,10 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet, finalize
 
 from redis.exceptions import AskError, MovedError
@@ -22,7 +22,6 @@ from openlimit.stores.redis_url import RedisAddress, parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
 
-_T = TypeVar("_T")
 _MOST_REDIRECTIONS = 3
 
 
@@ -39,30 +38,34 @@ class RedisBuckets:
         self._clock = clock
         self._nodes: dict[Place | None, RedisNode] = {}
         self._slots = ClusterSlots(address) if address.topology == "cluster" else None
+        self._under_way: set[asyncio.Future[None]] = set()
         self._giving_back: set[asyncio.Task[list[Answer]]] = set()
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        answers = await self._ask(demands)
-        return [answer for answer in answers if not isinstance(answer, bool)]
+        return _outcomes(await self.adecide(demands))
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
-        [answer] = await self._ask([withdrawal])
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
+        return _withdrawn(await self.adecide([withdrawal]))
 
     async def aclose(self) -> None:
-        if self._giving_back:
-            await asyncio.wait(self._giving_back)
+        while under_way := self._under_way | self._giving_back:
+            await asyncio.wait(under_way)
         for node in self._nodes.values():
             await node.aclose()
         if self._slots:
             await self._slots.aclose()
 
-    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
-        if self._slots:
-            return await self._ask_cluster(self._slots, questions)
-        answers = await self._node(None).ask(questions)
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answer demands and withdrawals in order. Cancelled, it gives back what it got."""
+        answered = asyncio.get_running_loop().create_future()
+        self._under_way.add(answered)
+        try:
+            if self._slots:
+                return await self._ask_cluster(self._slots, questions)
+            answers = await self._node(None).ask(questions)
+        finally:
+            self._under_way.discard(answered)
+            answered.set_result(None)
         return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
 
     async def _ask_cluster(
@@ -100,7 +103,7 @@ class RedisBuckets:
                 *(ask(place, which, False, 0) for place, which in by_place.items())
             )
         except asyncio.CancelledError:
-            self._give_back([questions[i] for i in answers], list(answers.values()))
+            self.give_back([questions[i] for i in answers], list(answers.values()))
             raise
         return [answers[i] for i in range(len(questions))]
 
@@ -108,21 +111,16 @@ class RedisBuckets:
         node = self._nodes.get(place)
         if node is None:
             connect = partial(self._address.node, *place) if place else self._address.server
-            node = RedisNode(self._address, connect, self._clock, self._give_back)
+            node = RedisNode(self._address, connect, self._clock, self.give_back)
             self._nodes[place] = node
         return node
 
-    def _give_back(
+    def give_back(
         self, questions: Sequence[Question], answers: Sequence[Answer | AskError]
     ) -> None:
         """In the background, what was granted to a caller that is gone."""
-        granted = [
-            Withdrawal(question.bucket, question.limits, question.reservation_id)
-            for question, answer in zip(questions, answers, strict=True)
-            if isinstance(answer, Decision) and answer.wait
-        ]
-        if granted:
-            task = asyncio.get_running_loop().create_task(self._ask(granted))
+        if granted := _granted(questions, answers):
+            task = asyncio.get_running_loop().create_task(self.adecide(granted))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
 
@@ -150,30 +148,36 @@ class RedisStore:
         return f"<RedisStore at {self._address}>"
 
     def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        asked = self._run(lambda buckets: buckets.areserve(demands))
+        return _outcomes(self._decide(demands))
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return _outcomes(await self.adecide(demands))
+
+    def cancel(self, withdrawal: Withdrawal) -> bool:
+        return _withdrawn(self._decide([withdrawal]))
+
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        return _withdrawn(await self.adecide([withdrawal]))
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answer demands and withdrawals in order. Cancelled, it gives back what it got."""
+        asked = self._ask(questions)
+        try:
+            return await asyncio.wrap_future(asked)
+        except BaseException:
+            self._abandon(questions, asked)
+            raise
+
+    def _decide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._ask(questions)
         try:
             return asked.result()
         except BaseException:
-            self._abandon(asked, demands)
+            self._abandon(questions, asked)
             raise
-
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        asked = self._run(lambda buckets: buckets.areserve(demands))
-        try:
-            return await asyncio.shield(asyncio.wrap_future(asked))
-        except BaseException:
-            self._abandon(asked, demands)
-            raise
-
-    def cancel(self, withdrawal: Withdrawal) -> bool:
-        return self._run(lambda buckets: buckets.acancel(withdrawal)).result()
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        asked = self._run(lambda buckets: buckets.acancel(withdrawal))
-        return await asyncio.shield(asyncio.wrap_future(asked))
 
     def give_back(self, withdrawal: Withdrawal) -> None:
-        self._run(lambda buckets: buckets.acancel(withdrawal))
+        self._ask([withdrawal])
 
     def close(self) -> None:
         if home := self._homes.pop(os.getpid(), None):
@@ -182,7 +186,7 @@ class RedisStore:
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _run(self, ask: "Callable[[RedisBuckets], Coroutine[Any, Any, _T]]") -> "Future[_T]":
+    def _ask(self, questions: Sequence[Question]) -> Future[list[Answer]]:
         while True:
             home = self._homes.get(os.getpid())
             if home is None:
@@ -190,25 +194,20 @@ class RedisStore:
                 home = self._homes.setdefault(os.getpid(), fresh)
                 if home is not fresh:  # another thread was faster
                     fresh.close()
-            if asked := home.run(ask):
+            if asked := home.decide(questions):
                 return asked
 
-    def _abandon(self, asked: "Future[list[Outcome]]", demands: Sequence[Demand]) -> None:
+    def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
         """Nobody waits for this any more: what it grants is given back."""
-
-        def give_back(decided: "Future[list[Outcome]]") -> None:
-            for demand, outcome in zip(demands, decided.result(), strict=True):
-                if isinstance(outcome, Decision) and outcome.wait:
-                    self.give_back(Withdrawal(demand.bucket, demand.limits, demand.reservation_id))
-
-        asked.add_done_callback(give_back)
+        if not asked.cancel() and (granted := _granted(questions, asked.result())):
+            self._ask(granted)  # decided just now
 
 
 class _Home:
     """A thread with the event loop that asks Redis for all of a process."""
 
     def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
-        self._under_way: set[Future[Any]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
         self._lock = threading.RLock()
         self._closed = False
@@ -221,14 +220,16 @@ class _Home:
         self._thread.start()
         self._loop, self._end, self._buckets = ready.result()
 
-    def run(self, ask: Callable[[RedisBuckets], Coroutine[Any, Any, _T]]) -> "Future[_T] | None":
-        """Ask on the loop; None when this has been closed meanwhile."""
+    def decide(self, questions: Sequence[Question]) -> Future[list[Answer]] | None:
+        """Ask on the loop; None when this has been closed meanwhile.
+
+        What is granted once the future is cancelled is given back.
+        """
+        asked = Future[list[Answer]]()
         with self._lock:
             if self._closed:
                 return None
-            asked = asyncio.run_coroutine_threadsafe(ask(self._buckets), self._loop)
-            self._under_way.add(asked)
-        asked.add_done_callback(self._under_way.discard)
+            self._loop.call_soon_threadsafe(self._start, questions, asked)
         return asked
 
     def let_go(self) -> None:
@@ -243,13 +244,28 @@ class _Home:
         self.let_go()
         self._thread.join()
 
-    async def _live(self, address: RedisAddress, clock: Clock | None, ready: "Future[Any]") -> None:
+    async def _live(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
         buckets, end = RedisBuckets(address, clock), asyncio.Event()
         ready.set_result((asyncio.get_running_loop(), end, buckets))
         await end.wait()
-        if under_way := [asyncio.wrap_future(asked) for asked in list(self._under_way)]:
-            await asyncio.wait(under_way)
         await buckets.aclose()
+
+    def _start(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        task = self._loop.create_task(self._answer(questions, asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        try:
+            answers = await self._buckets.adecide(questions)
+        except BaseException as error:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
+            return
+        if asked.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+            asked.set_result(answers)
+        else:
+            self._buckets.give_back(questions, answers)
 
 
 def _let_go(homes: dict[int, _Home]) -> None:
@@ -265,3 +281,25 @@ def _close_stores() -> None:
     """What was given back last must not be lost."""
     for store in list(_stores):
         store.close()
+
+
+def _outcomes(answers: list[Answer]) -> list[Outcome]:
+    return [answer for answer in answers if not isinstance(answer, bool)]
+
+
+def _withdrawn(answers: list[Answer]) -> bool:
+    [answer] = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return bool(answer)
+
+
+def _granted(
+    questions: Sequence[Question], answers: Sequence[Answer | AskError]
+) -> list[Withdrawal]:
+    """What gives back all that has not started."""
+    return [
+        Withdrawal(question.bucket, question.limits, question.reservation_id)
+        for question, answer in zip(questions, answers, strict=True)
+        if isinstance(answer, Decision) and answer.wait
+    ]

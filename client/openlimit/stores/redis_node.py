@@ -101,9 +101,10 @@ class RedisNode:
             raise
 
     async def aclose(self) -> None:
-        """Let the trips under way end, and hang up."""
+        """Hang up. Nobody may be asking."""
         if self._connecting:
             self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         while self._trips:
             await asyncio.wait([self._trips])
         if self._client:
@@ -116,12 +117,10 @@ class RedisNode:
         """What to answer where there is no connection in time; who asks later may find one."""
         if self._loop.time() < self._retry_at:
             return self._unavailable(self._failure)
-        if self._connecting is None:
+        if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
-        try:
-            async with asyncio.timeout(self._address.timeout):
-                await asyncio.shield(self._connecting)
-        except TimeoutError:
+        await asyncio.wait([self._connecting], timeout=self._address.timeout)
+        if not self._connecting.done():
             return self._unavailable(f"no connection within {self._address.timeout:g} s")
         return None if self._client else self._unavailable(self._failure)
 
@@ -131,10 +130,9 @@ class RedisNode:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await client.script_load(SCRIPT)
             self._client = client
-        except (RedisError, OSError, ValueError) as error:  # ValueError: a certificate, a host name
+        except Exception as error:  # of the network, Redis, a certificate, a host's name
             self._lose(client, error)
         finally:
-            self._connecting = None
             if client is not self._client:
                 await client.aclose()
 
