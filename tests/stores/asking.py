@@ -83,6 +83,11 @@ def a_second(bucket: str = "b") -> Demand:
     return demand(bucket, (0, 100), name=next(_names))
 
 
+def a_minute(bucket: str = "b") -> Demand:
+    """What delays the next call by a minute less the burst, which outlasts any failover."""
+    return demand(bucket, (0, 6000), name=next(_names))
+
+
 async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
     """The wait of one more such call, in seconds; raises LimiterUnavailable."""
     [outcome] = await store.areserve([a_second(bucket)])
@@ -92,12 +97,12 @@ async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
     return outcome.wait / SECOND
 
 
-async def all_give_up(store: AsyncStore, callers: int = 200) -> str:
+async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") -> str:
     """Each of so many at once is told in time that the store is unavailable; what one is told."""
 
     async def one() -> LimiterUnavailable:
         began = time.monotonic()
-        [outcome] = await store.areserve([a_second()])
+        [outcome] = await store.areserve([a_second(bucket)])
         assert isinstance(outcome, LimiterUnavailable)
         assert time.monotonic() - began < TIMEOUT + SLACK
         return outcome
