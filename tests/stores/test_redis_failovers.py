@@ -22,7 +22,6 @@ from tests.redis_topologies import (
     serving_sentinels,
 )
 from tests.stores.asking import (
-    FACES,
     SLACK,
     Face,
     a_minute,
@@ -155,7 +154,7 @@ async def test_a_slot_moves_while_callers_go_on(cluster: Cluster) -> None:
     assert min(len(waits_known), len(waits_fresh)) > 20
 
 
-@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+@pytest.mark.parametrize("face", [buckets, store], ids=lambda face: face.__name__)
 async def test_a_master_that_hangs_is_a_matter_of_its_own_buckets(
     cluster: Cluster, face: Face
 ) -> None:
@@ -167,17 +166,17 @@ async def test_a_master_that_hangs_is_a_matter_of_its_own_buckets(
         with pytest.raises(LimiterUnavailable):
             await wait_of(store, there)
 
-    async with asking(f"{cluster.url}?timeout=0.5", face, FakeClock()) as store:
+    async with asking(f"{cluster.url}?timeout=1", face, FakeClock()) as store:
         assert [await wait_of(store, bucket) for bucket in (there, elsewhere)] == [0, 0]
         hung.signal(signal.SIGSTOP)
         try:
             telling = [asyncio.create_task(told(store)) for _ in range(50)]
             began = time.monotonic()
             assert [await wait_of(store, elsewhere) for _ in range(20)] == list(range(1, 21))
-            assert time.monotonic() - began < 0.4  # and nobody was told yet
+            assert time.monotonic() - began < 0.9  # and nobody was told yet
             assert not any(task.done() for task in telling)
             await asyncio.gather(*telling)
-            assert time.monotonic() - began < 0.5 + SLACK
+            assert time.monotonic() - began < 1 + SLACK
             both = await store.areserve([a_second(there), a_second(elsewhere)])
             assert isinstance(both[0], LimiterUnavailable)
             assert waits(both) == [21]
