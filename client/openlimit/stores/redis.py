@@ -48,7 +48,7 @@ class RedisBuckets:
         return _withdrawn(await self.adecide([withdrawal]))
 
     async def aclose(self) -> None:
-        while under_way := self._under_way | self._giving_back:
+        while under_way := self._under_way | self._giving_back | self._trips():
             await asyncio.wait(under_way)
         for node in self._nodes.values():
             await node.aclose()
@@ -106,6 +106,10 @@ class RedisBuckets:
             self.give_back([questions[i] for i in answers], list(answers.values()))
             raise
         return [answers[i] for i in range(len(questions))]
+
+    def _trips(self) -> set[asyncio.Task[None]]:
+        """Under way also when all who asked have left: what they are granted is given back."""
+        return {node.trips for node in self._nodes.values() if node.trips}
 
     def _node(self, place: Place | None) -> RedisNode:
         node = self._nodes.get(place)

@@ -76,7 +76,8 @@ class RedisNode:
         self._failure = ""
         self._retry_at = 0.0
         self._queue: list[_Asked] = []
-        self._trips: asyncio.Task[None] | None = None
+        self.trips: asyncio.Task[None] | None = None
+        """Under way, for whoever has asked."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -91,8 +92,8 @@ class RedisNode:
             return [failure] * len(questions)
         asked = _Asked(questions, since, asking)
         self._queue.append(asked)
-        if self._trips is None:
-            self._trips = self._loop.create_task(self._make_trips())
+        if self.trips is None:
+            self.trips = self._loop.create_task(self._make_trips())
         try:
             return await asked.answers
         except asyncio.CancelledError:
@@ -105,8 +106,6 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        while self._trips:
-            await asyncio.wait([self._trips])
         if self._client:
             client, self._client = self._client, None
             await client.aclose()
@@ -144,7 +143,7 @@ class RedisNode:
                 if batch := [asked for asked in queue if not asked.answers.done()]:
                     self._deliver(batch, await self._trip(batch))
         finally:
-            self._trips = None
+            self.trips = None
 
     async def _trip(self, batch: Sequence[_Asked]) -> list[Answer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
