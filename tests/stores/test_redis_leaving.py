@@ -84,19 +84,23 @@ async def test_a_caller_cancelled_before_closing_leaves_nothing_open(
     server: RedisProcess, face: Face
 ) -> None:
     """What it was granted is given back while the store closes, on the connection it had."""
-    clock, before = FakeClock(), threading.enumerate()
-    for _ in range(20):
-        server.client().flushall()
-        async with asking(server.url, face, clock) as store:
-            assert await wait_of(store) == 0
-            calls = [asyncio.create_task(wait_of(store)) for _ in range(10)]
-            await asyncio.sleep(0)
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-        assert _left_open(before, server) == ([], 1, 0)
-        async with asking(server.url, face, clock) as store:
-            assert await wait_of(store) == 1
+    clock, before, url = FakeClock(), threading.enumerate(), f"{server.url}?timeout=10"
+    store = face(url, clock)
+    assert await wait_of(store) == 0
+    server.signal(signal.SIGSTOP)
+    calls = [asyncio.create_task(wait_of(store)) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    server.signal(signal.SIGCONT)
+    await closing
+    assert _left_open(before, server) == ([], 1, 0)
+    async with asking(url, face, clock) as store:
+        assert await wait_of(store) == 1
 
 
 @every_face
@@ -143,6 +147,26 @@ async def test_closing_in_the_middle(face: Face) -> None:
             assert _left_open(before, server)[:2] == ([], 1)
             assert await healed(store) >= 0
             await store.aclose()
+
+
+@every_face
+@pytest.mark.parametrize("is_connected", [False, True])
+async def test_closing_waits_for_the_answers(
+    server: RedisProcess, face: Face, is_connected: bool
+) -> None:
+    """Callers whose server is only slow get their decisions, though the store is closing."""
+    store = face(f"{server.url}?timeout=10", FakeClock())
+    if is_connected:
+        assert await wait_of(store, "other") == 0
+    server.signal(signal.SIGSTOP)
+    callers = [asyncio.create_task(wait_of(store)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0.05)
+    server.signal(signal.SIGCONT)
+    assert sorted(await asyncio.gather(*callers)) == list(range(20))
+    await closing
+    assert _connections(server) == set()
 
 
 def test_a_forked_child_asks_on_a_connection_of_its_own(server: RedisProcess) -> None:
