@@ -11,6 +11,7 @@ from openlimit.stores.redis import RedisStore
 from openlimit.stores.redis_url import parse_redis_url
 from tests.redis_process import REDIS, VALKEY, serving_redis
 from tests.stores.contract import demand, withdrawal
+from tests.tls_relay import make_certificates, tls_in_front_of
 
 
 @pytest.mark.parametrize(
@@ -194,3 +195,22 @@ def test_a_wrong_password_is_an_outage_that_says_so(login: str, reason: str) -> 
     assert isinstance(outcome, LimiterUnavailable)
     assert reason in str(outcome)
     assert "hush" not in str(outcome)
+
+
+def test_tls_with_certificates_for_both_sides(tmp_path: Path) -> None:
+    """Without the authority, the client's certificate or the right host there is no decision."""
+    files = make_certificates(tmp_path)
+    authority, client = f"ssl_ca_certs={files.authority}", f"ssl_certfile={files.client}"
+    with serving_redis() as server, tls_in_front_of(server.port, files) as port:
+        for host, options, is_trusted in (
+            ("localhost", [authority, client], True),
+            ("127.0.0.1", [authority, client, "ssl_check_hostname=false"], True),
+            ("127.0.0.1", [authority, client], False),
+            ("localhost", [authority], False),
+            ("localhost", [client], False),
+        ):
+            url = f"rediss://{host}:{port}?timeout=5&{'&'.join(options)}"
+            store = RedisStore(parse_redis_url(url))
+            [outcome] = store.reserve([demand()])
+            store.close()
+            assert isinstance(outcome, Decision if is_trusted else LimiterUnavailable)
