@@ -252,7 +252,7 @@ def test_a_hanging_server_costs_the_timeout_at_most() -> None:
         limiter.wait_for_capacity_sync(1, model="gpt-4o")
         server.signal(signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(LimiterUnavailable, match="DEADLINE_EXCEEDED"):
+        with pytest.raises(LimiterUnavailable, match=r"no answer within 0\.5 s"):
             limiter.wait_for_capacity_sync(1, model="gpt-4o")
         assert 0.4 < time.monotonic() - began < 2
         server.signal(signal.SIGCONT)
@@ -433,8 +433,8 @@ def test_allow_is_for_outages_only(refusing: tuple[_Refusing, str]) -> None:
     handler, address = refusing
     outages = {"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
     outages |= {"INTERNAL", "UNAVAILABLE"}
-    with RemoteLimiter(address, on_unavailable="allow") as limiter:
-        for handler.code in set(grpc.StatusCode) - {grpc.StatusCode.OK}:
+    for handler.code in set(grpc.StatusCode) - {grpc.StatusCode.OK}:
+        with RemoteLimiter(address, on_unavailable="allow") as limiter:
             if handler.code.name in outages:
                 limiter.wait_for_capacity_sync(1, model="m")
                 continue

@@ -1,9 +1,11 @@
 """Settings: every source, every way to get them wrong."""
 
+from math import isfinite
 from pathlib import Path
 
 import pytest
 
+from openlimit.leaky_bucket import Limit
 from openlimit_server.settings import ConfigurationError, Settings, load_policies
 
 GOOD = """
@@ -89,6 +91,19 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (HEAD + "    limits: {}", "limits.yaml:4: policies[0].limits: "),
         (HEAD + "    limits: 9/minute", "limits.yaml:4: policies[0].limits: "),
         (HEAD + "    limits: {Tokens: 9/day}", "limits.yaml:4: policies[0].limits.Tokens: has cha"),
+        (
+            ONE + f"    max_wait: {'9' * 400}s",
+            "limits.yaml:5: policies[0].max_wait: expected a dura",
+        ),
+        (ONE + "    max_wait: 3651d", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    max_wait: 0.9ms", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + f"    max_wait: {'9' * 5000}", "limits.yaml:5: cannot read '999"),
+        (
+            ONE + "    max_wait: 2020-13-45",
+            "limits.yaml:5: cannot read '2020-13-45': month must be",
+        ),
+        (ONE + f"    max_wait: {'[' * 3000}", "limits.yaml:5: nested too deeply"),
+        ("a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)), "limits.yaml: nested too deep"),
     ],
 )
 def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, message: str) -> None:
@@ -101,7 +116,9 @@ def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, messag
     [
         "9", "9/fortnight", "0/minute", "-9/minute", ".nan/minute", "nine/minute", "9/minute burst",
         "9/minute burst 0s", "9/minute burst -1s", "9/minute burst 5", "9/0s", "1e9/minute",
-        "9/minute and more", "12", "null", "[9]",
+        "9/minute and more", "12", "null", "[9]", "0.5/second", "0.01/day", "1000000000000001/1s",
+        f"{'9' * 400}/minute", f"0.{'0' * 400}1/minute", f"1/{'9' * 302}s", "1/3651d",
+        f"1/minute burst {'9' * 400}s", f"1/minute burst 0.{'0' * 400}1ms",
     ],
 )  # fmt: skip
 def test_a_bad_limit_is_refused_with_what_was_expected(file: Path, limit: str) -> None:
@@ -109,6 +126,29 @@ def test_a_bad_limit_is_refused_with_what_was_expected(file: Path, limit: str) -
     message = refusal(file, HEAD + f"    limits:\n      requests: 9/day\n      tokens: {limit}\n")
     assert message.startswith("limits.yaml:6: policies[0].limits.tokens: expected ")
     assert "such as" in message
+
+
+def test_an_amount_below_one_is_refused_with_what_to_write(file: Path) -> None:
+    """Costs are whole numbers, so that half a request a second could never serve one."""
+    message = refusal(file, HEAD + "    limits: {requests: 0.5/second}")
+    assert "such as 30/minute instead of 0.5/second" in message
+
+
+def test_the_largest_limit_can_be_served(file: Path) -> None:
+    """The bounds themselves are good, with the shortest and the longest of durations."""
+    file.write_text(HEAD + "    limits: {tokens: 1000000000000000/1ms burst 3650d, a: 1/3650d}")
+    [policy] = load_policies(file)
+    assert policy.limits == {"tokens": (1e15, 0.001, 315_360_000), "a": (1, 315_360_000, None)}
+    for unit, limit in policy.limits.items():
+        assert isfinite(Limit.per(unit, *limit).capacity)
+
+
+@pytest.mark.parametrize("field", ["limits: {tokens: *a9}", "models: *a9\n    models: *a9"])
+def test_a_message_stays_short_whatever_came(file: Path, field: str) -> None:
+    """Lines of anchors that stand for billions of values are refused without spelling them out."""
+    anchors = "".join(f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    bomb = f"policies:\n  - &a0 [x, x, x, x]\n{anchors}  - name: a\n    {field}\n"
+    assert len(refusal(file, bomb)) < 2000
 
 
 def test_all_faults_of_a_file_are_told_at_once(file: Path) -> None:
@@ -136,13 +176,55 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.listen, settings.grace, settings.store) == ("127.0.0.1:2", 7, "memory://")
 
 
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a deployment leaves empty keeps its default."""
+    for name in ("CONFIG", "LISTEN", "STORE", "GRACE", "CHECK"):
+        monkeypatch.setenv(f"OPENLIMIT_{name}", "")
+    settings = Settings.load([])
+    assert (settings.config, settings.listen, settings.check) == (None, "0.0.0.0:50051", False)
+
+
+def test_null_is_the_name_of_a_file() -> None:
+    """It does not mean the default policies."""
+    assert Settings.load(["--config", "null"]).config == Path("null")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0:50051", "127.0.0.1:0", "localhost:65535", "[::1]:1", "[::]:50051",
+        "[fe80::1%eth0]:1", "a-b.example:1", "unix:limiter.sock", "unix:/run/limiter.sock", "unix:///run/limiter.sock",
+    ],
+)  # fmt: skip
+def test_an_address_to_listen_on(address: str) -> None:
+    """A host or an IPv6 address in brackets with a port, or a socket's path."""
+    assert Settings.load(["--listen", address]).listen == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:99999", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1", "127.0.0.1:",
+        "localhost", ":50051", "50051", "::1:50051", "[::1]", "127.0.0.1:http", "http://[::1]:1",
+        "a b:1", "unix:", "unix://limiter.sock", "127.0.0.1:1\n", "127.0.0.1:١",  # noqa: RUF001 - a digit
+    ],
+)  # fmt: skip
+def test_a_typo_in_the_address_is_refused(address: str) -> None:
+    """gRPC would take it for another address, or for port 443, and serve there."""
+    with pytest.raises(ConfigurationError, match="listen: expected an address such as"):
+        Settings.load(["--listen", address])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--grace", "-1"], "grace: Input should be greater than or equal to 0, not '-1'"),
         (["--grace", "nan"], "grace: "),
         (["--grace", "soon"], "grace: Input should be a valid number"),
-        (["--store", "redis://x"], "store: Input should be 'memory://', not 'redis://x'"),
+        (["--store", "mysql://x"], "store: must begin with one of redis, rediss"),
+        (["--store", "redis://x?db=one"], "store: needs a number for db, not 'one'; or memory://"),
+        (["--workers", "0"], "workers: Input should be greater than or equal to 1, not '0'"),
+        (["--workers", "2"], "workers: each would have buckets of its own in memory"),
         (["--listen", ""], "listen: "),
     ],
 )

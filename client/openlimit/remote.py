@@ -1,24 +1,27 @@
 """The gRPC side of the client: one channel per process, for threads and event loops alike.
 
 Asynchronous callers share the channel of the threads: a grpc.aio channel would belong to one
-event loop, and calls through this one are as fast.
+event loop, and one stream for all is what makes this fast.
 """
 
 import asyncio
+import atexit
 import os
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from threading import Condition, Thread
-from typing import TYPE_CHECKING
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread, local
+from typing import Any, cast
+from weakref import WeakMethod, WeakSet, finalize
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
 from openlimit import wire
+from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, CancelRequest
+from openlimit.mailboxes import LoopMailbox, Mailbox, NoMailbox, Outcome, ThreadMailbox
+from openlimit.stream import Stream, closed
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 _OPTIONS = [
@@ -31,18 +34,18 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
+_COOL_DOWN = 0.1  # seconds in which a stream that broke off is not opened again
 
-if TYPE_CHECKING:  # the stubs' name for what .future() returns; at run time there is none
-    from grpc import _CallFuture
-
-    _Answer = _CallFuture[AcquireResponse]
+_THREADS = ThreadMailbox()
+_NOBODY = NoMailbox()
 
 
 class RemoteBuckets:
     """The buckets of the openlimit server at an address as gRPC understands it.
 
-    ``timeout`` bounds each call, in seconds. Nothing is connected before the first one. A caller
-    that is cancelled or interrupted while its answer is under way gives back what was granted.
+    ``timeout`` bounds each question, in seconds. Nothing is connected before the first one. A
+    caller that is cancelled or interrupted while its answer is under way gives back what was
+    granted. What is under way when the connection breaks fails as LimiterUnavailable.
     """
 
     def __init__(
@@ -55,37 +58,39 @@ class RemoteBuckets:
         # close it.
         self._connections: dict[int, _Connection] = {}
         self._closed = False
+        self._thread = local()  # has the mailbox of the thread's event loop
+        finalize(self, _let_go, self._connections).atexit = False
+        _all.add(self)
 
     def reserve(self, call: wire.Call) -> Decision:
         """Ask the server; blocks for the timeout at most."""
-        connection, answer = self._ask(call)
+        slot: SimpleQueue[Outcome] = SimpleQueue()
+        stream, number = self._ask(call, _THREADS, slot)
         try:
-            answer.code()  # returns when the call has ended
-            return self._decision(answer)
+            outcome = slot.get(timeout=self._timeout)
+        except Empty:
+            if stream.forget(number):
+                raise self._no_answer() from None
+            outcome = slot.get()
         except BaseException:
-            connection.abandon(answer, self.cancel)
+            if not stream.forget(number):
+                self._unclaimed(slot.get())
             raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(Decision, outcome)
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
-        connection, answer = self._ask(call)
-        loop = asyncio.get_running_loop()
-        arrived = loop.create_future()
-
-        def wake() -> None:
-            if not arrived.done():
-                arrived.set_result(None)
-
-        def wake_from_thread(_: object) -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-                loop.call_soon_threadsafe(wake)
-
-        answer.add_done_callback(wake_from_thread)
+        mailbox = self._mailbox()
+        slot: asyncio.Future[Outcome] = mailbox.loop.create_future()
+        stream, number = self._ask(call, mailbox, slot)
+        mailbox.expect(slot, self._no_answer)
         try:
-            await arrived
-            return self._decision(answer)
+            return cast(Decision, await slot)
         except BaseException:
-            connection.abandon(answer, self.cancel)
+            if not stream.forget(number) and slot.done() and not slot.cancelled():
+                self._unclaimed(slot.exception() or slot.result())
             raise
 
     def cancel(self, reservation_id: str) -> None:
@@ -94,120 +99,112 @@ class RemoteBuckets:
         Also once closed, for callers that still slept then: the connection that this needs
         closes by itself.
         """
-        while not self._connection().cancel(reservation_id):
-            pass  # another thread hung up in between
+        self._send(reservation_id, _NOBODY, None)
         if self._closed:
             Thread(target=self.close, daemon=True).start()
 
     def close(self) -> None:
-        """Let the calls under way end, for the timeout at most, and hang up in this process."""
+        """Let what is under way be answered, for the timeout at most, and hang up."""
         self._closed = True
         if connection := self._connections.pop(os.getpid(), None):
             connection.close()
 
-    def _ask(self, call: wire.Call) -> "tuple[_Connection, _Answer]":
-        request = wire.acquire_request(call)
-        while not self._closed:
-            connection = self._connection()
-            if answer := connection.acquire(request):
-                return connection, answer
-        raise _closed()
+    def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
+        if self._closed:
+            raise closed()
+        return self._send(call, mailbox, slot)
 
-    def _connection(self) -> "_Connection":
-        pid = os.getpid()
-        found = self._connections.get(pid)
-        if found is None:
-            opened = _Connection(self._address, self._timeout, self._credentials)
-            found = self._connections.setdefault(pid, opened)
-            if found is not opened:  # another thread was faster
-                opened.close()
-        return found
+    def _send(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
+        while True:
+            pid = os.getpid()
+            connection = self._connections.get(pid)
+            if connection is None:
+                fresh = _Connection(
+                    self._address, self._timeout, self._credentials, WeakMethod(self._unclaimed)
+                )
+                connection = self._connections.setdefault(pid, fresh)
+                if connection is not fresh:  # another thread was faster
+                    fresh.close()
+            if sent := connection.ask(asked, mailbox, slot):
+                return sent
 
-    def _decision(self, answer: "_Answer") -> Decision:
-        code = answer.code()
-        if code is grpc.StatusCode.OK:
-            return wire.read_response(answer.result())
-        if code is grpc.StatusCode.CANCELLED and self._closed:
-            raise _closed()
-        status = None
-        with suppress(ValueError, DecodeError):  # trailers that belong to no such status
-            status = rpc_status.from_call(answer)
-        if status is None:  # from gRPC itself or a proxy, not from the service
-            status = Status(code=code.value[0], message=answer.details() or "")
-        raise wire.error_of(status, self._address) from answer.exception()
+    def _mailbox(self) -> LoopMailbox:
+        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+            mailbox = self._thread.mailbox = LoopMailbox(self._timeout, self._unclaimed)
+        return mailbox
 
+    def _unclaimed(self, outcome: object) -> None:
+        """Give back what was granted to a caller that is gone."""
+        if isinstance(outcome, Decision) and outcome.wait:
+            self.cancel(outcome.reservation_id)
 
-def _closed() -> RuntimeError:
-    return RuntimeError("this limiter was closed; create a new one")
+    def _no_answer(self) -> LimiterUnavailable:
+        return LimiterUnavailable(self._address, f"no answer within {self._timeout:g} s")
 
 
 class _Connection:
-    """A channel of one process, and the calls under way on it."""
+    """A channel of one process, and the stream that is open on it."""
 
     def __init__(
-        self, address: str, timeout: float, credentials: grpc.ChannelCredentials | None
+        self,
+        address: str,
+        timeout: float,
+        credentials: grpc.ChannelCredentials | None,
+        unclaimed: "WeakMethod[Callable[[object], None]]",
     ) -> None:
-        self._timeout = timeout
         if credentials is None:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
-        self._stub = RateLimitServiceStub(self._channel)
-        self._under_way = 0
-        self._hung_up = False
-        self._changed = Condition()
 
-    def acquire(self, request: AcquireRequest) -> "_Answer | None":
-        """Send the request; the answer is a future, None where this connection has ended."""
-        if not self._begin():
-            return None
-        try:
-            answer = self._stub.Acquire.future(request, timeout=self._timeout)
-        except BaseException:
-            self._end()
-            raise
-        answer.add_done_callback(self._end)
-        return answer
+        def take_back(outcome: Outcome) -> None:
+            if take := unclaimed():
+                take(outcome)
 
-    def abandon(self, answer: "_Answer", cancel: Callable[[str], None]) -> None:
-        """Nobody waits for this answer any more: cancel what it grants, once it is here."""
-        counted = self._begin()
+        self._open = partial(
+            Stream, RateLimitServiceStub(self._channel), address, timeout, take_back
+        )
+        self._lock = RLock()
+        self._stream: Stream | None = None
+        self._closed = False
 
-        def give_back(_: object) -> None:
-            if answer.code() is grpc.StatusCode.OK:
-                cancel(answer.result().reservation_id)
-            if counted:
-                self._end()
-
-        answer.add_done_callback(give_back)
-
-    def cancel(self, reservation_id: str) -> bool:
-        """Give a reservation back in the background; False where this connection has ended."""
-        if not self._begin():
-            return False
-        try:
-            request = CancelRequest(reservation_id=reservation_id)
-            answer = self._stub.Cancel.future(request, timeout=self._timeout)
-        except BaseException:
-            self._end()
-            raise
-        answer.add_done_callback(self._end)
-        return True
+    def ask(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int] | None:
+        """Send a question over the stream, a new one if need be; None once this is closed."""
+        while True:
+            stream = self._stream
+            if stream is not None:
+                if number := stream.ask(asked, mailbox, slot):
+                    return stream, number
+                if stream.failure and time.monotonic() < stream.failed_at + _COOL_DOWN:
+                    mailbox.deliver([(slot, stream.failure())])
+                    return stream, 0
+            with self._lock:
+                if self._closed:
+                    return None
+                if self._stream is stream:
+                    self._stream = self._open()
 
     def close(self) -> None:
-        """Wait for the calls under way, for the timeout at most, then hang up."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, self._timeout)
-            self._hung_up = True
+        """Let what is under way be answered, for the timeout at most, then hang up."""
+        with self._lock:
+            self._closed = True
+        if self._stream:
+            self._stream.close()
         self._channel.close()
 
-    def _begin(self) -> bool:
-        with self._changed:
-            self._under_way += not self._hung_up
-            return not self._hung_up
 
-    def _end(self, _: object = None) -> None:
-        with self._changed:
-            self._under_way -= 1
-            if not self._under_way:
-                self._changed.notify_all()
+def _let_go(connections: dict[int, _Connection]) -> None:
+    """Hang up for one who forgot to; the garbage collector, which calls this, must not wait."""
+    if connection := connections.pop(os.getpid(), None):
+        Thread(target=connection.close, daemon=True).start()
+
+
+_all: WeakSet[RemoteBuckets] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """What was given back last must not be lost."""
+    for buckets in list(_all):
+        buckets.close()

@@ -4,6 +4,7 @@ Every error carries google.rpc details, so that a client in any language can act
 table is in the comments of protos/openlimit/v1/rate_limit.proto.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeVar
@@ -24,11 +25,13 @@ from openlimit.errors import (
     WaitTooLong,
 )
 from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Answer, Question
 
 DOMAIN = "openlimit"
 MAX_NAME = 256
 MAX_UNITS = 16
+MOST_IN_FLIGHT = 10_000
+"""Questions of one stream that may be undecided."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 # Statuses of a server or a network that is down, overloaded or restarting.
@@ -51,24 +54,33 @@ class Call(NamedTuple):
     """Seconds; None for the policy's own bound."""
 
 
+Asked = Call | str
+"""A call to be granted, or the id of a reservation to be cancelled."""
+
+
 def acquire_request(call: Call) -> AcquireRequest:
-    """The message for a call; raises InvalidRequest for what the server would refuse."""
-    _require_name("model", call.model)
-    _require_name("key", call.key)
-    units = {unit: cost for unit, cost in call.costs.items() if unit != "tokens"}
-    if units["requests"] == 1:
-        del units["requests"]
-    max_wait = None
-    if call.max_wait is not None:
-        max_wait = duration(min(call.max_wait, _MAX_DURATION) * SECOND)
+    """The message for a call; raises InvalidRequest for what cannot be sent."""
+    request = AcquireRequest()
+    write_call(call, request)
+    return request
+
+
+def write_call(call: Call, request: AcquireRequest) -> None:
+    """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
+    model, key, costs, max_wait = call
     try:
-        return AcquireRequest(
-            model=call.model,
-            tokens=call.costs.get("tokens", 0),
-            key=call.key,
-            max_wait=max_wait,
-            units=units,
-        )
+        require_name("model", model)
+        require_name("key", key)
+        request.model = model
+        if key:
+            request.key = key
+        for unit, cost in costs.items():
+            if unit == "tokens":
+                request.tokens = cost
+            elif unit != "requests" or cost != 1:
+                request.units[unit] = cost
+        if max_wait is not None:
+            request.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
     except (TypeError, ValueError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
 
@@ -76,8 +88,8 @@ def acquire_request(call: Call) -> AcquireRequest:
 def read_request(request: AcquireRequest) -> Call:
     """The call of a message; raises InvalidRequest for a field that is missing or malformed."""
     model, key, tokens = request.model, request.key, request.tokens
-    _require_name("model", model)
-    _require_name("key", key)
+    require_name("model", model)
+    require_name("key", key)
     if tokens < 0:
         raise InvalidRequest("tokens", f"must not be negative, not {tokens}")
     costs = {"requests": 1, "tokens": tokens}
@@ -89,7 +101,35 @@ def read_request(request: AcquireRequest) -> Call:
     return Call(model, key, costs, max_wait)
 
 
-def _require_name(field: Literal["model", "key"], name: object) -> None:
+def read_question(question: Question) -> Call | str | InvalidRequest:
+    """The call of an acquisition, the id of a cancellation, or what is wrong with it."""
+    if question.HasField("acquire"):
+        return readable(question.acquire)
+    if question.HasField("cancel"):
+        return question.cancel.reservation_id
+    return InvalidRequest("question", "must be set, to acquire or cancel")
+
+
+def readable(request: AcquireRequest) -> Call | InvalidRequest:
+    """The call of a message, or what is wrong with it: for one among many."""
+    try:
+        return read_request(request)
+    except InvalidRequest as error:
+        return error
+
+
+def write_question(number: int, asked: Asked, question: Question) -> None:
+    """Fill an empty message with an acquisition, or the cancellation of a reservation's id."""
+    question.id = number
+    if isinstance(asked, str):
+        question.cancel.reservation_id = asked
+    else:
+        write_call(asked, question.acquire)
+
+
+@functools.lru_cache(maxsize=1024)
+def require_name(field: Literal["model", "key"], name: object) -> None:
+    """Raise InvalidRequest unless it is a name that the server takes."""
     if not isinstance(name, str):
         raise InvalidRequest(field, f"must be a text, not {name!r}")
     if not name and field == "model":
@@ -138,20 +178,44 @@ def microseconds(value: Duration) -> int:
     return value.seconds * SECOND - (-value.nanos // 1000)
 
 
-def acquire_response(decision: Decision) -> AcquireResponse:
-    """The message for a decision."""
-    response = AcquireResponse()  # filled in place, which is twice as fast as by keywords
-    response.reservation_id = decision.reservation_id
-    response.limited_by = decision.limited_by
-    seconds, rest = divmod(int(decision.wait), SECOND)
-    response.wait.seconds = seconds
-    response.wait.nanos = rest * 1000
-    return response
+def write_decision(decision: Decision, response: AcquireResponse) -> None:
+    """Fill an empty message in place, which is twice as fast as by keywords."""
+    wait, limited_by, reservation_id = decision
+    response.reservation_id = reservation_id
+    if wait:
+        response.limited_by = limited_by
+        seconds, rest = divmod(int(wait), SECOND)
+        response.wait.seconds = seconds
+        response.wait.nanos = rest * 1000
+
+
+def write_answer(
+    question: int, answer: Decision | bool | OpenLimitError | Status, message: Answer
+) -> None:
+    """Fill an empty message in place."""
+    message.id = question
+    if isinstance(answer, Decision):
+        write_decision(answer, message.granted)
+    elif isinstance(answer, bool):
+        message.cancelled.cancelled = answer
+    else:
+        status = answer if isinstance(answer, Status) else status_of(answer)[1]
+        message.error.CopyFrom(status)
 
 
 def read_response(response: AcquireResponse) -> Decision:
     """The decision of a message."""
-    return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
+    wait = microseconds(response.wait) if response.HasField("wait") else 0
+    return Decision(wait, response.limited_by, response.reservation_id)
+
+
+def read_answer(answer: Answer, address: str) -> Decision | bool | OpenLimitError:
+    """What the server at the address answered to a question."""
+    if answer.HasField("granted"):
+        return read_response(answer.granted)
+    if answer.HasField("error"):
+        return error_of(answer.error, address)
+    return answer.cancelled.cancelled
 
 
 def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
@@ -179,15 +243,31 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             message = ": ".join(filter(None, (error.address, error.reason)))
         case _:
             raise TypeError(f"no status is declared for {error!r}")
-    status = Status(code=code.value[0], message=message)
-    for detail in details:
-        status.details.add().Pack(detail)
-    return code, status
+    return code, _status(code, message, *details)
 
 
 def _info(reason: str, **metadata: str) -> Message:
     info: Message = ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return info
+
+
+def _status(code: grpc.StatusCode, message: str, *details: Message) -> Status:
+    status = Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+TOO_MANY_IN_FLIGHT = _status(
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too many questions of this stream are in flight; ask again when some are answered",
+    _info("TOO_MANY_IN_FLIGHT"),
+)
+
+
+def stopping() -> LimiterUnavailable:
+    """What a server says that drains."""
+    return LimiterUnavailable("", "the server is stopping; ask again once one serves")
 
 
 def error_of(status: Status, address: str) -> OpenLimitError:

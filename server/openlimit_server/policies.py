@@ -9,14 +9,20 @@ from math import inf
 from typing import NamedTuple
 from urllib.parse import quote
 
-from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownModel
+from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownModel
 from openlimit.leaky_bucket import SECOND, Decision, Limit
-from openlimit.stores import AsyncStore, Demand, Withdrawal
+from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
 from openlimit.wire import Call
 from openlimit_server.settings import PolicySettings
 
-_RESERVATION_ID = re.compile(r"[0-9a-f]{16}\.(.{1,4096})", re.DOTALL)
+_NONCE = 16  # hexadecimal digits: not to be guessed by another caller
+_RESERVATION_ID = re.compile(rf"[0-9a-f]{{{_NONCE}}}\.(.{{1,4096}})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
+
+Asked = Call | str | OpenLimitError
+"""A call to be granted; the id of a reservation to be cancelled; what is wrong with a request."""
+Answer = Decision | bool | OpenLimitError
+"""A grant; whether something was given back; why there is neither."""
 
 
 class _Policy(NamedTuple):
@@ -38,35 +44,60 @@ class Policies:
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
-    async def acquire(self, call: Call) -> Decision:
-        """Reserve the call's costs.
+    async def answer(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Decide in order, in one step of the store; refusals are returned, each in its place.
 
-        Raises UnknownModel, CostExceedsLimit, WaitTooLong, or LimiterUnavailable for a store that
-        is away, in which case the policy may let the call start at once.
+        While the store is away, an acquisition is LimiterUnavailable or, where its policy says so,
+        granted at once; then its reservation has no id.
         """
+        nonces = os.urandom(_NONCE // 2 * len(asked)).hex()
+        answers: list[Answer] = [False] * len(asked)
+        questions: list[Question] = []
+        places: list[int] = []
+        for place, each in enumerate(asked):
+            try:
+                if isinstance(each, Call):
+                    question: Question | None = self._demand(each, nonces, place * _NONCE)
+                elif isinstance(each, str):
+                    question = self._withdrawal(each)
+                else:
+                    raise each
+            except OpenLimitError as error:
+                answers[place] = error
+                continue
+            if question:
+                questions.append(question)
+                places.append(place)
+        decided = await self._store.adecide(questions)
+        for place, question, answer in zip(places, questions, decided, strict=True):
+            if isinstance(answer, LimiterUnavailable) and self._may_start(question):
+                answers[place] = Decision(0, "", "")
+            else:
+                answers[place] = answer
+        return answers
+
+    def _demand(self, call: Call, nonces: str, at: int) -> Demand:
         policy, bucket = self._target(call.model, call.key)
         costs = [call.costs.get(limit.unit, 0) for limit in policy.limits]
         max_wait = policy.max_wait if call.max_wait is None else call.max_wait * SECOND
-        # Not to be guessed by another caller, and says where to look for it.
-        reservation_id = f"{os.urandom(8).hex()}.{bucket}"
-        demand = Demand(bucket, policy.limits, costs, max_wait, reservation_id)
-        [outcome] = await self._store.areserve([demand])
-        if isinstance(outcome, LimiterUnavailable) and policy.allows_without_store:
-            return Decision(0, "", "")
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        # The id says where to look for it.
+        reservation_id = f"{nonces[at : at + _NONCE]}.{bucket}"
+        return Demand(bucket, policy.limits, costs, max_wait, reservation_id)
 
-    async def cancel(self, reservation_id: str) -> bool:
-        """Give back a reservation that has not started; whether there was one to give back."""
+    def _withdrawal(self, reservation_id: str) -> Withdrawal | None:
+        """None for a policy that is no longer configured."""
         match = _RESERVATION_ID.fullmatch(reservation_id)
         if not match:
             raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-        bucket = match[1]
-        policy = self._by_name.get(bucket.partition(":")[0])
-        if policy is None:  # no longer configured
-            return False
-        return await self._store.acancel(Withdrawal(bucket, policy.limits, reservation_id))
+        policy = self._policy_of(bucket := match[1])
+        return policy and Withdrawal(bucket, policy.limits, reservation_id)
+
+    def _may_start(self, question: Question) -> bool:
+        policy = self._policy_of(question.bucket)
+        return isinstance(question, Demand) and policy is not None and policy.allows_without_store
+
+    def _policy_of(self, bucket: str) -> _Policy | None:
+        return self._by_name.get(bucket.partition(":")[0])
 
     def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
         for policy in self._policies:
@@ -82,7 +113,7 @@ def _policy(settings: PolicySettings) -> _Policy:
     return _Policy(
         settings.name,
         re.compile("|".join(map(translate, settings.models))),
-        [Limit.per(unit, *limit) for unit, limit in settings.limits.items()],
+        tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",

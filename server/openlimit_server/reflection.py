@@ -1,7 +1,7 @@
 """Server reflection whose streams end when the server drains."""
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -16,26 +16,42 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
     def __init__(self, services: Iterable[str]) -> None:
         super().__init__(services)
         self._is_draining = False
-        self._streams: set[asyncio.Timeout] = set()
+        self._waits: set[asyncio.Timeout] = set()
 
     def drain(self) -> None:
-        """End the streams, open ones and those to come. Does not block."""
+        """End the streams once what was asked is answered. Does not block."""
         self._is_draining = True
-        for stream in self._streams:
-            stream.reschedule(0)
+        for wait in self._waits:
+            wait.reschedule(0)
 
     async def ServerReflectionInfo(  # type: ignore[override]  # writes, as grpc.aio also takes
         self,
         request_iterator: AsyncIterable[ServerReflectionRequest],
         context: ServicerContext[Any, Any],
     ) -> None:
-        answers: Any = super().ServerReflectionInfo(request_iterator, context)
+        asked = self._until_draining(request_iterator)
+        answers: Any = super().ServerReflectionInfo(asked, context)
         try:
-            async with asyncio.timeout(0 if self._is_draining else None) as stream:
-                self._streams.add(stream)
-                async for answer in answers:
-                    await context.write(answer)
+            async for answer in answers:
+                await context.write(answer)
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-        finally:
-            self._streams.discard(stream)
+
+    async def _until_draining(
+        self, requests: AsyncIterable[ServerReflectionRequest]
+    ) -> AsyncIterator[ServerReflectionRequest]:
+        """The requests; raises TimeoutError rather than wait for one while the server drains.
+
+        Only waiting is cut short: gRPC cannot end a stream in the midst of a write.
+        """
+        each = aiter(requests)
+        while True:
+            async with asyncio.timeout(0 if self._is_draining else None) as wait:
+                self._waits.add(wait)
+                try:
+                    request = await anext(each, None)
+                finally:
+                    self._waits.discard(wait)
+            if request is None:
+                return
+            yield request

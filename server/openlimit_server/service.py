@@ -3,27 +3,34 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from operator import methodcaller
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
 from openlimit import wire
-from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
+from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.leaky_bucket import Decision
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
+    AcquireBatchRequest,
+    AcquireBatchResponse,
     AcquireRequest,
     AcquireResponse,
+    AcquireStreamRequest,
     CancelRequest,
     CancelResponse,
 )
-from openlimit_server.policies import Policies
+from openlimit_server.policies import Answer, Asked, Policies
+from openlimit_server.streaming import Stream
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
+_MOST_IN_BATCH = 1000
 _Request = TypeVar("_Request", bound=Message)
+_Context = ServicerContext[Any, Any]
 
 
 class RateLimitServicer(grpc.GenericRpcHandler):
@@ -35,71 +42,130 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
+        self._streams: set[Stream] = set()
         self._refused = 0
-        self._handlers = _handlers(self.acquire, self.cancel)
+        self._handlers = {
+            "Acquire": _unary(self.acquire, AcquireRequest),
+            "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
+            "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
+            "Cancel": _unary(self.cancel, CancelRequest),
+        }
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """How to answer a call, from its name."""
-        return self._handlers.get(handler_call_details.method)
+        service, _, method = handler_call_details.method[1:].partition("/")
+        return self._handlers.get(method) if service == SERVICE else None
 
     async def acquire(self, request: AcquireRequest) -> AcquireResponse:
-        return wire.acquire_response(await self._policies.acquire(wire.read_request(request)))
+        answer = await self._answer(wire.read_request(request))
+        assert isinstance(answer, Decision)
+        response = AcquireResponse()
+        wire.write_decision(answer, response)
+        return response
+
+    async def acquire_batch(self, request: AcquireBatchRequest) -> AcquireBatchResponse:
+        if len(request.acquisitions) > _MOST_IN_BATCH:
+            reason = f"must be at most {_MOST_IN_BATCH}, not {len(request.acquisitions)}"
+            raise InvalidRequest("acquisitions", reason)
+        response = AcquireBatchResponse()
+        for answer in await self._policies.answer([*map(wire.readable, request.acquisitions)]):
+            result = response.results.add()
+            if isinstance(answer, Decision):
+                wire.write_decision(answer, result.granted)
+            else:
+                assert isinstance(answer, OpenLimitError)
+                result.error.CopyFrom(wire.status_of(answer)[1])
+        return response
+
+    async def acquire_stream(self, context: _Context) -> None:
+        stream = Stream(self._policies, context)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
 
     async def cancel(self, request: CancelRequest) -> CancelResponse:
-        return CancelResponse(cancelled=await self._policies.cancel(request.reservation_id))
+        return CancelResponse(cancelled=bool(await self._answer(request.reservation_id)))
 
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.
 
         Until then the server must not stop: gRPC ends as CANCELLED, with no hint to try again,
-        what has arrived but was not yet handed to a servicer. Calls in flight go on.
+        what has arrived but was not yet handed to a servicer. Calls in flight go on; streams
+        answer what they have read, and end.
         """
-        self._handlers = _handlers(self._refuse, self._refuse)
+        self._handlers = {
+            "Acquire": _unary(self._refuse, AcquireRequest),
+            "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
+            "AcquireStream": _streaming(self._refuse, AcquireStreamRequest),
+            "Cancel": _unary(self._refuse, CancelRequest),
+        }
+        for stream in self._streams:
+            stream.drain()
         seen = -1
         while seen < self._refused:
             seen = self._refused
             await asyncio.sleep(_QUIET)
 
-    async def _refuse(self, _: Message) -> Message:
+    async def _answer(self, asked: Asked) -> Answer:
+        [answer] = await self._policies.answer([asked])
+        if isinstance(answer, OpenLimitError):
+            raise answer
+        return answer
+
+    async def _refuse(self, _: object) -> Any:
         self._refused += 1
-        raise LimiterUnavailable(
-            "", "the server is stopping; ask again once it or another one serves"
-        )
+        raise wire.stopping()
 
 
-def _handlers(
-    acquire: Callable[[AcquireRequest], Awaitable[Message]],
-    cancel: Callable[[CancelRequest], Awaitable[Message]],
-) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-    return {
-        f"/{SERVICE}/Acquire": _handler(acquire, AcquireRequest),
-        f"/{SERVICE}/Cancel": _handler(cancel, CancelRequest),
-    }
-
-
-def _handler(
+def _unary(
     answer: Callable[[_Request], Awaitable[Message]], kind: type[_Request]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def handle(request: _Request | DecodeError, context: _Context) -> Message:
+        try:
+            if isinstance(request, DecodeError):
+                raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
+            return await answer(request)
+        except OpenLimitError as error:
+            await _abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(
+        handle, request_deserializer=_parser(kind), response_serializer=_serialize
+    )
+
+
+def _streaming(
+    answer: Callable[[_Context], Awaitable[None]], kind: type[Message]
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def handle(_: object, context: _Context) -> None:
+        try:
+            await answer(context)
+        except OpenLimitError as error:
+            await _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(
+        handle, request_deserializer=_parser(kind), response_serializer=_serialize
+    )
+
+
+_serialize = methodcaller("SerializeToString")
+
+
+def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
+    """Bytes that are no message are a value, since gRPC would take an error for the server's."""
+
     def parse(data: bytes) -> _Request | DecodeError:
         try:
             return kind.FromString(data)
         except DecodeError as error:
             return error
 
-    async def handle(
-        request: _Request | DecodeError, context: ServicerContext[Any, Any]
-    ) -> Message:
-        try:
-            if isinstance(request, DecodeError):
-                raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
-            return await answer(request)
-        except OpenLimitError as error:
-            code, status = wire.status_of(error)
-            details = (_DETAILS, status.SerializeToString())
-            await context.abort(code, status.message, (details,))
+    return parse
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, request_deserializer=parse, response_serializer=methodcaller("SerializeToString")
-    )
+
+async def _abort(context: _Context, error: OpenLimitError) -> NoReturn:
+    code, status = wire.status_of(error)
+    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))

@@ -3,12 +3,12 @@
 Every error names the field, and for the file its line; it says what was expected and what came.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,49 +19,22 @@ from pydantic import (
 )
 from pydantic import ValidationError as Invalid
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
-from ruamel.yaml import YAML
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from openlimit.errors import InvalidRequest
+from openlimit_server import marked_yaml, notation
 
 MEMORY = "memory://"
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_LIMIT = re.compile(r"(\d+(?:\.\d+)?) ?/ ?(\w[\w.]*)(?: +burst +(\w[\w.]*))?", re.ASCII)
 
 
 class ConfigurationError(Exception):
     """The settings cannot be used; the message has a line for each fault."""
 
 
-def _duration(text: object) -> float:
-    """Seconds, from a text such as 500ms, 1.5s, 2m, 1h or 1d."""
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if not match or not float(match[1]):
-        raise ValueError(f"expected a duration such as 500ms, 10s, 1m or 1h, not {text!r}")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _limit(text: object) -> tuple[float, float, float | None]:
-    """Amount, period and burst (both in seconds) from a text such as 90000/minute burst 10s."""
-    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
-    if not match or not float(match[1]):
-        raise ValueError(
-            f"expected an amount per second, minute, hour, day or duration, and if need be a "
-            f"burst, such as 90000/minute or 90000/minute burst 10s, not {text!r}"
-        )
-    amount, period, burst = match.groups()
-    return (
-        float(amount),
-        _PERIODS.get(period) or _duration(period),
-        None if burst is None else _duration(burst),
-    )
-
-
-_Duration = Annotated[float, BeforeValidator(_duration)]
-_Limit = Annotated[tuple[float, float, float | None], BeforeValidator(_limit)]
+_Duration = Annotated[float, BeforeValidator(notation.duration)]
+_Limit = Annotated[tuple[float, float, float | None], BeforeValidator(notation.limit)]
+_Address = Annotated[str, AfterValidator(notation.address)]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
@@ -133,11 +106,12 @@ class Settings(BaseSettings):
         env_prefix="OPENLIMIT_",
         cli_prog_name="openlimit-server",
         cli_hide_none_type=True,
+        cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
     )
 
     config: Path | None = Field(None, description="YAML file of policies")
-    listen: str = Field("0.0.0.0:50051", min_length=1, description="address to serve on")
+    listen: _Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,
         description="where the buckets live: memory://, redis://, rediss://, unix://, "
@@ -167,7 +141,8 @@ class Settings(BaseSettings):
     def load(cls, arguments: list[str]) -> "Settings":
         """From arguments, else the environment, else defaults; raises ConfigurationError."""
         try:
-            return CliApp.run(cls, cli_args=arguments)
+            # In model_config, _env_ignore_empty would mean empty arguments as well.
+            return cls(_cli_parse_args=arguments, _env_ignore_empty=True)  # type: ignore[call-arg]  # pydantic's
         except Invalid as error:
             raise ConfigurationError(_lines("openlimit-server", error.errors(), None)) from error
 
@@ -177,7 +152,7 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     if path is None:
         return DEFAULT_POLICIES
     try:
-        document = YAML(pure=True).load(path.read_text(encoding="utf-8"))
+        document = marked_yaml.parse(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
@@ -232,6 +207,7 @@ def _place(source: str, loc: tuple[int | str, ...], document: Any) -> str:
 
 
 def _expected(fault: ErrorDetails) -> str:
+    came = notation.shown(fault["input"])
     match fault["type"]:
         case "missing":
             return "is required"
@@ -240,8 +216,8 @@ def _expected(fault: ErrorDetails) -> str:
         case "extra_forbidden":
             return "is not a field that openlimit knows; check its spelling"
         case "string_pattern_mismatch":
-            return f"has characters or a length that a name cannot have: {fault['input']!r}"
+            return f"has characters or a length that a name cannot have: {came}"
         case "value_error":
             return str(fault["ctx"]["error"])
         case _:
-            return f"{fault['msg']}, not {fault['input']!r}"
+            return f"{fault['msg']}, not {came}"

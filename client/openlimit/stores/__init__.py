@@ -31,7 +31,10 @@ class Withdrawal(NamedTuple):
     reservation_id: str
 
 
+Question = Demand | Withdrawal
 Outcome = Decision | CostExceedsLimit | WaitTooLong | LimiterUnavailable
+Answer = Outcome | bool
+"""To a demand its outcome; to a withdrawal whether there was something to give back."""
 
 
 class AsyncStore(Protocol):
@@ -45,6 +48,9 @@ class AsyncStore(Protocol):
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
         """Whether there was something to give back; raises LimiterUnavailable in an outage."""
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        """``areserve`` and ``acancel`` in one, in order; an outage is returned."""
 
     async def aclose(self) -> None:
         """Finish what is under way and hang up."""

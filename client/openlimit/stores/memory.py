@@ -8,7 +8,7 @@ from threading import Lock
 from weakref import WeakSet
 
 from openlimit.leaky_bucket import Bucket
-from openlimit.stores import Demand, Outcome, Withdrawal
+from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
 
 
 def _monotonic() -> int:
@@ -51,13 +51,19 @@ class MemoryStore:
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         return self.reserve(demands)
 
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        with self._lock:
+            now = self._clock()
+            return [
+                self._decide(question, now)
+                if isinstance(question, Demand)
+                else self._withdraw(question, now)
+                for question in questions
+            ]
+
     def cancel(self, withdrawal: Withdrawal) -> bool:
         with self._lock:
-            bucket = self._buckets.get(withdrawal.bucket)
-            if bucket is None:
-                return False
-            bucket.relimit(withdrawal.limits)
-            return bucket.cancel(withdrawal.reservation_id, self._clock())
+            return self._withdraw(withdrawal, self._clock())
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
         return self.cancel(withdrawal)
@@ -86,6 +92,13 @@ class MemoryStore:
             self._buckets[name] = bucket
             heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
         return outcome
+
+    def _withdraw(self, withdrawal: Withdrawal, now: float) -> bool:
+        bucket = self._buckets.get(withdrawal.bucket)
+        if bucket is None:
+            return False
+        bucket.relimit(withdrawal.limits)
+        return bucket.cancel(withdrawal.reservation_id, now)
 
     def _drop_idle(self, now: float) -> None:
         for _ in range(self._DROPS_PER_DECISION):

@@ -9,10 +9,9 @@ from concurrent.futures import Future
 from typing import Any
 from weakref import WeakSet, finalize
 
-from openlimit.stores import Demand, Outcome, Withdrawal
+from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
 from openlimit.stores.redis_buckets import RedisBuckets, granted, outcomes, withdrawn
 from openlimit.stores.redis_node import Clock
-from openlimit.stores.redis_script import Answer, Question
 from openlimit.stores.redis_url import RedisAddress, parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
@@ -50,7 +49,6 @@ class RedisStore:
         return withdrawn(await self.adecide([withdrawal]))
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer demands and withdrawals in order. Cancelled, it gives back what it got."""
         asked = self._ask(questions)
         try:
             return await asyncio.wrap_future(asked)

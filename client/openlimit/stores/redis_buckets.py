@@ -8,10 +8,10 @@ from redis.exceptions import AskError, MovedError
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.stores import Demand, Outcome, Withdrawal
+from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
 from openlimit.stores.redis_cluster import ClusterSlots, Place
 from openlimit.stores.redis_node import Clock, RedisNode
-from openlimit.stores.redis_script import Answer, Question, key_of
+from openlimit.stores.redis_script import key_of
 from openlimit.stores.redis_url import RedisAddress
 
 _MOST_REDIRECTIONS = 3
@@ -48,7 +48,6 @@ class RedisBuckets:
             await self._slots.aclose()
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer demands and withdrawals in order. Cancelled, it gives back what it got."""
         answered = asyncio.get_running_loop().create_future()
         self._under_way.add(answered)
         try:

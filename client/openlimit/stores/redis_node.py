@@ -26,7 +26,8 @@ from redis.exceptions import (
 )
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores.redis_script import SCRIPT, SHA, Answer, Question, ScriptCall, script_calls
+from openlimit.stores import Answer, Question
+from openlimit.stores.redis_script import SCRIPT, SHA, ScriptCall, script_calls
 from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 
 Clock = Callable[[], float]

@@ -11,13 +11,10 @@ from math import inf
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Costs, Decision
-from openlimit.stores import Demand, Limits, Outcome, Withdrawal
+from openlimit.stores import Answer, Limits, Question, Withdrawal
 
 SCRIPT = files("openlimit.stores").joinpath("bucket.lua").read_text(encoding="utf-8")
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-Question = Demand | Withdrawal
-Answer = Outcome | bool
 
 # What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
 _MOST_QUESTIONS = 1000

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenlimit/v1/rate_limit.proto\x12\x0copenlimit.v1\x1a\x1egoogle/protobuf/duration.proto\"\xcf\x01\n\x0e\x41\x63quireRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x0b\n\x03key\x18\x03 \x01(\t\x12+\n\x08max_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x05units\x18\x06 \x03(\x0b\x32\'.openlimit.v1.AcquireRequest.UnitsEntry\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"f\n\x0f\x41\x63quireResponse\x12\'\n\x04wait\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x12\n\nlimited_by\x18\x03 \x01(\t\"\'\n\rCancelRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x32\x9f\x01\n\x10RateLimitService\x12\x46\n\x07\x41\x63quire\x12\x1c.openlimit.v1.AcquireRequest\x1a\x1d.openlimit.v1.AcquireResponse\x12\x43\n\x06\x43\x61ncel\x12\x1b.openlimit.v1.CancelRequest\x1a\x1c.openlimit.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenlimit/v1/rate_limit.proto\x12\x0copenlimit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xcf\x01\n\x0e\x41\x63quireRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x0b\n\x03key\x18\x03 \x01(\t\x12+\n\x08max_wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x05units\x18\x06 \x03(\x0b\x32\'.openlimit.v1.AcquireRequest.UnitsEntry\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"f\n\x0f\x41\x63quireResponse\x12\'\n\x04wait\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x12\n\nlimited_by\x18\x03 \x01(\t\"\'\n\rCancelRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"I\n\x13\x41\x63quireBatchRequest\x12\x32\n\x0c\x61\x63quisitions\x18\x01 \x03(\x0b\x32\x1c.openlimit.v1.AcquireRequest\"D\n\x14\x41\x63quireBatchResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.openlimit.v1.AcquireResult\"p\n\rAcquireResult\x12\x30\n\x07granted\x18\x01 \x01(\x0b\x32\x1d.openlimit.v1.AcquireResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"A\n\x14\x41\x63quireStreamRequest\x12)\n\tquestions\x18\x01 \x03(\x0b\x32\x16.openlimit.v1.Question\"\x82\x01\n\x08Question\x12\n\n\x02id\x18\x01 \x01(\x04\x12/\n\x07\x61\x63quire\x18\x02 \x01(\x0b\x32\x1c.openlimit.v1.AcquireRequestH\x00\x12-\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1b.openlimit.v1.CancelRequestH\x00\x42\n\n\x08question\">\n\x15\x41\x63quireStreamResponse\x12%\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x14.openlimit.v1.Answer\"\xa8\x01\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x30\n\x07granted\x18\x02 \x01(\x0b\x32\x1d.openlimit.v1.AcquireResponseH\x00\x12\x31\n\tcancelled\x18\x03 \x01(\x0b\x32\x1c.openlimit.v1.CancelResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer2\xd4\x02\n\x10RateLimitService\x12\x46\n\x07\x41\x63quire\x12\x1c.openlimit.v1.AcquireRequest\x1a\x1d.openlimit.v1.AcquireResponse\x12U\n\x0c\x41\x63quireBatch\x12!.openlimit.v1.AcquireBatchRequest\x1a\".openlimit.v1.AcquireBatchResponse\x12\\\n\rAcquireStream\x12\".openlimit.v1.AcquireStreamRequest\x1a#.openlimit.v1.AcquireStreamResponse(\x01\x30\x01\x12\x43\n\x06\x43\x61ncel\x12\x1b.openlimit.v1.CancelRequest\x1a\x1c.openlimit.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACQUIREREQUEST_UNITSENTRY']._loaded_options = None
   _globals['_ACQUIREREQUEST_UNITSENTRY']._serialized_options = b'8\001'
-  _globals['_ACQUIREREQUEST']._serialized_start=80
-  _globals['_ACQUIREREQUEST']._serialized_end=287
-  _globals['_ACQUIREREQUEST_UNITSENTRY']._serialized_start=243
-  _globals['_ACQUIREREQUEST_UNITSENTRY']._serialized_end=287
-  _globals['_ACQUIRERESPONSE']._serialized_start=289
-  _globals['_ACQUIRERESPONSE']._serialized_end=391
-  _globals['_CANCELREQUEST']._serialized_start=393
-  _globals['_CANCELREQUEST']._serialized_end=432
-  _globals['_CANCELRESPONSE']._serialized_start=434
-  _globals['_CANCELRESPONSE']._serialized_end=469
-  _globals['_RATELIMITSERVICE']._serialized_start=472
-  _globals['_RATELIMITSERVICE']._serialized_end=631
+  _globals['_ACQUIREREQUEST']._serialized_start=105
+  _globals['_ACQUIREREQUEST']._serialized_end=312
+  _globals['_ACQUIREREQUEST_UNITSENTRY']._serialized_start=268
+  _globals['_ACQUIREREQUEST_UNITSENTRY']._serialized_end=312
+  _globals['_ACQUIRERESPONSE']._serialized_start=314
+  _globals['_ACQUIRERESPONSE']._serialized_end=416
+  _globals['_CANCELREQUEST']._serialized_start=418
+  _globals['_CANCELREQUEST']._serialized_end=457
+  _globals['_CANCELRESPONSE']._serialized_start=459
+  _globals['_CANCELRESPONSE']._serialized_end=494
+  _globals['_ACQUIREBATCHREQUEST']._serialized_start=496
+  _globals['_ACQUIREBATCHREQUEST']._serialized_end=569
+  _globals['_ACQUIREBATCHRESPONSE']._serialized_start=571
+  _globals['_ACQUIREBATCHRESPONSE']._serialized_end=639
+  _globals['_ACQUIRERESULT']._serialized_start=641
+  _globals['_ACQUIRERESULT']._serialized_end=753
+  _globals['_ACQUIRESTREAMREQUEST']._serialized_start=755
+  _globals['_ACQUIRESTREAMREQUEST']._serialized_end=820
+  _globals['_QUESTION']._serialized_start=823
+  _globals['_QUESTION']._serialized_end=953
+  _globals['_ACQUIRESTREAMRESPONSE']._serialized_start=955
+  _globals['_ACQUIRESTREAMRESPONSE']._serialized_end=1017
+  _globals['_ANSWER']._serialized_start=1020
+  _globals['_ANSWER']._serialized_end=1188
+  _globals['_RATELIMITSERVICE']._serialized_start=1191
+  _globals['_RATELIMITSERVICE']._serialized_end=1531
 # @@protoc_insertion_point(module_scope)

@@ -35,7 +35,7 @@ class RateLimitServiceStub(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait).
+    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -49,6 +49,16 @@ class RateLimitServiceStub(object):
                 '/openlimit.v1.RateLimitService/Acquire',
                 request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireRequest.SerializeToString,
                 response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireResponse.FromString,
+                _registered_method=True)
+        self.AcquireBatch = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/AcquireBatch',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.FromString,
+                _registered_method=True)
+        self.AcquireStream = channel.stream_stream(
+                '/openlimit.v1.RateLimitService/AcquireStream',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/openlimit.v1.RateLimitService/Cancel',
@@ -67,13 +77,35 @@ class RateLimitServiceServicer(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait).
+    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
     def Acquire(self, request, context):
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireBatch(self, request, context):
+        """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
+        its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireStream(self, request_iterator, context):
+        """AcquireStream carries any number of questions over one call, many in a message, and their
+        answers as they are decided, many in a message. It is by far the fastest way to ask.
+
+        Questions about one bucket are decided in the order in which they are sent. An item that fails
+        is answered by its error and harms no other; at most 10,000 items are in flight, more are
+        RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+        server answers what it has read and ends the call; when the server stops, it answers what it
+        has read and ends the call as UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +127,16 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.Acquire,
                     request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireRequest.FromString,
                     response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireResponse.SerializeToString,
+            ),
+            'AcquireBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireBatch,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.SerializeToString,
+            ),
+            'AcquireStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AcquireStream,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -119,7 +161,7 @@ class RateLimitService(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait).
+    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -140,6 +182,60 @@ class RateLimitService(object):
             '/openlimit.v1.RateLimitService/Acquire',
             openlimit_dot_v1_dot_rate__limit__pb2.AcquireRequest.SerializeToString,
             openlimit_dot_v1_dot_rate__limit__pb2.AcquireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/AcquireBatch',
+            openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/openlimit.v1.RateLimitService/AcquireStream',
+            openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

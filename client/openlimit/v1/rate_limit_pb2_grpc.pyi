@@ -40,7 +40,7 @@ class RateLimitServiceStub:
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait).
+        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -51,6 +51,20 @@ class RateLimitServiceStub:
     Acquire: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireRequest, _rate_limit_pb2.AcquireResponse]
     """Acquire reserves the cost of one call and answers at once with how long to wait.
     All limits of the policy are charged together, or none is.
+    """
+    AcquireBatch: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]
+    """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
+    its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+    """
+    AcquireStream: _grpc.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]
+    """AcquireStream carries any number of questions over one call, many in a message, and their
+    answers as they are decided, many in a message. It is by far the fastest way to ask.
+
+    Questions about one bucket are decided in the order in which they are sent. An item that fails
+    is answered by its error and harms no other; at most 10,000 items are in flight, more are
+    RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+    server answers what it has read and ends the call; when the server stops, it answers what it
+    has read and ends the call as UNAVAILABLE.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
@@ -69,7 +83,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait).
+        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -77,6 +91,20 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     Acquire: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireRequest, _rate_limit_pb2.AcquireResponse]  # type: ignore[assignment]
     """Acquire reserves the cost of one call and answers at once with how long to wait.
     All limits of the policy are charged together, or none is.
+    """
+    AcquireBatch: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]  # type: ignore[assignment]
+    """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
+    its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+    """
+    AcquireStream: _aio.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]  # type: ignore[assignment]
+    """AcquireStream carries any number of questions over one call, many in a message, and their
+    answers as they are decided, many in a message. It is by far the fastest way to ask.
+
+    Questions about one bucket are decided in the order in which they are sent. An item that fails
+    is answered by its error and harms no other; at most 10,000 items are in flight, more are
+    RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+    server answers what it has read and ends the call; when the server stops, it answers what it
+    has read and ends the call as UNAVAILABLE.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
@@ -94,7 +122,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait).
+        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -106,6 +134,32 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rate_limit_pb2.AcquireResponse, _abc.Awaitable[_rate_limit_pb2.AcquireResponse]]:
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
+        """
+
+    @_abc_1.abstractmethod
+    def AcquireBatch(
+        self,
+        request: _rate_limit_pb2.AcquireBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.AcquireBatchResponse, _abc.Awaitable[_rate_limit_pb2.AcquireBatchResponse]]:
+        """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
+        its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def AcquireStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_rate_limit_pb2.AcquireStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rate_limit_pb2.AcquireStreamResponse], _abc.AsyncIterator[_rate_limit_pb2.AcquireStreamResponse]]:
+        """AcquireStream carries any number of questions over one call, many in a message, and their
+        answers as they are decided, many in a message. It is by far the fastest way to ask.
+
+        Questions about one bucket are decided in the order in which they are sent. An item that fails
+        is answered by its error and harms no other; at most 10,000 items are in flight, more are
+        RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+        server answers what it has read and ends the call; when the server stops, it answers what it
+        has read and ends the call as UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

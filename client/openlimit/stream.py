@@ -1,0 +1,206 @@
+"""One AcquireStream call: what any thread asks goes out, many questions a message.
+
+What is asked while a message is on its way out makes up the next one: no timer, no fixed size, so
+a lone caller waits for nobody, and the more callers there are, the less each costs.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from queue import SimpleQueue
+from threading import Event, RLock, Thread
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from openlimit import wire
+from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
+from openlimit.mailboxes import Mailbox, Outcome
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, CancelRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+
+_MOST_IN_MESSAGE = 1000
+
+
+class Stream:
+    """Questions to the server at an address, from any thread; each outcome goes to its mailbox.
+
+    ``unclaimed`` takes the outcome of a question that was forgotten meanwhile. When the call breaks
+    off, all who wait are told; it is not opened again. A server that has no such call is asked one
+    by one. ``timeout`` bounds those calls, and closing, in seconds.
+    """
+
+    def __init__(
+        self,
+        stub: RateLimitServiceStub,
+        address: str,
+        timeout: float,
+        unclaimed: Callable[[Outcome], None],
+    ) -> None:
+        self._stub = stub
+        self._address = address
+        self._timeout = timeout
+        self._unclaimed = unclaimed
+        # Reentrant: the garbage collector may end a waiter, which asks to cancel, while it is held.
+        self._lock = RLock()
+        self._numbers = count(1)
+        self._waiting: dict[int, tuple[Mailbox, Any, wire.Asked]] = {}
+        self._to_send: deque[tuple[int, wire.Asked]] = deque()
+        self._sent = self._answered = 0
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._is_sender_idle = False
+        self._is_unary = False
+        self._closing = False
+        self._all_answered = Event()
+        self.failure: Callable[[], Exception] | None = None
+        """Makes the error that ended the call; None while it is up."""
+        self.failed_at = 0.0
+        """When it ended without a single answer, on the clock of time.monotonic."""
+        self._call = stub.AcquireStream(self._requests())
+        self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
+        self._reader.start()
+
+    def ask(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> int | None:
+        """Send a question as soon as can be; its number, or None where this has ended."""
+        with self._lock:
+            if self._closing or self.failure:
+                return None
+            number = next(self._numbers)
+            self._waiting[number] = mailbox, slot, asked
+            if not self._is_unary:
+                self._to_send.append((number, asked))
+                if self._is_sender_idle:
+                    self._is_sender_idle = False
+                    self._wake.put(None)
+                return number
+        self._ask_alone(number, asked)
+        return number
+
+    def forget(self, number: int) -> bool:
+        """Nobody waits for this outcome any more; False where it is being delivered already."""
+        return self._waiting.pop(number, None) is not None
+
+    def close(self) -> None:
+        """Let what was asked be answered, within the timeout, and end the call."""
+        with self._lock:
+            self._closing = True
+        self._wake.put(None)
+        if self._waiting:
+            self._all_answered.wait(self._timeout)
+        self._call.cancel()  # its server answers a call that has ended as well as one that ends
+        self._reader.join()
+
+    def _requests(self) -> Iterator[AcquireStreamRequest]:
+        """What grpc sends, in a thread of its own, each as soon as the one before is out."""
+        while not self.failure:
+            is_last = self._closing
+            request = AcquireStreamRequest()
+            room = wire.MOST_IN_FLIGHT - (self._sent - self._answered)
+            for _ in range(min(len(self._to_send), _MOST_IN_MESSAGE, room)):
+                self._add(request, *self._to_send.popleft())
+            if request.questions:
+                self._sent += len(request.questions)
+                yield request
+                continue
+            if is_last and not self._to_send:
+                return
+            self._is_sender_idle = True
+            if not self._to_send or not room:
+                self._wake.get()
+            self._is_sender_idle = False
+
+    def _add(self, request: AcquireStreamRequest, number: int, asked: wire.Asked) -> None:
+        try:
+            wire.write_question(number, asked, request.questions.add())
+        except InvalidRequest as error:
+            del request.questions[-1]
+            self._deliver([(number, error)])
+
+    def _read(self) -> None:
+        failure: Callable[[], Exception]
+        failure = partial(LimiterUnavailable, self._address, "the server has ended the stream")
+        try:
+            for response in self._call:
+                self._answered += len(response.answers)
+                self._deliver(
+                    (answer.id, wire.read_answer(answer, self._address))
+                    for answer in response.answers
+                )
+        except grpc.RpcError as error:
+            if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._go_on_alone()
+                return
+            failure = partial(error_of_call, error, self._address)
+        except Exception as error:  # whatever a strange server makes of it, nobody may hang
+            failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
+        with self._lock:
+            self.failed_at = 0.0 if self._answered else time.monotonic()
+            self.failure = closed if self._closing else failure
+        self._wake.put(None)
+        self._deliver([(number, self.failure()) for number in list(self._waiting)])
+
+    def _deliver(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
+        by_mailbox: dict[Mailbox, list[tuple[Any, Outcome]]] = {}
+        for number, outcome in outcomes:
+            if found := self._waiting.pop(number, None):
+                by_mailbox.setdefault(found[0], []).append((found[1], outcome))
+            else:
+                self._unclaimed(outcome)
+        for mailbox, delivered in by_mailbox.items():
+            mailbox.deliver(delivered)
+        if self._closing and not self._waiting:
+            self._all_answered.set()
+        if self._is_sender_idle and self._to_send:
+            self._wake.put(None)
+
+    def _go_on_alone(self) -> None:
+        """Ask a server without streams by unary calls, from now on."""
+        with self._lock:
+            self._is_unary = True
+            asked = [(number, each) for number, (_, _, each) in self._waiting.items()]
+        for number, each in asked:
+            self._ask_alone(number, each)
+
+    def _ask_alone(self, number: int, asked: wire.Asked) -> None:
+        call: Any
+        try:
+            if isinstance(asked, str):
+                request = CancelRequest(reservation_id=asked)
+                call = self._stub.Cancel.future(request, timeout=self._timeout)
+            else:
+                call = self._stub.Acquire.future(wire.acquire_request(asked), timeout=self._timeout)
+        except InvalidRequest as error:
+            self._deliver([(number, error)])
+            return
+        call.add_done_callback(partial(self._answered_alone, number))
+
+    def _answered_alone(self, number: int, call: Any) -> None:
+        outcome: Outcome
+        if call.code() is not grpc.StatusCode.OK:
+            outcome = error_of_call(call, self._address)
+        else:
+            result = call.result()
+            is_cancel = result.DESCRIPTOR.name == "CancelResponse"
+            outcome = result.cancelled if is_cancel else wire.read_response(result)
+        self._deliver([(number, outcome)])
+
+
+def closed() -> RuntimeError:
+    """What calls through a limiter that was closed raise."""
+    return RuntimeError("this limiter was closed; create a new one")
+
+
+def error_of_call(call: Any, address: str) -> OpenLimitError:
+    """The error that a call has ended with."""
+    status = None
+    with suppress(ValueError, DecodeError):  # trailers that belong to no such status
+        status = rpc_status.from_call(call)
+    if status is None:  # from gRPC itself or a proxy, not from the service
+        status = Status(code=call.code().value[0], message=call.details() or "")
+    return wire.error_of(status, address)

@@ -1,0 +1,120 @@
+"""One AcquireStream: questions are read, decided and answered at the same time, each many at once.
+
+Memory is bounded whatever the client does: so much may be undecided, more is refused; and who does
+not read the answers is not read from.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.rpc.status_pb2 import Status
+from grpc.aio import ServicerContext
+
+from openlimit import wire
+from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.leaky_bucket import Decision
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
+from openlimit_server.policies import Answer, Policies
+
+_MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
+
+_log = logging.getLogger("openlimit")
+
+# What is given back for clients that are gone; a task needs somebody to hold it.
+_giving_back: set["asyncio.Task[list[Answer]]"] = set()
+
+
+class Stream:
+    """Answers what the client of one call asks, until either side ends it."""
+
+    def __init__(self, policies: Policies, context: ServicerContext[Any, Any]) -> None:
+        self._policies = policies
+        self._context = context
+        self._undecided = 0
+        self._deciding: set[asyncio.Task[None]] = set()
+        self._unwritten: list[tuple[int, Answer | Status]] = []
+        self._to_write = asyncio.Event()
+        self._written = asyncio.Event()
+        self._draining = False
+        self._reading: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Raises InvalidRequest for bytes that are no message, and LimiterUnavailable in a drain.
+
+        What was granted to a client that is gone by then, and has not started, is given back.
+        """
+        self._reading = asyncio.create_task(self._read())
+        self._reading.add_done_callback(lambda _: self._to_write.set())
+        try:
+            while self._undecided or self._unwritten or not self._reading.done():
+                await self._to_write.wait()
+                self._to_write.clear()
+                await self._write()
+        finally:
+            for task in (self._reading, *self._deciding):
+                task.cancel()
+            self._give_back()
+        if self._draining:
+            raise wire.stopping()
+        self._reading.result()
+
+    def drain(self) -> None:
+        """Read no more, answer what was read, and end. Does not block."""
+        self._draining = True
+        if self._reading:
+            self._reading.cancel()
+
+    async def _read(self) -> None:
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            if not isinstance(message, AcquireStreamRequest):
+                raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest")
+            room = wire.MOST_IN_FLIGHT - self._undecided
+            if questions := message.questions[:room]:
+                self._undecided += len(questions)
+                task = asyncio.create_task(self._decide(questions))
+                self._deciding.add(task)
+                task.add_done_callback(self._deciding.discard)
+            if too_many := message.questions[room:]:
+                self._answer((each.id, wire.TOO_MANY_IN_FLIGHT) for each in too_many)
+            while len(self._unwritten) > wire.MOST_IN_FLIGHT:
+                self._written.clear()
+                await self._written.wait()
+
+    async def _decide(self, questions: list[Question]) -> None:
+        answers: list[Answer]
+        try:
+            answers = await self._policies.answer([*map(wire.read_question, questions)])
+        except Exception:  # a fault of ours must leave nobody without an answer
+            _log.exception("could not decide")
+            answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
+        self._undecided -= len(questions)
+        self._answer(zip([each.id for each in questions], answers, strict=True))
+
+    def _answer(self, answers: Iterable[tuple[int, Answer | Status]]) -> None:
+        self._unwritten.extend(answers)
+        self._to_write.set()
+
+    async def _write(self) -> None:
+        while self._unwritten:
+            # Taken out before: what is cut off on the way may have arrived.
+            answers = self._unwritten[:_MOST_IN_MESSAGE]
+            del self._unwritten[:_MOST_IN_MESSAGE]
+            response = AcquireStreamResponse()
+            for each, answer in answers:
+                wire.write_answer(each, answer, response.answers.add())
+            await self._context.write(response)
+            self._written.set()
+
+    def _give_back(self) -> None:
+        granted = [
+            answer.reservation_id
+            for _, answer in self._unwritten
+            if isinstance(answer, Decision) and answer.wait
+        ]
+        if granted:
+            task = asyncio.get_running_loop().create_task(self._policies.answer(granted))
+            _giving_back.add(task)
+            task.add_done_callback(_giving_back.discard)
