@@ -45,19 +45,19 @@ def free_port() -> int:
 class RedisProcess:
     """Started and answering once constructed; ``stop`` it. Its data stays for a next one."""
 
-    def __init__(
-        self, *arguments: str, binary: str = REDIS, port: int = 0, folder: str = ""
-    ) -> None:
-        self.port = port or free_port()
-        self.folder = folder or mkdtemp(prefix="openlimit-redis-")
+    def __init__(self, *arguments: str, binary: str = REDIS, config: str = "") -> None:
+        self.port = free_port()
+        self.folder = mkdtemp(prefix="openlimit-redis-")
         self.binary = binary
         self.arguments = arguments
+        # A file, since sentinels and cluster nodes write down there what they learn.
+        Path(self.folder, "redis.conf").write_text(config)
         self.start()
 
     def start(self) -> None:
         """Run the server, again if need be: same port, same data."""
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
-        command = [self.binary, *self.arguments]
+        command = [self.binary, f"{self.folder}/redis.conf", *self.arguments]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         with open(Path(self.folder) / "log", "a") as log:
@@ -102,9 +102,9 @@ class RedisProcess:
 
 
 @contextmanager
-def serving_redis(*arguments: str, binary: str = REDIS) -> Iterator[RedisProcess]:
+def serving_redis(*arguments: str, binary: str = REDIS, config: str = "") -> Iterator[RedisProcess]:
     """A server for as long as the block runs."""
-    server = RedisProcess(*arguments, binary=binary)
+    server = RedisProcess(*arguments, binary=binary, config=config)
     try:
         yield server
     finally:

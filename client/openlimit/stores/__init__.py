@@ -50,7 +50,7 @@ class AsyncStore(Protocol):
         """Whether there was something to give back; raises LimiterUnavailable in an outage."""
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        """``areserve`` and ``acancel`` in one, in order."""
+        """``areserve`` and ``acancel`` in one, in order; an outage is returned."""
 
     async def aclose(self) -> None:
         """Finish what is under way and hang up."""

@@ -4,130 +4,17 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet, finalize
 
-from redis.exceptions import AskError, MovedError
-
-from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Decision
 from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
-from openlimit.stores.redis_cluster import ClusterSlots, Place
-from openlimit.stores.redis_node import Clock, RedisNode
-from openlimit.stores.redis_script import key_of
+from openlimit.stores.redis_buckets import RedisBuckets, granted, outcomes, withdrawn
+from openlimit.stores.redis_node import Clock
 from openlimit.stores.redis_url import RedisAddress, parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
-
-_T = TypeVar("_T")
-_MOST_REDIRECTIONS = 3
-
-
-class RedisBuckets:
-    """The buckets of a Redis, for the event loop this is made on: an AsyncStore.
-
-    What is asked at the same time shares round trips, see redis_node.py; no caller waits longer
-    than the address's timeout. An outage is over as soon as Redis is back.
-    ``clock`` returns microseconds, for tests; None for that of Redis.
-    """
-
-    def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
-        self._address = address
-        self._clock = clock
-        self._nodes: dict[Place | None, RedisNode] = {}
-        self._slots = ClusterSlots(address) if address.topology == "cluster" else None
-        self._giving_back: set[asyncio.Task[list[Answer]]] = set()
-
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        answers = await self.adecide(demands)
-        return [answer for answer in answers if not isinstance(answer, bool)]
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        [answer] = await self.adecide([withdrawal])
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
-
-    async def aclose(self) -> None:
-        if self._giving_back:
-            await asyncio.wait(self._giving_back)
-        for node in self._nodes.values():
-            await node.aclose()
-        if self._slots:
-            await self._slots.aclose()
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        if self._slots:
-            return await self._ask_cluster(self._slots, questions)
-        answers = await self._node(None).ask(questions)
-        return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
-
-    async def _ask_cluster(
-        self, slots: ClusterSlots, questions: Sequence[Question]
-    ) -> list[Answer]:
-        if not await slots.ready():
-            return [self._unavailable(slots.failure) for _ in questions]
-        answers: dict[int, Answer] = {}
-        by_place: dict[Place | None, list[int]] = {}
-        for i, question in enumerate(questions):
-            place = slots.place(key_of(question.bucket, self._address.prefix))
-            by_place.setdefault(place, []).append(i)
-
-        async def ask(place: Place | None, which: list[int], asking: bool, redirected: int) -> None:
-            if place is None or redirected > _MOST_REDIRECTIONS:
-                slots.doubt()
-                answers.update((i, self._unavailable("no node has the bucket")) for i in which)
-                return
-            elsewhere: dict[tuple[Place, bool], list[int]] = {}
-            found = await self._node(place).ask([questions[i] for i in which], asking)
-            for i, answer in zip(which, found, strict=True):
-                if isinstance(answer, AskError):  # the script did not run there
-                    moved = isinstance(answer, MovedError)
-                    elsewhere.setdefault(((answer.host, answer.port), not moved), []).append(i)
-                else:
-                    answers[i] = answer
-                if isinstance(answer, MovedError | LimiterUnavailable):
-                    slots.doubt()
-            for (there, is_asking), others in elsewhere.items():
-                await ask(there, others, is_asking, redirected + 1)
-
-        try:
-            # Each node on its own: one that hangs keeps the others' callers waiting no longer.
-            await asyncio.gather(
-                *(ask(place, which, False, 0) for place, which in by_place.items())
-            )
-        except asyncio.CancelledError:
-            self._give_back([questions[i] for i in answers], list(answers.values()))
-            raise
-        return [answers[i] for i in range(len(questions))]
-
-    def _node(self, place: Place | None) -> RedisNode:
-        node = self._nodes.get(place)
-        if node is None:
-            connect = partial(self._address.node, *place) if place else self._address.server
-            node = RedisNode(self._address, connect, self._clock, self._give_back)
-            self._nodes[place] = node
-        return node
-
-    def _give_back(
-        self, questions: Sequence[Question], answers: Sequence[Answer | AskError]
-    ) -> None:
-        """In the background, what was granted to a caller that is gone."""
-        granted = [
-            Withdrawal(question.bucket, question.limits, question.reservation_id)
-            for question, answer in zip(questions, answers, strict=True)
-            if isinstance(answer, Decision) and answer.wait
-        ]
-        if granted:
-            task = asyncio.get_running_loop().create_task(self.adecide(granted))
-            self._giving_back.add(task)
-            task.add_done_callback(self._giving_back.discard)
-
-    def _unavailable(self, reason: str) -> LimiterUnavailable:
-        return LimiterUnavailable(str(self._address), reason)
 
 
 class RedisStore:
@@ -150,34 +37,35 @@ class RedisStore:
         return f"<RedisStore at {self._address}>"
 
     def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        asked = self._run(lambda buckets: buckets.areserve(demands))
+        return outcomes(self._decide(demands))
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return outcomes(await self.adecide(demands))
+
+    def cancel(self, withdrawal: Withdrawal) -> bool:
+        return withdrawn(self._decide([withdrawal]))
+
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        return withdrawn(await self.adecide([withdrawal]))
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._ask(questions)
+        try:
+            return await asyncio.wrap_future(asked)
+        except BaseException:
+            self._abandon(questions, asked)
+            raise
+
+    def _decide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._ask(questions)
         try:
             return asked.result()
         except BaseException:
-            self._abandon(asked, demands)
+            self._abandon(questions, asked)
             raise
-
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        asked = self._run(lambda buckets: buckets.areserve(demands))
-        try:
-            return await asyncio.shield(asyncio.wrap_future(asked))
-        except BaseException:
-            self._abandon(asked, demands)
-            raise
-
-    def cancel(self, withdrawal: Withdrawal) -> bool:
-        return self._run(lambda buckets: buckets.acancel(withdrawal)).result()
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        asked = self._run(lambda buckets: buckets.adecide(questions))
-        return await asyncio.shield(asyncio.wrap_future(asked))
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        asked = self._run(lambda buckets: buckets.acancel(withdrawal))
-        return await asyncio.shield(asyncio.wrap_future(asked))
 
     def give_back(self, withdrawal: Withdrawal) -> None:
-        self._run(lambda buckets: buckets.acancel(withdrawal))
+        self._ask([withdrawal])
 
     def close(self) -> None:
         if home := self._homes.pop(os.getpid(), None):
@@ -186,7 +74,7 @@ class RedisStore:
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _run(self, ask: "Callable[[RedisBuckets], Coroutine[Any, Any, _T]]") -> "Future[_T]":
+    def _ask(self, questions: Sequence[Question]) -> Future[list[Answer]]:
         while True:
             home = self._homes.get(os.getpid())
             if home is None:
@@ -194,25 +82,20 @@ class RedisStore:
                 home = self._homes.setdefault(os.getpid(), fresh)
                 if home is not fresh:  # another thread was faster
                     fresh.close()
-            if asked := home.run(ask):
+            if asked := home.decide(questions):
                 return asked
 
-    def _abandon(self, asked: "Future[list[Outcome]]", demands: Sequence[Demand]) -> None:
+    def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
         """Nobody waits for this any more: what it grants is given back."""
-
-        def give_back(decided: "Future[list[Outcome]]") -> None:
-            for demand, outcome in zip(demands, decided.result(), strict=True):
-                if isinstance(outcome, Decision) and outcome.wait:
-                    self.give_back(Withdrawal(demand.bucket, demand.limits, demand.reservation_id))
-
-        asked.add_done_callback(give_back)
+        if not asked.cancel() and (withdrawals := granted(questions, asked.result())):
+            self._ask(withdrawals)  # decided just now
 
 
 class _Home:
     """A thread with the event loop that asks Redis for all of a process."""
 
     def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
-        self._under_way: set[Future[Any]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
         self._lock = threading.RLock()
         self._closed = False
@@ -225,14 +108,16 @@ class _Home:
         self._thread.start()
         self._loop, self._end, self._buckets = ready.result()
 
-    def run(self, ask: Callable[[RedisBuckets], Coroutine[Any, Any, _T]]) -> "Future[_T] | None":
-        """Ask on the loop; None when this has been closed meanwhile."""
+    def decide(self, questions: Sequence[Question]) -> Future[list[Answer]] | None:
+        """Ask on the loop; None when this has been closed meanwhile.
+
+        What is granted once the future is cancelled is given back.
+        """
+        asked = Future[list[Answer]]()
         with self._lock:
             if self._closed:
                 return None
-            asked = asyncio.run_coroutine_threadsafe(ask(self._buckets), self._loop)
-            self._under_way.add(asked)
-        asked.add_done_callback(self._under_way.discard)
+            self._loop.call_soon_threadsafe(self._start, questions, asked)
         return asked
 
     def let_go(self) -> None:
@@ -247,13 +132,28 @@ class _Home:
         self.let_go()
         self._thread.join()
 
-    async def _live(self, address: RedisAddress, clock: Clock | None, ready: "Future[Any]") -> None:
+    async def _live(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
         buckets, end = RedisBuckets(address, clock), asyncio.Event()
         ready.set_result((asyncio.get_running_loop(), end, buckets))
         await end.wait()
-        if under_way := [asyncio.wrap_future(asked) for asked in list(self._under_way)]:
-            await asyncio.wait(under_way)
         await buckets.aclose()
+
+    def _start(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        task = self._loop.create_task(self._answer(questions, asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        try:
+            answers = await self._buckets.adecide(questions)
+        except BaseException as error:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
+            return
+        if asked.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+            asked.set_result(answers)
+        else:
+            self._buckets.give_back(questions, answers)
 
 
 def _let_go(homes: dict[int, _Home]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import SlotNotCoveredError
 
 from openlimit.stores.redis_url import RedisAddress
 
@@ -34,24 +34,22 @@ class ClusterSlots:
                 await asyncio.wait([self._refreshing], timeout=self._address.timeout)
         return self._map is not None
 
-    def place(self, key: str) -> Place:
-        """The node that holds a key; there must be a map. Raises KeyError for a lost slot."""
-        assert self._map is not None
+    def place(self, key: str) -> Place | None:
+        """The node that holds a key; None where no node does, as far as the map goes."""
         try:
-            node = self._map.get_node_from_key(key)
-        except RedisClusterException as error:
-            raise KeyError(key) from error
-        if node is None:
-            raise KeyError(key)
-        return node.host, int(node.port)
+            node = self._map and self._map.get_node_from_key(key)
+        except SlotNotCoveredError:
+            return None
+        return (node.host, int(node.port)) if node else None
 
     def doubt(self) -> None:
         """Fetch a newer map in the background, unless one was asked for just now."""
-        if self._refreshing is None and self._loop.time() >= self._next_refresh:
+        is_refreshing = self._refreshing and not self._refreshing.done()
+        if not is_refreshing and self._loop.time() >= self._next_refresh:
             self._refreshing = self._loop.create_task(self._refresh())
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Hang up. Nobody may be asking."""
         if self._refreshing:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
@@ -60,16 +58,15 @@ class ClusterSlots:
             self._map = None
 
     async def _refresh(self) -> None:
-        fresh, old = self._address.cluster(self._known), None
+        fresh = self._address.cluster(self._known)
+        old: RedisCluster | None = fresh
         try:
             await fresh.initialize()
             self._known.update((node.host, int(node.port)) for node in fresh.get_nodes())
             old, self._map = self._map, fresh
-        except (RedisError, RedisClusterException, OSError) as error:
+        except Exception as error:  # of the network, Redis, a certificate, a host's name
             self.failure = str(error)
-            old = fresh
         finally:
-            self._refreshing = None
             self._next_refresh = self._loop.time() + _REFRESH_AFTER
             if old:
                 await old.aclose()

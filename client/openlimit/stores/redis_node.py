@@ -16,7 +16,14 @@ from itertools import islice
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import Answer, Question
@@ -28,9 +35,10 @@ Clock = Callable[[], float]
 
 # Seconds for which a server that has failed is not tried again: callers are told so at once.
 _COOL_DOWN = 0.1
-# Replies, on their own or from inside the script, of a server that is not, or no longer, the one
-# to ask: connecting anew finds the one that is.
-_WRONG_SERVER = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "UNKILLABLE", "NOAUTH")
+# Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
+# is. Up to version 6 what a script runs into is an error of another kind.
+_WRONG_SERVER = (ReadOnlyError, ClusterDownError)
+_WRONG_SERVER_OF_SCRIPT = "-READONLY"
 
 
 class _Asked:
@@ -69,7 +77,8 @@ class RedisNode:
         self._failure = ""
         self._retry_at = 0.0
         self._queue: list[_Asked] = []
-        self._trips: asyncio.Task[None] | None = None
+        self.trips: asyncio.Task[None] | None = None
+        """Under way, for whoever has asked."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -84,8 +93,8 @@ class RedisNode:
             return [failure] * len(questions)
         asked = _Asked(questions, since, asking)
         self._queue.append(asked)
-        if self._trips is None:
-            self._trips = self._loop.create_task(self._make_trips())
+        if self.trips is None:
+            self.trips = self._loop.create_task(self._make_trips())
         try:
             return await asked.answers
         except asyncio.CancelledError:
@@ -94,11 +103,10 @@ class RedisNode:
             raise
 
     async def aclose(self) -> None:
-        """Let the trips under way end, and hang up."""
+        """Hang up. Nobody may be asking."""
         if self._connecting:
             self._connecting.cancel()
-        while self._trips:
-            await asyncio.wait([self._trips])
+            await asyncio.wait([self._connecting])
         if self._client:
             client, self._client = self._client, None
             await client.aclose()
@@ -109,12 +117,10 @@ class RedisNode:
         """What to answer where there is no connection in time; who asks later may find one."""
         if self._loop.time() < self._retry_at:
             return self._unavailable(self._failure)
-        if self._connecting is None:
+        if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
-        try:
-            async with asyncio.timeout(self._address.timeout):
-                await asyncio.shield(self._connecting)
-        except TimeoutError:
+        await asyncio.wait([self._connecting], timeout=self._address.timeout)
+        if not self._connecting.done():
             return self._unavailable(f"no connection within {self._address.timeout:g} s")
         return None if self._client else self._unavailable(self._failure)
 
@@ -124,10 +130,9 @@ class RedisNode:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await client.script_load(SCRIPT)
             self._client = client
-        except (RedisError, OSError, ValueError) as error:  # ValueError: a certificate, a host name
+        except Exception as error:  # of the network, Redis, a certificate, a host's name
             self._lose(client, error)
         finally:
-            self._connecting = None
             if client is not self._client:
                 await client.aclose()
 
@@ -139,7 +144,7 @@ class RedisNode:
                 if batch := [asked for asked in queue if not asked.answers.done()]:
                     self._deliver(batch, await self._trip(batch))
         finally:
-            self._trips = None
+            self.trips = None
 
     async def _trip(self, batch: Sequence[_Asked]) -> list[Answer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
@@ -158,20 +163,19 @@ class RedisNode:
         answers: dict[int, Answer | AskError] = {}
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
-                trouble = self._trouble(client, reply)
+                trouble = self._trouble(client, call.key, reply)
                 answers |= dict.fromkeys(call.places, trouble)
             else:
                 answers |= zip(call.places, call.answers(reply), strict=True)
         return [answers[place] for place in range(len(questions))]
 
-    def _trouble(self, client: Redis, reply: Exception) -> LimiterUnavailable | AskError:
+    def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
             return reply
-        if not isinstance(reply, ResponseError) or any(
-            sign in str(reply) for sign in _WRONG_SERVER
-        ):
+        wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
+        if wrong or not isinstance(reply, ResponseError):
             self._lose(client, reply)
-        return self._unavailable(str(reply))
+        return self._unavailable(f"{key}: {reply}")
 
     def _deliver(self, batch: Sequence[_Asked], answers: Sequence[Answer | AskError]) -> None:
         rest = iter(answers)

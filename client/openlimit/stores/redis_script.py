@@ -26,7 +26,7 @@ class ScriptCall:
     """What one call of the script asks of one bucket."""
 
     def __init__(self, key: str, limits: Limits, clock: float | None) -> None:
-        self._key = key
+        self.key = key
         self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
         self._clock = clock
         self.questions: list[Question] = []
@@ -39,7 +39,7 @@ class ScriptCall:
         # JSON as a whole: redis-py spends microseconds on every argument.
         questions = [_argument(question) for question in self.questions]
         call = {"clock": self._clock, "limits": self._limits, "questions": questions}
-        return 1, self._key, _json(call)
+        return 1, self.key, _json(call)
 
     def answers(self, reply: Sequence[int]) -> list[Answer]:
         """One for each of the questions."""

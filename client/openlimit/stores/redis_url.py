@@ -19,13 +19,14 @@ import random
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from openlimit.errors import InvalidRequest
@@ -33,6 +34,9 @@ from openlimit.errors import InvalidRequest
 SCHEMES = (
     *("redis", "rediss", "unix"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
+_REST = re.compile(
+    r"(?:(?P<login>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
 )
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\],\s]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 # Seconds to connect in. Longer than a decision may take: who asks is answered in time, while the
@@ -68,7 +72,7 @@ class RedisAddress:
         sentinels = Sentinel(  # type: ignore[no-untyped-call] # redis-py does not type it
             _shuffled(self.hosts), sentinel_kwargs=dict(self.sentinel_options), **self.options
         )
-        client: Redis = sentinels.master_for(self.service)
+        client: Redis = sentinels.master_for(self.service, connection_pool_class=_PoolOfMaster)
         return client
 
     def cluster(self, hosts: Collection[tuple[str, int]]) -> RedisCluster:
@@ -84,59 +88,61 @@ class RedisAddress:
         return Redis(host=host, port=port, **self.options)
 
 
+class _PoolOfMaster(SentinelConnectionPool):
+    """Hangs up on the sentinels once they have said who the master is."""
+
+    async def get_master_address(self) -> Any:
+        try:
+            return await super().get_master_address()  # type: ignore[no-untyped-call] # not typed
+        finally:
+            await self.sentinel_manager.aclose()
+
+
 def parse_redis_url(url: str) -> RedisAddress:
-    """The address that a URL means; raises InvalidRequest that says what is wrong with it."""
-    try:
-        parts = urlsplit(url)
-    except (ValueError, AttributeError) as error:
-        raise _invalid(f"is no URL: {error}") from error
-    if parts.scheme not in SCHEMES:
-        raise _invalid(f"must begin with one of {', '.join(SCHEMES)} and ://, not {url[:12]!r}")
-    given = _query(parts)
-    kind, _, topology = parts.scheme.partition("+")
-    login, _, places = parts.netloc.rpartition("@")
-    username, _, password = login.partition(":")
-    options: dict[str, Any] = {
-        "socket_timeout": CONNECT_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        # Never a second time: a call that was sent may have been carried out.
-        "retry": Retry(NoBackoff(), 0),
-        "username": unquote(username) or None,
-        "password": unquote(password) or None,
-    }
-    path = [unquote(part) for part in parts.path.split("/")[1:]]
-    service = path.pop(0) if topology == "sentinel" and path else ""
-    if topology == "sentinel" and not service:
-        raise _invalid("must name the service after the hosts, such as /mymaster")
-    if kind == "unix":
-        options["unix_socket_path"] = unquote(parts.path)
-        path = []
-    security = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
+    """The address that a URL means; raises InvalidRequest that says what is wrong with it.
+
+    The error repeats nothing of the URL that a password could be in.
+    """
+    scheme, parts = _split(url)
+    kind, _, topology = scheme.partition("+")
+    hosts = _hosts(parts["hosts"], 26379 if topology == "sentinel" else 6379)
+    if kind != "unix" and len(hosts) != 1 and not (hosts and topology):
+        raise _invalid(f"must name one host; or several, with {kind}+sentinel or {kind}+cluster")
+    given = _options(parts["query"], scheme)
+    # Never a second time: a call that was sent may have been carried out.
+    common: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
     if kind == "rediss":
-        options |= {"ssl": True, **security}
-    elif security:
-        raise _invalid(f"takes {min(security)} with rediss only")
-    if topology != "cluster":
-        options["db"] = given.pop("db", _database(path))
-    elif given.pop("db", _database(path)):
-        raise _invalid("cannot name a database of a cluster: it has only 0")
-    sentinel_options = {
-        "socket_timeout": _GUIDE_TIMEOUT,
-        "socket_connect_timeout": _GUIDE_TIMEOUT,
-        "retry": options["retry"],
-        "username": given.pop("sentinel_username", None),
-        "password": given.pop("sentinel_password", None),
-        **({"ssl": True, **security} if kind == "rediss" else {}),
-    }
+        common |= {"ssl": True} | {name: given[name] for name in given if name.startswith("ssl_")}
+    service, path = _service(topology, unquote(parts["path"]))
+    if kind == "unix":
+        if hosts or not path.strip("/"):
+            raise _invalid("must have the path of a socket after unix://, beginning with a /")
+        database = {"unix_socket_path": path, "db": given.get("db", 0)}
+    else:
+        database = _database(topology, given.get("db", path.strip("/")))
+    username, _, password = parts["login"].partition(":")
     return RedisAddress(
-        name=parts._replace(netloc=places, query="").geturl(),
+        name=f"{scheme}://{parts['hosts']}{parts['path']}",
         topology=topology or "single",
-        hosts=() if kind == "unix" else _hosts(places, 26379 if topology == "sentinel" else 6379),
+        hosts=hosts,
         service=service,
-        prefix=given.pop("prefix", "openlimit"),
-        timeout=given.pop("timeout", 0.25),
-        options=options,
-        sentinel_options=sentinel_options,
+        prefix=given.get("prefix", "openlimit"),
+        timeout=given.get("timeout", 0.25),
+        options={
+            **common,
+            **database,
+            "socket_timeout": CONNECT_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "username": unquote(username) or None,
+            "password": unquote(password) or None,
+        },
+        sentinel_options={
+            **common,
+            "socket_timeout": _GUIDE_TIMEOUT,
+            "socket_connect_timeout": _GUIDE_TIMEOUT,
+            "username": given.get("sentinel_username"),
+            "password": given.get("sentinel_password"),
+        },
     )
 
 
@@ -159,6 +165,12 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError
+    return text
+
+
 def _prefix(text: str) -> str:
     if not re.fullmatch(r"[\w.:/-]{1,200}", text):
         raise ValueError
@@ -171,46 +183,76 @@ def _number(text: str) -> int:
     return int(text)
 
 
-_OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "prefix": (_prefix, "letters, digits and . : / _ -"),
-    "timeout": (_seconds, "seconds above 0 and up to 60"),
-    "db": (_number, "a number"),
-    "ssl_ca_certs": (str, "a file"),
-    "ssl_certfile": (str, "a file"),
-    "ssl_keyfile": (str, "a file"),
-    "ssl_check_hostname": (_flag, "true or false"),
-    "sentinel_username": (str, "a name"),
-    "sentinel_password": (str, "a password"),
+# How each is read, what is expected of it, and what the scheme has to contain.
+_OPTIONS: Mapping[str, tuple[Callable[[str], Any], str, str]] = {
+    "prefix": (_prefix, "letters, digits and . : / _ -", ""),
+    "timeout": (_seconds, "seconds above 0 and up to 60", ""),
+    "db": (_number, "a number", ""),
+    "ssl_ca_certs": (_file, "a file", "rediss"),
+    "ssl_certfile": (_file, "a file", "rediss"),
+    "ssl_keyfile": (_file, "a file", "rediss"),
+    "ssl_check_hostname": (_flag, "true or false", "rediss"),
+    "sentinel_username": (str, "a name", "sentinel"),
+    "sentinel_password": (str, "a password", "sentinel"),
 }
 
 
-def _query(parts: SplitResult) -> dict[str, Any]:
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """The scheme; and by name the login, hosts, path and query, empty where there are none."""
+    scheme, _, rest = str(url).partition("://")
+    if scheme not in SCHEMES:
+        raise _invalid(f"must begin with one of {', '.join(SCHEMES)} and ://")
+    match = _REST.fullmatch(rest)
+    if match is None:
+        raise _invalid("must have / ? # @ in a user, password or option as %2F %3F %23 %40")
+    return scheme, match.groupdict("")
+
+
+def _options(query: str, scheme: str) -> dict[str, Any]:
     given = {}
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+    for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS:
             raise _invalid(f"has an option {name!r}; there are only {', '.join(_OPTIONS)}")
-        read, expected = _OPTIONS[name]
+        read, expected, needed = _OPTIONS[name]
+        if needed not in scheme:
+            raise _invalid(f"takes {name} with {needed} only")
         try:
             given[name] = read(text)
         except (ValueError, KeyError):
             raise _invalid(f"needs {expected} for {name}, not {text!r}") from None
+    if "ssl_keyfile" in given and "ssl_certfile" not in given:
+        raise _invalid("needs ssl_certfile beside ssl_keyfile")
     return given
 
 
 def _hosts(places: str, usual_port: int) -> tuple[tuple[str, int], ...]:
     hosts = []
-    for place in places.split(","):
+    for place in places.split(",") if places else []:
         match = _HOST.fullmatch(place)
         port = int(match["port"] or usual_port) if match else 0
         if not match or not 0 < port < 65536:
-            raise _invalid(f"must name a host, and if need be a :port, not {place!r}")
+            raise _invalid("must have each host as name, name:port or [IPv6]:port, between commas")
         hosts.append((match["host"].strip("[]"), port))
     return tuple(hosts)
 
 
-def _database(path: list[str]) -> int:
-    text = "/".join(path)
+def _service(topology: str, path: str) -> tuple[str, str]:
+    """What the sentinels watch, and the rest of the path."""
+    if topology != "sentinel":
+        return "", path
+    service, _, rest = path[1:].partition("/")
+    if not service:
+        raise _invalid("must name the service after the hosts, such as /mymaster")
+    return service, rest
+
+
+def _database(topology: str, text: int | str) -> dict[str, int]:
     try:
-        return _number(text) if text else 0
+        database = _number(str(text) or "0")
     except ValueError:
         raise _invalid(f"must name the database by its number, not {text!r}") from None
+    if topology != "cluster":
+        return {"db": database}
+    if database:
+        raise _invalid("cannot name a database of a cluster: it has only 0")
+    return {}

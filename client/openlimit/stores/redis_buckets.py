@@ -1,0 +1,147 @@
+"""The buckets of a Redis for one event loop, on whichever of its servers they are."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from redis.exceptions import AskError, MovedError
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.leaky_bucket import Decision
+from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
+from openlimit.stores.redis_cluster import ClusterSlots, Place
+from openlimit.stores.redis_node import Clock, RedisNode
+from openlimit.stores.redis_script import key_of
+from openlimit.stores.redis_url import RedisAddress
+
+_MOST_REDIRECTIONS = 3
+
+
+class RedisBuckets:
+    """The buckets of a Redis, for the event loop this is made on: an AsyncStore.
+
+    What is asked at the same time shares round trips, see redis_node.py; no caller waits longer
+    than the address's timeout. An outage is over as soon as Redis is back.
+    ``clock`` returns microseconds, for tests; None for that of Redis.
+    """
+
+    def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
+        self._address = address
+        self._clock = clock
+        self._nodes: dict[Place | None, RedisNode] = {}
+        self._slots = ClusterSlots(address) if address.topology == "cluster" else None
+        self._under_way: set[asyncio.Future[None]] = set()
+        self._giving_back: set[asyncio.Task[list[Answer]]] = set()
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return outcomes(await self.adecide(demands))
+
+    async def acancel(self, withdrawal: Withdrawal) -> bool:
+        return withdrawn(await self.adecide([withdrawal]))
+
+    async def aclose(self) -> None:
+        while under_way := self._under_way | self._giving_back | self._trips():
+            await asyncio.wait(under_way)
+        for node in self._nodes.values():
+            await node.aclose()
+        if self._slots:
+            await self._slots.aclose()
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        answered = asyncio.get_running_loop().create_future()
+        self._under_way.add(answered)
+        try:
+            if self._slots:
+                return await self._ask_cluster(self._slots, questions)
+            answers = await self._node(None).ask(questions)
+        finally:
+            self._under_way.discard(answered)
+            answered.set_result(None)
+        return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
+
+    async def _ask_cluster(
+        self, slots: ClusterSlots, questions: Sequence[Question]
+    ) -> list[Answer]:
+        if not await slots.ready():
+            return [self._unavailable(slots.failure) for _ in questions]
+        answers: dict[int, Answer] = {}
+        by_place: dict[Place | None, list[int]] = {}
+        for i, question in enumerate(questions):
+            place = slots.place(key_of(question.bucket, self._address.prefix))
+            by_place.setdefault(place, []).append(i)
+
+        async def ask(place: Place | None, which: list[int], asking: bool, redirected: int) -> None:
+            if place is None or redirected > _MOST_REDIRECTIONS:
+                slots.doubt()
+                answers.update((i, self._unavailable("no node has the bucket")) for i in which)
+                return
+            elsewhere: dict[tuple[Place, bool], list[int]] = {}
+            found = await self._node(place).ask([questions[i] for i in which], asking)
+            for i, answer in zip(which, found, strict=True):
+                if isinstance(answer, AskError):  # the script did not run there
+                    moved = isinstance(answer, MovedError)
+                    elsewhere.setdefault(((answer.host, answer.port), not moved), []).append(i)
+                else:
+                    answers[i] = answer
+                if isinstance(answer, MovedError | LimiterUnavailable):
+                    slots.doubt()
+            for (there, is_asking), others in elsewhere.items():
+                await ask(there, others, is_asking, redirected + 1)
+
+        try:
+            # Each node on its own: one that hangs keeps the others' callers waiting no longer.
+            await asyncio.gather(
+                *(ask(place, which, False, 0) for place, which in by_place.items())
+            )
+        except asyncio.CancelledError:
+            self.give_back([questions[i] for i in answers], list(answers.values()))
+            raise
+        return [answers[i] for i in range(len(questions))]
+
+    def _trips(self) -> set[asyncio.Task[None]]:
+        """Under way also when all who asked have left: what they are granted is given back."""
+        return {node.trips for node in self._nodes.values() if node.trips}
+
+    def _node(self, place: Place | None) -> RedisNode:
+        node = self._nodes.get(place)
+        if node is None:
+            connect = partial(self._address.node, *place) if place else self._address.server
+            node = RedisNode(self._address, connect, self._clock, self.give_back)
+            self._nodes[place] = node
+        return node
+
+    def give_back(
+        self, questions: Sequence[Question], answers: Sequence[Answer | AskError]
+    ) -> None:
+        """In the background, what was granted to a caller that is gone."""
+        if withdrawals := granted(questions, answers):
+            task = asyncio.get_running_loop().create_task(self.adecide(withdrawals))
+            self._giving_back.add(task)
+            task.add_done_callback(self._giving_back.discard)
+
+    def _unavailable(self, reason: str) -> LimiterUnavailable:
+        return LimiterUnavailable(str(self._address), reason)
+
+
+def outcomes(answers: list[Answer]) -> list[Outcome]:
+    """The answers to demands."""
+    return [answer for answer in answers if not isinstance(answer, bool)]
+
+
+def withdrawn(answers: list[Answer]) -> bool:
+    """The answer to one withdrawal; raises LimiterUnavailable."""
+    [answer] = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return bool(answer)
+
+
+def granted(
+    questions: Sequence[Question], answers: Sequence[Answer | AskError]
+) -> list[Withdrawal]:
+    """What gives back all that has not started."""
+    return [
+        Withdrawal(question.bucket, question.limits, question.reservation_id)
+        for question, answer in zip(questions, answers, strict=True)
+        if isinstance(answer, Decision) and answer.wait
+    ]

@@ -1,0 +1,201 @@
+"""What becomes of callers when their Redis fails, and after."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.leaky_bucket import Decision
+from tests.clock import FakeClock
+from tests.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
+from tests.redis_topologies import run
+from tests.stores.asking import (
+    FACES,
+    Face,
+    a_second,
+    all_give_up,
+    asking,
+    eventually,
+    healed,
+    wait_of,
+)
+from tests.stores.contract import LIMITS, demand, waits, withdrawal
+
+
+@pytest.fixture
+def server() -> Iterator[RedisProcess]:
+    with serving_redis() as running:
+        yield running
+
+
+every_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+every_binary = pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
+
+
+@every_face
+async def test_refused_until_it_is_there(server: RedisProcess, face: Face) -> None:
+    """Nobody listens at first: all callers are told so in time, and served once it is up."""
+    server.kill()
+    async with asking(server.url, face) as store:
+        assert "Connect" in await all_give_up(store)
+        server.start()
+        assert await healed(store) == 0
+
+
+@every_face
+async def test_killed_and_restarted(face: Face) -> None:
+    """Where Redis keeps its data through a crash, the levels stay as well."""
+    with serving_redis("--appendonly", "yes", "--appendfsync", "always") as server:
+        async with asking(server.url, face) as store:
+            await store.areserve([demand(costs=(0, 6000))])
+            server.kill()
+            await all_give_up(store)
+            server.start()
+            # 6000 tokens leak in a minute, of which a few seconds went by.
+            assert 40 < await healed(store) <= 60
+
+
+@every_face
+async def test_a_hung_server_charges_one_batch_at_most(server: RedisProcess, face: Face) -> None:
+    """Of all who gave up while it hung, only those on their way there then are charged."""
+    clock = FakeClock()
+    async with asking(server.url, face, clock) as store:
+        assert await wait_of(store) == 0
+        server.signal(signal.SIGSTOP)
+        on_its_way = asyncio.create_task(all_give_up(store, 1))
+        await asyncio.sleep(0.05)
+        assert "no answer within 0.25 s" in await all_give_up(store)
+        await on_its_way
+        for _ in range(3):  # before, during and after a new attempt to connect
+            await all_give_up(store)
+            await asyncio.sleep(0.06)
+        server.signal(signal.SIGCONT)
+        assert await healed(store) in (1, 2)
+        again = await wait_of(store)
+        await asyncio.sleep(0.1)  # nothing arrives late
+        assert await wait_of(store) == again + 1
+
+
+async def test_a_short_hang_is_waited_out(server: RedisProcess) -> None:
+    """A pause shorter than the timeout is nobody's outage."""
+    clock = FakeClock()
+    async with asking(f"{server.url}?timeout=10", clock=clock) as store:
+        assert await wait_of(store) == 0
+        server.signal(signal.SIGSTOP)
+        asked = [asyncio.create_task(wait_of(store)) for _ in range(200)]
+        await asyncio.sleep(0.05)
+        asked += [asyncio.create_task(wait_of(store)) for _ in range(200)]
+        await asyncio.sleep(0.05)
+        server.signal(signal.SIGCONT)
+        assert await asyncio.gather(*asked) == list(range(1, 401))
+
+
+@every_binary
+async def test_flushed_scripts(binary: str) -> None:
+    """A server that has forgotten the script is given it again, unnoticed and nothing doubled."""
+    with serving_redis(binary=binary) as server:
+        async with asking(server.url, clock=FakeClock()) as store:
+            for i in range(5):
+                demands = [a_second("a"), a_second("b"), a_second("a"), a_second("c")]
+                assert waits(await store.areserve(demands)) == [2 * i, i, 2 * i + 1, i]
+                run(server, "SCRIPT FLUSH")
+
+
+@every_binary
+async def test_demoted_and_promoted(binary: str) -> None:
+    """A server that became a replica is left, so that whoever is master by then is found."""
+    with serving_redis(binary=binary) as server, serving_redis(binary=binary) as other:
+        async with asking(server.url) as store:
+            await wait_of(store)
+            ours = _connections(server)
+            run(server, "REPLICAOF", "127.0.0.1", other.port)
+            assert "read only replica" in await all_give_up(store)
+            await eventually(lambda: not ours & _connections(server))
+            await asyncio.sleep(0.15)
+            await all_give_up(store)
+            run(server, "REPLICAOF", "NO", "ONE")
+            await healed(store)
+
+
+def _connections(server: RedisProcess) -> set[str]:
+    """Those that have asked for decisions, by their ids."""
+    with server.client() as client:
+        return {each["id"] for each in client.client_list() if each["cmd"] == "evalsha"}
+
+
+async def test_no_connection_left(server: RedisProcess) -> None:
+    """At maxclients callers are told so in time, and served once there is room."""
+    with server.client() as client:
+        client.config_set("maxclients", 1)
+        async with asking(server.url) as store:
+            assert "max number of clients reached" in await all_give_up(store)
+            client.config_set("maxclients", 100)
+            assert await healed(store) == 0
+
+
+async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:
+    """A foreign key fails its own bucket, by name; others that are asked along are decided."""
+    with server.client() as client:
+        client.set("openlimit:taken", "by another program")
+        async with asking(server.url) as store:
+            for _ in range(2):
+                taken, free = await store.areserve([demand("taken"), demand("free")])
+                assert isinstance(taken, LimiterUnavailable)
+                assert "WRONGTYPE" in str(taken)
+                assert "openlimit:taken" in str(taken)
+                assert isinstance(free, Decision)
+            client.delete("openlimit:taken")
+            assert await wait_of(store, "taken") == 0
+
+
+async def test_a_clock_set_back_makes_nobody_wait_longer(server: RedisProcess) -> None:
+    """The queue goes on from where it was, and time from the clock's new setting."""
+    clock = FakeClock()
+    async with asking(server.url, clock=clock) as store:
+        assert [await wait_of(store) for _ in range(3)] == [0, 1, 2]
+        clock.advance(-3600)
+        assert await wait_of(store) == 3
+        assert await store.acancel(withdrawal("b", "none")) is False
+        clock.advance(1)
+        assert await wait_of(store) == 3
+        clock.advance(-1)
+        assert await wait_of(store) == 4
+        clock.advance(6)
+        assert await wait_of(store) == 0
+
+
+async def test_servers_whose_clocks_differ_agree(server: RedisProcess) -> None:
+    """After a failover to a replica whose clock is behind, the queue is as long as it was."""
+    ahead, behind = FakeClock(), FakeClock()
+    behind.advance(-10)
+    async with asking(server.url, clock=ahead) as first, asking(server.url, clock=behind) as then:
+        assert [await wait_of(first), await wait_of(first)] == [0, 1]
+        assert [await wait_of(then), await wait_of(then)] == [2, 3]
+
+
+async def test_keys_expire_when_their_bucket_is_empty(server: RedisProcess) -> None:
+    """Nobody has to ask again for Redis to forget a bucket, waited for, cancelled or refused."""
+    with server.client() as client:
+        async with asking(server.url) as store:
+            await store.areserve([demand("used", (1, 30)), demand("refused", (1, 6001))])
+            queue = [demand("cancelled", (1, 100), name=name) for name in "abcdefghi"]
+            await store.areserve(queue)
+            for one in reversed(queue[1:]):
+                assert await store.acancel(withdrawal("cancelled", one.reservation_id))
+            assert set(client.keys()) == {"openlimit:used", "openlimit:cancelled"}
+            assert 0 < client.pttl("openlimit:used") <= 300
+            assert 0 < client.pttl("openlimit:cancelled") <= 1000
+            await eventually(lambda: client.dbsize() == 0, within=5)
+            assert waits(await store.areserve([demand("used", (1, 100))])) == [0]
+
+
+async def test_a_bucket_lives_as_long_as_someone_waits_in_it(server: RedisProcess) -> None:
+    """The expiry is when the last start is over and the levels are gone."""
+    with server.client() as client:
+        async with asking(server.url) as store:
+            await store.areserve([demand(costs=(0, 6000)), demand(costs=(0, 6000))])
+            # The second starts after 60 s less the burst's, and takes 60 s to leak.
+            assert 110_000 < client.pttl("openlimit:b") <= 120_000
+    assert LIMITS[1].capacity == 100
