@@ -1,12 +1,14 @@
-"""The floor: a grpc.aio server whose Acquire answers an empty message, and nothing else."""
+"""The floor: a grpc.aio server that answers empty messages, and nothing else."""
 
 import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import uvloop
 from grpc.aio import ServicerContext
 
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, AcquireStreamResponse
 from openlimit.v1.rate_limit_pb2_grpc import (
     RateLimitServiceServicer,
     add_RateLimitServiceServicer_to_server,
@@ -14,18 +16,29 @@ from openlimit.v1.rate_limit_pb2_grpc import (
 
 
 class Empty(RateLimitServiceServicer):
-    """Reads the request as gRPC does, and decides nothing."""
+    """Reads requests as gRPC does, and decides nothing."""
 
     async def Acquire(
-        self, request: AcquireRequest, context: ServicerContext[object, object]
+        self, request: AcquireRequest, context: ServicerContext[Any, Any]
     ) -> AcquireResponse:
         return AcquireResponse()
+
+    async def AcquireStream(
+        self, request_iterator: Any, context: ServicerContext[Any, Any]
+    ) -> AsyncIterator[AcquireStreamResponse]:
+        async for request in request_iterator:
+            response = AcquireStreamResponse()
+            for question in request.questions:
+                answer = response.answers.add()
+                answer.id = question.id
+                answer.granted.SetInParent()
+            yield response
 
 
 async def serve() -> None:
     """Serve on a free port until killed."""
     server = grpc.aio.server()
-    add_RateLimitServiceServicer_to_server(Empty(), server)  # type: ignore[abstract] # no Cancel
+    add_RateLimitServiceServicer_to_server(Empty(), server)  # type: ignore[abstract] # not all calls
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"serving (port {port})", file=sys.stderr, flush=True)

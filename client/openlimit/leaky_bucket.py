@@ -75,6 +75,10 @@ class Decision(NamedTuple):
     """Names the reservation, to cancel it before its start."""
 
 
+new = tuple.__new__
+"""Makes a named tuple in half the time that calling its class takes, for what is made per call."""
+
+
 class _Pending(NamedTuple):
     """A reservation whose start is still to come, and the bucket as it was before."""
 
@@ -132,7 +136,9 @@ class Bucket:
         for limit, cost, before in zip(self.limits, costs, self.levels):  # noqa: B905 - see above
             if cost > limit.amount:
                 return CostExceedsLimit(limit.unit, cost, limit.amount)
-            level = max(0.0, before - leaked * limit.rate)
+            level = before - leaked * limit.rate
+            if level < 0:
+                level = 0.0
             levels.append(level + cost)
             if level + cost > limit.capacity and cost > 0:
                 excess = level + min(cost, limit.capacity) - limit.capacity
@@ -150,7 +156,7 @@ class Bucket:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
         self.at, self.levels, self.limited_by = start, levels, limited_by
-        return Decision(wait, limited_by, reservation_id)
+        return new(Decision, (wait, limited_by, reservation_id))
 
     def cancel(self, reservation_id: str, now: float) -> bool:
         """Give back a reservation that has not started; whether there was one to give back.

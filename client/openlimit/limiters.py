@@ -2,9 +2,9 @@
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 
@@ -227,9 +227,13 @@ class RemoteLimiter(RateLimiter):
         except LimiterUnavailable as error:
             return self._without(error)
 
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    def areserve(self, model: str, costs: Mapping[str, int]) -> Coroutine[Any, Any, Decision]:
+        asked = self._buckets.areserve(self._call(model, costs))
+        return self._ask_or_go_on(asked) if self._allow else asked
+
+    async def _ask_or_go_on(self, asked: Coroutine[Any, Any, Decision]) -> Decision:
         try:
-            return self._available(await self._buckets.areserve(self._call(model, costs)))
+            return self._available(await asked)
         except LimiterUnavailable as error:
             return self._without(error)
 

@@ -13,6 +13,8 @@ from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
 from openlimit.token_counting import count_tokens, whole_number
 
+_MOST = 2**63  # what the wire carries
+
 
 class RateLimiter(ABC):
     """The front end that every limiter shares. One object serves threads and event loops alike."""
@@ -46,8 +48,8 @@ class RateLimiter(ABC):
         self._reservation(model, num_tokens).__enter__()
 
     def _reservation(self, model: str | None, tokens: int) -> Reservation:
-        number = whole_number(tokens)
-        if number is None or not 0 <= number < 2**63:
+        number = tokens if type(tokens) is int else whole_number(tokens)
+        if number is None or not 0 <= number < _MOST:
             raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
         return Reservation(self, model or "", {"requests": 1, "tokens": number})
 

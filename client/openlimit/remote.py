@@ -57,6 +57,7 @@ class RemoteBuckets:
         # By process: a forked child opens its own, and never touches its parent's, not even to
         # close it.
         self._connections: dict[int, _Connection] = {}
+        self._stream: Stream | None = None  # the latest of this process
         self._closed = False
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
@@ -84,7 +85,12 @@ class RemoteBuckets:
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
-        mailbox = self._mailbox()
+        if self._closed:
+            raise closed()
+        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
+            self._thread.mailbox = mailbox
         slot = mailbox.expect()
         stream, number = self._ask(call, mailbox, slot)
         try:
@@ -111,6 +117,9 @@ class RemoteBuckets:
             connection.close()
 
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
+        stream = self._stream
+        if stream and (number := stream.ask(call, mailbox, slot)):
+            return stream, number
         if self._closed:
             raise closed()
         return self._send(call, mailbox, slot)
@@ -127,14 +136,8 @@ class RemoteBuckets:
                 if connection is not fresh:  # another thread was faster
                     fresh.close()
             if sent := connection.ask(asked, mailbox, slot):
+                self._stream = sent[0]
                 return sent
-
-    def _mailbox(self) -> LoopMailbox:
-        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
-        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
-            self._thread.mailbox = mailbox
-        return mailbox
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""
@@ -212,3 +215,13 @@ def _close_all() -> None:
     """What was given back last must not be lost."""
     for buckets in list(_all):
         buckets.close()
+
+
+def _forget_streams() -> None:
+    """A forked child has no use for its parent's."""
+    for buckets in list(_all):
+        buckets._stream = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_streams)

@@ -58,9 +58,9 @@ class Reservation:
         decision = None
         try:
             decision = self._reserver.reserve(self.model, self.costs)
-            start = self._start(decision)
-            while (left := start - time.monotonic()) > 0:
-                time.sleep(left)
+            if start := self._start(decision):
+                while (left := start - time.monotonic()) > 0:
+                    time.sleep(left)
         except BaseException:
             if decision is not None:
                 self._reserver.cancel(decision)
@@ -71,10 +71,10 @@ class Reservation:
         decision = None
         try:
             decision = await self._reserver.areserve(self.model, self.costs)
-            start = self._start(decision)
-            # Once is the rule; some event loops' timers wake a little too early.
-            while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
-                await asyncio.sleep(left)
+            if start := self._start(decision):
+                # Once is the rule; some event loops' timers wake a little too early.
+                while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
+                    await asyncio.sleep(left)
         except GeneratorExit:
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
@@ -104,8 +104,11 @@ class Reservation:
     ) -> None:
         """Keep the charge."""
 
-    def _start(self, decision: Decision) -> float:
-        """The time on this machine's clock at which the call may start, in seconds."""
-        self.wait = decision.wait / SECOND
-        self.limited_by = decision.limited_by
+    def _start(self, decision: Decision) -> float | None:
+        """When the call may start on this machine's clock, in seconds; None for at once."""
+        wait, self.limited_by, _ = decision
+        if not wait:
+            self.wait = 0.0
+            return None
+        self.wait = wait / SECOND
         return time.monotonic() + self.wait

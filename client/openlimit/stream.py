@@ -25,7 +25,7 @@ from openlimit.mailboxes import Mailbox, Outcome
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, CancelRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
-_MOST_IN_MESSAGE = 1000
+_MOST_IN_MESSAGE = 128
 
 
 class Stream:
@@ -128,10 +128,7 @@ class Stream:
         try:
             for response in self._call:
                 self._answered += len(response.answers)
-                self._deliver(
-                    (answer.id, wire.read_answer(answer, self._address))
-                    for answer in response.answers
-                )
+                self._deliver(wire.read_answers(response, self._address))
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._go_on_alone()

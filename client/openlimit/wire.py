@@ -6,7 +6,7 @@ table is in the comments of protos/openlimit/v1/rate_limit.proto.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeVar
 
 import grpc
@@ -24,8 +24,13 @@ from openlimit.errors import (
     UnknownModel,
     WaitTooLong,
 )
-from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Answer, Question
+from openlimit.leaky_bucket import SECOND, Decision, new
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireRequest,
+    AcquireResponse,
+    AcquireStreamResponse,
+    Question,
+)
 
 DOMAIN = "openlimit"
 MAX_NAME = 256
@@ -70,15 +75,15 @@ def write_call(call: Call, request: AcquireRequest) -> None:
     model, key, costs, max_wait = call
     try:
         require_name("model", model)
-        require_name("key", key)
         request.model = model
         if key:
+            require_name("key", key)
             request.key = key
-        for unit, cost in costs.items():
-            if unit == "tokens":
-                request.tokens = cost
-            elif unit != "requests" or cost != 1:
-                request.units[unit] = cost
+        if "tokens" in costs:
+            request.tokens = costs["tokens"]
+        if len(costs) > 2 or costs["requests"] != 1:
+            for unit in costs.keys() - {"tokens"}:
+                request.units[unit] = costs[unit]
         if max_wait is not None:
             request.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
     except (TypeError, ValueError) as error:
@@ -89,7 +94,8 @@ def read_request(request: AcquireRequest) -> Call:
     """The call of a message; raises InvalidRequest for a field that is missing or malformed."""
     model, key, tokens = request.model, request.key, request.tokens
     require_name("model", model)
-    require_name("key", key)
+    if key:
+        require_name("key", key)
     if tokens < 0:
         raise InvalidRequest("tokens", f"must not be negative, not {tokens}")
     costs = {"requests": 1, "tokens": tokens}
@@ -98,16 +104,20 @@ def read_request(request: AcquireRequest) -> Call:
     max_wait = None
     if request.HasField("max_wait"):
         max_wait = _read_duration("max_wait", request.max_wait)
-    return Call(model, key, costs, max_wait)
+    return new(Call, (model, key, costs, max_wait))
 
 
-def read_question(question: Question) -> Call | str | InvalidRequest:
-    """The call of an acquisition, the id of a cancellation, or what is wrong with it."""
-    if question.HasField("acquire"):
-        return readable(question.acquire)
-    if question.HasField("cancel"):
-        return question.cancel.reservation_id
-    return InvalidRequest("question", "must be set, to acquire or cancel")
+def read_questions(questions: Iterable[Question]) -> list[Asked | InvalidRequest]:
+    """What each asks, or what is wrong with it."""
+    asked: list[Asked | InvalidRequest] = []
+    for question in questions:
+        if question.HasField("acquire"):
+            asked.append(readable(question.acquire))
+        elif question.HasField("cancel"):
+            asked.append(question.cancel.reservation_id)
+        else:
+            asked.append(InvalidRequest("question", "must be set, to acquire or cancel"))
+    return asked
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:
@@ -189,33 +199,44 @@ def write_decision(decision: Decision, response: AcquireResponse) -> None:
         response.wait.nanos = rest * 1000
 
 
-def write_answer(
-    question: int, answer: Decision | bool | OpenLimitError | Status, message: Answer
+def write_answers(
+    answers: Iterable[tuple[int, Decision | bool | OpenLimitError | Status]],
+    response: AcquireStreamResponse,
 ) -> None:
-    """Fill an empty message in place."""
-    message.id = question
-    if isinstance(answer, Decision):
-        write_decision(answer, message.granted)
-    elif isinstance(answer, bool):
-        message.cancelled.cancelled = answer
-    else:
-        status = answer if isinstance(answer, Status) else status_of(answer)[1]
-        message.error.CopyFrom(status)
+    """Add the answers to the numbered questions."""
+    add = response.answers.add
+    for number, answer in answers:
+        message = add()
+        message.id = number
+        if isinstance(answer, Decision):
+            write_decision(answer, message.granted)
+        elif isinstance(answer, bool):
+            message.cancelled.cancelled = answer
+        else:
+            status = answer if isinstance(answer, Status) else status_of(answer)[1]
+            message.error.CopyFrom(status)
 
 
 def read_response(response: AcquireResponse) -> Decision:
     """The decision of a message."""
-    wait = microseconds(response.wait) if response.HasField("wait") else 0
-    return Decision(wait, response.limited_by, response.reservation_id)
+    if not response.HasField("wait"):
+        return new(Decision, (0, "", response.reservation_id))
+    return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
 
 
-def read_answer(answer: Answer, address: str) -> Decision | bool | OpenLimitError:
-    """What the server at the address answered to a question."""
-    if answer.HasField("granted"):
-        return read_response(answer.granted)
-    if answer.HasField("error"):
-        return error_of(answer.error, address)
-    return answer.cancelled.cancelled
+def read_answers(
+    response: AcquireStreamResponse, address: str
+) -> list[tuple[int, Decision | bool | OpenLimitError]]:
+    """What the server at the address answered, by the questions' numbers."""
+    answers: list[tuple[int, Decision | bool | OpenLimitError]] = []
+    for answer in response.answers:
+        if answer.HasField("granted"):
+            answers.append((answer.id, read_response(answer.granted)))
+        elif answer.HasField("error"):
+            answers.append((answer.id, error_of(answer.error, address)))
+        else:
+            answers.append((answer.id, answer.cancelled.cancelled))
+    return answers
 
 
 def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:

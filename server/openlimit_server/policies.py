@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownModel
-from openlimit.leaky_bucket import SECOND, Decision, Limit
+from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
 from openlimit.wire import Call
 from openlimit_server.settings import PolicySettings
@@ -29,6 +29,9 @@ class _Policy(NamedTuple):
     name: str
     models: re.Pattern[str]
     limits: Sequence[Limit]
+    units: Sequence[str]
+    zeros: Sequence[int]
+    """As many."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
@@ -69,20 +72,20 @@ class Policies:
                 questions.append(question)
                 places.append(place)
         decided = await self._store.adecide(questions)
-        for place, question, answer in zip(places, questions, decided, strict=True):
-            if isinstance(answer, LimiterUnavailable) and self._may_start(question):
+        for place, answer in zip(places, decided, strict=True):
+            answers[place] = answer
+            if isinstance(answer, LimiterUnavailable) and self._may_start(asked[place]):
                 answers[place] = Decision(0, "", "")
-            else:
-                answers[place] = answer
         return answers
 
     def _demand(self, call: Call, nonces: str, at: int) -> Demand:
-        policy, bucket = self._target(call.model, call.key)
-        costs = [call.costs.get(limit.unit, 0) for limit in policy.limits]
-        max_wait = policy.max_wait if call.max_wait is None else call.max_wait * SECOND
+        model, key, costs_by_unit, max_wait = call
+        policy, bucket = self._target(model, key)
+        costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
+        max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         # The id says where to look for it.
         reservation_id = f"{nonces[at : at + _NONCE]}.{bucket}"
-        return Demand(bucket, policy.limits, costs, max_wait, reservation_id)
+        return new(Demand, (bucket, policy.limits, costs, max_wait, reservation_id))
 
     def _withdrawal(self, reservation_id: str) -> Withdrawal | None:
         """None for a policy that is no longer configured."""
@@ -92,9 +95,10 @@ class Policies:
         policy = self._policy_of(bucket := match[1])
         return policy and Withdrawal(bucket, policy.limits, reservation_id)
 
-    def _may_start(self, question: Question) -> bool:
-        policy = self._policy_of(question.bucket)
-        return isinstance(question, Demand) and policy is not None and policy.allows_without_store
+    def _may_start(self, asked: Asked) -> bool:
+        return (
+            isinstance(asked, Call) and self._target(asked.model, asked.key)[0].allows_without_store
+        )
 
     def _policy_of(self, bucket: str) -> _Policy | None:
         return self._by_name.get(bucket.partition(":")[0])
@@ -114,6 +118,8 @@ def _policy(settings: PolicySettings) -> _Policy:
         settings.name,
         re.compile("|".join(map(translate, settings.models))),
         tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
+        tuple(settings.limits),
+        (0,) * len(settings.limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",

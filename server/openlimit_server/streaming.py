@@ -86,7 +86,7 @@ class Stream:
     async def _decide(self, questions: list[Question]) -> None:
         answers: list[Answer]
         try:
-            answers = await self._policies.answer([*map(wire.read_question, questions)])
+            answers = await self._policies.answer(wire.read_questions(questions))
         except Exception:  # a fault of ours must leave nobody without an answer
             _log.exception("could not decide")
             answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
@@ -103,8 +103,7 @@ class Stream:
             answers = self._unwritten[:_MOST_IN_MESSAGE]
             del self._unwritten[:_MOST_IN_MESSAGE]
             response = AcquireStreamResponse()
-            for each, answer in answers:
-                wire.write_answer(each, answer, response.answers.add())
+            wire.write_answers(answers, response)
             await self._context.write(response)
             self._written.set()
 

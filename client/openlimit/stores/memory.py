@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from threading import Lock
+from typing import cast
 from weakref import WeakSet
 
 from openlimit.leaky_bucket import Bucket
@@ -44,29 +45,19 @@ class MemoryStore:
         return f"<MemoryStore of {len(self)} buckets>"
 
     def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        with self._lock:
-            now = self._clock()
-            return [self._decide(demand, now) for demand in demands]
+        return cast(list[Outcome], self._decide(demands))
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         return self.reserve(demands)
 
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        with self._lock:
-            now = self._clock()
-            return [
-                self._decide(question, now)
-                if isinstance(question, Demand)
-                else self._withdraw(question, now)
-                for question in questions
-            ]
-
     def cancel(self, withdrawal: Withdrawal) -> bool:
-        with self._lock:
-            return self._withdraw(withdrawal, self._clock())
+        return bool(self._decide([withdrawal])[0])
 
     async def acancel(self, withdrawal: Withdrawal) -> bool:
         return self.cancel(withdrawal)
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        return self._decide(questions)
 
     def give_back(self, withdrawal: Withdrawal) -> None:
         self.cancel(withdrawal)
@@ -77,28 +68,37 @@ class MemoryStore:
     async def aclose(self) -> None:
         """Nothing to do: the buckets stay."""
 
-    def _decide(self, demand: Demand, now: float) -> Outcome:
-        name, limits, costs, max_wait, reservation_id = demand
-        if self._idle and self._idle[0][0] <= now:
-            self._drop_idle(now)
-        bucket = self._buckets.get(name)
-        if bucket is not None:
-            if limits is not bucket.limits:
-                bucket.relimit(limits)
-            return bucket.reserve(costs, now, max_wait, reservation_id)
+    def _decide(self, questions: Sequence[Question]) -> list[Answer]:
+        answers: list[Answer] = []
+        with self._lock:
+            now = self._clock()
+            for question in questions:
+                if self._idle and self._idle[0][0] <= now:
+                    self._drop_idle(now)
+                bucket = self._buckets.get(question.bucket)
+                if bucket is None:
+                    answers.append(self._decide_new(question, now))
+                    continue
+                if bucket.limits is not question.limits:
+                    bucket.relimit(question.limits)
+                if isinstance(question, Withdrawal):
+                    answers.append(bucket.cancel(question.reservation_id, now))
+                else:
+                    _, _, costs, max_wait, reservation_id = question
+                    answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
+        return answers
+
+    def _decide_new(self, question: Question, now: float) -> Answer:
+        """For a bucket that is not held, which is to say an empty one."""
+        if isinstance(question, Withdrawal):
+            return False
+        name, limits, costs, max_wait, reservation_id = question
         bucket = Bucket(limits)
         outcome = bucket.reserve(costs, now, max_wait, reservation_id)
         if bucket.at >= now:  # a refused call leaves nothing behind
             self._buckets[name] = bucket
             heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
         return outcome
-
-    def _withdraw(self, withdrawal: Withdrawal, now: float) -> bool:
-        bucket = self._buckets.get(withdrawal.bucket)
-        if bucket is None:
-            return False
-        bucket.relimit(withdrawal.limits)
-        return bucket.cancel(withdrawal.reservation_id, now)
 
     def _drop_idle(self, now: float) -> None:
         for _ in range(self._DROPS_PER_DECISION):
