@@ -88,10 +88,27 @@ class RedisNode:
 
         An outage is LimiterUnavailable for each question, a redirection its AskError.
         """
-        since = self._loop.time()
-        if self._client is None and (failure := await self._connect_within_timeout()):
-            return [failure] * len(questions)
-        asked = _Asked(questions, since, asking)
+        if self._client is None:
+            return await self._ask_after_connecting(questions, asking)
+        return await self._ask_in_next_trip(questions, asking)
+
+    async def _ask_after_connecting(
+        self, questions: Sequence[Question], asking: bool
+    ) -> list[Answer | AskError]:
+        # Callers have a time limit of their own here: what connecting took of it must not make
+        # their trip end early, which would cost everybody the connection again.
+        try:
+            async with asyncio.timeout(self._address.timeout):
+                if not (failure := await self._connected()):
+                    return await self._ask_in_next_trip(questions, asking)
+        except TimeoutError:
+            failure = self._unavailable(f"no connection within {self._address.timeout:g} s")
+        return [failure] * len(questions)
+
+    async def _ask_in_next_trip(
+        self, questions: Sequence[Question], asking: bool
+    ) -> list[Answer | AskError]:
+        asked = _Asked(questions, self._loop.time(), asking)
         self._queue.append(asked)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
@@ -113,15 +130,13 @@ class RedisNode:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _connect_within_timeout(self) -> LimiterUnavailable | None:
-        """What to answer where there is no connection in time; who asks later may find one."""
+    async def _connected(self) -> LimiterUnavailable | None:
+        """Once there is a connection, or an error; who asks later may find one."""
         if self._loop.time() < self._retry_at:
             return self._unavailable(self._failure)
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
-        await asyncio.wait([self._connecting], timeout=self._address.timeout)
-        if not self._connecting.done():
-            return self._unavailable(f"no connection within {self._address.timeout:g} s")
+        await asyncio.wait([self._connecting])
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
