@@ -46,7 +46,10 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
-@given(st.builds(Decision, st.integers(0, 10**15), TEXT, TEXT))
+AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT)
+
+
+@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT))
 def test_a_decision_survives_the_wire(decision: Decision) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()
