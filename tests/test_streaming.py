@@ -11,7 +11,7 @@ import pytest
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from openlimit import wire
+from openlimit import items, wire
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
@@ -136,10 +136,10 @@ def test_what_was_asked_is_answered_before_the_end(stub: RateLimitServiceStub) -
 def test_more_than_may_be_in_flight_is_refused_item_by_item(stub: RateLimitServiceStub) -> None:
     """The rest of a message is RESOURCE_EXHAUSTED, and the stream goes on."""
     talk = Talk(stub)
-    talk.send(*(acquire(i, "fast") for i in range(wire.MOST_IN_FLIGHT + 5)))
-    answers = talk.answers(wire.MOST_IN_FLIGHT + 5)
+    talk.send(*(acquire(i, "fast") for i in range(items.MOST_IN_FLIGHT + 5)))
+    answers = talk.answers(items.MOST_IN_FLIGHT + 5)
     refused = [number for number, answer in answers.items() if answer.HasField("error")]
-    assert sorted(refused) == list(range(wire.MOST_IN_FLIGHT, wire.MOST_IN_FLIGHT + 5))
+    assert sorted(refused) == list(range(items.MOST_IN_FLIGHT, items.MOST_IN_FLIGHT + 5))
     info = ErrorInfo()
     assert answers[refused[0]].error.details[0].Unpack(info)
     assert info.reason == "TOO_MANY_IN_FLIGHT"

@@ -6,7 +6,7 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit import wire
+from openlimit import statuses, wire
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -60,20 +60,20 @@ def test_a_decision_survives_the_wire(decision: Decision) -> None:
 @given(ERRORS)
 def test_an_error_survives_the_wire(error: OpenLimitError) -> None:
     """Type and data of each error are what they were."""
-    code, status = wire.status_of(error)
+    code, status = statuses.status_of(error)
     assert status.code == code.value[0]
-    read = wire.error_of(Status.FromString(status.SerializeToString()), "address")
+    read = statuses.error_of(Status.FromString(status.SerializeToString()), "address")
     assert (type(read), vars(read)) == (type(error), vars(error))
 
 
 def test_an_outage_means_the_limiter_is_unavailable() -> None:
     """What the service did not say itself (gRPC, a proxy) may pass."""
     for status in (Status(code=14, message="connection refused"), Status(code=4)):
-        error = wire.error_of(status, "limiter:50051")
+        error = statuses.error_of(status, "limiter:50051")
         assert isinstance(error, LimiterUnavailable)
         assert error.address == "limiter:50051"
         assert status.message in error.reason
-    assert wire.status_of(LimiterUnavailable("a", "b"))[0].name == "UNAVAILABLE"
+    assert statuses.status_of(LimiterUnavailable("a", "b"))[0].name == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize(("nanos", "expected"), [(0, 0), (1, 1), (1000, 1), (1001, 2)])

@@ -17,7 +17,7 @@ from weakref import WeakMethod, WeakSet, finalize
 
 import grpc
 
-from openlimit import wire
+from openlimit import items, wire
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.mailboxes import LoopMailbox, Mailbox, NoMailbox, Outcome, ThreadMailbox
@@ -124,7 +124,7 @@ class RemoteBuckets:
             raise closed()
         return self._send(call, mailbox, slot)
 
-    def _send(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
+    def _send(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         while True:
             pid = os.getpid()
             connection = self._connections.get(pid)
@@ -165,7 +165,7 @@ class _Connection:
         self._stream: Stream | None = None
         self._closed = False
 
-    def ask(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int] | None:
+    def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int] | None:
         """Send a question over the stream, a new one if need be; None once this is closed."""
         while True:
             stream = self._stream

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from openlimit import wire
+from openlimit import items, statuses, wire
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.mailboxes import Mailbox, Outcome
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, CancelRequest
@@ -50,8 +50,8 @@ class Stream:
         # Reentrant: the garbage collector may end a waiter, which asks to cancel, while it is held.
         self._lock = RLock()
         self._numbers = count(1)
-        self._waiting: dict[int, tuple[Mailbox, Any, wire.Asked]] = {}
-        self._to_send: deque[tuple[int, wire.Asked]] = deque()
+        self._waiting: dict[int, tuple[Mailbox, Any, items.Asked]] = {}
+        self._to_send: deque[tuple[int, items.Asked]] = deque()
         self._sent = self._answered = 0
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._is_sender_idle = False
@@ -66,7 +66,7 @@ class Stream:
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
         self._reader.start()
 
-    def ask(self, asked: wire.Asked, mailbox: Mailbox, slot: Any) -> int | None:
+    def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> int | None:
         """Send a question as soon as can be; its number, or None where this has ended."""
         with self._lock:
             if self._closing or self.failure:
@@ -101,7 +101,7 @@ class Stream:
         while not self.failure:
             is_last = self._closing
             request = AcquireStreamRequest()
-            room = wire.MOST_IN_FLIGHT - (self._sent - self._answered)
+            room = items.MOST_IN_FLIGHT - (self._sent - self._answered)
             for _ in range(min(len(self._to_send), _MOST_IN_MESSAGE, room)):
                 self._add(request, *self._to_send.popleft())
             if request.questions:
@@ -115,9 +115,9 @@ class Stream:
                 self._wake.get()
             self._is_sender_idle = False
 
-    def _add(self, request: AcquireStreamRequest, number: int, asked: wire.Asked) -> None:
+    def _add(self, request: AcquireStreamRequest, number: int, asked: items.Asked) -> None:
         try:
-            wire.write_question(number, asked, request.questions.add())
+            items.write_question(number, asked, request.questions.add())
         except InvalidRequest as error:
             del request.questions[-1]
             self._deliver([(number, error)])
@@ -128,7 +128,7 @@ class Stream:
         try:
             for response in self._call:
                 self._answered += len(response.answers)
-                self._deliver(wire.read_answers(response, self._address))
+                self._deliver(items.read_answers(response, self._address))
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._go_on_alone()
@@ -164,7 +164,7 @@ class Stream:
         for number, each in asked:
             self._ask_alone(number, each)
 
-    def _ask_alone(self, number: int, asked: wire.Asked) -> None:
+    def _ask_alone(self, number: int, asked: items.Asked) -> None:
         call: Any
         try:
             if isinstance(asked, str):
@@ -200,4 +200,4 @@ def error_of_call(call: Any, address: str) -> OpenLimitError:
         status = rpc_status.from_call(call)
     if status is None:  # from gRPC itself or a proxy, not from the service
         status = Status(code=call.code().value[0], message=call.details() or "")
-    return wire.error_of(status, address)
+    return statuses.error_of(status, address)

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit import wire
+from openlimit import statuses, wire
 from openlimit.errors import InvalidRequest, OpenLimitError
 from openlimit.leaky_bucket import Decision
 from openlimit.v1 import rate_limit_pb2
@@ -76,7 +76,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
                 wire.write_decision(answer, result.granted)
             else:
                 assert isinstance(answer, OpenLimitError)
-                result.error.CopyFrom(wire.status_of(answer)[1])
+                result.error.CopyFrom(statuses.status_of(answer)[1])
         return response
 
     async def acquire_stream(self, context: _Context) -> None:
@@ -118,7 +118,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def _refuse(self, _: object) -> Any:
         self._refused += 1
-        raise wire.stopping()
+        raise statuses.stopping()
 
 
 def _unary(
@@ -167,5 +167,5 @@ def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
 
 
 async def _abort(context: _Context, error: OpenLimitError) -> NoReturn:
-    code, status = wire.status_of(error)
+    code, status = statuses.status_of(error)
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))

@@ -13,7 +13,7 @@ import grpc
 from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
-from openlimit import wire
+from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
@@ -58,7 +58,7 @@ class Stream:
                 task.cancel()
             self._give_back()
         if self._draining:
-            raise wire.stopping()
+            raise statuses.stopping()
         self._reading.result()
 
     def drain(self) -> None:
@@ -71,22 +71,22 @@ class Stream:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             if not isinstance(message, AcquireStreamRequest):
                 raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest")
-            room = wire.MOST_IN_FLIGHT - self._undecided
+            room = items.MOST_IN_FLIGHT - self._undecided
             if questions := message.questions[:room]:
                 self._undecided += len(questions)
                 task = asyncio.create_task(self._decide(questions))
                 self._deciding.add(task)
                 task.add_done_callback(self._deciding.discard)
             if too_many := message.questions[room:]:
-                self._answer((each.id, wire.TOO_MANY_IN_FLIGHT) for each in too_many)
-            while len(self._unwritten) > wire.MOST_IN_FLIGHT:
+                self._answer((each.id, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
+            while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
     async def _decide(self, questions: list[Question]) -> None:
         answers: list[Answer]
         try:
-            answers = await self._policies.answer(wire.read_questions(questions))
+            answers = await self._policies.answer(items.read_questions(questions))
         except Exception:  # a fault of ours must leave nobody without an answer
             _log.exception("could not decide")
             answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
@@ -103,7 +103,7 @@ class Stream:
             answers = self._unwritten[:_MOST_IN_MESSAGE]
             del self._unwritten[:_MOST_IN_MESSAGE]
             response = AcquireStreamResponse()
-            wire.write_answers(answers, response)
+            items.write_answers(answers, response)
             await self._context.write(response)
             self._written.set()
 
