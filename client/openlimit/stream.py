@@ -84,7 +84,9 @@ class Stream:
 
     def forget(self, number: int) -> bool:
         """Nobody waits for this outcome any more; False where it is being delivered already."""
-        return self._waiting.pop(number, None) is not None
+        forgotten = self._waiting.pop(number, None) is not None
+        self._note_end()
+        return forgotten
 
     def close(self) -> None:
         """Let what was asked be answered, within the timeout, and end the call."""
@@ -101,8 +103,7 @@ class Stream:
         while not self.failure:
             is_last = self._closing
             request = AcquireStreamRequest()
-            room = items.MOST_IN_FLIGHT - (self._sent - self._answered)
-            for _ in range(min(len(self._to_send), _MOST_IN_MESSAGE, room)):
+            for _ in range(min(_MOST_IN_MESSAGE, self._sendable())):
                 self._add(request, *self._to_send.popleft())
             if request.questions:
                 self._sent += len(request.questions)
@@ -110,10 +111,16 @@ class Stream:
                 continue
             if is_last and not self._to_send:
                 return
+            # Looked at once more when others know that they have to wake this.
             self._is_sender_idle = True
-            if not self._to_send or not room:
+            if not self._sendable():
                 self._wake.get()
             self._is_sender_idle = False
+
+    def _sendable(self) -> int:
+        """How many questions there are that the server would not refuse as too many."""
+        in_flight = self._sent - self._answered
+        return min(len(self._to_send), items.MOST_IN_FLIGHT - in_flight)
 
     def _add(self, request: AcquireStreamRequest, number: int, asked: items.Asked) -> None:
         try:
@@ -151,10 +158,13 @@ class Stream:
                 self._unclaimed(outcome)
         for mailbox, delivered in by_mailbox.items():
             mailbox.deliver(delivered)
-        if self._closing and not self._waiting:
-            self._all_answered.set()
+        self._note_end()
         if self._is_sender_idle and self._to_send:
             self._wake.put(None)
+
+    def _note_end(self) -> None:
+        if self._closing and not self._waiting:
+            self._all_answered.set()
 
     def _go_on_alone(self) -> None:
         """Ask a server without streams by unary calls, from now on."""
