@@ -144,7 +144,7 @@ async def test_a_wait_that_is_collected_gives_back_and_blocks_nobody() -> None:
     with store._lock:
         waiting.close()
     for thread in threading.enumerate():
-        if thread.name == "openlimit-give-back":
+        if thread.name == "openlimit-background":
             thread.join(5)
     decision = limiter.reserve("", {"requests": 1, "tokens": 1})
     assert decision.wait < 60 * SECOND

@@ -359,11 +359,11 @@ async def test_sleepers_that_outlive_their_limiter_give_back(server: ServerProce
         await fail_among_sleepers()
     for _ in range(100):
         wait = await asyncio.to_thread(wait_of, limiter, "m-outlive", 1)
-        if wait < 60 and not limiter._buckets._connections:
+        if wait < 60 and not limiter._buckets._open.connections:
             break
         await asyncio.sleep(0.02)
     assert 50 < wait < 60
-    assert not limiter._buckets._connections
+    assert not limiter._buckets._open.connections
 
 
 async def test_a_grant_that_nobody_reads_any_more_is_given_back(server: ServerProcess) -> None:
@@ -383,7 +383,7 @@ async def test_a_grant_that_nobody_reads_any_more_is_given_back(server: ServerPr
         await close_among_askers()
     for _ in range(100):
         wait = await asyncio.to_thread(wait_of, limiter, "m-unread", 1)
-        if wait < 60 and not limiter._buckets._connections:
+        if wait < 60 and not limiter._buckets._open.connections:
             break
         await asyncio.sleep(0.02)
     assert 50 < wait < 60

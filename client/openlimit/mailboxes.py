@@ -1,11 +1,11 @@
 """Where callers wait for outcomes that another thread brings: as threads, or on event loops."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from openlimit.expiries import Expiries
 from openlimit.leaky_bucket import Decision
 
 Outcome = Decision | bool | Exception
@@ -38,11 +38,10 @@ Slot = asyncio.Future[Outcome]
 
 
 class LoopMailbox:
-    """Callers on one event loop: a slot is a future of it.
+    """Callers on the running event loop: a slot is a future of it.
 
-    All wait for the same ``timeout``, in seconds, so they run out of time in the order in which
-    they asked, and one timer serves them all; then they raise what ``expired`` returns.
-    ``unclaimed`` takes the outcome of a caller that is gone.
+    They wait for ``timeout`` seconds at most, and then raise what ``expired`` makes. ``unclaimed``
+    takes the outcome of a caller that is gone.
     """
 
     def __init__(
@@ -52,44 +51,38 @@ class LoopMailbox:
         unclaimed: Callable[[Outcome], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self._timeout = timeout
-        self._expired = expired
         self._unclaimed = unclaimed
-        self._expiries: deque[tuple[float, Slot]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._expiries = Expiries(timeout, expired)
+        # Handed to the loop, which settles nothing any more once it is closed.
+        self._on_the_way: list[Sequence[tuple[Slot, Outcome]]] = []
 
     def deliver(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
+        self._on_the_way.append(outcomes)
         try:
             self.loop.call_soon_threadsafe(self._settle, outcomes)
         except RuntimeError:  # the loop was closed: nobody waits
+            self._on_the_way.remove(outcomes)
             for _, outcome in outcomes:
                 self._unclaimed(outcome)
 
     def expect(self) -> Slot:
         """A slot for a caller that begins to wait."""
         slot: Slot = self.loop.create_future()
-        expiries = self._expiries
-        while expiries and expiries[0][1].done():
-            expiries.popleft()
-        deadline = self.loop.time() + self._timeout
-        expiries.append((deadline, slot))
-        if self._timer is None:
-            self._timer = self.loop.call_at(deadline, self._expire)
+        self._expiries.watch(slot)
         return slot
 
-    def _expire(self) -> None:
-        self._timer = None
-        now = self.loop.time()
-        while self._expiries:
-            deadline, slot = self._expiries[0]
-            if not slot.done():
-                if deadline > now:
-                    self._timer = self.loop.call_at(deadline, self._expire)
-                    return
-                slot.set_exception(self._expired())
-            self._expiries.popleft()
+    def abandon(self, slot: Slot) -> None:
+        """Its caller leaves, though the outcome is here or on its way to the loop."""
+        if not slot.done():  # the loop was closed before it settled this
+            for outcomes in self._on_the_way:
+                for each, outcome in outcomes:
+                    if each is slot:
+                        self._unclaimed(outcome)
+        elif not slot.cancelled() and slot.exception() is None:
+            self._unclaimed(slot.result())
 
     def _settle(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
+        self._on_the_way.remove(outcomes)
         for slot, outcome in outcomes:
             if slot.done():
                 self._unclaimed(outcome)

@@ -7,17 +7,20 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import atexit
 import os
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import RLock, Thread, local
+from threading import RLock, local
 from typing import Any, cast
 from weakref import WeakMethod, WeakSet, finalize
 
 import grpc
 
 from openlimit import items, wire
+from openlimit.background import in_background
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.mailboxes import LoopMailbox, Mailbox, NoMailbox, Outcome, ThreadMailbox
@@ -54,15 +57,12 @@ class RemoteBuckets:
         self._address = address
         self._timeout = timeout
         self._credentials = credentials
-        # By process: a forked child opens its own, and never touches its parent's, not even to
-        # close it.
-        self._connections: dict[int, _Connection] = {}
+        self._open = _Open({}, False)
         self._stream: Stream | None = None  # the latest of this process
-        self._closed = False
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
         self._take_back = _weakly(self._unclaimed)
-        finalize(self, _let_go, self._connections).atexit = False
+        finalize(self, _let_go, self._open).atexit = False
         _all.add(self)
 
     def reserve(self, call: wire.Call) -> Decision:
@@ -85,7 +85,7 @@ class RemoteBuckets:
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
-        if self._closed:
+        if self._open.closed:
             raise closed()
         mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
@@ -96,8 +96,8 @@ class RemoteBuckets:
         try:
             return cast(Decision, await slot)
         except BaseException:
-            if not stream.forget(number) and slot.done() and not slot.cancelled():
-                self._unclaimed(slot.exception() or slot.result())
+            if not stream.forget(number):
+                mailbox.abandon(slot)
             raise
 
     def cancel(self, reservation_id: str) -> None:
@@ -106,33 +106,35 @@ class RemoteBuckets:
         Also once closed, for callers that still slept then: the connection that this needs
         closes by itself.
         """
+        if sys.is_finalizing():
+            return
         self._send(reservation_id, _NOBODY, None)
-        if self._closed:
-            Thread(target=self.close, daemon=True).start()
+        if self._open.closed:
+            _let_go(self._open)
 
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
-        self._closed = True
-        if connection := self._connections.pop(os.getpid(), None):
+        self._open.closed = True
+        if connection := self._open.connections.pop(os.getpid(), None):
             connection.close()
 
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
             return stream, number
-        if self._closed:
+        if self._open.closed:
             raise closed()
         return self._send(call, mailbox, slot)
 
     def _send(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         while True:
             pid = os.getpid()
-            connection = self._connections.get(pid)
+            connection = self._open.connections.get(pid)
             if connection is None:
                 fresh = _Connection(
                     self._address, self._timeout, self._credentials, self._take_back
                 )
-                connection = self._connections.setdefault(pid, fresh)
+                connection = self._open.connections.setdefault(pid, fresh)
                 if connection is not fresh:  # another thread was faster
                     fresh.close()
             if sent := connection.ask(asked, mailbox, slot):
@@ -143,6 +145,15 @@ class RemoteBuckets:
         """Give back what was granted to a caller that is gone."""
         if isinstance(outcome, Decision) and outcome.wait:
             self.cancel(outcome.reservation_id)
+
+
+@dataclass
+class _Open:
+    """What has to be hung up; it outlives the buckets, until that is done."""
+
+    connections: "dict[int, _Connection]"
+    """By process: a forked child opens its own, and never touches its parent's."""
+    closed: bool
 
 
 class _Connection:
@@ -160,7 +171,7 @@ class _Connection:
         else:
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
         stub = RateLimitServiceStub(self._channel)
-        self._open = partial(Stream, stub, address, timeout, unclaimed)
+        self._open_stream = partial(Stream, stub, address, timeout, unclaimed)
         self._lock = RLock()
         self._stream: Stream | None = None
         self._closed = False
@@ -179,7 +190,7 @@ class _Connection:
                 if self._closed:
                     return None
                 if self._stream is stream:
-                    self._stream = self._open()
+                    self._stream = self._open_stream()
 
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, then hang up."""
@@ -201,10 +212,11 @@ def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
     return call
 
 
-def _let_go(connections: dict[int, _Connection]) -> None:
-    """Hang up for one who forgot to; the garbage collector, which calls this, must not wait."""
-    if connection := connections.pop(os.getpid(), None):
-        Thread(target=connection.close, daemon=True).start()
+def _let_go(held: "_Open") -> None:
+    """Hang up without waiting for it, also for one who forgot to."""
+    held.closed = True
+    if connection := held.connections.pop(os.getpid(), None):
+        in_background(connection.close)
 
 
 _all: WeakSet[RemoteBuckets] = WeakSet()

@@ -7,10 +7,10 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
-from threading import Thread
 from types import TracebackType
 from typing import Protocol, Self
 
+from openlimit.background import in_background
 from openlimit.leaky_bucket import SECOND, Decision
 
 
@@ -79,8 +79,7 @@ class Reservation:
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
-                give_back = partial(self._reserver.cancel, decision)
-                Thread(target=give_back, name="openlimit-give-back", daemon=True).start()
+                in_background(partial(self._reserver.cancel, decision))
             raise
         except BaseException:
             if decision is not None:

@@ -56,6 +56,7 @@ class Stream:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._is_sender_idle = False
         self._is_unary = False
+        self._is_useful = False
         self._closing = False
         self._all_answered = Event()
         self.failure: Callable[[], Exception] | None = None
@@ -84,17 +85,20 @@ class Stream:
 
     def forget(self, number: int) -> bool:
         """Nobody waits for this outcome any more; False where it is being delivered already."""
-        forgotten = self._waiting.pop(number, None) is not None
-        self._note_end()
+        with self._lock:
+            forgotten = self._waiting.pop(number, None) is not None
+            while self._to_send and self._to_send[0][0] not in self._waiting:
+                self._to_send.popleft()  # never sent, so never charged
+            self._note_end()
         return forgotten
 
     def close(self) -> None:
         """Let what was asked be answered, within the timeout, and end the call."""
         with self._lock:
             self._closing = True
+            self._note_end()
         self._wake.put(None)
-        if self._waiting:
-            self._all_answered.wait(self._timeout)
+        self._all_answered.wait(self._timeout)
         self._call.cancel()  # its server answers a call that has ended as well as one that ends
         self._reader.join()
 
@@ -103,10 +107,13 @@ class Stream:
         while not self.failure:
             is_last = self._closing
             request = AcquireStreamRequest()
-            for _ in range(min(_MOST_IN_MESSAGE, self._sendable())):
-                self._add(request, *self._to_send.popleft())
+            with self._lock:
+                count = min(_MOST_IN_MESSAGE, self._sendable())
+                taken = [self._to_send.popleft() for _ in range(count)]
+                self._sent += count
+            for number, asked in taken:
+                self._add(request, number, asked)
             if request.questions:
-                self._sent += len(request.questions)
                 yield request
                 continue
             if is_last and not self._to_send:
@@ -123,19 +130,23 @@ class Stream:
         return min(len(self._to_send), items.MOST_IN_FLIGHT - in_flight)
 
     def _add(self, request: AcquireStreamRequest, number: int, asked: items.Asked) -> None:
-        try:
-            items.write_question(number, asked, request.questions.add())
-        except InvalidRequest as error:
-            del request.questions[-1]
-            self._deliver([(number, error)])
+        if number in self._waiting:
+            try:
+                items.write_question(number, asked, request.questions.add())
+                return
+            except InvalidRequest as error:
+                del request.questions[-1]
+                self._deliver([(number, error)])
+        self._count_answers(1)  # that it was not sent is its answer
 
     def _read(self) -> None:
         failure: Callable[[], Exception]
         failure = partial(LimiterUnavailable, self._address, "the server has ended the stream")
         try:
             for response in self._call:
-                self._answered += len(response.answers)
                 self._deliver(items.read_answers(response, self._address))
+                self._count_answers(len(response.answers))
+                self._is_useful = True
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._go_on_alone()
@@ -144,8 +155,9 @@ class Stream:
         except Exception as error:  # whatever a strange server makes of it, nobody may hang
             failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
         with self._lock:
-            self.failed_at = 0.0 if self._answered else time.monotonic()
+            self.failed_at = 0.0 if self._is_useful else time.monotonic()
             self.failure = closed if self._closing else failure
+            self._all_answered.set()
         self._wake.put(None)
         self._deliver([(number, self.failure()) for number in list(self._waiting)])
 
@@ -158,24 +170,33 @@ class Stream:
                 self._unclaimed(outcome)
         for mailbox, delivered in by_mailbox.items():
             mailbox.deliver(delivered)
-        self._note_end()
+
+    def _count_answers(self, count: int) -> None:
+        with self._lock:
+            self._answered += count
+            self._note_end()
         if self._is_sender_idle and self._to_send:
             self._wake.put(None)
 
     def _note_end(self) -> None:
-        if self._closing and not self._waiting:
+        # What was forgotten as well: what it is granted has to be given back.
+        if self._closing and not self._to_send and self._sent == self._answered:
             self._all_answered.set()
 
     def _go_on_alone(self) -> None:
         """Ask a server without streams by unary calls, from now on."""
         with self._lock:
             self._is_unary = True
+            self._to_send.clear()
+            self._sent = self._answered = 0
             asked = [(number, each) for number, (_, _, each) in self._waiting.items()]
         for number, each in asked:
             self._ask_alone(number, each)
 
     def _ask_alone(self, number: int, asked: items.Asked) -> None:
         call: Any
+        with self._lock:
+            self._sent += 1
         try:
             if isinstance(asked, str):
                 request = CancelRequest(reservation_id=asked)
@@ -184,6 +205,7 @@ class Stream:
                 call = self._stub.Acquire.future(wire.acquire_request(asked), timeout=self._timeout)
         except InvalidRequest as error:
             self._deliver([(number, error)])
+            self._count_answers(1)
             return
         call.add_done_callback(partial(self._answered_alone, number))
 
@@ -196,6 +218,7 @@ class Stream:
             is_cancel = result.DESCRIPTOR.name == "CancelResponse"
             outcome = result.cancelled if is_cancel else wire.read_response(result)
         self._deliver([(number, outcome)])
+        self._count_answers(1)
 
 
 def closed() -> RuntimeError:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
+from itertools import filterfalse
 from math import inf
 from typing import NamedTuple
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from openlimit_server.settings import PolicySettings
 _NONCE = 16  # hexadecimal digits: not to be guessed by another caller
 _RESERVATION_ID = re.compile(rf"[0-9a-f]{{{_NONCE}}}\.(.{{1,4096}})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
+_WILDCARD = re.compile(r"[*?[]")
 
 Asked = Call | str | OpenLimitError
 """A call to be granted; the id of a reservation to be cancelled; what is wrong with a request."""
@@ -27,7 +29,7 @@ Answer = Decision | bool | OpenLimitError
 
 class _Policy(NamedTuple):
     name: str
-    models: re.Pattern[str]
+    models: Sequence[str]
     limits: Sequence[Limit]
     units: Sequence[str]
     zeros: Sequence[int]
@@ -43,6 +45,14 @@ class Policies:
     def __init__(self, settings: Iterable[PolicySettings], store: AsyncStore) -> None:
         self._policies = [_policy(each) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
+        # Most policies name their models in full, and there may be many: those are looked up.
+        self._patterns: list[tuple[int, re.Pattern[str]]] = []
+        self._first_to_name: dict[str, int] = {}
+        for i, policy in enumerate(self._policies):
+            for name in filterfalse(_WILDCARD.search, policy.models):
+                self._first_to_name.setdefault(name, i)
+            if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
+                self._patterns.append((i, re.compile("|".join(patterns))))
         self._store = store
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
@@ -104,19 +114,28 @@ class Policies:
         return self._by_name.get(bucket.partition(":")[0])
 
     def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
-        for policy in self._policies:
-            if policy.models.match(model):
-                parts = {"model": model, "key": key}
-                # Quoted, so that no model or key can reach into another's bucket.
-                split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-                return policy, f"{policy.name}:{{{split}}}"  # a hash tag of Redis
-        raise UnknownModel(model)
+        policy = self._first_that_covers(model)
+        parts = {"model": model, "key": key}
+        # Quoted, so that no model or key can reach into another's bucket.
+        split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
+        return policy, f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+
+    def _first_that_covers(self, model: str) -> _Policy:
+        names_it = self._first_to_name.get(model, len(self._policies))
+        for i, pattern in self._patterns:
+            if i > names_it:
+                break
+            if pattern.match(model):
+                return self._policies[i]
+        if names_it == len(self._policies):
+            raise UnknownModel(model)
+        return self._policies[names_it]
 
 
 def _policy(settings: PolicySettings) -> _Policy:
     return _Policy(
         settings.name,
-        re.compile("|".join(map(translate, settings.models))),
+        settings.models,
         tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
         tuple(settings.limits),
         (0,) * len(settings.limits),

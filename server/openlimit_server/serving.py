@@ -118,7 +118,9 @@ def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
     if or_end_of:
-        loop.add_reader(or_end_of.fileno(), stop, "the supervisor is gone")
+        end = or_end_of.fileno()
+        loop.add_reader(end, stop, "the supervisor is gone")
+        stopped.add_done_callback(lambda _: loop.remove_reader(end))  # it stays readable
     return stopped
 
 

@@ -58,17 +58,21 @@ async def _keep_running(
     pause = _FIRST_PAUSE
     while not stopped.done():
         began = time.monotonic()
-        worker = await _start(settings)
-        running.add(worker)
-        if stopped.done():
-            worker.terminate()
-        code = await worker.wait()
-        running.discard(worker)
+        try:
+            worker = await _start(settings)
+        except OSError as error:  # no descriptors, no memory: that may pass
+            end = f"a worker could not be started ({error})"
+        else:
+            running.add(worker)
+            if stopped.done():
+                worker.terminate()
+            end = f"worker {worker.pid} ended ({await worker.wait()})"
+            running.discard(worker)
         if stopped.done():
             return
         lived = time.monotonic() - began
         pause = _FIRST_PAUSE if lived > _HEALTHY_AFTER else min(2 * pause, _LONGEST_PAUSE)
-        _log.warning("worker %d ended (%d) and is replaced in %g s", worker.pid, code, pause)
+        _log.warning("%s and is replaced in %g s", end, pause)
         await asyncio.wait([stopped], timeout=pause)
 
 

@@ -6,6 +6,7 @@
 --            limited_by    the unit that set that start; empty for none
 --            units         the limits' units, in their order
 --            seq, first    the numbers of the latest and of the oldest reservation that is kept
+--            void          the number before which none can be cancelled any more
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
@@ -24,6 +25,8 @@
 local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG = 0, 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
+local MOST_SWEPT = 2000
+local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
 
@@ -40,7 +43,7 @@ end
 
 local n = #call.limits
 local units, amount, capacity, rate, level, index = {}, {}, {}, {}, {}, {}
-local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift'}
+local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void'}
 for i, limit in ipairs(call.limits) do
   units[i], amount[i], capacity[i], rate[i] = unpack(limit)
   index[units[i]] = i
@@ -53,7 +56,7 @@ local at = tonumber(state[1]) or -math.huge
 local limited_by = index[state[2]] or 0
 local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
 for i = 1, n do
-  level[i] = tonumber(state[7 + i]) or 0
+  level[i] = tonumber(state[8 + i]) or 0
 end
 
 -- A clock that was set back, or a replica's that is behind, must not make a queue wait longer:
@@ -64,6 +67,7 @@ if clock + shift < seen then
 end
 local now = clock + shift
 
+local void = tonumber(state[8]) or 0
 local changed, swept = false, false
 
 -- Reservations that wait are read when needed, and written once, at the end.
@@ -94,23 +98,26 @@ local function forget(number)
   records[number], numbers[name], kept[number] = false, false, nil
 end
 
--- Drops the oldest that are kept, up to those that have not started by then.
-local function forget_started(by)
-  while first <= seq do
+-- Drops the oldest that are kept and have started or are void; some now, more in later calls, so
+-- that no call takes long.
+local function sweep()
+  local most = MOST_SWEPT
+  while not swept and first <= seq do
     local record = recall(first)
-    if record and record.start > by then
-      return
+    if most == 0 or record and record.start > now and first >= void then
+      break
     elseif record then
       forget(first)
     end
-    first = first + 1
+    first, most = first + 1, most - 1
   end
+  swept = true
 end
 
 -- Other units than last time: a level keeps its unit, what is pending cannot be undone any more.
 if state[3] and state[3] ~= limited then
-  forget_started(math.huge)
   seq, changed = seq + 1, true
+  void = seq
   for unit in string.gmatch(state[3], '%S+') do
     if not index[unit] then
       deleted[#deleted + 1] = 'level:' .. unit
@@ -143,13 +150,12 @@ local function reserve(name, max_wait, costs)
   if max_wait >= 0 and wait > max_wait then
     return WAIT_TOO_LONG, wait, by
   end
+  sweep()
   if wait == 0 then
-    forget_started(math.huge)  -- whatever was kept has started
-  else
-    if name ~= '' and not swept then
-      forget_started(now)
-      swept = true
+    if first <= seq and recall(seq) then
+      seq = seq + 1  -- whatever is kept has started: cancelling goes back no further
     end
+  else
     seq = seq + 1
     if name ~= '' then
       keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
@@ -200,7 +206,7 @@ local function cancel(name)
     number = tonumber(redis.call('HGET', key, 'n:' .. name))
   end
   local record = number and recall(number)
-  if not record or record.given_back or record.start <= now then
+  if not record or number < void or record.given_back or record.start <= now then
     return NO, 0, 0
   end
   local since, given_back = at - record.start, {}
@@ -222,7 +228,8 @@ for _, question in ipairs(call.questions) do
   else
     what, wait, by = cancel(name)
   end
-  answers[#answers + 1], answers[#answers + 2], answers[#answers + 3] = what, wait, by
+  answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
+  answers[#answers + 1] = by
 end
 
 local function send(command, arguments)
@@ -234,7 +241,8 @@ end
 
 if changed then
   local fresh = {'at', exact(at), 'limited_by', units[limited_by] or '', 'units', limited,
-                 'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift)}
+                 'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift),
+                 'void', void}
   local idle_at = at
   for i = 1, n do
     fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. units[i], exact(level[i])
@@ -251,7 +259,8 @@ if changed then
   send('HSET', fresh)
   if own_clock then
     -- From then on the bucket decides as a new one would.
-    local idle_in = math.max(1, math.ceil((idle_at - now) / 1000))
+    -- (2 ms later, since Redis counts whole ones from before the script began.)
+    local idle_in = math.max(1, math.ceil((idle_at - now) / 1000) + 2)
     redis.call('PEXPIRE', key, string.format('%.0f', math.min(idle_in, 1e15)))
   end
 end

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -87,8 +88,10 @@ class RedisStore:
 
     def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
         """Nobody waits for this any more: what it grants is given back."""
-        if not asked.cancel() and (withdrawals := granted(questions, asked.result())):
-            self._ask(withdrawals)  # decided just now
+        if sys.is_finalizing() or asked.cancel():
+            return
+        if withdrawals := granted(questions, asked.result()):  # decided just now
+            self._ask(withdrawals)
 
 
 class _Home:

@@ -11,6 +11,7 @@ sent decisions, so a Redis that hangs does not collect those of callers that hav
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -21,11 +22,11 @@ from redis.exceptions import (
     ClusterDownError,
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 
 from openlimit.errors import LimiterUnavailable
+from openlimit.expiries import Expiries
 from openlimit.stores import Answer, Question
 from openlimit.stores.redis_script import SCRIPT, SHA, ScriptCall, script_calls
 from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
@@ -33,6 +34,8 @@ from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 Clock = Callable[[], float]
 """Microseconds, the same for all who ask; for tests, since Redis has its own."""
 
+# What Redis and this process deal with in a tenth of a second or so.
+_MOST_QUESTIONS, _MOST_BUCKETS = 10_000, 1000
 # Seconds for which a server that has failed is not tried again: callers are told so at once.
 _COOL_DOWN = 0.1
 # Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
@@ -44,11 +47,10 @@ _WRONG_SERVER_OF_SCRIPT = "-READONLY"
 class _Asked:
     """Questions in the queue for the next round trip."""
 
-    __slots__ = ("answers", "asking", "questions", "since")
+    __slots__ = ("answers", "asking", "questions")
 
-    def __init__(self, questions: Sequence[Question], since: float, asking: bool) -> None:
+    def __init__(self, questions: Sequence[Question], asking: bool) -> None:
         self.questions = questions
-        self.since = since
         self.asking = asking
         loop = asyncio.get_running_loop()
         self.answers: asyncio.Future[list[Answer | AskError]] = loop.create_future()
@@ -76,7 +78,8 @@ class RedisNode:
         self._connecting: asyncio.Task[None] | None = None
         self._failure = ""
         self._retry_at = 0.0
-        self._queue: list[_Asked] = []
+        self._queue: deque[_Asked] = deque()
+        self._expiries = Expiries(address.timeout, TimeoutError)
         self.trips: asyncio.Task[None] | None = None
         """Under way, for whoever has asked."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -88,32 +91,17 @@ class RedisNode:
 
         An outage is LimiterUnavailable for each question, a redirection its AskError.
         """
-        if self._client is None:
-            return await self._ask_after_connecting(questions, asking)
-        return await self._ask_in_next_trip(questions, asking)
-
-    async def _ask_after_connecting(
-        self, questions: Sequence[Question], asking: bool
-    ) -> list[Answer | AskError]:
-        # Callers have a time limit of their own here: what connecting took of it must not make
-        # their trip end early, which would cost everybody the connection again.
-        try:
-            async with asyncio.timeout(self._address.timeout):
-                if not (failure := await self._connected()):
-                    return await self._ask_in_next_trip(questions, asking)
-        except TimeoutError:
-            failure = self._unavailable(f"no connection within {self._address.timeout:g} s")
-        return [failure] * len(questions)
-
-    async def _ask_in_next_trip(
-        self, questions: Sequence[Question], asking: bool
-    ) -> list[Answer | AskError]:
-        asked = _Asked(questions, self._loop.time(), asking)
+        if self._client is None and (failure := await self._connected()):
+            return [failure] * len(questions)
+        asked = _Asked(questions, asking)
         self._queue.append(asked)
+        self._expiries.watch(asked.answers)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
         try:
             return await asked.answers
+        except TimeoutError:
+            return [self._unavailable(self._too_slow("answer"))] * len(questions)
         except asyncio.CancelledError:
             if not asked.answers.cancelled():
                 self._abandoned(questions, asked.answers.result())
@@ -124,6 +112,7 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+        self._expiries.close()
         if self._client:
             client, self._client = self._client, None
             await client.aclose()
@@ -136,7 +125,9 @@ class RedisNode:
             return self._unavailable(self._failure)
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
-        await asyncio.wait([self._connecting])
+        await asyncio.wait([self._connecting], timeout=self._address.timeout)
+        if not self._connecting.done():
+            return self._unavailable(self._too_slow("connection"))
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
@@ -153,26 +144,34 @@ class RedisNode:
 
     async def _make_trips(self) -> None:
         try:
-            while self._queue:
-                queue, self._queue = self._queue, []
-                # A caller that was cancelled while it queued is charged nothing.
-                if batch := [asked for asked in queue if not asked.answers.done()]:
-                    self._deliver(batch, await self._trip(batch))
+            while batch := self._next_batch():
+                self._deliver(batch, await self._trip(batch))
         finally:
             self.trips = None
+
+    def _next_batch(self) -> list[_Asked]:
+        """In order, as much as Redis answers in a moment: the rest must not run out of time."""
+        batch, size, buckets = list[_Asked](), 0, set[str]()
+        while self._queue and size < _MOST_QUESTIONS and len(buckets) < _MOST_BUCKETS:
+            asked = self._queue.popleft()
+            # Whoever was cancelled or ran out of time while it queued is charged nothing.
+            if not asked.answers.done():
+                batch.append(asked)
+                size += len(asked.questions)
+                buckets.update(question.bucket for question in asked.questions)
+        return batch
 
     async def _trip(self, batch: Sequence[_Asked]) -> list[Answer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
         client = self._client
         if client is None:  # lost by the trip before
             return [self._unavailable(self._failure)] * len(questions)
-        until = min(asked.since for asked in batch) + self._address.timeout
-        calls = script_calls(questions, self._address.prefix, self._clock)
-        asking = any(asked.asking for asked in batch)
         try:
-            async with asyncio.timeout_at(until):
+            calls = script_calls(questions, self._address.prefix, self._clock)
+            asking = any(asked.asking for asked in batch)
+            async with asyncio.timeout(self._address.timeout):
                 replies = await _evaluate(client, calls, asking)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(questions)
         answers: dict[int, Answer | AskError] = {}
@@ -204,7 +203,7 @@ class RedisNode:
     def _lose(self, client: Redis, error: Exception) -> None:
         """Hang up, so that the next caller finds whoever serves by then."""
         timed_out = isinstance(error, TimeoutError) and not str(error)
-        self._failure = f"no answer within {self._address.timeout:g} s" if timed_out else str(error)
+        self._failure = self._too_slow("answer") if timed_out else str(error)
         self._retry_at = self._loop.time() + _COOL_DOWN
         if client is self._client:
             self._client = None
@@ -212,24 +211,30 @@ class RedisNode:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
+    def _too_slow(self, what: str) -> str:
+        return f"no {what} within {self._address.timeout:g} s"
+
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)
 
 
 async def _evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
     """The reply to each call, or the error; raises for what hits all."""
+    replies = await _send(client, calls, asking)
+    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:  # SCRIPT FLUSH, a failover, a restart
+        await client.script_load(SCRIPT)
+        again = await _send(client, [calls[i] for i in unknown], asking)
+        for i, reply in zip(unknown, again, strict=True):
+            replies[i] = reply
+    return replies
+
+
+async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for call in calls:
         if asking:
             pipeline.execute_command("ASKING")
         pipeline.execute_command("EVALSHA", SHA, *call.arguments)
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    if asking:
-        replies = replies[1::2]
-    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:  # SCRIPT FLUSH, a failover, a restart
-        await client.script_load(SCRIPT)
-        again = await _evaluate(client, [calls[i] for i in unknown], asking)
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
-    return replies
+    return replies[1::2] if asking else replies
