@@ -8,13 +8,15 @@ import os
 import platform
 import time
 
-from benchmarks import callers, deciding, plot, redis, results, serving
+from benchmarks import callers, deciding, goodput, growth, plot, redis, results, serving
 
 _PARTS = {
     "deciding": deciding,
     "redis": redis,
     "serving": serving,
     "callers": callers,
+    "goodput": goodput,
+    "growth": growth,
 }
 
 
@@ -28,7 +30,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
     for name in names:
         part = _PARTS[name]
-        print(f"\n{name}", flush=True)
+        print(f"\n{name}: {part.__doc__}", flush=True)
         began = time.monotonic()
         rows = list(part.rows())
         seconds = time.monotonic() - began

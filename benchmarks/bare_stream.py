@@ -1,9 +1,13 @@
 """The least that a client of AcquireStream can do: futures by number, and no limiter."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.measuring import MODEL
+import grpc
+
+from benchmarks.measuring import MODEL, Server
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
@@ -57,3 +61,13 @@ class BareStream:
         finally:
             for answered in self._waiting.values():
                 answered.cancel()
+
+
+@asynccontextmanager
+async def opened(server: Server) -> AsyncIterator[BareStream]:
+    """A stream on a connection of its own, for as long as the block runs."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(server.address, options) as channel:
+        stream = BareStream(RateLimitServiceStub(channel))
+        yield stream
+        await stream.aclose()

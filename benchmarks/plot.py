@@ -50,7 +50,7 @@ def _panel(axes: Axes, title: str, rows: Sequence[Row], values: Sequence[float])
         colour, dashes = _LOOKS[what]
         axes.plot(
             *zip(*points, strict=True),
-            label=f"{what}, {on}",
+            label=f"{what}, {on}" if on else what,
             color=colour,
             linestyle="--" if on == "Redis" else dashes,
             marker="o",

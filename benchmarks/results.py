@@ -31,7 +31,7 @@ def table(rows: Sequence[NamedTuple]) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 4):.3g}"
     if isinstance(value, int):
         return f"{value:,}"
     return "" if value is None else str(value)
