@@ -20,7 +20,7 @@ _LIMITS = Limits(requests=2_700, tokens=900_000, burst=2)  # the demo's
 _WORKERS = (1, 4, 16)
 _CALLERS = 16  # of each worker
 _WARM_UP = 3  # seconds, in which the bursts are spent
-_SECONDS = 7
+_SECONDS = 6
 
 
 class Row(NamedTuple):

@@ -5,7 +5,7 @@ Policies and buckets: all of the server's work but gRPC, in one process, ten dec
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -126,29 +126,29 @@ async def _with_streams(server: Server) -> list[Row]:
         for number in _STREAMS:
             while len(streams) < number:
                 streams.append(await stack.enter_async_context(opened(server)))
-            for what, ask in (
-                (f"{_CALLERS} callers over streams", _in_turn(streams)),
-                (f"{_CALLERS} callers over one, the rest idle", streams[0].ask),
+            for what, busy in (
+                (f"{_CALLERS} callers over streams", streams),
+                (f"{_CALLERS} callers over one, the rest idle", streams[:1]),
             ):
-                rate, used = await _rate(server, ask)
+                rate, used = await _rate(server, busy)
                 measured.append(Row(what, number, rate, "a second"))
                 measured.append(Row(f"server CPU of {what}", number, used, "s a million"))
     return measured
 
 
-def _in_turn(streams: list[BareStream]) -> Callable[[], Awaitable[None]]:
-    turns = cycle(streams)
-    return lambda: next(turns).ask()
-
-
-async def _rate(server: Server, ask: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+async def _rate(server: Server, streams: Sequence[BareStream]) -> tuple[float, float]:
     """Decisions a second, and the server's processor seconds for a million."""
-    load = asking(ask)
-    await load(_CALLERS, 0.1)
+    loads = [asking(stream.ask) for stream in streams]
+
+    async def callers(seconds: float) -> int:
+        took = await asyncio.gather(*(load(_CALLERS // len(loads), seconds) for load in loads))
+        return sum(map(len, took))
+
+    await callers(0.1)
     rates, calls, before = [], 0, cpu(server.pid)
     for _ in range(_ROUNDS):
         began = time.perf_counter()
-        took = len(await load(_CALLERS, _SECONDS))
-        rates.append(took / (time.perf_counter() - began))
-        calls += took
+        answered = await callers(_SECONDS)
+        rates.append(answered / (time.perf_counter() - began))
+        calls += answered
     return median(rates), 1e6 * (cpu(server.pid) - before) / calls

@@ -86,7 +86,8 @@ async def _fill(server: Server) -> None:
         for first in range(0, _BUCKETS, _BATCH):
             keys = [f"key-{i}" for i in range(first, first + _BATCH)]
             requests = [AcquireRequest(model="keys", key=key, tokens=500) for key in keys]
-            await stub.AcquireBatch(AcquireBatchRequest(acquisitions=requests))
+            response = await stub.AcquireBatch(AcquireBatchRequest(acquisitions=requests))
+            assert all(result.HasField("granted") for result in response.results)
 
 
 async def _streams(server: Server) -> int:

@@ -21,7 +21,7 @@ from tests.redis_process import serving_redis
 
 _CALLERS = 256
 _BATCH = 256
-_ROUNDS = 10
+_ROUNDS = 7
 _SECONDS = 0.4
 _UNREACHED = (Limit.per("requests", 1e9, 60), Limit.per("tokens", 1e12, 60))
 # Some thousand starts a second, so that nearly every call of a benchmark queues.

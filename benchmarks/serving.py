@@ -12,7 +12,7 @@ from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 CALLERS = 64
-_ROUNDS = 40
+_ROUNDS = 25
 _SECONDS = 0.4
 
 
