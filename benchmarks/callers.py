@@ -121,7 +121,8 @@ def _row(kind: _Kind, callers: int, slices: list[_Slice], floors: list[_Slice] |
 async def _measure(
     floor: Server, memory: Server, shared: Server, redis: RedisProcess
 ) -> tuple[list[_Kind], dict[tuple[str, str, int], list[_Slice]]]:
-    redis_pid = redis.client().info("server")["process_id"]
+    with redis.client() as client:
+        redis_pid = client.info("server")["process_id"]
     async with AsyncExitStack() as stack:
         kinds = await stack.enter_async_context(_floors(floor))
         for on, server, pids in (("memory", memory, ()), ("Redis", shared, (redis_pid,))):

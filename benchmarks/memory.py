@@ -9,7 +9,6 @@ from multiprocessing import get_context
 from typing import NamedTuple
 
 import grpc
-import redis
 import uvloop
 
 from benchmarks.bare_stream import opened
@@ -17,7 +16,7 @@ from benchmarks.measuring import MODEL, Server, product, resident
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from tests.redis_process import serving_redis
+from tests.redis_process import RedisProcess, serving_redis
 
 _BUCKETS = 100_000
 _STREAMS = 500
@@ -56,9 +55,9 @@ def rows() -> Iterator[Row]:
         asyncio.run(_fill(server))
         yield _weight("a bucket: server", _BUCKETS, resident(server.pid) - before)
     with serving_redis() as store, product("--store", store.url, policies=_POLICIES) as server:
-        before = _used(store.client())
+        before = _used(store)
         asyncio.run(_fill(server))
-        yield _weight("a bucket: Redis", _BUCKETS, _used(store.client()) - before)
+        yield _weight("a bucket: Redis", _BUCKETS, _used(store) - before)
     with product(policies=_POLICIES) as server:
         yield _weight("a stream: server", _STREAMS, uvloop.run(_streams(server)))
     # A client's process has to be a new one: in this one, what was freed before is used again.
@@ -75,8 +74,9 @@ def _weight(what: str, number: int, size: int) -> Row:
     return Row(what, number, size / number / 1000, "kB")
 
 
-def _used(client: "redis.Redis") -> int:
-    used: int = client.info("memory")["used_memory"]
+def _used(store: RedisProcess) -> int:
+    with store.client() as client:
+        used: int = client.info("memory")["used_memory"]
     return used
 
 
