@@ -1,18 +1,43 @@
-"""Run every benchmark and print one table."""
+"""Run every benchmark, or those that are named; print tables and keep the results.
 
+``python -m benchmarks callers goodput``
+"""
+
+import argparse
 import os
 import platform
+import time
 
-from benchmarks import deciding, redis, serving
+from benchmarks import callers, deciding, goodput, growth, plot, redis, results, serving
+
+_PARTS = {
+    "deciding": deciding,
+    "redis": redis,
+    "serving": serving,
+    "callers": callers,
+    "goodput": goodput,
+    "growth": growth,
+}
 
 
 def main() -> None:
-    """Takes about two minutes."""
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print(f"{'what':42} {'a second':>12}  compared")
-    for part in (deciding, redis, serving):
-        for what, rate, compared in part.rows():
-            print(f"{what:42} {rate:12,.0f}  {compared}", flush=True)
+    """All of them take about five minutes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
+    names = parser.parse_args().parts or [*_PARTS]
+    if unknown := {*names} - {*_PARTS}:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(_PARTS)}")
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
+    for name in names:
+        part = _PARTS[name]
+        print(f"\n{name}: {part.__doc__}", flush=True)
+        began = time.monotonic()
+        rows = list(part.rows())
+        seconds = time.monotonic() - began
+        results.keep(name, rows, seconds)
+        print(f"{results.table(rows)}\n({seconds:.0f} s)", flush=True)
+        if part is callers:
+            plot.draw(rows)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from statistics import median
 
+from benchmarks.measuring import Rate
 from openlimit.leaky_bucket import Limit
 from openlimit.stores import Demand
 from openlimit.stores.memory import MemoryStore
@@ -63,13 +64,13 @@ def decisions(buckets: int, batch: int = _BATCH) -> float:
     return rate
 
 
-def rows() -> Iterator[tuple[str, float, str]]:
+def rows() -> Iterator[Rate]:
     """What was measured, its rate, and what to compare it with."""
     for what, measure in (("dict update", dict_updates), ("memory store", decisions)):
         first = measure(_SIZES[0])
-        yield f"{what}, {_SIZES[0]} buckets", first, "one core; the floor is a dict update"
+        yield Rate(f"{what}, {_SIZES[0]} buckets", first, "one core; the floor is a dict update")
         for size in _SIZES[1:]:
             rate = measure(size)
-            yield f"{what}, {size:,} buckets", rate, f"{rate / first:.0%} of {_SIZES[0]}"
+            yield Rate(f"{what}, {size:,} buckets", rate, f"{rate / first:.0%} of {_SIZES[0]}")
     single = decisions(_SIZES[0], batch=1)
-    yield "memory store, one at a time", single, f"{single / first:.0%} of {_BATCH} at a time"
+    yield Rate("memory store, one at a time", single, f"{single / first:.0%} of {_BATCH} at a time")

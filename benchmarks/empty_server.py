@@ -35,9 +35,16 @@ class Empty(RateLimitServiceServicer):
             yield response
 
 
+_OPTIONS = [
+    # The product's: by default gRPC refuses calls once 1,000 wait to be picked up.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+]
+
+
 async def serve() -> None:
     """Serve on a free port until killed."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=_OPTIONS)
     add_RateLimitServiceServicer_to_server(Empty(), server)  # type: ignore[abstract] # not all calls
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

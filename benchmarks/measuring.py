@@ -1,17 +1,20 @@
 """What all benchmarks measure with: processes of their own, and many callers at a time."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import NamedTuple
 
 Call = Callable[[], Awaitable[None]]
 
 MODEL = "gpt-4o"
-_POLICIES = """
+_UNREACHED = """
 policies:
   - name: bench
     models: ["*"]
@@ -19,16 +22,44 @@ policies:
 """
 
 
+class Rate(NamedTuple):
+    """What was measured, its rate, and what to compare it with."""
+
+    what: str
+    a_second: float
+    compared: str
+
+
+class Server(NamedTuple):
+    """A process that serves, and where."""
+
+    address: str
+    pid: int
+
+
+def cpu(pid: int) -> float:
+    """Processor seconds that a process and its children have used so far, in steps of 10 ms."""
+    statistics = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = sum(map(int, statistics[11:15]))  # of its own and of children that have ended
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(cpu(int(child)) for child in children)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
-def process(*command: str) -> Iterator[str]:
-    """A server of its own process for as long as the block runs; yields its address."""
+def process(*command: str) -> Iterator[Server]:
+    """A server of its own process for as long as the block runs."""
     running = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True)
     try:
         assert running.stderr
         for line in running.stderr:
             if "(port " in line:
                 port = line.partition("(port ")[2].partition(")")[0]
-                yield f"127.0.0.1:{port}"
+                yield Server(f"127.0.0.1:{port}", running.pid)
                 break
         else:
             raise RuntimeError(f"{command} did not start")
@@ -38,14 +69,14 @@ def process(*command: str) -> Iterator[str]:
 
 
 @contextmanager
-def product(*arguments: str) -> Iterator[str]:
-    """An openlimit-server whose limits nobody reaches."""
+def product(*arguments: str, policies: str = _UNREACHED) -> Iterator[Server]:
+    """An openlimit-server, by default with limits that nobody reaches."""
     with NamedTemporaryFile("w", suffix=".yaml") as config:
-        config.write(_POLICIES)
+        config.write(policies)
         config.flush()
         listen = ("--listen", "127.0.0.1:0", "--config", config.name)
-        with process("openlimit_server", *listen, *arguments) as address:
-            yield address
+        with process("openlimit_server", *listen, *arguments) as server:
+            yield server
 
 
 async def rate(call: Call, callers: int, seconds: float) -> float:

@@ -10,7 +10,7 @@ import grpc
 import redis.asyncio
 import uvloop
 
-from benchmarks.measuring import MODEL, Call, latencies, product, rate
+from benchmarks.measuring import MODEL, Call, Rate, latencies, product, rate
 from openlimit.leaky_bucket import Limit
 from openlimit.stores import Demand
 from openlimit.stores.redis import RedisBuckets, parse_redis_url
@@ -21,7 +21,7 @@ from tests.redis_process import serving_redis
 
 _CALLERS = 256
 _BATCH = 256
-_ROUNDS = 10
+_ROUNDS = 7
 _SECONDS = 0.4
 _UNREACHED = (Limit.per("requests", 1e9, 60), Limit.per("tokens", 1e12, 60))
 # Some thousand starts a second, so that nearly every call of a benchmark queues.
@@ -89,19 +89,26 @@ async def _servers(memory: str, shared: str) -> tuple[list[tuple[float, ...]], l
         return rounds, [median(each) for each in took]
 
 
-def rows() -> Iterator[tuple[str, float, str]]:
+def rows() -> Iterator[Rate]:
     """What was measured, its rate, and what to compare it with."""
     with serving_redis() as server:
         stores = uvloop.run(_stores(server.url))
         with product() as memory, product("--store", server.url) as shared:
-            rounds, (alone, alone_shared) = asyncio.run(_servers(memory, shared))
+            measured = asyncio.run(_servers(memory.address, shared.address))
+    rounds, (alone, alone_shared) = measured
     naive, one, batch, queueing = stores.values()
-    yield f"a script call a decision, {_CALLERS} callers", naive, "the naive scheme"
-    yield f"Redis store, {_CALLERS} callers", one, f"{one / naive:.0f} times the naive scheme"
-    yield f"Redis store, {_BATCH} at a time", batch, f"{batch / naive:.0f} times the naive scheme"
-    yield f"Redis store, {_BATCH} that queue", queueing, f"{queueing / naive:.0f} times it"
+    yield Rate(f"a script call a decision, {_CALLERS} callers", naive, "the naive scheme")
+    yield Rate(f"Redis store, {_CALLERS} callers", one, f"{one / naive:.0f} times the naive scheme")
+    yield Rate(
+        f"Redis store, {_BATCH} at a time", batch, f"{batch / naive:.0f} times the naive scheme"
+    )
+    yield Rate(f"Redis store, {_BATCH} that queue", queueing, f"{queueing / naive:.0f} times it")
     rates = [median(rates) for rates in zip(*rounds, strict=True)]
     share = median(on_redis / on_memory for on_memory, on_redis in rounds)
-    yield f"unary Acquire on memory, {_CALLERS}", rates[0], f"{alone * 1000:.2f} ms for a lone call"
+    yield Rate(
+        f"unary Acquire on memory, {_CALLERS}", rates[0], f"{alone * 1000:.2f} ms for a lone call"
+    )
     more = (alone_shared - alone) * 1000
-    yield f"unary Acquire on Redis, {_CALLERS}", rates[1], f"{share:.0%} of memory; +{more:.2f} ms"
+    yield Rate(
+        f"unary Acquire on Redis, {_CALLERS}", rates[1], f"{share:.0%} of memory; +{more:.2f} ms"
+    )

@@ -6,13 +6,13 @@ from statistics import median
 
 import grpc
 
-from benchmarks.measuring import MODEL, process, product, rate
+from benchmarks.measuring import MODEL, Rate, process, product, rate
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 CALLERS = 64
-_ROUNDS = 40
+_ROUNDS = 25
 _SECONDS = 0.4
 
 
@@ -48,12 +48,12 @@ async def _measure(floor: str, server: str) -> list[tuple[float, ...]]:
         ]
 
 
-def rows() -> Iterator[tuple[str, float, str]]:
+def rows() -> Iterator[Rate]:
     """What was measured, its rate, and what to compare it with."""
     with process("benchmarks.empty_server") as floor, product() as server:
-        rounds = asyncio.run(_measure(floor, server))
+        rounds = asyncio.run(_measure(floor.address, server.address))
     rates = [median(rates) for rates in zip(*rounds, strict=True)]
     acquire, limiter = (median(r[i] / r[0] for r in rounds) for i in (1, 2))
-    yield f"empty grpc.aio handler, {CALLERS} callers", rates[0], "floor"
-    yield f"unary Acquire, {CALLERS} callers", rates[1], f"{acquire:.0%} of the floor"
-    yield f"RemoteLimiter, async with, {CALLERS}", rates[2], f"{limiter:.0%} of the floor"
+    yield Rate(f"empty grpc.aio handler, {CALLERS} callers", rates[0], "floor")
+    yield Rate(f"unary Acquire, {CALLERS} callers", rates[1], f"{acquire:.0%} of the floor")
+    yield Rate(f"RemoteLimiter, async with, {CALLERS}", rates[2], f"{limiter:.0%} of the floor")

@@ -1,0 +1,71 @@
+"""Results as tables to read and as JSON to compare: benchmarks/results/latest.json."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).with_name("results")
+_LATEST = FOLDER / "latest.json"
+
+
+def table(rows: Sequence[NamedTuple]) -> str:
+    """Rows of one kind, below the names of their fields."""
+    cells = [[field.replace("_", " ") for field in rows[0]._fields]]
+    cells += [[_shown(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_text = [isinstance(value, str) for value in rows[0]]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(line, widths, is_text, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 4):.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def keep(part: str, rows: Sequence[NamedTuple], seconds: float) -> dict[str, Any]:
+    """Put the part's rows, and of which machine and revision they are, in place of its last ones.
+
+    Returns all that is kept, by part.
+    """
+    kept: dict[str, Any] = {}
+    with suppress(FileNotFoundError):
+        kept = json.loads(_LATEST.read_text())
+    kept[part] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "seconds": round(seconds),
+        "rows": [{name: _rounded(value) for name, value in row._asdict().items()} for row in rows],
+    }
+    FOLDER.mkdir(exist_ok=True)
+    _LATEST.write_text(json.dumps(kept, indent=1) + "\n")
+    return kept
+
+
+def _rounded(value: object) -> object:
+    """No more digits than mean something."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _revision() -> str | None:
+    command = ["git", "-C", str(FOLDER.parent), "rev-parse", "--short", "HEAD"]
+    with suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
+    return None
