@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -248,3 +250,76 @@ def test_five_hundred_clients_that_vanish_leave_nothing(server: ServerProcess) -
             os.waitpid(child, 0)
         assert gone(lambda: open_files() > before)
         limiter.reserve("ledger", COST)
+
+
+async def test_closing_waits_for_what_cancelled_callers_asked(server: ServerProcess) -> None:
+    """Their grants are given back, although nobody waits for the answers any more."""
+    cost = {"requests": 1, "tokens": 100}
+
+    async def fail_among_askers(limiter: RemoteLimiter) -> None:
+        async with asyncio.TaskGroup() as group, limiter:
+            for _ in range(50):
+                group.create_task(limiter.wait_for_capacity(100, "slow-closing"))
+            await asyncio.sleep(0)
+            raise ValueError("enough")
+
+    for _ in range(5):
+        limiter = RemoteLimiter(server.address)
+        await limiter.areserve("ledger", COST)
+        with pytest.raises(ExceptionGroup):
+            await fail_among_askers(limiter)
+        async with RemoteLimiter(server.address) as another:
+            decision = await another.areserve("slow-closing", cost)
+            assert decision.wait <= 5e6
+            another.cancel(decision)
+
+
+async def test_what_was_given_up_is_not_sent_later() -> None:
+    """A server that hung is not asked, when it is back, for callers that ran out of time."""
+    with serving() as server:
+        async with RemoteLimiter(server.address, timeout=0.2) as limiter:
+            await limiter.areserve("m", {"requests": 1, "tokens": 0})
+            server.signal(signal.SIGSTOP)
+            for _ in range(4):
+                asked = [limiter.areserve("m", {"requests": 1, "tokens": 0}) for _ in range(6000)]
+                failed = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(each, LimiterUnavailable) for each in failed)
+            stream = limiter._buckets._stream
+            assert stream
+            assert not stream._to_send
+            assert not stream._waiting
+            server.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("kind", ["RemoteLimiter(sys.argv[1])", "ChatRateLimiter()"])
+def test_a_process_ends_while_callers_wait(server: ServerProcess, kind: str) -> None:
+    """Waiters in a loop that nobody closed or cancelled do not keep it."""
+    code = f"""
+import asyncio, sys
+from openlimit import ChatRateLimiter, RemoteLimiter
+limiter, loop = {kind}, asyncio.new_event_loop()
+waiters = [loop.create_task(limiter.wait_for_capacity(6000, "slow-exit")) for _ in range(30)]
+loop.run_until_complete(asyncio.sleep(0.3))
+"""
+    command = [sys.executable, "-c", code, server.address]
+    assert subprocess.run(command, timeout=30, check=False, capture_output=True).returncode == 0
+
+
+def test_a_loop_that_is_closed_before_its_callers_wake(server: ServerProcess) -> None:
+    """The grants that were on their way to them are given back once another loop asks."""
+    with RemoteLimiter(server.address) as limiter:
+        cost = {"requests": 1, "tokens": 6000}
+        loop = asyncio.new_event_loop()
+        waiters = [loop.create_task(limiter.areserve("slow-loop", cost)) for _ in range(20)]
+        loop.run_until_complete(asyncio.sleep(0))
+        time.sleep(0.3)  # the answers are handed to the loop, which does not run
+        loop.close()
+        for waiter in waiters:
+            waiter._log_destroy_pending = False  # type: ignore[attr-defined] # or asyncio warns
+
+        def is_charged() -> bool:
+            decision = asyncio.run(limiter.areserve("slow-loop", {"requests": 1, "tokens": 1}))
+            limiter.cancel(decision)
+            return decision.wait > 61e6
+
+        assert gone(is_charged)

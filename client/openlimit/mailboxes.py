@@ -72,14 +72,16 @@ class LoopMailbox:
         return slot
 
     def abandon(self, slot: Slot) -> None:
-        """Its caller leaves, though the outcome is here or on its way to the loop."""
-        if not slot.done():  # the loop was closed before it settled this
-            for outcomes in self._on_the_way:
-                for each, outcome in outcomes:
-                    if each is slot:
-                        self._unclaimed(outcome)
-        elif not slot.cancelled() and slot.exception() is None:
+        """Its caller leaves, though the outcome is here or on its way."""
+        if slot.done() and not slot.cancelled() and slot.exception() is None:
             self._unclaimed(slot.result())
+
+    def clear(self) -> None:
+        """Where the loop was closed, what is still on the way has nobody to claim it."""
+        if self.loop.is_closed():
+            for outcomes in self._on_the_way:
+                for _, outcome in outcomes:
+                    self._unclaimed(outcome)
 
     def _settle(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
         self._on_the_way.remove(outcomes)

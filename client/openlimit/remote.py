@@ -89,6 +89,8 @@ class RemoteBuckets:
             raise closed()
         mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+            if mailbox:
+                mailbox.clear()
             mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
             self._thread.mailbox = mailbox
         slot = mailbox.expect()
