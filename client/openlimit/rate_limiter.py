@@ -29,7 +29,7 @@ class RateLimiter(ABC):
         tokens = params.get("tokens")
         if tokens is None:
             tokens = count_tokens(params)
-        return self._reservation(params.get("model"), tokens)
+        return self._reservation(params.get("model") or "", tokens)
 
     def is_limited(self) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
@@ -47,11 +47,11 @@ class RateLimiter(ABC):
         """``wait_for_capacity`` that blocks the thread."""
         self._reservation(model, num_tokens).__enter__()
 
-    def _reservation(self, model: str | None, tokens: int) -> Reservation:
+    def _reservation(self, model: str, tokens: int) -> Reservation:
         number = tokens if type(tokens) is int else whole_number(tokens)
         if number is None or not 0 <= number < _MOST:
             raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
-        return Reservation(self, model or "", {"requests": 1, "tokens": number})
+        return Reservation(self, model, {"requests": 1, "tokens": number})
 
     @abstractmethod
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:

@@ -58,9 +58,12 @@ class Reservation:
         decision = None
         try:
             decision = self._reserver.reserve(self.model, self.costs)
-            if start := self._start(decision):
+            if decision.wait:
+                start = self._start(decision)
                 while (left := start - time.monotonic()) > 0:
                     time.sleep(left)
+            else:
+                self.wait, self.limited_by = 0.0, ""
         except BaseException:
             if decision is not None:
                 self._reserver.cancel(decision)
@@ -71,10 +74,13 @@ class Reservation:
         decision = None
         try:
             decision = await self._reserver.areserve(self.model, self.costs)
-            if start := self._start(decision):
+            if decision.wait:
+                start = self._start(decision)
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                     await asyncio.sleep(left)
+            else:
+                self.wait, self.limited_by = 0.0, ""
         except GeneratorExit:
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
@@ -103,11 +109,8 @@ class Reservation:
     ) -> None:
         """Keep the charge."""
 
-    def _start(self, decision: Decision) -> float | None:
-        """When the call may start on this machine's clock, in seconds; None for at once."""
-        wait, self.limited_by, _ = decision
-        if not wait:
-            self.wait = 0.0
-            return None
-        self.wait = wait / SECOND
+    def _start(self, decision: Decision) -> float:
+        """When the call may start on this machine's clock, in seconds."""
+        self.wait = decision.wait / SECOND
+        self.limited_by = decision.limited_by
         return time.monotonic() + self.wait

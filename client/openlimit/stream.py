@@ -51,7 +51,7 @@ class Stream:
         self._lock = RLock()
         self._numbers = count(1)
         self._waiting: dict[int, tuple[Mailbox, Any, items.Asked]] = {}
-        self._to_send: deque[tuple[int, items.Asked]] = deque()
+        self._to_send: deque[int] = deque()
         self._sent = self._answered = 0
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._is_sender_idle = False
@@ -75,7 +75,7 @@ class Stream:
             number = next(self._numbers)
             self._waiting[number] = mailbox, slot, asked
             if not self._is_unary:
-                self._to_send.append((number, asked))
+                self._to_send.append(number)
                 if self._is_sender_idle:
                     self._is_sender_idle = False
                     self._wake.put(None)
@@ -87,7 +87,7 @@ class Stream:
         """Nobody waits for this outcome any more; False where it is being delivered already."""
         with self._lock:
             forgotten = self._waiting.pop(number, None) is not None
-            while self._to_send and self._to_send[0][0] not in self._waiting:
+            while self._to_send and self._to_send[0] not in self._waiting:
                 self._to_send.popleft()  # never sent, so never charged
             self._note_end()
         return forgotten
@@ -111,8 +111,8 @@ class Stream:
                 count = min(_MOST_IN_MESSAGE, self._sendable())
                 taken = [self._to_send.popleft() for _ in range(count)]
                 self._sent += count
-            for number, asked in taken:
-                self._add(request, number, asked)
+            for number in taken:
+                self._add(request, number)
             if request.questions:
                 yield request
                 continue
@@ -129,10 +129,10 @@ class Stream:
         in_flight = self._sent - self._answered
         return min(len(self._to_send), items.MOST_IN_FLIGHT - in_flight)
 
-    def _add(self, request: AcquireStreamRequest, number: int, asked: items.Asked) -> None:
-        if number in self._waiting:
+    def _add(self, request: AcquireStreamRequest, number: int) -> None:
+        if found := self._waiting.get(number):
             try:
-                items.write_question(number, asked, request.questions.add())
+                items.write_question(number, found[2], request.questions.add())
                 return
             except InvalidRequest as error:
                 del request.questions[-1]
@@ -163,9 +163,13 @@ class Stream:
 
     def _deliver(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         by_mailbox: dict[Mailbox, list[tuple[Any, Outcome]]] = {}
+        latest, delivered = None, list[tuple[Any, Outcome]]()
         for number, outcome in outcomes:
             if found := self._waiting.pop(number, None):
-                by_mailbox.setdefault(found[0], []).append((found[1], outcome))
+                mailbox, slot, _ = found
+                if mailbox is not latest:
+                    latest, delivered = mailbox, by_mailbox.setdefault(mailbox, [])
+                delivered.append((slot, outcome))
             else:
                 self._unclaimed(outcome)
         for mailbox, delivered in by_mailbox.items():
