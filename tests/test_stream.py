@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,37 @@ async def test_what_was_given_up_is_not_sent_later() -> None:
             assert not stream._to_send
             assert not stream._waiting
             server.signal(signal.SIGCONT)
+
+
+async def test_what_is_cancelled_while_the_server_is_away_is_given_back(
+    redis: RedisProcess,
+) -> None:
+    """Redis keeps the charges of waiters that left meanwhile; the server hears of them later."""
+    options = ("--store", redis.url)
+    server = ServerProcess(*options)
+    try:
+        async with RemoteLimiter(server.address, timeout=2) as limiter:
+            await limiter.wait_for_capacity(90_000, "m")
+            waiters = [
+                asyncio.create_task(limiter.wait_for_capacity(90_000, "m")) for _ in range(20)
+            ]
+            await asyncio.sleep(0.3)
+            server.stop()
+            for waiter in waiters:
+                waiter.cancel()
+            await asyncio.gather(*waiters, return_exceptions=True)
+            await asyncio.sleep(0.2)
+            server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
+            for _ in range(250):
+                with suppress(LimiterUnavailable):
+                    decision = await limiter.areserve("m", {"requests": 1, "tokens": 1})
+                    limiter.cancel(decision)
+                    if decision.wait < 60e6:
+                        break
+                await asyncio.sleep(0.02)
+            assert decision.wait < 60e6
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("kind", ["RemoteLimiter(sys.argv[1])", "ChatRateLimiter()"])

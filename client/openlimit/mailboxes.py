@@ -1,6 +1,7 @@
 """Where callers wait for outcomes that another thread brings: as threads, or on event loops."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -27,11 +28,18 @@ class ThreadMailbox:
             slot.put(outcome)
 
 
-class NoMailbox:
-    """Nobody waits."""
+class CancelMailbox:
+    """Nobody waits for a cancellation, but one that did not arrive must be sent again.
 
-    def deliver(self, outcomes: Sequence[tuple[Any, Outcome]]) -> None:
-        """Drop them."""
+    A slot is the reservation's id; ``owed`` takes those. To repeat one is safe, and one that comes
+    after the start changes nothing.
+    """
+
+    def __init__(self, owed: deque[str]) -> None:
+        self._owed = owed
+
+    def deliver(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
+        self._owed.extend(slot for slot, outcome in outcomes if isinstance(outcome, Exception))
 
 
 Slot = asyncio.Future[Outcome]

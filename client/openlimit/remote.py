@@ -9,7 +9,9 @@ import atexit
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -23,7 +25,7 @@ from openlimit import items, wire
 from openlimit.background import in_background
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.mailboxes import LoopMailbox, Mailbox, NoMailbox, Outcome, ThreadMailbox
+from openlimit.mailboxes import CancelMailbox, LoopMailbox, Mailbox, Outcome, ThreadMailbox
 from openlimit.stream import Stream, closed
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
@@ -39,8 +41,8 @@ _OPTIONS = [
 ]
 _COOL_DOWN = 0.1  # seconds in which a stream that broke off is not opened again
 
+_MOST_OWED = 10_000
 _THREADS = ThreadMailbox()
-_NOBODY = NoMailbox()
 
 
 class RemoteBuckets:
@@ -61,6 +63,8 @@ class RemoteBuckets:
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
+        self._owed: deque[str] = deque(maxlen=_MOST_OWED)
+        self._cancels = CancelMailbox(self._owed)
         self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._open).atexit = False
         _all.add(self)
@@ -105,12 +109,13 @@ class RemoteBuckets:
     def cancel(self, reservation_id: str) -> None:
         """Give a reservation back in the background; neither blocks nor raises.
 
+        While the server is away it is kept, and sent when that is back and something is asked.
         Also once closed, for callers that still slept then: the connection that this needs
         closes by itself.
         """
         if sys.is_finalizing():
             return
-        self._send(reservation_id, _NOBODY, None)
+        self._send(reservation_id, self._cancels, reservation_id)
         if self._open.closed:
             _let_go(self._open)
 
@@ -123,6 +128,8 @@ class RemoteBuckets:
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
+            if self._owed and stream.is_useful:
+                self._cancel_again(stream)
             return stream, number
         if self._open.closed:
             raise closed()
@@ -142,6 +149,14 @@ class RemoteBuckets:
             if sent := connection.ask(asked, mailbox, slot):
                 self._stream = sent[0]
                 return sent
+
+    def _cancel_again(self, stream: Stream) -> None:
+        """What could not be given back while the server was away."""
+        for _ in range(len(self._owed)):
+            with suppress(IndexError):  # another thread was faster
+                reservation_id = self._owed.popleft()
+                if not stream.ask(reservation_id, self._cancels, reservation_id):
+                    self._owed.append(reservation_id)
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""

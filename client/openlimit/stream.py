@@ -56,7 +56,8 @@ class Stream:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._is_sender_idle = False
         self._is_unary = False
-        self._is_useful = False
+        self.is_useful = False
+        """Whether the server has answered anything."""
         self._closing = False
         self._all_answered = Event()
         self.failure: Callable[[], Exception] | None = None
@@ -146,7 +147,7 @@ class Stream:
             for response in self._call:
                 self._deliver(items.read_answers(response, self._address))
                 self._count_answers(len(response.answers))
-                self._is_useful = True
+                self.is_useful = True
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._go_on_alone()
@@ -155,7 +156,7 @@ class Stream:
         except Exception as error:  # whatever a strange server makes of it, nobody may hang
             failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
         with self._lock:
-            self.failed_at = 0.0 if self._is_useful else time.monotonic()
+            self.failed_at = 0.0 if self.is_useful else time.monotonic()
             self.failure = closed if self._closing else failure
             self._all_answered.set()
         self._wake.put(None)
@@ -221,6 +222,7 @@ class Stream:
             result = call.result()
             is_cancel = result.DESCRIPTOR.name == "CancelResponse"
             outcome = result.cancelled if is_cancel else wire.read_response(result)
+            self.is_useful = True
         self._deliver([(number, outcome)])
         self._count_answers(1)
 
