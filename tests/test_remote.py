@@ -297,14 +297,13 @@ def _child(limiter: RemoteLimiter, answers: "multiprocessing.Queue[Any]") -> Non
 
 
 def test_a_forked_child_opens_its_own_channel(limiter: RemoteLimiter) -> None:
-    """The same limiter goes on in forked children and in the parent, beside each other."""
-    limiter.wait_for_capacity_sync(1, model="fast")
+    """A limiter that forks before its first call goes on in the children and in the parent."""
     forks = multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[Any] = forks.Queue()
     children = [forks.Process(target=_child, args=[limiter, answers]) for _ in range(8)]
     for child in children:
         child.start()
-        limiter.wait_for_capacity_sync(1, model="fast")
+    limiter.wait_for_capacity_sync(1, model="fast")
     assert {answers.get(timeout=20) for _ in children} == {(c.pid, None) for c in children}
     for child in children:
         child.join(10)
