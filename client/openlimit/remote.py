@@ -247,7 +247,10 @@ def _close_all() -> None:
 
 
 def _forget_streams() -> None:
-    """A forked child has no use for its parent's."""
+    """A forked child has no use for its parent's.
+
+    Where one is open at the fork, gRPC itself may crash in the child: fork before the first call.
+    """
     for buckets in list(_all):
         buckets._stream = None
 
