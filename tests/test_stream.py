@@ -239,6 +239,7 @@ def test_five_hundred_clients_that_vanish_leave_nothing(server: ServerProcess) -
         return len(os.listdir(f"/proc/{server.pid}/fd"))
 
     with RemoteLimiter(server.address) as limiter:
+        limiter.reserve("ledger", COST)
         before = open_files()
         for _ in range(5):
             child = os.fork()

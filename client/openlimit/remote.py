@@ -6,16 +6,14 @@ event loop, and one stream for all is what makes this fast.
 
 import asyncio
 import atexit
-import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import RLock, local
+from threading import local
 from typing import Any, cast
 from weakref import WeakMethod, WeakSet, finalize
 
@@ -23,23 +21,11 @@ import grpc
 
 from openlimit import items, wire
 from openlimit.background import in_background
+from openlimit.connections import Connection, opening
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.mailboxes import CancelMailbox, LoopMailbox, Mailbox, Outcome, ThreadMailbox
 from openlimit.stream import Stream, closed
-from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-
-_OPTIONS = [
-    # A forked child must not find its parent's connection in a pool that both know.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A server that was restarted is found again within a second or so, not within minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that vanished without a goodbye is noticed while calls wait for it.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-]
-_COOL_DOWN = 0.1  # seconds in which a stream that broke off is not opened again
 
 _MOST_OWED = 10_000
 _THREADS = ThreadMailbox()
@@ -59,7 +45,7 @@ class RemoteBuckets:
         self._address = address
         self._timeout = timeout
         self._credentials = credentials
-        self._open = _Open({}, False)
+        self._open = _Open()
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
@@ -115,6 +101,9 @@ class RemoteBuckets:
         """
         if sys.is_finalizing():
             return
+        if opening.is_forking:  # who forks may be waiting for this very thread
+            self._owed.append(reservation_id)
+            return
         self._send(reservation_id, self._cancels, reservation_id)
         if self._open.closed:
             _let_go(self._open)
@@ -122,7 +111,7 @@ class RemoteBuckets:
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
         self._open.closed = True
-        if connection := self._open.connections.pop(os.getpid(), None):
+        if connection := self._open.take():
             connection.close()
 
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
@@ -136,19 +125,16 @@ class RemoteBuckets:
         return self._send(call, mailbox, slot)
 
     def _send(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
-        while True:
-            pid = os.getpid()
-            connection = self._open.connections.get(pid)
-            if connection is None:
-                fresh = _Connection(
-                    self._address, self._timeout, self._credentials, self._take_back
-                )
-                connection = self._open.connections.setdefault(pid, fresh)
-                if connection is not fresh:  # another thread was faster
-                    fresh.close()
-            if sent := connection.ask(asked, mailbox, slot):
-                self._stream = sent[0]
-                return sent
+        with opening:
+            while True:
+                connection = self._open.connection
+                if connection is None or connection.is_closed:
+                    connection = self._open.connection = Connection(
+                        self._address, self._timeout, self._credentials, self._take_back
+                    )
+                if sent := connection.ask(asked, mailbox, slot):
+                    self._stream = sent[0]
+                    return sent
 
     def _cancel_again(self, stream: Stream) -> None:
         """What could not be given back while the server was away."""
@@ -168,54 +154,12 @@ class RemoteBuckets:
 class _Open:
     """What has to be hung up; it outlives the buckets, until that is done."""
 
-    connections: "dict[int, _Connection]"
-    """By process: a forked child opens its own, and never touches its parent's."""
-    closed: bool
+    connection: Connection | None = None
+    closed: bool = False
 
-
-class _Connection:
-    """A channel of one process, and the stream that is open on it."""
-
-    def __init__(
-        self,
-        address: str,
-        timeout: float,
-        credentials: grpc.ChannelCredentials | None,
-        unclaimed: Callable[[Outcome], None],
-    ) -> None:
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, _OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
-        stub = RateLimitServiceStub(self._channel)
-        self._open_stream = partial(Stream, stub, address, timeout, unclaimed)
-        self._lock = RLock()
-        self._stream: Stream | None = None
-        self._closed = False
-
-    def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int] | None:
-        """Send a question over the stream, a new one if need be; None once this is closed."""
-        while True:
-            stream = self._stream
-            if stream is not None:
-                if number := stream.ask(asked, mailbox, slot):
-                    return stream, number
-                if stream.failure and time.monotonic() < stream.failed_at + _COOL_DOWN:
-                    mailbox.deliver([(slot, stream.failure())])
-                    return stream, 0
-            with self._lock:
-                if self._closed:
-                    return None
-                if self._stream is stream:
-                    self._stream = self._open_stream()
-
-    def close(self) -> None:
-        """Let what is under way be answered, for the timeout at most, then hang up."""
-        with self._lock:
-            self._closed = True
-        if self._stream:
-            self._stream.close()
-        self._channel.close()
+    def take(self) -> Connection | None:
+        connection, self.connection = self.connection, None
+        return connection
 
 
 def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
@@ -229,10 +173,10 @@ def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
     return call
 
 
-def _let_go(held: "_Open") -> None:
+def _let_go(held: _Open) -> None:
     """Hang up without waiting for it, also for one who forgot to."""
     held.closed = True
-    if connection := held.connections.pop(os.getpid(), None):
+    if connection := held.take():
         in_background(connection.close)
 
 
@@ -244,16 +188,3 @@ def _close_all() -> None:
     """What was given back last must not be lost."""
     for buckets in list(_all):
         buckets.close()
-
-
-def _forget_streams() -> None:
-    """A forked child has no use for its parent's.
-
-    Where one is open at the fork, gRPC itself may crash in the child: fork before the first call.
-    """
-    for buckets in list(_all):
-        buckets._stream = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_streams)

@@ -33,7 +33,7 @@ class Stream:
 
     ``unclaimed`` takes the outcome of a question that was forgotten meanwhile. When the call breaks
     off, all who wait are told; it is not opened again. A server that has no such call is asked one
-    by one. ``timeout`` bounds those calls, and closing, in seconds.
+    by one. ``timeout`` bounds those calls, in seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Stream:
         self._is_unary = False
         self.is_useful = False
         """Whether the server has answered anything."""
-        self._closing = False
+        self._closing: Callable[[], Exception] | None = None
         self._all_answered = Event()
         self.failure: Callable[[], Exception] | None = None
         """Makes the error that ended the call; None while it is up."""
@@ -93,20 +93,23 @@ class Stream:
             self._note_end()
         return forgotten
 
-    def close(self) -> None:
-        """Let what was asked be answered, within the timeout, and end the call."""
+    def close(self, within: float, failure: Callable[[], Exception]) -> None:
+        """Let what was asked be answered, within so many seconds, and end the call.
+
+        ``failure`` makes the error of those who were not answered.
+        """
         with self._lock:
-            self._closing = True
+            self._closing = failure
             self._note_end()
         self._wake.put(None)
-        self._all_answered.wait(self._timeout)
+        self._all_answered.wait(within)
         self._call.cancel()  # its server answers a call that has ended as well as one that ends
         self._reader.join()
 
     def _requests(self) -> Iterator[AcquireStreamRequest]:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self.failure:
-            is_last = self._closing
+            is_last = self._closing is not None
             request = AcquireStreamRequest()
             with self._lock:
                 count = min(_MOST_IN_MESSAGE, self._sendable())
@@ -156,8 +159,8 @@ class Stream:
         except Exception as error:  # whatever a strange server makes of it, nobody may hang
             failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
         with self._lock:
-            self.failed_at = 0.0 if self.is_useful else time.monotonic()
-            self.failure = closed if self._closing else failure
+            self.failed_at = 0.0 if self.is_useful or self._closing else time.monotonic()
+            self.failure = self._closing or failure
             self._all_answered.set()
         self._wake.put(None)
         self._deliver([(number, self.failure()) for number in list(self._waiting)])
