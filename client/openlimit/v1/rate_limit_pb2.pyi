@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("model", "tokens", "key", "max_wait", "units")
+    __slots__ = ("model", "tokens", "key", "max_wait", "request_id", "units")
     class UnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,35 +23,129 @@ class AcquireRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     model: str
     tokens: int
     key: str
     max_wait: _duration_pb2.Duration
+    request_id: str
     units: _containers.ScalarMap[str, int]
-    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., units: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class AcquireResponse(_message.Message):
-    __slots__ = ("wait", "reservation_id", "limited_by")
+    __slots__ = ("wait", "reservation_id", "limited_by", "lease")
     WAIT_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     wait: _duration_pb2.Duration
     reservation_id: str
     limited_by: str
-    def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_id: _Optional[str] = ..., limited_by: _Optional[str] = ...) -> None: ...
+    lease: _duration_pb2.Duration
+    def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_id: _Optional[str] = ..., limited_by: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("reservation_id",)
+    __slots__ = ("reservation_id", "key")
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
-    def __init__(self, reservation_id: _Optional[str] = ...) -> None: ...
+    key: str
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
 
 class CancelResponse(_message.Message):
     __slots__ = ("cancelled",)
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     cancelled: bool
     def __init__(self, cancelled: bool = ...) -> None: ...
+
+class SettleRequest(_message.Message):
+    __slots__ = ("reservation_id", "key", "tokens", "units")
+    class UnitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    reservation_id: str
+    key: str
+    tokens: int
+    units: _containers.ScalarMap[str, int]
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., tokens: _Optional[int] = ..., units: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class SettleResponse(_message.Message):
+    __slots__ = ("settled",)
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    settled: bool
+    def __init__(self, settled: bool = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("reservation_id", "key")
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    reservation_id: str
+    key: str
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class ReleaseResponse(_message.Message):
+    __slots__ = ("released",)
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    released: bool
+    def __init__(self, released: bool = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("reservation_id", "key")
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    reservation_id: str
+    key: str
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: _duration_pb2.Duration
+    def __init__(self, lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class PenalizeRequest(_message.Message):
+    __slots__ = ("model", "key", "retry_after")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    key: str
+    retry_after: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class PenalizeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ObserveRequest(_message.Message):
+    __slots__ = ("model", "key", "remaining")
+    class RemainingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    key: str
+    remaining: _containers.ScalarMap[str, int]
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., remaining: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class ObserveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class AcquireBatchRequest(_message.Message):
     __slots__ = ("acquisitions",)
@@ -80,14 +174,24 @@ class AcquireStreamRequest(_message.Message):
     def __init__(self, questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("id", "acquire", "cancel")
+    __slots__ = ("id", "acquire", "cancel", "settle", "release", "renew", "penalize", "observe")
     ID_FIELD_NUMBER: _ClassVar[int]
     ACQUIRE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
+    PENALIZE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVE_FIELD_NUMBER: _ClassVar[int]
     id: int
     acquire: AcquireRequest
     cancel: CancelRequest
-    def __init__(self, id: _Optional[int] = ..., acquire: _Optional[_Union[AcquireRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ...) -> None: ...
+    settle: SettleRequest
+    release: ReleaseRequest
+    renew: RenewRequest
+    penalize: PenalizeRequest
+    observe: ObserveRequest
+    def __init__(self, id: _Optional[int] = ..., acquire: _Optional[_Union[AcquireRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., settle: _Optional[_Union[SettleRequest, _Mapping]] = ..., release: _Optional[_Union[ReleaseRequest, _Mapping]] = ..., renew: _Optional[_Union[RenewRequest, _Mapping]] = ..., penalize: _Optional[_Union[PenalizeRequest, _Mapping]] = ..., observe: _Optional[_Union[ObserveRequest, _Mapping]] = ...) -> None: ...
 
 class AcquireStreamResponse(_message.Message):
     __slots__ = ("answers",)
@@ -96,13 +200,23 @@ class AcquireStreamResponse(_message.Message):
     def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("id", "granted", "cancelled", "error")
+    __slots__ = ("id", "granted", "cancelled", "error", "settled", "released", "renewed", "penalized", "observed")
     ID_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
+    PENALIZED_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
     id: int
     granted: AcquireResponse
     cancelled: CancelResponse
     error: _status_pb2.Status
-    def __init__(self, id: _Optional[int] = ..., granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., cancelled: _Optional[_Union[CancelResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    settled: SettleResponse
+    released: ReleaseResponse
+    renewed: RenewResponse
+    penalized: PenalizeResponse
+    observed: ObserveResponse
+    def __init__(self, id: _Optional[int] = ..., granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., cancelled: _Optional[_Union[CancelResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., settled: _Optional[_Union[SettleResponse, _Mapping]] = ..., released: _Optional[_Union[ReleaseResponse, _Mapping]] = ..., renewed: _Optional[_Union[RenewResponse, _Mapping]] = ..., penalized: _Optional[_Union[PenalizeResponse, _Mapping]] = ..., observed: _Optional[_Union[ObserveResponse, _Mapping]] = ...) -> None: ...

@@ -30,7 +30,9 @@ class RateLimitServiceStub(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+    UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -65,6 +67,31 @@ class RateLimitServiceStub(object):
                 request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.CancelRequest.SerializeToString,
                 response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/Settle',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.SettleRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.SettleResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/Release',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/Renew',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.RenewRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.RenewResponse.FromString,
+                _registered_method=True)
+        self.Penalize = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/Penalize',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.PenalizeRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.PenalizeResponse.FromString,
+                _registered_method=True)
+        self.Observe = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/Observe',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.ObserveRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.ObserveResponse.FromString,
+                _registered_method=True)
 
 
 class RateLimitServiceServicer(object):
@@ -72,7 +99,9 @@ class RateLimitServiceServicer(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+    UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -113,8 +142,48 @@ class RateLimitServiceServicer(object):
 
     def Cancel(self, request, context):
         """Cancel gives a reservation back whose start has not come yet, for instance because the
-        caller gave up waiting. Cancelling one that is unknown, has started or was cancelled
-        before changes nothing and is no error, so it is safe to repeat.
+        caller gave up waiting. Cancelling one that has started, or was cancelled or settled before,
+        changes nothing and is no error, so it is safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Settle replaces what a started call has reserved by what it really cost, and frees its slot.
+        Settling one that was settled or cancelled before changes nothing and is no error, so it is
+        safe to repeat. A reservation can be settled for 15 minutes from its start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Release frees the slot of a call that has ended, where its policy limits concurrency, and keeps
+        its charge. To release what holds no slot changes nothing and is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """Renew begins the lease of a call's slot anew, while the call runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Penalize(self, request, context):
+        """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
+        when to try again. Starts that were granted before stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Observe(self, request, context):
+        """Observe corrects a model's bucket by what the provider says remains of its limits. It can only
+        make callers wait longer: what the policy grants is never exceeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +212,31 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.CancelRequest.FromString,
                     response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.CancelResponse.SerializeToString,
             ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.SettleRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.SettleResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.ReleaseRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.RenewRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.RenewResponse.SerializeToString,
+            ),
+            'Penalize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Penalize,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.PenalizeRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.PenalizeResponse.SerializeToString,
+            ),
+            'Observe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Observe,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.ObserveRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.ObserveResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'openlimit.v1.RateLimitService', rpc_method_handlers)
@@ -156,7 +250,9 @@ class RateLimitService(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+    UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -263,6 +359,141 @@ class RateLimitService(object):
             '/openlimit.v1.RateLimitService/Cancel',
             openlimit_dot_v1_dot_rate__limit__pb2.CancelRequest.SerializeToString,
             openlimit_dot_v1_dot_rate__limit__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/Settle',
+            openlimit_dot_v1_dot_rate__limit__pb2.SettleRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/Release',
+            openlimit_dot_v1_dot_rate__limit__pb2.ReleaseRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/Renew',
+            openlimit_dot_v1_dot_rate__limit__pb2.RenewRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Penalize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/Penalize',
+            openlimit_dot_v1_dot_rate__limit__pb2.PenalizeRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.PenalizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Observe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/Observe',
+            openlimit_dot_v1_dot_rate__limit__pb2.ObserveRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.ObserveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,7 +35,9 @@ class RateLimitServiceStub:
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+        unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+        UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -68,8 +70,27 @@ class RateLimitServiceStub:
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
-    caller gave up waiting. Cancelling one that is unknown, has started or was cancelled
-    before changes nothing and is no error, so it is safe to repeat.
+    caller gave up waiting. Cancelling one that has started, or was cancelled or settled before,
+    changes nothing and is no error, so it is safe to repeat.
+    """
+    Settle: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.SettleRequest, _rate_limit_pb2.SettleResponse]
+    """Settle replaces what a started call has reserved by what it really cost, and frees its slot.
+    Settling one that was settled or cancelled before changes nothing and is no error, so it is
+    safe to repeat. A reservation can be settled for 15 minutes from its start.
+    """
+    Release: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.ReleaseRequest, _rate_limit_pb2.ReleaseResponse]
+    """Release frees the slot of a call that has ended, where its policy limits concurrency, and keeps
+    its charge. To release what holds no slot changes nothing and is no error.
+    """
+    Renew: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.RenewRequest, _rate_limit_pb2.RenewResponse]
+    """Renew begins the lease of a call's slot anew, while the call runs."""
+    Penalize: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.PenalizeRequest, _rate_limit_pb2.PenalizeResponse]
+    """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
+    when to try again. Starts that were granted before stay as they are.
+    """
+    Observe: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.ObserveRequest, _rate_limit_pb2.ObserveResponse]
+    """Observe corrects a model's bucket by what the provider says remains of its limits. It can only
+    make callers wait longer: what the policy grants is never exceeded.
     """
 
 @_typing.type_check_only
@@ -78,7 +99,9 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+        unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+        UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -108,8 +131,27 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
-    caller gave up waiting. Cancelling one that is unknown, has started or was cancelled
-    before changes nothing and is no error, so it is safe to repeat.
+    caller gave up waiting. Cancelling one that has started, or was cancelled or settled before,
+    changes nothing and is no error, so it is safe to repeat.
+    """
+    Settle: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.SettleRequest, _rate_limit_pb2.SettleResponse]  # type: ignore[assignment]
+    """Settle replaces what a started call has reserved by what it really cost, and frees its slot.
+    Settling one that was settled or cancelled before changes nothing and is no error, so it is
+    safe to repeat. A reservation can be settled for 15 minutes from its start.
+    """
+    Release: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.ReleaseRequest, _rate_limit_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Release frees the slot of a call that has ended, where its policy limits concurrency, and keeps
+    its charge. To release what holds no slot changes nothing and is no error.
+    """
+    Renew: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.RenewRequest, _rate_limit_pb2.RenewResponse]  # type: ignore[assignment]
+    """Renew begins the lease of a call's slot anew, while the call runs."""
+    Penalize: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.PenalizeRequest, _rate_limit_pb2.PenalizeResponse]  # type: ignore[assignment]
+    """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
+    when to try again. Starts that were granted before stay as they are.
+    """
+    Observe: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.ObserveRequest, _rate_limit_pb2.ObserveResponse]  # type: ignore[assignment]
+    """Observe corrects a model's bucket by what the provider says remains of its limits. It can only
+    make callers wait longer: what the policy grants is never exceeded.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -117,7 +159,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL).
+      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+        unknown, expired, another key's or has no slot any more (ErrorInfo, reason
+        UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
@@ -169,8 +213,57 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_pb2.CancelResponse, _abc.Awaitable[_rate_limit_pb2.CancelResponse]]:
         """Cancel gives a reservation back whose start has not come yet, for instance because the
-        caller gave up waiting. Cancelling one that is unknown, has started or was cancelled
-        before changes nothing and is no error, so it is safe to repeat.
+        caller gave up waiting. Cancelling one that has started, or was cancelled or settled before,
+        changes nothing and is no error, so it is safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _rate_limit_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.SettleResponse, _abc.Awaitable[_rate_limit_pb2.SettleResponse]]:
+        """Settle replaces what a started call has reserved by what it really cost, and frees its slot.
+        Settling one that was settled or cancelled before changes nothing and is no error, so it is
+        safe to repeat. A reservation can be settled for 15 minutes from its start.
+        """
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _rate_limit_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.ReleaseResponse, _abc.Awaitable[_rate_limit_pb2.ReleaseResponse]]:
+        """Release frees the slot of a call that has ended, where its policy limits concurrency, and keeps
+        its charge. To release what holds no slot changes nothing and is no error.
+        """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _rate_limit_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.RenewResponse, _abc.Awaitable[_rate_limit_pb2.RenewResponse]]:
+        """Renew begins the lease of a call's slot anew, while the call runs."""
+
+    @_abc_1.abstractmethod
+    def Penalize(
+        self,
+        request: _rate_limit_pb2.PenalizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.PenalizeResponse, _abc.Awaitable[_rate_limit_pb2.PenalizeResponse]]:
+        """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
+        when to try again. Starts that were granted before stay as they are.
+        """
+
+    @_abc_1.abstractmethod
+    def Observe(
+        self,
+        request: _rate_limit_pb2.ObserveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.ObserveResponse, _abc.Awaitable[_rate_limit_pb2.ObserveResponse]]:
+        """Observe corrects a model's bucket by what the provider says remains of its limits. It can only
+        make callers wait longer: what the policy grants is never exceeded.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
