@@ -52,10 +52,11 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
-AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT)
+LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
+AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES)
 
 
-@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT))
+@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES))
 def test_a_decision_survives_the_wire(decision: Decision) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()

@@ -68,6 +68,14 @@ class UnknownModel(OpenLimitError):
         )
 
 
+class UnknownReservation(OpenLimitError):
+    """No such reservation. Attribute: ``reservation_id``."""
+
+    def __init__(self, reservation_id: str) -> None:
+        super().__init__(reservation_id)
+        self.reservation_id = reservation_id
+
+
 class InvalidRequest(OpenLimitError):
     """A parameter is missing or malformed; nothing was charged.
 

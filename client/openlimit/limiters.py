@@ -14,7 +14,7 @@ from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
 from openlimit.stores import Demand, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call
+from openlimit.wire import Call, Cancellation, Observed, Penalty, Release, Settlement
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,20 @@ class _LocalLimiter(RateLimiter):
 
     def cancel(self, decision: Decision) -> None:
         self._store.give_back(Withdrawal(self._bucket, self._limits, decision.reservation_id))
+
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        raise NotImplementedError  # until the stores know it
+
+    def release(self, decision: Decision) -> None:
+        """Nothing to do: concurrency is not limited here."""
+
+    def _penalize(self, model: str, retry_after: float) -> None:
+        raise NotImplementedError
+
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._store.close()
@@ -239,7 +253,22 @@ class RemoteLimiter(RateLimiter):
 
     def cancel(self, decision: Decision) -> None:
         if decision.reservation_id:
-            self._buckets.cancel(decision.reservation_id)
+            self._buckets.tell(Cancellation(decision.reservation_id, self._key))
+
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        self._buckets.tell(Settlement(decision.reservation_id, self._key, used))
+
+    def release(self, decision: Decision) -> None:
+        self._buckets.tell(Release(decision.reservation_id, self._key))
+
+    def _penalize(self, model: str, retry_after: float) -> None:
+        self._buckets.tell(Penalty(model, self._key, retry_after))
+
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        amounts = {unit: int(min(amount, 2**62)) for unit, amount in remaining.items()}
+        self._buckets.tell(Observed(model, self._key, amounts))
 
     def close(self) -> None:
         """Finish giving reservations back, for the timeout at most, and hang up for good."""

@@ -1,14 +1,12 @@
 """Where callers wait for outcomes that another thread brings: as threads, or on event loops."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from openlimit.expiries import Expiries
 from openlimit.leaky_bucket import Decision
-from openlimit.wire import Cancellation
 
 Outcome = Decision | bool | float | Exception | None
 """What items.Outcome says, or any other error."""
@@ -29,18 +27,16 @@ class ThreadMailbox:
             slot.put(outcome)
 
 
-class CancelMailbox:
-    """Nobody waits for a cancellation, but one that did not arrive must be sent again.
+class ToldMailbox:
+    """Nobody waits for what is only told: a slot is that itself, and ``failed`` takes errors."""
 
-    A slot is the cancellation; ``owed`` takes those. To repeat one is safe, and one that comes
-    after the start changes nothing.
-    """
+    def __init__(self, failed: Callable[[Any, Exception], None]) -> None:
+        self._failed = failed
 
-    def __init__(self, owed: deque[Cancellation]) -> None:
-        self._owed = owed
-
-    def deliver(self, outcomes: Sequence[tuple[Cancellation, Outcome]]) -> None:
-        self._owed.extend(slot for slot, outcome in outcomes if isinstance(outcome, Exception))
+    def deliver(self, outcomes: Sequence[tuple[Any, Outcome]]) -> None:
+        for told, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                self._failed(told, outcome)
 
 
 Slot = asyncio.Future[Outcome]

@@ -12,6 +12,7 @@ from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
 from openlimit.token_counting import count_tokens, whole_number
+from openlimit.wire import MAX_RETRY_AFTER
 
 _MOST = 2**63  # what the wire carries
 
@@ -53,6 +54,30 @@ class RateLimiter(ABC):
             raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
         return Reservation(self, model, {"requests": 1, "tokens": number})
 
+    def penalize(self, retry_after: float, model: str = "") -> None:
+        """Let no call of the model start for so many seconds: the provider has answered 429.
+
+        For everyone who shares the limit; starts that were granted before stay as they are.
+        Neither blocks nor raises for an outage. More than a day counts as a day.
+        """
+        if not (isinstance(retry_after, int | float) and retry_after >= 0):
+            raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
+        self._penalize(model, min(retry_after, MAX_RETRY_AFTER))
+
+    def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
+        """Correct the model's bucket by what the provider says remains, by unit.
+
+        It can only make calls wait longer, for everyone who shares the limit. Units that are not
+        limited are ignored. Neither blocks nor raises for an outage.
+        """
+        for unit, amount in remaining.items():
+            if not (isinstance(amount, int | float) and amount >= 0):
+                raise InvalidRequest(
+                    f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
+                )
+        if remaining:
+            self._observe(model, remaining)
+
     @abstractmethod
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps."""
@@ -61,9 +86,29 @@ class RateLimiter(ABC):
     async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         """``reserve`` for event loops."""
 
+    # What follows neither blocks nor raises.
+
     @abstractmethod
     def cancel(self, decision: Decision) -> None:
-        """Give back a reservation before its start; neither blocks nor raises."""
+        """Give back a reservation before its start."""
+
+    @abstractmethod
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        """Replace what a started call has reserved by what it has used; frees its slot."""
+
+    @abstractmethod
+    def release(self, decision: Decision) -> None:
+        """Free the slot of a call that has ended."""
+
+    @abstractmethod
+    def _penalize(self, model: str, retry_after: float) -> None:
+        """For at most MAX_RETRY_AFTER seconds."""
+
+    @abstractmethod
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        """Of some units."""
 
     @abstractmethod
     def close(self) -> None:

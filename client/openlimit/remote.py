@@ -6,6 +6,7 @@ event loop, and one stream for all is what makes this fast.
 
 import asyncio
 import atexit
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import local
-from typing import Any, cast
+from typing import Any, ParamSpec, cast
 from weakref import WeakMethod, WeakSet, finalize
 
 import grpc
@@ -22,12 +23,19 @@ import grpc
 from openlimit import items, wire
 from openlimit.background import in_background
 from openlimit.connections import Connection, opening
-from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Decision
-from openlimit.mailboxes import CancelMailbox, LoopMailbox, Mailbox, Outcome, ThreadMailbox
+from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.leases import Leases
+from openlimit.mailboxes import LoopMailbox, Mailbox, Outcome, ThreadMailbox, ToldMailbox
 from openlimit.stream import Stream, closed
+from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
+_REPEATABLE = Cancellation | Settlement | Release
+_FINAL = InvalidRequest | UnknownReservation
+
+_P = ParamSpec("_P")
+_log = logging.getLogger(__name__)
 _THREADS = ThreadMailbox()
 
 
@@ -50,12 +58,12 @@ class RemoteBuckets:
         self._key = key  # that of all calls
         self._timeout = timeout
         self._credentials = credentials
-        self._open = _Open()
+        self._open = _Open(Leases(_weakly(self._renew)))
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
-        self._owed: deque[wire.Cancellation] = deque(maxlen=_MOST_OWED)
-        self._cancels = CancelMailbox(self._owed)
+        self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
+        self._told = ToldMailbox(_weakly(self._failed))
         self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._open).atexit = False
         _all.add(self)
@@ -76,7 +84,7 @@ class RemoteBuckets:
             raise
         if isinstance(outcome, Exception):
             raise outcome
-        return cast(Decision, outcome)
+        return self._granted(cast(Decision, outcome))
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
@@ -91,32 +99,37 @@ class RemoteBuckets:
         slot = mailbox.expect()
         stream, number = self._ask(call, mailbox, slot)
         try:
-            return cast(Decision, await slot)
+            return self._granted(cast(Decision, await slot))
         except BaseException:
             if not stream.forget(number):
                 mailbox.abandon(slot)
             raise
 
-    def cancel(self, reservation_id: str) -> None:
-        """Give a reservation back in the background; neither blocks nor raises.
+    def tell(self, told: items.Told) -> None:
+        """Send what nobody waits for; neither blocks nor raises.
 
-        While the server is away it is kept, and sent when that is back and something is asked.
-        Also once closed, for callers that still slept then: the connection that this needs
-        closes by itself.
+        What is safe to repeat is kept while the server is away, and sent when that is back and
+        something is asked. Also once closed, for callers that still slept or ran then: the
+        connection that this needs closes by itself.
         """
+        if isinstance(told, Cancellation | Settlement | Release):
+            self._open.leases.let_go(told.reservation_id)
         if sys.is_finalizing():
             return
-        cancellation = wire.Cancellation(reservation_id, self._key)
-        if opening.is_forking:  # who forks may be waiting for this very thread
-            self._owed.append(cancellation)
+        stream = self._stream
+        if stream and stream.ask(told, self._told, told):
             return
-        self._send(cancellation, self._cancels, cancellation)
+        if opening.is_forking:  # who forks may be waiting for this very thread
+            self._failed(told, LimiterUnavailable(self._address, "its process forks"))
+            return
+        self._send(told, self._told, told)
         if self._open.closed:
             _let_go(self._open)
 
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
         self._open.closed = True
+        self._open.leases.clear()
         if connection := self._open.take():
             connection.close()
 
@@ -124,7 +137,7 @@ class RemoteBuckets:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
             if self._owed and stream.is_useful:
-                self._cancel_again(stream)
+                self._tell_again(stream)
             return stream, number
         if self._open.closed:
             raise closed()
@@ -142,24 +155,43 @@ class RemoteBuckets:
                     self._stream = sent[0]
                     return sent
 
-    def _cancel_again(self, stream: Stream) -> None:
-        """What could not be given back while the server was away."""
+    def _tell_again(self, stream: Stream) -> None:
+        """What could not be told while the server was away."""
         for _ in range(len(self._owed)):
             with suppress(IndexError):  # another thread was faster
                 owed = self._owed.popleft()
-                if not stream.ask(owed, self._cancels, owed):
+                if not stream.ask(owed, self._told, owed):
                     self._owed.append(owed)
+
+    def _failed(self, told: items.Told, error: Exception) -> None:
+        if isinstance(told, _REPEATABLE) and not isinstance(error, _FINAL):
+            self._owed.append(told)
+            return
+        if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
+            self._open.leases.let_go(told.reservation_id)
+        _log.info("%s had no effect: %s", told, error)
+
+    def _renew(self, reservation_id: str) -> None:
+        self.tell(Renewal(reservation_id, self._key))
+
+    def _granted(self, decision: Decision) -> Decision:
+        if decision.lease:
+            self._open.leases.hold(decision.reservation_id, decision.wait / SECOND, decision.lease)
+        return decision
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""
-        if isinstance(outcome, Decision) and outcome.wait:
-            self.cancel(outcome.reservation_id)
+        if isinstance(outcome, Decision) and (outcome.wait or outcome.lease):
+            self.tell(Cancellation(outcome.reservation_id, self._key))
+            if outcome.lease and not outcome.wait:  # has started, so it cannot be cancelled
+                self.tell(Release(outcome.reservation_id, self._key))
 
 
 @dataclass
 class _Open:
     """What has to be hung up; it outlives the buckets, until that is done."""
 
+    leases: Leases
     connection: Connection | None = None
     closed: bool = False
 
@@ -168,13 +200,13 @@ class _Open:
         return connection
 
 
-def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+def _weakly(method: Callable[_P, None]) -> Callable[_P, None]:
     """The method, which is gone with its object: threads and timers must not keep that alive."""
     reference = WeakMethod(method)
 
-    def call(outcome: Outcome) -> None:
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> None:
         if alive := reference():
-            alive(outcome)
+            alive(*args, **kwargs)
 
     return call
 
@@ -182,6 +214,7 @@ def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
 def _let_go(held: _Open) -> None:
     """Hang up without waiting for it, also for one who forgot to."""
     held.closed = True
+    held.leases.clear()
     if connection := held.take():
         in_background(connection.close)
 
