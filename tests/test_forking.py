@@ -114,3 +114,15 @@ def test_who_is_not_answered_before_the_fork_is_told(server: ServerProcess) -> N
         hanging.signal(signal.SIGCONT)
         assert "forked" in str(errors[0])
         limiter.reserve("m", COST)
+
+
+def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerProcess) -> None:
+    """gRPC takes its channel down in the background, which a fork must not interrupt."""
+
+    def ask_anew() -> None:
+        with RemoteLimiter(server.address) as limiter:
+            limiter.reserve("m", COST)
+
+    for _ in range(FORKS):
+        ask_anew()
+        assert forked(ask_anew) == 0

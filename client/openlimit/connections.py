@@ -32,6 +32,7 @@ _OPTIONS = [
 ]
 _COOL_DOWN = 0.1  # seconds in which a stream that broke off is not opened again
 _BEFORE_FORK = 1.0  # seconds that what is under way gets to be answered
+_TEARDOWN = 0.1  # seconds: gRPC takes a channel down in threads of its own, and does not say when
 
 
 class _Opening:
@@ -41,6 +42,8 @@ class _Opening:
         self._lock = RLock()
         self.is_forking = False
         """Whether a thread forks, which may be waiting for any other."""
+        self.closed_at = 0.0
+        """When a channel was closed last, on the clock of time.monotonic."""
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -96,7 +99,9 @@ class Connection:
             self.is_closed = True
         if self._stream:
             self._stream.close(self._timeout, closed)
-        self._channel.close()
+        with opening:
+            self._channel.close()
+            opening.closed_at = time.monotonic()
         _connections.discard(self)
 
     def end_stream(self) -> None:
@@ -119,6 +124,7 @@ def _before_fork() -> None:
     opening.is_forking = True
     for connection in list(_connections):
         connection.end_stream()
+    time.sleep(max(0.0, opening.closed_at + _TEARDOWN - time.monotonic()))
 
 
 def _after_fork() -> None:
