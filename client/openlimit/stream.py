@@ -115,9 +115,14 @@ class Stream:
                 count = min(_MOST_IN_MESSAGE, self._sendable())
                 taken = [self._to_send.popleft() for _ in range(count)]
                 self._sent += count
-            for number in taken:
-                self._add(request, number)
-            if request.questions:
+            waiting = [
+                (number, found[2]) for number in taken if (found := self._waiting.get(number))
+            ]
+            errors = items.write_questions(waiting, request)
+            if unsent := count - len(waiting) + len(errors):
+                self._deliver(errors)
+                self._count_answers(unsent)  # that it was not sent is its answer
+            if len(waiting) > len(errors):
                 yield request
                 continue
             if is_last and not self._to_send:
@@ -133,23 +138,14 @@ class Stream:
         in_flight = self._sent - self._answered
         return min(len(self._to_send), items.MOST_IN_FLIGHT - in_flight)
 
-    def _add(self, request: AcquireStreamRequest, number: int) -> None:
-        if found := self._waiting.get(number):
-            try:
-                items.write_question(number, found[2], request.questions.add())
-                return
-            except InvalidRequest as error:
-                del request.questions[-1]
-                self._deliver([(number, error)])
-        self._count_answers(1)  # that it was not sent is its answer
-
     def _read(self) -> None:
         failure: Callable[[], Exception]
         failure = partial(LimiterUnavailable, self._address, "the server has ended the stream")
         try:
             for response in self._call:
-                self._deliver(items.read_answers(response, self._address))
-                self._count_answers(len(response.answers))
+                outcomes = items.read_answers(response, self._address)
+                self._deliver(outcomes)
+                self._count_answers(len(outcomes))
                 self.is_useful = True
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:

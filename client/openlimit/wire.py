@@ -12,6 +12,7 @@ from openlimit.leaky_bucket import SECOND, Decision, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    AcquireRun,
     CancelRequest,
     ObserveRequest,
     PenalizeRequest,
@@ -112,8 +113,7 @@ def write_call(call: Call, request: AcquireRequest) -> None:
         if len(costs) > 2 or costs["requests"] != 1:
             for unit in costs.keys() - {"tokens"}:
                 request.units[unit] = costs[unit]
-        if max_wait is not None:
-            request.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+        write_max_wait(max_wait, request)
         if request_id:
             request.request_id = request_id
     except (TypeError, ValueError) as error:
@@ -131,14 +131,25 @@ def read_request(request: AcquireRequest) -> Call:
     costs = {"requests": 1, "tokens": tokens}
     if request.units:
         costs |= _read_units(request.units)
-    max_wait = None
-    if request.HasField("max_wait"):
-        max_wait = _read_duration("max_wait", request.max_wait)
+    max_wait = read_max_wait(request)
     request_id = request.request_id
     if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
         size = len(request_id.encode())
         raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
     return new(Call, (model, key, costs, max_wait, request_id))
+
+
+def write_max_wait(max_wait: float | None, message: AcquireRequest | AcquireRun) -> None:
+    """Fill the field, unless the wait is None."""
+    if max_wait is not None:
+        message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+
+
+def read_max_wait(message: AcquireRequest | AcquireRun) -> float | None:
+    """The field's seconds; None where it is absent. Raises InvalidRequest."""
+    if message.HasField("max_wait"):
+        return _read_duration("max_wait", message.max_wait)
+    return None
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:
@@ -167,10 +178,11 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
 def _read_units(units: Mapping[str, int]) -> dict[str, int]:
     if "tokens" in units:
         raise InvalidRequest("units", "tokens has a field of its own")
-    return _read_amounts("units", units)
+    return read_amounts("units", units)
 
 
-def _read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+def read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+    """Amounts by unit, as they are; raises InvalidRequest for what is no unit or negative."""
     if len(amounts) > MAX_UNITS:
         raise InvalidRequest(field, f"must name at most {MAX_UNITS} units, not {len(amounts)}")
     for unit, amount in amounts.items():
@@ -291,4 +303,4 @@ def read_observed(request: ObserveRequest) -> Observed:
     """What a message says remains; raises InvalidRequest for what is missing or malformed."""
     require_name("model", request.model)
     require_name("key", request.key)
-    return Observed(request.model, request.key, _read_amounts("remaining", request.remaining))
+    return Observed(request.model, request.key, read_amounts("remaining", request.remaining))
