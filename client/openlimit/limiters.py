@@ -9,7 +9,7 @@ from typing import Any, Literal
 import grpc
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable
-from openlimit.leaky_bucket import Decision, Limit
+from openlimit.leaky_bucket import Decision, Limit, new
 from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
 from openlimit.stores import Demand, Store, Withdrawal
@@ -275,7 +275,7 @@ class RemoteLimiter(RateLimiter):
         self._buckets.close()
 
     def _call(self, model: str, costs: Mapping[str, int]) -> Call:
-        return Call(model, self._key, costs, self._max_wait)
+        return new(Call, (model, self._key, costs, self._max_wait, ""))
 
     def _available(self, decision: Decision) -> Decision:
         self._unavailable = False

@@ -61,6 +61,7 @@ class RemoteBuckets:
         self._open = _Open(Leases(_weakly(self._renew)))
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
+        self._mailbox: LoopMailbox | None = None  # the latest of any thread
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
         self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
         self._told = ToldMailbox(_weakly(self._failed))
@@ -90,20 +91,18 @@ class RemoteBuckets:
         """``reserve`` for event loops."""
         if self._open.closed:
             raise closed()
-        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        mailbox = self._mailbox
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            if mailbox:
-                mailbox.clear()
-            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
-            self._thread.mailbox = mailbox
+            mailbox = self._find_mailbox()
         slot = mailbox.expect()
         stream, number = self._ask(call, mailbox, slot)
         try:
-            return self._granted(cast(Decision, await slot))
+            decision: Any = await slot
         except BaseException:
             if not stream.forget(number):
                 mailbox.abandon(slot)
             raise
+        return self._granted(decision) if decision.lease else decision
 
     def tell(self, told: items.Told) -> None:
         """Send what nobody waits for; neither blocks nor raises.
@@ -132,6 +131,17 @@ class RemoteBuckets:
         self._open.leases.clear()
         if connection := self._open.take():
             connection.close()
+
+    def _find_mailbox(self) -> LoopMailbox:
+        """That of the running event loop."""
+        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+            if mailbox:
+                mailbox.clear()
+            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
+            self._thread.mailbox = mailbox
+        self._mailbox = mailbox
+        return mailbox
 
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
