@@ -133,12 +133,15 @@ class Policies:
 
 
 def _policy(settings: PolicySettings) -> _Policy:
+    limits = tuple(
+        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
+    )
     return _Policy(
         settings.name,
         settings.models,
-        tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
-        tuple(settings.limits),
-        (0,) * len(settings.limits),
+        limits,
+        tuple(limit.unit for limit in limits),
+        (0,) * len(limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
