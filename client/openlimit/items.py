@@ -1,72 +1,195 @@
 """The items of a stream: questions, and the answers to them. No I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.leaky_bucket import Decision
+from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
+from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.statuses import error_of, status_of
-from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse, Question
-from openlimit.wire import Call, read_response, readable, write_call, write_decision
+from openlimit.v1 import rate_limit_pb2 as messages
+from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse, Answer, Question
+from openlimit.wire import (
+    Call,
+    Cancellation,
+    Observed,
+    Penalty,
+    Release,
+    Renewal,
+    Settlement,
+    acquire_request,
+    duration,
+    microseconds,
+    read_name,
+    read_observed,
+    read_penalty,
+    read_response,
+    read_settlement,
+    readable,
+    write_call,
+    write_decision,
+    write_named,
+    write_observed,
+    write_penalty,
+    write_settlement,
+)
 
 MOST_IN_FLIGHT = 10_000
 """Questions of one stream that may be undecided."""
 
-Asked = Call | str
-"""A call to be granted, or the id of a reservation to be cancelled."""
+Told = Cancellation | Settlement | Release | Renewal | Penalty | Observed
+"""What is told about a call, which is not a question for a start."""
+Asked = Call | Told
+"""A call to be granted, or what is told about one."""
+Outcome = Decision | bool | float | OpenLimitError | None
+"""A grant; whether what was told has changed something; a lease in seconds; why there is neither.
+None for what changes things without saying."""
+
+
+class Kind(NamedTuple):
+    """What is told in one way, as messages."""
+
+    method: str
+    """Of the service."""
+    question: str
+    """The field of Question."""
+    answer: str
+    """The field of Answer; where a bool is answered, also that of the response."""
+    request: type[Message]
+    response: type[Message]
+    write: Callable[[Any, Any], None]
+    read: Callable[[Any], Told]
+
+
+def _named(kind: type[Cancellation | Release | Renewal]) -> Callable[[Any], Told]:
+    return lambda request: kind(*read_name(request))
+
+
+def _kind(
+    method: str, answer: str, write: Callable[[Any, Any], None], read: Callable[[Any], Told]
+) -> Kind:
+    request, response = (getattr(messages, method + end) for end in ("Request", "Response"))
+    return Kind(method, method.lower(), answer, request, response, write, read)
+
+
+KINDS: dict[type[Told], Kind] = {
+    Cancellation: _kind("Cancel", "cancelled", write_named, _named(Cancellation)),
+    Settlement: _kind("Settle", "settled", write_settlement, read_settlement),
+    Release: _kind("Release", "released", write_named, _named(Release)),
+    Renewal: _kind("Renew", "renewed", write_named, _named(Renewal)),
+    Penalty: _kind("Penalize", "penalized", write_penalty, read_penalty),
+    Observed: _kind("Observe", "observed", write_observed, read_observed),
+}
+"""Everything that can be told."""
+_BY_QUESTION = {kind.question: kind for kind in KINDS.values()}
 
 
 def read_questions(questions: Iterable[Question]) -> list[Asked | InvalidRequest]:
     """What each asks, or what is wrong with it."""
-    asked: list[Asked | InvalidRequest] = []
-    for question in questions:
-        if question.HasField("acquire"):
-            asked.append(readable(question.acquire))
-        elif question.HasField("cancel"):
-            asked.append(question.cancel.reservation_id)
-        else:
-            asked.append(InvalidRequest("question", "must be set, to acquire or cancel"))
-    return asked
+    return [
+        readable(question.acquire) if question.HasField("acquire") else _read_told(question)
+        for question in questions
+    ]
+
+
+def _read_told(question: Question) -> Told | InvalidRequest:
+    name = question.WhichOneof("question")
+    if name is None:
+        return InvalidRequest("question", f"must be set, to acquire, {', '.join(_BY_QUESTION)}")
+    try:
+        return _BY_QUESTION[name].read(getattr(question, name))
+    except InvalidRequest as error:
+        return error
 
 
 def write_question(number: int, asked: Asked, question: Question) -> None:
-    """Fill an empty message with an acquisition, or the cancellation of a reservation's id."""
+    """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
     question.id = number
-    if isinstance(asked, str):
-        question.cancel.reservation_id = asked
-    else:
+    if isinstance(asked, Call):
         write_call(asked, question.acquire)
+    else:
+        kind = KINDS[type(asked)]
+        _write_told(kind, asked, getattr(question, kind.question))
+
+
+def unary_request(asked: Asked) -> tuple[str, Message]:
+    """The service's method that asks this alone, and its message; raises InvalidRequest."""
+    if isinstance(asked, Call):
+        return "Acquire", acquire_request(asked)
+    kind = KINDS[type(asked)]
+    message = kind.request()
+    _write_told(kind, asked, message)
+    return kind.method, message
+
+
+def _write_told(kind: Kind, told: Told, message: Message) -> None:
+    try:
+        kind.write(told, message)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest("request", f"cannot be sent: {error}") from error
 
 
 def write_answers(
-    answers: Iterable[tuple[int, Decision | bool | OpenLimitError | Status]],
-    response: AcquireStreamResponse,
+    answers: Iterable[tuple[int, object, Outcome | Status]], response: AcquireStreamResponse
 ) -> None:
-    """Add the answers to the numbered questions."""
+    """Add the answers to numbered questions: number, what was asked, what was decided."""
     add = response.answers.add
-    for number, answer in answers:
+    for number, asked, answer in answers:
         message = add()
         message.id = number
         if isinstance(answer, Decision):
             write_decision(answer, message.granted)
-        elif isinstance(answer, bool):
-            message.cancelled.cancelled = answer
+        elif isinstance(answer, OpenLimitError):
+            message.error.CopyFrom(status_of(answer)[1])
+        elif isinstance(answer, Status):
+            message.error.CopyFrom(answer)
         else:
-            status = answer if isinstance(answer, Status) else status_of(answer)[1]
-            message.error.CopyFrom(status)
+            kind = KINDS[type(asked)]  # type: ignore[index]  # only what was told is so answered
+            write_outcome(kind, answer, getattr(message, kind.answer))
 
 
-def read_answers(
-    response: AcquireStreamResponse, address: str
-) -> list[tuple[int, Decision | bool | OpenLimitError]]:
+def write_outcome(kind: Kind, outcome: bool | float | None, response: Any) -> None:
+    """Fill the empty answer to what was told."""
+    response.SetInParent()
+    if isinstance(outcome, bool):
+        setattr(response, kind.answer, outcome)
+    elif outcome is not None:
+        response.lease.CopyFrom(duration(outcome * SECOND))
+
+
+def read_answers(response: AcquireStreamResponse, address: str) -> list[tuple[int, Outcome]]:
     """What the server at the address answered, by the questions' numbers."""
-    answers: list[tuple[int, Decision | bool | OpenLimitError]] = []
-    for answer in response.answers:
-        if answer.HasField("granted"):
-            answers.append((answer.id, read_response(answer.granted)))
-        elif answer.HasField("error"):
-            answers.append((answer.id, error_of(answer.error, address)))
-        else:
-            answers.append((answer.id, answer.cancelled.cancelled))
-    return answers
+    return [
+        (
+            answer.id,
+            read_response(answer.granted)
+            if answer.HasField("granted")
+            else _read_outcome(answer, address),
+        )
+        for answer in response.answers
+    ]
+
+
+def _read_outcome(answer: Answer, address: str) -> Outcome:
+    name = answer.WhichOneof("answer")
+    if name is None:
+        return LimiterUnavailable(address, "it answers what this client does not know")
+    if name == "error":
+        return error_of(answer.error, address)
+    return _outcome_of(name, getattr(answer, name))
+
+
+def unary_outcome(asked: Asked, response: Any) -> Outcome:
+    """What a unary call has answered."""
+    if isinstance(asked, Call):
+        return read_response(response)
+    return _outcome_of(KINDS[type(asked)].answer, response)
+
+
+def _outcome_of(name: str, response: Any) -> bool | float | None:
+    if name == "renewed":
+        return microseconds(response.lease) / SECOND
+    changed: bool | None = getattr(response, name, None)
+    return changed

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from openlimit.expiries import Expiries
 from openlimit.leaky_bucket import Decision
+from openlimit.wire import Cancellation
 
-Outcome = Decision | bool | Exception
-"""A grant; whether a cancellation changed something; why there is neither."""
+Outcome = Decision | bool | float | Exception | None
+"""What items.Outcome says, or any other error."""
 
 
 class Mailbox(Protocol):
@@ -31,14 +32,14 @@ class ThreadMailbox:
 class CancelMailbox:
     """Nobody waits for a cancellation, but one that did not arrive must be sent again.
 
-    A slot is the reservation's id; ``owed`` takes those. To repeat one is safe, and one that comes
+    A slot is the cancellation; ``owed`` takes those. To repeat one is safe, and one that comes
     after the start changes nothing.
     """
 
-    def __init__(self, owed: deque[str]) -> None:
+    def __init__(self, owed: deque[Cancellation]) -> None:
         self._owed = owed
 
-    def deliver(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Cancellation, Outcome]]) -> None:
         self._owed.extend(slot for slot, outcome in outcomes if isinstance(outcome, Exception))
 
 

@@ -54,16 +54,21 @@ class RemoteBuckets:
     """
 
     def __init__(
-        self, address: str, timeout: float, credentials: grpc.ChannelCredentials | None
+        self,
+        address: str,
+        timeout: float,
+        credentials: grpc.ChannelCredentials | None,
+        key: str,
     ) -> None:
         self._address = address
+        self._key = key  # that of all calls
         self._timeout = timeout
         self._credentials = credentials
         self._open = _Open({}, False)
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
-        self._owed: deque[str] = deque(maxlen=_MOST_OWED)
+        self._owed: deque[wire.Cancellation] = deque(maxlen=_MOST_OWED)
         self._cancels = CancelMailbox(self._owed)
         self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._open).atexit = False
@@ -115,7 +120,8 @@ class RemoteBuckets:
         """
         if sys.is_finalizing():
             return
-        self._send(reservation_id, self._cancels, reservation_id)
+        cancellation = wire.Cancellation(reservation_id, self._key)
+        self._send(cancellation, self._cancels, cancellation)
         if self._open.closed:
             _let_go(self._open)
 
@@ -154,9 +160,9 @@ class RemoteBuckets:
         """What could not be given back while the server was away."""
         for _ in range(len(self._owed)):
             with suppress(IndexError):  # another thread was faster
-                reservation_id = self._owed.popleft()
-                if not stream.ask(reservation_id, self._cancels, reservation_id):
-                    self._owed.append(reservation_id)
+                owed = self._owed.popleft()
+                if not stream.ask(owed, self._cancels, owed):
+                    self._owed.append(owed)
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""

@@ -19,10 +19,10 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from openlimit import items, statuses, wire
+from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.mailboxes import Mailbox, Outcome
-from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, CancelRequest
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 _MOST_IN_MESSAGE = 128
@@ -199,29 +199,23 @@ class Stream:
             self._ask_alone(number, each)
 
     def _ask_alone(self, number: int, asked: items.Asked) -> None:
-        call: Any
         with self._lock:
             self._sent += 1
         try:
-            if isinstance(asked, str):
-                request = CancelRequest(reservation_id=asked)
-                call = self._stub.Cancel.future(request, timeout=self._timeout)
-            else:
-                call = self._stub.Acquire.future(wire.acquire_request(asked), timeout=self._timeout)
+            method, request = items.unary_request(asked)
         except InvalidRequest as error:
             self._deliver([(number, error)])
             self._count_answers(1)
             return
-        call.add_done_callback(partial(self._answered_alone, number))
+        call = getattr(self._stub, method).future(request, timeout=self._timeout)
+        call.add_done_callback(partial(self._answered_alone, number, asked))
 
-    def _answered_alone(self, number: int, call: Any) -> None:
+    def _answered_alone(self, number: int, asked: items.Asked, call: Any) -> None:
         outcome: Outcome
         if call.code() is not grpc.StatusCode.OK:
             outcome = error_of_call(call, self._address)
         else:
-            result = call.result()
-            is_cancel = result.DESCRIPTOR.name == "CancelResponse"
-            outcome = result.cancelled if is_cancel else wire.read_response(result)
+            outcome = items.unary_outcome(asked, call.result())
             self.is_useful = True
         self._deliver([(number, outcome)])
         self._count_answers(1)

@@ -1,4 +1,4 @@
-"""A call and its decision as messages, and back. No I/O."""
+"""What is asked and what was decided as messages, and back. No I/O."""
 
 import functools
 import re
@@ -7,17 +7,24 @@ from typing import Literal, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
-from openlimit.errors import (
-    InvalidRequest,
-)
+from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import SECOND, Decision, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    CancelRequest,
+    ObserveRequest,
+    PenalizeRequest,
+    ReleaseRequest,
+    RenewRequest,
+    SettleRequest,
 )
 
 MAX_NAME = 256
 MAX_UNITS = 16
+MAX_REQUEST_ID = 64
+MAX_RETRY_AFTER = 86_400
+"""Seconds: the longest pause."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 _UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -32,6 +39,56 @@ class Call(NamedTuple):
     """By unit; ``requests`` is always among them."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
+    request_id: str = ""
+    """Makes it safe to repeat; empty for none."""
+
+
+class Cancellation(NamedTuple):
+    """Gives back a reservation that has not started."""
+
+    reservation_id: str
+    key: str
+
+
+class Settlement(NamedTuple):
+    """What a started call has really cost."""
+
+    reservation_id: str
+    key: str
+    costs: Mapping[str, int]
+    """By unit; one that is absent stays as reserved."""
+
+
+class Release(NamedTuple):
+    """Frees the slot of a call that has ended."""
+
+    reservation_id: str
+    key: str
+
+
+class Renewal(NamedTuple):
+    """Begins the lease of a call's slot anew."""
+
+    reservation_id: str
+    key: str
+
+
+class Penalty(NamedTuple):
+    """A provider's "too many requests, try again later"."""
+
+    model: str
+    key: str
+    retry_after: float
+    """Seconds."""
+
+
+class Observed(NamedTuple):
+    """What a provider says remains."""
+
+    model: str
+    key: str
+    remaining: Mapping[str, int]
+    """By unit."""
 
 
 def acquire_request(call: Call) -> AcquireRequest:
@@ -43,7 +100,7 @@ def acquire_request(call: Call) -> AcquireRequest:
 
 def write_call(call: Call, request: AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    model, key, costs, max_wait = call
+    model, key, costs, max_wait, request_id = call
     try:
         require_name("model", model)
         request.model = model
@@ -57,6 +114,8 @@ def write_call(call: Call, request: AcquireRequest) -> None:
                 request.units[unit] = costs[unit]
         if max_wait is not None:
             request.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+        if request_id:
+            request.request_id = request_id
     except (TypeError, ValueError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
 
@@ -75,7 +134,11 @@ def read_request(request: AcquireRequest) -> Call:
     max_wait = None
     if request.HasField("max_wait"):
         max_wait = _read_duration("max_wait", request.max_wait)
-    return new(Call, (model, key, costs, max_wait))
+    request_id = request.request_id
+    if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
+        size = len(request_id.encode())
+        raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
+    return new(Call, (model, key, costs, max_wait, request_id))
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:
@@ -102,18 +165,22 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
 
 
 def _read_units(units: Mapping[str, int]) -> dict[str, int]:
-    if len(units) > MAX_UNITS:
-        raise InvalidRequest("units", f"must name at most {MAX_UNITS} units, not {len(units)}")
-    for unit, cost in units.items():
-        if unit == "tokens":
-            raise InvalidRequest("units", "tokens has a field of its own")
+    if "tokens" in units:
+        raise InvalidRequest("units", "tokens has a field of its own")
+    return _read_amounts("units", units)
+
+
+def _read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+    if len(amounts) > MAX_UNITS:
+        raise InvalidRequest(field, f"must name at most {MAX_UNITS} units, not {len(amounts)}")
+    for unit, amount in amounts.items():
         if not _UNIT.fullmatch(unit):
             raise InvalidRequest(
-                "units", f"a unit is a lower-case name such as images, not {unit[:64]!r}"
+                field, f"a unit is a lower-case name such as images, not {unit[:64]!r}"
             )
-        if cost < 0:
-            raise InvalidRequest(f"units.{unit}", f"must not be negative, not {cost}")
-    return dict(units)
+        if amount < 0:
+            raise InvalidRequest(f"{field}.{unit}", f"must not be negative, not {amount}")
+    return dict(amounts)
 
 
 def _read_duration(field: str, value: Duration) -> float:
@@ -153,3 +220,73 @@ def read_response(response: AcquireResponse) -> Decision:
     if not response.HasField("wait"):
         return new(Decision, (0, "", response.reservation_id))
     return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
+
+
+def write_named(
+    told: Cancellation | Release | Renewal, request: CancelRequest | ReleaseRequest | RenewRequest
+) -> None:
+    """Fill an empty message in place."""
+    request.reservation_id, request.key = told
+
+
+def read_name(
+    request: CancelRequest | SettleRequest | ReleaseRequest | RenewRequest,
+) -> tuple[str, str]:
+    """The reservation's id and its key; raises InvalidRequest where they cannot be ones."""
+    if not request.reservation_id:
+        raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
+    require_name("key", request.key)
+    return request.reservation_id, request.key
+
+
+def write_settlement(settlement: Settlement, request: SettleRequest) -> None:
+    """Fill an empty message in place."""
+    request.reservation_id, request.key, costs = settlement
+    for unit, cost in costs.items():
+        if unit == "tokens":
+            request.tokens = cost
+        else:
+            request.units[unit] = cost
+
+
+def read_settlement(request: SettleRequest) -> Settlement:
+    """What a message settles; raises InvalidRequest for a field that is missing or malformed."""
+    reservation_id, key = read_name(request)
+    costs = _read_units(request.units)
+    if request.HasField("tokens"):
+        if request.tokens < 0:
+            raise InvalidRequest("tokens", f"must not be negative, not {request.tokens}")
+        costs["tokens"] = request.tokens
+    return Settlement(reservation_id, key, costs)
+
+
+def write_penalty(penalty: Penalty, request: PenalizeRequest) -> None:
+    """Fill an empty message in place."""
+    request.model, request.key, retry_after = penalty
+    request.retry_after.CopyFrom(duration(retry_after * SECOND))
+
+
+def read_penalty(request: PenalizeRequest) -> Penalty:
+    """The pause a message asks for; raises InvalidRequest for what is missing or malformed."""
+    require_name("model", request.model)
+    require_name("key", request.key)
+    if not request.HasField("retry_after"):
+        raise InvalidRequest("retry_after", "is required: for how long nothing is to start")
+    retry_after = _read_duration("retry_after", request.retry_after)
+    if retry_after > MAX_RETRY_AFTER:
+        raise InvalidRequest("retry_after", f"must be at most a day, not {retry_after:.15g} s")
+    return Penalty(request.model, request.key, retry_after)
+
+
+def write_observed(observed: Observed, request: ObserveRequest) -> None:
+    """Fill an empty message in place."""
+    request.model, request.key, remaining = observed
+    for unit, amount in remaining.items():
+        request.remaining[unit] = amount
+
+
+def read_observed(request: ObserveRequest) -> Observed:
+    """What a message says remains; raises InvalidRequest for what is missing or malformed."""
+    require_name("model", request.model)
+    require_name("key", request.key)
+    return Observed(request.model, request.key, _read_amounts("remaining", request.remaining))

@@ -10,10 +10,11 @@ from math import inf
 from typing import NamedTuple
 from urllib.parse import quote
 
+from openlimit import items
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownModel
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
-from openlimit.wire import Call
+from openlimit.wire import Call, Cancellation
 from openlimit_server.settings import PolicySettings
 
 _NONCE = 16  # hexadecimal digits: not to be guessed by another caller
@@ -21,10 +22,9 @@ _RESERVATION_ID = re.compile(rf"[0-9a-f]{{{_NONCE}}}\.(.{{1,4096}})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
 _WILDCARD = re.compile(r"[*?[]")
 
-Asked = Call | str | OpenLimitError
-"""A call to be granted; the id of a reservation to be cancelled; what is wrong with a request."""
-Answer = Decision | bool | OpenLimitError
-"""A grant; whether something was given back; why there is neither."""
+Asked = items.Asked | OpenLimitError
+"""What is asked; what is wrong with a request."""
+Answer = items.Outcome
 
 
 class _Policy(NamedTuple):
@@ -71,10 +71,12 @@ class Policies:
             try:
                 if isinstance(each, Call):
                     question: Question | None = self._demand(each, nonces, place * _NONCE)
-                elif isinstance(each, str):
-                    question = self._withdrawal(each)
-                else:
+                elif isinstance(each, Cancellation):
+                    question = self._withdrawal(each.reservation_id)
+                elif isinstance(each, OpenLimitError):
                     raise each
+                else:
+                    raise InvalidRequest("question", "is not served yet")
             except OpenLimitError as error:
                 answers[place] = error
                 continue
@@ -89,7 +91,7 @@ class Policies:
         return answers
 
     def _demand(self, call: Call, nonces: str, at: int) -> Demand:
-        model, key, costs_by_unit, max_wait = call
+        model, key, costs_by_unit, max_wait, _ = call
         policy, bucket = self._target(model, key)
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND

@@ -88,7 +88,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             self._streams.discard(stream)
 
     async def cancel(self, request: CancelRequest) -> CancelResponse:
-        return CancelResponse(cancelled=bool(await self._answer(request.reservation_id)))
+        told = wire.Cancellation(*wire.read_name(request))
+        return CancelResponse(cancelled=bool(await self._answer(told)))
 
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.

@@ -17,7 +17,8 @@ from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
-from openlimit_server.policies import Answer, Policies
+from openlimit.wire import Call, Cancellation
+from openlimit_server.policies import Answer, Asked, Policies
 
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
 
@@ -35,7 +36,7 @@ class Stream:
         self._context = context
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
-        self._unwritten: list[tuple[int, Answer | Status]] = []
+        self._unwritten: list[tuple[int, Asked | None, Answer | Status]] = []
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
         self._draining = False
@@ -78,22 +79,23 @@ class Stream:
                 self._deciding.add(task)
                 task.add_done_callback(self._deciding.discard)
             if too_many := message.questions[room:]:
-                self._answer((each.id, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
+                self._answer((each.id, None, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
             while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
     async def _decide(self, questions: list[Question]) -> None:
+        asked = items.read_questions(questions)
         answers: list[Answer]
         try:
-            answers = await self._policies.answer(items.read_questions(questions))
+            answers = await self._policies.answer(asked)
         except Exception:  # a fault of ours must leave nobody without an answer
             _log.exception("could not decide")
             answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
         self._undecided -= len(questions)
-        self._answer(zip([each.id for each in questions], answers, strict=True))
+        self._answer(zip([each.id for each in questions], asked, answers, strict=True))
 
-    def _answer(self, answers: Iterable[tuple[int, Answer | Status]]) -> None:
+    def _answer(self, answers: Iterable[tuple[int, Asked | None, Answer | Status]]) -> None:
         self._unwritten.extend(answers)
         self._to_write.set()
 
@@ -109,9 +111,9 @@ class Stream:
 
     def _give_back(self) -> None:
         granted = [
-            answer.reservation_id
-            for _, answer in self._unwritten
-            if isinstance(answer, Decision) and answer.wait
+            Cancellation(answer.reservation_id, asked.key)
+            for _, asked, answer in self._unwritten
+            if isinstance(asked, Call) and isinstance(answer, Decision) and answer.wait
         ]
         if granted:
             task = asyncio.get_running_loop().create_task(self._policies.answer(granted))
