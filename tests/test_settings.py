@@ -18,6 +18,7 @@ policies:
     split_by: [model, key]
     limits: {requests: 3500/minute, tokens: 90000 / 1m, images: 1.5/10s burst 1h}
     max_wait: 500ms
+    reserve_output: learned
 """
 
 
@@ -48,6 +49,7 @@ def test_a_file_of_policies(file: Path) -> None:
     assert second.limits["tokens"] == ((90000, 60, None),)
     assert second.limits["images"] == ((1.5, 10, 3600),)
     assert second.max_wait == 0.5
+    assert (first.reserve_output, second.reserve_output) == ("max_tokens", "learned")
 
 
 def test_without_a_file_the_seeds_defaults_are_served() -> None:
@@ -82,6 +84,18 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + "    max_wait: -5s", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: .nan", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: 5", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (
+            ONE + "    reserve_output: p95",
+            "limits.yaml:5: policies[0].reserve_output: Input should be 'max_tokens' or 'learned'",
+        ),
+        (
+            HEAD + "    limits: {requests: 9/day}\n    reserve_output: learned",
+            "limits.yaml:5: policies[0].reserve_output: learned needs a limit of tokens or output",
+        ),
+        (
+            HEAD + "    limits: {requests: x}\n    reserve_output: learned",
+            "limits.yaml:4: policies[0].limits.requests: expected an amount",
+        ),
         (ONE + "    split_by: [user]", "limits.yaml:5: policies[0].split_by[0]: "),
         (
             ONE + "  - name: a\n    models: [b]\n    limits: {tokens: 1/day}",

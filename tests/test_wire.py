@@ -52,6 +52,21 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
+@pytest.mark.parametrize(
+    ("tokens", "units", "read"),
+    [
+        (7, {"input_tokens": 9}, 9),
+        (0, {"input_tokens": 9, "output_tokens": 2}, 11),
+        (20, {"input_tokens": 9, "output_tokens": 2}, 20),
+        (7, {"images": 9}, 7),
+    ],
+)
+def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: int) -> None:
+    """Who gives no more than those is charged for them as tokens too."""
+    request = AcquireRequest(model="m", tokens=tokens, units=units)
+    assert wire.read_request(request).costs == {"requests": 1, "tokens": read, **units}
+
+
 AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT)
 
 

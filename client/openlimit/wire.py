@@ -36,7 +36,8 @@ class Call(NamedTuple):
     model: str
     key: str
     costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them."""
+    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
+    ``output_tokens``, where these are given."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
@@ -131,6 +132,10 @@ def read_request(request: AcquireRequest) -> Call:
     costs = {"requests": 1, "tokens": tokens}
     if request.units:
         costs |= _read_units(request.units)
+        # Both are tokens, also for who says nothing else.
+        split = costs.get("input_tokens", 0) + costs.get("output_tokens", 0)
+        if split > tokens:
+            costs["tokens"] = split
     max_wait = None
     if request.HasField("max_wait"):
         max_wait = _read_duration("max_wait", request.max_wait)

@@ -93,6 +93,17 @@ class PolicySettings(BaseModel):
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
     """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
+    reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
+    """What is reserved for a call's output: all that it may write, or what calls of its model write
+    as a rule."""
+
+    @field_validator("reserve_output")
+    @classmethod
+    def _output_is_limited(cls, value: str, info: ValidationInfo) -> str:
+        limits = info.data.get("limits", {"tokens"})
+        if value == "learned" and not {"tokens", "output_tokens"} & {*limits}:
+            raise ValueError("learned needs a limit of tokens or output_tokens, which it is for")
+        return value
 
 
 def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
