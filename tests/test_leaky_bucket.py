@@ -40,6 +40,15 @@ def test_default_burst() -> None:
     assert Limit.per("requests", 5, 0.5).capacity == 5
 
 
+def test_names_differ_by_unit_and_period_only() -> None:
+    """A limit's name is its own: neither its amount, its burst nor its neighbours change it."""
+    periods = [0.001, 1, 59.9999999, 60, 60.0000001, 86400, 3650 * 86400]
+    names = [Limit.per("tokens", 9, period).name for period in periods]
+    assert len({*names}) == len(periods)
+    assert names[3] == Limit.per("tokens", 7, 60, 5).name == "tokens"
+    assert names[5] == Limit.per("tokens", 7, 86400, 5).name == "tokens/86400000000"
+
+
 @pytest.mark.parametrize("bad", [0, -1, inf, float("nan")])
 def test_limits_are_positive_and_finite(bad: float) -> None:
     """A limit that is not above 0 and finite is refused with its unit and the value."""

@@ -54,6 +54,21 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
+@pytest.mark.parametrize(
+    ("tokens", "units", "read"),
+    [
+        (7, {"input_tokens": 9}, 9),
+        (0, {"input_tokens": 9, "output_tokens": 2}, 11),
+        (20, {"input_tokens": 9, "output_tokens": 2}, 20),
+        (7, {"images": 9}, 7),
+    ],
+)
+def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: int) -> None:
+    """Who gives no more than those is charged for them as tokens too."""
+    request = AcquireRequest(model="m", tokens=tokens, units=units)
+    assert wire.read_request(request).costs == {"requests": 1, "tokens": read, **units}
+
+
 LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
 AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES)
 
@@ -207,7 +222,7 @@ def test_a_run_without_units_costs_requests() -> None:
     """As an acquisition does that names no cost."""
     run = AcquireRun(model="m", ids=[1, 2])
     _, asked = items.read_questions(AcquireStreamRequest(runs=[run]))
-    assert asked == [wire.Call("m", "", {"requests": 1}, None)] * 2
+    assert asked == [wire.Call("m", "", {"requests": 1, "tokens": 0}, None)] * 2
 
 
 @given(st.dictionaries(st.integers(0, 2**64 - 1), DECISIONS), st.booleans())

@@ -11,7 +11,14 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamResponse,
     GrantRun,
 )
-from openlimit.wire import Call, read_amounts, read_max_wait, require_name, write_max_wait
+from openlimit.wire import (
+    Call,
+    include_split,
+    read_amounts,
+    read_max_wait,
+    require_name,
+    write_max_wait,
+)
 
 _Numbered = tuple[int, Call]
 _USUAL = ["requests", "tokens"]
@@ -88,9 +95,11 @@ def _read_call(
     model: str, key: str, costs: dict[str, int], max_wait: float | None
 ) -> Call | InvalidRequest:
     try:
-        return Call(model, key, {"requests": 1, **read_amounts("costs", costs)}, max_wait)
+        amounts = {"requests": 1, "tokens": 0, **read_amounts("costs", costs)}
     except InvalidRequest as error:
         return error
+    include_split(amounts)
+    return Call(model, key, amounts, max_wait)
 
 
 def write_grants(grants: Iterable[tuple[int, Decision]], response: AcquireStreamResponse) -> None:

@@ -37,7 +37,8 @@ class Call(NamedTuple):
     model: str
     key: str
     costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them."""
+    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
+    ``output_tokens``, where these are given."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
@@ -131,12 +132,20 @@ def read_request(request: AcquireRequest) -> Call:
     costs = {"requests": 1, "tokens": tokens}
     if request.units:
         costs |= _read_units(request.units)
+        include_split(costs)
     max_wait = read_max_wait(request)
     request_id = request.request_id
     if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
         size = len(request_id.encode())
         raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
     return new(Call, (model, key, costs, max_wait, request_id))
+
+
+def include_split(costs: dict[str, int]) -> None:
+    """Input and output are both tokens, also for who says nothing else."""
+    split = costs.get("input_tokens", 0) + costs.get("output_tokens", 0)
+    if split > costs.get("tokens", 0):
+        costs["tokens"] = split
 
 
 def write_max_wait(max_wait: float | None, message: AcquireRequest | AcquireRun) -> None:

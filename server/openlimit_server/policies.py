@@ -15,7 +15,9 @@ from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError,
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
 from openlimit.wire import Call, Cancellation
+from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.settings import PolicySettings
+from openlimit_server.token_costs import TokenCosts
 
 _NONCE = 16  # hexadecimal digits: not to be guessed by another caller
 _RESERVATION_ID = re.compile(rf"[0-9a-f]{{{_NONCE}}}\.(.{{1,4096}})", re.DOTALL)
@@ -37,6 +39,8 @@ class _Policy(NamedTuple):
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
+    token_costs: TokenCosts | None
+    """None where calls are charged as they say."""
 
 
 class Policies:
@@ -93,6 +97,8 @@ class Policies:
     def _demand(self, call: Call, nonces: str, at: int) -> Demand:
         model, key, costs_by_unit, max_wait, _ = call
         policy, bucket = self._target(model, key)
+        if policy.token_costs:
+            costs_by_unit = policy.token_costs.of(model, costs_by_unit)
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         # The id says where to look for it.
@@ -135,13 +141,24 @@ class Policies:
 
 
 def _policy(settings: PolicySettings) -> _Policy:
+    limits = tuple(
+        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
+    )
     return _Policy(
         settings.name,
         settings.models,
-        tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
-        tuple(settings.limits),
-        (0,) * len(settings.limits),
+        limits,
+        tuple(limit.unit for limit in limits),
+        (0,) * len(limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
+        _token_costs(settings),
     )
+
+
+def _token_costs(settings: PolicySettings) -> TokenCosts | None:
+    learns = settings.reserve_output == "learned"
+    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
+        return None
+    return TokenCosts(LearnedOutput() if learns else None)

@@ -27,7 +27,7 @@ class ScriptCall:
 
     def __init__(self, key: str, limits: Limits, clock: float | None) -> None:
         self.key = key
-        self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
+        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
         self._clock = clock
         self.questions: list[Question] = []
         self.places: list[int] = []
