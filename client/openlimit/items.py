@@ -128,15 +128,8 @@ def write_questions(
     asked: Iterable[tuple[int, Asked]], request: AcquireStreamRequest
 ) -> list[tuple[int, InvalidRequest]]:
     """Add numbered questions to a message; returns what is wrong with those that cannot be sent."""
-    alone: list[tuple[int, Asked]] = []
-    calls: list[tuple[int, Call]] = []
-    for number, each in asked:
-        if isinstance(each, Call) and not each.request_id:
-            calls.append((number, each))
-        else:
-            alone.append((number, each))
     errors: list[tuple[int, InvalidRequest]] = []
-    for number, each in (*write_runs(calls, request), *alone):
+    for number, each in write_runs(asked, request):
         try:
             write_question(number, each, request.questions.add())
         except InvalidRequest as error:

@@ -16,7 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import local
 from typing import Any, ParamSpec, cast
-from weakref import WeakMethod, WeakSet, finalize
+from weakref import WeakMethod, WeakSet, finalize, ref
 
 import grpc
 
@@ -26,7 +26,14 @@ from openlimit.connections import Connection, opening
 from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.leases import Leases
-from openlimit.mailboxes import LoopMailbox, Mailbox, Outcome, ThreadMailbox, ToldMailbox
+from openlimit.mailboxes import (
+    LoopMailbox,
+    Mailbox,
+    Outcome,
+    Slot,
+    ThreadMailbox,
+    ToldMailbox,
+)
 from openlimit.stream import Stream, closed
 from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
@@ -65,6 +72,7 @@ class RemoteBuckets:
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
         self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
         self._told = ToldMailbox(_weakly(self._failed))
+        self._overdue = partial(_overdue, ref(self))
         self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._open).atexit = False
         _all.add(self)
@@ -138,7 +146,7 @@ class RemoteBuckets:
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
             if mailbox:
                 mailbox.clear()
-            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
+            mailbox = LoopMailbox(self._timeout, self._no_answer, self._overdue, self._take_back)
             self._thread.mailbox = mailbox
         self._mailbox = mailbox
         return mailbox
@@ -208,6 +216,15 @@ class _Open:
     def take(self) -> Connection | None:
         connection, self.connection = self.connection, None
         return connection
+
+
+def _overdue(
+    buckets: "ref[RemoteBuckets]", mailbox: LoopMailbox, before: int
+) -> tuple[list[Slot], bool]:
+    """A timer of an event loop must not keep the buckets alive."""
+    alive = buckets()
+    stream = alive and alive._stream
+    return stream.overdue(mailbox, before) if stream else ([], False)
 
 
 def _weakly(method: Callable[_P, None]) -> Callable[_P, None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from typing import Any
 
 from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision, new
@@ -20,33 +21,46 @@ from openlimit.wire import (
     write_max_wait,
 )
 
-_Numbered = tuple[int, Call]
 _USUAL = ["requests", "tokens"]
 
 
-def write_runs(calls: Iterable[_Numbered], request: AcquireStreamRequest) -> list[_Numbered]:
+def write_runs(
+    asked: Iterable[tuple[int, Any]], request: AcquireStreamRequest
+) -> list[tuple[int, Any]]:
     """Add numbered calls, those that differ in their costs only together.
 
-    Returns those of runs in which something cannot be sent: they have to be sent one by one.
+    Returns what has to be written one by one: what is no call, calls with a request_id, and those
+    of runs in which something cannot be sent.
     """
-    odd: list[_Numbered] = []
+    alone: list[tuple[int, Any]] = []
     alike: tuple[object, ...] | None = None
-    members: list[_Numbered] = []
-    for number, call in calls:
-        model, key, costs, max_wait, _ = call
-        kind = (model, key, max_wait, *costs)
+    run: list[tuple[int, Call]] = []
+    costs: list[int] = []
+    for each in asked:
+        call = each[1]
+        if type(call) is not Call:
+            alone.append(each)
+            continue
+        model, key, by_unit, max_wait, request_id = call
+        if request_id:
+            alone.append(each)
+            continue
+        kind = (model, key, max_wait, *by_unit)
         if kind != alike:
-            odd += _write_run(members, request)
-            alike, members = kind, []
-        members.append((number, call))
-    return [*odd, *_write_run(members, request)]
+            alone += _unless_written(run, costs, request)
+            alike, run, costs = kind, [], []
+        run.append(each)
+        costs += by_unit.values()
+    return alone + _unless_written(run, costs, request)
 
 
-def _write_run(calls: Sequence[_Numbered], request: AcquireStreamRequest) -> Sequence[_Numbered]:
+def _unless_written(
+    calls: list[tuple[int, Call]], costs: list[int], request: AcquireStreamRequest
+) -> list[tuple[int, Call]]:
     if not calls:
-        return ()
+        return calls
     run = request.runs.add()
-    model, key, costs, max_wait, _ = calls[0][1]
+    model, key, by_unit, max_wait, _ = calls[0][1]
     try:
         require_name("model", model)
         run.model = model
@@ -54,13 +68,13 @@ def _write_run(calls: Sequence[_Numbered], request: AcquireStreamRequest) -> Seq
             require_name("key", key)
             run.key = key
         write_max_wait(max_wait, run)
-        run.units.extend(costs)
+        run.units.extend(by_unit)
         run.ids.extend([number for number, _ in calls])
-        run.costs.extend([cost for _, call in calls for cost in call.costs.values()])
+        run.costs.extend(costs)
     except (InvalidRequest, TypeError, ValueError, OverflowError):
         del request.runs[-1]
         return calls
-    return ()
+    return []
 
 
 def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from queue import SimpleQueue
 from threading import Event, RLock, Thread
 from typing import Any
@@ -21,7 +20,7 @@ from grpc_status import rpc_status
 
 from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
-from openlimit.mailboxes import Mailbox, Outcome
+from openlimit.mailboxes import Mailbox, Outcome, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
@@ -49,7 +48,6 @@ class Stream:
         self._unclaimed = unclaimed
         # Reentrant: the garbage collector may end a waiter, which asks to cancel, while it is held.
         self._lock = RLock()
-        self._numbers = count(1)
         self._waiting: dict[int, tuple[Mailbox, Any, items.Asked]] = {}
         self._to_send: deque[int] = deque()
         self._sent = self._answered = 0
@@ -73,7 +71,7 @@ class Stream:
         with self._lock:
             if self._closing or self.failure:
                 return None
-            number = next(self._numbers)
+            number = next(numbers)
             self._waiting[number] = mailbox, slot, asked
             if not self._is_unary:
                 self._to_send.append(number)
@@ -92,6 +90,19 @@ class Stream:
                 self._to_send.popleft()  # never sent, so never charged
             self._note_end()
         return forgotten
+
+    def overdue(self, mailbox: Mailbox, before: int) -> tuple[list[Any], bool]:
+        """Forget what was asked for a mailbox before a number.
+
+        Returns the slots of those questions, and whether more wait for it.
+        """
+        waiting = [
+            (number, slot)
+            for number, (whose, slot, _) in list(self._waiting.items())
+            if whose is mailbox
+        ]
+        slots = [slot for number, slot in waiting if number < before and self.forget(number)]
+        return slots, len(waiting) > len(slots)
 
     def close(self, within: float, failure: Callable[[], Exception]) -> None:
         """Let what was asked be answered, within so many seconds, and end the call.
