@@ -190,7 +190,7 @@ def test_a_queue_that_gave_up_leaves_no_gap(
 ) -> None:
     """Though calls were settled for less meanwhile, all is as if those had never asked."""
     life = Life(scene)
-    live(life, data, ["nothing", "settle", "cancel", "give up"], most_share=1)
+    live(life, data, ["nothing", "settle", "give up"], most_share=1)
     life.now += later
     waiting = life.waiting()
     random.shuffle(waiting)

@@ -11,6 +11,8 @@ EXAMPLES = [
     (errors.WaitTooLong(12.5, "tokens"), "the wait for tokens would be 12.5 s"),
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),
+    (errors.UnknownReservation("a.b"), "pass the id and the key of the acquisition"),
+    (errors.UnknownReservation("a.b", expired=True), "settle a call within 15 minutes"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
     (errors.LimiterUnavailable("host:1", "refused"), "let calls go on without it"),
 ]
@@ -33,4 +35,4 @@ def test_there_is_one_root() -> None:
     """Every public error is an OpenLimitError."""
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
-    assert len(kinds) == 6
+    assert len(kinds) == 7

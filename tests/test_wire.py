@@ -13,6 +13,7 @@ from openlimit.errors import (
     LimiterUnavailable,
     OpenLimitError,
     UnknownModel,
+    UnknownReservation,
     WaitTooLong,
 )
 from openlimit.leaky_bucket import Decision
@@ -31,6 +32,7 @@ ERRORS = st.one_of(
     st.builds(CostExceedsLimit, TEXT, NUMBERS, NUMBERS),
     st.builds(WaitTooLong, st.integers(0, 10**12).map(lambda wait: wait / 1e6), TEXT),
     st.builds(UnknownModel, TEXT),
+    st.builds(UnknownReservation, TEXT, st.booleans()),
     st.builds(InvalidRequest, TEXT, TEXT),
 )
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import grpc
 
+from openlimit import wire
 from openlimit.errors import InvalidRequest, LimiterUnavailable
-from openlimit.leaky_bucket import Decision, Limit, new
+from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
-from openlimit.stores import Demand, Store, Withdrawal
+from openlimit.stores import Demand, Observation, Pause, Settlement, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call, Cancellation, Observed, Penalty, Release, Settlement
+from openlimit.wire import Call, Cancellation, Observed, Penalty, Release
 
 _log = logging.getLogger(__name__)
 
@@ -64,28 +65,38 @@ class _LocalLimiter(RateLimiter):
         return outcome
 
     def cancel(self, decision: Decision) -> None:
-        self._store.give_back(Withdrawal(self._bucket, self._limits, decision.reservation_id))
+        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
 
     def settle(
         self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
     ) -> None:
-        raise NotImplementedError  # until the stores know it
+        costs = self._charges(reserved)
+        actual = [
+            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
+        ]
+        self._store.tell(
+            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
+        )
 
     def release(self, decision: Decision) -> None:
         """Nothing to do: concurrency is not limited here."""
 
     def _penalize(self, model: str, retry_after: float) -> None:
-        raise NotImplementedError
+        self._store.tell(Pause(self._bucket, self._limits, round(retry_after * SECOND)))
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        raise NotImplementedError
+        left = [remaining.get(limit.unit, inf) for limit in self._limits]
+        self._store.tell(Observation(self._bucket, self._limits, left))
 
     def close(self) -> None:
         self._store.close()
 
     def _demand(self, costs: Mapping[str, int]) -> Demand:
-        charges = [costs[limit.unit] for limit in self._limits]
+        charges = self._charges(costs)
         return Demand(self._bucket, self._limits, charges, inf, secrets.token_hex(8))
+
+    def _charges(self, costs: Mapping[str, int]) -> list[int]:
+        return [costs[limit.unit] for limit in self._limits]
 
 
 class ChatRateLimiter(_LocalLimiter):
@@ -258,7 +269,7 @@ class RemoteLimiter(RateLimiter):
     def settle(
         self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
     ) -> None:
-        self._buckets.tell(Settlement(decision.reservation_id, self._key, used))
+        self._buckets.tell(wire.Settlement(decision.reservation_id, self._key, used))
 
     def release(self, decision: Decision) -> None:
         self._buckets.tell(Release(decision.reservation_id, self._key))

@@ -93,7 +93,7 @@ class Reservation:
 
     def cancel(self) -> None:
         """The call was not made and will not be: give back all that was reserved, like settle."""
-        self._settle(dict.fromkeys(self.costs, 0))
+        self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
 
     def __enter__(self) -> Self:
         decision = None

@@ -18,6 +18,7 @@ from openlimit.errors import (
     LimiterUnavailable,
     OpenLimitError,
     UnknownModel,
+    UnknownReservation,
     WaitTooLong,
 )
 from openlimit.leaky_bucket import SECOND
@@ -39,6 +40,12 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
         case UnknownModel():
             code = grpc.StatusCode.NOT_FOUND
             details = [_info("UNKNOWN_MODEL", model=error.model)]
+        case UnknownReservation():
+            code = grpc.StatusCode.NOT_FOUND
+            known = {"reservation_id": error.reservation_id}
+            if error.expired:
+                known["expired"] = "true"
+            details = [_info("UNKNOWN_RESERVATION", **known)]
         case CostExceedsLimit(unit=unit):
             code = grpc.StatusCode.INVALID_ARGUMENT
             cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
@@ -111,6 +118,9 @@ def _declared_error(status: Status) -> OpenLimitError | None:
     match info.reason if info.domain == DOMAIN else "":
         case "UNKNOWN_MODEL":
             return UnknownModel(info.metadata["model"])
+        case "UNKNOWN_RESERVATION":
+            expired = info.metadata["expired"] == "true"
+            return UnknownReservation(info.metadata["reservation_id"], expired)
         case "COST_EXCEEDS_LIMIT":
             unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
             return CostExceedsLimit(unit, float(cost), float(amount))

@@ -1,28 +1,39 @@
 """From a request to its policy, its bucket and the store's decision."""
 
-import os
+import asyncio
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import filterfalse
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
-from openlimit import items
-from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownModel
+from openlimit import items, stores, wire
+from openlimit.errors import (
+    InvalidRequest,
+    LimiterUnavailable,
+    OpenLimitError,
+    UnknownModel,
+    UnknownReservation,
+)
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
-from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
-from openlimit.wire import Call, Cancellation
+from openlimit.stores import AsyncStore, Demand, Question, Repeat
+from openlimit.wire import Call
+from openlimit_server import reservation_ids
 from openlimit_server.learned_output import LearnedOutput
+from openlimit_server.reservation_ids import Reserved, Signer
 from openlimit_server.settings import PolicySettings
 from openlimit_server.token_costs import TokenCosts
 
-_NONCE = 16  # hexadecimal digits: not to be guessed by another caller
-_RESERVATION_ID = re.compile(rf"[0-9a-f]{{{_NONCE}}}\.(.{{1,4096}})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
 _WILDCARD = re.compile(r"[*?[]")
+# What takes longer to leak, some thousand years, is settled as this: waits stay what is sent.
+_LONGEST = 1e17
+_REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 
 Asked = items.Asked | OpenLimitError
 """What is asked; what is wrong with a request."""
@@ -36,6 +47,8 @@ class _Policy(NamedTuple):
     units: Sequence[str]
     zeros: Sequence[int]
     """As many."""
+    observed: Sequence[str]
+    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
@@ -49,6 +62,7 @@ class Policies:
     def __init__(self, settings: Iterable[PolicySettings], store: AsyncStore) -> None:
         self._policies = [_policy(each) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
+        self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._first_to_name: dict[str, int] = {}
@@ -58,6 +72,9 @@ class Policies:
             if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
                 self._patterns.append((i, re.compile("|".join(patterns))))
         self._store = store
+        self._secrets: list[bytes] = []  # the store's, and those it had before
+        self._reread_at = 0.0
+        self._stamps = reservation_ids.Stamps()
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
@@ -67,66 +84,160 @@ class Policies:
         While the store is away, an acquisition is LimiterUnavailable or, where its policy says so,
         granted at once; then its reservation has no id.
         """
-        nonces = os.urandom(_NONCE // 2 * len(asked)).hex()
+        trouble = None if self._secrets else await self._read_secret()
+        stamp = next(self._stamps)
         answers: list[Answer] = [False] * len(asked)
-        questions: list[Question] = []
+        question: Any
+        questions: list[Any] = []
         places: list[int] = []
+        signers: list[Signer | None] = []
         for place, each in enumerate(asked):
             try:
                 if isinstance(each, Call):
-                    question: Question | None = self._demand(each, nonces, place * _NONCE)
-                elif isinstance(each, Cancellation):
-                    question = self._withdrawal(each.reservation_id)
+                    question, signer = self._demand(each, f"{stamp}{place}")
                 elif isinstance(each, OpenLimitError):
                     raise each
                 else:
-                    raise InvalidRequest("question", "is not served yet")
+                    question, signer = await self._told(each), None
             except OpenLimitError as error:
                 answers[place] = error
                 continue
-            if question:
-                questions.append(question)
-                places.append(place)
-        decided = await self._store.adecide(questions)
-        for place, answer in zip(places, decided, strict=True):
-            answers[place] = answer
-            if isinstance(answer, LimiterUnavailable) and self._may_start(asked[place]):
-                answers[place] = Decision(0, "", "")
+            questions.append(question)
+            places.append(place)
+            signers.append(signer)
+        decided = [trouble] * len(questions) if trouble else await self._store.adecide(questions)
+        for place, question, signer, answer in zip(
+            places, questions, signers, decided, strict=True
+        ):
+            if signer and isinstance(answer, Decision):
+                wait, limited_by, name, _ = answer
+                reservation_id = signer.id_of(name, wait, question.costs)
+                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0))
+            else:
+                answers[place] = self._answer_of(asked[place], answer)
         return answers
 
-    def _demand(self, call: Call, nonces: str, at: int) -> Demand:
-        model, key, costs_by_unit, max_wait, _ = call
-        policy, bucket = self._target(model, key)
+    def _demand(self, call: Call, name: str) -> tuple[Demand, Signer]:
+        model, key, costs_by_unit, max_wait, request_id = call
+        policy, bucket, signer = self._target(model, key)
         if policy.token_costs:
             costs_by_unit = policy.token_costs.of(model, costs_by_unit)
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
-        # The id says where to look for it.
-        reservation_id = f"{nonces[at : at + _NONCE]}.{bucket}"
-        return new(Demand, (bucket, policy.limits, costs, max_wait, reservation_id))
+        if request_id:
+            # Nobody gets another's reservation by guessing, and it is no longer than this.
+            asked = f"{model}\0{key}\0{request_id}".encode()
+            request_id = blake2b(asked, digest_size=12).hexdigest()
+        demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
+        return demand, signer
 
-    def _withdrawal(self, reservation_id: str) -> Withdrawal | None:
-        """None for a policy that is no longer configured."""
-        match = _RESERVATION_ID.fullmatch(reservation_id)
-        if not match:
-            raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-        policy = self._policy_of(bucket := match[1])
-        return policy and Withdrawal(bucket, policy.limits, reservation_id)
+    def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
+        """What the caller is told, where the store has not just granted something."""
+        match answer:
+            case Repeat(wait, limited_by, name, first_wait, costs):
+                signer = self._target(asked.model, asked.key)[2]
+                return Decision(wait, limited_by, signer.id_of(name, first_wait, costs))
+            case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
+                return Decision(0, "", "")
+            case UnknownReservation():
+                return UnknownReservation(asked.reservation_id, answer.expired)
+            case True if isinstance(asked, wire.Settlement) and self._learns:
+                self._learn(asked)
+            case bool() if isinstance(asked, wire.Penalty | wire.Observed):
+                return None
+        return cast(Answer, answer)
 
-    def _may_start(self, asked: Asked) -> bool:
-        return (
-            isinstance(asked, Call) and self._target(asked.model, asked.key)[0].allows_without_store
+    def _may_start(self, call: Call) -> bool:
+        return self._target(call.model, call.key)[0].allows_without_store
+
+    async def _told(self, told: items.Told) -> Question:
+        match told:
+            case wire.Cancellation(reservation_id, key):
+                policy, reserved = await self._reserved(reservation_id, key)
+                return stores.Withdrawal(
+                    reserved.bucket, policy.limits, reserved.name, reserved.lifetime
+                )
+            case wire.Settlement(reservation_id, key, costs):
+                policy, reserved = await self._reserved(reservation_id, key)
+                actual = [
+                    min(costs.get(limit.unit, cost), _LONGEST * limit.rate)
+                    for limit, cost in zip(policy.limits, reserved.costs, strict=True)
+                ]
+                return stores.Settlement(
+                    *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
+                    *(actual, reserved.lifetime),
+                )
+            case wire.Penalty(model, key, retry_after):
+                policy, bucket, _ = self._target(model, key)
+                return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
+            case wire.Observed(model, key, remaining):
+                policy, bucket, _ = self._target(model, key)
+                left = [remaining.get(unit, inf) for unit in policy.observed]
+                return stores.Observation(bucket, policy.limits, left)
+            case _:
+                raise InvalidRequest("question", "limits on concurrency are not served yet")
+
+    async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+        """What an id says of a reservation of this key; raises UnknownReservation."""
+        reserved = reservation_ids.read(reservation_id)
+        policy = self._policy_of(reserved)
+        if policy is None:
+            raise UnknownReservation(reservation_id)
+        if not self._made(reserved, key, policy):
+            await self._reread_secret()  # perhaps of a server that knows a newer one
+            if not self._made(reserved, key, policy):
+                raise UnknownReservation(reservation_id)
+        if not reserved.lifetime:
+            raise UnknownReservation(reservation_id, expired=True)
+        return policy, reserved
+
+    def _policy_of(self, reserved: Reserved) -> _Policy | None:
+        return self._by_name.get(reserved.bucket.partition(":")[0])
+
+    def _learn(self, settlement: wire.Settlement) -> None:
+        """From a call that was settled, once."""
+        reserved = reservation_ids.read(settlement.reservation_id)
+        policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
+        if output is not None and reserved.model and policy and policy.token_costs:
+            policy.token_costs.learn(reserved.model, output)
+
+    def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
+        return any(
+            Signer(policy.units, reserved.bucket, key, secret, reserved.model).made(reserved)
+            for secret in self._secrets
         )
 
-    def _policy_of(self, bucket: str) -> _Policy | None:
-        return self._by_name.get(bucket.partition(":")[0])
+    async def _reread_secret(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._reread_at:
+            self._reread_at = now + _REREAD_AFTER
+            await self._read_secret()
 
-    def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
+    async def _read_secret(self) -> LimiterUnavailable | None:
+        """Agree with all who share the store on the secret that signs ids.
+
+        A Redis that was emptied takes over one that was in use. What an older one has signed stays
+        valid here.
+        """
+        proposed = self._secrets[0] if self._secrets else secrets.token_hex(32).encode()
+        [answer] = await self._store.adecide([stores.Secret(proposed.decode())])
+        if isinstance(answer, LimiterUnavailable):
+            return answer
+        secret = cast(str, answer).encode()
+        if self._secrets[:1] != [secret]:
+            self._secrets = [secret, *(each for each in self._secrets[:2] if each != secret)]
+            self._target.cache_clear()  # its signers know the one before
+        return None
+
+    def _find_target(self, model: str, key: str) -> tuple[_Policy, str, Signer]:
         policy = self._first_that_covers(model)
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        return policy, f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
+        learns = policy.token_costs and policy.token_costs.learned
+        return policy, bucket, Signer(policy.units, bucket, key, secret, model if learns else "")
 
     def _first_that_covers(self, model: str) -> _Policy:
         names_it = self._first_to_name.get(model, len(self._policies))
@@ -150,11 +261,16 @@ def _policy(settings: PolicySettings) -> _Policy:
         limits,
         tuple(limit.unit for limit in limits),
         (0,) * len(limits),
+        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
         _token_costs(settings),
     )
+
+
+def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
+    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
 
 
 def _token_costs(settings: PolicySettings) -> TokenCosts | None:

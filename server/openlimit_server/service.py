@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeVar
 
@@ -9,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit import statuses, wire
+from openlimit import items, statuses, wire
 from openlimit.errors import InvalidRequest, OpenLimitError
 from openlimit.leaky_bucket import Decision
 from openlimit.v1 import rate_limit_pb2
@@ -19,8 +20,6 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
     AcquireStreamRequest,
-    CancelRequest,
-    CancelResponse,
 )
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.streaming import Stream
@@ -29,6 +28,10 @@ SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_na
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _MOST_IN_BATCH = 1000
+# What can be told about a call so far.
+_TOLD = [
+    items.KINDS[each] for each in (wire.Cancellation, wire.Settlement, wire.Penalty, wire.Observed)
+]
 _Request = TypeVar("_Request", bound=Message)
 _Context = ServicerContext[Any, Any]
 
@@ -48,8 +51,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self.acquire, AcquireRequest),
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
-            "Cancel": _unary(self.cancel, CancelRequest),
-        }
+        } | {kind.method: _unary(partial(self.tell, kind), kind.request) for kind in _TOLD}
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -87,9 +89,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         finally:
             self._streams.discard(stream)
 
-    async def cancel(self, request: CancelRequest) -> CancelResponse:
-        told = wire.Cancellation(*wire.read_name(request))
-        return CancelResponse(cancelled=bool(await self._answer(told)))
+    async def tell(self, kind: items.Kind, request: Message) -> Message:
+        answer = await self._answer(kind.read(request))
+        response = kind.response()
+        items.write_outcome(kind, answer, response)
+        return response
 
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.
@@ -102,8 +106,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self._refuse, AcquireRequest),
             "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse, AcquireStreamRequest),
-            "Cancel": _unary(self._refuse, CancelRequest),
-        }
+        } | {kind.method: _unary(self._refuse, kind.request) for kind in _TOLD}
         for stream in self._streams:
             stream.drain()
         seen = -1

@@ -119,7 +119,9 @@ class Stream:
         granted = [
             Cancellation(answer.reservation_id, asked.key)
             for _, asked, answer in self._unwritten
-            if isinstance(asked, Call) and isinstance(answer, Decision) and answer.wait
+            if isinstance(asked, Call) and isinstance(answer, Decision)
+            # By its request id it can be asked for again.
+            if answer.wait and not asked.request_id
         ]
         if granted:
             task = asyncio.get_running_loop().create_task(self._policies.answer(granted))

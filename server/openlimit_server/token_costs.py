@@ -16,6 +16,11 @@ class TokenCosts:
     def __init__(self, learned: LearnedOutput | None) -> None:
         self.learned = learned
 
+    def learn(self, model: str, output: int) -> None:
+        """What a call has really written, in tokens."""
+        if self.learned:
+            self.learned.learn(model, output)
+
     def of(self, model: str, costs: Mapping[str, int]) -> Mapping[str, int]:
         """What a call is charged that says it costs so much.
 
