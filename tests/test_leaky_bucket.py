@@ -152,3 +152,22 @@ def test_too_long_a_wait_is_refused_with_the_wait() -> None:
     assert isinstance(refusal, WaitTooLong)
     assert (refusal.retry_after, refusal.limited_by) == (1.0, "requests")
     assert isinstance(bucket.reserve([1], now=0, max_wait=SECOND), Decision)
+
+
+@given(scenes(), st.data())
+def test_reserving_at_once_is_reserving_one_by_one(scene: Scene, data: st.DataObject) -> None:
+    """Together they are charged exactly where each alone would start right now."""
+    together, alone = Bucket(scene.limits), Bucket(scene.limits)
+    now = 0
+    for ask in scene.asks:
+        now += ask.after
+        costs = [ask.costs] * data.draw(st.integers(1, 5))
+        charged = together.reserve_at_once(costs, now)
+        decisions = [alone.reserve(each, now) for each in costs]
+        if charged:
+            assert all(isinstance(each, Decision) and not each.wait for each in decisions)
+        else:
+            again = [together.reserve(each, now) for each in costs]
+            assert repr(again) == repr(decisions)
+        assert together.at == alone.at
+        assert together.levels == pytest.approx(alone.levels, rel=ROUNDING)

@@ -173,6 +173,25 @@ class Bucket:
         self.at, self.levels, self.limited_by = start, levels, limited_by
         return new(Decision, (wait, limited_by, reservation_id, 0.0))
 
+    def reserve_at_once(self, costs: Sequence[Costs], now: float) -> bool:
+        """Charge several costs, if all may start right now; else charge none. Whether it did.
+
+        It is what as many calls of ``reserve`` come to, in a fraction of the time.
+        """
+        if self.at > now:
+            return False
+        elapsed, levels = now - self.at, []
+        for limit, before, amounts in zip(
+            self.limits, self.levels, zip(*costs, strict=True), strict=True
+        ):
+            level = max(0.0, before - elapsed * limit.rate) + sum(amounts)
+            if level > limit.capacity or max(amounts) > limit.amount:
+                return False
+            levels.append(level)
+        self.at, self.levels, self.limited_by = now, levels, ""
+        self._pending = None  # whatever was has started
+        return True
+
     def cancel(self, reservation_id: str, now: float) -> bool:
         """Give back a reservation that has not started; whether there was one to give back.
 
