@@ -3,7 +3,8 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from hashlib import blake2b
@@ -50,10 +51,22 @@ class _Policy(NamedTuple):
     allows_without_store: bool
 
 
-class Policies:
-    """The server's rules over one store. The first policy that covers a model decides its calls."""
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
 
-    def __init__(self, settings: Iterable[PolicySettings], store: AsyncStore) -> None:
+
+class Policies:
+    """The server's rules over one store. The first policy that covers a model decides its calls.
+
+    ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    """
+
+    def __init__(
+        self,
+        settings: Iterable[PolicySettings],
+        store: AsyncStore,
+        clock: Callable[[], int] = _wall_clock,
+    ) -> None:
         self._policies = [_policy(each) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
         # Most policies name their models in full, and there may be many: those are looked up.
@@ -67,7 +80,8 @@ class Policies:
         self._store = store
         self._secrets: list[bytes] = []  # the store's, and those it had before
         self._reread_at = 0.0
-        self._stamps = reservation_ids.Stamps()
+        self._clock = clock
+        self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
@@ -90,6 +104,8 @@ class Policies:
                     question, signer = self._demand(each, f"{stamp}{place}")
                 elif isinstance(each, OpenLimitError):
                     raise each
+                elif trouble:
+                    raise trouble
                 else:
                     question, signer = await self._told(each), None
             except OpenLimitError as error:
@@ -168,12 +184,14 @@ class Policies:
 
     async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
-        reserved = reservation_ids.read(reservation_id)
+        reserved = reservation_ids.read(reservation_id, self._clock())
         policy = self._by_name.get(reserved.bucket.partition(":")[0])
         if policy is None:
             raise UnknownReservation(reservation_id)
         if not self._made(reserved, key, policy):
-            await self._reread_secret()  # perhaps of a server that knows a newer one
+            # Perhaps of a server that knows a newer one.
+            if trouble := await self._reread_secret():
+                raise trouble
             if not self._made(reserved, key, policy):
                 raise UnknownReservation(reservation_id)
         if not reserved.lifetime:
@@ -186,11 +204,12 @@ class Policies:
             for secret in self._secrets
         )
 
-    async def _reread_secret(self) -> None:
+    async def _reread_secret(self) -> LimiterUnavailable | None:
         now = asyncio.get_running_loop().time()
-        if now >= self._reread_at:
-            self._reread_at = now + _REREAD_AFTER
-            await self._read_secret()
+        if now < self._reread_at:
+            return None
+        self._reread_at = now + _REREAD_AFTER
+        return await self._read_secret()
 
     async def _read_secret(self) -> LimiterUnavailable | None:
         """Agree with all who share the store on the secret that signs ids.
