@@ -69,13 +69,13 @@ def test_models_are_told_apart_and_their_number_is_bounded() -> None:
     assert (model.estimate("first"), model.estimate("m-0"), model.estimate("?")) == (5, inf, inf)
     model.learn("first", 5)
     model.learn("one more", 7)
-    assert len(model) == 1000
+    assert len(model._models) == 1000
     for _ in range(100):
         model.learn("m-0", 9)
     assert (model.estimate("first"), model.estimate("m-0")) == (5, 9)
     for i in range(1000):
         model.learn(f"n-{i}", 7)
-    assert len(model) == 1000
+    assert len(model._models) == 1000
     assert model.estimate("first") == inf
 
 

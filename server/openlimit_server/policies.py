@@ -141,8 +141,9 @@ class Policies:
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         if request_id:
-            # Nobody gets another's reservation by guessing, and it is no longer than this.
-            asked = f"{model}\0{key}\0{request_id}".encode()
+            # Nobody gets another's reservation by guessing, and it is no longer than this. Nothing
+            # is repeated whose costs were of other units.
+            asked = f"{model}\0{key}\0{' '.join(policy.units)}\0{request_id}".encode()
             request_id = blake2b(asked, digest_size=12).hexdigest()
         demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
         return demand, signer
