@@ -6,6 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openlimit.leaky_bucket import Limit
 from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.token_costs import TokenCosts
 
@@ -68,16 +69,21 @@ def test_models_are_told_apart_and_their_number_is_bounded() -> None:
     assert (model.estimate("first"), model.estimate("m-0"), model.estimate("?")) == (5, inf, inf)
     model.learn("first", 5)
     model.learn("one more", 7)
-    assert len(model) == 1000
+    assert len(model._models) == 1000
     for _ in range(100):
         model.learn("m-0", 9)
     assert (model.estimate("first"), model.estimate("m-0")) == (5, 9)
     for i in range(1000):
         model.learn(f"n-{i}", 7)
-    assert len(model) == 1000
+    assert len(model._models) == 1000
     assert model.estimate("first") == inf
 
 
+LIMITS = [
+    Limit.per("input_tokens", 10**9, 60),
+    Limit.per("output_tokens", 10**12, 86400),
+    Limit.per("output_tokens", 10**9, 60),
+]
 COSTS = st.fixed_dictionaries(
     {"requests": st.just(1)},
     optional={"input_tokens": st.integers(0, 10**6), "output_tokens": st.integers(0, 10**6)},
@@ -91,7 +97,7 @@ def test_no_token_is_passed_by(costs: dict[str, int], further: int, expected: in
     given = sum(costs.values()) - 1
     costs["tokens"] = given + further
     model = None if expected is None else learned([expected] * 59)
-    charged = TokenCosts(model).of("m", costs)
+    charged = TokenCosts(LIMITS, model).of("m", costs)
     if not {"input_tokens", "output_tokens"} <= costs.keys():
         assert charged["input_tokens"] + charged["output_tokens"] >= charged["tokens"]
     assert charged["requests"] == 1

@@ -5,12 +5,14 @@ from fnmatch import fnmatchcase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.errors import UnknownModel
-from openlimit.leaky_bucket import Decision
+from openlimit.errors import LimiterUnavailable, UnknownModel, UnknownReservation
+from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call
+from openlimit.stores.redis import RedisBuckets, parse_redis_url
+from openlimit.wire import Call, Cancellation, Observed, Penalty, Settlement
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings
+from tests.clock import FakeClock
 
 PATTERNS = st.text("ab*?[]", min_size=1, max_size=4)
 MODELS = st.text("ab[]", min_size=1, max_size=4)
@@ -35,3 +37,113 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
         assert f".p{matching[0]}:{{" in answer.reservation_id
     else:
         assert isinstance(answer, UnknownModel)
+
+
+TOKENS = PolicySettings.model_validate(
+    {"name": "t", "models": ["*"], "split_by": ["key"], "limits": {"tokens": "60/minute"}}
+)
+
+
+async def granted(policies: Policies, tokens: int, request_id: str = "") -> Decision:
+    """One call of that cost."""
+    call = Call("m", "k", {"requests": 1, "tokens": tokens}, None, request_id)
+    [answer] = await policies.answer([call])
+    assert isinstance(answer, Decision)
+    return answer
+
+
+async def test_a_call_is_settled_within_a_quarter_of_an_hour_from_its_start() -> None:
+    """However long it waited; then it has expired, and keeps its charge."""
+    clock = FakeClock()
+    policies = Policies([TOKENS], MemoryStore(clock), clock)
+    await granted(policies, 60)
+    first, second, third = [await granted(policies, 60) for _ in range(3)]
+    clock.now += int(first.wait) + 900 * SECOND - 1000
+    told = [Settlement(each.reservation_id, "k", {"tokens": 0}) for each in (first, second, third)]
+    assert await policies.answer([told[0], told[0]]) == [True, False]
+    clock.advance(60)
+    assert await policies.answer([told[1]]) == [True]
+    clock.advance(61)
+    for each in (told[2], Cancellation(third.reservation_id, "k"), told[1]):
+        [answer] = await policies.answer([each])
+        assert isinstance(answer, UnknownReservation)
+        assert answer.expired
+
+
+async def test_a_repeat_says_what_is_left_of_the_wait() -> None:
+    """Under the id that was answered first, until a minute after the start."""
+    clock = FakeClock()
+    policies = Policies([TOKENS], MemoryStore(clock), clock)
+    await granted(policies, 60)
+    first = await granted(policies, 10, "r")
+    clock.advance(4)
+    assert await granted(policies, 99, "r") == first._replace(wait=first.wait - 4 * SECOND)
+    clock.advance(60)
+    assert await granted(policies, 10, "r") == Decision(0, "", first.reservation_id)
+    clock.advance(60)
+    again = await granted(policies, 10, "r")
+    assert again.reservation_id != first.reservation_id
+
+
+async def test_a_request_is_not_repeated_under_other_units() -> None:
+    """Its costs would be taken for theirs."""
+    store = MemoryStore(FakeClock())
+    await granted(Policies([TOKENS], store), 0, "r")
+    for limits in ({"tokens": "60/minute", "images": "9/day"}, {"images": "9/day"}):
+        other = PolicySettings.model_validate(
+            {"name": "t", "models": ["*"], "split_by": ["key"], "limits": limits}
+        )
+        policies = Policies([other], store)
+        again = await granted(policies, 0, "r")
+        assert await granted(policies, 0, "r") == again
+        told = Settlement(again.reservation_id, "k", {})
+        assert await policies.answer([told]) == [True]
+
+
+async def test_a_providers_remainder_is_for_the_shortest_period() -> None:
+    """What remains of a minute says nothing about the day."""
+    rules = PolicySettings.model_validate(
+        {
+            "name": "p",
+            "models": ["*"],
+            "limits": {"requests": ["500000/day", "600/minute", "300/30s"], "tokens": "9/day"},
+        }
+    )
+    policies = Policies([rules], MemoryStore(FakeClock()))
+    assert await policies.answer([Observed("m", "", {"requests": 8})]) == [None]
+    waits = [(await granted(policies, 0)).wait for _ in range(10)]
+    assert waits[:8] == [0] * 8  # the burst of a second is ten, of which two are taken
+    assert waits[8:] == [SECOND / 10, SECOND / 5]
+
+
+async def test_policies_made_anew_over_the_same_store_know_its_ids() -> None:
+    """A store has one secret."""
+    store = MemoryStore()
+    one = await granted(Policies([TOKENS], store), 10)
+    told = Settlement(one.reservation_id, "k", {"tokens": 5})
+    assert await Policies([TOKENS], store).answer([told]) == [True]
+    [answer] = await Policies([TOKENS], MemoryStore()).answer([told])
+    assert isinstance(answer, UnknownReservation)
+
+
+async def test_while_the_store_is_away_nothing_is_unknown() -> None:
+    """A server that has not met its store yet says so, whatever it is told or asked; calls start
+    where their policy allows it."""
+    store = RedisBuckets(parse_redis_url("redis://127.0.0.1:1"))
+    memory = Policies([TOKENS], MemoryStore())
+    one = await granted(memory, 10)
+    allowing = TOKENS.model_copy(update={"on_store_failure": "allow"})
+    call = Call("m", "k", {"requests": 1}, None)
+    for rules, start in ((TOKENS, False), (allowing, True)):
+        answers = await Policies([rules], store).answer(
+            [
+                call,
+                Settlement(one.reservation_id, "k", {}),
+                Cancellation(one.reservation_id, "k"),
+                Penalty("m", "k", 1.0),
+                Observed("m", "k", {}),
+            ]
+        )
+        assert (answers[0] == Decision(0, "", "")) is start
+        assert all(isinstance(each, LimiterUnavailable) for each in answers[start:])
+    await store.aclose()

@@ -85,8 +85,18 @@ def test_tokens_that_are_not_told_apart_count_as_both(limiter: RemoteLimiter) ->
             limiter.limit(model="split-known", tokens=rate, units={other: 0}).__enter__()
         assert caught.value.limited_by == unit
         assert 3000 / rate - 2 < caught.value.retry_after <= 3000 / rate
+
+
+def test_no_call_is_refused_for_what_it_has_not_said(limiter: RemoteLimiter) -> None:
+    """More tokens than may be written in a minute may be input: they count as that minute's."""
+    with limiter.limit(model="split-large", tokens=50_000):
+        pass
+    with pytest.raises(WaitTooLong) as caught:
+        limiter.limit(model="split-large", tokens=100, units={"input_tokens": 0}).__enter__()
+    assert caught.value.limited_by == "output_tokens"
+    assert 58 < caught.value.retry_after <= 60
     with pytest.raises(CostExceedsLimit) as too_large:
-        limiter.limit(model="split-known", tokens=6001).__enter__()
+        limiter.limit(model="split-large", tokens=0, units={"output_tokens": 6001}).__enter__()
     assert (too_large.value.unit, too_large.value.amount) == ("output_tokens", 6000)
 
 

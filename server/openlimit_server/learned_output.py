@@ -28,10 +28,6 @@ class LearnedOutput:
     def __init__(self) -> None:
         self._models: OrderedDict[str, _Latest] = OrderedDict()
 
-    def __len__(self) -> int:
-        """How many models are remembered."""
-        return len(self._models)
-
     def learn(self, model: str, output: int) -> None:
         """What a call has really written, in tokens: not negative, below 2**63."""
         latest = self._models.get(model)

@@ -3,7 +3,8 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from hashlib import blake2b
@@ -56,10 +57,22 @@ class _Policy(NamedTuple):
     """None where calls are charged as they say."""
 
 
-class Policies:
-    """The server's rules over one store. The first policy that covers a model decides its calls."""
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
 
-    def __init__(self, settings: Iterable[PolicySettings], store: AsyncStore) -> None:
+
+class Policies:
+    """The server's rules over one store. The first policy that covers a model decides its calls.
+
+    ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    """
+
+    def __init__(
+        self,
+        settings: Iterable[PolicySettings],
+        store: AsyncStore,
+        clock: Callable[[], int] = _wall_clock,
+    ) -> None:
         self._policies = [_policy(each) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
         self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
@@ -74,7 +87,8 @@ class Policies:
         self._store = store
         self._secrets: list[bytes] = []  # the store's, and those it had before
         self._reread_at = 0.0
-        self._stamps = reservation_ids.Stamps()
+        self._clock = clock
+        self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
@@ -97,6 +111,8 @@ class Policies:
                     question, signer = self._demand(each, f"{stamp}{place}")
                 elif isinstance(each, OpenLimitError):
                     raise each
+                elif trouble:
+                    raise trouble
                 else:
                     question, signer = await self._told(each), None
             except OpenLimitError as error:
@@ -125,8 +141,9 @@ class Policies:
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         if request_id:
-            # Nobody gets another's reservation by guessing, and it is no longer than this.
-            asked = f"{model}\0{key}\0{request_id}".encode()
+            # Nobody gets another's reservation by guessing, and it is no longer than this. Nothing
+            # is repeated whose costs were of other units.
+            asked = f"{model}\0{key}\0{' '.join(policy.units)}\0{request_id}".encode()
             request_id = blake2b(asked, digest_size=12).hexdigest()
         demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
         return demand, signer
@@ -179,12 +196,14 @@ class Policies:
 
     async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
-        reserved = reservation_ids.read(reservation_id)
+        reserved = reservation_ids.read(reservation_id, self._clock())
         policy = self._policy_of(reserved)
         if policy is None:
             raise UnknownReservation(reservation_id)
         if not self._made(reserved, key, policy):
-            await self._reread_secret()  # perhaps of a server that knows a newer one
+            # Perhaps of a server that knows a newer one.
+            if trouble := await self._reread_secret():
+                raise trouble
             if not self._made(reserved, key, policy):
                 raise UnknownReservation(reservation_id)
         if not reserved.lifetime:
@@ -196,7 +215,7 @@ class Policies:
 
     def _learn(self, settlement: wire.Settlement) -> None:
         """From a call that was settled, once."""
-        reserved = reservation_ids.read(settlement.reservation_id)
+        reserved = reservation_ids.read(settlement.reservation_id, self._clock())
         policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
         if output is not None and reserved.model and policy and policy.token_costs:
             policy.token_costs.learn(reserved.model, output)
@@ -207,11 +226,12 @@ class Policies:
             for secret in self._secrets
         )
 
-    async def _reread_secret(self) -> None:
+    async def _reread_secret(self) -> LimiterUnavailable | None:
         now = asyncio.get_running_loop().time()
-        if now >= self._reread_at:
-            self._reread_at = now + _REREAD_AFTER
-            await self._read_secret()
+        if now < self._reread_at:
+            return None
+        self._reread_at = now + _REREAD_AFTER
+        return await self._read_secret()
 
     async def _read_secret(self) -> LimiterUnavailable | None:
         """Agree with all who share the store on the secret that signs ids.
@@ -265,7 +285,7 @@ def _policy(settings: PolicySettings) -> _Policy:
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
-        _token_costs(settings),
+        _token_costs(settings, limits),
     )
 
 
@@ -273,8 +293,8 @@ def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
     return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
 
 
-def _token_costs(settings: PolicySettings) -> TokenCosts | None:
+def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
     learns = settings.reserve_output == "learned"
     if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
         return None
-    return TokenCosts(LearnedOutput() if learns else None)
+    return TokenCosts(limits, LearnedOutput() if learns else None)

@@ -10,8 +10,7 @@ and the units of the policy: an id is of no use to others, nor once the policy l
 
 import os
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from itertools import count
@@ -22,7 +21,7 @@ from openlimit.leaky_bucket import SECOND, Costs
 
 _ID = re.compile(
     r"([0-9a-f]{16})\.(([0-9a-f]{12})[0-9a-f]{12}[0-9]{1,5})"
-    r"\.([0-9]{1,20})\.([0-9]{1,20}(?:-[0-9]{1,20})*)\.([^}]{1,4096}})(.{0,256})",
+    r"\.([0-9]{1,20})\.([0-9]{1,20}(?:-[0-9]{1,20})*)\.([^}]{1,2048}})(.{0,256})",
     re.DOTALL,
 )
 _SETTLED_WITHIN = 15 * 60 * SECOND
@@ -33,23 +32,24 @@ _MARGIN = 60 * SECOND
 class Stamps:
     """One for each lot of names: followed by its place in that, a name is unique."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
         self._lots = count(int.from_bytes(os.urandom(6)))
 
     def __next__(self) -> str:
-        return f"{time.time_ns() // 1_000_000:012x}{next(self._lots) % 2**48:012x}"
+        return f"{self._clock() // 1000:012x}{next(self._lots) % 2**48:012x}"
 
 
 class Signer:
     """Makes the ids of one bucket for one key, and for one model where they are to tell it."""
 
-    __slots__ = ("_format", "_mac", "_units")
+    __slots__ = ("_format", "_limits", "_mac")
 
     def __init__(
         self, units: Sequence[str], bucket: str, key: str, secret: bytes, model: str = ""
     ) -> None:
-        self._units = len(units)
-        costs = "-".join(["%d"] * self._units)
+        self._limits = len(units)
+        costs = "-".join(["%d"] * self._limits)
         self._format = f"%s.%d.{costs}.{(bucket + model).replace('%', '%%')}"
         # What all its ids have in common; copying it takes a tenth of the time.
         common = f"{' '.join(units)}\0{len(key)}\0{key}".encode()
@@ -64,7 +64,7 @@ class Signer:
 
     def made(self, reserved: "Reserved") -> bool:
         """Whether the id is one of its own."""
-        if len(reserved.costs) != self._units:
+        if len(reserved.costs) != self._limits:
             return False
         made = self.id_of(reserved.name, reserved.wait, reserved.costs)
         return compare_digest(made.encode(), reserved.id.encode())
@@ -83,14 +83,14 @@ class Reserved(NamedTuple):
     """Microseconds from now on for which it has to be remembered; 0 once it has expired."""
 
 
-def read(reservation_id: str) -> Reserved:
+def read(reservation_id: str, now: int) -> Reserved:
     """What the id says, yet to be verified; raises InvalidRequest for what is none."""
     match = _ID.fullmatch(reservation_id)
     if not match:
         raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
     _, name, issued, wait, costs, bucket, model = match.groups()
     end = int(issued, 16) * 1000 + int(wait) + _SETTLED_WITHIN
-    left = end - time.time_ns() // 1000
+    left = end - now
     lifetime = left + _MARGIN if left > 0 else 0
     parsed = [*map(int, costs.split("-"))]
     return Reserved(reservation_id, name, int(wait), parsed, bucket, model, lifetime)
