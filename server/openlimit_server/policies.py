@@ -50,6 +50,8 @@ class _Policy(NamedTuple):
     """As many."""
     observed: Sequence[str]
     """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
+    most: Sequence[float]
+    """What a call is settled as at most."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
@@ -91,6 +93,7 @@ class Policies:
         self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
+        self._signer = lru_cache(_REMEMBERED_TARGETS)(Signer)
 
     async def answer(self, asked: Sequence[Asked]) -> list[Answer]:
         """Decide in order, in one step of the store; refusals are returned, each in its place.
@@ -169,20 +172,22 @@ class Policies:
 
     async def _told(self, told: items.Told) -> Question:
         match told:
+            case wire.Settlement():
+                reservation_id, key, costs_by_unit = told
+                policy, reserved = await self._reserved(reservation_id, key)
+                said = map(costs_by_unit.get, policy.units, reserved.costs)
+                actual = [min(cost, most) for cost, most in zip(said, policy.most, strict=True)]
+                return new(
+                    stores.Settlement,
+                    (
+                        *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
+                        *(actual, reserved.lifetime),
+                    ),
+                )
             case wire.Cancellation(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 return stores.Withdrawal(
                     reserved.bucket, policy.limits, reserved.name, reserved.lifetime
-                )
-            case wire.Settlement(reservation_id, key, costs):
-                policy, reserved = await self._reserved(reservation_id, key)
-                actual = [
-                    min(costs.get(limit.unit, cost), _LONGEST * limit.rate)
-                    for limit, cost in zip(policy.limits, reserved.costs, strict=True)
-                ]
-                return stores.Settlement(
-                    *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
-                    *(actual, reserved.lifetime),
                 )
             case wire.Penalty(model, key, retry_after):
                 policy, bucket, _ = self._target(model, key)
@@ -221,10 +226,11 @@ class Policies:
             policy.token_costs.learn(reserved.model, output)
 
     def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
-        return any(
-            Signer(policy.units, reserved.bucket, key, secret, reserved.model).made(reserved)
-            for secret in self._secrets
-        )
+        for secret in self._secrets:
+            signer = self._signer(policy.units, reserved.bucket, key, secret, reserved.model)
+            if signer.made(reserved):
+                return True
+        return False
 
     async def _reread_secret(self) -> LimiterUnavailable | None:
         now = asyncio.get_running_loop().time()
@@ -257,7 +263,8 @@ class Policies:
         bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         learns = policy.token_costs and policy.token_costs.learned
-        return policy, bucket, Signer(policy.units, bucket, key, secret, model if learns else "")
+        signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
+        return policy, bucket, signer
 
     def _first_that_covers(self, model: str) -> _Policy:
         names_it = self._first_to_name.get(model, len(self._policies))
@@ -282,6 +289,7 @@ def _policy(settings: PolicySettings) -> _Policy:
         tuple(limit.unit for limit in limits),
         (0,) * len(limits),
         tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
+        tuple(limit.rate * _LONGEST for limit in limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",

@@ -17,7 +17,7 @@ from itertools import count
 from typing import NamedTuple
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND, Costs
+from openlimit.leaky_bucket import SECOND, Costs, new
 
 _ID = re.compile(
     r"([0-9a-f]{16})\.(([0-9a-f]{12})[0-9a-f]{12}[0-9]{1,5})"
@@ -93,4 +93,4 @@ def read(reservation_id: str, now: int) -> Reserved:
     left = end - now
     lifetime = left + _MARGIN if left > 0 else 0
     parsed = [*map(int, costs.split("-"))]
-    return Reserved(reservation_id, name, int(wait), parsed, bucket, model, lifetime)
+    return new(Reserved, (reservation_id, name, int(wait), parsed, bucket, model, lifetime))
