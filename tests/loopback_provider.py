@@ -193,7 +193,8 @@ def _response(body: Json) -> Json:
     }
 
 
-def _message(body: Json) -> Json:
+def message(body: Json) -> Json:
+    """What Anthropic answers."""
     return {
         "id": "msg-1",
         "type": "message",
@@ -225,7 +226,7 @@ def _chat_events(body: Json) -> list[Json | str]:
 
 def _response_events(body: Json) -> list[Json | str]:
     whole = _response(body)
-    begun = whole | {"status": "in_progress", "output": [], "usage": None}
+    begun = whole | {"output": [], "usage": None}
     item = whole["output"][0] | {"status": "in_progress", "content": []}
     part = {"type": "output_text", "text": "", "annotations": []}
     at = {"item_id": "m-1", "output_index": 0, "content_index": 0}
@@ -245,12 +246,16 @@ def _response_events(body: Json) -> list[Json | str]:
 
 
 def _message_events(body: Json) -> list[Json | str]:
-    begun = {"content": [], "stop_reason": None, "usage": MESSAGE_USAGE | {"output_tokens": 1}}
+    begun: Json = {
+        "content": [],
+        "stop_reason": None,
+        "usage": MESSAGE_USAGE | {"output_tokens": 1},
+    }
     block = {"type": "text", "text": ""}
     delta = {"type": "text_delta", "text": "Hi"}
     end = {"stop_reason": "end_turn", "stop_sequence": None}
     return [
-        {"type": "message_start", "message": _message(body) | begun},
+        {"type": "message_start", "message": message(body) | begun},
         {"type": "content_block_start", "index": 0, "content_block": block},
         {"type": "content_block_delta", "index": 0, "delta": delta},
         {"type": "content_block_stop", "index": 0},
@@ -263,7 +268,7 @@ _DOCUMENTS = {
     "completions": lambda body: _text(body) if "prompt" in body else _chat(body),
     "embeddings": _embedding,
     "responses": _response,
-    "messages": _message,
+    "messages": message,
 }
 _EVENTS = {
     "completions": _chat_events,
