@@ -1,69 +1,54 @@
 """A provider on loopback, and a real limiter that also writes down what it is told."""
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from openlimit import ChatRateLimiter, Reservation
+from openlimit import ChatRateLimiter
 from openlimit.leaky_bucket import Decision
-from openlimit.usage import units_of
 from tests.loopback_provider import Provider, serving
 
 
 class Witness(ChatRateLimiter):
-    """A limiter with more room than any test needs."""
+    """A limiter with room for any test. What becomes of the calls is written down, no more."""
 
     def __init__(self) -> None:
         super().__init__(request_limit=10**6, token_limit=10**9, bucket_size_in_seconds=60)
         self.charged: list[tuple[str, int]] = []
         """Model and tokens of each call, in order."""
+        self.settled: list[dict[str, int]] = []
+        self.over = 0
+        """How many slots are free again, as if concurrency were limited."""
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
-        self.settled: list[dict[str, int]] = []
-        self.released = 0
-        """How many reservations are over."""
 
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         self.charged.append((model, costs["tokens"]))
-        return super().reserve(model, costs)
+        return super().reserve(model, costs)._replace(lease=30)
 
-    def areserve(self, model: str, costs: Mapping[str, int]) -> Coroutine[Any, Any, Decision]:
+    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         self.charged.append((model, costs["tokens"]))
-        return super().areserve(model, costs)
+        return (await super().areserve(model, costs))._replace(lease=30)
 
-    def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        self.settled.append(dict(used))
+        self.over += 1
+
+    def release(self, decision: Decision) -> None:
+        self.over += 1
+
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
         self.observed.append((dict(remaining), model))
-        super().observe(remaining, model)
 
-    def penalize(self, retry_after: float, model: str = "") -> None:
+    def _penalize(self, model: str, retry_after: float) -> None:
         self.penalties.append((retry_after, model))
-        super().penalize(retry_after, model)
 
 
 @pytest.fixture
-def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
-    """What the reservations are told is written down as well; each is to be released once over."""
-    witness = Witness()
-    over: set[int] = set()
-
-    def settle(reservation: Reservation, usage: object) -> None:
-        real_settle(reservation, usage)
-        if usage is not None:
-            witness.settled.append(units_of(usage))
-
-    def release(reservation: Reservation) -> None:
-        real_release(reservation)
-        over.add(id(reservation))
-        kept.append(reservation)  # so that no other gets its id
-        witness.released = len(over)
-
-    kept: list[Reservation] = []
-    real_settle: Callable[[Reservation, object], None] = Reservation.settle
-    real_release: Callable[[Reservation], None] = Reservation.release
-    monkeypatch.setattr(Reservation, "settle", settle)
-    monkeypatch.setattr(Reservation, "release", release)
-    return witness
+def witness() -> Witness:
+    return Witness()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_messages_are_charged_as_reserved_and_settled_as_used(
     client.beta.messages.create(**MESSAGE)
     assert witness.charged == [CHARGE] * 6
     assert witness.settled == [USED] * 6
-    assert witness.released == 6
+    assert witness.over == 6
 
 
 async def test_messages_are_limited_in_event_loops_too(
@@ -65,7 +65,7 @@ async def test_messages_are_limited_in_event_loops_too(
         assert await stream.get_final_text() == "Hi"
     assert witness.charged == [CHARGE] * 4
     assert witness.settled == [USED] * 4
-    assert witness.released == 4
+    assert witness.over == 4
 
 
 def test_each_attempt_is_charged_and_the_headers_are_heeded(
@@ -78,7 +78,7 @@ def test_each_attempt_is_charged_and_the_headers_are_heeded(
     assert witness.charged == [CHARGE] * 2
     assert witness.observed == [({"input_tokens": 171}, "claude-test")] * 2
     assert witness.penalties == [(0.02, "claude-test")]
-    assert (witness.settled, witness.released) == ([USED], 2)
+    assert (witness.settled, witness.over) == ([USED], 2)
 
 
 def test_other_requests_pass(client: anthropic.Anthropic, witness: Witness) -> None:
@@ -102,7 +102,7 @@ def test_bedrock_is_limited_whatever_its_requests_look_like_on_their_way(
     ) as client:
         assert client.messages.create(**MESSAGE).usage.output_tokens == 5
     assert "model" not in provider.requests[0]
-    assert (witness.charged, witness.settled, witness.released) == ([CHARGE], [USED], 1)
+    assert (witness.charged, witness.settled, witness.over) == ([CHARGE], [USED], 1)
 
 
 async def test_a_stream_that_is_left_keeps_its_charge(
@@ -114,7 +114,7 @@ async def test_a_stream_that_is_left_keeps_its_charge(
         async for event in stream:
             if event.type == "text":
                 break
-    assert (witness.settled, witness.released) == ([], 1)
+    assert (witness.settled, witness.over) == ([], 1)
 
 
 async def test_a_failed_call_keeps_its_charge(
@@ -127,7 +127,7 @@ async def test_a_failed_call_keeps_its_charge(
     provider.hang_up = True
     with pytest.raises(anthropic.APIConnectionError):
         await aclient.messages.create(**MESSAGE)
-    assert (witness.charged, witness.settled, witness.released) == ([CHARGE] * 2, [], 2)
+    assert (witness.charged, witness.settled, witness.over) == ([CHARGE] * 2, [], 2)
 
 
 async def test_a_refusal_reaches_the_caller_as_it_is(provider: Provider, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_every_openai_call_is_charged_as_reserved_and_settled_as_used(
     ]
     embedded = {"tokens": 11, "input_tokens": 11, "output_tokens": 0}
     assert witness.settled == [USED, USED, embedded, USED]
-    assert witness.released == 4
+    assert witness.over == 4
 
 
 async def test_every_openai_call_is_limited_in_event_loops_too(
@@ -97,7 +97,7 @@ async def test_every_openai_call_is_limited_in_event_loops_too(
         [charge(CHAT), charge({"model": "gpt-4o", "prompt": "Hi"}), charge(RESPONSE)]
     )
     assert witness.settled == [USED] * 3
-    assert witness.released == 3
+    assert witness.over == 3
 
 
 def test_a_stream_is_settled_once_it_has_told_its_usage(
@@ -111,7 +111,7 @@ def test_a_stream_is_settled_once_it_has_told_its_usage(
     events = list(client.responses.create(**RESPONSE, stream=True))
     assert [event.type for event in events][-1] == "response.completed"
     assert witness.settled == [USED, USED]
-    assert witness.released == 2
+    assert witness.over == 2
 
 
 async def test_a_stream_is_settled_in_event_loops_too(
@@ -119,17 +119,17 @@ async def test_a_stream_is_settled_in_event_loops_too(
 ) -> None:
     """The same, asynchronous, with the SDK's own context manager too."""
     async for _ in await aclient.chat.completions.create(**CHAT, stream=True, **WITH_USAGE):
-        assert witness.released == 0
+        assert witness.over == 0
     async with aclient.responses.stream(**RESPONSE) as stream:
         assert (await stream.get_final_response()).output_text == "Hi"
     assert witness.settled == [USED, USED]
-    assert witness.released == 2
+    assert witness.over == 2
 
 
 def test_a_stream_without_usage_keeps_its_charge(client: openai.OpenAI, witness: Witness) -> None:
     """The provider was not asked for it."""
     assert len(list(client.chat.completions.create(**CHAT, stream=True))) == 3
-    assert (witness.settled, witness.released) == ([], 1)
+    assert (witness.settled, witness.over) == ([], 1)
 
 
 def test_a_stream_passes_as_it_comes(
@@ -141,8 +141,8 @@ def test_a_stream_passes_as_it_comes(
     provider.finish.clear()
     with client.responses.create(**RESPONSE, stream=True) as stream:
         assert [next(stream).type for _ in range(4)][-1] == "response.output_text.delta"
-        assert witness.released == 0
-    assert (witness.settled, witness.released) == ([], 1)
+        assert witness.over == 0
+    assert (witness.settled, witness.over) == ([], 1)
 
 
 async def test_a_cancelled_stream_keeps_its_charge(
@@ -161,7 +161,7 @@ async def test_a_cancelled_stream_keeps_its_charge(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (witness.settled, witness.released) == ([], 1)
+    assert (witness.settled, witness.over) == ([], 1)
 
 
 def test_anthropics_messages_are_limited(claude: anthropic.Anthropic, witness: Witness) -> None:
@@ -172,7 +172,7 @@ def test_anthropics_messages_are_limited(claude: anthropic.Anthropic, witness: W
         assert stream.get_final_text() == "Hi"
     assert witness.charged == [charge(MESSAGE)] * 3
     assert witness.settled == [USED] * 3
-    assert witness.released == 3
+    assert witness.over == 3
 
 
 async def test_anthropics_messages_are_limited_in_event_loops_too(
@@ -184,7 +184,7 @@ async def test_anthropics_messages_are_limited_in_event_loops_too(
         assert await stream.get_final_text() == "Hi"
     assert witness.charged == [charge(MESSAGE)] * 2
     assert witness.settled == [USED] * 2
-    assert witness.released == 2
+    assert witness.over == 2
 
 
 def test_what_the_headers_say_is_observed(
@@ -223,7 +223,7 @@ def test_each_attempt_is_charged_and_a_429_holds_everybody_back(
     assert witness.charged == [charge(CHAT)] * 3 + [charge(MESSAGE)] * 2
     assert witness.penalties == [(0.02, "gpt-4o"), (0.02, "claude-test")]
     assert witness.settled == [USED, USED]
-    assert witness.released == 5
+    assert witness.over == 5
 
 
 def test_a_429_that_names_no_time_holds_nobody_back(
@@ -233,7 +233,7 @@ def test_a_429_that_names_no_time_holds_nobody_back(
     provider.answers.append(Answer(429))
     with pytest.raises(openai.RateLimitError):
         client.chat.completions.create(**CHAT)
-    assert (witness.penalties, witness.released) == ([], 1)
+    assert (witness.penalties, witness.over) == ([], 1)
 
 
 def test_a_call_whose_connection_breaks_keeps_its_charge(
@@ -243,7 +243,7 @@ def test_a_call_whose_connection_breaks_keeps_its_charge(
     provider.hang_up = True
     with pytest.raises(openai.APIConnectionError):
         client.chat.completions.create(**CHAT)
-    assert (witness.charged, witness.settled, witness.released) == ([charge(CHAT)], [], 1)
+    assert (witness.charged, witness.settled, witness.over) == ([charge(CHAT)], [], 1)
 
 
 def test_other_requests_pass_untouched(client: openai.OpenAI, witness: Witness) -> None:
@@ -251,7 +251,7 @@ def test_other_requests_pass_untouched(client: openai.OpenAI, witness: Witness) 
     client.models.list()
     client._client.post(f"{client.base_url}threads/t-1/messages", json=CHAT)
     client._client.post(f"{client.base_url}messages/count_tokens", json=CHAT)
-    assert (witness.charged, witness.released) == ([], 0)
+    assert (witness.charged, witness.over) == ([], 0)
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b'"text"', b"\xff", b'{"model": 7}'])
@@ -300,7 +300,7 @@ async def test_an_odd_answer_reaches_the_caller_as_it_is(
     async with httpx2.AsyncClient(transport=transport) as client:
         response = await client.post(f"{provider.url}/v1/chat/completions", json=CHAT)
     assert response.content == answer.body
-    assert (witness.settled, witness.released) == ([], 1)
+    assert (witness.settled, witness.over) == ([], 1)
 
 
 def test_an_answer_that_never_came_over_a_wire_is_settled(witness: Witness) -> None:
@@ -309,7 +309,7 @@ def test_an_answer_that_never_came_over_a_wire_is_settled(witness: Witness) -> N
     inner = httpx.MockTransport(lambda _: answer)
     with httpx.Client(transport=LimitedTransport(witness, inner)) as client:
         client.post("http://provider/v1/embeddings", json={"model": "m", "input": "Hi"})
-    assert (witness.settled, witness.released) == ([{"tokens": 16}], 1)
+    assert (witness.settled, witness.over) == ([{"tokens": 16}], 1)
 
 
 def test_closing_the_client_closes_the_transport_inside_and_not_the_limiter(

@@ -37,7 +37,7 @@ async def test_each_call_of_a_model_is_charged(provider: Provider, witness: Witn
     assert [chunk async for chunk in model.astream("Hello!")]
     await model.abatch(["Hello!"] * 3)
     assert witness.charged == [("gpt-4o", 512)] * len(provider.requests) == [("gpt-4o", 512)] * 7
-    assert (witness.settled, witness.released) == ([], 7)
+    assert (witness.settled, witness.over) == ([], 7)
 
 
 async def test_without_blocking_it_says_whether_a_call_may_start(busy: str) -> None:
@@ -68,6 +68,16 @@ async def test_a_refusal_reaches_whoever_calls_the_model(provider: Provider, bus
     assert len(provider.requests) == 1
 
 
+async def test_a_call_frees_its_slot_as_it_starts(witness: Witness) -> None:
+    """LangChain does not say when it ends."""
+    calls = LimitedCalls(witness, model="gpt-4o")
+    assert calls.acquire()
+    assert calls.acquire(blocking=False)
+    assert await calls.aacquire()
+    assert await calls.aacquire(blocking=False)
+    assert witness.over == 4
+
+
 def test_an_estimate_without_sense_is_refused_at_once(witness: Witness) -> None:
     """Not at the first call."""
     with pytest.raises(InvalidRequest, match="tokens"):
@@ -86,5 +96,5 @@ async def test_a_model_that_takes_an_http_client_is_limited_by_its_transports(
             await asyncio.to_thread(model.invoke, "Hello!")
             await model.ainvoke("Hello!")
             assert [chunk async for chunk in model.astream("Hello!", stream_usage=True)]
-    assert len(witness.charged) == witness.released == 3
+    assert len(witness.charged) == witness.over == 3
     assert [units["tokens"] for units in witness.settled] == [16] * 3

@@ -90,7 +90,7 @@ class Attempt:
         with suppress(Exception):  # an odd body or number is not this call's failure: it stays
             usage = self._reader and self._reader.usage(ended=self._ended)
             self.reservation.settle(usage or None)
-        self.reservation.release()
+        self.reservation.__exit__(None, None, None)
 
     def _heed(self, status: int, headers: Mapping[str, str]) -> None:
         model = self.reservation.model

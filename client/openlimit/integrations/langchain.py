@@ -1,10 +1,12 @@
 """A rate limiter for LangChain's chat models: ``ChatOpenAI(rate_limiter=…)``."""
 
+from functools import partial
+
 from langchain_core.rate_limiters import BaseRateLimiter
 
 from openlimit.errors import WaitTooLong
+from openlimit.leaky_bucket import Decision
 from openlimit.rate_limiter import RateLimiter
-from openlimit.reservation import Reservation
 
 __all__ = ["LimitedCalls"]
 
@@ -22,7 +24,8 @@ class LimitedCalls(BaseRateLimiter):
     def __init__(self, limiter: RateLimiter, *, model: str = "", tokens: int = 0) -> None:
         """Raises InvalidRequest if `tokens` is no whole number, 0 or more."""
         self._limiter = limiter
-        self._call = limiter.limit(model=model, tokens=tokens)
+        self._limit = partial(limiter.limit, model=model, tokens=tokens)
+        self._limit()
 
     def __repr__(self) -> str:
         return f"<LimitedCalls of {self._limiter!r}>"
@@ -34,28 +37,30 @@ class LimitedCalls(BaseRateLimiter):
         WaitTooLong; not that if it does not block.
         """
         if blocking:
-            with self._reservation():
+            with self._limit():
                 return True
+        call = self._limit()
         try:
-            decision = self._limiter.reserve(self._call.model, self._call.costs)
+            decision = self._limiter.reserve(call.model, call.costs)
         except WaitTooLong:
             return False
-        if decision.wait:
-            self._limiter.cancel(decision)
-        return not decision.wait
+        return self._starts_now(decision)
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
         """``acquire`` for event loops. A wait that is cancelled gives its place back."""
         if blocking:
-            async with self._reservation():
+            async with self._limit():
                 return True
+        call = self._limit()
         try:
-            decision = await self._limiter.areserve(self._call.model, self._call.costs)
+            decision = await self._limiter.areserve(call.model, call.costs)
         except WaitTooLong:
             return False
+        return self._starts_now(decision)
+
+    def _starts_now(self, decision: Decision) -> bool:
         if decision.wait:
             self._limiter.cancel(decision)
+        else:
+            self._limiter.release(decision)
         return not decision.wait
-
-    def _reservation(self) -> Reservation:
-        return Reservation(self._limiter, self._call.model, self._call.costs)
