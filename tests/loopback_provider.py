@@ -7,6 +7,7 @@ with a usage of 11 tokens in and 5 out, unless ``answers`` has something else fo
 import gzip
 import json
 import threading
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,20 +122,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _events(self, headers: dict[str, str], events: Sequence[Json | str]) -> None:
-        coded = "gzip" in self.headers.get("accept-encoding", "")
-        headers = {"content-type": "text/event-stream", **headers}
-        headers |= {"transfer-encoding": "chunked"} | (
-            {"content-encoding": "gzip"} if coded else {}
-        )
+        headers = {"content-type": "text/event-stream", **headers, "transfer-encoding": "chunked"}
+        coder = None
+        if "gzip" in self.headers.get("accept-encoding", ""):
+            coder = zlib.compressobj(wbits=31)
+            headers["content-encoding"] = "gzip"
         self._head(200, headers)
-        for number, event in enumerate(events):
-            if number == len(events) - 1:
+        for event in events:
+            if event is events[-1]:
                 self.told.finish.wait(30)
             data = _event(event)
-            data = gzip.compress(data) if coded else data
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
-        self.wfile.write(b"0\r\n\r\n")
+            self._chunk(coder.compress(data) + coder.flush(zlib.Z_SYNC_FLUSH) if coder else data)
+        if coder:
+            self._chunk(coder.flush())
+        self._chunk(b"")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -156,9 +161,13 @@ def _error(status: int) -> Json:
 
 
 def _chat(body: Json) -> Json:
-    message = {"role": "assistant", "content": 'I say "usage".', "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice = _choice("message", 'I say "usage".', "stop")
     return _completion(body, "chat.completion", [choice]) | {"usage": CHAT_USAGE}
+
+
+def _choice(kind: str, words: str, finish_reason: str | None) -> Json:
+    said = {"role": "assistant", "content": words, "refusal": None}
+    return {"index": 0, kind: said, "logprobs": None, "finish_reason": finish_reason}
 
 
 def _completion(body: Json, kind: str, choices: list[Json]) -> Json:
@@ -210,18 +219,14 @@ def message(body: Json) -> Json:
 def _chat_events(body: Json) -> list[Json | str]:
     wants_usage = (body.get("stream_options") or {}).get("include_usage")
     usage = {"usage": None} if wants_usage else {}
+    chunk = _completion(body, "chat.completion.chunk", [])
+    words = {"usage": None, ' is "usage".': None, "": "stop"}
     chunks: list[Json | str] = [
-        _completion(
-            body,
-            "chat.completion.chunk",
-            [{"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}],
-        )
-        | usage
-        for word in ("usage", ' is "usage"', ".")
+        chunk | {"choices": [_choice("delta", word, finish_reason)]} | usage
+        for word, finish_reason in words.items()
     ]
-    if wants_usage:
-        chunks.append(_completion(body, "chat.completion.chunk", []) | {"usage": CHAT_USAGE})
-    return [*chunks, "[DONE]"]
+    last: list[Json | str] = [chunk | {"usage": CHAT_USAGE}] if wants_usage else []
+    return [*chunks, *last, "[DONE]"]
 
 
 def _response_events(body: Json) -> list[Json | str]:

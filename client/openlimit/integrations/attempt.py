@@ -15,7 +15,7 @@ from openlimit.integrations.response_usage import UsageReader, reader_of
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
 
-__all__ = ["Attempt"]
+__all__ = ["Attempt", "heed", "reserved"]
 
 # OpenAI's threads have messages as well, at another place than Anthropic's.
 _LIMITED = re.compile(r"/(chat/completions|completions|embeddings|responses|v\d+/messages)/?$")
@@ -48,24 +48,20 @@ class Attempt:
 
         `body` is the parameters, or the bytes as sent. Limited is what is posted to
         ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` and
-        ``…/v1/messages``. Parameters that cannot be counted are for the provider to judge: they
-        are charged as one request, and as tokens once the call is settled.
+        ``…/v1/messages``.
         """
         if method.upper() != "POST" or not _LIMITED.search(path):
             return None
         params = _parsed(body) if isinstance(body, bytes) else body
         if not isinstance(params, Mapping) or not isinstance(model := params.get("model", ""), str):
             return None
-        try:
-            reservation = limiter.limit(**params)
-        except InvalidRequest:
-            reservation = limiter.limit(model=model, tokens=0)
+        reservation = reserved(limiter, model, params)
         return cls(limiter, reservation, streams=params.get("stream") is True)
 
     def answered(self, response: Any) -> bool:
         """Heed the head of a response of httpx or httpx2; whether its body is to follow."""
         headers, read = response.headers, response.is_closed
-        self._heed(response.status_code, headers)
+        heed(self._limiter, self.reservation.model, response.status_code, headers)
         if response.is_success:
             coded = not read and headers.get("content-encoding", "identity") != "identity"
             decode = partial(_decoded, type(response), headers) if coded else None
@@ -92,14 +88,27 @@ class Attempt:
             self.reservation.settle(usage or None)
         self.reservation.__exit__(None, None, None)
 
-    def _heed(self, status: int, headers: Mapping[str, str]) -> None:
-        model = self.reservation.model
-        if left := provider_headers.remaining(headers):
-            self._limiter.observe(left, model)
-        if status == TOO_MANY_REQUESTS:
-            wait = provider_headers.retry_after(headers, time.time())
-            if wait:
-                self._limiter.penalize(wait, model)
+
+def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
+    """The reservation, to be entered, for a call with these parameters.
+
+    Those that cannot be counted are for the provider to judge: they are charged as one request,
+    and as tokens once the call is settled.
+    """
+    try:
+        return limiter.limit(**params)
+    except InvalidRequest:
+        return limiter.limit(model=model, tokens=0)
+
+
+def heed(limiter: RateLimiter, model: str, status: int, headers: Mapping[str, str]) -> None:
+    """Tell the limiter what a response says of the provider's own limits."""
+    if left := provider_headers.remaining(headers):
+        limiter.observe(left, model)
+    if status == TOO_MANY_REQUESTS:
+        wait = provider_headers.retry_after(headers, time.time())
+        if wait:
+            limiter.penalize(wait, model)
 
 
 def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> bytes:

@@ -61,6 +61,6 @@ class LimitedCalls(BaseRateLimiter):
     def _starts_now(self, decision: Decision) -> bool:
         if decision.wait:
             self._limiter.cancel(decision)
-        else:
+        elif decision.lease:
             self._limiter.release(decision)
         return not decision.wait
