@@ -280,6 +280,12 @@ def test_a_call_that_cannot_be_counted_is_charged_once_it_is_settled(
     assert witness.settled == [USED]
 
 
+def test_a_body_cannot_name_its_price(client: openai.OpenAI, witness: Witness) -> None:
+    """What .limit() takes beside a call's own parameters is for callers, not for the wire."""
+    client.chat.completions.create(**CHAT, extra_body={"tokens": 0, "units": {"requests": 0}})
+    assert witness.charged == [charge(CHAT)]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

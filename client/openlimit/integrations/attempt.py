@@ -95,8 +95,9 @@ def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Res
     Those that cannot be counted are for the provider to judge: they are charged as one request,
     and as tokens once the call is settled.
     """
+    counted = {name: value for name, value in params.items() if name not in {"tokens", "units"}}
     try:
-        return limiter.limit(**params)
+        return limiter.limit(**counted)
     except InvalidRequest:
         return limiter.limit(model=model, tokens=0)
 
