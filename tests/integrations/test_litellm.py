@@ -2,26 +2,21 @@
 
 import asyncio
 import gc
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import litellm
 import openai
 import pytest
+from litellm.llms.custom_httpx.http_handler import HTTPHandler
 
 from openlimit import RemoteLimiter, WaitTooLong
+from openlimit.integrations.litellm import LimitedLogger
 from openlimit.token_counting import count_tokens
 from tests.integrations.conftest import Witness
 from tests.loopback_provider import Answer, Provider
 from tests.server_process import serving_policies
-
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it would download one
-
-import litellm
-from litellm.llms.custom_httpx.http_handler import HTTPHandler
-
-from openlimit.integrations.litellm import LimitedLogger
 
 untyped: Any = litellm
 

@@ -37,7 +37,7 @@ class LimitedMiddleware(Middleware):
         attempt.reservation.__enter__()
         try:
             response = call_next(_uncompressed(request) if attempt.streams else request)
-            follow(attempt, response.http_response)
+            follow(attempt, response.http_response, sync=True)
         except BaseException:
             attempt.closed()
             raise
@@ -53,7 +53,7 @@ class LimitedMiddleware(Middleware):
         await attempt.reservation.__aenter__()
         try:
             response = await call_next(_uncompressed(request) if attempt.streams else request)
-            follow(attempt, response.http_response)
+            follow(attempt, response.http_response, sync=False)
         except BaseException:
             attempt.closed()
             raise

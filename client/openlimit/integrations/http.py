@@ -99,7 +99,7 @@ class LimitedTransport(_Limited, _Sync):
             return transport.handle_request(request)
         attempt.reservation.__enter__()
         try:
-            return follow(attempt, transport.handle_request(request))
+            return follow(attempt, transport.handle_request(request), sync=True)
         except BaseException:
             attempt.closed()
             raise
@@ -137,7 +137,7 @@ class AsyncLimitedTransport(_Limited, _Async):
             return await transport.handle_async_request(request)
         await attempt.reservation.__aenter__()
         try:
-            return follow(attempt, await transport.handle_async_request(request))
+            return follow(attempt, await transport.handle_async_request(request), sync=False)
         except BaseException:
             attempt.closed()
             raise
@@ -162,10 +162,9 @@ class AsyncLimitedTransport(_Limited, _Async):
             await self._transport.__aexit__(exc_type, exc_value, traceback)
 
 
-def follow(attempt: Attempt, response: Any) -> Any:
+def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
     """The response, whose body the attempt follows as it is read."""
     if attempt.answered(response):
-        sync = hasattr(response.stream, "__iter__")
         body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
         kind = _of_package(body, getattr(_package(response), name))
         response.stream = kind(response.stream, attempt)

@@ -1,11 +1,13 @@
 """Finds the usage in the body of a response while the body passes by. Pure."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 __all__ = ["UsageReader", "reader_of"]
 
+_TELLING = re.compile(rb'"usage"\s*:\s*+(?!null)|"message_stop"')
 _LAST_EVENTS = (
     "message_stop",
     "response.completed",
@@ -82,8 +84,8 @@ class _OfEvents:
         data = line[5:].strip()
         if data == b"[DONE]":
             self._last_seen = True
-        # Most events are a few words of text: quotes within it are escaped, so these are not.
-        elif b'"usage"' in data or b'"message_stop"' in data:
+        # Most events are a few words of text and no usage. Quotes within text are escaped.
+        elif _TELLING.search(data):
             self._learn(_mapping(_parsed(data)))
 
     def _learn(self, event: Mapping[str, Any]) -> None:
