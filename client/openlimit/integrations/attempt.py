@@ -83,7 +83,7 @@ class Attempt:
 
     def closed(self) -> None:
         """Nobody reads on: settle if the usage is known, and free the slot in any case."""
-        with suppress(Exception):  # an odd body or number is not this call's failure: it stays
+        with suppress(Exception):  # an odd body or number fails no call: the charge is kept
             usage = self._reader and self._reader.usage(ended=self._ended)
             self.reservation.settle(usage or None)
         self.reservation.__exit__(None, None, None)
