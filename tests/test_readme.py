@@ -50,7 +50,7 @@ async def test_a_snippet_runs(snippet: str) -> None:
 
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 5
+    assert len(snippets("python")) == 6
     assert len(snippets("yaml")) == 1
 
 
