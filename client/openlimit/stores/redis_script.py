@@ -4,46 +4,52 @@ One call decides any number of questions about one bucket, in order.
 """
 
 from collections.abc import Callable, Sequence
-from hashlib import sha1
-from importlib.resources import files
-from json import JSONEncoder
 from math import inf
+from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Costs, Decision
 from openlimit.stores import Answer, Limits, Question, Withdrawal
+from openlimit.stores.lua import Script, json
+from openlimit.stores.redis_slots import SlotCall
+from openlimit.stores.slots import Departure, Entry, Extension, SlotAnswer, SlotQuestion
 
-SCRIPT = files("openlimit.stores").joinpath("bucket.lua").read_text(encoding="utf-8")
-SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+BUCKET = Script.read("bucket.lua")
 
 # What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
 _MOST_QUESTIONS = 1000
 _YES, _EXCEEDS_LIMIT = 1, 2
-_json = JSONEncoder(separators=(",", ":")).encode
+_OF_SLOTS = frozenset({Entry, Extension, Departure})
 
 
-class ScriptCall:
+class BucketCall:
     """What one call of the script asks of one bucket."""
+
+    script = BUCKET
 
     def __init__(self, key: str, limits: Limits, clock: float | None) -> None:
         self.key = key
         self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
         self._clock = clock
-        self.questions: list[Question] = []
+        self.questions: list[Any] = []
         self.places: list[int] = []
         """Where each of the questions stands among all."""
 
     @property
     def arguments(self) -> tuple[int, str, str]:
         """What follows EVALSHA and the script's name."""
-        # JSON as a whole: redis-py spends microseconds on every argument.
         questions = [_argument(question) for question in self.questions]
         call = {"clock": self._clock, "limits": self._limits, "questions": questions}
-        return 1, self.key, _json(call)
+        return 1, self.key, json(call)
 
     def answers(self, reply: Sequence[int]) -> list[Answer]:
         """One for each of the questions."""
         return list(map(_answer, self.questions, reply[::3], reply[1::3], reply[2::3]))
+
+
+ScriptCall = BucketCall | SlotCall
+AnyQuestion = Question | SlotQuestion
+AnyAnswer = Answer | SlotAnswer
 
 
 def key_of(bucket: str, prefix: str) -> str:
@@ -52,7 +58,7 @@ def key_of(bucket: str, prefix: str) -> str:
 
 
 def script_calls(
-    questions: Sequence[Question], prefix: str, clock: Callable[[], float] | None
+    questions: Sequence[AnyQuestion], prefix: str, clock: Callable[[], float] | None
 ) -> list[ScriptCall]:
     """As few calls as there are buckets, unless one is asked very much.
 
@@ -62,11 +68,13 @@ def script_calls(
     filling: dict[tuple[str, int], ScriptCall] = {}
     calls = []
     for place, question in enumerate(questions):
+        limits = None if type(question) in _OF_SLOTS else cast(Question, question).limits
         # By identity: limits are made once for many demands, and comparing them costs more.
-        target = question.bucket, id(question.limits)
+        target = question.bucket, id(limits)
         call = filling.get(target)
         if call is None or len(call.places) >= _MOST_QUESTIONS:
-            call = ScriptCall(key_of(question.bucket, prefix), question.limits, now)
+            key = key_of(question.bucket, prefix)
+            call = SlotCall(key, now) if limits is None else BucketCall(key, limits, now)
             filling[target] = call
             calls.append(call)
         call.questions.append(question)
