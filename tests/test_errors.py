@@ -11,7 +11,9 @@ EXAMPLES = [
     (errors.WaitTooLong(12.5, "tokens"), "the wait for tokens would be 12.5 s"),
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),
+    (errors.UnknownReservation("r1"), "has expired"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
+    (errors.Queued("t1"), "ask again at once with the request_id 't1'"),
     (errors.LimiterUnavailable("host:1", "refused"), "let calls go on without it"),
 ]
 
@@ -33,4 +35,4 @@ def test_there_is_one_root() -> None:
     """Every public error is an OpenLimitError."""
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
-    assert len(kinds) == 6
+    assert len(kinds) == 8

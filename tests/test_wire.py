@@ -12,6 +12,7 @@ from openlimit.errors import (
     InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
+    Queued,
     UnknownModel,
     WaitTooLong,
 )
@@ -30,6 +31,7 @@ ERRORS = st.one_of(
     st.builds(WaitTooLong, st.integers(0, 10**12).map(lambda wait: wait / 1e6), TEXT),
     st.builds(UnknownModel, TEXT),
     st.builds(InvalidRequest, TEXT, TEXT),
+    st.builds(Queued, TEXT),
 )
 
 
@@ -52,10 +54,11 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
-AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT)
+LEASES = st.just(0.0) | st.integers(1, 10**11).map(lambda ms: ms / 1000)
+AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES)
 
 
-@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT))
+@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES))
 def test_a_decision_survives_the_wire(decision: Decision) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()

@@ -4,7 +4,9 @@
     ├── CostExceedsLimit     the call can never be served: split it or raise the limit
     ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
     ├── UnknownModel         no policy of the server covers the model
+    ├── UnknownReservation   it has expired, is another key's, or has no slot any more
     ├── InvalidRequest       a parameter is missing or malformed
+    ├── Queued               not yet: all slots are taken; only between client and server
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without
 
 Each carries its data as attributes, says in its message what to do next, and survives pickling.
@@ -68,6 +70,23 @@ class UnknownModel(OpenLimitError):
         )
 
 
+class UnknownReservation(OpenLimitError):
+    """No reservation of this id is open for the key; nothing was changed.
+
+    Attribute: ``reservation_id``.
+    """
+
+    def __init__(self, reservation_id: str) -> None:
+        super().__init__(reservation_id)
+        self.reservation_id = reservation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the reservation {self.reservation_id!r} is unknown, has expired, is another key's or "
+            "has no slot any more; nothing was changed"
+        )
+
+
 class InvalidRequest(OpenLimitError):
     """A parameter is missing or malformed; nothing was charged.
 
@@ -81,6 +100,24 @@ class InvalidRequest(OpenLimitError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
+
+
+class Queued(OpenLimitError):
+    """As many calls run as the policy lets run at once, and this one has a place in their queue.
+
+    What a server tells a client, which asks again; users never see it. Attribute: ``ticket``, the
+    ``request_id`` with which to ask, for the same place.
+    """
+
+    def __init__(self, ticket: str) -> None:
+        super().__init__(ticket)
+        self.ticket = ticket
+
+    def __str__(self) -> str:
+        return (
+            "all slots are taken and the call waits for one; ask again at once with the "
+            f"request_id {self.ticket!r}, or its place is lost"
+        )
 
 
 class LimiterUnavailable(OpenLimitError):

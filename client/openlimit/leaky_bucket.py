@@ -73,6 +73,8 @@ class Decision(NamedTuple):
     """The unit that sets the wait; empty when there is none."""
     reservation_id: str
     """Names the reservation, to cancel it before its start."""
+    lease: float = 0.0
+    """Seconds from the start for which the call holds its slot; 0 where none is needed."""
 
 
 new = tuple.__new__
@@ -156,7 +158,7 @@ class Bucket:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
         self.at, self.levels, self.limited_by = start, levels, limited_by
-        return new(Decision, (wait, limited_by, reservation_id))
+        return new(Decision, (wait, limited_by, reservation_id, 0.0))
 
     def cancel(self, reservation_id: str, now: float) -> bool:
         """Give back a reservation that has not started; whether there was one to give back.

@@ -17,7 +17,9 @@ from openlimit.errors import (
     InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
+    Queued,
     UnknownModel,
+    UnknownReservation,
     WaitTooLong,
 )
 from openlimit.leaky_bucket import SECOND
@@ -39,6 +41,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
         case UnknownModel():
             code = grpc.StatusCode.NOT_FOUND
             details = [_info("UNKNOWN_MODEL", model=error.model)]
+        case UnknownReservation():
+            code = grpc.StatusCode.NOT_FOUND
+            details = [_info("UNKNOWN_RESERVATION", reservation_id=error.reservation_id)]
         case CostExceedsLimit(unit=unit):
             code = grpc.StatusCode.INVALID_ARGUMENT
             cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
@@ -51,6 +56,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
             details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+        case Queued():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            details = [_info("QUEUED", ticket=error.ticket)]
         case LimiterUnavailable():  # what to do about it, the client knows
             code = grpc.StatusCode.UNAVAILABLE
             details = [_info("UNAVAILABLE")]
@@ -111,6 +119,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
     match info.reason if info.domain == DOMAIN else "":
         case "UNKNOWN_MODEL":
             return UnknownModel(info.metadata["model"])
+        case "UNKNOWN_RESERVATION":
+            return UnknownReservation(info.metadata["reservation_id"])
         case "COST_EXCEEDS_LIMIT":
             unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
             return CostExceedsLimit(unit, float(cost), float(amount))
@@ -121,6 +131,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
             retry = _detail(status, RetryInfo())
             wait = microseconds(retry.retry_delay) / SECOND
             return WaitTooLong(wait, info.metadata["limited_by"])
+        case "QUEUED":
+            return Queued(info.metadata["ticket"])
         case _:
             return None
 

@@ -190,7 +190,7 @@ def _read_duration(field: str, value: Duration) -> float:
             "must be a duration that is not negative, "
             f"not {value.seconds} seconds and {value.nanos} nanos",
         )
-    return value.seconds + value.nanos / _NANOS
+    return (value.seconds * _NANOS + value.nanos) / _NANOS  # rounded once
 
 
 def duration(microseconds: float) -> Duration:
@@ -206,20 +206,24 @@ def microseconds(value: Duration) -> int:
 
 def write_decision(decision: Decision, response: AcquireResponse) -> None:
     """Fill an empty message in place, which is twice as fast as by keywords."""
-    wait, limited_by, reservation_id = decision
+    wait, limited_by, reservation_id, lease = decision
     response.reservation_id = reservation_id
     if wait:
         response.limited_by = limited_by
         seconds, rest = divmod(int(wait), SECOND)
         response.wait.seconds = seconds
         response.wait.nanos = rest * 1000
+    if lease:
+        response.wait.SetInParent()  # so that who finds none need not look for a lease
+        response.lease.CopyFrom(duration(lease * SECOND))
 
 
 def read_response(response: AcquireResponse) -> Decision:
     """The decision of a message."""
     if not response.HasField("wait"):
-        return new(Decision, (0, "", response.reservation_id))
-    return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
+        return new(Decision, (0, "", response.reservation_id, 0.0))
+    wait, lease = microseconds(response.wait), microseconds(response.lease) / SECOND
+    return Decision(wait, response.limited_by, response.reservation_id, lease)
 
 
 def write_named(

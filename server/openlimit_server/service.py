@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 
 from openlimit import statuses, wire
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.leaky_bucket import Decision
+from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
@@ -21,9 +21,14 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     CancelRequest,
     CancelResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    RenewRequest,
+    RenewResponse,
 )
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.streaming import Stream
+from openlimit_server.turns import HELD
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
@@ -49,6 +54,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
             "Cancel": _unary(self.cancel, CancelRequest),
+            "Release": _unary(self.release, ReleaseRequest),
+            "Renew": _unary(self.renew, RenewRequest),
         }
 
     def service(
@@ -91,6 +98,15 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         told = wire.Cancellation(*wire.read_name(request))
         return CancelResponse(cancelled=bool(await self._answer(told)))
 
+    async def release(self, request: ReleaseRequest) -> ReleaseResponse:
+        told = wire.Release(*wire.read_name(request))
+        return ReleaseResponse(released=bool(await self._answer(told)))
+
+    async def renew(self, request: RenewRequest) -> RenewResponse:
+        lease = await self._answer(wire.Renewal(*wire.read_name(request)))
+        assert isinstance(lease, float)
+        return RenewResponse(lease=wire.duration(lease * SECOND))
+
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.
 
@@ -103,7 +119,10 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse, AcquireStreamRequest),
             "Cancel": _unary(self._refuse, CancelRequest),
+            "Release": _unary(self._refuse, ReleaseRequest),
+            "Renew": _unary(self._refuse, RenewRequest),
         }
+        self._policies.drain()
         for stream in self._streams:
             stream.drain()
         seen = -1
@@ -112,7 +131,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             await asyncio.sleep(_QUIET)
 
     async def _answer(self, asked: Asked) -> Answer:
-        [answer] = await self._policies.answer([asked])
+        [answer] = await self._policies.answer([asked], HELD)
         if isinstance(answer, OpenLimitError):
             raise answer
         return answer

@@ -6,7 +6,8 @@ not read the answers is not read from.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 import grpc
@@ -17,15 +18,21 @@ from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
-from openlimit.wire import Call, Cancellation
+from openlimit.wire import Call
 from openlimit_server.policies import Answer, Asked, Policies
+from openlimit_server.turns import HELD
 
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
 
 _log = logging.getLogger("openlimit")
 
 # What is given back for clients that are gone; a task needs somebody to hold it.
-_giving_back: set["asyncio.Task[list[Answer]]"] = set()
+_giving_back: set["asyncio.Task[None]"] = set()
+
+
+def _could_not_decide() -> LimiterUnavailable:
+    _log.exception("could not decide")
+    return LimiterUnavailable("", "the server could not decide")
 
 
 class Stream:
@@ -36,6 +43,7 @@ class Stream:
         self._context = context
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
+        self._asker = os.urandom(8).hex()
         self._unwritten: list[tuple[int, Asked | None, Answer | Status]] = []
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
@@ -75,25 +83,50 @@ class Stream:
             room = items.MOST_IN_FLIGHT - self._undecided
             if questions := message.questions[:room]:
                 self._undecided += len(questions)
-                task = asyncio.create_task(self._decide(questions))
-                self._deciding.add(task)
-                task.add_done_callback(self._deciding.discard)
+                self._start(self._decide(questions))
             if too_many := message.questions[room:]:
                 self._answer((each.id, None, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
             while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._deciding.add(task)
+        task.add_done_callback(self._deciding.discard)
+        return task
+
     async def _decide(self, questions: list[Question]) -> None:
         asked = items.read_questions(questions)
+        ids = [each.id for each in questions]
+        apart: set[int] = set()
+
+        def decide_apart(place: int, deciding: Coroutine[Any, Any, Answer]) -> None:
+            apart.add(place)
+            task = self._start(self._decide_alone(ids[place], asked[place], deciding))
+            task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
+
         answers: list[Answer]
         try:
-            answers = await self._policies.answer(asked)
+            answers = await self._policies.answer(asked, HELD, decide_apart, self._asker)
         except Exception:  # a fault of ours must leave nobody without an answer
-            _log.exception("could not decide")
-            answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
-        self._undecided -= len(questions)
-        self._answer(zip([each.id for each in questions], asked, answers, strict=True))
+            answers = [_could_not_decide() for _ in questions]
+        self._undecided -= len(questions) - len(apart)
+        answered = zip(ids, asked, answers, strict=True)
+        if apart:
+            self._answer(each for place, each in enumerate(answered) if place not in apart)
+        else:
+            self._answer(answered)
+
+    async def _decide_alone(
+        self, number: int, asked: Asked, deciding: Coroutine[Any, Any, Answer]
+    ) -> None:
+        try:
+            answer = await deciding
+        except Exception:
+            answer = _could_not_decide()
+        self._undecided -= 1
+        self._answer([(number, asked, answer)])
 
     def _answer(self, answers: Iterable[tuple[int, Asked | None, Answer | Status]]) -> None:
         self._unwritten.extend(answers)
@@ -111,11 +144,12 @@ class Stream:
 
     def _give_back(self) -> None:
         granted = [
-            Cancellation(answer.reservation_id, asked.key)
+            (asked, answer)
             for _, asked, answer in self._unwritten
-            if isinstance(asked, Call) and isinstance(answer, Decision) and answer.wait
+            if isinstance(asked, Call) and isinstance(answer, Decision)
         ]
         if granted:
-            task = asyncio.get_running_loop().create_task(self._policies.answer(granted))
+            giving_back = self._policies.give_back(granted, self._asker)
+            task = asyncio.get_running_loop().create_task(giving_back)
             _giving_back.add(task)
             task.add_done_callback(_giving_back.discard)
