@@ -1,12 +1,15 @@
 """Calls that wait for a slot, on both stores and on two servers of one Redis, as raw clients."""
 
+import asyncio
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import grpc
 import pytest
@@ -19,6 +22,7 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
+from openlimit.stores.slots import MemorySlots, Place
 from openlimit.stream import error_of_call
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
@@ -30,6 +34,7 @@ from openlimit.v1.rate_limit_pb2 import (
     RenewRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server import turns
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving
 from tests.test_streaming import Talk
@@ -312,6 +317,29 @@ def test_all_models_of_a_policy_share_their_slots(stubs: Stubs) -> None:
     with pytest.raises(WaitTooLong):
         acquire(stubs[-1], "all", max_wait=AT_ONCE)
     assert release(stubs[-1], granted)
+
+
+async def test_who_asks_again_is_ahead_of_who_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it was not held for a moment, the next free slot is its own, at once."""
+    monkeypatch.setattr(turns, "_KEEP_EVERY", inf)  # only the first is asked for
+    line = turns.Turns(MemorySlots(), most=1, lease=30)
+    assert await line.enter("b", "running", "me", inf) == Place(0, 0, ANY)
+    first = await line.enter("b", "first", "me", inf, held=0)
+    assert isinstance(first, Place)
+    assert first.ahead == 1
+    second = asyncio.create_task(line.enter("b", "second", "me", inf))
+    await asyncio.sleep(0.06)
+    again = asyncio.create_task(line.enter("b", "first", "me", inf))
+    await asyncio.sleep(0)
+    assert await line.leave("b", "running")
+    place = await again
+    assert isinstance(place, Place)
+    assert not place.ahead
+    assert not second.done()
+    assert await line.leave("b", "first")
+    place = await second
+    assert isinstance(place, Place)
+    assert not place.ahead
 
 
 def test_a_stopping_server_sends_who_waits_to_another(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ per bucket in which somebody waits, however many wait.
 """
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import islice
+from itertools import count
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from openlimit.errors import LimiterUnavailable, WaitTooLong
@@ -23,29 +25,44 @@ HELD = 2.0
 """Seconds for which a caller is held at most."""
 _EVERY = 0.05  # seconds
 _KEEP_EVERY = 1.0  # seconds after which all places are asked for, well before they are lost
+_NO_BRACES = str.maketrans("", "", "{}")
 _WEIGHT = 1 / 8  # of the latest wait in the mean
 
 Reserve = Callable[[float], Awaitable[Answer]]
 """Decides the start of a call that has its slot, within so many microseconds."""
 _T = TypeVar("_T")
+_numbers = count()
 
 
 class _Waiter:
     """A caller that is held."""
 
-    def __init__(self, entry: Entry, ahead: int) -> None:
+    def __init__(self, entry: Entry, place: Place) -> None:
         self.entry = entry._replace(asker="")  # only asking for the first time makes it one's own
-        self.ahead = ahead
+        self.ahead = place.ahead
+        self.order = place.arrival, next(_numbers)
         self.turn: asyncio.Future[Place | LimiterUnavailable | None]
         self.turn = asyncio.get_running_loop().create_future()
 
 
+_order = attrgetter("order")
+
+
 class _Line:
-    """The callers held for one bucket, in the order in which they came."""
+    """The callers held for one bucket, in the order in which they first came."""
 
     def __init__(self) -> None:
-        self.waiters: dict[_Waiter, None] = {}
+        self.waiters: list[_Waiter] = []
         self.wake = asyncio.Event()
+
+    def add(self, waiter: _Waiter) -> None:
+        insort(self.waiters, waiter, key=_order)
+
+    def remove(self, waiter: _Waiter) -> None:
+        """If it is still in."""
+        at = bisect_left(self.waiters, waiter.order, key=_order)
+        if self.waiters[at : at + 1] == [waiter]:
+            del self.waiters[at]
 
     async def tick(self) -> None:
         """Until it is time to ask, the same for all lines, so that they share trips."""
@@ -61,11 +78,11 @@ class _Line:
             assert not isinstance(answer, bool)
             if isinstance(answer, Place) and answer.ahead:
                 waiter.ahead = answer.ahead
-            else:
-                self.waiters.pop(waiter, None)
-                if not waiter.turn.done():
-                    waiter.turn.set_result(answer)
-        return not any(waiter in self.waiters for waiter in asked)
+                continue
+            self.remove(waiter)
+            if not waiter.turn.done():
+                waiter.turn.set_result(answer)
+        return all(waiter.turn.done() for waiter in asked)
 
 
 class Turns:
@@ -114,7 +131,7 @@ class Turns:
         A place that is not inside is kept for whoever asks again by the same name. Cancelled, it
         gives up the slot or place, unless another ``asker`` has asked for that by then.
         """
-        entry = Entry(bucket, name, self._most, self._lease, asker)
+        entry = Entry(_slots_of(bucket), name, self._most, self._lease, asker)
         try:
             [place] = await self._slots.adecide([entry])
             assert not isinstance(place, bool)
@@ -129,28 +146,28 @@ class Turns:
         self, entry: Entry, place: Place, max_wait: float, held: float
     ) -> Place | WaitTooLong | LimiterUnavailable:
         patience = (max_wait - place.waited) / SECOND
-        waiter = _Waiter(entry, place.ahead)
+        waiter = _Waiter(entry, place)
         if patience > 0 and held > 0 and not self._draining:
             line = self._line(entry.bucket)
-            line.waiters[waiter] = None
+            line.add(waiter)
             try:
                 await asyncio.wait([waiter.turn], timeout=min(patience, held))
             finally:
-                line.waiters.pop(waiter, None)
+                line.remove(waiter)
         if waiter.turn.done() and (turn := waiter.turn.result()):
             if isinstance(turn, Place) and turn.waited > place.waited:
                 sample = (turn.waited - place.waited) / place.ahead
                 self._pace += (sample - self._pace) * _WEIGHT
             return turn
         if patience > (0 if self._draining else held):
-            return Place(waiter.ahead, place.waited)
+            return place
         await self.leave(entry.bucket, entry.name, entry.asker)
         return WaitTooLong(waiter.ahead * self._pace / SECOND)
 
     async def extend(self, bucket: str, name: str, wait: float = 0) -> bool | LimiterUnavailable:
         """Begin the lease anew, ``wait`` microseconds from now; whether a slot is held."""
         [held] = await self._slots.adecide(
-            [Extension(bucket, name, self._most, self._lease + wait)]
+            [Extension(_slots_of(bucket), name, self._most, self._lease + wait)]
         )
         assert not isinstance(held, Place)
         return held
@@ -169,9 +186,10 @@ class Turns:
         return self._start(self._leave(bucket, name, asker))
 
     async def _leave(self, bucket: str, name: str, asker: str) -> bool | LimiterUnavailable:
-        [left] = await self._slots.adecide([Departure(bucket, name, asker)])
+        departure = Departure(_slots_of(bucket), name, asker)
+        [left] = await self._slots.adecide([departure])
         assert not isinstance(left, Place)
-        if line := self._lines.get(bucket):
+        if line := self._lines.get(departure.bucket):
             line.wake.set()
         return left
 
@@ -196,15 +214,15 @@ class Turns:
         try:
             while line.waiters:
                 await line.tick()
-                count = 1
+                most = 1
                 if loop.time() >= keep_at:
-                    keep_at, count = loop.time() + _KEEP_EVERY, len(line.waiters)
+                    keep_at, most = loop.time() + _KEEP_EVERY, len(line.waiters)
                 # Who is behind one that has to wait has to wait as well.
-                while asked := [*islice(line.waiters, count)]:
+                while asked := line.waiters[:most]:
                     entries = [waiter.entry for waiter in asked]
                     if not line.deliver(asked, await self._slots.adecide(entries)):
                         break
-                    count *= 2
+                    most *= 2
         finally:
             del self._lines[bucket]
 
@@ -213,3 +231,9 @@ class Turns:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+def _slots_of(bucket: str) -> str:
+    """The bucket's name where its slots are: a hash tag of Redis as a whole, since they have
+    several keys, and the tag of the bucket itself is empty where the policy is not split."""
+    return f"{{{bucket.translate(_NO_BRACES)}}}"

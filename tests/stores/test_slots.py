@@ -114,6 +114,7 @@ async def test_to_ask_again_changes_nothing(slots: AsyncSlots, clock: FakeClock)
     for place in places[::2]:
         assert isinstance(place, Place)
         assert place.waited == pytest.approx(2 * SECOND, abs=2)
+        assert place.arrival == pytest.approx(clock.now - 2 * SECOND, abs=2)
 
 
 async def test_whoever_is_entitled_need_not_wait_for_another(slots: AsyncSlots) -> None:
@@ -243,7 +244,7 @@ def test_never_more_inside_than_slots(scene: list[tuple[int, SlotQuestion]]) -> 
             case Entry():
                 place = slots.enter(question, now)
                 if name in left or name in held:
-                    assert place == Place(0, 0)
+                    assert place == Place(0)
                     continue
                 queue[name] = now
                 before = [*queue].index(name)

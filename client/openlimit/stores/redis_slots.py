@@ -49,7 +49,7 @@ class SlotCall:
 
     def answers(self, reply: Sequence[int]) -> list[SlotAnswer]:
         """One for each of the questions."""
-        return list(map(_answer, self.questions, reply[::2], reply[1::2]))
+        return list(map(_answer, self.questions, reply[::3], reply[1::3], reply[2::3]))
 
 
 def _argument(question: SlotQuestion) -> tuple[str | float, ...]:
@@ -62,5 +62,5 @@ def _argument(question: SlotQuestion) -> tuple[str | float, ...]:
             return name, asker
 
 
-def _answer(question: SlotQuestion, what: int, waited: int) -> Place | bool:
-    return Place(what, waited) if isinstance(question, Entry) else bool(what)
+def _answer(question: SlotQuestion, what: int, waited: int, arrival: int) -> Place | bool:
+    return Place(what, waited, arrival) if isinstance(question, Entry) else bool(what)

@@ -14,8 +14,8 @@
 --            most_left     names
 --            questions     [name, asker, most, lease] enters; [name, most, lease] extends;
 --                          [name, asker] leaves
--- Returns  for each question two integers: how many are ahead, or 1 for what was done and 0 for what
---          was not; the microseconds it has waited.
+-- Returns  for each question three integers: how many are ahead, or 1 for what was done and 0 for
+--          what was not; the microseconds it has waited; when it arrived in the queue.
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years.
 
@@ -94,53 +94,53 @@ end
 
 local function enter(name, asker, most, lease)
   if has_left(name) then
-    return 0, 0
+    return 0, 0, 0
   end
   if asker ~= '' then
     redis.call('HSET', state, 'by:' .. name, asker)
   end
   if held_until(name) then
-    return 0, 0
+    return 0, 0, 0
   end
   local arrival = arrival_of(name)
   local waited, free = math.max(0, now - arrival), free_slots(most)
   local before = redis.call('ZRANK', queue, name)
   if before >= free then
     redis.call('ZADD', asked, exact(now), name)
-    return before - free + 1, waited
+    return before - free + 1, waited, arrival
   end
   leave_queue(name)
   redis.call('ZADD', inside, exact(now + lease), name)
-  return 0, waited
+  return 0, waited, arrival
 end
 
 local function extend(name, most, lease)
   local till = held_until(name)
   if has_left(name) or not till and free_slots(most) <= 0 then
-    return 0, 0
+    return 0, 0, 0
   end
   leave_queue(name)
   redis.call('ZADD', inside, exact(math.max(till or 0, now + lease)), name)
-  return 1, 0
+  return 1, 0, 0
 end
 
 local function leave(name, asker)
   if asker ~= '' and redis.call('HGET', state, 'by:' .. name) ~= asker then
-    return 0, 0
+    return 0, 0, 0
   end
   local was_here = forget(name)
   if asker == '' then
     redis.call('ZADD', left, exact(now + call.left_kept), name)
     redis.call('ZREMRANGEBYRANK', left, 0, -call.most_left - 1)
   end
-  return was_here and 1 or 0, 0
+  return was_here and 1 or 0, 0, 0
 end
 
 local by_size = {[4] = enter, [3] = extend, [2] = leave}
 local answers = {}
 for _, question in ipairs(call.questions) do
-  local what, waited = by_size[#question](unpack(question))
-  answers[#answers + 1], answers[#answers + 2] = what, waited
+  local what, waited, arrival = by_size[#question](unpack(question))
+  answers[#answers + 1], answers[#answers + 2], answers[#answers + 3] = what, waited, arrival
 end
 
 redis.call('HSET', state, 'seen', exact(now), 'shift', exact(shift))

@@ -72,8 +72,10 @@ class Place(NamedTuple):
 
     ahead: int
     """How many have to leave before it gets in; 0: it is inside, or has been and has left."""
-    waited: float
+    waited: float = 0
     """Microseconds in the queue, until it was let in or until now."""
+    arrival: float = 0
+    """Orders the places of a bucket: when it came, on the store's clock."""
 
 
 SlotQuestion = Entry | Extension | Departure
@@ -131,11 +133,11 @@ class Slots:
         """A slot or a place in the queue."""
         _, name, most, lease, asker = entry
         if name in self._left:
-            return Place(0, 0)
+            return Place(0)
         if asker:
             self._askers[name] = asker
         if name in self._inside:
-            return Place(0, 0)
+            return Place(0)
         if waiting := self._queue.get(name):
             arrival = waiting.arrival
         else:
@@ -147,10 +149,10 @@ class Slots:
         self._queue.move_to_end(name)
         waited = max(0, now - arrival)
         if before >= free:
-            return Place(before - free + 1, waited)
+            return Place(before - free + 1, waited, arrival)
         self._remove(name)
         self._hold(name, now + lease)
-        return Place(0, waited)
+        return Place(0, waited, arrival)
 
     def extend(self, extension: Extension, now: float) -> bool:
         """Whether a slot is held from now on."""
