@@ -23,6 +23,7 @@ def test_the_public_names() -> None:
         "RemoteLimiter",
         "Reservation",
         "UnknownModel",
+        "UnknownReservation",
         "WaitTooLong",
     ]
     assert all(getattr(openlimit, name).__doc__ for name in openlimit.__all__)

@@ -10,7 +10,7 @@ from openlimit.leaky_bucket import Decision
 from openlimit.stores.redis import RedisStore
 from openlimit.stores.redis_url import parse_redis_url
 from tests.redis_process import REDIS, VALKEY, serving_redis
-from tests.stores.contract import demand, withdrawal
+from tests.stores.contract import demand, told, withdrawal
 from tests.tls_relay import make_certificates, tls_in_front_of
 
 
@@ -178,7 +178,7 @@ def test_a_user_that_may_do_nothing_else(binary: str) -> None:
         assert isinstance(first, Decision)
         assert isinstance(second, Decision)
         assert second.wait > 0
-        assert store.cancel(withdrawal("b", "b"))
+        assert told(store, withdrawal("b", "b"))
         store.close()
 
 

@@ -14,6 +14,7 @@ from openlimit.errors import (
     OpenLimitError,
     Queued,
     UnknownModel,
+    UnknownReservation,
     WaitTooLong,
 )
 from openlimit.leaky_bucket import Decision
@@ -30,6 +31,7 @@ ERRORS = st.one_of(
     st.builds(CostExceedsLimit, TEXT, NUMBERS, NUMBERS),
     st.builds(WaitTooLong, st.integers(0, 10**12).map(lambda wait: wait / 1e6), TEXT),
     st.builds(UnknownModel, TEXT),
+    st.builds(UnknownReservation, TEXT, st.booleans()),
     st.builds(InvalidRequest, TEXT, TEXT),
     st.builds(Queued, TEXT),
 )

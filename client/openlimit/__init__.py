@@ -6,6 +6,7 @@ from openlimit.errors import (
     LimiterUnavailable,
     OpenLimitError,
     UnknownModel,
+    UnknownReservation,
     WaitTooLong,
 )
 from openlimit.limiters import (
@@ -33,5 +34,6 @@ __all__ = [
     "RemoteLimiter",
     "Reservation",
     "UnknownModel",
+    "UnknownReservation",
     "WaitTooLong",
 ]

@@ -4,7 +4,7 @@
     ├── CostExceedsLimit     the call can never be served: split it or raise the limit
     ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
     ├── UnknownModel         no policy of the server covers the model
-    ├── UnknownReservation   it has expired, is another key's, or has no slot any more
+    ├── UnknownReservation   nothing of that name can be cancelled or settled here
     ├── InvalidRequest       a parameter is missing or malformed
     ├── Queued               not yet: all slots are taken; only between client and server
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without
@@ -71,19 +71,26 @@ class UnknownModel(OpenLimitError):
 
 
 class UnknownReservation(OpenLimitError):
-    """No reservation of this id is open for the key; nothing was changed.
+    """The reservation is not known here, is another key's, or has expired; nothing was changed.
 
-    Attribute: ``reservation_id``.
+    Attributes: ``reservation_id``; ``expired``, whether only its time is over.
     """
 
-    def __init__(self, reservation_id: str) -> None:
-        super().__init__(reservation_id)
+    def __init__(self, reservation_id: str, expired: bool = False) -> None:
+        super().__init__(reservation_id, expired)
         self.reservation_id = reservation_id
+        self.expired = expired
 
     def __str__(self) -> str:
+        if self.expired:
+            return (
+                f"the reservation {self.reservation_id!r} has expired and keeps its charge; settle "
+                "a call within 15 minutes from its start"
+            )
         return (
-            f"the reservation {self.reservation_id!r} is unknown, has expired, is another key's or "
-            "has no slot any more; nothing was changed"
+            f"no reservation {self.reservation_id!r} of this key is known, and nothing was "
+            "changed; pass the id and the key of the acquisition, and expect ids to end when the "
+            "server's limits change, or with a server whose buckets are in memory"
         )
 
 

@@ -150,12 +150,12 @@ def write_answers(
             write_outcome(kind, answer, getattr(message, kind.answer))
 
 
-def write_outcome(kind: Kind, outcome: bool | float | None, response: Any) -> None:
+def write_outcome(kind: Kind, outcome: Outcome, response: Any) -> None:
     """Fill the empty answer to what was told."""
     response.SetInParent()
     if isinstance(outcome, bool):
         setattr(response, kind.answer, outcome)
-    elif outcome is not None:
+    elif isinstance(outcome, float):
         response.lease.CopyFrom(duration(outcome * SECOND))
 
 

@@ -90,10 +90,18 @@ class _Pending(NamedTuple):
     levels: list[float]
     limited_by: str
     version: int
-    credit: list[float]
-    """What was given back while this one was the latest, by limit."""
     given_back: list[float] | None = None
     """What cancelling it gave back; None while it holds."""
+    # What became of the levels while this one was the latest, by limit; going back to before it
+    # must not lose that.
+    credit: list[float] | None = None
+    """What cancelling others gave back."""
+    settled: list[float] | None = None
+    """By how much settlements have changed them, below 0 for less."""
+    floor: list[float] | None = None
+    """What settlements and observations have left in them, however empty they were before."""
+    paused: float = -inf
+    """Until when nothing was to start."""
 
 
 class Bucket:
@@ -179,26 +187,41 @@ class Bucket:
         ]
         self.levels = _less(self.levels, given_back)
         pending[reservation_id] = entry._replace(given_back=given_back)
-        self._pop_cancelled(pending, given_back)
+        self._pop_cancelled(pending, given_back, now)
         return True
 
-    def _pop_cancelled(self, pending: OrderedDict[str, _Pending], credit: list[float]) -> None:
+    def _pop_cancelled(
+        self, pending: OrderedDict[str, _Pending], credit: list[float], now: float
+    ) -> None:
         """Go back to before the latest reservations as far as they are cancelled.
 
-        ``credit`` was given back meanwhile, and must not be charged again on the way.
+        ``credit`` was given back meanwhile, and must not be charged again on the way; nor may what
+        was settled, observed and paused meanwhile be lost.
         """
+        settled = floor = [0.0] * len(credit)
+        paused = now
         while pending:
             reservation_id, last = pending.popitem()
             if last.version != self._version:
                 pending[reservation_id] = last
                 return
-            credit = [old + new for old, new in zip(last.credit, credit, strict=True)]
+            nothing = [0.0] * len(credit)
+            credit = _sum(last.credit or nothing, credit)
+            # After what was done before, so at least what that had left.
+            floor = _most(floor, _sum(last.floor or nothing, settled))
+            settled = _sum(last.settled or nothing, settled)
+            paused = max(last.paused, paused)
             if last.given_back is None:
-                pending[reservation_id] = last._replace(credit=credit)
+                pending[reservation_id] = last._replace(
+                    credit=credit, settled=settled, floor=floor, paused=paused
+                )
                 return
             credit = _less(credit, last.given_back)
-            self.at, self.limited_by = last.at, last.limited_by
-            self.levels = _less(last.levels, credit)
+            self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
+            # First all that leaks: a raise must not leak away with what was there before it.
+            self._leak_until(paused)
+            left = _sum(_less(self.levels, credit), settled)
+            self.levels = _most(left, floor)
             self._version -= 1
 
     def relimit(self, limits: Sequence[Limit]) -> None:
@@ -213,25 +236,51 @@ class Bucket:
             self._version += 1
         self.limits = limits
 
+    def is_waiting(self, reservation_id: str, now: float) -> bool:
+        """Whether it is known that this reservation has still to start."""
+        entry = self._pending.get(reservation_id) if self._pending else None
+        return entry is not None and entry.given_back is None and entry.start > now
+
     def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
         """Replace what a started call reserved by what it really cost."""
-        self._correct(now)
-        self.levels = [
-            max(0.0, level + cost - estimate)
-            for level, cost, estimate in zip(self.levels, actual, reserved, strict=True)
-        ]
+        self._leak_until(now)
+        change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
+        self.levels = _changed(self.levels, change)
+        if last := self._last_pending(now):
+            nothing = [0.0] * len(change)
+            self._replace_last(
+                last._replace(
+                    settled=_sum(last.settled or nothing, change),
+                    floor=_changed(last.floor or nothing, change),
+                )
+            )
 
     def pause(self, until: float, now: float) -> None:
         """Let nothing new start before ``until``: the provider asked for it."""
-        self._correct(max(now, until))
+        if until > now:
+            if last := self._last_pending(now):
+                self._replace_last(last._replace(paused=max(last.paused, until)))
+            self._leak_until(until)
 
-    def observe(self, unit: str, remaining: float, now: float) -> None:
-        """Raise the level of one limit to what the provider says remains; never lower it."""
-        self._correct(now)
-        self.levels = [
-            max(level, limit.capacity - remaining) if limit.unit == unit else level
-            for limit, level in zip(self.limits, self.levels, strict=True)
+    def observe(self, remaining: Sequence[float], now: float) -> None:
+        """Raise the levels to what the provider says remains, by limit; never lower them.
+
+        ``inf`` where it says nothing.
+        """
+        seen = [
+            max(0.0, limit.capacity - left)
+            for limit, left in zip(self.limits, remaining, strict=True)
         ]
+        if not any(seen):
+            return
+        levels = self._leak(max(self.at, now))
+        raised = _most(levels, seen)
+        if raised != levels:
+            self.at, self.levels = max(self.at, now), raised
+        if last := self._last_pending(now):
+            floor = _most(last.floor or seen, seen)
+            if floor != last.floor:
+                self._replace_last(last._replace(floor=floor))
 
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
@@ -246,11 +295,20 @@ class Bucket:
             for limit, level in zip(self.limits, self.levels, strict=True)
         ]
 
-    def _correct(self, until: float) -> None:
-        """Leak until then; what is remembered from before a correction must not undo it."""
-        until = max(self.at, until)
-        self.levels, self.at = self._leak(until), until
-        self._version += 1
+    def _leak_until(self, until: float) -> None:
+        if until > self.at:
+            self.levels, self.at, self.limited_by = self._leak(until), until, ""
+
+    def _last_pending(self, now: float) -> _Pending | None:
+        """What cancelling can go back to before, if the latest start is still to come."""
+        if not self._pending or self.at <= now:
+            return None
+        last = next(reversed(self._pending.values()))
+        return last if last.version == self._version else None
+
+    def _replace_last(self, last: _Pending) -> None:
+        assert self._pending
+        self._pending[next(reversed(self._pending))] = last
 
     def _remember(self, reservation_id: str, start: float, costs: Costs, now: float) -> None:
         """Keep what cancelling needs, and drop what has started."""
@@ -262,11 +320,22 @@ class Bucket:
         pending = self._pending
         while pending and next(iter(pending.values())).start <= now:
             pending.popitem(last=False)
-        nothing = [0.0] * len(costs)
         pending[reservation_id] = _Pending(
-            start, costs, self.at, self.levels, self.limited_by, self._version, nothing
+            start, costs, self.at, self.levels, self.limited_by, self._version
         )
 
 
 def _less(levels: Sequence[float], amounts: Sequence[float]) -> list[float]:
     return [max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)]
+
+
+def _changed(levels: Sequence[float], change: Sequence[float]) -> list[float]:
+    return [max(0.0, level + amount) for level, amount in zip(levels, change, strict=True)]
+
+
+def _sum(some: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [one + other for one, other in zip(some, others, strict=True)]
+
+
+def _most(some: Sequence[float], others: Sequence[float]) -> list[float]:
+    return list(map(max, some, others))

@@ -64,7 +64,7 @@ class _LocalLimiter(RateLimiter):
         return outcome
 
     def cancel(self, decision: Decision) -> None:
-        self._store.give_back(Withdrawal(self._bucket, self._limits, decision.reservation_id))
+        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
 
     def close(self) -> None:
         self._store.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
 from openlimit.leaky_bucket import Decision
 from openlimit.wire import Cancellation
@@ -40,7 +41,9 @@ class CancelMailbox:
         self._owed = owed
 
     def deliver(self, outcomes: Sequence[tuple[Cancellation, Outcome]]) -> None:
-        self._owed.extend(slot for slot, outcome in outcomes if isinstance(outcome, Exception))
+        self._owed.extend(
+            slot for slot, outcome in outcomes if isinstance(outcome, LimiterUnavailable)
+        )
 
 
 Slot = asyncio.Future[Outcome]

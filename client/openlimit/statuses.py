@@ -43,7 +43,10 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             details = [_info("UNKNOWN_MODEL", model=error.model)]
         case UnknownReservation():
             code = grpc.StatusCode.NOT_FOUND
-            details = [_info("UNKNOWN_RESERVATION", reservation_id=error.reservation_id)]
+            known = {"reservation_id": error.reservation_id}
+            if error.expired:
+                known["expired"] = "true"
+            details = [_info("UNKNOWN_RESERVATION", **known)]
         case CostExceedsLimit(unit=unit):
             code = grpc.StatusCode.INVALID_ARGUMENT
             cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
@@ -120,7 +123,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
         case "UNKNOWN_MODEL":
             return UnknownModel(info.metadata["model"])
         case "UNKNOWN_RESERVATION":
-            return UnknownReservation(info.metadata["reservation_id"])
+            expired = info.metadata["expired"] == "true"
+            return UnknownReservation(info.metadata["reservation_id"], expired)
         case "COST_EXCEEDS_LIMIT":
             unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
             return CostExceedsLimit(unit, float(cost), float(amount))

@@ -1,39 +1,39 @@
 """From a request to its policy, its bucket and the store's decision."""
 
-import os
+import asyncio
 import re
-from asyncio import gather
+import secrets
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import filterfalse
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
-from openlimit import items, stores
+from openlimit import items, stores, wire
 from openlimit.errors import (
-    CostExceedsLimit,
-    InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
-    Queued,
     UnknownModel,
     UnknownReservation,
 )
-from openlimit.items import Told
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
-from openlimit.stores import AsyncStore, Demand, Question, Withdrawal
-from openlimit.stores.slots import AsyncSlots, Place
-from openlimit.wire import Call, Cancellation, Release, Renewal
+from openlimit.stores import AsyncStore, Demand, Question, Repeat
+from openlimit.stores.slots import AsyncSlots
+from openlimit.wire import Call
+from openlimit_server import admission, reservation_ids
+from openlimit_server.reservation_ids import Reserved, Signer
 from openlimit_server.settings import PolicySettings
 from openlimit_server.turns import Turns
 
-_NONCE = 16  # hexadecimal digits: not to be guessed by another caller
-_RESERVATION_ID = re.compile(rf"([0-9a-f]{{{_NONCE}}})\.(.{{1,4096}})", re.DOTALL)
 _REMEMBERED_TARGETS = 10_000
 _WILDCARD = re.compile(r"[*?[]")
+# What takes longer to leak, some thousand years, is settled as this: waits stay what is sent.
+_LONGEST = 1e17
+_REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 
 Asked = items.Asked | OpenLimitError
 """What is asked; what is wrong with a request."""
@@ -56,11 +56,26 @@ class _Policy(NamedTuple):
     """Where calls need a slot as well."""
 
 
+_Target = tuple[_Policy, str, Signer]
+"""Where a call is decided: its policy, its bucket, and what makes ids there."""
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
+
+
 class Policies:
-    """The server's rules over one store. The first policy that covers a model decides its calls."""
+    """The server's rules over one store. The first policy that covers a model decides its calls.
+
+    ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    """
 
     def __init__(
-        self, settings: Iterable[PolicySettings], store: AsyncStore, slots: AsyncSlots
+        self,
+        settings: Iterable[PolicySettings],
+        store: AsyncStore,
+        slots: AsyncSlots,
+        clock: Callable[[], int] = _wall_clock,
     ) -> None:
         self._policies = [_policy(each, slots) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
@@ -73,6 +88,10 @@ class Policies:
             if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
                 self._patterns.append((i, re.compile("|".join(patterns))))
         self._store = store
+        self._secrets: list[bytes] = []  # the store's, and those it had before
+        self._reread_at = 0.0
+        self._clock = clock
+        self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
 
@@ -87,55 +106,90 @@ class Policies:
         A call that finds no slot is ``held`` for so many seconds, and then Queued. ``asker`` names
         who asks, for ``give_back``. What ``later`` takes has no answer here.
         """
-        nonces = os.urandom(_NONCE // 2 * len(asked)).hex()
+        if not self._secrets and (trouble := await self._read_secret()):
+            return [self._unanswered(each, trouble) for each in asked]
+        stamp = next(self._stamps)
         answers: list[Answer] = [False] * len(asked)
-        questions: list[Question] = []
+        question: Any
+        questions: list[Any] = []
         places: list[int] = []
+        signers: list[Signer | None] = []
         others: dict[int, Coroutine[Any, Any, Answer]] = {}
         for place, each in enumerate(asked):
             try:
                 if isinstance(each, Call):
-                    policy, bucket = self._target(each.model, each.key)
-                    if policy.turns:
-                        others[place] = self._in_turn(policy.turns, each, held, asker)
+                    target = self._target(each.model, each.key)
+                    if target[0].turns:
+                        others[place] = self._in_turn(target[0].turns, target, each, held, asker)
                         continue
-                    nonce = nonces[place * _NONCE : (place + 1) * _NONCE]
-                    question = _demand(each, policy, bucket, nonce)
+                    question, signer = _demand(target, each, f"{stamp}{place}"), target[2]
                 elif isinstance(each, OpenLimitError):
                     raise each
                 else:
-                    others[place] = self._told(each)
-                    continue
+                    question, signer = await self._told(each), None
+                    if asyncio.iscoroutine(question):
+                        others[place] = question
+                        continue
             except OpenLimitError as error:
                 answers[place] = error
                 continue
             questions.append(question)
             places.append(place)
+            signers.append(signer)
         deciding = self._store.adecide(questions)
         decided = await (_beside(deciding, others, answers, later) if others else deciding)
-        for place, answer in zip(places, decided, strict=True):
-            answers[place] = answer
-            if isinstance(answer, LimiterUnavailable) and self._may_start(asked[place]):
-                answers[place] = Decision(0, "", "")
+        for place, question, signer, answer in zip(
+            places, questions, signers, decided, strict=True
+        ):
+            if signer and isinstance(answer, Decision):
+                wait, limited_by, name, _ = answer
+                reservation_id = signer.id_of(name, wait, question.costs)
+                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0))
+            else:
+                answers[place] = self._answer_of(asked[place], answer)
         return answers
 
-    def _may_start(self, asked: Asked) -> bool:
-        return (
-            isinstance(asked, Call) and self._target(asked.model, asked.key)[0].allows_without_store
-        )
+    def _unanswered(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
+        """What is said where the store was not even asked."""
+        if isinstance(asked, OpenLimitError):
+            return asked
+        try:
+            return self._answer_of(asked, trouble)
+        except UnknownModel as error:
+            return error
+
+    def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
+        """What the caller is told, where the store has not just granted something."""
+        match answer:
+            case Repeat(wait, limited_by, name, first_wait, costs):
+                signer = self._target(asked.model, asked.key)[2]
+                return Decision(wait, limited_by, signer.id_of(name, first_wait, costs))
+            case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
+                return Decision(0, "", "")
+            case UnknownReservation():
+                return UnknownReservation(asked.reservation_id, answer.expired)
+            case bool() if isinstance(asked, wire.Penalty | wire.Observed):
+                return None
+        return cast(Answer, answer)
+
+    def _may_start(self, call: Call) -> bool:
+        return self._target(call.model, call.key)[0].allows_without_store
 
     async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
-        """What was granted to an asker that is gone, as far as it has not started."""
+        """What was granted to an asker that is gone: slots, and what has not started."""
         for call, decision in granted:
-            policy, bucket = self._target(call.model, call.key)
+            policy, bucket, _ = self._target(call.model, call.key)
             if policy.turns and decision.lease:
-                policy.turns.give_up(bucket, decision.reservation_id[:_NONCE], asker)
-        cancelled = [
-            Cancellation(decision.reservation_id, call.key)
-            for call, decision in granted
-            if decision.wait
-        ]
-        await self.answer(cancelled)
+                slot = reservation_ids.read(decision.reservation_id, 0).slot
+                policy.turns.give_up(bucket, slot, asker)
+        await self.answer(
+            [
+                wire.Cancellation(decision.reservation_id, call.key)
+                for call, decision in granted
+                # By its request id it can be asked for again.
+                if decision.wait and not call.request_id
+            ]
+        )
 
     def drain(self) -> None:
         """Hold nobody any more who waits for a slot. Does not block."""
@@ -143,59 +197,111 @@ class Policies:
             if policy.turns:
                 policy.turns.drain()
 
-    async def _in_turn(self, turns: Turns, call: Call, held: float, asker: str) -> Answer:
+    async def _in_turn(
+        self, turns: Turns, target: _Target, call: Call, held: float, asker: str
+    ) -> Answer:
         """The decision of a call that needs a slot."""
-        policy, bucket = self._target(call.model, call.key)
-        ticket = call.request_id or os.urandom(_NONCE).hex()
-        # By it the call is known as long as it waits and runs, also to other servers.
-        name = blake2b(f"{call.key}\n{ticket}".encode(), digest_size=_NONCE // 2).hexdigest()
-        demand = _demand(call, policy, bucket, name)
-        for limit, cost in zip(policy.limits, demand.costs, strict=True):
-            if cost > limit.amount:
-                return CostExceedsLimit(limit.unit, cost, limit.amount)
+        demand, signer = _demand(target, call, ""), target[2]
 
-        async def reserve(max_wait: float) -> Answer:
-            [answer] = await self._store.adecide([demand._replace(max_wait=max_wait)])
-            return answer
+        async def reserve(slot: str, max_wait: float) -> Answer:
+            named = demand._replace(max_wait=max_wait, reservation_id=self._stamps.of_slot(slot))
+            [answer] = await self._store.adecide([named])
+            if isinstance(answer, Decision):
+                wait, _, name, _ = answer
+                return answer._replace(reservation_id=signer.id_of(name, wait, demand.costs))
+            return (
+                answer if isinstance(answer, LimiterUnavailable) else self._answer_of(call, answer)
+            )
 
-        asker = asker or os.urandom(_NONCE).hex()
-        answer = await turns.admit(bucket, name, asker, demand.max_wait, held, reserve)
-        if isinstance(answer, Place):
-            return Queued(ticket)
-        if isinstance(answer, LimiterUnavailable) and policy.allows_without_store:
+        answer = await admission.admit(turns, call, demand, held, asker, reserve)
+        if isinstance(answer, LimiterUnavailable) and self._may_start(call):
             return Decision(0, "", "")
         return answer
 
-    async def _told(self, told: Told) -> Answer:
-        if not isinstance(told, Cancellation | Release | Renewal):
-            return InvalidRequest("question", "is not served yet")
-        match = _RESERVATION_ID.fullmatch(told.reservation_id)
-        if not match:
-            return InvalidRequest("reservation_id", "is not one that Acquire has answered")
-        name, bucket = match[1], match[2]
-        policy = self._by_name.get(bucket.partition(":")[0])
-        turns = policy and policy.turns
-        if isinstance(told, Renewal):
-            held = turns and await turns.extend(bucket, name)
-            if turns and held is True:
-                return turns.lease
-            return held or UnknownReservation(told.reservation_id)
-        if isinstance(told, Release):
-            return await turns.leave(bucket, name) if turns else False
-        if not policy:
-            return False
-        withdrawal = Withdrawal(bucket, policy.limits, told.reservation_id)
-        [answer] = await self._store.adecide([withdrawal])
-        if turns and answer is True:
-            await turns.leave(bucket, name)
-        return answer
+    async def _told(self, told: items.Told) -> Question | Coroutine[Any, Any, Answer]:
+        """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
+        match told:
+            case wire.Penalty(model, key, retry_after):
+                policy, bucket, _ = self._target(model, key)
+                return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
+            case wire.Observed(model, key, remaining):
+                policy, bucket, _ = self._target(model, key)
+                left = [remaining.get(unit, inf) for unit in policy.units]
+                return stores.Observation(bucket, policy.limits, left)
+        policy, reserved = await self._reserved(told.reservation_id, told.key)
+        turns = policy.turns
+        match told:
+            case wire.Release():
+                return turns.leave(reserved.bucket, reserved.slot) if turns else _nothing()
+            case wire.Renewal() if turns:
+                return admission.renew(turns, reserved)
+            case wire.Renewal():
+                raise UnknownReservation(told.reservation_id)
+        if not reserved.lifetime:
+            if turns:
+                turns.give_up(reserved.bucket, reserved.slot)
+            raise UnknownReservation(told.reservation_id, expired=True)
+        question = _closing(told, policy, reserved)
+        if not turns:
+            return question
+        is_over = isinstance(told, wire.Settlement)
+        return admission.close(turns, reserved, self._decide_alone(told, question), is_over)
 
-    def _find_target(self, model: str, key: str) -> tuple[_Policy, str]:
+    async def _decide_alone(self, asked: Asked, question: Question) -> Answer:
+        [answer] = await self._store.adecide([question])
+        return self._answer_of(asked, answer)
+
+    async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+        """What an id says of a reservation of this key; raises UnknownReservation."""
+        reserved = reservation_ids.read(reservation_id, self._clock())
+        policy = self._by_name.get(reserved.bucket.partition(":")[0])
+        if policy is None:
+            raise UnknownReservation(reservation_id)
+        if not self._made(reserved, key, policy):
+            # Perhaps of a server that knows a newer one.
+            if trouble := await self._reread_secret():
+                raise trouble
+            if not self._made(reserved, key, policy):
+                raise UnknownReservation(reservation_id)
+        return policy, reserved
+
+    def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
+        return any(
+            Signer(policy.units, reserved.bucket, key, secret).made(reserved)
+            for secret in self._secrets
+        )
+
+    async def _reread_secret(self) -> LimiterUnavailable | None:
+        now = asyncio.get_running_loop().time()
+        if now < self._reread_at:
+            return None
+        self._reread_at = now + _REREAD_AFTER
+        return await self._read_secret()
+
+    async def _read_secret(self) -> LimiterUnavailable | None:
+        """Agree with all who share the store on the secret that signs ids.
+
+        A Redis that was emptied takes over one that was in use. What an older one has signed stays
+        valid here.
+        """
+        proposed = self._secrets[0] if self._secrets else secrets.token_hex(32).encode()
+        [answer] = await self._store.adecide([stores.Secret(proposed.decode())])
+        if isinstance(answer, LimiterUnavailable):
+            return answer
+        secret = cast(str, answer).encode()
+        if self._secrets[:1] != [secret]:
+            self._secrets = [secret, *(each for each in self._secrets[:2] if each != secret)]
+            self._target.cache_clear()  # its signers know the one before
+        return None
+
+    def _find_target(self, model: str, key: str) -> tuple[_Policy, str, Signer]:
         policy = self._first_that_covers(model)
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        return policy, f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
+        return policy, bucket, Signer(policy.units, bucket, key, secret)
 
     def _first_that_covers(self, model: str) -> _Policy:
         names_it = self._first_to_name.get(model, len(self._policies))
@@ -207,6 +313,31 @@ class Policies:
         if names_it == len(self._policies):
             raise UnknownModel(model)
         return self._policies[names_it]
+
+
+def _demand(target: _Target, call: Call, name: str) -> Demand:
+    _, _, costs_by_unit, max_wait, request_id = call
+    policy, bucket, _ = target
+    costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
+    max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
+    if request_id:
+        # Nobody gets another's reservation by guessing, and it is no longer than this.
+        asked = f"{call.model}\0{call.key}\0{request_id}".encode()
+        request_id = blake2b(asked, digest_size=12).hexdigest()
+    return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
+
+
+def _closing(
+    told: wire.Cancellation | wire.Settlement, policy: _Policy, reserved: Reserved
+) -> Question:
+    name, lifetime = reserved.name, reserved.lifetime
+    if isinstance(told, wire.Cancellation):
+        return stores.Withdrawal(reserved.bucket, policy.limits, name, lifetime)
+    actual = [
+        min(told.costs.get(limit.unit, cost), _LONGEST * limit.rate)
+        for limit, cost in zip(policy.limits, reserved.costs, strict=True)
+    ]
+    return stores.Settlement(reserved.bucket, policy.limits, name, reserved.costs, actual, lifetime)
 
 
 async def _beside(
@@ -221,18 +352,15 @@ async def _beside(
             later(place, other)
         return await deciding
     decided: list[stores.Answer]
-    decided, rest = await gather(deciding, gather(*others.values()))
+    decided, rest = await asyncio.gather(deciding, asyncio.gather(*others.values()))
     for place, answer in zip(others, rest, strict=True):
         answers[place] = answer
     return decided
 
 
-def _demand(call: Call, policy: _Policy, bucket: str, nonce: str) -> Demand:
-    _, _, costs_by_unit, max_wait, _ = call
-    costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
-    max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
-    # The id says where to look for it.
-    return new(Demand, (bucket, policy.limits, costs, max_wait, f"{nonce}.{bucket}"))
+async def _nothing() -> Answer:
+    """What the release of a call is answered that needs no slot."""
+    return False
 
 
 def _policy(settings: PolicySettings, slots: AsyncSlots) -> _Policy:

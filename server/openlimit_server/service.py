@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeVar
 
@@ -9,9 +10,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit import statuses, wire
+from openlimit import items, statuses, wire
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.leaky_bucket import Decision
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
@@ -19,12 +20,6 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
     AcquireStreamRequest,
-    CancelRequest,
-    CancelResponse,
-    ReleaseRequest,
-    ReleaseResponse,
-    RenewRequest,
-    RenewResponse,
 )
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.streaming import Stream
@@ -34,6 +29,7 @@ SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_na
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _MOST_IN_BATCH = 1000
+_TOLD = items.KINDS.values()
 _Request = TypeVar("_Request", bound=Message)
 _Context = ServicerContext[Any, Any]
 
@@ -53,9 +49,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self.acquire, AcquireRequest),
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
-            "Cancel": _unary(self.cancel, CancelRequest),
-            "Release": _unary(self.release, ReleaseRequest),
-            "Renew": _unary(self.renew, RenewRequest),
+        } | {
+            kind.method: _unary(partial(self.tell, kind), kind.request)
+            for kind in items.KINDS.values()
         }
 
     def service(
@@ -94,18 +90,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         finally:
             self._streams.discard(stream)
 
-    async def cancel(self, request: CancelRequest) -> CancelResponse:
-        told = wire.Cancellation(*wire.read_name(request))
-        return CancelResponse(cancelled=bool(await self._answer(told)))
-
-    async def release(self, request: ReleaseRequest) -> ReleaseResponse:
-        told = wire.Release(*wire.read_name(request))
-        return ReleaseResponse(released=bool(await self._answer(told)))
-
-    async def renew(self, request: RenewRequest) -> RenewResponse:
-        lease = await self._answer(wire.Renewal(*wire.read_name(request)))
-        assert isinstance(lease, float)
-        return RenewResponse(lease=wire.duration(lease * SECOND))
+    async def tell(self, kind: items.Kind, request: Message) -> Message:
+        answer = await self._answer(kind.read(request))
+        response = kind.response()
+        items.write_outcome(kind, answer, response)
+        return response
 
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.
@@ -118,10 +107,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self._refuse, AcquireRequest),
             "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse, AcquireStreamRequest),
-            "Cancel": _unary(self._refuse, CancelRequest),
-            "Release": _unary(self._refuse, ReleaseRequest),
-            "Renew": _unary(self._refuse, RenewRequest),
-        }
+        } | {kind.method: _unary(self._refuse, kind.request) for kind in _TOLD}
         self._policies.drain()
         for stream in self._streams:
             stream.drain()

@@ -180,7 +180,7 @@ class Turns:
         return await asyncio.shield(self.give_up(bucket, name, asker))
 
     def give_up(
-        self, bucket: str, name: str, asker: str
+        self, bucket: str, name: str, asker: str = ""
     ) -> "asyncio.Task[bool | LimiterUnavailable]":
         """``leave`` in the background, for a caller that is gone. Does not block."""
         return self._start(self._leave(bucket, name, asker))

@@ -9,7 +9,7 @@ from itertools import count
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.stores import Answer, AsyncStore, Demand, Outcome, Question, Withdrawal
+from openlimit.stores import Answer, AsyncStore, Demand, Outcome, Question
 from openlimit.stores.redis import RedisBuckets, RedisStore
 from openlimit.stores.redis_url import parse_redis_url
 from tests import redis_topologies
@@ -35,12 +35,9 @@ class FromThreads:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._store.reserve, demands)
 
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.cancel, withdrawal)
-
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        return await self._store.adecide(questions)  # has no blocking face
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._store.decide, questions)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._store.close)

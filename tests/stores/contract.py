@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
-from openlimit.stores import Demand, Outcome, Store, Withdrawal
+from openlimit.stores import Answer, AsyncStore, Demand, Question, Store, Withdrawal
 from tests.clock import FakeClock
 from tests.scenes import SHORT_WAITS, Scene, scenes
 
@@ -32,7 +32,19 @@ def withdrawal(bucket: str, name: str) -> Withdrawal:
     return Withdrawal(bucket, LIMITS, name)
 
 
-def waits(outcomes: Sequence[Outcome]) -> list[float]:
+def told(store: Store, question: Question) -> Answer:
+    """The answer to one question."""
+    [answer] = store.decide([question])
+    return answer
+
+
+async def atold(store: AsyncStore, question: Question) -> Answer:
+    """The same for event loops."""
+    [answer] = await store.adecide([question])
+    return answer
+
+
+def waits(outcomes: Sequence[Answer]) -> list[float]:
     """Each granted wait, in seconds."""
     return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Decision)]
 
@@ -54,9 +66,9 @@ class StoreContract:
         store.reserve([demand(costs=(1, 100))])
         [outcome] = await store.areserve([demand(costs=(1, 100), name="x")])
         assert waits([outcome]) == [1]
-        assert await store.acancel(withdrawal("b", "x"))
+        assert await atold(store, withdrawal("b", "x"))
         assert waits(store.reserve([demand(costs=(1, 100), name="y")])) == [1]
-        assert store.cancel(withdrawal("b", "y"))
+        assert told(store, withdrawal("b", "y"))
 
     def test_a_refusal_is_an_answer_of_its_own(self, store: Store) -> None:
         """A refused demand is returned among the others and charges nothing."""
@@ -84,13 +96,13 @@ class StoreContract:
     def test_cancelling(self, store: Store, clock: FakeClock) -> None:
         """A reservation is given back once, in its own bucket, until its start."""
         store.reserve([demand(costs=(1, 100), name=name) for name in ("now", "soon", "late")])
-        assert not store.cancel(withdrawal("b", "now"))
-        assert not store.cancel(withdrawal("other", "late"))
-        assert not store.cancel(withdrawal("b", "unknown"))
-        assert store.cancel(withdrawal("b", "late"))
-        assert not store.cancel(withdrawal("b", "late"))
+        assert not told(store, withdrawal("b", "now"))
+        assert not told(store, withdrawal("other", "late"))
+        assert not told(store, withdrawal("b", "unknown"))
+        assert told(store, withdrawal("b", "late"))
+        assert not told(store, withdrawal("b", "late"))
         clock.advance(1)
-        assert not store.cancel(withdrawal("b", "soon"))
+        assert not told(store, withdrawal("b", "soon"))
         assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
 
     def test_other_limits_keep_the_levels(self, store: Store) -> None:
@@ -99,7 +111,7 @@ class StoreContract:
         half = (Limit.per("requests", 600, 60), Limit.per("tokens", 3000, 60))
         [outcome] = store.reserve([demand(costs=(1, 50), name="a")._replace(limits=half)])
         assert waits([outcome]) == [2]
-        assert store.cancel(withdrawal("b", "a")._replace(limits=half))
+        assert told(store, withdrawal("b", "a")._replace(limits=half))
         other = (Limit.per("images", 600, 60), *half[1:])
         outcomes = store.reserve([demand(costs=(1, 50), name="c")._replace(limits=other)] * 2)
         assert outcomes == [
@@ -110,7 +122,7 @@ class StoreContract:
     def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store) -> None:
         """Starts that were handed out stay, though the limit that set them is gone."""
         store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
-        assert not store.cancel(withdrawal("b", "b")._replace(limits=LIMITS[:1]))
+        assert not told(store, withdrawal("b", "b")._replace(limits=LIMITS[:1]))
         [outcome] = store.reserve([demand(costs=(1,))._replace(limits=LIMITS[:1])])
         assert outcome == Decision(SECOND, "", "")
 

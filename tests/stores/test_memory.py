@@ -4,9 +4,12 @@ import os
 
 import pytest
 
+from openlimit.errors import UnknownReservation
+from openlimit.leaky_bucket import SECOND
 from openlimit.stores.memory import MemoryStore
 from tests.clock import FakeClock
-from tests.stores.contract import StoreContract, demand, waits
+from tests.stores.contract import StoreContract, demand, told, waits
+from tests.stores.once_contract import OnceContract, once, settlement
 
 
 @pytest.fixture
@@ -14,7 +17,7 @@ def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(clock)
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, OnceContract):
     """The contract that every store passes."""
 
 
@@ -72,3 +75,37 @@ def test_a_forked_child_is_not_locked_out(store: MemoryStore) -> None:
             store.reserve([demand()])
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_settlements_beyond_what_is_remembered_are_refused_not_repeated(clock: FakeClock) -> None:
+    """The soonest to expire is forgotten first, and all that expires before it counts as expired:
+    nothing is settled twice."""
+    store = MemoryStore(clock, at_most=3)
+    names = "abcde"
+    for name in names:
+        store.reserve([demand(costs=(1, 10), name=name)])
+    asked = [
+        settlement(name, (1, 10), (1, 0))._replace(lifetime=(i + 1) * SECOND)
+        for i, name in enumerate(names)
+    ]
+    assert [told(store, each) for each in (*asked[1:4], asked[4])] == [True] * 4
+    for forgotten in asked[:2]:
+        answer = told(store, forgotten)
+        assert isinstance(answer, UnknownReservation)
+        assert answer.expired
+    assert [told(store, each) for each in asked[2:]] == [False] * 3
+
+
+def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
+    """A long-lived process with few calls keeps what can be asked again, and no more."""
+    store = MemoryStore(clock, at_most=50)
+    for i in range(500):
+        name = str(i)
+        told(store, once(name, (0, 0), name))
+        told(store, settlement(name, (0, 0), (0, 0)))
+        assert len(store._closed) <= 50
+        assert len(store._granted) <= 50
+    clock.advance(1000)
+    told(store, once("x", (0, 0), "x"))
+    told(store, settlement("x", (0, 0), (0, 0)))
+    assert (len(store._closed), len(store._granted)) == (1, 1)

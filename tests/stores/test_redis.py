@@ -14,6 +14,7 @@ from tests.clock import FakeClock
 from tests.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
 from tests.redis_topologies import serving_cluster, serving_sentinels
 from tests.stores.contract import StoreContract
+from tests.stores.once_contract import OnceContract
 from tests.tls_relay import make_certificates, tls_in_front_of
 
 
@@ -82,5 +83,5 @@ def store(served: Served, clock: FakeClock) -> Iterator[RedisStore]:
     store.close()
 
 
-class TestRedisStore(StoreContract):
+class TestRedisStore(StoreContract, OnceContract):
     """The contract, on every topology."""

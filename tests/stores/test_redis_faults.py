@@ -21,7 +21,7 @@ from tests.stores.asking import (
     healed,
     wait_of,
 )
-from tests.stores.contract import LIMITS, demand, waits, withdrawal
+from tests.stores.contract import LIMITS, atold, demand, waits, withdrawal
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ async def test_a_clock_set_back_makes_nobody_wait_longer(server: RedisProcess) -
         assert [await wait_of(store) for _ in range(3)] == [0, 1, 2]
         clock.advance(-3600)
         assert await wait_of(store) == 3
-        assert await store.acancel(withdrawal("b", "none")) is False
+        assert await atold(store, withdrawal("b", "none")) is False
         clock.advance(1)
         assert await wait_of(store) == 3
         clock.advance(-1)
@@ -183,7 +183,7 @@ async def test_keys_expire_when_their_bucket_is_empty(server: RedisProcess) -> N
             queue = [demand("cancelled", (1, 100), name=name) for name in "abcdefghi"]
             await store.areserve(queue)
             for one in reversed(queue[1:]):
-                assert await store.acancel(withdrawal("cancelled", one.reservation_id))
+                assert await atold(store, withdrawal("cancelled", one.reservation_id))
             assert set(client.keys()) == {"openlimit:used", "openlimit:cancelled"}
             assert 0 < client.pttl("openlimit:used") <= 302
             assert 0 < client.pttl("openlimit:cancelled") <= 1002
@@ -232,4 +232,4 @@ async def test_a_long_queue_that_has_started_is_swept_bit_by_bit(server: RedisPr
                 assert waits(await store.areserve([demand(costs=(0, 1))])) == [0]
                 kept.append(sum(name.startswith("p:") for name in client.hkeys("openlimit:b")))
         assert kept == [4000, 2000, 0, 0, 0]
-        assert not await store.acancel(withdrawal("b", "6009"))
+        assert not await atold(store, withdrawal("b", "6009"))

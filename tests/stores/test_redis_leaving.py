@@ -29,7 +29,7 @@ from tests.stores.asking import (
     store,
     wait_of,
 )
-from tests.stores.contract import waits, withdrawal
+from tests.stores.contract import atold, waits, withdrawal
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ async def test_a_cancelled_caller_leaves_no_charge(
                     cancelled += 1
                 else:
                     decided += 1
-                    assert await store.acancel(withdrawal("b", each.reservation_id))
+                    assert await atold(store, withdrawal("b", each.reservation_id))
         async with asking(url, face, clock) as store:
             assert await wait_of(store) == 1
     assert cancelled > 15

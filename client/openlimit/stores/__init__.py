@@ -1,12 +1,21 @@
-"""Where bucket state lives. Each store decides many demands at a time, sync or async."""
+"""Where bucket state lives. Each store answers many questions at a time, sync or async."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.errors import CostExceedsLimit, LimiterUnavailable, WaitTooLong
-from openlimit.leaky_bucket import Costs, Decision, Limit
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    UnknownReservation,
+    WaitTooLong,
+)
+from openlimit.leaky_bucket import SECOND, Costs, Decision, Limit
 
 Limits = Sequence[Limit]
+
+REPEATABLE = 60 * SECOND
+"""Microseconds from its start for which the answer to a demand with a request id is remembered."""
 
 
 class Demand(NamedTuple):
@@ -20,7 +29,9 @@ class Demand(NamedTuple):
     max_wait: float
     """Microseconds; ``inf`` for no bound."""
     reservation_id: str
-    """Names the reservation, to withdraw it; unique within the bucket."""
+    """Names the reservation, to withdraw or settle it; unique within the bucket."""
+    request_id: str = ""
+    """Unless empty: one that was granted before is answered by Repeat and not charged again."""
 
 
 class Withdrawal(NamedTuple):
@@ -29,28 +40,83 @@ class Withdrawal(NamedTuple):
     bucket: str
     limits: Limits
     reservation_id: str
+    lifetime: float = 0
+    """Microseconds from now on for which its settlement may still be asked; that will be False."""
 
 
-Question = Demand | Withdrawal
+class Settlement(NamedTuple):
+    """Replaces what a started call has reserved by what it really cost."""
+
+    bucket: str
+    limits: Limits
+    reservation_id: str
+    reserved: Costs
+    actual: Costs
+    lifetime: float = 0
+    """Microseconds from now on for which it may be asked again, which changes nothing more."""
+
+
+class Pause(NamedTuple):
+    """Lets nothing new start for a while."""
+
+    bucket: str
+    limits: Limits
+    length: float
+    """Microseconds."""
+
+
+class Observation(NamedTuple):
+    """Raises the levels to what the provider says remains."""
+
+    bucket: str
+    limits: Limits
+    remaining: Costs
+    """One per limit, in the same order; not negative, ``inf`` where it says nothing."""
+
+
+class Secret(NamedTuple):
+    """Asks for what all who share the store know and nobody else: the first that was proposed."""
+
+    proposed: str
+    bucket: str = ":secret"
+    limits: Limits = ()
+
+
+Question = Demand | Withdrawal | Settlement | Pause | Observation | Secret
+
+
+class Repeat(NamedTuple):
+    """The answer to a demand that was granted before."""
+
+    wait: float
+    """From now on, in microseconds."""
+    limited_by: str
+    reservation_id: str
+    first_wait: float
+    """The wait when it was granted."""
+    costs: Costs
+    """What was charged then."""
+
+
 Outcome = Decision | CostExceedsLimit | WaitTooLong | LimiterUnavailable
-Answer = Outcome | bool
-"""To a demand its outcome; to a withdrawal whether there was something to give back."""
+Answer = Outcome | Repeat | bool | str | InvalidRequest | UnknownReservation
+"""To a demand its outcome, or Repeat. To a withdrawal and a settlement, whether it has changed
+something; InvalidRequest where what is to be settled has not started, UnknownReservation where the
+store does not know any more whether it was settled. To Secret that. To others True."""
 
 
 class AsyncStore(Protocol):
     """Bucket state for the event loop it was made on; its clock is the store's own.
 
-    Nothing is raised for what can happen to one demand: refusals and outages are returned.
+    Nothing is raised for what can happen to one question: refusals and outages are returned.
     """
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        """Decide the demands in order, each on its own. Cancelled, it gives back what it got."""
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        """Whether there was something to give back; raises LimiterUnavailable in an outage."""
+        """``adecide`` for demands without request ids."""
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        """``areserve`` and ``acancel`` in one, in order; an outage is returned."""
+        """Answer in order, each on its own. Cancelled, it gives back what it got, unless that has
+        a request id, by which it can be asked for again."""
 
     async def aclose(self) -> None:
         """Finish what is under way and hang up."""
@@ -62,11 +128,19 @@ class Store(AsyncStore, Protocol):
     def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         """``areserve`` that blocks the thread."""
 
-    def cancel(self, withdrawal: Withdrawal) -> bool:
-        """``acancel`` that blocks the thread."""
+    def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """``adecide`` that blocks the thread."""
 
-    def give_back(self, withdrawal: Withdrawal) -> None:
-        """``cancel`` in the background: neither blocks nor raises."""
+    def tell(self, question: Question) -> None:
+        """``decide`` in the background: neither blocks nor raises."""
 
     def close(self) -> None:
         """``aclose`` that blocks the thread."""
+
+
+def not_started() -> InvalidRequest:
+    """What a settlement that comes too early is answered."""
+    return InvalidRequest(
+        "reservation_id",
+        "has not started yet; settle it when the call has ended, or cancel it",
+    )

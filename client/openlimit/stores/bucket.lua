@@ -10,25 +10,39 @@
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
+-- KEYS[2…] what is remembered of reservations that were cancelled or settled: until when; and of
+--          requests: "start wait unit costs name", a unit and costs that are none being "-"
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [unit, amount, capacity, rate] each
---            questions     [name, max_wait, costs] reserves, without a bound if max_wait is
---                          negative; [name] cancels
+--            questions     [name, max_wait, costs, request] reserves, without a bound if max_wait
+--                          is negative; request is which of the KEYS remembers it, if any
+--                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
+--                          settles; mark is which of the KEYS remembers that, or 0
+--                          [3, length] pauses, [4, levels] observes
+--            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- Returns  for each question three integers: what became of it (see below); the wait in
 --          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
+--          Then, for each that was granted before, what is remembered of it.
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
 -- with 17 digits, from which a double is read back as it was. Every step is one of leaky_bucket.py,
 -- in the same order: a test compares all decisions of the two.
 
-local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG = 0, 1, 2, 3
+local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG, REPEAT, NOT_STARTED = 0, 1, 2, 3, 4, 5
+local CANCEL, SETTLE, PAUSE = 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
 local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact
+local REPEATABLE = 60 * 1000000
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
+
+if call.secret then
+  redis.call('SET', key, call.secret, 'NX')
+  return {redis.call('GET', key)}
+end
 
 local function exact(number)
   return string.format('%.17g', number)
@@ -81,7 +95,8 @@ local function recall(number)
     if packed then
       record = {}
       record.name, record.start, record.costs, record.at, record.level, record.limited_by,
-        record.credit, record.given_back = cmsgpack.unpack(packed)
+        record.credit, record.given_back, record.settled, record.floor,
+        record.paused = cmsgpack.unpack(packed)
     end
     records[number] = record
   end
@@ -159,7 +174,8 @@ local function reserve(name, max_wait, costs)
     seq = seq + 1
     if name ~= '' then
       keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
-                 limited_by = limited_by, credit = false, given_back = false})
+                 limited_by = limited_by, credit = false, given_back = false, settled = false,
+                 floor = false, paused = false})
     end
   end
   if start > base then
@@ -171,6 +187,20 @@ local function reserve(name, max_wait, costs)
   return YES, wait, by
 end
 
+local function leaked_until(time)
+  local left = {}
+  for i = 1, n do
+    left[i] = math.max(0, level[i] - (time - at) * rate[i])
+  end
+  return left
+end
+
+local function leak_until(time)
+  if time > at then
+    level, at, limited_by, changed = leaked_until(time), time, 0, true
+  end
+end
+
 local function less(levels, amounts)
   local left = {}
   for i = 1, n do
@@ -179,35 +209,92 @@ local function less(levels, amounts)
   return left
 end
 
+local function sum(some, others)
+  local both = {}
+  for i = 1, n do
+    both[i] = (some and some[i] or 0) + others[i]
+  end
+  return both
+end
+
+local function most(some, others)
+  local higher = {}
+  for i = 1, n do
+    higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
+  end
+  return higher
+end
+
 -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
--- back meanwhile, and must not be charged again on the way.
+-- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
+-- paused meanwhile be lost.
 local function pop_cancelled(credit)
+  local settled, floor, paused = {}, {}, now
+  for i = 1, n do
+    settled[i], floor[i] = 0, 0
+  end
   local last = recall(seq)
   while last do
-    local sum = {}
-    for i = 1, n do
-      sum[i] = (last.credit and last.credit[i] or 0) + credit[i]
-    end
+    credit = sum(last.credit, credit)
+    floor = most(sum(last.floor, settled), floor)
+    settled = sum(last.settled, settled)
+    paused = math.max(last.paused or now, paused)
     if not last.given_back then
-      last.credit = sum
+      last.credit, last.settled, last.floor, last.paused = credit, settled, floor, paused
       return keep(seq, last)
     end
-    credit = less(sum, last.given_back)
-    at, level, limited_by = last.at, less(last.level, credit), last.limited_by
+    credit = less(credit, last.given_back)
+    at, level, limited_by = last.at, last.level, last.limited_by
+    leak_until(paused)
+    level = most(sum(less(level, credit), settled), floor)
     forget(seq)
     seq = seq - 1
     last = recall(seq)
   end
 end
 
-local function cancel(name)
+-- What can be cancelled, of which the latest start is still to come.
+local function last_pending()
+  return at > now and recall(seq)
+end
+
+local function pending(name)
   local number = numbers[name]
   if number == nil then
     number = tonumber(redis.call('HGET', key, 'n:' .. name))
   end
   local record = number and recall(number)
   if not record or number < void or record.given_back or record.start <= now then
-    return NO, 0, 0
+    return nil
+  end
+  return record, number
+end
+
+-- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
+local function remember(which, value, until_)
+  if own_clock then
+    local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
+    redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
+  else
+    redis.call('SET', KEYS[which], value)
+  end
+end
+
+local function mark(which, lifetime)
+  if which > 0 then
+    remember(which, exact(now + lifetime), now + lifetime)
+  end
+end
+
+local function is_marked(which)
+  local until_ = which > 0 and redis.call('GET', KEYS[which])
+  return until_ and tonumber(until_) > now
+end
+
+local function cancel(name, which, lifetime)
+  local record, number = pending(name)
+  if not record then
+    return NO
   end
   local since, given_back = at - record.start, {}
   for i = 1, n do
@@ -216,20 +303,113 @@ local function cancel(name)
   level, record.given_back, changed = less(level, given_back), given_back, true
   keep(number, record)
   pop_cancelled(given_back)
-  return YES, 0, 0
+  mark(which, lifetime)
+  return YES
+end
+
+local function settle(name, which, lifetime, change)
+  if is_marked(which) then
+    return NO
+  elseif at > now and pending(name) then
+    return NOT_STARTED
+  end
+  leak_until(now)
+  level, changed = most(sum(level, change)), true
+  local last = last_pending()
+  if last then
+    last.settled, last.floor = sum(last.settled, change), most(sum(last.floor, change))
+    keep(seq, last)
+  end
+  mark(which, lifetime)
+  return YES
+end
+
+local function pause(length)
+  if length > 0 then
+    local last = last_pending()
+    if last then
+      last.paused, changed = math.max(last.paused or now, now + length), true
+      keep(seq, last)
+    end
+    leak_until(now + length)
+  end
+  return YES
+end
+
+local function differ(some, others)
+  for i = 1, n do
+    if (some and some[i] or 0) ~= others[i] then
+      return true
+    end
+  end
+  return false
+end
+
+local function observe(seen)
+  local time = math.max(at, now)
+  local levels = leaked_until(time)
+  local raised = most(levels, seen)
+  if differ(raised, levels) then
+    at, level, changed = time, raised, true
+  end
+  local last = last_pending()
+  local floor = last and most(last.floor, seen)
+  if last and differ(last.floor, floor) then
+    last.floor, changed = floor, true
+    keep(seq, last)
+  end
+  return YES
+end
+
+local function tell(what, ...)
+  if what == CANCEL then
+    return cancel(...)
+  elseif what == SETTLE then
+    return settle(...)
+  elseif what == PAUSE then
+    return pause(...)
+  end
+  return observe(...)
+end
+
+local repeats = {}
+
+-- Reserves, unless that was granted before.
+local function reserve_once(which, name, max_wait, costs)
+  local before = redis.call('GET', KEYS[which])
+  local start = before and tonumber(string.match(before, '^%S+'))
+  if start and start + REPEATABLE > now then
+    repeats[#repeats + 1] = before
+    return REPEAT, math.max(0, start - now), 0
+  end
+  local what, wait, by = reserve(name, max_wait, costs)
+  if what == YES then
+    local charged = {}
+    for i = 1, n do
+      charged[i] = exact(costs[i])
+    end
+    local parts = {exact(now + wait), exact(wait), units[by] or '-',
+                   n > 0 and table.concat(charged, ',') or '-', name}
+    remember(which, table.concat(parts, ' '), now + wait + REPEATABLE)
+  end
+  return what, wait, by
 end
 
 local answers = {}
 for _, question in ipairs(call.questions) do
-  local name, max_wait, costs = unpack(question)
   local what, wait, by
-  if costs then
-    what, wait, by = reserve(name, max_wait, costs)
+  if type(question[1]) == 'number' then
+    what, wait, by = tell(unpack(question)), 0, 0
+  elseif question[4] then
+    what, wait, by = reserve_once(question[4], unpack(question, 1, 3))
   else
-    what, wait, by = cancel(name)
+    what, wait, by = reserve(unpack(question))
   end
   answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
   answers[#answers + 1] = by
+end
+for _, before in ipairs(repeats) do
+  answers[#answers + 1] = before
 end
 
 local function send(command, arguments)
@@ -251,7 +431,7 @@ if changed then
   for number in pairs(kept) do
     local r = records[number]
     local packed = cmsgpack.pack(r.name, r.start, r.costs, r.at, r.level, r.limited_by,
-                                 r.credit, r.given_back)
+                                 r.credit, r.given_back, r.settled, r.floor, r.paused)
     fresh[#fresh + 1], fresh[#fresh + 2] = 'p:' .. number, packed
     fresh[#fresh + 1], fresh[#fresh + 2] = 'n:' .. r.name, number
   end

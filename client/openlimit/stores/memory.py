@@ -8,8 +8,23 @@ from threading import Lock
 from typing import cast
 from weakref import WeakSet
 
-from openlimit.leaky_bucket import Bucket
-from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
+from openlimit.errors import UnknownReservation
+from openlimit.leaky_bucket import Bucket, Costs, Decision
+from openlimit.stores import (
+    REPEATABLE,
+    Answer,
+    Demand,
+    Observation,
+    Outcome,
+    Pause,
+    Question,
+    Repeat,
+    Secret,
+    Settlement,
+    Withdrawal,
+    not_started,
+)
+from openlimit.stores.remembered import Remembered
 
 
 def _monotonic() -> int:
@@ -22,7 +37,9 @@ class MemoryStore:
     Never blocks for longer than other decisions take. Buckets that have run empty are dropped
     while others are decided: no thread, no timer, and memory follows the buckets in use.
 
-    ``clock`` returns microseconds and must not run backwards.
+    ``clock`` returns microseconds and must not run backwards. So many settlements and demands with
+    request ids are remembered ``at_most``, some hundred bytes each. Beyond, reservations whose
+    settlement might have been forgotten count as unknown, and requests might be charged again.
     """
 
     # A decision adds one bucket at most and drops up to this many: the idle ones never pile up.
@@ -30,8 +47,11 @@ class MemoryStore:
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = _monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = _monotonic, at_most: int = 200_000) -> None:
         self._clock = clock
+        self._secret = ""
+        self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled
+        self._granted: Remembered[tuple[float, Decision, Costs]] = Remembered(at_most)
         self._buckets: dict[str, Bucket] = {}
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
@@ -50,17 +70,14 @@ class MemoryStore:
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         return self.reserve(demands)
 
-    def cancel(self, withdrawal: Withdrawal) -> bool:
-        return bool(self._decide([withdrawal])[0])
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        return self.cancel(withdrawal)
+    def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return self._decide(questions)
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
         return self._decide(questions)
 
-    def give_back(self, withdrawal: Withdrawal) -> None:
-        self.cancel(withdrawal)
+    def tell(self, question: Question) -> None:
+        self._decide([question])
 
     def close(self) -> None:
         """Nothing to do: the buckets stay."""
@@ -81,24 +98,77 @@ class MemoryStore:
                     continue
                 if bucket.limits is not question.limits:
                     bucket.relimit(question.limits)
-                if isinstance(question, Withdrawal):
-                    answers.append(bucket.cancel(question.reservation_id, now))
+                if isinstance(question, Demand):
+                    _, _, costs, max_wait, reservation_id, request_id = question
+                    if request_id:
+                        answers.append(self._reserve_once(bucket, question, now))
+                    else:
+                        answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
                 else:
-                    _, _, costs, max_wait, reservation_id = question
-                    answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
+                    answers.append(self._told(bucket, question, now))
         return answers
 
     def _decide_new(self, question: Question, now: float) -> Answer:
         """For a bucket that is not held, which is to say an empty one."""
-        if isinstance(question, Withdrawal):
-            return False
-        name, limits, costs, max_wait, reservation_id = question
-        bucket = Bucket(limits)
-        outcome = bucket.reserve(costs, now, max_wait, reservation_id)
+        bucket = Bucket(question.limits)
+        answer: Answer
+        if isinstance(question, Demand):
+            answer = self._reserve_once(bucket, question, now)
+        else:
+            answer = self._told(bucket, question, now)
         if bucket.at >= now:  # a refused call leaves nothing behind
-            self._buckets[name] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+            self._buckets[question.bucket] = bucket
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, question.bucket))
+        return answer
+
+    def _reserve_once(self, bucket: Bucket, demand: Demand, now: float) -> Outcome | Repeat:
+        """Reserve, unless that was granted before."""
+        name, _, costs, max_wait, reservation_id, request_id = demand
+        if not request_id:
+            return bucket.reserve(costs, now, max_wait, reservation_id)
+        if before := self._granted.get((name, request_id), now):
+            start, (wait, limited_by, granted, _), charged = before
+            left = max(0, start - now)
+            return Repeat(left, limited_by if left else "", granted, wait, charged)
+        outcome = bucket.reserve(costs, now, max_wait, reservation_id)
+        if isinstance(outcome, Decision):
+            start = now + outcome.wait
+            self._granted.keep(
+                (name, request_id), (start, outcome, tuple(costs)), start + REPEATABLE
+            )
         return outcome
+
+    def _told(self, bucket: Bucket, told: Question, now: float) -> Answer:
+        match told:
+            case Withdrawal(name, _, reservation_id, lifetime):
+                cancelled = bucket.cancel(reservation_id, now)
+                if cancelled and lifetime:
+                    self._closed.keep((name, reservation_id), True, now + lifetime)
+                return cancelled
+            case Settlement():
+                return self._settle(bucket, told, now)
+            case Pause(_, _, length):
+                bucket.pause(now + length, now)
+            case Observation(_, _, remaining):
+                bucket.observe(remaining, now)
+            case Secret(proposed):
+                self._secret = self._secret or proposed
+                return self._secret
+        return True
+
+    def _settle(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
+        name, _, reservation_id, reserved, actual, lifetime = settlement
+        until = now + lifetime
+        if lifetime and self._closed.get((name, reservation_id), now):
+            return False
+        if lifetime and until <= self._closed.forgotten:
+            return UnknownReservation(reservation_id, expired=True)
+        if bucket.is_waiting(reservation_id, now):
+            return not_started()
+        bucket.settle(reserved, actual, now)
+        if lifetime:
+            self._closed.keep((name, reservation_id), True, until)
+        return True
 
     def _drop_idle(self, now: float) -> None:
         for _ in range(self._DROPS_PER_DECISION):

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet, finalize
 
-from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
-from openlimit.stores.redis_buckets import RedisBuckets, granted, outcomes, withdrawn
+from openlimit.stores import Answer, Demand, Outcome, Question
+from openlimit.stores.redis_buckets import RedisBuckets, granted
 from openlimit.stores.redis_node import Clock
 from openlimit.stores.redis_url import RedisAddress, parse_redis_url
 
@@ -38,16 +38,10 @@ class RedisStore:
         return f"<RedisStore at {self._address}>"
 
     def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        return outcomes(self._decide(demands))
+        return cast(list[Outcome], self.decide(demands))
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        return outcomes(await self.adecide(demands))
-
-    def cancel(self, withdrawal: Withdrawal) -> bool:
-        return withdrawn(self._decide([withdrawal]))
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        return withdrawn(await self.adecide([withdrawal]))
+        return cast(list[Outcome], await self.adecide(demands))
 
     async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
         asked = self._ask(questions)
@@ -57,7 +51,7 @@ class RedisStore:
             self._abandon(questions, asked)
             raise
 
-    def _decide(self, questions: Sequence[Question]) -> list[Answer]:
+    def decide(self, questions: Sequence[Question]) -> list[Answer]:
         asked = self._ask(questions)
         try:
             return asked.result()
@@ -65,8 +59,8 @@ class RedisStore:
             self._abandon(questions, asked)
             raise
 
-    def give_back(self, withdrawal: Withdrawal) -> None:
-        self._ask([withdrawal])
+    def tell(self, question: Question) -> None:
+        self._ask([question])
 
     def close(self) -> None:
         if home := self._homes.pop(os.getpid(), None):

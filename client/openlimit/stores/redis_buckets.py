@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from redis.exceptions import AskError, MovedError
 
@@ -36,10 +36,7 @@ class RedisBuckets:
         self._giving_back: set[asyncio.Task[list[Answer]]] = set()
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        return outcomes(await self.adecide(demands))
-
-    async def acancel(self, withdrawal: Withdrawal) -> bool:
-        return withdrawn(await self.adecide([withdrawal]))
+        return cast(list[Outcome], await self.adecide(demands))
 
     async def aclose(self) -> None:
         while under_way := self._under_way | self._giving_back | self._trips():
@@ -129,25 +126,13 @@ class RedisBuckets:
         return LimiterUnavailable(str(self._address), reason)
 
 
-def outcomes(answers: list[Answer]) -> list[Outcome]:
-    """The answers to demands."""
-    return [answer for answer in answers if not isinstance(answer, bool)]
-
-
-def withdrawn(answers: list[Answer]) -> bool:
-    """The answer to one withdrawal; raises LimiterUnavailable."""
-    [answer] = answers
-    if isinstance(answer, Exception):
-        raise answer
-    return bool(answer)
-
-
 def granted(
     questions: Sequence[AnyQuestion], answers: Sequence[AnyAnswer | AskError]
 ) -> list[Withdrawal]:
-    """What gives back all that has not started."""
+    """What gives back all that has not started, but for what may be asked for again."""
     return [
         Withdrawal(question.bucket, question.limits, question.reservation_id)
         for question, answer in zip(questions, answers, strict=True)
-        if isinstance(answer, Decision) and answer.wait and isinstance(question, Demand)
+        if isinstance(question, Demand) and isinstance(answer, Decision)
+        if answer.wait and not question.request_id
     ]

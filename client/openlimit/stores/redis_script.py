@@ -3,13 +3,26 @@
 One call decides any number of questions about one bucket, in order.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Costs, Decision
-from openlimit.stores import Answer, Limits, Question, Withdrawal
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.stores import (
+    Answer,
+    Demand,
+    Limits,
+    Observation,
+    Pause,
+    Question,
+    Repeat,
+    Secret,
+    Settlement,
+    Withdrawal,
+    not_started,
+)
 from openlimit.stores.lua import Script, json
 from openlimit.stores.redis_slots import SlotCall
 from openlimit.stores.slots import Departure, Entry, Extension, SlotAnswer, SlotQuestion
@@ -18,7 +31,9 @@ BUCKET = Script.read("bucket.lua")
 
 # What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
 _MOST_QUESTIONS = 1000
-_YES, _EXCEEDS_LIMIT = 1, 2
+_YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED = 1, 2, 4, 5
+_CANCEL, _SETTLE, _PAUSE, _OBSERVE = 1, 2, 3, 4
+_TAG = re.compile(r"[^{]*\{[^}]+\}")
 _OF_SLOTS = frozenset({Entry, Extension, Departure})
 
 
@@ -27,8 +42,10 @@ class BucketCall:
 
     script = BUCKET
 
-    def __init__(self, key: str, limits: Limits, clock: float | None) -> None:
-        self.key = key
+    def __init__(self, bucket: str, prefix: str, limits: Limits, clock: float | None) -> None:
+        self.key = key_of(bucket, prefix)
+        self._prefix = prefix
+        self._keys = [self.key]
         self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
         self._clock = clock
         self.questions: list[Any] = []
@@ -36,15 +53,64 @@ class BucketCall:
         """Where each of the questions stands among all."""
 
     @property
-    def arguments(self) -> tuple[int, str, str]:
+    def arguments(self) -> tuple[Any, ...]:
         """What follows EVALSHA and the script's name."""
-        questions = [_argument(question) for question in self.questions]
-        call = {"clock": self._clock, "limits": self._limits, "questions": questions}
-        return 1, self.key, json(call)
+        call: dict[str, Any] = {
+            "clock": self._clock,
+            "limits": self._limits,
+            "questions": list(map(self._argument, self.questions)),
+        }
+        if isinstance(self.questions[0], Secret):
+            call["secret"] = self.questions[0].proposed
+        return len(self._keys), *self._keys, json(call)
 
-    def answers(self, reply: Sequence[int]) -> list[Answer]:
+    def answers(self, reply: Sequence[Any]) -> list[Answer]:
         """One for each of the questions."""
-        return list(map(_answer, self.questions, reply[::3], reply[1::3], reply[2::3]))
+        if isinstance(self.questions[0], Secret):
+            return [_text(reply[0])] * len(self.questions)
+        count = 3 * len(self.questions)
+        before = iter(reply[count:])
+        return [
+            _repeat(wait, next(before)) if what == _REPEAT else _answer(question, what, wait, limit)
+            for question, what, wait, limit in zip(
+                self.questions, reply[:count:3], reply[1:count:3], reply[2:count:3], strict=True
+            )
+        ]
+
+    def _argument(self, question: Question) -> Sequence[Any]:
+        if isinstance(question, Demand):
+            _, _, costs, max_wait, name, request_id = question
+            max_wait = -1 if max_wait == inf else max_wait
+            if not request_id:
+                return name, max_wait, costs
+            return name, max_wait, costs, self._beside("request", request_id)
+        match question:
+            case Withdrawal(_, _, name, lifetime):
+                return _CANCEL, name, self._mark(name, lifetime), lifetime
+            case Settlement(_, _, name, reserved, actual, lifetime):
+                change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
+                return _SETTLE, name, self._mark(name, lifetime), lifetime, change
+            case Pause(_, _, length):
+                return _PAUSE, length
+            case Observation(_, limits, remaining):
+                levels = [
+                    max(0.0, limit.capacity - left)
+                    for limit, left in zip(limits, remaining, strict=True)
+                ]
+                return _OBSERVE, levels
+            case _:
+                return ()
+
+    def _mark(self, name: str, lifetime: float) -> int:
+        return self._beside("closed", name) if lifetime else 0
+
+    def _beside(self, what: str, name: str) -> int:
+        """Which of the keys is that one, in the bucket's slot."""
+        if _TAG.match(self.key):
+            self._keys.append(f"{self.key}:{what}:{name}")
+        else:
+            self._keys.append(f"{self._prefix}:{{{self.key}}}:{what}:{name}")
+        return len(self._keys)
 
 
 ScriptCall = BucketCall | SlotCall
@@ -54,7 +120,11 @@ AnyAnswer = Answer | SlotAnswer
 
 def key_of(bucket: str, prefix: str) -> str:
     """The key of a bucket's hash."""
-    return f"{prefix}:{bucket}"
+    key = f"{prefix}:{bucket}"
+    if "}" in key and not _TAG.match(key):
+        # What is kept beside it could not share its slot.
+        return key.replace("{", "%7B").replace("}", "%7D")
+    return key
 
 
 def script_calls(
@@ -73,8 +143,10 @@ def script_calls(
         target = question.bucket, id(limits)
         call = filling.get(target)
         if call is None or len(call.places) >= _MOST_QUESTIONS:
-            key = key_of(question.bucket, prefix)
-            call = SlotCall(key, now) if limits is None else BucketCall(key, limits, now)
+            if limits is None:
+                call = SlotCall(key_of(question.bucket, prefix), now)
+            else:
+                call = BucketCall(question.bucket, prefix, limits, now)
             filling[target] = call
             calls.append(call)
         call.questions.append(question)
@@ -82,16 +154,9 @@ def script_calls(
     return calls
 
 
-def _argument(question: Question) -> tuple[str, float, Costs] | tuple[str]:
-    if isinstance(question, Withdrawal):
-        return (question.reservation_id,)
-    _, _, costs, max_wait, name = question
-    return name, -1 if max_wait == inf else max_wait, costs
-
-
 def _answer(question: Question, what: int, wait: int, limit: int) -> Answer:
-    if isinstance(question, Withdrawal):
-        return what == _YES
+    if not isinstance(question, Demand):
+        return not_started() if what == _NOT_STARTED else what == _YES
     unit = question.limits[limit - 1].unit if limit else ""
     if what == _YES:
         return Decision(wait, unit, question.reservation_id)
@@ -99,3 +164,19 @@ def _answer(question: Question, what: int, wait: int, limit: int) -> Answer:
         cost, amount = question.costs[limit - 1], question.limits[limit - 1].amount
         return CostExceedsLimit(unit, cost, amount)
     return WaitTooLong(wait / SECOND, unit)
+
+
+def _repeat(wait: int, before: bytes) -> Repeat:
+    _, first_wait, unit, costs, name = _text(before).split(" ", 4)
+    limited_by = unit if wait and unit != "-" else ""
+    charged = tuple(map(_number, costs.split(",")))
+    return Repeat(wait, limited_by, name, _number(first_wait), charged)
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode(errors="replace")  # whatever it is, a whole trip must not fail
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
