@@ -21,7 +21,6 @@ from benchmarks.callers import asking
 from benchmarks.measuring import Server, cpu, product
 from benchmarks.memory import Row
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.slots import MemorySlots
 from openlimit.wire import Call
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings, load_policies
@@ -58,7 +57,7 @@ async def _with_policies(number: int) -> list[Row]:
         PolicySettings.model_construct(name=f"p-{i}", models=(f"m-{i}-*",), limits=_LIMITS)
         for i in range(number)
     ]
-    policies = Policies(settings, MemoryStore(), MemorySlots())
+    policies = Policies(settings, MemoryStore())
     known = cycle([_call(f"m-{number - 1}-x")])
     new = (_call(f"m-{number - 1}-{i}") for i in count())
     return [
@@ -73,7 +72,7 @@ async def _with_buckets(number: int) -> float:
         name="p", models=("*",), limits=_LIMITS, split_by=("key",)
     )
     store = MemoryStore()
-    policies = Policies([settings], store, MemorySlots())
+    policies = Policies([settings], store)
     for first in range(0, number, 1000):
         last = min(first + 1000, number)
         await policies.answer([_call("m", f"key-{i}") for i in range(first, last)])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import grpc
@@ -11,7 +12,17 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, CancelRequest
+from openlimit import items
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireRequest,
+    AcquireResponse,
+    AcquireStreamRequest,
+    CancelRequest,
+    ObserveRequest,
+    PenalizeRequest,
+    Question,
+    SettleRequest,
+)
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.server_process import ServerProcess, serving
 
@@ -19,19 +30,36 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.one_of(
     st.text(max_size=300), st.sampled_from(["gpt-4o", "text-embedding-3-small", "../..", "\0"])
 )
+TOKENS = st.one_of(INT64, st.integers(0, 1000))
+UNITS = st.dictionaries(TEXT | st.sampled_from(["requests", "tokens"]), INT64, max_size=20)
+DURATIONS = st.one_of(
+    st.none(),
+    st.builds(Duration, seconds=INT64, nanos=st.integers(-(2**31), 2**31 - 1)),
+    st.just(Duration(seconds=1)),
+)
+IDS = TEXT | st.from_regex(
+    r"[0-9a-f]{16}\.[0-9a-f]{24}[0-9]\.[0-9]{1,20}(\.|-)[0-9]{1,20}-[0-9]+\.(chat:\{.*\}|.+)",
+    fullmatch=True,
+)
 REQUESTS = st.builds(
     AcquireRequest,
     model=TEXT,
-    tokens=st.one_of(INT64, st.integers(0, 1000)),
+    tokens=TOKENS,
     key=TEXT,
-    max_wait=st.none()
-    | st.builds(Duration, seconds=INT64, nanos=st.integers(-(2**31), 2**31 - 1))
-    | st.just(Duration(seconds=1)),
-    units=st.dictionaries(TEXT | st.just("requests"), INT64, max_size=20),
+    max_wait=DURATIONS,
+    request_id=TEXT | st.sampled_from(["", "again"]),
+    units=UNITS,
 )
-CANCELS = st.builds(
-    CancelRequest, reservation_id=TEXT | st.from_regex(r"[0-9a-f]{16}\..+", fullmatch=True)
+SETTLES = st.builds(
+    SettleRequest, reservation_id=IDS, key=TEXT, tokens=st.none() | TOKENS, units=UNITS
 )
+TOLD = st.one_of(
+    st.builds(CancelRequest, reservation_id=IDS, key=TEXT),
+    SETTLES,
+    st.builds(PenalizeRequest, model=TEXT, key=TEXT, retry_after=DURATIONS),
+    st.builds(ObserveRequest, model=TEXT, key=TEXT, remaining=UNITS),
+)
+METHODS = {AcquireRequest: "Acquire"} | {kind.request: kind.method for kind in items.KINDS.values()}
 # What DESIGN's table of errors allows for a server with healthy memory buckets.
 REFUSALS = {
     grpc.StatusCode.NOT_FOUND,
@@ -60,13 +88,12 @@ def still_serves(channel: grpc.Channel) -> bool:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(request=REQUESTS | CANCELS)
+@given(request=REQUESTS | TOLD)
 def test_any_valid_message_gets_an_answer_of_the_contract(
-    channel: grpc.Channel, request: AcquireRequest | CancelRequest
+    channel: grpc.Channel, request: Any
 ) -> None:
     """A grant has a wait and a name; a refusal has one of the documented codes, with details."""
-    stub = RateLimitServiceStub(channel)
-    call: Any = stub.Acquire if isinstance(request, AcquireRequest) else stub.Cancel
+    call: Any = getattr(RateLimitServiceStub(channel), METHODS[type(request)])
     try:
         answer, refusal = call(request, timeout=5), None
     except grpc.RpcError as error:
@@ -81,7 +108,43 @@ def test_any_valid_message_gets_an_answer_of_the_contract(
         assert answer.wait.seconds >= 0
         assert 0 <= answer.wait.nanos < 10**9
         assert answer.reservation_id
-        assert bool(answer.limited_by) == bool(answer.wait.ToMicroseconds())
+        assert not answer.limited_by or answer.wait.ToMicroseconds()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=TEXT, costs=SETTLES)
+def test_a_real_reservation_takes_any_settlement(
+    channel: grpc.Channel, key: str, costs: SettleRequest
+) -> None:
+    """Once, if nothing is wrong with it; and the waits of the bucket stay what can be sent."""
+    stub = RateLimitServiceStub(channel)
+    key = key[:60]
+    granted = stub.Acquire(AcquireRequest(model="settled", tokens=1, key=key), timeout=5)
+    costs.reservation_id, costs.key = granted.reservation_id, key
+    settled = 0
+    with suppress(grpc.RpcError):
+        settled += stub.Settle(costs, timeout=5).settled
+        settled += stub.Settle(costs, timeout=5).settled
+    assert settled <= (granted.wait.ToMicroseconds() == 0)
+    assert stub.Acquire(AcquireRequest(model="settled", tokens=1), timeout=5).reservation_id
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.lists(REQUESTS | TOLD, max_size=20))
+def test_any_questions_of_a_stream_are_answered(channel: grpc.Channel, asked: list[Any]) -> None:
+    """Each by its id and in its kind, or by an error with details."""
+    fields = {kind.request: (kind.question, kind.answer) for kind in items.KINDS.values()}
+    fields[AcquireRequest] = ("acquire", "granted")
+    message = AcquireStreamRequest(
+        questions=[Question(id=i, **{fields[type(each)][0]: each}) for i, each in enumerate(asked)]
+    )
+    stub: Any = RateLimitServiceStub(channel)
+    answers = [answer for each in stub.AcquireStream(iter([message])) for answer in each.answers]
+    assert sorted(answer.id for answer in answers) == list(range(len(asked)))
+    for answer in answers:
+        kind = answer.WhichOneof("answer")
+        assert kind in ("error", fields[type(asked[answer.id])][1])
+        assert kind != "error" or answer.error.details
 
 
 def test_random_bytes_harm_nobody(channel: grpc.Channel) -> None:
@@ -89,9 +152,9 @@ def test_random_bytes_harm_nobody(channel: grpc.Channel) -> None:
     chance = random.Random(20261124)
     codes = set()
     valid = AcquireRequest(model="gpt-4o", tokens=9, key="k").SerializeToString()
-    for method in ("Acquire", "Cancel"):
+    for method in ("Acquire", "Cancel", "Settle", "Penalize", "Observe"):
         raw: Any = channel.unary_unary(f"/openlimit.v1.RateLimitService/{method}")
-        for _ in range(300):
+        for _ in range(200):
             data = bytearray(chance.randbytes(chance.randrange(1, 60)))
             if chance.random() < 0.5:
                 data = bytearray(valid)

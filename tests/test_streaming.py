@@ -236,6 +236,27 @@ def test_what_a_vanished_client_asked_is_given_back() -> None:
         assert granted.wait.seconds < 60
 
 
+def test_what_a_vanished_client_can_ask_for_again_is_kept() -> None:
+    """A question with a request id stays charged, and its repeat gets that reservation."""
+    with serving_redis() as redis, serving("--store", redis.url + "?timeout=10") as server:
+        request = AcquireRequest(model="m", tokens=90_000, request_id="r")
+        with grpc.insecure_channel(server.address) as channel:
+            talk = Talk(RateLimitServiceStub(channel))
+            talk.send(acquire(0, "m", tokens=90_000))
+            talk.answers(1)
+            redis.signal(signal.SIGSTOP)
+            talk.send(Question(id=1, acquire=request))
+            time.sleep(0.3)  # the question is on its way to Redis
+        time.sleep(0.3)  # the server has noticed
+        redis.signal(signal.SIGCONT)
+        with grpc.insecure_channel(server.address) as channel:
+            stub = RateLimitServiceStub(channel)
+            answers = [stub.Acquire(request, timeout=10) for _ in range(2)]
+            assert answers[0].reservation_id == answers[1].reservation_id
+            later = stub.Acquire(AcquireRequest(model="m", tokens=1), timeout=10)
+        assert 110 < later.wait.seconds < 120
+
+
 def test_a_batch_has_a_result_for_each_call(stub: RateLimitServiceStub) -> None:
     """In order, with the errors in their places."""
     models = ["slow-b", "nobody", "slow-b"]

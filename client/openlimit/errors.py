@@ -12,6 +12,8 @@
 Each carries its data as attributes, says in its message what to do next, and survives pickling.
 """
 
+_MOST_SHOWN = 100  # characters of a name that may be long
+
 
 class OpenLimitError(Exception):
     """Root of every error that openlimit raises on purpose."""
@@ -82,13 +84,15 @@ class UnknownReservation(OpenLimitError):
         self.expired = expired
 
     def __str__(self) -> str:
+        name = self.reservation_id
+        name = repr(name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…")
         if self.expired:
             return (
-                f"the reservation {self.reservation_id!r} has expired and keeps its charge; settle "
-                "a call within 15 minutes from its start"
+                f"the reservation {name} has expired and keeps its charge; settle a call within 15 "
+                "minutes from its start"
             )
         return (
-            f"no reservation {self.reservation_id!r} of this key is known, and nothing was "
+            f"no reservation {name} of this key is known, and nothing was "
             "changed; pass the id and the key of the acquisition, and expect ids to end when the "
             "server's limits change, or with a server whose buckets are in memory"
         )

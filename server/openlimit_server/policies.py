@@ -22,7 +22,7 @@ from openlimit.errors import (
 )
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Repeat
-from openlimit.stores.slots import AsyncSlots
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire import Call
 from openlimit_server import admission, reservation_ids
 from openlimit_server.reservation_ids import Reserved, Signer
@@ -68,15 +68,18 @@ class Policies:
     """The server's rules over one store. The first policy that covers a model decides its calls.
 
     ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    ``slots`` are kept where the buckets are; in memory unless some are given.
     """
 
     def __init__(
         self,
         settings: Iterable[PolicySettings],
         store: AsyncStore,
-        slots: AsyncSlots,
         clock: Callable[[], int] = _wall_clock,
+        *,
+        slots: AsyncSlots | None = None,
     ) -> None:
+        slots = MemorySlots() if slots is None else slots
         self._policies = [_policy(each, slots) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
         # Most policies name their models in full, and there may be many: those are looked up.

@@ -56,7 +56,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Two servers on one port would silently share its calls, each with buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
-    service = RateLimitServicer(Policies(policies, store, slots))
+    service = RateLimitServicer(Policies(policies, store, slots=slots))
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
     server.add_generic_rpc_handlers([service])

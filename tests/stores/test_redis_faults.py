@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Decision
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.stores import Repeat
 from tests.clock import FakeClock
 from tests.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
 from tests.redis_topologies import run
@@ -22,6 +23,7 @@ from tests.stores.asking import (
     wait_of,
 )
 from tests.stores.contract import LIMITS, atold, demand, waits, withdrawal
+from tests.stores.once_contract import once, settlement
 
 
 @pytest.fixture
@@ -233,3 +235,22 @@ async def test_a_long_queue_that_has_started_is_swept_bit_by_bit(server: RedisPr
                 kept.append(sum(name.startswith("p:") for name in client.hkeys("openlimit:b")))
         assert kept == [4000, 2000, 0, 0, 0]
         assert not await atold(store, withdrawal("b", "6009"))
+
+
+async def test_what_is_remembered_outlives_its_bucket_and_expires(server: RedisProcess) -> None:
+    """By Redis's own clock: a settlement that is repeated when the bucket's hash is gone changes
+    nothing, and its key ends with the time that it was asked to last."""
+    async with asking(server.url) as store:
+        lasting = settlement("s", (0, 1), (0, 1))._replace(lifetime=30 * SECOND)
+        request = once("r", (0, 1), "n")
+        assert await store.adecide([request, lasting]) == [Decision(0, "", "n"), True]
+        client = server.client()
+        await eventually(lambda: not client.exists("openlimit:b"))
+        closed, requested = (
+            client.pttl(f"openlimit:{{openlimit:b}}:{beside}")
+            for beside in ("closed:s", "request:r")
+        )
+        assert 20_000 < closed <= 30_001
+        assert 50_000 < requested <= 60_001
+        assert await store.adecide([lasting, request]) == [False, Repeat(0, "", "n", 0, (0, 1))]
+        client.close()

@@ -187,223 +187,236 @@ local function reserve(name, max_wait, costs)
   return YES, wait, by
 end
 
-local function leaked_until(time)
-  local left = {}
-  for i = 1, n do
-    left[i] = math.max(0, level[i] - (time - at) * rate[i])
-  end
-  return left
-end
-
-local function leak_until(time)
-  if time > at then
-    level, at, limited_by, changed = leaked_until(time), time, 0, true
-  end
-end
-
-local function less(levels, amounts)
-  local left = {}
-  for i = 1, n do
-    left[i] = math.max(0, levels[i] - amounts[i])
-  end
-  return left
-end
-
-local function sum(some, others)
-  local both = {}
-  for i = 1, n do
-    both[i] = (some and some[i] or 0) + others[i]
-  end
-  return both
-end
-
-local function most(some, others)
-  local higher = {}
-  for i = 1, n do
-    higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
-  end
-  return higher
-end
-
--- Goes back to before the latest reservations as far as they are cancelled. The credit was given
--- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
--- paused meanwhile be lost.
-local function pop_cancelled(credit)
-  local settled, floor, paused = {}, {}, now
-  for i = 1, n do
-    settled[i], floor[i] = 0, 0
-  end
-  local last = recall(seq)
-  while last do
-    credit = sum(last.credit, credit)
-    floor = most(sum(last.floor, settled), floor)
-    settled = sum(last.settled, settled)
-    paused = math.max(last.paused or now, paused)
-    if not last.given_back then
-      last.credit, last.settled, last.floor, last.paused = credit, settled, floor, paused
-      return keep(seq, last)
-    end
-    credit = less(credit, last.given_back)
-    at, level, limited_by = last.at, last.level, last.limited_by
-    leak_until(paused)
-    level = most(sum(less(level, credit), settled), floor)
-    forget(seq)
-    seq = seq - 1
-    last = recall(seq)
-  end
-end
-
--- What can be cancelled, of which the latest start is still to come.
-local function last_pending()
-  return at > now and recall(seq)
-end
-
-local function pending(name)
-  local number = numbers[name]
-  if number == nil then
-    number = tonumber(redis.call('HGET', key, 'n:' .. name))
-  end
-  local record = number and recall(number)
-  if not record or number < void or record.given_back or record.start <= now then
-    return nil
-  end
-  return record, number
-end
-
--- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
-local function remember(which, value, until_)
-  if own_clock then
-    local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
-    redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
-  else
-    redis.call('SET', KEYS[which], value)
-  end
-end
-
-local function mark(which, lifetime)
-  if which > 0 then
-    remember(which, exact(now + lifetime), now + lifetime)
-  end
-end
-
-local function is_marked(which)
-  local until_ = which > 0 and redis.call('GET', KEYS[which])
-  return until_ and tonumber(until_) > now
-end
-
-local function cancel(name, which, lifetime)
-  local record, number = pending(name)
-  if not record then
-    return NO
-  end
-  local since, given_back = at - record.start, {}
-  for i = 1, n do
-    given_back[i] = math.min(level[i], math.max(0, record.costs[i] - rate[i] * since))
-  end
-  level, record.given_back, changed = less(level, given_back), given_back, true
-  keep(number, record)
-  pop_cancelled(given_back)
-  mark(which, lifetime)
-  return YES
-end
-
-local function settle(name, which, lifetime, change)
-  if is_marked(which) then
-    return NO
-  elseif at > now and pending(name) then
-    return NOT_STARTED
-  end
-  leak_until(now)
-  level, changed = most(sum(level, change)), true
-  local last = last_pending()
-  if last then
-    last.settled, last.floor = sum(last.settled, change), most(sum(last.floor, change))
-    keep(seq, last)
-  end
-  mark(which, lifetime)
-  return YES
-end
-
-local function pause(length)
-  if length > 0 then
-    local last = last_pending()
-    if last then
-      last.paused, changed = math.max(last.paused or now, now + length), true
-      keep(seq, last)
-    end
-    leak_until(now + length)
-  end
-  return YES
-end
-
-local function differ(some, others)
-  for i = 1, n do
-    if (some and some[i] or 0) ~= others[i] then
-      return true
-    end
-  end
-  return false
-end
-
-local function observe(seen)
-  local time = math.max(at, now)
-  local levels = leaked_until(time)
-  local raised = most(levels, seen)
-  if differ(raised, levels) then
-    at, level, changed = time, raised, true
-  end
-  local last = last_pending()
-  local floor = last and most(last.floor, seen)
-  if last and differ(last.floor, floor) then
-    last.floor, changed = floor, true
-    keep(seq, last)
-  end
-  return YES
-end
-
-local function tell(what, ...)
-  if what == CANCEL then
-    return cancel(...)
-  elseif what == SETTLE then
-    return settle(...)
-  elseif what == PAUSE then
-    return pause(...)
-  end
-  return observe(...)
-end
-
 local repeats = {}
 
--- Reserves, unless that was granted before.
-local function reserve_once(which, name, max_wait, costs)
-  local before = redis.call('GET', KEYS[which])
-  local start = before and tonumber(string.match(before, '^%S+'))
-  if start and start + REPEATABLE > now then
-    repeats[#repeats + 1] = before
-    return REPEAT, math.max(0, start - now), 0
-  end
-  local what, wait, by = reserve(name, max_wait, costs)
-  if what == YES then
-    local charged = {}
+-- All but plain reserving; made when it is asked for, since making so many functions takes as long
+-- as a few decisions.
+local function corrections()
+  local function leaked_until(time)
+    local left = {}
     for i = 1, n do
-      charged[i] = exact(costs[i])
+      left[i] = math.max(0, level[i] - (time - at) * rate[i])
     end
-    local parts = {exact(now + wait), exact(wait), units[by] or '-',
-                   n > 0 and table.concat(charged, ',') or '-', name}
-    remember(which, table.concat(parts, ' '), now + wait + REPEATABLE)
+    return left
   end
-  return what, wait, by
+
+  local function leak_until(time)
+    if time > at then
+      level, at, limited_by, changed = leaked_until(time), time, 0, true
+    end
+  end
+
+  local function less(levels, amounts)
+    local left = {}
+    for i = 1, n do
+      left[i] = math.max(0, levels[i] - amounts[i])
+    end
+    return left
+  end
+
+  local function sum(some, others)
+    local both = {}
+    for i = 1, n do
+      both[i] = (some and some[i] or 0) + others[i]
+    end
+    return both
+  end
+
+  local function most(some, others)
+    local higher = {}
+    for i = 1, n do
+      higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
+    end
+    return higher
+  end
+
+  -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
+  -- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
+  -- paused meanwhile be lost.
+  local function pop_cancelled(credit)
+    local settled, floor, paused = {}, {}, now
+    for i = 1, n do
+      settled[i], floor[i] = 0, 0
+    end
+    local last = recall(seq)
+    while last do
+      credit = sum(last.credit, credit)
+      floor = most(sum(last.floor, settled), floor)
+      settled = sum(last.settled, settled)
+      paused = math.max(last.paused or now, paused)
+      if not last.given_back then
+        last.credit, last.settled, last.floor, last.paused = credit, settled, floor, paused
+        return keep(seq, last)
+      end
+      credit = less(credit, last.given_back)
+      at, level, limited_by = last.at, last.level, last.limited_by
+      leak_until(paused)
+      level = most(sum(less(level, credit), settled), floor)
+      forget(seq)
+      seq = seq - 1
+      last = recall(seq)
+    end
+  end
+
+  -- What can be cancelled, of which the latest start is still to come.
+  local function last_pending()
+    return at > now and recall(seq)
+  end
+
+  local function pending(name)
+    local number = numbers[name]
+    if number == nil then
+      number = tonumber(redis.call('HGET', key, 'n:' .. name))
+    end
+    local record = number and recall(number)
+    if not record or number < void or record.given_back or record.start <= now then
+      return nil
+    end
+    return record, number
+  end
+
+  -- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
+  local function remember(which, value, until_)
+    if own_clock then
+      local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
+      redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
+    else
+      redis.call('SET', KEYS[which], value)
+    end
+  end
+
+  local function mark(which, lifetime)
+    if which > 0 then
+      remember(which, exact(now + lifetime), now + lifetime)
+    end
+  end
+
+  local function is_marked(which)
+    local until_ = which > 0 and redis.call('GET', KEYS[which])
+    return until_ and tonumber(until_) > now
+  end
+
+  local function cancel(name, which, lifetime)
+    local record, number = pending(name)
+    if not record then
+      return NO
+    end
+    local since, given_back = at - record.start, {}
+    for i = 1, n do
+      given_back[i] = math.min(level[i], math.max(0, record.costs[i] - rate[i] * since))
+    end
+    level, record.given_back, changed = less(level, given_back), given_back, true
+    keep(number, record)
+    pop_cancelled(given_back)
+    mark(which, lifetime)
+    return YES
+  end
+
+  local function settle(name, which, lifetime, change)
+    if is_marked(which) then
+      return NO
+    elseif at > now and pending(name) then
+      return NOT_STARTED
+    end
+    leak_until(now)
+    level, changed = most(sum(level, change)), true
+    local last = last_pending()
+    if last then
+      last.settled, last.floor = sum(last.settled, change), most(sum(last.floor, change))
+      keep(seq, last)
+    end
+    mark(which, lifetime)
+    return YES
+  end
+
+  local function pause(length)
+    if length > 0 then
+      local last = last_pending()
+      if last then
+        last.paused, changed = math.max(last.paused or now, now + length), true
+        keep(seq, last)
+      end
+      leak_until(now + length)
+    end
+    return YES
+  end
+
+  local function differ(some, others)
+    for i = 1, n do
+      if (some and some[i] or 0) ~= others[i] then
+        return true
+      end
+    end
+    return false
+  end
+
+  local function observe(seen)
+    local time = math.max(at, now)
+    local levels = leaked_until(time)
+    local raised = most(levels, seen)
+    if differ(raised, levels) then
+      at, level, changed = time, raised, true
+    end
+    local last = last_pending()
+    local floor = last and most(last.floor, seen)
+    if last and differ(last.floor, floor) then
+      last.floor, changed = floor, true
+      keep(seq, last)
+    end
+    return YES
+  end
+
+  local function tell(what, ...)
+    if what == CANCEL then
+      return cancel(...)
+    elseif what == SETTLE then
+      return settle(...)
+    elseif what == PAUSE then
+      return pause(...)
+    end
+    return observe(...)
+  end
+
+  -- Reserves, unless that was granted before.
+  local function reserve_once(which, name, max_wait, costs)
+    local before = redis.call('GET', KEYS[which])
+    local start = before and tonumber(string.match(before, '^%S+'))
+    if start and start + REPEATABLE > now then
+      repeats[#repeats + 1] = before
+      return REPEAT, math.max(0, start - now), 0
+    end
+    local what, wait, by = reserve(name, max_wait, costs)
+    if what == YES then
+      local charged = {}
+      for i = 1, n do
+        charged[i] = exact(costs[i])
+      end
+      local parts = {exact(now + wait), exact(wait), units[by] or '-',
+                     n > 0 and table.concat(charged, ',') or '-', name}
+      remember(which, table.concat(parts, ' '), now + wait + REPEATABLE)
+    end
+    return what, wait, by
+  end
+
+  return tell, reserve_once
 end
 
+local tell, reserve_once
 local answers = {}
 for _, question in ipairs(call.questions) do
   local what, wait, by
-  if type(question[1]) == 'number' then
-    what, wait, by = tell(unpack(question)), 0, 0
-  elseif question[4] then
-    what, wait, by = reserve_once(question[4], unpack(question, 1, 3))
+  local name, max_wait, costs, which = unpack(question)
+  if costs and not which then
+    what, wait, by = reserve(name, max_wait, costs)
   else
-    what, wait, by = reserve(unpack(question))
+    if not tell then
+      tell, reserve_once = corrections()
+    end
+    if type(name) == 'string' then
+      what, wait, by = reserve_once(which, name, max_wait, costs)
+    else
+      what, wait, by = tell(unpack(question)), 0, 0
+    end
   end
   answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
   answers[#answers + 1] = by
