@@ -22,6 +22,8 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
+from openlimit.leaky_bucket import Decision
+from openlimit.stores.memory import MemoryStore
 from openlimit.stores.slots import MemorySlots, Place
 from openlimit.stream import error_of_call
 from openlimit.v1.rate_limit_pb2 import (
@@ -32,9 +34,14 @@ from openlimit.v1.rate_limit_pb2 import (
     Question,
     ReleaseRequest,
     RenewRequest,
+    SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire import Call, Release, Renewal, Settlement
 from openlimit_server import turns
+from openlimit_server.policies import Policies
+from openlimit_server.settings import PolicySettings
+from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving
 from tests.test_streaming import Talk
@@ -309,6 +316,58 @@ def test_a_cancelled_call_frees_its_slot(stubs: Stubs) -> None:
     assert stubs[0].Cancel(cancel, timeout=10).cancelled
     assert not release(stubs[0], waits)
     assert acquire(stubs[0], "two-k", max_wait=Duration(seconds=3))
+
+
+def test_a_settled_call_frees_its_slot(stubs: Stubs) -> None:
+    """Once; nobody else's key does, which is NOT_FOUND."""
+    one = acquire(stubs[0], "long-l", key="mine")
+    other = acquire(stubs[-1], "long-l", key="mine")
+    with pytest.raises(UnknownReservation):
+        renew(stubs[0], one)
+    with pytest.raises(grpc.RpcError) as refused:
+        release(stubs[-1], one)
+    assert isinstance(error_of_call(refused.value, ""), UnknownReservation)
+    settle = SettleRequest(reservation_id=one.reservation_id, key="mine", tokens=1)
+    with pytest.raises(WaitTooLong):
+        acquire(stubs[0], "long-l", max_wait=AT_ONCE)
+    assert stubs[-1].Settle(settle, timeout=10).settled
+    assert not stubs[0].Settle(settle, timeout=10).settled
+    assert acquire(stubs[0], "long-l", max_wait=AT_ONCE)
+    talk = Talk(stubs[-1])
+    settle.reservation_id = other.reservation_id
+    talk.send(Question(id=1, settle=settle))
+    assert talk.answers(1)[1].settled.settled
+    assert acquire(stubs[0], "long-l", max_wait=AT_ONCE)
+
+
+async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() -> None:
+    """After a quarter of an hour a charge stays what it is, but a slot is still freed."""
+    clock = FakeClock()
+    limits = {"name": "p", "models": ["*"], "limits": {"requests": "9/second"}, "concurrent": 1}
+    settings = PolicySettings.model_validate({**limits, "lease": "20m"})
+    policies = Policies([settings], MemoryStore(clock), clock, slots=MemorySlots(clock))
+    call = Call("m", "k", {"requests": 1}, 0)
+    for kind in ("release", "renew", "settle"):
+        [granted] = await policies.answer([call])
+        assert isinstance(granted, Decision)
+        assert granted.lease == 20 * 60
+        clock.advance(16 * 60)
+        named = granted.reservation_id, "k"
+        [answer] = await policies.answer([Renewal(*named)])
+        assert answer == 20 * 60
+        clock.advance(16 * 60)
+        assert isinstance((await policies.answer([call]))[0], WaitTooLong)
+        if kind == "release":
+            assert await policies.answer([Release(*named)]) == [True]
+        elif kind == "renew":
+            assert await policies.answer([Renewal(*named)]) == [20 * 60]
+            clock.advance(20 * 60)  # it has crashed
+        else:
+            [answer] = await policies.answer([Settlement(*named, {})])
+            assert isinstance(answer, UnknownReservation)
+            assert answer.expired
+            await asyncio.sleep(0)  # it leaves in the background
+            assert isinstance((await policies.answer([call]))[0], Decision)
 
 
 def test_all_models_of_a_policy_share_their_slots(stubs: Stubs) -> None:

@@ -27,6 +27,7 @@ from openlimit.stores.slots import (
     Slots,
 )
 from tests.clock import FakeClock
+from tests.redis_process import REDIS, VALKEY, serving_redis
 from tests.stores.test_redis import Served, cluster, redis, valkey
 
 LEASE = 30 * SECOND
@@ -345,3 +346,16 @@ async def test_redis_goes_on_when_its_clock_is_set_back() -> None:
         clock.now += LEASE - PLACE_KEPT // 2
         assert await ask(slots, [entry("c")]) == [IN]
         await buckets.aclose()
+
+
+@pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
+async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
+    """What the README lists for limits on concurrency is enough."""
+    allowed = "+evalsha +script|load +time +hmget +hget +hset +hdel +pexpire +zadd +zrem +zscore "
+    allowed += "+zrank +zcount +zrange +zrangebyscore +zremrangebyscore +zremrangebyrank"
+    config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
+    with serving_redis(binary=binary, config=config) as server:
+        slots = RedisBuckets(parse_redis_url(f"redis://limiter:pass@127.0.0.1:{server.port}"))
+        assert await ask(slots, [entry("a"), entry("b"), extension("a")]) == [IN, 1, True]
+        assert await ask(slots, [departure("a"), entry("b")]) == [True, IN]
+        await slots.aclose()
