@@ -47,12 +47,17 @@ async def admit(
     return Queued(ticket) if isinstance(answer, Place) else answer
 
 
-async def renew(turns: Turns, reserved: Reserved) -> Answer:
+async def renew(turns: Turns | None, reserved: Reserved) -> Answer:
     """The lease that begins now."""
-    held = await turns.extend(reserved.bucket, reserved.slot)
-    if held is True:
+    held = turns and await turns.extend(reserved.bucket, reserved.slot)
+    if turns and held is True:
         return turns.lease
     return held or UnknownReservation(reserved.id)
+
+
+async def release(turns: Turns | None, reserved: Reserved) -> Answer:
+    """Whether a slot was freed, of a call that needed one."""
+    return await turns.leave(reserved.bucket, reserved.slot) if turns else False
 
 
 async def close(

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import filterfalse
 from math import inf
+from types import CoroutineType
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
@@ -25,8 +26,10 @@ from openlimit.stores import AsyncStore, Demand, Question, Repeat
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire import Call
 from openlimit_server import admission, reservation_ids
+from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.reservation_ids import Reserved, Signer
 from openlimit_server.settings import PolicySettings
+from openlimit_server.token_costs import TokenCosts
 from openlimit_server.turns import Turns
 
 _REMEMBERED_TARGETS = 10_000
@@ -49,9 +52,15 @@ class _Policy(NamedTuple):
     units: Sequence[str]
     zeros: Sequence[int]
     """As many."""
+    observed: Sequence[str]
+    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
+    most: Sequence[float]
+    """What a call is settled as at most."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
+    token_costs: TokenCosts | None
+    """None where calls are charged as they say."""
     turns: Turns | None
     """Where calls need a slot as well."""
 
@@ -82,6 +91,7 @@ class Policies:
         slots = MemorySlots() if slots is None else slots
         self._policies = [_policy(each, slots) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
+        self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._first_to_name: dict[str, int] = {}
@@ -97,6 +107,7 @@ class Policies:
         self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
+        self._signer = lru_cache(_REMEMBERED_TARGETS)(Signer)
 
     async def answer(
         self, asked: Sequence[Asked], held: float = 0, later: Later | None = None, asker: str = ""
@@ -130,7 +141,7 @@ class Policies:
                     raise each
                 else:
                     question, signer = await self._told(each), None
-                    if asyncio.iscoroutine(question):
+                    if isinstance(question, CoroutineType):
                         others[place] = question
                         continue
             except OpenLimitError as error:
@@ -152,38 +163,12 @@ class Policies:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
 
-    def _unanswered(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
-        """What is said where the store was not even asked."""
-        if isinstance(asked, OpenLimitError):
-            return asked
-        try:
-            return self._answer_of(asked, trouble)
-        except UnknownModel as error:
-            return error
-
-    def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
-        """What the caller is told, where the store has not just granted something."""
-        match answer:
-            case Repeat(wait, limited_by, name, first_wait, costs):
-                signer = self._target(asked.model, asked.key)[2]
-                return Decision(wait, limited_by, signer.id_of(name, first_wait, costs))
-            case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
-                return Decision(0, "", "")
-            case UnknownReservation():
-                return UnknownReservation(asked.reservation_id, answer.expired)
-            case bool() if isinstance(asked, wire.Penalty | wire.Observed):
-                return None
-        return cast(Answer, answer)
-
-    def _may_start(self, call: Call) -> bool:
-        return self._target(call.model, call.key)[0].allows_without_store
-
     async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
         """What was granted to an asker that is gone: slots, and what has not started."""
         for call, decision in granted:
             policy, bucket, _ = self._target(call.model, call.key)
             if policy.turns and decision.lease:
-                slot = reservation_ids.read(decision.reservation_id, 0).slot
+                slot = reservation_ids.read(decision.reservation_id, self._clock()).slot
                 policy.turns.give_up(bucket, slot, asker)
         await self.answer(
             [
@@ -212,52 +197,102 @@ class Policies:
             if isinstance(answer, Decision):
                 wait, _, name, _ = answer
                 return answer._replace(reservation_id=signer.id_of(name, wait, demand.costs))
-            return (
-                answer if isinstance(answer, LimiterUnavailable) else self._answer_of(call, answer)
-            )
+            if isinstance(answer, LimiterUnavailable):
+                return answer  # without a start, the slot is freed
+            return self._answer_of(call, answer)
 
         answer = await admission.admit(turns, call, demand, held, asker, reserve)
         if isinstance(answer, LimiterUnavailable) and self._may_start(call):
             return Decision(0, "", "")
         return answer
 
+    def _unanswered(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
+        """What is said where the store was not even asked."""
+        if isinstance(asked, OpenLimitError):
+            return asked
+        try:
+            return self._answer_of(asked, trouble)
+        except UnknownModel as error:
+            return error
+
+    def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
+        """What the caller is told, where the store has not just granted something."""
+        match answer:
+            case Repeat(wait, limited_by, name, first_wait, costs):
+                signer = self._target(asked.model, asked.key)[2]
+                return Decision(wait, limited_by, signer.id_of(name, first_wait, costs))
+            case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
+                return Decision(0, "", "")
+            case UnknownReservation():
+                return UnknownReservation(asked.reservation_id, answer.expired)
+            case True if isinstance(asked, wire.Settlement) and self._learns:
+                self._learn(asked)
+            case bool() if isinstance(asked, wire.Penalty | wire.Observed):
+                return None
+        return cast(Answer, answer)
+
+    def _may_start(self, call: Call) -> bool:
+        return self._target(call.model, call.key)[0].allows_without_store
+
     async def _told(self, told: items.Told) -> Question | Coroutine[Any, Any, Answer]:
         """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
+            case wire.Settlement():
+                reservation_id, key, costs_by_unit = told
+                policy, reserved = await self._open(reservation_id, key)
+                said = map(costs_by_unit.get, policy.units, reserved.costs)
+                actual = [min(cost, most) for cost, most in zip(said, policy.most, strict=True)]
+                question = new(
+                    stores.Settlement,
+                    (
+                        *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
+                        *(actual, reserved.lifetime),
+                    ),
+                )
+                if not policy.turns:
+                    return question
+                deciding = self._decide_alone(told, question)
+                return admission.close(policy.turns, reserved, deciding, is_over=True)
+            case wire.Cancellation(reservation_id, key):
+                policy, reserved = await self._open(reservation_id, key)
+                withdrawal = stores.Withdrawal(
+                    reserved.bucket, policy.limits, reserved.name, reserved.lifetime
+                )
+                if not policy.turns:
+                    return withdrawal
+                deciding = self._decide_alone(told, withdrawal)
+                return admission.close(policy.turns, reserved, deciding, is_over=False)
+            case wire.Release(reservation_id, key):
+                policy, reserved = await self._reserved(reservation_id, key)
+                return admission.release(policy.turns, reserved)
+            case wire.Renewal(reservation_id, key):
+                policy, reserved = await self._reserved(reservation_id, key)
+                return admission.renew(policy.turns, reserved)
             case wire.Penalty(model, key, retry_after):
                 policy, bucket, _ = self._target(model, key)
                 return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
             case wire.Observed(model, key, remaining):
                 policy, bucket, _ = self._target(model, key)
-                left = [remaining.get(unit, inf) for unit in policy.units]
+                left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
-        policy, reserved = await self._reserved(told.reservation_id, told.key)
-        turns = policy.turns
-        match told:
-            case wire.Release():
-                return turns.leave(reserved.bucket, reserved.slot) if turns else _nothing()
-            case wire.Renewal() if turns:
-                return admission.renew(turns, reserved)
-            case wire.Renewal():
-                raise UnknownReservation(told.reservation_id)
-        if not reserved.lifetime:
-            if turns:
-                turns.give_up(reserved.bucket, reserved.slot)
-            raise UnknownReservation(told.reservation_id, expired=True)
-        question = _closing(told, policy, reserved)
-        if not turns:
-            return question
-        is_over = isinstance(told, wire.Settlement)
-        return admission.close(turns, reserved, self._decide_alone(told, question), is_over)
 
     async def _decide_alone(self, asked: Asked, question: Question) -> Answer:
         [answer] = await self._store.adecide([question])
         return self._answer_of(asked, answer)
 
+    async def _open(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+        """``_reserved``, of what has not expired; raises UnknownReservation."""
+        policy, reserved = await self._reserved(reservation_id, key)
+        if not reserved.lifetime:
+            if policy.turns:  # its charge stays what it is, but its slot is free
+                policy.turns.give_up(reserved.bucket, reserved.slot)
+            raise UnknownReservation(reservation_id, expired=True)
+        return policy, reserved
+
     async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
         reserved = reservation_ids.read(reservation_id, self._clock())
-        policy = self._by_name.get(reserved.bucket.partition(":")[0])
+        policy = self._policy_of(reserved)
         if policy is None:
             raise UnknownReservation(reservation_id)
         if not self._made(reserved, key, policy):
@@ -268,11 +303,22 @@ class Policies:
                 raise UnknownReservation(reservation_id)
         return policy, reserved
 
+    def _policy_of(self, reserved: Reserved) -> _Policy | None:
+        return self._by_name.get(reserved.bucket.partition(":")[0])
+
+    def _learn(self, settlement: wire.Settlement) -> None:
+        """From a call that was settled, once."""
+        reserved = reservation_ids.read(settlement.reservation_id, self._clock())
+        policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
+        if output is not None and reserved.model and policy and policy.token_costs:
+            policy.token_costs.learn(reserved.model, output)
+
     def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
-        return any(
-            Signer(policy.units, reserved.bucket, key, secret).made(reserved)
-            for secret in self._secrets
-        )
+        for secret in self._secrets:
+            signer = self._signer(policy.units, reserved.bucket, key, secret, reserved.model)
+            if signer.made(reserved):
+                return True
+        return False
 
     async def _reread_secret(self) -> LimiterUnavailable | None:
         now = asyncio.get_running_loop().time()
@@ -297,14 +343,16 @@ class Policies:
             self._target.cache_clear()  # its signers know the one before
         return None
 
-    def _find_target(self, model: str, key: str) -> tuple[_Policy, str, Signer]:
+    def _find_target(self, model: str, key: str) -> _Target:
         policy = self._first_that_covers(model)
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
         bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
-        return policy, bucket, Signer(policy.units, bucket, key, secret)
+        learns = policy.token_costs and policy.token_costs.learned
+        signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
+        return policy, bucket, signer
 
     def _first_that_covers(self, model: str) -> _Policy:
         names_it = self._first_to_name.get(model, len(self._policies))
@@ -319,28 +367,18 @@ class Policies:
 
 
 def _demand(target: _Target, call: Call, name: str) -> Demand:
-    _, _, costs_by_unit, max_wait, request_id = call
+    model, key, costs_by_unit, max_wait, request_id = call
     policy, bucket, _ = target
+    if policy.token_costs:
+        costs_by_unit = policy.token_costs.of(model, costs_by_unit)
     costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
     max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
     if request_id:
-        # Nobody gets another's reservation by guessing, and it is no longer than this.
-        asked = f"{call.model}\0{call.key}\0{request_id}".encode()
+        # Nobody gets another's reservation by guessing, and it is no longer than this. Nothing is
+        # repeated whose costs were of other units.
+        asked = f"{model}\0{key}\0{' '.join(policy.units)}\0{request_id}".encode()
         request_id = blake2b(asked, digest_size=12).hexdigest()
     return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
-
-
-def _closing(
-    told: wire.Cancellation | wire.Settlement, policy: _Policy, reserved: Reserved
-) -> Question:
-    name, lifetime = reserved.name, reserved.lifetime
-    if isinstance(told, wire.Cancellation):
-        return stores.Withdrawal(reserved.bucket, policy.limits, name, lifetime)
-    actual = [
-        min(told.costs.get(limit.unit, cost), _LONGEST * limit.rate)
-        for limit, cost in zip(policy.limits, reserved.costs, strict=True)
-    ]
-    return stores.Settlement(reserved.bucket, policy.limits, name, reserved.costs, actual, lifetime)
 
 
 async def _beside(
@@ -361,20 +399,32 @@ async def _beside(
     return decided
 
 
-async def _nothing() -> Answer:
-    """What the release of a call is answered that needs no slot."""
-    return False
-
-
 def _policy(settings: PolicySettings, slots: AsyncSlots) -> _Policy:
+    limits = tuple(
+        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
+    )
     return _Policy(
         settings.name,
         settings.models,
-        tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items()),
-        tuple(settings.limits),
-        (0,) * len(settings.limits),
+        limits,
+        tuple(limit.unit for limit in limits),
+        (0,) * len(limits),
+        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
+        tuple(limit.rate * _LONGEST for limit in limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
+        _token_costs(settings, limits),
         Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
     )
+
+
+def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
+    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
+
+
+def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
+    learns = settings.reserve_output == "learned"
+    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
+        return None
+    return TokenCosts(limits, LearnedOutput() if learns else None)

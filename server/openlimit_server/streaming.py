@@ -7,7 +7,7 @@ not read the answers is not read from.
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -17,11 +17,12 @@ from grpc.aio import ServicerContext
 from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.wire import Call
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.turns import HELD
 
+_MOST_READ = 10 * items.MOST_IN_FLIGHT  # at once: what is refused takes memory as well
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
 
 _log = logging.getLogger("openlimit")
@@ -48,6 +49,7 @@ class Stream:
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
         self._draining = False
+        self._reads_runs = False
         self._reading: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -80,12 +82,17 @@ class Stream:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             if not isinstance(message, AcquireStreamRequest):
                 raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest")
+            self._reads_runs = self._reads_runs or bool(message.runs)
+            if items.count_questions(message) > _MOST_READ:
+                raise InvalidRequest("questions", f"must be at most {_MOST_READ} in a message")
+            numbers, asked = items.read_questions(message)
             room = items.MOST_IN_FLIGHT - self._undecided
-            if questions := message.questions[:room]:
-                self._undecided += len(questions)
-                self._start(self._decide(questions))
-            if too_many := message.questions[room:]:
-                self._answer((each.id, None, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
+            if numbers[room:]:
+                self._answer((each, None, statuses.TOO_MANY_IN_FLIGHT) for each in numbers[room:])
+                del numbers[room:], asked[room:]
+            if numbers:
+                self._undecided += len(numbers)
+                self._start(self._decide(numbers, asked))
             while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
@@ -96,23 +103,21 @@ class Stream:
         task.add_done_callback(self._deciding.discard)
         return task
 
-    async def _decide(self, questions: list[Question]) -> None:
-        asked = items.read_questions(questions)
-        ids = [each.id for each in questions]
+    async def _decide(self, numbers: list[int], asked: Sequence[Asked]) -> None:
         apart: set[int] = set()
 
         def decide_apart(place: int, deciding: Coroutine[Any, Any, Answer]) -> None:
             apart.add(place)
-            task = self._start(self._decide_alone(ids[place], asked[place], deciding))
+            task = self._start(self._decide_alone(numbers[place], asked[place], deciding))
             task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
 
         answers: list[Answer]
         try:
             answers = await self._policies.answer(asked, HELD, decide_apart, self._asker)
         except Exception:  # a fault of ours must leave nobody without an answer
-            answers = [_could_not_decide() for _ in questions]
-        self._undecided -= len(questions) - len(apart)
-        answered = zip(ids, asked, answers, strict=True)
+            answers = [_could_not_decide() for _ in numbers]
+        self._undecided -= len(numbers) - len(apart)
+        answered = zip(numbers, asked, answers, strict=True)
         if apart:
             self._answer(each for place, each in enumerate(answered) if place not in apart)
         else:
@@ -138,7 +143,7 @@ class Stream:
             answers = self._unwritten[:_MOST_IN_MESSAGE]
             del self._unwritten[:_MOST_IN_MESSAGE]
             response = AcquireStreamResponse()
-            items.write_answers(answers, response)
+            items.write_answers(answers, response, self._reads_runs)
             await self._context.write(response)
             self._written.set()
 

@@ -46,7 +46,7 @@ class BucketCall:
         self.key = key_of(bucket, prefix)
         self._prefix = prefix
         self._keys = [self.key]
-        self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
+        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
         self._clock = clock
         self.questions: list[Any] = []
         self.places: list[int] = []
