@@ -103,14 +103,14 @@ def read_questions(
     """The numbers of the questions, and what each asks or what is wrong with it."""
     numbers: list[int] = []
     asked: list[Asked | InvalidRequest] = []
-    for run in request.runs:
-        numbers += run.ids
-        asked += read_run(run)
     for question in request.questions:
         numbers.append(question.id)
         asked.append(
             readable(question.acquire) if question.HasField("acquire") else _read_told(question)
         )
+    for run in request.runs:
+        numbers += run.ids
+        asked += read_run(run)
     return numbers, asked
 
 

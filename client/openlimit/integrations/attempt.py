@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import TOO_MANY_REQUESTS
@@ -33,7 +33,7 @@ class Attempt:
     they are not compressed: ``accept-encoding: identity``.
     """
 
-    __slots__ = ("_ended", "_limiter", "_reader", "reservation", "streams")
+    __slots__ = ("_ended", "_heed", "_limiter", "_reader", "reservation", "streams")
 
     def __init__(self, limiter: RateLimiter, reservation: Reservation, *, streams: bool) -> None:
         self.reservation = reservation
@@ -41,6 +41,7 @@ class Attempt:
         self._limiter = limiter
         self._reader: UsageReader | None = None
         self._ended = False
+        self._heed: Callable[[], None] = _nothing
 
     @classmethod
     def of(cls, limiter: RateLimiter, method: str, path: str, body: object) -> Self | None:
@@ -61,7 +62,11 @@ class Attempt:
     def answered(self, response: Any) -> bool:
         """Heed the head of a response of httpx or httpx2; whether its body is to follow."""
         headers, read = response.headers, response.is_closed
-        heed(self._limiter, self.reservation.model, response.status_code, headers)
+        self._heed = partial(
+            heed, self._limiter, self.reservation.model, response.status_code, headers
+        )
+        if self.streams or not response.is_success:
+            self._heed_once()
         if response.is_success:
             coded = not read and headers.get("content-encoding", "identity") != "identity"
             decode = partial(_decoded, type(response), headers) if coded else None
@@ -87,6 +92,15 @@ class Attempt:
             usage = self._reader and self._reader.usage(ended=self._ended)
             self.reservation.settle(usage or None)
         self.reservation.__exit__(None, None, None)
+        self._heed_once()
+
+    def _heed_once(self) -> None:
+        """A stream's headers are of its start, and its settlement comes on top of what they say.
+
+        A document's are of its end: what they say remains has its real cost in it already.
+        """
+        self._heed()
+        self._heed = _nothing
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
@@ -110,6 +124,10 @@ def heed(limiter: RateLimiter, model: str, status: int, headers: Mapping[str, st
         wait = provider_headers.retry_after(headers, time.time())
         if wait:
             limiter.penalize(wait, model)
+
+
+def _nothing() -> None:
+    """There is nothing to heed, or no more."""
 
 
 def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> bytes:

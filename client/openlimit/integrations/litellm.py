@@ -131,10 +131,13 @@ class LimitedLogger(CustomLogger):
         held.forgotten.detach()
         reservation = held.reservation
         plain = {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()}
-        heed(self._limiter, reservation.model, status, plain)
+        if call.get("stream"):  # its headers are of its start
+            heed(self._limiter, reservation.model, status, plain)
         with suppress(Exception):  # a usage without sense: the charge is kept
             reservation.settle(getattr(response, "usage", None))
         reservation.__exit__(None, None, None)
+        if not call.get("stream"):
+            heed(self._limiter, reservation.model, status, plain)
 
 
 class _Held:
