@@ -98,18 +98,6 @@ class UnknownReservation(OpenLimitError):
         )
 
 
-class Queued(OpenLimitError):
-    """As many calls run as the policy lets run at once, and this one has a place in their queue.
-
-    What a server tells a client, which asks again; users never see it. Attribute: ``ticket``, the
-    ``request_id`` with which to ask, for the same place.
-    """
-
-    def __init__(self, ticket: str) -> None:
-        super().__init__(ticket)
-        self.ticket = ticket
-
-
 class InvalidRequest(OpenLimitError):
     """A parameter is missing or malformed; nothing was charged.
 
