@@ -34,7 +34,7 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
     ]
     if matching:
         assert isinstance(answer, Decision)
-        assert f".p{matching[0]}:{{" in answer.reservation_id
+        assert f".p{matching[0]}:" in answer.reservation_id
     else:
         assert isinstance(answer, UnknownModel)
 
@@ -83,6 +83,16 @@ async def test_a_repeat_says_what_is_left_of_the_wait() -> None:
     clock.advance(60)
     again = await granted(policies, 10, "r")
     assert again.reservation_id != first.reservation_id
+
+
+async def test_a_request_under_other_limits_is_another() -> None:
+    """Where the policy's units have changed meanwhile, a repeat is charged in the new ones."""
+    store, more = MemoryStore(), {**TOKENS.limits, "requests": (60, 60, None)}
+    first = await granted(Policies([TOKENS], store), 60, "r")
+    changed = Policies([TOKENS.model_copy(update={"limits": more})], store)
+    second = await granted(changed, 60, "r")
+    assert second.reservation_id != first.reservation_id
+    assert second.wait > 0
 
 
 async def test_policies_made_anew_over_the_same_store_know_its_ids() -> None:

@@ -135,8 +135,9 @@ class Policies:
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         if request_id:
-            # Nobody gets another's reservation by guessing, and it is no longer than this.
-            asked = f"{model}\0{key}\0{request_id}".encode()
+            # Nobody gets another's reservation by guessing, none is of other units, and whatever
+            # clients choose becomes a short name.
+            asked = f"{policy.units}\0{model}\0{key}\0{request_id}".encode()
             request_id = blake2b(asked, digest_size=12).hexdigest()
         demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
         return demand, signer
@@ -237,7 +238,7 @@ class Policies:
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        bucket = f"{policy.name}:{{{split}}}" if split else f"{policy.name}:"  # a hash tag of Redis
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         return policy, bucket, self._signer(policy.units, bucket, key, secret)
 
