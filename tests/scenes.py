@@ -33,7 +33,10 @@ SHORT_WAITS = st.sampled_from([0, SECOND, 60 * SECOND, inf])
 
 @st.composite
 def scenes(draw: st.DrawFn, max_waits: st.SearchStrategy[float] = ANY_WAIT) -> Scene:
-    """One to three limits of very different sizes, and calls small, large and too large."""
+    """One to three limits of very different sizes, and calls small, large and too large.
+
+    Limits of one unit may get different costs, which makes no difference to the arithmetic.
+    """
     limits = draw(
         st.lists(
             st.builds(
@@ -45,7 +48,7 @@ def scenes(draw: st.DrawFn, max_waits: st.SearchStrategy[float] = ANY_WAIT) -> S
             ),
             min_size=1,
             max_size=3,
-            unique_by=lambda limit: limit.unit,
+            unique_by=lambda limit: limit.name,
         )
     )
     # Costs as shares of the amount, so that bursts, queues and overdrafts all come up.

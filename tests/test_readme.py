@@ -50,7 +50,7 @@ async def test_a_snippet_runs(snippet: str) -> None:
 
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 5
+    assert len(snippets("python")) == 6
     assert len(snippets("yaml")) == 1
 
 
@@ -58,4 +58,5 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
     """The YAML example is accepted as it stands."""
     config = tmp_path / "limits.yaml"
     config.write_text(snippets("yaml")[0])
-    assert [policy.name for policy in load_policies(config)] == ["gpt-4o", "everything-else"]
+    policies = load_policies(config)
+    assert [policy.name for policy in policies] == ["gpt-4o", "claude", "everything-else"]

@@ -297,13 +297,14 @@ def _child(limiter: RemoteLimiter, answers: "multiprocessing.Queue[Any]") -> Non
 
 
 def test_a_forked_child_opens_its_own_channel(limiter: RemoteLimiter) -> None:
-    """A limiter that forks before its first call goes on in the children and in the parent."""
+    """The same limiter goes on in forked children and in the parent, beside each other."""
+    limiter.wait_for_capacity_sync(1, model="fast")
     forks = multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[Any] = forks.Queue()
     children = [forks.Process(target=_child, args=[limiter, answers]) for _ in range(8)]
     for child in children:
         child.start()
-    limiter.wait_for_capacity_sync(1, model="fast")
+        limiter.wait_for_capacity_sync(1, model="fast")
     assert {answers.get(timeout=20) for _ in children} == {(c.pid, None) for c in children}
     for child in children:
         child.join(10)
@@ -358,11 +359,11 @@ async def test_sleepers_that_outlive_their_limiter_give_back(server: ServerProce
         await fail_among_sleepers()
     for _ in range(100):
         wait = await asyncio.to_thread(wait_of, limiter, "m-outlive", 1)
-        if wait < 60 and not limiter._buckets._open.connections:
+        if wait < 60 and not limiter._buckets._open.connection:
             break
         await asyncio.sleep(0.02)
     assert 50 < wait < 60
-    assert not limiter._buckets._open.connections
+    assert not limiter._buckets._open.connection
 
 
 async def test_a_grant_that_nobody_reads_any_more_is_given_back(server: ServerProcess) -> None:
@@ -382,7 +383,7 @@ async def test_a_grant_that_nobody_reads_any_more_is_given_back(server: ServerPr
         await close_among_askers()
     for _ in range(100):
         wait = await asyncio.to_thread(wait_of, limiter, "m-unread", 1)
-        if wait < 60 and not limiter._buckets._open.connections:
+        if wait < 60 and not limiter._buckets._open.connection:
             break
         await asyncio.sleep(0.02)
     assert 50 < wait < 60

@@ -130,3 +130,26 @@ def test_other_amounts_keep_the_level(redis: RedisProcess, tmp_path: Path) -> No
     # then 3000 wait until nothing is left, 50 a second.
     assert waits[:2] == [0, pytest.approx(29.5, abs=1)]
     assert waits[2] == pytest.approx(29.5 + 2, abs=8)
+
+
+def test_a_days_quota_outlives_servers(redis: RedisProcess, tmp_path: Path) -> None:
+    """What was used of it today is used, after a restart of the server and of Redis."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(
+        "policies: [{name: p, models: ['*'], limits: {requests: [60/minute, 3/day]}}]"
+    )
+    waits = []
+    for _ in range(2):
+        with (
+            serving("--store", redis.url, "--config", str(config)) as server,
+            RemoteLimiter(server.address) as limiter,
+        ):
+            for _ in range(2):
+                decision = limiter.reserve("m", {"requests": 1})
+                waits.append(decision.wait / SECOND)
+        redis.kill()
+        redis.start()
+    assert waits[0] == 0
+    assert waits[2] < 3  # the first three are a second apart at most
+    assert waits[3] == pytest.approx(28_800, abs=60)
+    assert decision.limited_by == "requests"

@@ -12,12 +12,13 @@ GOOD = """
 policies:
   - name: gpt-4o
     models: ["gpt-4o", "gpt-4o-*"]
-    limits: {requests: 10000/minute, tokens: 2000000/minute burst 5s}
+    limits: {requests: [10000/minute, 500000/day], tokens: 2000000/minute burst 5s}
   - name: everything-else
     models: ["*"]
     split_by: [model, key]
     limits: {requests: 3500/minute, tokens: 90000 / 1m, images: 1.5/10s burst 1h}
     max_wait: 500ms
+    reserve_output: learned
 """
 
 
@@ -39,18 +40,22 @@ def test_a_file_of_policies(file: Path) -> None:
     file.write_text(GOOD)
     first, second = load_policies(file)
     assert first.models == ("gpt-4o", "gpt-4o-*")
-    assert first.limits == {"requests": (10000, 60, None), "tokens": (2000000, 60, 5)}
+    assert first.limits == {
+        "requests": ((10000, 60, None), (500000, 86400, None)),
+        "tokens": ((2000000, 60, 5),),
+    }
     assert (first.split_by, first.max_wait) == ((), None)
     assert second.split_by == ("model", "key")
-    assert second.limits["tokens"] == (90000, 60, None)
-    assert second.limits["images"] == (1.5, 10, 3600)
+    assert second.limits["tokens"] == ((90000, 60, None),)
+    assert second.limits["images"] == ((1.5, 10, 3600),)
     assert second.max_wait == 0.5
+    assert (first.reserve_output, second.reserve_output) == ("max_tokens", "learned")
 
 
 def test_without_a_file_the_seeds_defaults_are_served() -> None:
     """Every model is covered, with the amounts of the local limiters and a bucket of its own."""
     policies = load_policies(None)
-    assert {policy.name: policy.limits["tokens"][0] for policy in policies} == {
+    assert {policy.name: policy.limits["tokens"][0][0] for policy in policies} == {
         "chat": 90_000,
         "completion": 350_000,
         "embedding": 70_000_000,
@@ -79,6 +84,18 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + "    max_wait: -5s", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: .nan", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: 5", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (
+            ONE + "    reserve_output: p95",
+            "limits.yaml:5: policies[0].reserve_output: Input should be 'max_tokens' or 'learned'",
+        ),
+        (
+            HEAD + "    limits: {requests: 9/day}\n    reserve_output: learned",
+            "limits.yaml:5: policies[0].reserve_output: learned needs a limit of tokens or output",
+        ),
+        (
+            HEAD + "    limits: {requests: x}\n    reserve_output: learned",
+            "limits.yaml:4: policies[0].limits.requests: expected an amount",
+        ),
         (ONE + "    split_by: [user]", "limits.yaml:5: policies[0].split_by[0]: "),
         (
             ONE + "  - name: a\n    models: [b]\n    limits: {tokens: 1/day}",
@@ -90,6 +107,16 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE.replace("['*']", "gpt-4o"), "limits.yaml:3: policies[0].models: "),
         (HEAD + "    limits: {}", "limits.yaml:4: policies[0].limits: "),
         (HEAD + "    limits: 9/minute", "limits.yaml:4: policies[0].limits: "),
+        (HEAD + "    limits: {a: []}", "limits.yaml:4: policies[0].limits.a: needs at least one"),
+        (HEAD + "    limits: {a: [[9/day]]}", "limits.yaml:4: policies[0].limits.a[0]: expected "),
+        (
+            HEAD + "    limits:\n      a: [1/day, 2/minute, 9/1440m]",
+            "limits.yaml:5: policies[0].limits.a: has more than one limit per 86400 s; keep one",
+        ),
+        (
+            HEAD + f"    limits: {{a: [{', '.join(f'9/{i}s' for i in range(1, 10))}]}}",
+            "limits.yaml:4: policies[0].limits.a: expected 8 limits at most, not 9",
+        ),
         (HEAD + "    limits: {Tokens: 9/day}", "limits.yaml:4: policies[0].limits.Tokens: has cha"),
         (
             ONE + f"    max_wait: {'9' * 400}s",
@@ -116,16 +143,19 @@ def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, messag
     [
         "9", "9/fortnight", "0/minute", "-9/minute", ".nan/minute", "nine/minute", "9/minute burst",
         "9/minute burst 0s", "9/minute burst -1s", "9/minute burst 5", "9/0s", "1e9/minute",
-        "9/minute and more", "12", "null", "[9]", "0.5/second", "0.01/day", "1000000000000001/1s",
-        f"{'9' * 400}/minute", f"0.{'0' * 400}1/minute", f"1/{'9' * 302}s", "1/3651d",
-        f"1/minute burst {'9' * 400}s", f"1/minute burst 0.{'0' * 400}1ms",
+        "9/minute and more", "12", "null", "{a: 9/minute}", "0.5/second", "0.01/day",
+        "1000000000000001/1s", f"{'9' * 400}/minute", f"0.{'0' * 400}1/minute", f"1/{'9' * 302}s",
+        "1/3651d", f"1/minute burst {'9' * 400}s", f"1/minute burst 0.{'0' * 400}1ms",
     ],
 )  # fmt: skip
 def test_a_bad_limit_is_refused_with_what_was_expected(file: Path, limit: str) -> None:
     """Each names the line, the unit and an example of a good one."""
-    message = refusal(file, HEAD + f"    limits:\n      requests: 9/day\n      tokens: {limit}\n")
+    head = HEAD + "    limits:\n      requests: 9/day\n      tokens: "
+    message = refusal(file, f"{head}{limit}\n")
     assert message.startswith("limits.yaml:6: policies[0].limits.tokens: expected ")
     assert "such as" in message
+    message = refusal(file, f"{head}\n        - 9/hour\n        - {limit}\n")
+    assert message.startswith("limits.yaml:8: policies[0].limits.tokens[1]: expected ")
 
 
 def test_an_amount_below_one_is_refused_with_what_to_write(file: Path) -> None:
@@ -138,8 +168,11 @@ def test_the_largest_limit_can_be_served(file: Path) -> None:
     """The bounds themselves are good, with the shortest and the longest of durations."""
     file.write_text(HEAD + "    limits: {tokens: 1000000000000000/1ms burst 3650d, a: 1/3650d}")
     [policy] = load_policies(file)
-    assert policy.limits == {"tokens": (1e15, 0.001, 315_360_000), "a": (1, 315_360_000, None)}
-    for unit, limit in policy.limits.items():
+    assert policy.limits == {
+        "tokens": ((1e15, 0.001, 315_360_000),),
+        "a": ((1, 315_360_000, None),),
+    }
+    for unit, [limit] in policy.limits.items():
         assert isfinite(Limit.per(unit, *limit).capacity)
 
 

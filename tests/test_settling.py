@@ -32,7 +32,7 @@ policies:
   - name: shared
     models: ["shared-*"]
     split_by: [model]
-    limits: {requests: 6000/minute, tokens: 6000/minute, output_tokens: 600/minute}
+    limits: {requests: 6000/minute, tokens: 6000/minute, images: 600/minute}
   - name: each
     models: ["each-*"]
     split_by: [model, key]
@@ -97,13 +97,13 @@ def test_a_settlement_by_another_server_gives_back_once(servers: Servers) -> Non
 def test_units_are_settled_each_for_itself(servers: Servers) -> None:
     """What is not named stays as reserved, what the policy does not limit is ignored."""
     model = "shared-units"
-    granted = acquire(servers.first, model, 100, units={"output_tokens": 600})
-    units = {"output_tokens": 10, "images": 7}
+    granted = acquire(servers.first, model, 100, units={"images": 600})
+    units = {"images": 10, "songs": 7}
     assert settle(servers.first, granted, units=units)
     after = acquire(servers.first, model, 50)
     assert after.limited_by == "tokens"
     assert 0 < seconds(after.wait) <= 0.5
-    again = acquire(servers.first, model, 0, units={"output_tokens": 1})
+    again = acquire(servers.first, model, 0, units={"images": 1})
     assert seconds(again.wait) <= 0.6
 
 
@@ -164,10 +164,10 @@ def test_a_penalty_pauses_the_model_for_all(servers: Servers) -> None:
 def test_an_observation_makes_callers_wait(servers: Servers) -> None:
     """The level is at least what the provider says; more than we grant changes nothing."""
     model = "shared-observe"
-    request = ObserveRequest(model=model, remaining={"output_tokens": 0, "images": 3})
+    request = ObserveRequest(model=model, remaining={"images": 0, "songs": 3})
     servers.first.Observe(request, timeout=5)
-    answer = acquire(servers.second, model, 1, units={"output_tokens": 10})
-    assert answer.limited_by == "output_tokens"
+    answer = acquire(servers.second, model, 1, units={"images": 10})
+    assert answer.limited_by == "images"
     assert 0 < seconds(answer.wait) <= 1
     servers.first.Observe(ObserveRequest(model="one", remaining={"tokens": 10**9}), timeout=5)
     assert seconds(acquire(servers.second, "one", 100).wait) == 0
@@ -272,7 +272,7 @@ def test_other_units_end_what_was_granted_before(servers: Servers, tmp_path: Pat
     amounts = acquire(servers.first, "each-restart", 10, "k")
     config = tmp_path / "limits.yaml"
     config.write_text(
-        POLICIES.replace("output_tokens: 600", "input_tokens: 600")
+        POLICIES.replace("images: 600", "songs: 600")
         .replace("name: one", "name: another")
         .replace("limits: {tokens: 6000/minute}", "limits: {tokens: 3000/minute}")
     )

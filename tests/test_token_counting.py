@@ -14,7 +14,7 @@ from openai.types.responses import ResponseOutputMessage, ResponseReasoningItem
 from pydantic import BaseModel
 
 from openlimit.errors import InvalidRequest
-from openlimit.token_counting import count_tokens
+from openlimit.token_counting import count_split, count_tokens
 
 DEFAULT_OUTPUT = 15
 
@@ -233,6 +233,22 @@ def test_completions_count_their_prompts(params: dict[str, Any], tokens: int) ->
 def test_embeddings_have_no_output(params: dict[str, Any], tokens: int) -> None:
     """An embedding counts its texts or token ids alone, recognized by model or parameters."""
     assert count_tokens({"model": "text-embedding-3-small", **params}) == tokens
+
+
+@pytest.mark.parametrize(
+    ("params", "split"),
+    [
+        ({"messages": [], "max_tokens": 100, "n": 2}, (3, 200)),
+        ({"prompt": ["hello world", "hello"], "max_tokens": 100}, (3, 200)),
+        ({"input": ["hello world"], "max_tokens": 100}, (2, 0)),
+        ({"input": "", "max_output_tokens": 100}, (7, 100)),
+    ],
+    ids=["chat", "completion", "embedding", "response"],
+)
+def test_input_and_output_are_told_apart(params: dict[str, Any], split: tuple[int, int]) -> None:
+    """Each kind of call has what it is shown and what it may write, which are its tokens."""
+    assert count_split({"model": "gpt-4o", **params}) == split
+    assert count_tokens({"model": "gpt-4o", **params}) == sum(split)
 
 
 def test_a_response_counts_like_the_same_chat() -> None:

@@ -20,6 +20,8 @@ from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    AcquireRun,
+    AcquireStreamRequest,
     AcquireStreamResponse,
     Question,
 )
@@ -54,10 +56,29 @@ def test_a_call_survives_the_wire(call: wire.Call) -> None:
     assert wire.read_request(sent) == call
 
 
-AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT)
+@pytest.mark.parametrize(
+    ("tokens", "units", "read"),
+    [
+        (7, {"input_tokens": 9}, 9),
+        (0, {"input_tokens": 9, "output_tokens": 2}, 11),
+        (20, {"input_tokens": 9, "output_tokens": 2}, 20),
+        (7, {"images": 9}, 7),
+    ],
+)
+def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: int) -> None:
+    """Who gives no more than those is charged for them as tokens too."""
+    request = AcquireRequest(model="m", tokens=tokens, units=units)
+    assert wire.read_request(request).costs == {"requests": 1, "tokens": read, **units}
 
 
-@given(AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT))
+LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
+AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES)
+
+
+DECISIONS = AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES)
+
+
+@given(DECISIONS)
 def test_a_decision_survives_the_wire(decision: Decision) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()
@@ -113,7 +134,9 @@ def test_what_is_told_survives_the_wire(told: items.Told) -> None:
     method, message = items.unary_request(told)
     kind = items.KINDS[type(told)]
     assert sent.id == 7
-    for read in (*items.read_questions([sent]), kind.read(message)):
+    numbers, asked = items.read_questions(AcquireStreamRequest(questions=[sent]))
+    assert numbers == [7]
+    for read in (*asked, kind.read(message)):
         assert (type(read), read) == (type(told), told)
     assert method == kind.method
 
@@ -129,11 +152,89 @@ def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
     for outcome in outcomes:
         response = AcquireStreamResponse()
         told = tuple.__new__(kind)
-        items.write_answers([(3, told, outcome)], response)
+        items.write_answers([(3, told, outcome)], response, in_runs=True)
         answer = AcquireStreamResponse.FromString(response.SerializeToString())
         assert items.read_answers(answer, "address") == [(3, outcome)]
         alone = getattr(answer.answers[0], items.KINDS[kind].answer)
         assert items.unary_outcome(told, alone) == outcome
+
+
+CALLS = st.lists(
+    st.builds(
+        wire.Call,
+        model=st.sampled_from(["gpt-4o", "o3", ""]),
+        key=st.sampled_from(["", "team"]),
+        costs=st.fixed_dictionaries(
+            {"requests": st.integers(-1, 2), "tokens": st.sampled_from([0, 7, 2**63 - 1, 2**63])},
+            optional={"images": st.integers(0, 9)},
+        ),
+        max_wait=st.sampled_from([None, 0, 1.5]),
+        request_id=st.sampled_from(["", "", "", "once"]),
+    )
+)
+
+
+@given(CALLS)
+def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
+    """Each is read as it was, or is wrong for itself; those in runs keep their order."""
+    request = AcquireStreamRequest()
+    errors = dict(items.write_questions(enumerate(calls), request))
+    sent = AcquireStreamRequest.FromString(request.SerializeToString())
+    numbers, asked = items.read_questions(sent)
+    assert items.count_questions(sent) == len(numbers)
+    read = dict(zip(numbers, asked, strict=True))
+    assert read.keys() | errors.keys() == set(range(len(calls)))
+    for number, call in enumerate(calls):
+        is_sendable = call.model and call.costs["tokens"] < 2**63
+        assert (number in errors) == (not is_sendable)
+        if is_sendable and call.costs["requests"] >= 0:
+            assert read[number] == call
+        elif is_sendable:
+            assert isinstance(read[number], InvalidRequest)
+    in_runs = [number for run in sent.runs for number in run.ids]
+    assert in_runs == sorted(in_runs)
+
+
+@pytest.mark.parametrize(
+    ("run", "field"),
+    [
+        (AcquireRun(model="m", units=["tokens"], ids=[1, 2], costs=[1]), "costs"),
+        (AcquireRun(model="m", units=["tokens"], ids=[1, 2], costs=[1, 2, 3]), "costs"),
+        (AcquireRun(model="m", ids=[1, 2], costs=[1, 2]), "costs"),
+        (AcquireRun(model="m", units=["tokens", "tokens"], ids=[1], costs=[1, 2]), "units"),
+        (AcquireRun(model="m", units=["Tokens"], ids=[1], costs=[1]), "units"),
+        (
+            AcquireRun(model="m", units=[*map("u{}".format, range(17))], ids=[1]),
+            "units",
+        ),
+        (AcquireRun(model="", units=["tokens"], ids=[1], costs=[1]), "model"),
+        (AcquireRun(model="m", key="k" * 257, units=["tokens"], ids=[1], costs=[1]), "key"),
+        (AcquireRun(model="m", ids=[1], max_wait=Duration(nanos=-1)), "max_wait"),
+    ],
+)
+def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
+    """Each of its questions is answered by what is wrong."""
+    for number, asked in zip(*items.read_questions(AcquireStreamRequest(runs=[run])), strict=True):
+        assert number in run.ids
+        assert isinstance(asked, InvalidRequest)
+        assert asked.field == field
+
+
+def test_a_run_without_units_costs_requests() -> None:
+    """As an acquisition does that names no cost."""
+    run = AcquireRun(model="m", ids=[1, 2])
+    _, asked = items.read_questions(AcquireStreamRequest(runs=[run]))
+    assert asked == [wire.Call("m", "", {"requests": 1, "tokens": 0}, None)] * 2
+
+
+@given(st.dictionaries(st.integers(0, 2**64 - 1), DECISIONS), st.booleans())
+def test_grants_that_share_a_message_survive_it(grants: dict[int, Decision], in_runs: bool) -> None:
+    """In runs, or one by one for clients that do not know those."""
+    response = AcquireStreamResponse()
+    items.write_answers([(n, None, grant) for n, grant in grants.items()], response, in_runs)
+    assert in_runs or not response.grants
+    received = AcquireStreamResponse.FromString(response.SerializeToString())
+    assert dict(items.read_answers(received, "address")) == grants
 
 
 def test_an_answer_of_a_kind_to_come_is_no_grant() -> None:

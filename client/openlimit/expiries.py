@@ -14,6 +14,7 @@ class Expiries:
 
     def __init__(self, timeout: float, expired: Callable[[], Exception]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._timeout = timeout
         self._expired = expired
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -24,7 +25,7 @@ class Expiries:
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()
-        deadline = self._loop.time() + self._timeout
+        deadline = self._time() + self._timeout
         waiting.append((deadline, future))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)

@@ -8,9 +8,15 @@ from google.rpc.status_pb2 import Status
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.runs import read_grants, read_run, write_grants, write_runs
 from openlimit.statuses import error_of, status_of
 from openlimit.v1 import rate_limit_pb2 as messages
-from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse, Answer, Question
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireStreamRequest,
+    AcquireStreamResponse,
+    Answer,
+    Question,
+)
 from openlimit.wire import (
     Call,
     Cancellation,
@@ -86,12 +92,26 @@ KINDS: dict[type[Told], Kind] = {
 _BY_QUESTION = {kind.question: kind for kind in KINDS.values()}
 
 
-def read_questions(questions: Iterable[Question]) -> list[Asked | InvalidRequest]:
-    """What each asks, or what is wrong with it."""
-    return [
-        readable(question.acquire) if question.HasField("acquire") else _read_told(question)
-        for question in questions
-    ]
+def count_questions(request: AcquireStreamRequest) -> int:
+    """How many there are in a message."""
+    return len(request.questions) + sum(len(run.ids) for run in request.runs)
+
+
+def read_questions(
+    request: AcquireStreamRequest,
+) -> tuple[list[int], list[Asked | InvalidRequest]]:
+    """The numbers of the questions, and what each asks or what is wrong with it."""
+    numbers: list[int] = []
+    asked: list[Asked | InvalidRequest] = []
+    for question in request.questions:
+        numbers.append(question.id)
+        asked.append(
+            readable(question.acquire) if question.HasField("acquire") else _read_told(question)
+        )
+    for run in request.runs:
+        numbers += run.ids
+        asked += read_run(run)
+    return numbers, asked
 
 
 def _read_told(question: Question) -> Told | InvalidRequest:
@@ -102,6 +122,20 @@ def _read_told(question: Question) -> Told | InvalidRequest:
         return _BY_QUESTION[name].read(getattr(question, name))
     except InvalidRequest as error:
         return error
+
+
+def write_questions(
+    asked: Iterable[tuple[int, Asked]], request: AcquireStreamRequest
+) -> list[tuple[int, InvalidRequest]]:
+    """Add numbered questions to a message; returns what is wrong with those that cannot be sent."""
+    errors: list[tuple[int, InvalidRequest]] = []
+    for number, each in write_runs(asked, request):
+        try:
+            write_question(number, each, request.questions.add())
+        except InvalidRequest as error:
+            del request.questions[-1]
+            errors.append((number, error))
+    return errors
 
 
 def write_question(number: int, asked: Asked, question: Question) -> None:
@@ -132,22 +166,33 @@ def _write_told(kind: Kind, told: Told, message: Message) -> None:
 
 
 def write_answers(
-    answers: Iterable[tuple[int, object, Outcome | Status]], response: AcquireStreamResponse
+    answers: Iterable[tuple[int, object, Outcome | Status]],
+    response: AcquireStreamResponse,
+    in_runs: bool,
 ) -> None:
-    """Add the answers to numbered questions: number, what was asked, what was decided."""
-    add = response.answers.add
+    """Add the answers to numbered questions: number, what was asked, what was decided.
+
+    ``in_runs`` is for clients that send runs.
+    """
+    grants: list[tuple[int, Decision]] = []
     for number, asked, answer in answers:
-        message = add()
-        message.id = number
-        if isinstance(answer, Decision):
-            write_decision(answer, message.granted)
-        elif isinstance(answer, OpenLimitError):
-            message.error.CopyFrom(status_of(answer)[1])
-        elif isinstance(answer, Status):
-            message.error.CopyFrom(answer)
+        if isinstance(answer, Decision) and in_runs and not answer.lease:
+            grants.append((number, answer))
         else:
-            kind = KINDS[type(asked)]  # type: ignore[index]  # only what was told is so answered
-            write_outcome(kind, answer, getattr(message, kind.answer))
+            _write_answer(asked, answer, response.answers.add(id=number))
+    write_grants(grants, response)
+
+
+def _write_answer(asked: object, answer: Outcome | Status, message: Answer) -> None:
+    if isinstance(answer, Decision):
+        write_decision(answer, message.granted)
+    elif isinstance(answer, OpenLimitError):
+        message.error.CopyFrom(status_of(answer)[1])
+    elif isinstance(answer, Status):
+        message.error.CopyFrom(answer)
+    else:
+        kind = KINDS[type(asked)]  # type: ignore[index]  # only what was told is so answered
+        write_outcome(kind, answer, getattr(message, kind.answer))
 
 
 def write_outcome(kind: Kind, outcome: Outcome, response: Any) -> None:
@@ -161,15 +206,11 @@ def write_outcome(kind: Kind, outcome: Outcome, response: Any) -> None:
 
 def read_answers(response: AcquireStreamResponse, address: str) -> list[tuple[int, Outcome]]:
     """What the server at the address answered, by the questions' numbers."""
-    return [
-        (
-            answer.id,
-            read_response(answer.granted)
-            if answer.HasField("granted")
-            else _read_outcome(answer, address),
-        )
-        for answer in response.answers
-    ]
+    outcomes: list[tuple[int, Outcome]] = []
+    for run in response.grants:
+        outcomes += read_grants(run)
+    outcomes += [(answer.id, _read_outcome(answer, address)) for answer in response.answers]
+    return outcomes
 
 
 def _read_outcome(answer: Answer, address: str) -> Outcome:
@@ -178,6 +219,8 @@ def _read_outcome(answer: Answer, address: str) -> Outcome:
         return LimiterUnavailable(address, "it answers what this client does not know")
     if name == "error":
         return error_of(answer.error, address)
+    if name == "granted":
+        return read_response(answer.granted)
     return _outcome_of(name, getattr(answer, name))
 
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import grpc
 
+from openlimit import wire
 from openlimit.errors import InvalidRequest, LimiterUnavailable
-from openlimit.leaky_bucket import Decision, Limit
+from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
-from openlimit.stores import Demand, Store, Withdrawal
+from openlimit.stores import Demand, Observation, Pause, Settlement, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call
+from openlimit.wire import Call, Cancellation, Observed, Penalty, Release
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +67,36 @@ class _LocalLimiter(RateLimiter):
     def cancel(self, decision: Decision) -> None:
         self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
 
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        costs = self._charges(reserved)
+        actual = [
+            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
+        ]
+        self._store.tell(
+            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
+        )
+
+    def release(self, decision: Decision) -> None:
+        """Nothing to do: concurrency is not limited here."""
+
+    def _penalize(self, model: str, retry_after: float) -> None:
+        self._store.tell(Pause(self._bucket, self._limits, round(retry_after * SECOND)))
+
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        left = [remaining.get(limit.unit, inf) for limit in self._limits]
+        self._store.tell(Observation(self._bucket, self._limits, left))
+
     def close(self) -> None:
         self._store.close()
 
     def _demand(self, costs: Mapping[str, int]) -> Demand:
-        charges = [costs[limit.unit] for limit in self._limits]
+        charges = self._charges(costs)
         return Demand(self._bucket, self._limits, charges, inf, secrets.token_hex(8))
+
+    def _charges(self, costs: Mapping[str, int]) -> list[int]:
+        return [costs[limit.unit] for limit in self._limits]
 
 
 class ChatRateLimiter(_LocalLimiter):
@@ -239,14 +264,29 @@ class RemoteLimiter(RateLimiter):
 
     def cancel(self, decision: Decision) -> None:
         if decision.reservation_id:
-            self._buckets.cancel(decision.reservation_id)
+            self._buckets.tell(Cancellation(decision.reservation_id, self._key))
+
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        self._buckets.tell(wire.Settlement(decision.reservation_id, self._key, used))
+
+    def release(self, decision: Decision) -> None:
+        self._buckets.tell(Release(decision.reservation_id, self._key))
+
+    def _penalize(self, model: str, retry_after: float) -> None:
+        self._buckets.tell(Penalty(model, self._key, retry_after))
+
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        amounts = {unit: int(min(amount, 2**62)) for unit, amount in remaining.items()}
+        self._buckets.tell(Observed(model, self._key, amounts))
 
     def close(self) -> None:
         """Finish giving reservations back, for the timeout at most, and hang up for good."""
         self._buckets.close()
 
     def _call(self, model: str, costs: Mapping[str, int]) -> Call:
-        return Call(model, self._key, costs, self._max_wait)
+        return new(Call, (model, self._key, costs, self._max_wait, ""))
 
     def _available(self, decision: Decision) -> Decision:
         self._unavailable = False

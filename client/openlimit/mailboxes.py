@@ -3,13 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import count
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from openlimit.errors import LimiterUnavailable
-from openlimit.expiries import Expiries
 from openlimit.leaky_bucket import Decision
-from openlimit.wire import Cancellation
+
+numbers = count(1)
+"""Of all questions of this process, in the order in which they are asked."""
+_TICKS = 16  # in the time that callers wait
 
 Outcome = Decision | bool | float | Exception | None
 """What items.Outcome says, or any other error."""
@@ -30,20 +32,16 @@ class ThreadMailbox:
             slot.put(outcome)
 
 
-class CancelMailbox:
-    """Nobody waits for a cancellation, but one that did not arrive must be sent again.
+class ToldMailbox:
+    """Nobody waits for what is only told: a slot is that itself, and ``failed`` takes errors."""
 
-    A slot is the cancellation; ``owed`` takes those. To repeat one is safe, and one that comes
-    after the start changes nothing.
-    """
+    def __init__(self, failed: Callable[[Any, Exception], None]) -> None:
+        self._failed = failed
 
-    def __init__(self, owed: deque[Cancellation]) -> None:
-        self._owed = owed
-
-    def deliver(self, outcomes: Sequence[tuple[Cancellation, Outcome]]) -> None:
-        self._owed.extend(
-            slot for slot, outcome in outcomes if isinstance(outcome, LimiterUnavailable)
-        )
+    def deliver(self, outcomes: Sequence[tuple[Any, Outcome]]) -> None:
+        for told, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                self._failed(told, outcome)
 
 
 Slot = asyncio.Future[Outcome]
@@ -52,21 +50,28 @@ Slot = asyncio.Future[Outcome]
 class LoopMailbox:
     """Callers on the running event loop: a slot is a future of it.
 
-    They wait for ``timeout`` seconds at most, and then raise what ``expired`` makes. ``unclaimed``
-    takes the outcome of a caller that is gone.
+    They wait for ``timeout`` seconds, or a little longer, and then raise what ``expired`` makes:
+    ``overdue`` takes out what was asked for this mailbox before a number, and says whether more is
+    waiting. ``unclaimed`` takes the outcome of a caller that is gone.
     """
 
     def __init__(
         self,
         timeout: float,
         expired: Callable[[], Exception],
+        overdue: Callable[["LoopMailbox", int], tuple[list[Slot], bool]],
         unclaimed: Callable[[Outcome], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._expired = expired
+        self._overdue = overdue
         self._unclaimed = unclaimed
-        self._expiries = Expiries(timeout, expired)
         # Handed to the loop, which settles nothing any more once it is closed.
         self._on_the_way: list[Sequence[tuple[Slot, Outcome]]] = []
+        self._tick_after = timeout / _TICKS
+        self._is_ticking = False
+        self._marks: deque[int] = deque()
+        """A number at each of the latest ticks: what was asked before it has a lower one."""
 
     def deliver(self, outcomes: Sequence[tuple[Slot, Outcome]]) -> None:
         self._on_the_way.append(outcomes)
@@ -79,9 +84,11 @@ class LoopMailbox:
 
     def expect(self) -> Slot:
         """A slot for a caller that begins to wait."""
-        slot: Slot = self.loop.create_future()
-        self._expiries.watch(slot)
-        return slot
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._marks.clear()
+            self.loop.call_later(self._tick_after, self._tick)
+        return self.loop.create_future()
 
     def abandon(self, slot: Slot) -> None:
         """Its caller leaves, though the outcome is here or on its way."""
@@ -104,3 +111,14 @@ class LoopMailbox:
                 slot.set_exception(outcome)
             else:
                 slot.set_result(outcome)
+
+    def _tick(self) -> None:
+        """A few looks at all who wait cost less than to note for each when he began."""
+        self._marks.append(next(numbers))
+        before = self._marks.popleft() if len(self._marks) > _TICKS else 0
+        slots, self._is_ticking = self._overdue(self, before)
+        for slot in slots:
+            if not slot.done():
+                slot.set_exception(self._expired())
+        if self._is_ticking:
+            self.loop.call_later(self._tick_after, self._tick)

@@ -11,7 +11,8 @@ from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
-from openlimit.token_counting import count_tokens, whole_number
+from openlimit.token_counting import count_split, whole_number
+from openlimit.wire import MAX_RETRY_AFTER
 
 _MOST = 2**63  # what the wire carries
 
@@ -23,13 +24,23 @@ class RateLimiter(ABC):
         """The place in the queue of the API call with these parameters, for with or async with.
 
         Takes exactly what the call takes: chat, completion, embedding and Responses calls are
-        told apart by their parameters, and their tokens counted. With ``tokens=n`` nothing is
-        counted. Raises InvalidRequest where a parameter has no sensible reading.
+        told apart by their parameters, and their tokens counted: ``tokens``, and of these
+        ``input_tokens`` and ``output_tokens``. With ``tokens=n`` nothing is counted and nothing
+        split. ``units={"images": 2}`` adds costs in further units, or replaces those of the same
+        name. Units without a limit cost nothing.
+
+        Raises InvalidRequest where a parameter has no sensible reading.
         """
         tokens = params.get("tokens")
         if tokens is None:
-            tokens = count_tokens(params)
-        return self._reservation(params.get("model") or "", tokens)
+            split = count_split(params)
+            costs = _costs(sum(split))
+            costs["input_tokens"], costs["output_tokens"] = split
+        else:
+            costs = _costs(tokens)
+        if "units" in params:
+            costs |= _further_costs(params["units"])
+        return Reservation(self, params.get("model") or "", costs)
 
     def is_limited(self) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
@@ -41,17 +52,35 @@ class RateLimiter(ABC):
 
     async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
         """Reserve one request of so many tokens and wait for its start."""
-        await self._reservation(model, num_tokens).__aenter__()
+        await Reservation(self, model, _costs(num_tokens)).__aenter__()
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        self._reservation(model, num_tokens).__enter__()
+        Reservation(self, model, _costs(num_tokens)).__enter__()
 
-    def _reservation(self, model: str, tokens: int) -> Reservation:
-        number = tokens if type(tokens) is int else whole_number(tokens)
-        if number is None or not 0 <= number < _MOST:
-            raise InvalidRequest("tokens", f"must be a whole number, 0 or more, not {tokens!r}")
-        return Reservation(self, model, {"requests": 1, "tokens": number})
+    def penalize(self, retry_after: float, model: str = "") -> None:
+        """Let no call of the model start for so many seconds: the provider has answered 429.
+
+        For everyone who shares the limit; starts that were granted before stay as they are.
+        Neither blocks nor raises for an outage. More than a day counts as a day.
+        """
+        if not (isinstance(retry_after, int | float) and retry_after >= 0):
+            raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
+        self._penalize(model, min(retry_after, MAX_RETRY_AFTER))
+
+    def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
+        """Correct the model's bucket by what the provider says remains, by unit.
+
+        It can only make calls wait longer, for everyone who shares the limit. Units that are not
+        limited are ignored. Neither blocks nor raises for an outage.
+        """
+        for unit, amount in remaining.items():
+            if not (isinstance(amount, int | float) and amount >= 0):
+                raise InvalidRequest(
+                    f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
+                )
+        if remaining:
+            self._observe(model, remaining)
 
     @abstractmethod
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
@@ -61,9 +90,29 @@ class RateLimiter(ABC):
     async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         """``reserve`` for event loops."""
 
+    # What follows neither blocks nor raises.
+
     @abstractmethod
     def cancel(self, decision: Decision) -> None:
-        """Give back a reservation before its start; neither blocks nor raises."""
+        """Give back a reservation before its start."""
+
+    @abstractmethod
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        """Replace what a started call has reserved by what it has used; frees its slot."""
+
+    @abstractmethod
+    def release(self, decision: Decision) -> None:
+        """Free the slot of a call that has ended."""
+
+    @abstractmethod
+    def _penalize(self, model: str, retry_after: float) -> None:
+        """For at most MAX_RETRY_AFTER seconds."""
+
+    @abstractmethod
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        """Of some units."""
 
     @abstractmethod
     def close(self) -> None:
@@ -89,3 +138,26 @@ class RateLimiter(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _costs(tokens: object) -> dict[str, int]:
+    if type(tokens) is int and 0 <= tokens < _MOST:  # as nearly always
+        return {"requests": 1, "tokens": tokens}
+    return {"requests": 1, "tokens": _cost("tokens", tokens)}
+
+
+def _further_costs(units: object) -> dict[str, int]:
+    if units is None:
+        return {}
+    if not isinstance(units, Mapping):
+        raise InvalidRequest("units", f"must be such as {{'images': 2}}, not {units!r}")
+    if "tokens" in units:
+        raise InvalidRequest("units", "tokens has a parameter of its own: tokens=512")
+    return {unit: _cost(f"units.{unit}", cost) for unit, cost in units.items()}
+
+
+def _cost(field: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None or not 0 <= number < _MOST:
+        raise InvalidRequest(field, f"must be a whole number, 0 or more, not {value!r}")
+    return number

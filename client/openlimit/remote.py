@@ -6,42 +6,43 @@ event loop, and one stream for all is what makes this fast.
 
 import asyncio
 import atexit
-import os
+import logging
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import RLock, local
-from typing import Any, cast
-from weakref import WeakMethod, WeakSet, finalize
+from threading import local
+from typing import Any, ParamSpec, cast
+from weakref import WeakMethod, WeakSet, finalize, ref
 
 import grpc
 
 from openlimit import items, wire
 from openlimit.background import in_background
-from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Decision
-from openlimit.mailboxes import CancelMailbox, LoopMailbox, Mailbox, Outcome, ThreadMailbox
+from openlimit.connections import Connection, opening
+from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.leases import Leases
+from openlimit.mailboxes import (
+    LoopMailbox,
+    Mailbox,
+    Outcome,
+    Slot,
+    ThreadMailbox,
+    ToldMailbox,
+)
 from openlimit.stream import Stream, closed
-from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-
-_OPTIONS = [
-    # A forked child must not find its parent's connection in a pool that both know.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A server that was restarted is found again within a second or so, not within minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that vanished without a goodbye is noticed while calls wait for it.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-]
-_COOL_DOWN = 0.1  # seconds in which a stream that broke off is not opened again
+from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
+_REPEATABLE = Cancellation | Settlement | Release
+_FINAL = InvalidRequest | UnknownReservation
+
+_P = ParamSpec("_P")
+_log = logging.getLogger(__name__)
 _THREADS = ThreadMailbox()
 
 
@@ -64,12 +65,14 @@ class RemoteBuckets:
         self._key = key  # that of all calls
         self._timeout = timeout
         self._credentials = credentials
-        self._open = _Open({}, False)
+        self._open = _Open(Leases(_weakly(self._renew)))
         self._stream: Stream | None = None  # the latest of this process
         self._thread = local()  # has the mailbox of the thread's event loop
+        self._mailbox: LoopMailbox | None = None  # the latest of any thread
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
-        self._owed: deque[wire.Cancellation] = deque(maxlen=_MOST_OWED)
-        self._cancels = CancelMailbox(self._owed)
+        self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
+        self._told = ToldMailbox(_weakly(self._failed))
+        self._overdue = partial(_overdue, ref(self))
         self._take_back = _weakly(self._unclaimed)
         finalize(self, _let_go, self._open).atexit = False
         _all.add(self)
@@ -90,155 +93,156 @@ class RemoteBuckets:
             raise
         if isinstance(outcome, Exception):
             raise outcome
-        return cast(Decision, outcome)
+        return self._granted(cast(Decision, outcome))
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
         if self._open.closed:
             raise closed()
-        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        mailbox = self._mailbox
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            if mailbox:
-                mailbox.clear()
-            mailbox = LoopMailbox(self._timeout, self._no_answer, self._take_back)
-            self._thread.mailbox = mailbox
+            mailbox = self._find_mailbox()
         slot = mailbox.expect()
         stream, number = self._ask(call, mailbox, slot)
         try:
-            return cast(Decision, await slot)
+            decision: Any = await slot
         except BaseException:
             if not stream.forget(number):
                 mailbox.abandon(slot)
             raise
+        return self._granted(decision) if decision.lease else decision
 
-    def cancel(self, reservation_id: str) -> None:
-        """Give a reservation back in the background; neither blocks nor raises.
+    def tell(self, told: items.Told) -> None:
+        """Send what nobody waits for; neither blocks nor raises.
 
-        While the server is away it is kept, and sent when that is back and something is asked.
-        Also once closed, for callers that still slept then: the connection that this needs
-        closes by itself.
+        What is safe to repeat is kept while the server is away, and sent when that is back and
+        something is asked. Also once closed, for callers that still slept or ran then: the
+        connection that this needs closes by itself.
         """
+        if isinstance(told, Cancellation | Settlement | Release):
+            self._open.leases.let_go(told.reservation_id)
         if sys.is_finalizing():
             return
-        cancellation = wire.Cancellation(reservation_id, self._key)
-        self._send(cancellation, self._cancels, cancellation)
+        stream = self._stream
+        if stream and stream.ask(told, self._told, told):
+            return
+        if opening.is_forking:  # who forks may be waiting for this very thread
+            self._failed(told, LimiterUnavailable(self._address, "its process forks"))
+            return
+        self._send(told, self._told, told)
         if self._open.closed:
             _let_go(self._open)
 
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
         self._open.closed = True
-        if connection := self._open.connections.pop(os.getpid(), None):
+        self._open.leases.clear()
+        if connection := self._open.take():
             connection.close()
+
+    def _find_mailbox(self) -> LoopMailbox:
+        """That of the running event loop."""
+        mailbox: LoopMailbox | None = getattr(self._thread, "mailbox", None)
+        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+            if mailbox:
+                mailbox.clear()
+            mailbox = LoopMailbox(self._timeout, self._no_answer, self._overdue, self._take_back)
+            self._thread.mailbox = mailbox
+        self._mailbox = mailbox
+        return mailbox
 
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
             if self._owed and stream.is_useful:
-                self._cancel_again(stream)
+                self._tell_again(stream)
             return stream, number
         if self._open.closed:
             raise closed()
         return self._send(call, mailbox, slot)
 
     def _send(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
-        while True:
-            pid = os.getpid()
-            connection = self._open.connections.get(pid)
-            if connection is None:
-                fresh = _Connection(
-                    self._address, self._timeout, self._credentials, self._take_back
-                )
-                connection = self._open.connections.setdefault(pid, fresh)
-                if connection is not fresh:  # another thread was faster
-                    fresh.close()
-            if sent := connection.ask(asked, mailbox, slot):
-                self._stream = sent[0]
-                return sent
+        with opening:
+            while True:
+                connection = self._open.connection
+                if connection is None or connection.is_closed:
+                    connection = self._open.connection = Connection(
+                        self._address, self._timeout, self._credentials, self._take_back
+                    )
+                if sent := connection.ask(asked, mailbox, slot):
+                    self._stream = sent[0]
+                    return sent
 
-    def _cancel_again(self, stream: Stream) -> None:
-        """What could not be given back while the server was away."""
+    def _tell_again(self, stream: Stream) -> None:
+        """What could not be told while the server was away."""
         for _ in range(len(self._owed)):
             with suppress(IndexError):  # another thread was faster
                 owed = self._owed.popleft()
-                if not stream.ask(owed, self._cancels, owed):
+                if not stream.ask(owed, self._told, owed):
                     self._owed.append(owed)
+
+    def _failed(self, told: items.Told, error: Exception) -> None:
+        if isinstance(told, _REPEATABLE) and not isinstance(error, _FINAL):
+            self._owed.append(told)
+            return
+        if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
+            self._open.leases.let_go(told.reservation_id)
+        _log.info("%s had no effect: %s", told, error)
+
+    def _renew(self, reservation_id: str) -> None:
+        self.tell(Renewal(reservation_id, self._key))
+
+    def _granted(self, decision: Decision) -> Decision:
+        if decision.lease:
+            self._open.leases.hold(decision.reservation_id, decision.wait / SECOND, decision.lease)
+        return decision
 
     def _unclaimed(self, outcome: object) -> None:
         """Give back what was granted to a caller that is gone."""
-        if isinstance(outcome, Decision) and outcome.wait:
-            self.cancel(outcome.reservation_id)
+        if isinstance(outcome, Decision) and (outcome.wait or outcome.lease):
+            self.tell(Cancellation(outcome.reservation_id, self._key))
+            if outcome.lease and not outcome.wait:  # has started, so it cannot be cancelled
+                self.tell(Release(outcome.reservation_id, self._key))
 
 
 @dataclass
 class _Open:
     """What has to be hung up; it outlives the buckets, until that is done."""
 
-    connections: "dict[int, _Connection]"
-    """By process: a forked child opens its own, and never touches its parent's."""
-    closed: bool
+    leases: Leases
+    connection: Connection | None = None
+    closed: bool = False
+
+    def take(self) -> Connection | None:
+        connection, self.connection = self.connection, None
+        return connection
 
 
-class _Connection:
-    """A channel of one process, and the stream that is open on it."""
-
-    def __init__(
-        self,
-        address: str,
-        timeout: float,
-        credentials: grpc.ChannelCredentials | None,
-        unclaimed: Callable[[Outcome], None],
-    ) -> None:
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, _OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
-        stub = RateLimitServiceStub(self._channel)
-        self._open_stream = partial(Stream, stub, address, timeout, unclaimed)
-        self._lock = RLock()
-        self._stream: Stream | None = None
-        self._closed = False
-
-    def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> tuple[Stream, int] | None:
-        """Send a question over the stream, a new one if need be; None once this is closed."""
-        while True:
-            stream = self._stream
-            if stream is not None:
-                if number := stream.ask(asked, mailbox, slot):
-                    return stream, number
-                if stream.failure and time.monotonic() < stream.failed_at + _COOL_DOWN:
-                    mailbox.deliver([(slot, stream.failure())])
-                    return stream, 0
-            with self._lock:
-                if self._closed:
-                    return None
-                if self._stream is stream:
-                    self._stream = self._open_stream()
-
-    def close(self) -> None:
-        """Let what is under way be answered, for the timeout at most, then hang up."""
-        with self._lock:
-            self._closed = True
-        if self._stream:
-            self._stream.close()
-        self._channel.close()
+def _overdue(
+    buckets: "ref[RemoteBuckets]", mailbox: LoopMailbox, before: int
+) -> tuple[list[Slot], bool]:
+    """A timer of an event loop must not keep the buckets alive."""
+    alive = buckets()
+    stream = alive and alive._stream
+    return stream.overdue(mailbox, before) if stream else ([], False)
 
 
-def _weakly(method: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+def _weakly(method: Callable[_P, None]) -> Callable[_P, None]:
     """The method, which is gone with its object: threads and timers must not keep that alive."""
     reference = WeakMethod(method)
 
-    def call(outcome: Outcome) -> None:
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> None:
         if alive := reference():
-            alive(outcome)
+            alive(*args, **kwargs)
 
     return call
 
 
-def _let_go(held: "_Open") -> None:
+def _let_go(held: _Open) -> None:
     """Hang up without waiting for it, also for one who forgot to."""
     held.closed = True
-    if connection := held.connections.pop(os.getpid(), None):
+    held.leases.clear()
+    if connection := held.take():
         in_background(connection.close)
 
 
@@ -250,16 +254,3 @@ def _close_all() -> None:
     """What was given back last must not be lost."""
     for buckets in list(_all):
         buckets.close()
-
-
-def _forget_streams() -> None:
-    """A forked child has no use for its parent's.
-
-    Where one is open at the fork, gRPC itself may crash in the child: fork before the first call.
-    """
-    for buckets in list(_all):
-        buckets._stream = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_streams)

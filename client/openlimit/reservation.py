@@ -12,10 +12,14 @@ from typing import Protocol, Self
 
 from openlimit.background import in_background
 from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.usage import units_of
 
 
 class Reserver(Protocol):
-    """Decides the start of a call, and takes back what will not be used."""
+    """Decides the start of a call, and learns what became of it.
+
+    Only reserving may block, and raise what can happen to it.
+    """
 
     def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
         """Charge the costs and say how long to wait; may block on I/O."""
@@ -24,7 +28,15 @@ class Reserver(Protocol):
         """``reserve`` for event loops."""
 
     def cancel(self, decision: Decision) -> None:
-        """Give back a reservation before its start; neither blocks nor raises."""
+        """Give back a reservation before its start."""
+
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        """Replace what a started call has reserved by what it has used; frees its slot."""
+
+    def release(self, decision: Decision) -> None:
+        """Free the slot of a call that has ended."""
 
 
 class Reservation:
@@ -35,35 +47,62 @@ class Reservation:
     or LimiterUnavailable, when the charge of a decision whose answer was lost may remain.
     A wait that is cancelled or interrupted gives the reservation back.
 
-    Leaving keeps the charge, also after an exception: providers count failed calls as well.
+    Leaving keeps the charge of what was not settled, also after an exception: providers count
+    failed calls as well. Where concurrency is limited it frees the slot.
 
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
     Always: ``model``; ``costs`` by unit. Each entry is a reservation of its own.
     """
 
-    __slots__ = ("_reserver", "costs", "limited_by", "model", "wait")
+    __slots__ = ("_decision", "_reserver", "costs", "model")
 
     def __init__(self, reserver: Reserver, model: str, costs: Mapping[str, int]) -> None:
         self._reserver = reserver
         self.model = model
         self.costs = costs
-        self.wait: float | None = None
-        self.limited_by = ""
+        self._decision: Decision | None = None
 
     def __repr__(self) -> str:
         state = "not entered" if self.wait is None else f"waited {self.wait:.6g} s"
         return f"<Reservation of {dict(self.costs)} for {self.model!r}, {state}>"
 
+    @property
+    def wait(self) -> float | None:
+        """Seconds from the decision to the start; None before that."""
+        return self._decision and self._decision.wait / SECOND
+
+    @property
+    def limited_by(self) -> str:
+        """The unit that has set the wait; empty when there was none."""
+        return self._decision.limited_by if self._decision else ""
+
+    def settle(self, usage: object) -> None:
+        """Replace what was reserved by what the call has really used, and free its slot.
+
+        ``usage`` is what the response says: the usage object of OpenAI's chat completions,
+        completions, embeddings or responses, or of Anthropic's messages, the same as a dict, or
+        numbers by unit such as ``{"tokens": 12}``. What it does not name stays as reserved;
+        None, which streamed responses carry before their end, changes nothing.
+
+        Does not block, and raises for no outage: it is sent with what else is on its way, again
+        after an outage, and at the latest when the limiter is closed. Only the first time counts.
+        Raises InvalidRequest for what is no usage, RuntimeError before entering.
+        """
+        if usage is not None:
+            self._settle(units_of(usage))
+
+    def cancel(self) -> None:
+        """The call was not made and will not be: give back all that was reserved, like settle."""
+        self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
+
     def __enter__(self) -> Self:
         decision = None
         try:
-            decision = self._reserver.reserve(self.model, self.costs)
+            decision = self._decision = self._reserver.reserve(self.model, self.costs)
             if decision.wait:
-                start = self._start(decision)
+                start = time.monotonic() + decision.wait / SECOND
                 while (left := start - time.monotonic()) > 0:
                     time.sleep(left)
-            else:
-                self.wait, self.limited_by = 0.0, ""
         except BaseException:
             if decision is not None:
                 self._reserver.cancel(decision)
@@ -73,14 +112,12 @@ class Reservation:
     async def __aenter__(self) -> Self:
         decision = None
         try:
-            decision = await self._reserver.areserve(self.model, self.costs)
+            decision = self._decision = await self._reserver.areserve(self.model, self.costs)
             if decision.wait:
-                start = self._start(decision)
+                start = time.monotonic() + decision.wait / SECOND
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                     await asyncio.sleep(left)
-            else:
-                self.wait, self.limited_by = 0.0, ""
         except GeneratorExit:
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
@@ -99,7 +136,10 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Keep the charge."""
+        """Keep the charge, free the slot."""
+        decision = self._decision
+        if decision and decision.lease:
+            self._reserver.release(decision)
 
     async def __aexit__(
         self,
@@ -107,10 +147,16 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Keep the charge."""
+        """Keep the charge, free the slot."""
+        decision = self._decision
+        if decision and decision.lease:
+            self._reserver.release(decision)
 
-    def _start(self, decision: Decision) -> float:
-        """When the call may start on this machine's clock, in seconds."""
-        self.wait = decision.wait / SECOND
-        self.limited_by = decision.limited_by
-        return time.monotonic() + self.wait
+    def _settle(self, used: Mapping[str, int]) -> None:
+        decision = self._decision
+        if decision is None:
+            raise RuntimeError("enter the reservation first: with limiter.limit(…) as reservation")
+        if decision.reservation_id:
+            # Without its id and lease it keeps what it waited, and is settled no more.
+            self._decision = Decision(decision.wait, decision.limited_by, "")
+            self._reserver.settle(decision, self.costs, used)

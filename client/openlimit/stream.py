@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from queue import SimpleQueue
 from threading import Event, RLock, Thread
 from typing import Any
@@ -21,7 +20,7 @@ from grpc_status import rpc_status
 
 from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
-from openlimit.mailboxes import Mailbox, Outcome
+from openlimit.mailboxes import Mailbox, Outcome, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
@@ -33,7 +32,7 @@ class Stream:
 
     ``unclaimed`` takes the outcome of a question that was forgotten meanwhile. When the call breaks
     off, all who wait are told; it is not opened again. A server that has no such call is asked one
-    by one. ``timeout`` bounds those calls, and closing, in seconds.
+    by one. ``timeout`` bounds those calls, in seconds.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Stream:
         self._unclaimed = unclaimed
         # Reentrant: the garbage collector may end a waiter, which asks to cancel, while it is held.
         self._lock = RLock()
-        self._numbers = count(1)
         self._waiting: dict[int, tuple[Mailbox, Any, items.Asked]] = {}
         self._to_send: deque[int] = deque()
         self._sent = self._answered = 0
@@ -58,7 +56,7 @@ class Stream:
         self._is_unary = False
         self.is_useful = False
         """Whether the server has answered anything."""
-        self._closing = False
+        self._closing: Callable[[], Exception] | None = None
         self._all_answered = Event()
         self.failure: Callable[[], Exception] | None = None
         """Makes the error that ended the call; None while it is up."""
@@ -73,7 +71,7 @@ class Stream:
         with self._lock:
             if self._closing or self.failure:
                 return None
-            number = next(self._numbers)
+            number = next(numbers)
             self._waiting[number] = mailbox, slot, asked
             if not self._is_unary:
                 self._to_send.append(number)
@@ -93,28 +91,49 @@ class Stream:
             self._note_end()
         return forgotten
 
-    def close(self) -> None:
-        """Let what was asked be answered, within the timeout, and end the call."""
+    def overdue(self, mailbox: Mailbox, before: int) -> tuple[list[Any], bool]:
+        """Forget what was asked for a mailbox before a number.
+
+        Returns the slots of those questions, and whether more wait for it.
+        """
+        waiting = [
+            (number, slot)
+            for number, (whose, slot, _) in list(self._waiting.items())
+            if whose is mailbox
+        ]
+        slots = [slot for number, slot in waiting if number < before and self.forget(number)]
+        return slots, len(waiting) > len(slots)
+
+    def close(self, within: float, failure: Callable[[], Exception]) -> None:
+        """Let what was asked be answered, within so many seconds, and end the call.
+
+        ``failure`` makes the error of those who were not answered.
+        """
         with self._lock:
-            self._closing = True
+            self._closing = failure
             self._note_end()
         self._wake.put(None)
-        self._all_answered.wait(self._timeout)
+        self._all_answered.wait(within)
         self._call.cancel()  # its server answers a call that has ended as well as one that ends
         self._reader.join()
 
     def _requests(self) -> Iterator[AcquireStreamRequest]:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self.failure:
-            is_last = self._closing
+            is_last = self._closing is not None
             request = AcquireStreamRequest()
             with self._lock:
                 count = min(_MOST_IN_MESSAGE, self._sendable())
                 taken = [self._to_send.popleft() for _ in range(count)]
                 self._sent += count
-            for number in taken:
-                self._add(request, number)
-            if request.questions:
+            waiting = [
+                (number, found[2]) for number in taken if (found := self._waiting.get(number))
+            ]
+            errors = items.write_questions(waiting, request)
+            if unsent := count - len(waiting) + len(errors):
+                self._deliver(errors)
+                self._count_answers(unsent)  # that it was not sent is its answer
+            if len(waiting) > len(errors):
                 yield request
                 continue
             if is_last and not self._to_send:
@@ -130,23 +149,14 @@ class Stream:
         in_flight = self._sent - self._answered
         return min(len(self._to_send), items.MOST_IN_FLIGHT - in_flight)
 
-    def _add(self, request: AcquireStreamRequest, number: int) -> None:
-        if found := self._waiting.get(number):
-            try:
-                items.write_question(number, found[2], request.questions.add())
-                return
-            except InvalidRequest as error:
-                del request.questions[-1]
-                self._deliver([(number, error)])
-        self._count_answers(1)  # that it was not sent is its answer
-
     def _read(self) -> None:
         failure: Callable[[], Exception]
         failure = partial(LimiterUnavailable, self._address, "the server has ended the stream")
         try:
             for response in self._call:
-                self._deliver(items.read_answers(response, self._address))
-                self._count_answers(len(response.answers))
+                outcomes = items.read_answers(response, self._address)
+                self._deliver(outcomes)
+                self._count_answers(len(outcomes))
                 self.is_useful = True
         except grpc.RpcError as error:
             if self._call.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -156,8 +166,8 @@ class Stream:
         except Exception as error:  # whatever a strange server makes of it, nobody may hang
             failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
         with self._lock:
-            self.failed_at = 0.0 if self.is_useful else time.monotonic()
-            self.failure = closed if self._closing else failure
+            self.failed_at = 0.0 if self.is_useful or self._closing else time.monotonic()
+            self.failure = self._closing or failure
             self._all_answered.set()
         self._wake.put(None)
         self._deliver([(number, self.failure()) for number in list(self._waiting)])

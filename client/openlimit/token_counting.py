@@ -6,20 +6,32 @@ counted in prompt_tokens.py, text in encodings.py, images in image_tokens.py.
 
 from collections.abc import Mapping
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["count_tokens", "whole_number"]
+__all__ = ["TokenCount", "count_split", "count_tokens", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
+class TokenCount(NamedTuple):
+    """Tokens of a call."""
+
+    input: int
+    output: int
+
+
 def count_tokens(params: Mapping[str, Any]) -> int:
-    """Tokens a call with these API parameters may use: its input plus the output it reserves.
+    """Tokens a call may use, its input plus the output it reserves: the sum of ``count_split``."""
+    return sum(count_split(params))
+
+
+def count_split(params: Mapping[str, Any]) -> TokenCount:
+    """Tokens a call with these API parameters may use: its input, and the output it reserves.
 
     `params` is what the call itself gets. Its kind shows in its parameters: ``messages`` is a
     chat completion or an Anthropic message, ``prompt`` a completion, ``input`` an embedding (by
@@ -45,12 +57,14 @@ def count_tokens(params: Mapping[str, Any]) -> int:
     counter = PromptCounter(given.get("model"))
     try:
         if "messages" in given:
-            return _chat_input(counter, given) + _output(given) * _positive(given, "n", 1)
+            output = _output(given) * _positive(given, "n", 1)
+            return TokenCount(_chat_input(counter, given), output)
         if "prompt" in given and not isinstance(given["prompt"], Mapping):
-            return _completion_input(counter, given) + _output(given) * _completions(given)
+            output = _output(given) * _completions(given)
+            return TokenCount(_completion_input(counter, given), output)
         if _is_embedding(given):
-            return counter.texts(given["input"])
-        return _response_input(counter, given) + _output(given)
+            return TokenCount(counter.texts(given["input"]), 0)
+        return TokenCount(_response_input(counter, given), _output(given))
     except RecursionError:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
 

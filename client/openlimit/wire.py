@@ -12,6 +12,7 @@ from openlimit.leaky_bucket import SECOND, Decision, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
+    AcquireRun,
     CancelRequest,
     ObserveRequest,
     PenalizeRequest,
@@ -36,7 +37,8 @@ class Call(NamedTuple):
     model: str
     key: str
     costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them."""
+    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
+    ``output_tokens``, where these are given."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
@@ -112,8 +114,7 @@ def write_call(call: Call, request: AcquireRequest) -> None:
         if len(costs) > 2 or costs["requests"] != 1:
             for unit in costs.keys() - {"tokens"}:
                 request.units[unit] = costs[unit]
-        if max_wait is not None:
-            request.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+        write_max_wait(max_wait, request)
         if request_id:
             request.request_id = request_id
     except (TypeError, ValueError) as error:
@@ -131,14 +132,33 @@ def read_request(request: AcquireRequest) -> Call:
     costs = {"requests": 1, "tokens": tokens}
     if request.units:
         costs |= _read_units(request.units)
-    max_wait = None
-    if request.HasField("max_wait"):
-        max_wait = _read_duration("max_wait", request.max_wait)
+        include_split(costs)
+    max_wait = read_max_wait(request)
     request_id = request.request_id
     if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
         size = len(request_id.encode())
         raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
     return new(Call, (model, key, costs, max_wait, request_id))
+
+
+def include_split(costs: dict[str, int]) -> None:
+    """Input and output are both tokens, also for who says nothing else."""
+    split = costs.get("input_tokens", 0) + costs.get("output_tokens", 0)
+    if split > costs.get("tokens", 0):
+        costs["tokens"] = split
+
+
+def write_max_wait(max_wait: float | None, message: AcquireRequest | AcquireRun) -> None:
+    """Fill the field, unless the wait is None."""
+    if max_wait is not None:
+        message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+
+
+def read_max_wait(message: AcquireRequest | AcquireRun) -> float | None:
+    """The field's seconds; None where it is absent. Raises InvalidRequest."""
+    if message.HasField("max_wait"):
+        return _read_duration("max_wait", message.max_wait)
+    return None
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:
@@ -167,10 +187,11 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
 def _read_units(units: Mapping[str, int]) -> dict[str, int]:
     if "tokens" in units:
         raise InvalidRequest("units", "tokens has a field of its own")
-    return _read_amounts("units", units)
+    return read_amounts("units", units)
 
 
-def _read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+def read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
+    """Amounts by unit, as they are; raises InvalidRequest for what is no unit or negative."""
     if len(amounts) > MAX_UNITS:
         raise InvalidRequest(field, f"must name at most {MAX_UNITS} units, not {len(amounts)}")
     for unit, amount in amounts.items():
@@ -190,7 +211,7 @@ def _read_duration(field: str, value: Duration) -> float:
             "must be a duration that is not negative, "
             f"not {value.seconds} seconds and {value.nanos} nanos",
         )
-    return value.seconds + value.nanos / _NANOS
+    return (value.seconds * _NANOS + value.nanos) / _NANOS  # of whole numbers: rounded once
 
 
 def duration(microseconds: float) -> Duration:
@@ -206,20 +227,22 @@ def microseconds(value: Duration) -> int:
 
 def write_decision(decision: Decision, response: AcquireResponse) -> None:
     """Fill an empty message in place, which is twice as fast as by keywords."""
-    wait, limited_by, reservation_id = decision
+    wait, limited_by, reservation_id, lease = decision
     response.reservation_id = reservation_id
     if wait:
         response.limited_by = limited_by
         seconds, rest = divmod(int(wait), SECOND)
         response.wait.seconds = seconds
         response.wait.nanos = rest * 1000
+    if lease:
+        response.lease.CopyFrom(duration(lease * SECOND))
 
 
 def read_response(response: AcquireResponse) -> Decision:
     """The decision of a message."""
-    if not response.HasField("wait"):
-        return new(Decision, (0, "", response.reservation_id))
-    return Decision(microseconds(response.wait), response.limited_by, response.reservation_id)
+    wait = microseconds(response.wait) if response.HasField("wait") else 0
+    lease = microseconds(response.lease) / SECOND if response.HasField("lease") else 0.0
+    return new(Decision, (wait, response.limited_by, response.reservation_id, lease))
 
 
 def write_named(
@@ -289,4 +312,4 @@ def read_observed(request: ObserveRequest) -> Observed:
     """What a message says remains; raises InvalidRequest for what is missing or malformed."""
     require_name("model", request.model)
     require_name("key", request.key)
-    return Observed(request.model, request.key, _read_amounts("remaining", request.remaining))
+    return Observed(request.model, request.key, read_amounts("remaining", request.remaining))

@@ -25,8 +25,10 @@ from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Repeat
 from openlimit.wire import Call
 from openlimit_server import reservation_ids
+from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.reservation_ids import Reserved, Signer
 from openlimit_server.settings import PolicySettings
+from openlimit_server.token_costs import TokenCosts
 
 _REMEMBERED_TARGETS = 10_000
 _WILDCARD = re.compile(r"[*?[]")
@@ -46,11 +48,15 @@ class _Policy(NamedTuple):
     units: Sequence[str]
     zeros: Sequence[int]
     """As many."""
+    observed: Sequence[str]
+    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
     most: Sequence[float]
     """What a call is settled as at most."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
+    token_costs: TokenCosts | None
+    """None where calls are charged as they say."""
 
 
 def _wall_clock() -> int:
@@ -71,6 +77,7 @@ class Policies:
     ) -> None:
         self._policies = [_policy(each) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
+        self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._first_to_name: dict[str, int] = {}
@@ -122,9 +129,9 @@ class Policies:
             places, questions, signers, decided, strict=True
         ):
             if signer and isinstance(answer, Decision):
-                wait, limited_by, name = answer
+                wait, limited_by, name, _ = answer
                 reservation_id = signer.id_of(name, wait, question.costs)
-                answers[place] = new(Decision, (wait, limited_by, reservation_id))
+                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0))
             else:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
@@ -132,12 +139,14 @@ class Policies:
     def _demand(self, call: Call, name: str) -> tuple[Demand, Signer]:
         model, key, costs_by_unit, max_wait, request_id = call
         policy, bucket, signer = self._target(model, key)
+        if policy.token_costs:
+            costs_by_unit = policy.token_costs.of(model, costs_by_unit)
         costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
         max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
         if request_id:
-            # Nobody gets another's reservation by guessing, none is of other units, and whatever
-            # clients choose becomes a short name.
-            asked = f"{policy.units}\0{model}\0{key}\0{request_id}".encode()
+            # Written like this, no two are the same: nobody gets another's reservation, and nothing
+            # is repeated whose costs were of other units.
+            asked = repr((model, key, policy.units, request_id)).encode()
             request_id = blake2b(asked, digest_size=12).hexdigest()
         demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
         return demand, signer
@@ -152,6 +161,8 @@ class Policies:
                 return Decision(0, "", "")
             case UnknownReservation():
                 return UnknownReservation(asked.reservation_id, answer.expired)
+            case True if isinstance(asked, wire.Settlement) and self._learns:
+                self._learn(asked)
             case bool() if isinstance(asked, wire.Penalty | wire.Observed):
                 return None
         return cast(Answer, answer)
@@ -183,7 +194,7 @@ class Policies:
                 return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
             case wire.Observed(model, key, remaining):
                 policy, bucket, _ = self._target(model, key)
-                left = [remaining.get(unit, inf) for unit in policy.units]
+                left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
             case _:
                 raise InvalidRequest("question", "limits on concurrency are not served yet")
@@ -191,7 +202,7 @@ class Policies:
     async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
         reserved = reservation_ids.read(reservation_id, self._clock())
-        policy = self._by_name.get(reserved.bucket.partition(":")[0])
+        policy = self._policy_of(reserved)
         if policy is None:
             raise UnknownReservation(reservation_id)
         if not self._made(reserved, key, policy):
@@ -204,9 +215,20 @@ class Policies:
             raise UnknownReservation(reservation_id, expired=True)
         return policy, reserved
 
+    def _policy_of(self, reserved: Reserved) -> _Policy | None:
+        return self._by_name.get(reserved.bucket.partition(":")[0])
+
+    def _learn(self, settlement: wire.Settlement) -> None:
+        """From a call that was settled, once."""
+        reserved = reservation_ids.read(settlement.reservation_id, self._clock())
+        policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
+        if output is not None and reserved.model and policy and policy.token_costs:
+            policy.token_costs.learn(reserved.model, output)
+
     def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
         for secret in self._secrets:
-            if self._signer(policy.units, reserved.bucket, key, secret).made(reserved):
+            signer = self._signer(policy.units, reserved.bucket, key, secret, reserved.model)
+            if signer.made(reserved):
                 return True
         return False
 
@@ -238,9 +260,11 @@ class Policies:
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        bucket = f"{policy.name}:{{{split}}}" if split else f"{policy.name}:"  # a hash tag of Redis
+        bucket = f"{policy.name}:{{{split or policy.name}}}"  # a hash tag of Redis, never empty
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
-        return policy, bucket, self._signer(policy.units, bucket, key, secret)
+        learns = policy.token_costs and policy.token_costs.learned
+        signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
+        return policy, bucket, signer
 
     def _first_that_covers(self, model: str) -> _Policy:
         names_it = self._first_to_name.get(model, len(self._policies))
@@ -255,15 +279,30 @@ class Policies:
 
 
 def _policy(settings: PolicySettings) -> _Policy:
-    limits = tuple(Limit.per(unit, *limit) for unit, limit in settings.limits.items())
+    limits = tuple(
+        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
+    )
     return _Policy(
         settings.name,
         settings.models,
         limits,
-        tuple(settings.limits),
+        tuple(limit.unit for limit in limits),
         (0,) * len(limits),
+        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
         tuple(limit.rate * _LONGEST for limit in limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
+        _token_costs(settings, limits),
     )
+
+
+def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
+    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
+
+
+def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
+    learns = settings.reserve_output == "learned"
+    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
+        return None
+    return TokenCosts(limits, LearnedOutput() if learns else None)

@@ -1,11 +1,11 @@
 """The ids of reservations: they carry all that settling needs, signed, so that no server keeps it.
 
-    mac . name . wait . costs . bucket
+    mac . name . wait . costs . bucket model
 
 The name is what the store calls the reservation; it begins with when that was granted. The wait is
-in microseconds, the costs are in the order of the policy's limits. The mac also covers the key of
-the caller and the units of the policy: an id is of no use to others, nor once the policy limits
-other units.
+in microseconds, the costs are in the order of the policy's limits. The model follows the bucket's
+closing brace where the policy learns from settlements. The mac also covers the key of the caller
+and the units of the policy: an id is of no use to others, nor once the policy limits other units.
 """
 
 import os
@@ -21,7 +21,7 @@ from openlimit.leaky_bucket import SECOND, Costs, new
 
 _ID = re.compile(
     r"([0-9a-f]{16})\.(([0-9a-f]{12})[0-9a-f]{12}[0-9]{1,5})"
-    r"\.([0-9]{1,20})\.([0-9]{1,20}(?:-[0-9]{1,20})*)\.(.{1,2048})",
+    r"\.([0-9]{1,20})\.([0-9]{1,20}(?:-[0-9]{1,20})*)\.([^}]{1,2048}})(.{0,256})",
     re.DOTALL,
 )
 _SETTLED_WITHIN = 15 * 60 * SECOND
@@ -41,14 +41,16 @@ class Stamps:
 
 
 class Signer:
-    """Makes the ids of one bucket for one key."""
+    """Makes the ids of one bucket for one key, and for one model where they are to tell it."""
 
     __slots__ = ("_format", "_limits", "_mac")
 
-    def __init__(self, units: Sequence[str], bucket: str, key: str, secret: bytes) -> None:
+    def __init__(
+        self, units: Sequence[str], bucket: str, key: str, secret: bytes, model: str = ""
+    ) -> None:
         self._limits = len(units)
         costs = "-".join(["%d"] * self._limits)
-        self._format = f"%s.%d.{costs}.{bucket.replace('%', '%%')}"
+        self._format = f"%s.%d.{costs}.{(bucket + model).replace('%', '%%')}"
         # What all its ids have in common; copying it takes a tenth of the time.
         common = f"{' '.join(units)}\0{len(key)}\0{key}".encode()
         self._mac = blake2b(common, digest_size=8, key=secret)
@@ -76,6 +78,7 @@ class Reserved(NamedTuple):
     wait: int
     costs: Sequence[int]
     bucket: str
+    model: str
     lifetime: float
     """Microseconds from now on for which it has to be remembered; 0 once it has expired."""
 
@@ -85,9 +88,9 @@ def read(reservation_id: str, now: int) -> Reserved:
     match = _ID.fullmatch(reservation_id)
     if not match:
         raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-    _, name, issued, wait, costs, bucket = match.groups()
+    _, name, issued, wait, costs, bucket, model = match.groups()
     end = int(issued, 16) * 1000 + int(wait) + _SETTLED_WITHIN
     left = end - now
     lifetime = left + _MARGIN if left > 0 else 0
     parsed = [*map(int, costs.split("-"))]
-    return new(Reserved, (reservation_id, name, int(wait), parsed, bucket, lifetime))
+    return new(Reserved, (reservation_id, name, int(wait), parsed, bucket, model, lifetime))

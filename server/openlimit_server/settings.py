@@ -15,6 +15,8 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 from pydantic import ValidationError as Invalid
@@ -26,6 +28,7 @@ from openlimit.errors import InvalidRequest
 from openlimit_server import marked_yaml, notation
 
 MEMORY = "memory://"
+_MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
 
 
 class ConfigurationError(Exception):
@@ -33,10 +36,30 @@ class ConfigurationError(Exception):
 
 
 _Duration = Annotated[float, BeforeValidator(notation.duration)]
-_Limit = Annotated[tuple[float, float, float | None], BeforeValidator(notation.limit)]
+_Limit = tuple[float, float, float | None]
 _Address = Annotated[str, AfterValidator(notation.address)]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[_Limit, ...]:
+    if not isinstance(value, list):
+        return (notation.limit(value),)
+    if len(value) > _MOST_LIMITS_OF_A_UNIT:
+        raise ValueError(f"expected {_MOST_LIMITS_OF_A_UNIT} limits at most, not {len(value)}")
+    limits: tuple[_Limit, ...] = handler(value)
+    periods = [period for _, period, _ in limits]
+    for period in periods:
+        if periods.count(period) > 1:
+            raise ValueError(f"has more than one limit per {period:g} s; keep one of them")
+    return limits
+
+
+_Limits = Annotated[
+    tuple[Annotated[_Limit, BeforeValidator(notation.limit)], ...],
+    Field(min_length=1),
+    WrapValidator(_one_or_several),
+]
 
 
 def _store(url: object) -> object:
@@ -62,18 +85,29 @@ class PolicySettings(BaseModel):
     name: _Name
     models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Patterns with * and ?; the first policy that matches a model covers it."""
-    limits: dict[_Unit, _Limit] = Field(min_length=1)
-    """By unit: amount, period in seconds, burst in seconds (None: the default)."""
+    limits: dict[_Unit, _Limits] = Field(min_length=1)
+    """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
     split_by: tuple[Literal["model", "key"], ...] = ()
     """What has a bucket of its own; with nothing, all calls share one."""
     max_wait: _Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
     """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
+    reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
+    """What is reserved for a call's output: all that it may write, or what calls of its model write
+    as a rule."""
+
+    @field_validator("reserve_output")
+    @classmethod
+    def _output_is_limited(cls, value: str, info: ValidationInfo) -> str:
+        limits = info.data.get("limits", {"tokens"})
+        if value == "learned" and not {"tokens", "output_tokens"} & {*limits}:
+            raise ValueError("learned needs a limit of tokens or output_tokens, which it is for")
+        return value
 
 
 def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
-    limits = {"requests": (3500, 60, None), "tokens": (tokens, 60, None)}
+    limits = {"requests": ((3500, 60, None),), "tokens": ((tokens, 60, None),)}
     return PolicySettings.model_construct(
         name=name, models=tuple(models), limits=limits, split_by=("model",)
     )

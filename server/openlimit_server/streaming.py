@@ -6,7 +6,7 @@ not read the answers is not read from.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -16,10 +16,11 @@ from grpc.aio import ServicerContext
 from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
-from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, Question
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.wire import Call, Cancellation
 from openlimit_server.policies import Answer, Asked, Policies
 
+_MOST_READ = 10 * items.MOST_IN_FLIGHT  # at once: what is refused takes memory as well
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
 
 _log = logging.getLogger("openlimit")
@@ -40,6 +41,7 @@ class Stream:
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
         self._draining = False
+        self._reads_runs = False
         self._reading: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -72,28 +74,32 @@ class Stream:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             if not isinstance(message, AcquireStreamRequest):
                 raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest")
+            self._reads_runs = self._reads_runs or bool(message.runs)
+            if items.count_questions(message) > _MOST_READ:
+                raise InvalidRequest("questions", f"must be at most {_MOST_READ} in a message")
+            numbers, asked = items.read_questions(message)
             room = items.MOST_IN_FLIGHT - self._undecided
-            if questions := message.questions[:room]:
-                self._undecided += len(questions)
-                task = asyncio.create_task(self._decide(questions))
+            if numbers[room:]:
+                self._answer((each, None, statuses.TOO_MANY_IN_FLIGHT) for each in numbers[room:])
+                del numbers[room:], asked[room:]
+            if numbers:
+                self._undecided += len(numbers)
+                task = asyncio.create_task(self._decide(numbers, asked))
                 self._deciding.add(task)
                 task.add_done_callback(self._deciding.discard)
-            if too_many := message.questions[room:]:
-                self._answer((each.id, None, statuses.TOO_MANY_IN_FLIGHT) for each in too_many)
             while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
-    async def _decide(self, questions: list[Question]) -> None:
-        asked = items.read_questions(questions)
+    async def _decide(self, numbers: list[int], asked: Sequence[Asked]) -> None:
         answers: list[Answer]
         try:
             answers = await self._policies.answer(asked)
         except Exception:  # a fault of ours must leave nobody without an answer
             _log.exception("could not decide")
-            answers = [LimiterUnavailable("", "the server could not decide") for _ in questions]
-        self._undecided -= len(questions)
-        self._answer(zip([each.id for each in questions], asked, answers, strict=True))
+            answers = [LimiterUnavailable("", "the server could not decide") for _ in numbers]
+        self._undecided -= len(numbers)
+        self._answer(zip(numbers, asked, answers, strict=True))
 
     def _answer(self, answers: Iterable[tuple[int, Asked | None, Answer | Status]]) -> None:
         self._unwritten.extend(answers)
@@ -105,7 +111,7 @@ class Stream:
             answers = self._unwritten[:_MOST_IN_MESSAGE]
             del self._unwritten[:_MOST_IN_MESSAGE]
             response = AcquireStreamResponse()
-            items.write_answers(answers, response)
+            items.write_answers(answers, response, self._reads_runs)
             await self._context.write(response)
             self._written.set()
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
-from openlimit.stores import Answer, AsyncStore, Demand, Question, Store, Withdrawal
+from openlimit.stores import Answer, AsyncStore, Demand, Outcome, Question, Store, Withdrawal
 from tests.clock import FakeClock
 from tests.scenes import SHORT_WAITS, Scene, scenes
 
@@ -118,6 +118,36 @@ class StoreContract:
             Decision(2 * SECOND, "tokens", "c"),
             Decision(3 * SECOND, "tokens", "c"),
         ]
+
+    def test_several_limits_of_one_unit(self, store: Store, clock: FakeClock) -> None:
+        """Each holds by itself, named by its unit, and keeps its level whatever joins it."""
+        minute, day = Limit.per("requests", 60, 60), Limit.per("requests", 3, 86400)
+
+        def ask(*limits: Limit) -> Outcome:
+            [outcome] = store.reserve([Demand("b", limits, (1,) * len(limits), inf, "x")])
+            return outcome
+
+        assert ask(minute, day) == Decision(0, "", "x")
+        assert ask(minute, day) == Decision(SECOND, "requests", "x")
+        clock.advance(2)
+        assert ask(day) == Decision(0, "", "x")  # the third of three a day
+        assert ask(day, minute) == Decision(28798 * SECOND, "requests", "x")
+        assert ask(minute) == Decision(28799 * SECOND, "requests", "x")
+
+    def test_the_smallest_of_one_unit_refuses(self, store: Store) -> None:
+        """A cost that exceeds one limit of its unit is refused with that one's amount."""
+        limits = (Limit.per("tokens", 600, 60), Limit.per("tokens", 500, 86400))
+        [outcome] = store.reserve([Demand("b", limits, (501, 501), inf, "")])
+        assert isinstance(outcome, CostExceedsLimit)
+        assert (outcome.unit, outcome.cost, outcome.amount) == ("tokens", 501, 500)
+
+    def test_a_days_quota(self, store: Store, clock: FakeClock) -> None:
+        """It may be used up at once, and comes back evenly over a day."""
+        limits = (Limit.per("requests", 24, 86400),)
+        asked = [Demand("b", limits, (1,), inf, "")] * 25
+        assert waits(store.reserve(asked)) == [0] * 24 + [3600]
+        clock.advance(86400)
+        assert waits(store.reserve(asked[:24])) == [0] * 23 + [3600]
 
     def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store) -> None:
         """Starts that were handed out stay, though the limit that set them is gone."""

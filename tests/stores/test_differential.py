@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -48,15 +49,16 @@ def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
 
 
 def some_limits(random: Random) -> Limits:
-    """One to three limits of very different sizes."""
+    """One to four limits of very different sizes, some of one unit."""
+    kinds = [*product(["requests", "tokens", "images"], [1, 10, 60, 3600, 86400])]
     return tuple(
         Limit.per(
             unit,
             random.randint(1, 10 ** random.randint(1, 7)),
-            random.choice([1, 10, 60, 3600, 86400]),
+            period,
             random.choice([None, 0.1, 1, 7, 60]),
         )
-        for unit in random.sample(["requests", "tokens", "images"], random.randint(1, 3))
+        for unit, period in random.sample(kinds, random.randint(1, 4))
     )
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.stores import Repeat
+from openlimit.leaky_bucket import SECOND, Decision, Limit
+from openlimit.stores import Demand, Repeat
 from tests.clock import FakeClock
 from tests.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
 from tests.redis_topologies import run
@@ -201,6 +202,16 @@ async def test_a_bucket_lives_as_long_as_someone_waits_in_it(server: RedisProces
             # The second starts after 60 s less the burst's, and takes 60 s to leak.
             assert 110_000 < client.pttl("openlimit:b") <= 120_002
     assert LIMITS[1].capacity == 100
+
+
+async def test_a_days_quota_is_remembered_until_it_is_back(server: RedisProcess) -> None:
+    """The key of a bucket with a limit per minute and one per day lives for hours."""
+    limits = (Limit.per("requests", 60, 60), Limit.per("requests", 24, 86400))
+    async with asking(server.url) as store:
+        await store.areserve([Demand("b", limits, (1, 1), inf, "x")] * 2)
+    with server.client() as client:
+        assert 7190_000 < client.pttl("openlimit:b") <= 7200_002
+        assert client.hget("openlimit:b", "level:requests/86400000000").startswith("1.9")
 
 
 @every_face

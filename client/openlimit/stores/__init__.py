@@ -23,7 +23,8 @@ class Demand(NamedTuple):
 
     bucket: str
     limits: Limits
-    """What the bucket is held to from now on; where they change, its levels stay, in units."""
+    """What the bucket is held to from now on; no two have the same unit and period. Where their
+    amounts change, their levels stay, in units."""
     costs: Costs
     """One per limit, in the same order; not negative."""
     max_wait: float

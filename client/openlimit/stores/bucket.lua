@@ -2,9 +2,9 @@
 --
 -- KEYS[1]  the bucket, a hash:
 --            at            the latest start handed out
---            level:<unit>  how full the bucket of each limit is then, in units
+--            level:<name>  how full the bucket of each limit is then, in units
 --            limited_by    the unit that set that start; empty for none
---            units         the limits' units, in their order
+--            units         the limits' names, in their order
 --            seq, first    the numbers of the latest and of the oldest reservation that is kept
 --            void          the number before which none can be cancelled any more
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
@@ -14,7 +14,7 @@
 --          requests: "start wait unit costs name", where no unit is "-"
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
---            limits        [unit, amount, capacity, rate] each
+--            limits        [name, unit, amount, capacity, rate] each
 --            questions     [name, max_wait, costs, request] reserves, without a bound if max_wait
 --                          is negative; request is which of the KEYS remembers it, if any
 --                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
@@ -56,18 +56,19 @@ if own_clock then
 end
 
 local n = #call.limits
-local units, amount, capacity, rate, level, index = {}, {}, {}, {}, {}, {}
+local names, units, amount, capacity, rate, level = {}, {}, {}, {}, {}, {}
+local of_name, of_unit = {}, {}
 local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void'}
 for i, limit in ipairs(call.limits) do
-  units[i], amount[i], capacity[i], rate[i] = unpack(limit)
-  index[units[i]] = i
-  fields[#fields + 1] = 'level:' .. units[i]
+  names[i], units[i], amount[i], capacity[i], rate[i] = unpack(limit)
+  of_name[names[i]], of_unit[units[i]] = i, i
+  fields[#fields + 1] = 'level:' .. names[i]
 end
-local limited = table.concat(units, ' ')
+local limited = table.concat(names, ' ')
 
 local state = redis.call('HMGET', key, unpack(fields))
 local at = tonumber(state[1]) or -math.huge
-local limited_by = index[state[2]] or 0
+local limited_by = of_unit[state[2]] or 0
 local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
 for i = 1, n do
   level[i] = tonumber(state[8 + i]) or 0
@@ -129,13 +130,13 @@ local function sweep()
   swept = true
 end
 
--- Other units than last time: a level keeps its unit, what is pending cannot be undone any more.
+-- Other limits than last time: a level keeps its name, what is pending cannot be undone any more.
 if state[3] and state[3] ~= limited then
   seq, changed = seq + 1, true
   void = seq
-  for unit in string.gmatch(state[3], '%S+') do
-    if not index[unit] then
-      deleted[#deleted + 1] = 'level:' .. unit
+  for name in string.gmatch(state[3], '%S+') do
+    if not of_name[name] then
+      deleted[#deleted + 1] = 'level:' .. name
     end
   end
 end
@@ -438,7 +439,7 @@ if changed then
                  'void', void}
   local idle_at = at
   for i = 1, n do
-    fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. units[i], exact(level[i])
+    fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. names[i], exact(level[i])
     idle_at = math.max(idle_at, at + level[i] / rate[i])
   end
   for number in pairs(kept) do

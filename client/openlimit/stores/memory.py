@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from threading import Lock
 from typing import cast
 from weakref import WeakSet
 
 from openlimit.errors import UnknownReservation
-from openlimit.leaky_bucket import Bucket, Costs, Decision
+from openlimit.leaky_bucket import Bucket, Costs, Decision, new
 from openlimit.stores import (
     REPEATABLE,
     Answer,
@@ -25,6 +27,9 @@ from openlimit.stores import (
     not_started,
 )
 from openlimit.stores.remembered import Remembered
+
+_BUCKET, _COSTS, _NAME = attrgetter("bucket"), itemgetter(2), itemgetter(4)
+"""Of a question; of a demand, at half the price."""
 
 
 def _monotonic() -> int:
@@ -89,24 +94,42 @@ class MemoryStore:
         answers: list[Answer] = []
         with self._lock:
             now = self._clock()
-            for question in questions:
+            for name, asked in groupby(questions, _BUCKET):
                 if self._idle and self._idle[0][0] <= now:
                     self._drop_idle(now)
-                bucket = self._buckets.get(question.bucket)
-                if bucket is None:
-                    answers.append(self._decide_new(question, now))
-                    continue
-                if bucket.limits is not question.limits:
-                    bucket.relimit(question.limits)
-                if isinstance(question, Demand):
-                    _, _, costs, max_wait, reservation_id, request_id = question
-                    if request_id:
-                        answers.append(self._reserve_once(bucket, question, now))
-                    else:
-                        answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
-                else:
-                    answers.append(self._told(bucket, question, now))
+                together = [*asked]
+                if len(together) == 1 or not self._grant(name, together, now, answers):
+                    answers += [self._answer(question, now) for question in together]
         return answers
+
+    def _grant(
+        self, name: str, questions: Sequence[Question], now: float, answers: list[Answer]
+    ) -> bool:
+        """Answer demands of one bucket that all may start right now; whether they do."""
+        bucket = self._buckets.get(name)
+        limits = questions[0].limits
+        if bucket is None or bucket.limits is not limits:
+            return False
+        for question in questions:
+            if type(question) is not Demand or question[1] is not limits or question[5]:
+                return False
+        if not bucket.reserve_at_once([*map(_COSTS, questions)], now):
+            return False
+        answers += [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, questions)]
+        return True
+
+    def _answer(self, question: Question, now: float) -> Answer:
+        bucket = self._buckets.get(question.bucket)
+        if bucket is None:
+            return self._decide_new(question, now)
+        if bucket.limits is not question.limits:
+            bucket.relimit(question.limits)
+        if not isinstance(question, Demand):
+            return self._told(bucket, question, now)
+        _, _, costs, max_wait, reservation_id, request_id = question
+        if request_id:
+            return self._reserve_once(bucket, question, now)
+        return bucket.reserve(costs, now, max_wait, reservation_id)
 
     def _decide_new(self, question: Question, now: float) -> Answer:
         """For a bucket that is not held, which is to say an empty one."""
@@ -127,7 +150,7 @@ class MemoryStore:
         if not request_id:
             return bucket.reserve(costs, now, max_wait, reservation_id)
         if before := self._granted.get((name, request_id), now):
-            start, (wait, limited_by, granted), charged = before
+            start, (wait, limited_by, granted, _), charged = before
             left = max(0, start - now)
             return Repeat(left, limited_by if left else "", granted, wait, charged)
         outcome = bucket.reserve(costs, now, max_wait, reservation_id)

@@ -45,7 +45,7 @@ class ScriptCall:
         self.key = key_of(bucket, prefix)
         self._prefix = prefix
         self._keys = [self.key]
-        self._limits = [(limit.unit, limit.amount, limit.capacity, limit.rate) for limit in limits]
+        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
         self._clock = clock
         self.questions: list[Question] = []
         self.places: list[int] = []

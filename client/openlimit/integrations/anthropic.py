@@ -1,0 +1,68 @@
+"""Middleware for Anthropic's SDK: ``Anthropic(middleware=[LimitedMiddleware(limiter)])``."""
+
+from typing import Any
+
+from anthropic import APIRequest, APIResponse, AsyncAPIResponse, AsyncCallNext, CallNext, Middleware
+
+from openlimit.integrations.attempt import Attempt
+from openlimit.integrations.http import follow
+from openlimit.rate_limiter import RateLimiter
+
+__all__ = ["LimitedMiddleware"]
+
+
+class LimitedMiddleware(Middleware):
+    """Limits each message that a client of Anthropic's SDK creates, sync or async.
+
+    It does what openlimit.integrations.http.LimitedTransport does, and is to be preferred: what
+    the limiter raises, such as WaitTooLong, reaches the caller as it is and without retries; and
+    the clients of Bedrock and Vertex, whose requests look different on their way, are limited too.
+    Bedrock's streams tell their usage in another form and keep their charge.
+
+    Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
+    one by one. Middleware that answers without calling the next belongs before it in the list.
+    """
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+
+    def __repr__(self) -> str:
+        return f"<LimitedMiddleware of {self._limiter!r}>"
+
+    def handle(self, request: APIRequest, call_next: CallNext) -> APIResponse[Any]:
+        """Send it once it may start. Blocks; raises what the limiter raises."""
+        attempt = self._attempt(request)
+        if attempt is None:
+            return call_next(request)
+        attempt.reservation.__enter__()
+        try:
+            response = call_next(_uncompressed(request) if attempt.streams else request)
+            follow(attempt, response.http_response, sync=True)
+        except BaseException:
+            attempt.closed()
+            raise
+        return response
+
+    async def handle_async(
+        self, request: APIRequest, call_next: AsyncCallNext
+    ) -> AsyncAPIResponse[Any]:
+        """``handle`` for asynchronous clients. A wait that is cancelled gives its place back."""
+        attempt = self._attempt(request)
+        if attempt is None:
+            return await call_next(request)
+        await attempt.reservation.__aenter__()
+        try:
+            response = await call_next(_uncompressed(request) if attempt.streams else request)
+            follow(attempt, response.http_response, sync=False)
+        except BaseException:
+            attempt.closed()
+            raise
+        return response
+
+    def _attempt(self, request: APIRequest) -> Attempt | None:
+        path = request.url.partition("?")[0]
+        return Attempt.of(self._limiter, request.method, path, request.json)
+
+
+def _uncompressed(request: APIRequest) -> APIRequest:
+    return request.copy(headers={**request.headers, "accept-encoding": "identity"})

@@ -1,0 +1,223 @@
+"""Transports that limit every call of an SDK: ``OpenAI(http_client=Client(transport=…))``.
+
+They go into a client of httpx or of httpx2, whichever the SDK takes.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from openlimit.integrations.attempt import Attempt
+from openlimit.rate_limiter import RateLimiter
+
+__all__ = ["AsyncLimitedTransport", "LimitedTransport", "follow"]
+
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
+    # A type checker sees transports of both packages. At run time they are neither's, so that
+    # only the client's own package is imported; what makes a transport is its methods.
+    class _Sync(httpx.BaseTransport, httpx2.BaseTransport):  # type: ignore[misc]  # see above
+        pass
+
+    class _Async(httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):  # type: ignore[misc]  # see above
+        pass
+
+else:
+    _Sync = _Async = object
+
+
+class _Limited:
+    """What both transports have: a limiter, and the transport inside."""
+
+    _kind: str
+
+    def __init__(self, limiter: RateLimiter, transport: Any = None) -> None:
+        self._limiter = limiter
+        self._transport = transport
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._limiter!r}>"
+
+    def _inner(self, request: Any) -> Any:
+        if self._transport is None:
+            with self._lock:
+                if self._transport is None:
+                    package = _package(request)
+                    # As many connections as the SDKs' own clients have.
+                    limits = package.Limits(max_connections=1000, max_keepalive_connections=100)
+                    self._transport = getattr(package, self._kind)(limits=limits)
+        return self._transport
+
+    def _attempt(self, request: Any) -> Attempt | None:
+        try:
+            body = request.content
+        except RuntimeError:  # a file or a generator, which no limited endpoint takes
+            return None
+        attempt = Attempt.of(self._limiter, request.method, request.url.path, body)
+        if attempt and attempt.streams:
+            request.headers["accept-encoding"] = "identity"
+        return attempt
+
+
+class LimitedTransport(_Limited, _Sync):
+    """Limits each call that an SDK sends through it, and tells the limiter how it went.
+
+    ``transport`` sends the requests (None: one with the connection limits of the SDKs; as any
+    client that is given a transport, it then takes no proxies from the environment).
+
+    A request to ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` or
+    ``…/v1/messages`` waits for its start, without a connection and without using up the client's
+    timeouts. Others pass. Once the response has been read, the reservation is settled with its
+    usage, that of a stream at the stream's end: OpenAI's chat streams tell it if asked with
+    ``stream_options={"include_usage": True}``. A call whose usage is not known, because it failed,
+    was cancelled or its stream was closed early, keeps its charge. What the headers say of the
+    provider's limits is observed, and a 429 with ``retry-after`` holds back everybody.
+
+    Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
+    one by one. Streams are asked for uncompressed, and passed on as they come.
+
+    What the limiter raises, such as WaitTooLong, reaches the caller of the openai SDK as it is,
+    without retries. The anthropic SDK takes it for a failure to connect: it retries, then raises
+    APIConnectionError from it; with openlimit.integrations.anthropic it does not.
+
+    Closing it closes the transport inside, not the limiter.
+    """
+
+    _kind = "HTTPTransport"
+
+    def handle_request(self, request: Any) -> Any:
+        """Send it once it may start. Blocks; raises what the limiter and the transport raise."""
+        attempt = self._attempt(request)
+        transport = self._inner(request)
+        if attempt is None:
+            return transport.handle_request(request)
+        attempt.reservation.__enter__()
+        try:
+            return follow(attempt, transport.handle_request(request), sync=True)
+        except BaseException:
+            attempt.closed()
+            raise
+
+    def close(self) -> None:
+        """Close the transport inside."""
+        if self._transport:
+            self._transport.close()
+
+    def __enter__(self) -> Self:
+        if self._transport:
+            self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if self._transport:
+            self._transport.__exit__(exc_type, exc_value, traceback)
+
+
+class AsyncLimitedTransport(_Limited, _Async):
+    """LimitedTransport for asynchronous clients. A wait that is cancelled gives its place back."""
+
+    _kind = "AsyncHTTPTransport"
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send it once it may start; raises what the limiter and the transport raise."""
+        attempt = self._attempt(request)
+        transport = self._inner(request)
+        if attempt is None:
+            return await transport.handle_async_request(request)
+        await attempt.reservation.__aenter__()
+        try:
+            return follow(attempt, await transport.handle_async_request(request), sync=False)
+        except BaseException:
+            attempt.closed()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the transport inside."""
+        if self._transport:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        if self._transport:
+            await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if self._transport:
+            await self._transport.__aexit__(exc_type, exc_value, traceback)
+
+
+def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
+    """The response, whose body the attempt follows as it is read."""
+    if attempt.answered(response):
+        body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
+        kind = _of_package(body, getattr(_package(response), name))
+        response.stream = kind(response.stream, attempt)
+    return response
+
+
+class _Body:
+    """The body of a response on its way to its reader."""
+
+    def __init__(self, stream: Any, attempt: Attempt) -> None:
+        self._stream = stream
+        self._attempt = attempt
+
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._stream:
+            self._attempt.passed(data)
+            yield data
+        self._attempt.ended()
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._attempt.closed()
+
+
+class _AsyncBody:
+    """``_Body`` for asynchronous clients."""
+
+    def __init__(self, stream: Any, attempt: Attempt) -> None:
+        self._stream = stream
+        self._attempt = attempt
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            self._attempt.passed(data)
+            yield data
+        self._attempt.ended()
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._attempt.closed()
+
+
+@cache
+def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
+    """The body as the stream of one of both packages, whose clients accept only their own."""
+    return type(body.__name__, (body, stream), {})
+
+
+def _package(message: object) -> Any:
+    """The package that a request or response is of."""
+    names = (kind.__module__.partition(".")[0] for kind in type(message).__mro__)
+    return next(sys.modules[name] for name in names if name in {"httpx", "httpx2"})

@@ -1,0 +1,66 @@
+"""A rate limiter for LangChain's chat models: ``ChatOpenAI(rate_limiter=…)``."""
+
+from functools import partial
+
+from langchain_core.rate_limiters import BaseRateLimiter
+
+from openlimit.errors import WaitTooLong
+from openlimit.leaky_bucket import Decision
+from openlimit.rate_limiter import RateLimiter
+
+__all__ = ["LimitedCalls"]
+
+
+class LimitedCalls(BaseRateLimiter):
+    """Charges each call of a chat model one request of `model` and so many `tokens`.
+
+    LangChain tells a rate limiter neither what is asked nor when the answer is there. So `tokens`
+    is an estimate for any call, never settled, and limits on concurrency see no call that lasts.
+    It asks once per call of the model, not for the retries of the SDK inside. Where the model
+    takes an HTTP client, as ChatOpenAI does with ``http_client`` and ``http_async_client``,
+    openlimit.integrations.http knows all of this.
+    """
+
+    def __init__(self, limiter: RateLimiter, *, model: str = "", tokens: int = 0) -> None:
+        """Raises InvalidRequest if `tokens` is no whole number, 0 or more."""
+        self._limiter = limiter
+        self._limit = partial(limiter.limit, model=model, tokens=tokens)
+        self._limit()
+
+    def __repr__(self) -> str:
+        return f"<LimitedCalls of {self._limiter!r}>"
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Wait for the start of a call; unless `blocking`, only say whether it may start now.
+
+        Nothing is charged where the answer is no. Raises what the limiter raises, such as
+        WaitTooLong; not that if it does not block.
+        """
+        if blocking:
+            with self._limit():
+                return True
+        call = self._limit()
+        try:
+            decision = self._limiter.reserve(call.model, call.costs)
+        except WaitTooLong:
+            return False
+        return self._starts_now(decision)
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        """``acquire`` for event loops. A wait that is cancelled gives its place back."""
+        if blocking:
+            async with self._limit():
+                return True
+        call = self._limit()
+        try:
+            decision = await self._limiter.areserve(call.model, call.costs)
+        except WaitTooLong:
+            return False
+        return self._starts_now(decision)
+
+    def _starts_now(self, decision: Decision) -> bool:
+        if decision.wait:
+            self._limiter.cancel(decision)
+        elif decision.lease:
+            self._limiter.release(decision)
+        return not decision.wait

@@ -1,0 +1,164 @@
+"""A callback for LiteLLM: ``litellm.callbacks = [LimitedLogger(limiter)]``."""
+
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from weakref import finalize
+
+import litellm
+from litellm.integrations.custom_logger import CustomLogger
+
+from openlimit.background import in_background
+from openlimit.integrations.attempt import heed, reserved
+from openlimit.rate_limiter import RateLimiter
+from openlimit.reservation import Reservation
+
+__all__ = ["LimitedLogger"]
+
+_KEY = "openlimit"  # in what LiteLLM keeps of a call
+_SYNC = {
+    "completion": "messages",
+    "text_completion": "prompt",
+    "embedding": "input",
+    "responses": "input",
+}
+_ASYNC = {
+    "acompletion": "messages",
+    "atext_completion": "prompt",
+    "aembedding": "input",
+    "aresponses": "input",
+    "anthropic_messages": "messages",
+}
+_ASKED = _SYNC | _ASYNC
+"""The kinds of calls that are limited, and what of them is counted."""
+
+
+class LimitedLogger(CustomLogger):
+    """Limits each call of LiteLLM and of its Router, and tells the limiter how it went.
+
+    Chat and text completions, embeddings, responses and messages, sync and async, streamed or not,
+    of any provider, under the model's name without the provider's prefix. Once the answer is
+    complete, the reservation is settled with its usage: for a stream without one that is
+    LiteLLM's own count. Failed calls, and streams that are left early, keep their charge.
+
+    In asynchronous calls what the limiter raises, such as WaitTooLong, reaches the caller. In
+    synchronous ones LiteLLM logs what a callback raises, and makes the call: where refusals
+    matter, use ``limiter.is_limited()(litellm.completion)`` in its place.
+
+    LiteLLM shows its callbacks each attempt of a Router, but neither those of the SDK inside
+    (``max_retries``) nor its own without a Router (``num_retries``): so it also repeats what was
+    refused. Use a Router where that matters. It asks before it looks into its cache.
+    """
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        super().__init__()
+        self._limiter = limiter
+
+    def __repr__(self) -> str:
+        return f"<LimitedLogger of {self._limiter!r}>"
+
+    async def async_pre_call_deployment_hook(
+        self, kwargs: dict[str, Any], call_type: Any
+    ) -> dict[str, Any] | None:
+        """LiteLLM's: wait for the start of an asynchronous call."""
+        kind = getattr(call_type, "value", "")
+        if kind in _ASKED:
+            call = kwargs["litellm_logging_obj"]
+            given = next((kwargs[n] for n in ("messages", "prompt", "input") if n in kwargs), None)
+            model = _without_prefix(kwargs.get("model") or call.model, kwargs)
+            reservation = self._reservation(model, kind, given or call.messages, kwargs)
+            await reservation.__aenter__()
+            call.model_call_details[_KEY] = _Held(reservation)
+        return None
+
+    def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
+        """LiteLLM's: wait for the start of a synchronous call."""
+        kind = kwargs.get("call_type", "")
+        if kind in _SYNC and not isinstance(kwargs.get(_KEY), _Held):
+            options = kwargs.get("optional_params") or {}
+            given = kwargs.get("input") or messages
+            reservation = self._reservation(model, kind, given, options)
+            reservation.__enter__()
+            kwargs[_KEY] = _Held(reservation)
+
+    def log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """LiteLLM's: a synchronous call's answer is complete."""
+        hidden = getattr(response_obj, "_hidden_params", None) or {}
+        self._over(kwargs, 200, hidden.get("additional_headers") or {}, response_obj)
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """LiteLLM's: an asynchronous call's answer is complete."""
+        self.log_success_event(kwargs, response_obj, start_time, end_time)
+
+    def log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """LiteLLM's: a synchronous call has failed."""
+        error = kwargs.get("exception")
+        headers = getattr(error, "litellm_response_headers", None) or {}
+        self._over(kwargs, getattr(error, "status_code", 0), headers, None)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """LiteLLM's: an asynchronous call has failed."""
+        self.log_failure_event(kwargs, response_obj, start_time, end_time)
+
+    def _reservation(
+        self, model: str, kind: str, given: Any, options: Mapping[str, Any]
+    ) -> Reservation:
+        chat = isinstance(given, list) and given and isinstance(given[0], Mapping)
+        asked = "messages" if chat and kind not in {"responses", "aresponses"} else _ASKED[kind]
+        rest = {n: v for n, v in options.items() if n not in {"messages", "prompt", "input"}}
+        return reserved(self._limiter, model, {**rest, "model": model, asked: given})
+
+    def _over(
+        self,
+        call: MutableMapping[str, Any],
+        status: int,
+        headers: Mapping[str, str],
+        response: Any,
+    ) -> None:
+        held = call.get(_KEY)
+        if not isinstance(held, _Held):
+            return
+        call[_KEY] = None
+        held.forgotten.detach()
+        reservation = held.reservation
+        plain = {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()}
+        if call.get("stream"):  # its headers are of its start
+            heed(self._limiter, reservation.model, status, plain)
+        with suppress(Exception):  # a usage without sense: the charge is kept
+            reservation.settle(getattr(response, "usage", None))
+        reservation.__exit__(None, None, None)
+        if not call.get("stream"):
+            heed(self._limiter, reservation.model, status, plain)
+
+
+class _Held:
+    """The reservation of a call. LiteLLM says nothing of streams that are left: it just goes."""
+
+    def __init__(self, reservation: Reservation) -> None:
+        self.reservation = reservation
+        # In the background, since the garbage collector comes at any moment.
+        leave = partial(reservation.__exit__, None, None, None)
+        self.forgotten = finalize(self, in_background, leave)
+        self.forgotten.atexit = False
+
+
+def _without_prefix(model: str, options: Mapping[str, Any]) -> str:
+    """The model as the provider calls it, as synchronous calls have it."""
+    try:
+        found = litellm.get_llm_provider(
+            model=model,
+            custom_llm_provider=options.get("custom_llm_provider"),
+            api_base=options.get("api_base"),
+        )
+    except Exception:  # one that LiteLLM does not know: it will say so itself
+        return model
+    return str(found[0])

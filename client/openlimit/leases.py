@@ -1,0 +1,70 @@
+"""The slots of calls that run are renewed, so that only who died or hangs loses his own."""
+
+import os
+import time
+from collections.abc import Callable
+from heapq import heappop, heappush
+from threading import Condition, Thread
+
+_RENEWALS = 3  # in the time of a lease: two may be lost
+
+
+class Leases:
+    """Calls ``renew`` with each reservation that is held, often enough, from a daemon thread.
+
+    The thread lives while there is something to renew. ``renew`` must not block. A forked child
+    holds nothing: its parent's calls are its parent's.
+    """
+
+    def __init__(self, renew: Callable[[str], None]) -> None:
+        self._renew = renew
+        self._changed = Condition()
+        self._pid = os.getpid()
+        self._held: dict[str, float] = {}
+        """Seconds between renewals, by reservation."""
+        self._due: list[tuple[float, str]] = []
+        """A heap of when to renew what, on the clock of time.monotonic."""
+        self._thread: Thread | None = None
+
+    def hold(self, reservation_id: str, wait: float, lease: float) -> None:
+        """Renew it from now on; it starts in ``wait`` and lasts ``lease`` seconds from there."""
+        if self._pid != os.getpid():
+            self.__init__(self._renew)  # type: ignore[misc]  # all of it is the parent's
+        with self._changed:
+            self._held[reservation_id] = lease / _RENEWALS
+            heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation_id))
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="openlimit-leases", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def let_go(self, reservation_id: str) -> None:
+        """Renew it no more, if it was held."""
+        self._held.pop(reservation_id, None)
+
+    def clear(self) -> None:
+        """Let go of all, and end the thread."""
+        with self._changed:
+            self._held.clear()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (reservation_id := self._next()) is not None:
+            self._renew(reservation_id)
+
+    def _next(self) -> str | None:
+        """Wait until something has to be renewed; None when nothing is held any more."""
+        with self._changed:
+            while True:
+                while self._due and self._due[0][1] not in self._held:
+                    heappop(self._due)
+                if not self._due:
+                    self._thread = None
+                    return None
+                now = time.monotonic()
+                when, reservation_id = self._due[0]
+                if when <= now:
+                    heappop(self._due)
+                    heappush(self._due, (now + self._held[reservation_id], reservation_id))
+                    return reservation_id
+                self._changed.wait(when - now)

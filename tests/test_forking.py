@@ -1,0 +1,128 @@
+"""Processes that fork while their limiters are in use."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from openlimit import LimiterUnavailable, RemoteLimiter
+from tests.server_process import ServerProcess, serving
+
+COST = {"requests": 1, "tokens": 0}
+FORKS = 40
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serving() as running:
+        yield running
+
+
+def forked(work: Callable[[], object]) -> int | None:
+    """What a child exits with that does this work: 0; None when it had to be killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def test_children_of_a_busy_process_ask_for_themselves(server: ServerProcess) -> None:
+    """Other threads ask at every moment of the forks; no child crashes or hangs, no asker fails."""
+    outcomes = Counter[str]()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            limiter.reserve("m", COST)
+            outcomes["granted"] += 1
+
+    def ask_thrice() -> None:
+        for _ in range(3):
+            limiter.reserve("m", COST)
+
+    with RemoteLimiter(server.address) as limiter:
+        askers = [threading.Thread(target=ask) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        try:
+            exits = Counter(forked(ask_thrice) for _ in range(FORKS))
+            assert exits == {0: FORKS}
+            assert all(asker.is_alive() for asker in askers)
+        finally:
+            over.set()
+            for asker in askers:
+                asker.join()
+    assert outcomes["granted"] > FORKS
+
+
+async def test_an_event_loop_forks_among_its_callers(server: ServerProcess) -> None:
+    """Those whose answers are on their way get them; the children run loops of their own."""
+
+    async def ask() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(limiter.areserve("m", COST))
+
+    def ask_in_a_loop() -> None:
+        asyncio.events._set_running_loop(None)
+        asyncio.run(ask())
+
+    async with RemoteLimiter(server.address) as limiter:
+        for _ in range(FORKS):
+            asked = asyncio.create_task(ask())
+            await asyncio.sleep(0)
+            assert forked(ask_in_a_loop) == 0
+            await asked
+
+
+def test_who_is_not_answered_before_the_fork_is_told(server: ServerProcess) -> None:
+    """A server that hangs keeps a fork for a second at most."""
+    with serving() as hanging, RemoteLimiter(hanging.address) as limiter:
+        limiter.reserve("m", COST)
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                limiter.reserve("m", COST)
+            except LimiterUnavailable as error:
+                errors.append(error)
+
+        hanging.signal(signal.SIGSTOP)
+        asker = threading.Thread(target=ask)
+        asker.start()
+        while not limiter._buckets._stream or not limiter._buckets._stream._waiting:
+            time.sleep(0.001)
+        assert forked(lambda: None) == 0
+        asker.join(10)
+        hanging.signal(signal.SIGCONT)
+        assert "forked" in str(errors[0])
+        limiter.reserve("m", COST)
+
+
+def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerProcess) -> None:
+    """gRPC takes its channel down in the background, which a fork must not interrupt."""
+
+    def ask_anew() -> None:
+        with RemoteLimiter(server.address) as limiter:
+            limiter.reserve("m", COST)
+
+    for _ in range(FORKS):
+        ask_anew()
+        assert forked(ask_anew) == 0

@@ -1,0 +1,156 @@
+"""What a call has used is read from what the SDKs themselves say."""
+
+from fractions import Fraction
+from math import inf, nan
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import anthropic.types
+import litellm.types.utils
+import openai.types
+import openai.types.create_embedding_response
+import openai.types.responses
+import pytest
+from pydantic import BaseModel
+
+from openlimit.errors import InvalidRequest
+from openlimit.usage import units_of
+
+CHAT = openai.types.CompletionUsage.model_validate(
+    {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "total_tokens": 15,
+        "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+)
+EMBEDDING = openai.types.create_embedding_response.Usage(prompt_tokens=7, total_tokens=7)
+RESPONSE = openai.types.responses.ResponseUsage.model_validate(
+    {
+        "input_tokens": 10,
+        "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 1},
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 3},
+        "total_tokens": 15,
+    }
+)
+MESSAGE = anthropic.types.Usage(
+    input_tokens=10,
+    output_tokens=5,
+    cache_creation_input_tokens=100,
+    cache_read_input_tokens=1000,
+    service_tier="standard",
+)
+PLAIN_MESSAGE = anthropic.types.Usage(input_tokens=10, output_tokens=5)
+MESSAGE_DELTA = anthropic.types.MessageDeltaUsage(output_tokens=5)
+CLAUDE_IN_LITELLM = litellm.types.utils.Usage(
+    prompt_tokens=1110,
+    completion_tokens=5,
+    total_tokens=1115,
+    cache_creation_input_tokens=100,
+    cache_read_input_tokens=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "units"),
+    [
+        (CHAT, {"tokens": 15, "input_tokens": 10, "output_tokens": 5}),
+        (EMBEDDING, {"tokens": 7, "input_tokens": 7, "output_tokens": 0}),
+        (RESPONSE, {"tokens": 15, "input_tokens": 10, "output_tokens": 5}),
+        (MESSAGE, {"tokens": 115, "input_tokens": 110, "output_tokens": 5}),
+        (PLAIN_MESSAGE, {"tokens": 15, "input_tokens": 10, "output_tokens": 5}),
+        (MESSAGE_DELTA, {"output_tokens": 5}),
+        (CLAUDE_IN_LITELLM, {"tokens": 115, "input_tokens": 110, "output_tokens": 5}),
+    ],
+)
+def test_an_sdks_usage_is_read_as_object_and_as_dict(
+    usage: BaseModel, units: dict[str, int]
+) -> None:
+    """The classes of the SDKs, and what they dump, with absent fields or without, mean the same."""
+    assert units_of(usage) == units
+    assert units_of(usage.model_dump()) == units
+    assert units_of(usage.model_dump(exclude_none=True)) == units
+
+
+@pytest.mark.parametrize(
+    ("usage", "units"),
+    [
+        ({"tokens": 12}, {"tokens": 12}),
+        ({"tokens": 12, "images": 2, "requests": 1}, {"tokens": 12, "images": 2, "requests": 1}),
+        (MappingProxyType({"tokens": 0}), {"tokens": 0}),
+        ({"tokens": 12.0}, {"tokens": 12}),
+        ({"input_tokens": 3, "images": 2}, {"input_tokens": 3, "images": 2}),
+        (
+            {"input_tokens": 3, "output_tokens": 4, "images": 2},
+            {"input_tokens": 3, "output_tokens": 4, "images": 2, "tokens": 7},
+        ),
+        (
+            {"input_tokens": 3, "output_tokens": 4, "tokens": 5},
+            {"input_tokens": 3, "output_tokens": 4, "tokens": 5},
+        ),
+        ({"tokens": 2**63 - 1}, {"tokens": 2**63 - 1}),
+    ],
+)
+def test_numbers_by_unit_stay_what_they_are(usage: Any, units: dict[str, int]) -> None:
+    """Any unit passes; the total is added only where nothing was said of it."""
+    assert units_of(usage) == units
+
+
+@pytest.mark.parametrize(
+    ("usage", "units"),
+    [
+        ({"total_tokens": 9}, {"tokens": 9}),
+        ({"prompt_tokens": 9}, {"input_tokens": 9}),
+        (
+            {"prompt_tokens": 9, "completion_tokens": None, "total_tokens": None},
+            {"input_tokens": 9},
+        ),
+        ({"prompt_tokens": 9, "cost": 0.25, "provider": "x"}, {"input_tokens": 9}),
+        (SimpleNamespace(output_tokens=2), {"output_tokens": 2}),
+        (
+            {"prompt_tokens": 1, "cache_read_input_tokens": 5, "total_tokens": 2},
+            {"input_tokens": 0, "tokens": 0, "output_tokens": 0},
+        ),
+    ],
+)
+def test_what_a_provider_does_not_tell_is_left_out(usage: Any, units: dict[str, int]) -> None:
+    """Providers that imitate an interface leave fields out, or add their own."""
+    assert units_of(usage) == units
+
+
+@pytest.mark.parametrize(
+    ("usage", "message"),
+    [
+        (
+            None,
+            "usage: must be the usage of a response, or numbers by unit such as",
+        ),
+        (12, "not 12"),
+        ("12", "not '12'"),
+        ({}, "not {}"),
+        ([("tokens", 12)], "not <class 'list'>"),
+        (openai.types.Completion, "not <class '.*'>"),
+        ({"cache_read_input_tokens": 5}, "usage: must be the usage"),
+        ({"tokens": -1}, r"usage\['tokens'\]: must be a whole number, 0 or more, by unit, not -1"),
+        ({"tokens": nan}, "not nan"),
+        ({"tokens": inf}, "not inf"),
+        ({"tokens": 1.5}, "not 1.5"),
+        ({"tokens": True}, "not True"),
+        ({"tokens": "12"}, "not '12'"),
+        ({"tokens": None}, "not None"),
+        ({"tokens": {"input": 1}}, "not {'input': 1}"),
+        ({"tokens": Fraction(1, 2)}, r"not Fraction\(1, 2\)"),
+        ({"tokens": 2**63}, "not 9223372036854775808"),
+        ({1: 2}, r"usage\[1\]"),
+        ({"": 2}, r"usage\[''\]"),
+        ({"prompt_tokens": -1}, r"usage\['prompt_tokens'\]"),
+        ({"input_tokens": "3", "output_tokens": 2}, r"usage\['input_tokens'\]"),
+        (SimpleNamespace(total_tokens=nan), "not nan"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_name_and_value(usage: Any, message: str) -> None:
+    """The error says which number it was and what is expected."""
+    with pytest.raises(InvalidRequest, match=message):
+        units_of(usage)
