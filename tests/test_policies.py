@@ -34,7 +34,7 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
     ]
     if matching:
         assert isinstance(answer, Decision)
-        assert f".p{matching[0]}:{{" in answer.reservation_id
+        assert f".p{matching[0]}:" in answer.reservation_id
     else:
         assert isinstance(answer, UnknownModel)
 

@@ -144,7 +144,7 @@ async def test_every_charge_is_accounted_for_when_the_server_is_killed(
     finally:
         server.stop()
     level = f"level:requests/{3650 * 86400 * 10**6}"
-    charged = float(redis.client().hget("openlimit:ledger:%7B%7D", level))  # type: ignore[arg-type] # a text
+    charged = float(redis.client().hget("openlimit:ledger:{ledger}", level))  # type: ignore[arg-type] # a text
     granted = outcomes["granted"] + outcomes["granted in a thread"]
     assert outcomes["granted"] > 1000 < granted
     assert outcomes["granted in a thread"] > 10

@@ -311,7 +311,7 @@ class Policies:
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        bucket = f"{policy.name}:{{{split}}}"  # a hash tag of Redis
+        bucket = f"{policy.name}:{{{split or policy.name}}}"  # a hash tag of Redis, never empty
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         learns = policy.token_costs and policy.token_costs.learned
         signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
@@ -326,8 +326,8 @@ def _demand(target: _Target, call: Call, name: str) -> Demand:
     costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
     max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
     if request_id:
-        # Nobody gets another's reservation by guessing, and it is no longer than this. Nothing is
+        # Written like this, no two are the same: nobody gets another's reservation, and nothing is
         # repeated whose costs were of other units.
-        asked = f"{model}\0{key}\0{' '.join(policy.units)}\0{request_id}".encode()
+        asked = repr((model, key, policy.units, request_id)).encode()
         request_id = blake2b(asked, digest_size=12).hexdigest()
     return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))

@@ -11,7 +11,7 @@
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
 -- KEYS[2…] what is remembered of reservations that were cancelled or settled: until when; and of
---          requests: "start wait unit costs name", a unit and costs that are none being "-"
+--          requests: "start wait unit costs name", where no unit is "-"
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [name, unit, amount, capacity, rate] each
@@ -35,7 +35,7 @@ local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
 local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact
-local REPEATABLE = 60 * 1000000
+local REPEATABLE = 60 * 1000000  -- as in __init__.py
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
 
@@ -393,7 +393,7 @@ local function corrections()
         charged[i] = exact(costs[i])
       end
       local parts = {exact(now + wait), exact(wait), units[by] or '-',
-                     n > 0 and table.concat(charged, ',') or '-', name}
+                     table.concat(charged, ','), name}
       remember(which, table.concat(parts, ' '), now + wait + REPEATABLE)
     end
     return what, wait, by

@@ -52,7 +52,7 @@ class MemoryStore:
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = _monotonic, at_most: int = 200_000) -> None:
+    def __init__(self, clock: Callable[[], float] = _monotonic, *, at_most: int = 200_000) -> None:
         self._clock = clock
         self._secret = ""
         self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled

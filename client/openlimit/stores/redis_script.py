@@ -109,7 +109,8 @@ class BucketCall:
         if _TAG.match(self.key):
             self._keys.append(f"{self.key}:{what}:{name}")
         else:
-            self._keys.append(f"{self._prefix}:{{{self.key}}}:{what}:{name}")
+            prefix = _without_braces(self._prefix)
+            self._keys.append(f"{prefix}:{{{self.key}}}:{what}:{name}")
         return len(self._keys)
 
 
@@ -121,10 +122,12 @@ AnyAnswer = Answer | SlotAnswer
 def key_of(bucket: str, prefix: str) -> str:
     """The key of a bucket's hash."""
     key = f"{prefix}:{bucket}"
-    if "}" in key and not _TAG.match(key):
-        # What is kept beside it could not share its slot.
-        return key.replace("{", "%7B").replace("}", "%7D")
-    return key
+    # What is kept beside it has to share its slot, with braces of its own.
+    return key if _TAG.match(key) else _without_braces(key)
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("{", "%7B").replace("}", "%7D")
 
 
 def script_calls(
