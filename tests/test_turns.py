@@ -240,6 +240,7 @@ def test_max_wait_bounds_the_whole_wait(stubs: Stubs) -> None:
         acquired(stubs[-1], "long-g", max_wait=Duration(seconds=3))
     assert 2.9 < time.monotonic() - began < 6
     assert refused.value.retry_after > 0
+    assert refused.value.limited_by == "concurrent"
     for granted in running:
         assert release(stubs[0], granted)
     assert acquire(stubs[0], "long-g", max_wait=AT_ONCE)

@@ -42,7 +42,8 @@ class WaitTooLong(OpenLimitError):
     """The call would have to wait longer than ``max_wait``; nothing was charged.
 
     Attributes: ``retry_after``, the wait in seconds that a call now would have;
-    ``limited_by``, the unit that sets it, empty when not known.
+    ``limited_by``, the unit that sets it, ``concurrent`` where it is how many calls may run at the
+    same time (then the wait is an estimate), empty when not known.
     """
 
     def __init__(self, retry_after: float, limited_by: str = "") -> None:

@@ -162,7 +162,7 @@ class Turns:
         if patience > (0 if self._draining else held):
             return place
         self.give_up(entry.bucket, entry.name, entry.asker)
-        return WaitTooLong(waiter.ahead * self._pace / SECOND)
+        return WaitTooLong(waiter.ahead * self._pace / SECOND, "concurrent")
 
     async def extend(self, bucket: str, name: str, wait: float = 0) -> bool | LimiterUnavailable:
         """Begin the lease anew, ``wait`` microseconds from now; whether a slot is held."""
