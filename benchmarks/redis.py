@@ -14,7 +14,7 @@ from benchmarks.measuring import MODEL, Call, Rate, latencies, product, rate
 from openlimit.leaky_bucket import Limit
 from openlimit.stores import Demand
 from openlimit.stores.redis import RedisBuckets, parse_redis_url
-from openlimit.stores.redis_script import SCRIPT, SHA, script_calls
+from openlimit.stores.redis_script import BUCKET, script_calls
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.redis_process import serving_redis
@@ -35,14 +35,14 @@ def _demand(limits: tuple[Limit, ...]) -> Demand:
 async def _stores(url: str) -> dict[str, float]:
     buckets = RedisBuckets(parse_redis_url(url + "?timeout=10"))
     client = redis.asyncio.Redis.from_url(url, max_connections=_CALLERS)
-    await client.script_load(SCRIPT)
+    await client.script_load(BUCKET.text)
 
     async def one() -> None:
         await buckets.areserve([_demand(_UNREACHED)])
 
     async def naive() -> None:
         [call] = script_calls([_demand(_UNREACHED)], "naive", None)
-        await client.evalsha(SHA, *call.arguments)
+        await client.evalsha(BUCKET.sha, 1, *call.arguments[1:])
 
     async def batch() -> None:
         await buckets.areserve([_demand(_UNREACHED) for _ in range(_BATCH)])

@@ -66,9 +66,9 @@ def serving(*arguments: str, port: int = 0) -> Iterator[ServerProcess]:
 
 
 @contextmanager
-def serving_policies(folder: Path, policies: str) -> Iterator[ServerProcess]:
+def serving_policies(folder: Path, policies: str, *arguments: str) -> Iterator[ServerProcess]:
     """A server with these policies, in YAML."""
     config = folder / "limits.yaml"
     config.write_text(policies)
-    with serving("--config", str(config)) as server:
+    with serving("--config", str(config), *arguments) as server:
         yield server

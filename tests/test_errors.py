@@ -14,6 +14,7 @@ EXAMPLES = [
     (errors.UnknownReservation("a.b"), "pass the id and the key of the acquisition"),
     (errors.UnknownReservation("a.b", expired=True), "settle a call within 15 minutes"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
+    (errors.Queued("t1"), "ask again at once with the request_id 't1'"),
     (errors.LimiterUnavailable("host:1", "refused"), "let calls go on without it"),
 ]
 
@@ -35,4 +36,4 @@ def test_there_is_one_root() -> None:
     """Every public error is an OpenLimitError."""
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
-    assert len(kinds) == 7
+    assert len(kinds) == 8

@@ -18,6 +18,8 @@ policies:
     split_by: [model, key]
     limits: {requests: 3500/minute, tokens: 90000 / 1m, images: 1.5/10s burst 1h}
     max_wait: 500ms
+    concurrent: 50
+    lease: 1m
     reserve_output: learned
 """
 
@@ -49,6 +51,7 @@ def test_a_file_of_policies(file: Path) -> None:
     assert second.limits["tokens"] == ((90000, 60, None),)
     assert second.limits["images"] == ((1.5, 10, 3600),)
     assert second.max_wait == 0.5
+    assert (first.concurrent, second.concurrent, second.lease) == (None, 50, 60)
     assert (first.reserve_output, second.reserve_output) == ("max_tokens", "learned")
 
 
@@ -84,6 +87,24 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + "    max_wait: -5s", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: .nan", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: 5", "limits.yaml:5: policies[0].max_wait: expected a duration"),
+        (ONE + "    concurrent: 0", "limits.yaml:5: policies[0].concurrent: Input should be great"),
+        (ONE + "    concurrent: many", "limits.yaml:5: policies[0].concurrent: Input should be a"),
+        (ONE + "    concurrent: 1.5", "limits.yaml:5: policies[0].concurrent: Input should be a"),
+        (ONE + "    concurrent: true", "limits.yaml:5: policies[0].concurrent: Input should be a"),
+        (ONE + "    concurrent: 10000000", "limits.yaml:5: policies[0].concurrent: Input should"),
+        (
+            ONE + "    concurrent: 9\n    lease: 0s",
+            "limits.yaml:6: policies[0].lease: expected a duration",
+        ),
+        (
+            ONE + "    concurrent: 9\n    lease: 30",
+            "limits.yaml:6: policies[0].lease: expected a duration",
+        ),
+        (
+            ONE + "    concurrent: 9\n    lease: 100ms",
+            "limits.yaml:6: policies[0].lease: must be 1s at least, since callers renew it over",
+        ),
+        (ONE + "    lease: 30s", "limits.yaml:5: policies[0].lease: is for how long a slot is he"),
         (
             ONE + "    reserve_output: p95",
             "limits.yaml:5: policies[0].reserve_output: Input should be 'max_tokens' or 'learned'",

@@ -12,6 +12,7 @@ from openlimit.errors import (
     InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
+    Queued,
     UnknownModel,
     UnknownReservation,
     WaitTooLong,
@@ -34,6 +35,7 @@ ERRORS = st.one_of(
     st.builds(UnknownModel, TEXT),
     st.builds(UnknownReservation, TEXT, st.booleans()),
     st.builds(InvalidRequest, TEXT, TEXT),
+    st.builds(Queued, TEXT),
 )
 
 

@@ -6,6 +6,7 @@
     ├── UnknownModel         no policy of the server covers the model
     ├── UnknownReservation   nothing of that name can be cancelled or settled here
     ├── InvalidRequest       a parameter is missing or malformed
+    ├── Queued               not yet: all slots are taken; only between client and server
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without
 
 Each carries its data as attributes, says in its message what to do next, and survives pickling.
@@ -110,6 +111,24 @@ class InvalidRequest(OpenLimitError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
+
+
+class Queued(OpenLimitError):
+    """As many calls run as the policy lets run at once, and this one has a place in their queue.
+
+    What a server tells a client, which asks again; users never see it. Attribute: ``ticket``, the
+    ``request_id`` with which to ask, for the same place.
+    """
+
+    def __init__(self, ticket: str) -> None:
+        super().__init__(ticket)
+        self.ticket = ticket
+
+    def __str__(self) -> str:
+        return (
+            "all slots are taken and the call waits for one; ask again at once with the "
+            f"request_id {self.ticket!r}, or its place is lost"
+        )
 
 
 class LimiterUnavailable(OpenLimitError):

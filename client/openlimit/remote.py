@@ -23,7 +23,7 @@ import grpc
 from openlimit import items, wire
 from openlimit.background import in_background
 from openlimit.connections import Connection, opening
-from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, UnknownReservation
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.leases import Leases
 from openlimit.mailboxes import (
@@ -78,39 +78,47 @@ class RemoteBuckets:
         _all.add(self)
 
     def reserve(self, call: wire.Call) -> Decision:
-        """Ask the server; blocks for the timeout at most."""
-        slot: SimpleQueue[Outcome] = SimpleQueue()
-        stream, number = self._ask(call, _THREADS, slot)
-        try:
-            outcome = slot.get(timeout=self._timeout)
-        except Empty:
-            if stream.forget(number):
-                raise self._no_answer() from None
-            outcome = slot.get()
-        except BaseException:
-            if not stream.forget(number):
-                self._unclaimed(slot.get())
-            raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return self._granted(cast(Decision, outcome))
+        """Ask the server; blocks for the timeout at most, or until there is a slot."""
+        while True:
+            slot: SimpleQueue[Outcome] = SimpleQueue()
+            stream, number = self._ask(call, _THREADS, slot)
+            try:
+                outcome = slot.get(timeout=self._timeout)
+            except Empty:
+                if stream.forget(number):
+                    raise self._no_answer() from None
+                outcome = slot.get()
+            except BaseException:
+                if not stream.forget(number):
+                    self._unclaimed(slot.get())
+                raise
+            if isinstance(outcome, Queued):
+                call = call._replace(request_id=outcome.ticket)
+                continue
+            if isinstance(outcome, Exception):
+                raise outcome
+            return self._granted(cast(Decision, outcome))
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
-        if self._open.closed:
-            raise closed()
-        mailbox = self._mailbox
-        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            mailbox = self._find_mailbox()
-        slot = mailbox.expect()
-        stream, number = self._ask(call, mailbox, slot)
-        try:
-            decision: Any = await slot
-        except BaseException:
-            if not stream.forget(number):
-                mailbox.abandon(slot)
-            raise
-        return self._granted(decision) if decision.lease else decision
+        while True:
+            if self._open.closed:
+                raise closed()
+            mailbox = self._mailbox
+            if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
+                mailbox = self._find_mailbox()
+            slot = mailbox.expect()
+            stream, number = self._ask(call, mailbox, slot)
+            try:
+                decision: Any = await slot
+            except Queued as queued:
+                call = call._replace(request_id=queued.ticket)
+                continue
+            except BaseException:
+                if not stream.forget(number):
+                    mailbox.abandon(slot)
+                raise
+            return self._granted(decision) if decision.lease else decision
 
     def tell(self, told: items.Told) -> None:
         """Send what nobody waits for; neither blocks nor raises.

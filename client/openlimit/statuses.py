@@ -17,6 +17,7 @@ from openlimit.errors import (
     InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
+    Queued,
     UnknownModel,
     UnknownReservation,
     WaitTooLong,
@@ -58,6 +59,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
             details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+        case Queued():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            details = [_info("QUEUED", ticket=error.ticket)]
         case LimiterUnavailable():  # what to do about it, the client knows
             code = grpc.StatusCode.UNAVAILABLE
             details = [_info("UNAVAILABLE")]
@@ -131,6 +135,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
             retry = _detail(status, RetryInfo())
             wait = microseconds(retry.retry_delay) / SECOND
             return WaitTooLong(wait, info.metadata["limited_by"])
+        case "QUEUED":
+            return Queued(info.metadata["ticket"])
         case _:
             return None
 

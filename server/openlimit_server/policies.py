@@ -4,18 +4,18 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import filterfalse
 from math import inf
+from types import CoroutineType
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 from openlimit import items, stores, wire
 from openlimit.errors import (
-    InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
     UnknownModel,
@@ -23,12 +23,14 @@ from openlimit.errors import (
 )
 from openlimit.leaky_bucket import SECOND, Decision, Limit, new
 from openlimit.stores import AsyncStore, Demand, Question, Repeat
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire import Call
-from openlimit_server import reservation_ids
+from openlimit_server import admission, reservation_ids
 from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.reservation_ids import Reserved, Signer
 from openlimit_server.settings import PolicySettings
 from openlimit_server.token_costs import TokenCosts
+from openlimit_server.turns import Turns
 
 _REMEMBERED_TARGETS = 10_000
 _WILDCARD = re.compile(r"[*?[]")
@@ -39,6 +41,8 @@ _REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 Asked = items.Asked | OpenLimitError
 """What is asked; what is wrong with a request."""
 Answer = items.Outcome
+Later = Callable[[int, Coroutine[Any, Any, Answer]], None]
+"""Takes the place of a question that others are not to wait for, and what decides it."""
 
 
 class _Policy(NamedTuple):
@@ -57,6 +61,12 @@ class _Policy(NamedTuple):
     allows_without_store: bool
     token_costs: TokenCosts | None
     """None where calls are charged as they say."""
+    turns: Turns | None
+    """Where calls need a slot as well."""
+
+
+_Target = tuple[_Policy, str, Signer]
+"""Where a call is decided: its policy, its bucket, and what makes ids there."""
 
 
 def _wall_clock() -> int:
@@ -67,6 +77,7 @@ class Policies:
     """The server's rules over one store. The first policy that covers a model decides its calls.
 
     ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    ``slots`` are kept where the buckets are; in memory unless some are given.
     """
 
     def __init__(
@@ -74,8 +85,11 @@ class Policies:
         settings: Iterable[PolicySettings],
         store: AsyncStore,
         clock: Callable[[], int] = _wall_clock,
+        *,
+        slots: AsyncSlots | None = None,
     ) -> None:
-        self._policies = [_policy(each) for each in settings]
+        slots = MemorySlots() if slots is None else slots
+        self._policies = [_policy(each, slots) for each in settings]
         self._by_name = {policy.name: policy for policy in self._policies}
         self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
         # Most policies name their models in full, and there may be many: those are looked up.
@@ -95,36 +109,49 @@ class Policies:
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
         self._signer = lru_cache(_REMEMBERED_TARGETS)(Signer)
 
-    async def answer(self, asked: Sequence[Asked]) -> list[Answer]:
+    async def answer(
+        self, asked: Sequence[Asked], held: float = 0, later: Later | None = None, asker: str = ""
+    ) -> list[Answer]:
         """Decide in order, in one step of the store; refusals are returned, each in its place.
 
         While the store is away, an acquisition is LimiterUnavailable or, where its policy says so,
         granted at once; then its reservation has no id.
+
+        A call that finds no slot is ``held`` for so many seconds, and then Queued. ``asker`` names
+        who asks, for ``give_back``. What ``later`` takes has no answer here.
         """
-        trouble = None if self._secrets else await self._read_secret()
+        if not self._secrets and (trouble := await self._read_secret()):
+            return [self._unanswered(each, trouble) for each in asked]
         stamp = next(self._stamps)
         answers: list[Answer] = [False] * len(asked)
         question: Any
         questions: list[Any] = []
         places: list[int] = []
         signers: list[Signer | None] = []
+        others: dict[int, Coroutine[Any, Any, Answer]] = {}
         for place, each in enumerate(asked):
             try:
                 if isinstance(each, Call):
-                    question, signer = self._demand(each, f"{stamp}{place}")
+                    target = self._target(each.model, each.key)
+                    if target[0].turns:
+                        others[place] = self._in_turn(target[0].turns, target, each, held, asker)
+                        continue
+                    question, signer = _demand(target, each, f"{stamp}{place}"), target[2]
                 elif isinstance(each, OpenLimitError):
                     raise each
-                elif trouble:
-                    raise trouble
                 else:
                     question, signer = await self._told(each), None
+                    if isinstance(question, CoroutineType):
+                        others[place] = question
+                        continue
             except OpenLimitError as error:
                 answers[place] = error
                 continue
             questions.append(question)
             places.append(place)
             signers.append(signer)
-        decided = [trouble] * len(questions) if trouble else await self._store.adecide(questions)
+        deciding = self._store.adecide(questions)
+        decided = await (_beside(deciding, others, answers, later) if others else deciding)
         for place, question, signer, answer in zip(
             places, questions, signers, decided, strict=True
         ):
@@ -136,20 +163,57 @@ class Policies:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
 
-    def _demand(self, call: Call, name: str) -> tuple[Demand, Signer]:
-        model, key, costs_by_unit, max_wait, request_id = call
-        policy, bucket, signer = self._target(model, key)
-        if policy.token_costs:
-            costs_by_unit = policy.token_costs.of(model, costs_by_unit)
-        costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
-        max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
-        if request_id:
-            # Written like this, no two are the same: nobody gets another's reservation, and nothing
-            # is repeated whose costs were of other units.
-            asked = repr((model, key, policy.units, request_id)).encode()
-            request_id = blake2b(asked, digest_size=12).hexdigest()
-        demand = new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
-        return demand, signer
+    async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
+        """What was granted to an asker that is gone: slots, and what has not started."""
+        for call, decision in granted:
+            policy, bucket, _ = self._target(call.model, call.key)
+            if policy.turns and decision.lease:
+                slot = reservation_ids.read(decision.reservation_id, self._clock()).slot
+                policy.turns.give_up(bucket, slot, asker)
+        await self.answer(
+            [
+                wire.Cancellation(decision.reservation_id, call.key)
+                for call, decision in granted
+                # By its request id it can be asked for again.
+                if decision.wait and not call.request_id
+            ]
+        )
+
+    def drain(self) -> None:
+        """Hold nobody any more who waits for a slot. Does not block."""
+        for policy in self._policies:
+            if policy.turns:
+                policy.turns.drain()
+
+    async def _in_turn(
+        self, turns: Turns, target: _Target, call: Call, held: float, asker: str
+    ) -> Answer:
+        """The decision of a call that needs a slot."""
+        demand, signer = _demand(target, call, ""), target[2]
+
+        async def reserve(slot: str, max_wait: float) -> Answer:
+            named = demand._replace(max_wait=max_wait, reservation_id=self._stamps.of_slot(slot))
+            [answer] = await self._store.adecide([named])
+            if isinstance(answer, Decision):
+                wait, _, name, _ = answer
+                return answer._replace(reservation_id=signer.id_of(name, wait, demand.costs))
+            if isinstance(answer, LimiterUnavailable):
+                return answer  # without a start, the slot is freed
+            return self._answer_of(call, answer)
+
+        answer = await admission.admit(turns, call, demand, held, asker, reserve)
+        if isinstance(answer, LimiterUnavailable) and self._may_start(call):
+            return Decision(0, "", "")
+        return answer
+
+    def _unanswered(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
+        """What is said where the store was not even asked."""
+        if isinstance(asked, OpenLimitError):
+            return asked
+        try:
+            return self._answer_of(asked, trouble)
+        except UnknownModel as error:
+            return error
 
     def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
         """What the caller is told, where the store has not just granted something."""
@@ -170,25 +234,40 @@ class Policies:
     def _may_start(self, call: Call) -> bool:
         return self._target(call.model, call.key)[0].allows_without_store
 
-    async def _told(self, told: items.Told) -> Question:
+    async def _told(self, told: items.Told) -> Question | Coroutine[Any, Any, Answer]:
+        """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
             case wire.Settlement():
                 reservation_id, key, costs_by_unit = told
-                policy, reserved = await self._reserved(reservation_id, key)
+                policy, reserved = await self._open(reservation_id, key)
                 said = map(costs_by_unit.get, policy.units, reserved.costs)
                 actual = [min(cost, most) for cost, most in zip(said, policy.most, strict=True)]
-                return new(
+                question = new(
                     stores.Settlement,
                     (
                         *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
                         *(actual, reserved.lifetime),
                     ),
                 )
+                if not policy.turns:
+                    return question
+                deciding = self._decide_alone(told, question)
+                return admission.close(policy.turns, reserved, deciding, is_over=True)
             case wire.Cancellation(reservation_id, key):
-                policy, reserved = await self._reserved(reservation_id, key)
-                return stores.Withdrawal(
+                policy, reserved = await self._open(reservation_id, key)
+                withdrawal = stores.Withdrawal(
                     reserved.bucket, policy.limits, reserved.name, reserved.lifetime
                 )
+                if not policy.turns:
+                    return withdrawal
+                deciding = self._decide_alone(told, withdrawal)
+                return admission.close(policy.turns, reserved, deciding, is_over=False)
+            case wire.Release(reservation_id, key):
+                policy, reserved = await self._reserved(reservation_id, key)
+                return admission.release(policy.turns, reserved)
+            case wire.Renewal(reservation_id, key):
+                policy, reserved = await self._reserved(reservation_id, key)
+                return admission.renew(policy.turns, reserved)
             case wire.Penalty(model, key, retry_after):
                 policy, bucket, _ = self._target(model, key)
                 return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
@@ -196,8 +275,19 @@ class Policies:
                 policy, bucket, _ = self._target(model, key)
                 left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
-            case _:
-                raise InvalidRequest("question", "limits on concurrency are not served yet")
+
+    async def _decide_alone(self, asked: Asked, question: Question) -> Answer:
+        [answer] = await self._store.adecide([question])
+        return self._answer_of(asked, answer)
+
+    async def _open(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+        """``_reserved``, of what has not expired; raises UnknownReservation."""
+        policy, reserved = await self._reserved(reservation_id, key)
+        if not reserved.lifetime:
+            if policy.turns:  # its charge stays what it is, but its slot is free
+                policy.turns.give_up(reserved.bucket, reserved.slot)
+            raise UnknownReservation(reservation_id, expired=True)
+        return policy, reserved
 
     async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
@@ -211,8 +301,6 @@ class Policies:
                 raise trouble
             if not self._made(reserved, key, policy):
                 raise UnknownReservation(reservation_id)
-        if not reserved.lifetime:
-            raise UnknownReservation(reservation_id, expired=True)
         return policy, reserved
 
     def _policy_of(self, reserved: Reserved) -> _Policy | None:
@@ -255,7 +343,7 @@ class Policies:
             self._target.cache_clear()  # its signers know the one before
         return None
 
-    def _find_target(self, model: str, key: str) -> tuple[_Policy, str, Signer]:
+    def _find_target(self, model: str, key: str) -> _Target:
         policy = self._first_that_covers(model)
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
@@ -278,7 +366,40 @@ class Policies:
         return self._policies[names_it]
 
 
-def _policy(settings: PolicySettings) -> _Policy:
+def _demand(target: _Target, call: Call, name: str) -> Demand:
+    model, key, costs_by_unit, max_wait, request_id = call
+    policy, bucket, _ = target
+    if policy.token_costs:
+        costs_by_unit = policy.token_costs.of(model, costs_by_unit)
+    costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
+    max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
+    if request_id:
+        # Written like this, no two are the same: nobody gets another's reservation, and nothing is
+        # repeated whose costs were of other units.
+        asked = repr((model, key, policy.units, request_id)).encode()
+        request_id = blake2b(asked, digest_size=12).hexdigest()
+    return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
+
+
+async def _beside(
+    deciding: Coroutine[Any, Any, list[stores.Answer]],
+    others: Mapping[int, Coroutine[Any, Any, Answer]],
+    answers: list[Answer],
+    later: Later | None,
+) -> list[stores.Answer]:
+    """What was decided; and the others meanwhile, into their places, unless that is for later."""
+    if later:
+        for place, other in others.items():
+            later(place, other)
+        return await deciding
+    decided: list[stores.Answer]
+    decided, rest = await asyncio.gather(deciding, asyncio.gather(*others.values()))
+    for place, answer in zip(others, rest, strict=True):
+        answers[place] = answer
+    return decided
+
+
+def _policy(settings: PolicySettings, slots: AsyncSlots) -> _Policy:
     limits = tuple(
         Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
     )
@@ -294,6 +415,7 @@ def _policy(settings: PolicySettings) -> _Policy:
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",
         _token_costs(settings, limits),
+        Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
     )
 
 

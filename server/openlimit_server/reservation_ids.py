@@ -39,6 +39,16 @@ class Stamps:
     def __next__(self) -> str:
         return f"{self._clock() // 1000:012x}{next(self._lots) % 2**48:012x}"
 
+    def of_slot(self, slot: str) -> str:
+        """The name of a reservation that is made now for the call in that slot."""
+        return f"{self._clock() // 1000:012x}{slot}"
+
+
+def slot_of_request(model: str, key: str, request_id: str) -> str:
+    """What the slot is called of a call with this request id: all of a name but its time."""
+    digest = blake2b(f"{model}\0{key}\0{request_id}".encode(), digest_size=8).hexdigest()
+    return f"{digest[:12]}{int(digest[12:], 16)}"
+
 
 class Signer:
     """Makes the ids of one bucket for one key, and for one model where they are to tell it."""
@@ -81,6 +91,11 @@ class Reserved(NamedTuple):
     model: str
     lifetime: float
     """Microseconds from now on for which it has to be remembered; 0 once it has expired."""
+
+    @property
+    def slot(self) -> str:
+        """What the call's slot is called, where it needs one."""
+        return self.name[12:]
 
 
 def read(reservation_id: str, now: int) -> Reserved:

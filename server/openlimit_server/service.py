@@ -23,15 +23,13 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.streaming import Stream
+from openlimit_server.turns import HELD
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _MOST_IN_BATCH = 1000
-# What can be told about a call so far.
-_TOLD = [
-    items.KINDS[each] for each in (wire.Cancellation, wire.Settlement, wire.Penalty, wire.Observed)
-]
+_TOLD = items.KINDS.values()
 _Request = TypeVar("_Request", bound=Message)
 _Context = ServicerContext[Any, Any]
 
@@ -51,7 +49,10 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self.acquire, AcquireRequest),
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
-        } | {kind.method: _unary(partial(self.tell, kind), kind.request) for kind in _TOLD}
+        } | {
+            kind.method: _unary(partial(self.tell, kind), kind.request)
+            for kind in items.KINDS.values()
+        }
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -107,6 +108,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse, AcquireStreamRequest),
         } | {kind.method: _unary(self._refuse, kind.request) for kind in _TOLD}
+        self._policies.drain()
         for stream in self._streams:
             stream.drain()
         seen = -1
@@ -115,7 +117,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             await asyncio.sleep(_QUIET)
 
     async def _answer(self, asked: Asked) -> Answer:
-        [answer] = await self._policies.answer([asked])
+        [answer] = await self._policies.answer([asked], HELD)
         if isinstance(answer, OpenLimitError):
             raise answer
         return answer

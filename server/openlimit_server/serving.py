@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from openlimit.leaky_bucket import Decision, Limit
 from openlimit.stores import AsyncStore, Demand
 from openlimit.stores.memory import MemoryStore
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
 from openlimit_server.reflection import ReflectionServicer
@@ -54,8 +55,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     policies = load_policies(settings.config)
     # Two servers on one port would silently share its calls, each with buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
-    store = _store(settings)
-    service = RateLimitServicer(Policies(policies, store))
+    store, slots = _stores(settings)
+    service = RateLimitServicer(Policies(policies, store, slots=slots))
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
     server.add_generic_rpc_handlers([service])
@@ -86,12 +87,13 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("stopped")
 
 
-def _store(settings: Settings) -> AsyncStore:
+def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
     if settings.store == MEMORY:
-        return MemoryStore()
+        return MemoryStore(), MemorySlots()
     from openlimit.stores.redis import RedisBuckets, parse_redis_url
 
-    return RedisBuckets(parse_redis_url(settings.store))
+    buckets = RedisBuckets(parse_redis_url(settings.store))
+    return buckets, buckets
 
 
 async def _watch(store: AsyncStore, health: HealthServicer) -> None:

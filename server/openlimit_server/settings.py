@@ -28,6 +28,8 @@ from openlimit.errors import InvalidRequest
 from openlimit_server import marked_yaml, notation
 
 MEMORY = "memory://"
+_MOST_CONCURRENT = 1_000_000
+_MIN_LEASE = 1.0  # seconds
 _MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
 
 
@@ -40,6 +42,15 @@ _Limit = tuple[float, float, float | None]
 _Address = Annotated[str, AfterValidator(notation.address)]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+def _renewable(lease: float) -> float:
+    if lease < _MIN_LEASE:
+        raise ValueError(
+            f"must be {_MIN_LEASE:g}s at least, since callers renew it over the network, "
+            f"not {lease:g}s"
+        )
+    return lease
 
 
 def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[_Limit, ...]:
@@ -91,6 +102,10 @@ class PolicySettings(BaseModel):
     """What has a bucket of its own; with nothing, all calls share one."""
     max_wait: _Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
+    concurrent: Annotated[int, Field(strict=True, ge=1, le=_MOST_CONCURRENT)] | None = None
+    """Calls of a bucket that may run at the same time; None: any number."""
+    lease: Annotated[_Duration, AfterValidator(_renewable)] = 30.0
+    """Seconds for which a call may run without a sign of life before its slot is another's."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
     """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
     reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
@@ -104,6 +119,15 @@ class PolicySettings(BaseModel):
         if value == "learned" and not {"tokens", "output_tokens"} & {*limits}:
             raise ValueError("learned needs a limit of tokens or output_tokens, which it is for")
         return value
+
+    @field_validator("lease")
+    @classmethod
+    def _lease_is_of_a_slot(cls, lease: float, info: ValidationInfo) -> float:
+        if info.data.get("concurrent", ...) is None:
+            raise ValueError(
+                "is for how long a slot is held, so it needs concurrent, such as concurrent: 50"
+            )
+        return lease
 
 
 def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:

@@ -6,7 +6,8 @@ not read the answers is not read from.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -17,8 +18,9 @@ from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
-from openlimit.wire import Call, Cancellation
+from openlimit.wire import Call
 from openlimit_server.policies import Answer, Asked, Policies
+from openlimit_server.turns import HELD
 
 _MOST_READ = 10 * items.MOST_IN_FLIGHT  # at once: what is refused takes memory as well
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
@@ -26,7 +28,12 @@ _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
 _log = logging.getLogger("openlimit")
 
 # What is given back for clients that are gone; a task needs somebody to hold it.
-_giving_back: set["asyncio.Task[list[Answer]]"] = set()
+_giving_back: set["asyncio.Task[None]"] = set()
+
+
+def _could_not_decide() -> LimiterUnavailable:
+    _log.exception("could not decide")
+    return LimiterUnavailable("", "the server could not decide")
 
 
 class Stream:
@@ -37,6 +44,7 @@ class Stream:
         self._context = context
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
+        self._asker = os.urandom(8).hex()
         self._unwritten: list[tuple[int, Asked | None, Answer | Status]] = []
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
@@ -84,22 +92,46 @@ class Stream:
                 del numbers[room:], asked[room:]
             if numbers:
                 self._undecided += len(numbers)
-                task = asyncio.create_task(self._decide(numbers, asked))
-                self._deciding.add(task)
-                task.add_done_callback(self._deciding.discard)
+                self._start(self._decide(numbers, asked))
             while len(self._unwritten) > items.MOST_IN_FLIGHT:
                 self._written.clear()
                 await self._written.wait()
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._deciding.add(task)
+        task.add_done_callback(self._deciding.discard)
+        return task
+
     async def _decide(self, numbers: list[int], asked: Sequence[Asked]) -> None:
+        apart: set[int] = set()
+
+        def decide_apart(place: int, deciding: Coroutine[Any, Any, Answer]) -> None:
+            apart.add(place)
+            task = self._start(self._decide_alone(numbers[place], asked[place], deciding))
+            task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
+
         answers: list[Answer]
         try:
-            answers = await self._policies.answer(asked)
+            answers = await self._policies.answer(asked, HELD, decide_apart, self._asker)
         except Exception:  # a fault of ours must leave nobody without an answer
-            _log.exception("could not decide")
-            answers = [LimiterUnavailable("", "the server could not decide") for _ in numbers]
-        self._undecided -= len(numbers)
-        self._answer(zip(numbers, asked, answers, strict=True))
+            answers = [_could_not_decide() for _ in numbers]
+        self._undecided -= len(numbers) - len(apart)
+        answered = zip(numbers, asked, answers, strict=True)
+        if apart:
+            self._answer(each for place, each in enumerate(answered) if place not in apart)
+        else:
+            self._answer(answered)
+
+    async def _decide_alone(
+        self, number: int, asked: Asked, deciding: Coroutine[Any, Any, Answer]
+    ) -> None:
+        try:
+            answer = await deciding
+        except Exception:
+            answer = _could_not_decide()
+        self._undecided -= 1
+        self._answer([(number, asked, answer)])
 
     def _answer(self, answers: Iterable[tuple[int, Asked | None, Answer | Status]]) -> None:
         self._unwritten.extend(answers)
@@ -117,13 +149,12 @@ class Stream:
 
     def _give_back(self) -> None:
         granted = [
-            Cancellation(answer.reservation_id, asked.key)
+            (asked, answer)
             for _, asked, answer in self._unwritten
             if isinstance(asked, Call) and isinstance(answer, Decision)
-            # By its request id it can be asked for again.
-            if answer.wait and not asked.request_id
         ]
         if granted:
-            task = asyncio.get_running_loop().create_task(self._policies.answer(granted))
+            giving_back = self._policies.give_back(granted, self._asker)
+            task = asyncio.get_running_loop().create_task(giving_back)
             _giving_back.add(task)
             task.add_done_callback(_giving_back.discard)

@@ -87,8 +87,8 @@ async def test_a_429_holds_back_everybody(
 async def test_headers_tell_everybody_what_others_have_used(
     client: openai.AsyncOpenAI, limiter: RemoteLimiter, provider: Provider, server: str
 ) -> None:
-    """A consumer that the limiter does not know has left none but what the call gives back."""
-    provider.headers = {"x-ratelimit-remaining-tokens": "0"}
+    """A consumer that the limiter does not know has left 10 tokens; 10 more come each second."""
+    provider.headers = {"x-ratelimit-remaining-tokens": "10"}
     await client.chat.completions.create(**CHAT)
     await told(limiter)
     async with RemoteLimiter(server, max_wait=1) as other:
@@ -97,7 +97,6 @@ async def test_headers_tell_everybody_what_others_have_used(
     assert 5 < caught.value.retry_after <= 9
 
 
-@pytest.mark.xfail(strict=True, reason="policies know no `concurrent` yet")
 @pytest.mark.parametrize("policies", [SLOTS])
 async def test_a_slot_is_held_until_the_body_has_been_read_or_left(
     client: openai.AsyncOpenAI, provider: Provider, server: str

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from openlimit.stores import Settlement
-from openlimit.stores.redis_script import ScriptCall, key_of
+from openlimit.stores.redis_script import BucketCall, key_of
 from tests.stores.contract import LIMITS
 from tests.stores.once_contract import once
 
@@ -17,7 +17,7 @@ NAMES = st.text("{}:ab", max_size=8)
 @given(NAMES, NAMES)
 def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -> None:
     """On a cluster, a call may only touch the keys of one slot, whatever buckets are called."""
-    call = ScriptCall(bucket, prefix, LIMITS, None)
+    call = BucketCall(bucket, prefix, LIMITS, None)
     call.questions += [
         once("r")._replace(bucket=bucket),
         Settlement(bucket, LIMITS, "name", (1, 1), (1, 2), 1),
@@ -33,6 +33,6 @@ def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -
 @given(st.text("ab{}", min_size=1, max_size=5))
 def test_keys_begin_with_the_prefix(bucket: str) -> None:
     """So that an access list can name them."""
-    call = ScriptCall(bucket, "openlimit", LIMITS, None)
+    call = BucketCall(bucket, "openlimit", LIMITS, None)
     call.questions.append(once("r")._replace(bucket=bucket))
     assert all(key.startswith("openlimit:") for key in call.arguments[1:3])

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast, overload
 
 from redis.exceptions import AskError, MovedError
 
@@ -12,14 +12,15 @@ from openlimit.leaky_bucket import Decision
 from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
 from openlimit.stores.redis_cluster import ClusterSlots, Place
 from openlimit.stores.redis_node import Clock, RedisNode
-from openlimit.stores.redis_script import key_of
+from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, key_of
 from openlimit.stores.redis_url import RedisAddress
+from openlimit.stores.slots import SlotAnswer, SlotQuestion
 
 _MOST_REDIRECTIONS = 3
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for the event loop this is made on: an AsyncStore.
+    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, and AsyncSlots.
 
     What is asked at the same time shares round trips, see redis_node.py; no caller waits longer
     than the address's timeout. An outage is over as soon as Redis is back.
@@ -45,7 +46,11 @@ class RedisBuckets:
         if self._slots:
             await self._slots.aclose()
 
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+    @overload
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]: ...
+    @overload
+    async def adecide(self, questions: Sequence[SlotQuestion]) -> list[SlotAnswer]: ...
+    async def adecide(self, questions: Sequence[AnyQuestion]) -> Any:
         answered = asyncio.get_running_loop().create_future()
         self._under_way.add(answered)
         try:
@@ -58,11 +63,11 @@ class RedisBuckets:
         return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
 
     async def _ask_cluster(
-        self, slots: ClusterSlots, questions: Sequence[Question]
-    ) -> list[Answer]:
+        self, slots: ClusterSlots, questions: Sequence[AnyQuestion]
+    ) -> list[AnyAnswer]:
         if not await slots.ready():
             return [self._unavailable(slots.failure) for _ in questions]
-        answers: dict[int, Answer] = {}
+        answers: dict[int, AnyAnswer] = {}
         by_place: dict[Place | None, list[int]] = {}
         for i, question in enumerate(questions):
             place = slots.place(key_of(question.bucket, self._address.prefix))
@@ -109,7 +114,7 @@ class RedisBuckets:
         return node
 
     def give_back(
-        self, questions: Sequence[Question], answers: Sequence[Answer | AskError]
+        self, questions: Sequence[AnyQuestion], answers: Sequence[AnyAnswer | AskError]
     ) -> None:
         """In the background, what was granted to a caller that is gone."""
         if withdrawals := granted(questions, answers):
@@ -122,7 +127,7 @@ class RedisBuckets:
 
 
 def granted(
-    questions: Sequence[Question], answers: Sequence[Answer | AskError]
+    questions: Sequence[AnyQuestion], answers: Sequence[AnyAnswer | AskError]
 ) -> list[Withdrawal]:
     """What gives back all that has not started, but for what may be asked for again."""
     return [

@@ -27,8 +27,7 @@ from redis.exceptions import (
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
-from openlimit.stores import Answer, Question
-from openlimit.stores.redis_script import SCRIPT, SHA, ScriptCall, script_calls
+from openlimit.stores.redis_script import BUCKET, AnyAnswer, AnyQuestion, ScriptCall, script_calls
 from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 
 Clock = Callable[[], float]
@@ -52,11 +51,11 @@ class _Asked:
 
     __slots__ = ("answers", "asking", "questions")
 
-    def __init__(self, questions: Sequence[Question], asking: bool) -> None:
+    def __init__(self, questions: Sequence[AnyQuestion], asking: bool) -> None:
         self.questions = questions
         self.asking = asking
         loop = asyncio.get_running_loop()
-        self.answers: asyncio.Future[list[Answer | AskError]] = loop.create_future()
+        self.answers: asyncio.Future[list[AnyAnswer | AskError]] = loop.create_future()
 
 
 class RedisNode:
@@ -70,7 +69,7 @@ class RedisNode:
         address: RedisAddress,
         new_client: Callable[[], Redis],
         clock: Clock | None,
-        abandoned: Callable[[Sequence[Question], Sequence[Answer | AskError]], None],
+        abandoned: Callable[[Sequence[AnyQuestion], Sequence[AnyAnswer | AskError]], None],
     ) -> None:
         self._address = address
         self._new_client = new_client
@@ -88,8 +87,8 @@ class RedisNode:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(
-        self, questions: Sequence[Question], asking: bool = False
-    ) -> list[Answer | AskError]:
+        self, questions: Sequence[AnyQuestion], asking: bool = False
+    ) -> list[AnyAnswer | AskError]:
         """Answer in order, within the address's timeout; ``asking`` follows a redirection.
 
         An outage is LimiterUnavailable for each question, a redirection its AskError.
@@ -137,7 +136,7 @@ class RedisNode:
         client = self._new_client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await client.script_load(SCRIPT)
+                await client.script_load(BUCKET.text)
             self._client = client
         except Exception as error:  # of the network, Redis, a certificate, a host's name
             self._lose(client, error)
@@ -167,7 +166,7 @@ class RedisNode:
                 buckets.update(question.bucket for question in asked.questions)
         return batch
 
-    async def _trip(self, batch: Sequence[_Asked]) -> list[Answer | AskError]:
+    async def _trip(self, batch: Sequence[_Asked]) -> list[AnyAnswer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
         client = self._client
         if client is None:  # lost by the trip before
@@ -180,7 +179,7 @@ class RedisNode:
         except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(questions)
-        answers: dict[int, Answer | AskError] = {}
+        answers: dict[int, AnyAnswer | AskError] = {}
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 trouble = self._trouble(client, call.key, reply)
@@ -197,7 +196,7 @@ class RedisNode:
             self._lose(client, reply)
         return self._unavailable(f"{key}: {reply}")
 
-    def _deliver(self, batch: Sequence[_Asked], answers: Sequence[Answer | AskError]) -> None:
+    def _deliver(self, batch: Sequence[_Asked], answers: Sequence[AnyAnswer | AskError]) -> None:
         rest = iter(answers)
         for asked in batch:
             own = list(islice(rest, len(asked.questions)))
@@ -228,8 +227,9 @@ async def _evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) ->
     """The reply to each call, or the error; raises for what hits all."""
     replies = await _send(client, calls, asking)
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:  # SCRIPT FLUSH, a failover, a restart
-        await client.script_load(SCRIPT)
+    if unknown:  # SCRIPT FLUSH, a failover, a restart; or slots are asked for the first time
+        for script in {calls[i].script for i in unknown}:
+            await client.script_load(script.text)
         again = await _send(client, [calls[i] for i in unknown], asking)
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
@@ -241,6 +241,6 @@ async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> lis
     for call in calls:
         if asking:
             pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", SHA, *call.arguments)
+        pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
     return replies[1::2] if asking else replies

@@ -5,11 +5,8 @@ One call decides any number of questions about one bucket, in order.
 
 import re
 from collections.abc import Callable, Sequence
-from hashlib import sha1
-from importlib.resources import files
-from json import JSONEncoder
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.leaky_bucket import SECOND, Decision
@@ -26,20 +23,24 @@ from openlimit.stores import (
     Withdrawal,
     not_started,
 )
+from openlimit.stores.lua import Script, json
+from openlimit.stores.redis_slots import SlotCall
+from openlimit.stores.slots import Departure, Entry, Extension, SlotAnswer, SlotQuestion
 
-SCRIPT = files("openlimit.stores").joinpath("bucket.lua").read_text(encoding="utf-8")
-SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+BUCKET = Script.read("bucket.lua")
 
 # What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
 _MOST_QUESTIONS = 1000
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED = 1, 2, 4, 5
 _CANCEL, _SETTLE, _PAUSE, _OBSERVE = 1, 2, 3, 4
 _TAG = re.compile(r"[^{]*\{[^}]+\}")
-_json = JSONEncoder(separators=(",", ":")).encode
+_OF_SLOTS = frozenset({Entry, Extension, Departure})
 
 
-class ScriptCall:
+class BucketCall:
     """What one call of the script asks of one bucket."""
+
+    script = BUCKET
 
     def __init__(self, bucket: str, prefix: str, limits: Limits, clock: float | None) -> None:
         self.key = key_of(bucket, prefix)
@@ -47,14 +48,13 @@ class ScriptCall:
         self._keys = [self.key]
         self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
         self._clock = clock
-        self.questions: list[Question] = []
+        self.questions: list[Any] = []
         self.places: list[int] = []
         """Where each of the questions stands among all."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What follows EVALSHA and the script's name."""
-        # JSON as a whole: redis-py spends microseconds on every argument.
         call: dict[str, Any] = {
             "clock": self._clock,
             "limits": self._limits,
@@ -62,7 +62,7 @@ class ScriptCall:
         }
         if isinstance(self.questions[0], Secret):
             call["secret"] = self.questions[0].proposed
-        return len(self._keys), *self._keys, _json(call)
+        return len(self._keys), *self._keys, json(call)
 
     def answers(self, reply: Sequence[Any]) -> list[Answer]:
         """One for each of the questions."""
@@ -114,6 +114,11 @@ class ScriptCall:
         return len(self._keys)
 
 
+ScriptCall = BucketCall | SlotCall
+AnyQuestion = Question | SlotQuestion
+AnyAnswer = Answer | SlotAnswer
+
+
 def key_of(bucket: str, prefix: str) -> str:
     """The key of a bucket's hash."""
     key = f"{prefix}:{bucket}"
@@ -126,7 +131,7 @@ def _without_braces(text: str) -> str:
 
 
 def script_calls(
-    questions: Sequence[Question], prefix: str, clock: Callable[[], float] | None
+    questions: Sequence[AnyQuestion], prefix: str, clock: Callable[[], float] | None
 ) -> list[ScriptCall]:
     """As few calls as there are buckets, unless one is asked very much.
 
@@ -136,11 +141,15 @@ def script_calls(
     filling: dict[tuple[str, int], ScriptCall] = {}
     calls = []
     for place, question in enumerate(questions):
+        limits = None if type(question) in _OF_SLOTS else cast(Question, question).limits
         # By identity: limits are made once for many demands, and comparing them costs more.
-        target = question.bucket, id(question.limits)
+        target = question.bucket, id(limits)
         call = filling.get(target)
         if call is None or len(call.places) >= _MOST_QUESTIONS:
-            call = ScriptCall(question.bucket, prefix, question.limits, now)
+            if limits is None:
+                call = SlotCall(key_of(question.bucket, prefix), now)
+            else:
+                call = BucketCall(question.bucket, prefix, limits, now)
             filling[target] = call
             calls.append(call)
         call.questions.append(question)

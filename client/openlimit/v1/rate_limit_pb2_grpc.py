@@ -37,7 +37,8 @@ class RateLimitServiceStub(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -106,13 +107,21 @@ class RateLimitServiceServicer(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
     def Acquire(self, request, context):
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
+
+        Where the policy limits how many calls run at the same time, the call needs a slot first. Those
+        that have none wait in the order in which they came: the server holds the question for some
+        two seconds, then answers QUEUED. Who asks the same again within five seconds, with the
+        ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+        cancels the call or asks no more. The answer has the lease; the slot is held from the start
+        until the call is settled or released, or its lease ends without a renewal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +129,8 @@ class RateLimitServiceServicer(object):
 
     def AcquireBatch(self, request, context):
         """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
-        its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+        its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
+        slot is answered QUEUED at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +140,8 @@ class RateLimitServiceServicer(object):
         """AcquireStream carries any number of questions over one call, many in a message, and their
         answers as they are decided, many in a message. It is by far the fastest way to ask.
 
-        Questions about one bucket are decided in the order in which they are sent. An item that fails
+        Questions about one bucket are decided in the order in which they are sent; what has to wait
+        for a slot is answered when it has one, and holds up nothing else. An item that fails
         is answered by its error and harms no other; at most 10,000 items are in flight, more are
         RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
@@ -167,7 +178,9 @@ class RateLimitServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """Renew begins the lease of a call's slot anew, while the call runs.
+        """Renew begins the lease of a call's slot anew, while the call runs: a third of the lease after
+        the start or the last renewal, say. A call whose lease has ended takes a slot again if one is
+        free, ahead of those that wait; else it is NOT_FOUND, and goes on without.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,7 +270,8 @@ class RateLimitService(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 

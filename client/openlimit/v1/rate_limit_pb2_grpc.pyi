@@ -42,7 +42,8 @@ class RateLimitServiceStub:
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+        at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -53,16 +54,25 @@ class RateLimitServiceStub:
     Acquire: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireRequest, _rate_limit_pb2.AcquireResponse]
     """Acquire reserves the cost of one call and answers at once with how long to wait.
     All limits of the policy are charged together, or none is.
+
+    Where the policy limits how many calls run at the same time, the call needs a slot first. Those
+    that have none wait in the order in which they came: the server holds the question for some
+    two seconds, then answers QUEUED. Who asks the same again within five seconds, with the
+    ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+    cancels the call or asks no more. The answer has the lease; the slot is held from the start
+    until the call is settled or released, or its lease ends without a renewal.
     """
     AcquireBatch: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]
     """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
-    its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+    its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
+    slot is answered QUEUED at once.
     """
     AcquireStream: _grpc.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]
     """AcquireStream carries any number of questions over one call, many in a message, and their
     answers as they are decided, many in a message. It is by far the fastest way to ask.
 
-    Questions about one bucket are decided in the order in which they are sent. An item that fails
+    Questions about one bucket are decided in the order in which they are sent; what has to wait
+    for a slot is answered when it has one, and holds up nothing else. An item that fails
     is answered by its error and harms no other; at most 10,000 items are in flight, more are
     RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
@@ -83,7 +93,10 @@ class RateLimitServiceStub:
     its charge. To release what holds no slot changes nothing and is no error.
     """
     Renew: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.RenewRequest, _rate_limit_pb2.RenewResponse]
-    """Renew begins the lease of a call's slot anew, while the call runs."""
+    """Renew begins the lease of a call's slot anew, while the call runs: a third of the lease after
+    the start or the last renewal, say. A call whose lease has ended takes a slot again if one is
+    free, ahead of those that wait; else it is NOT_FOUND, and goes on without.
+    """
     Penalize: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.PenalizeRequest, _rate_limit_pb2.PenalizeResponse]
     """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
     when to try again. Starts that were granted before stay as they are.
@@ -106,7 +119,8 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+        at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -114,16 +128,25 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     Acquire: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireRequest, _rate_limit_pb2.AcquireResponse]  # type: ignore[assignment]
     """Acquire reserves the cost of one call and answers at once with how long to wait.
     All limits of the policy are charged together, or none is.
+
+    Where the policy limits how many calls run at the same time, the call needs a slot first. Those
+    that have none wait in the order in which they came: the server holds the question for some
+    two seconds, then answers QUEUED. Who asks the same again within five seconds, with the
+    ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+    cancels the call or asks no more. The answer has the lease; the slot is held from the start
+    until the call is settled or released, or its lease ends without a renewal.
     """
     AcquireBatch: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]  # type: ignore[assignment]
     """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
-    its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+    its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
+    slot is answered QUEUED at once.
     """
     AcquireStream: _aio.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]  # type: ignore[assignment]
     """AcquireStream carries any number of questions over one call, many in a message, and their
     answers as they are decided, many in a message. It is by far the fastest way to ask.
 
-    Questions about one bucket are decided in the order in which they are sent. An item that fails
+    Questions about one bucket are decided in the order in which they are sent; what has to wait
+    for a slot is answered when it has one, and holds up nothing else. An item that fails
     is answered by its error and harms no other; at most 10,000 items are in flight, more are
     RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
@@ -144,7 +167,10 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     its charge. To release what holds no slot changes nothing and is no error.
     """
     Renew: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.RenewRequest, _rate_limit_pb2.RenewResponse]  # type: ignore[assignment]
-    """Renew begins the lease of a call's slot anew, while the call runs."""
+    """Renew begins the lease of a call's slot anew, while the call runs: a third of the lease after
+    the start or the last renewal, say. A call whose lease has ended takes a slot again if one is
+    free, ahead of those that wait; else it is NOT_FOUND, and goes on without.
+    """
     Penalize: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.PenalizeRequest, _rate_limit_pb2.PenalizeResponse]  # type: ignore[assignment]
     """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
     when to try again. Starts that were granted before stay as they are.
@@ -166,7 +192,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
         COST_EXCEEDS_LIMIT, with unit, cost and amount).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+        at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -178,6 +205,13 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rate_limit_pb2.AcquireResponse, _abc.Awaitable[_rate_limit_pb2.AcquireResponse]]:
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
+
+        Where the policy limits how many calls run at the same time, the call needs a slot first. Those
+        that have none wait in the order in which they came: the server holds the question for some
+        two seconds, then answers QUEUED. Who asks the same again within five seconds, with the
+        ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+        cancels the call or asks no more. The answer has the lease; the slot is held from the start
+        until the call is settled or released, or its lease ends without a renewal.
         """
 
     @_abc_1.abstractmethod
@@ -187,7 +221,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_pb2.AcquireBatchResponse, _abc.Awaitable[_rate_limit_pb2.AcquireBatchResponse]]:
         """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
-        its own: one that is refused harms no other. More are INVALID_ARGUMENT.
+        its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
+        slot is answered QUEUED at once.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +234,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcquireStream carries any number of questions over one call, many in a message, and their
         answers as they are decided, many in a message. It is by far the fastest way to ask.
 
-        Questions about one bucket are decided in the order in which they are sent. An item that fails
+        Questions about one bucket are decided in the order in which they are sent; what has to wait
+        for a slot is answered when it has one, and holds up nothing else. An item that fails
         is answered by its error and harms no other; at most 10,000 items are in flight, more are
         RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
@@ -244,7 +280,10 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_pb2.RenewResponse, _abc.Awaitable[_rate_limit_pb2.RenewResponse]]:
-        """Renew begins the lease of a call's slot anew, while the call runs."""
+        """Renew begins the lease of a call's slot anew, while the call runs: a third of the lease after
+        the start or the last renewal, say. A call whose lease has ended takes a slot again if one is
+        free, ahead of those that wait; else it is NOT_FOUND, and goes on without.
+        """
 
     @_abc_1.abstractmethod
     def Penalize(

@@ -1,0 +1,70 @@
+"""Calls that need a slot, one by one: in, with a start and a lease, and out again."""
+
+import os
+from collections.abc import Awaitable, Callable
+
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    Queued,
+    UnknownReservation,
+)
+from openlimit.items import Outcome as Answer
+from openlimit.stores import Demand
+from openlimit.stores.slots import Place
+from openlimit.wire import Call
+from openlimit_server import reservation_ids
+from openlimit_server.reservation_ids import Reserved
+from openlimit_server.turns import Turns
+
+
+async def admit(
+    turns: Turns,
+    call: Call,
+    demand: Demand,
+    held: float,
+    asker: str,
+    reserve: Callable[[str, float], Awaitable[Answer]],
+) -> Answer:
+    """Wait for a slot for ``held`` seconds at most, then ``reserve`` for it, within microseconds.
+
+    Queued, if it takes longer. What can never be served does not wait, and what is not served
+    keeps no slot.
+    """
+    for limit, cost in zip(demand.limits, demand.costs, strict=True):
+        if cost > limit.amount:
+            return CostExceedsLimit(limit.unit, cost, limit.amount)
+    ticket = call.request_id or os.urandom(16).hex()
+    # The same on every server, and nobody gets another's by guessing.
+    slot = reservation_ids.slot_of_request(call.model, call.key, ticket)
+
+    async def reserve_for_slot(max_wait: float) -> Answer:
+        return await reserve(slot, max_wait)
+
+    asker = asker or os.urandom(8).hex()
+    answer = await turns.admit(demand.bucket, slot, asker, demand.max_wait, held, reserve_for_slot)
+    return Queued(ticket) if isinstance(answer, Place) else answer
+
+
+async def renew(turns: Turns | None, reserved: Reserved) -> Answer:
+    """The lease that begins now."""
+    held = turns and await turns.extend(reserved.bucket, reserved.slot)
+    if turns and held is True:
+        return turns.lease
+    return held or UnknownReservation(reserved.id)
+
+
+async def release(turns: Turns | None, reserved: Reserved) -> Answer:
+    """Whether a slot was freed, of a call that needed one."""
+    return await turns.leave(reserved.bucket, reserved.slot) if turns else False
+
+
+async def close(
+    turns: Turns, reserved: Reserved, closing: Awaitable[Answer], is_over: bool
+) -> Answer:
+    """Free the slot of a call that is over, or was cancelled before its start."""
+    answer = await closing
+    if answer is True or (is_over and not isinstance(answer, InvalidRequest | LimiterUnavailable)):
+        await turns.leave(reserved.bucket, reserved.slot)
+    return answer
