@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from openlimit import statuses
 from openlimit.errors import (
     CostExceedsLimit,
+    LimiterUnavailable,
     Queued,
     UnknownReservation,
     WaitTooLong,
@@ -399,6 +400,36 @@ async def test_who_asks_again_is_ahead_of_who_came_later(monkeypatch: pytest.Mon
     place = await second
     assert isinstance(place, Place)
     assert not place.ahead
+
+
+def test_while_redis_is_away_nobody_is_left_waiting(tmp_path: Path) -> None:
+    """Who waits is told, or starts where the policy allows it; afterwards all is as before."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(POLICIES.replace("name: all", "name: all\n    on_store_failure: allow"))
+    with (
+        serving_redis("--appendonly", "yes", "--appendfsync", "always") as redis,
+        serving("--config", str(config), "--store", redis.url) as server,
+        grpc.insecure_channel(server.address) as channel,
+        ThreadPoolExecutor() as threads,
+    ):
+        stub = RateLimitServiceStub(channel)
+        running = [acquire(stub, "long-a"), acquire(stub, "long-a")]
+        assert acquire(stub, "all").lease
+        waiting = threads.submit(acquire, stub, "long-a")
+        allowed = threads.submit(acquire, stub, "all")
+        time.sleep(0.2)  # they wait
+        redis.kill()
+        assert isinstance(waiting.exception(1.5), LimiterUnavailable)
+        assert not allowed.result(1.5).HasField("lease")
+        redis.start()
+        released = None
+        while released is None:
+            with suppress(grpc.RpcError):
+                released = release(stub, running[0])
+        assert released
+        assert acquired(stub, "long-a")
+        with pytest.raises(WaitTooLong):
+            acquire(stub, "long-a", max_wait=AT_ONCE)
 
 
 def test_a_stopping_server_sends_who_waits_to_another(tmp_path: Path) -> None:

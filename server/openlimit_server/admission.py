@@ -1,8 +1,11 @@
 """Calls that need a slot, one by one: in, with a start and a lease, and out again."""
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
+from openlimit import stores
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -17,6 +20,9 @@ from openlimit.wire import Call
 from openlimit_server import reservation_ids
 from openlimit_server.reservation_ids import Reserved
 from openlimit_server.turns import Turns
+
+Later = Callable[[int, Coroutine[Any, Any, Answer]], None]
+"""Takes the place of a question that others are not to wait for, and what decides it."""
 
 
 async def admit(
@@ -68,3 +74,21 @@ async def close(
     if answer is True or (is_over and not isinstance(answer, InvalidRequest | LimiterUnavailable)):
         await turns.leave(reserved.bucket, reserved.slot)
     return answer
+
+
+async def beside(
+    deciding: Coroutine[Any, Any, list[stores.Answer]],
+    others: Mapping[int, Coroutine[Any, Any, Answer]],
+    answers: list[Answer],
+    later: Later | None,
+) -> list[stores.Answer]:
+    """What was decided; and the others meanwhile, into their places, unless that is for later."""
+    if later:
+        for place, other in others.items():
+            later(place, other)
+        return await deciding
+    decided: list[stores.Answer]
+    decided, rest = await asyncio.gather(deciding, asyncio.gather(*others.values()))
+    for place, answer in zip(others, rest, strict=True):
+        answers[place] = answer
+    return decided

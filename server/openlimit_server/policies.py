@@ -1,17 +1,14 @@
 """From a request to its policy, its bucket and the store's decision."""
 
 import asyncio
-import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from fnmatch import translate
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import filterfalse
 from math import inf
 from types import CoroutineType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 from openlimit import items, stores, wire
@@ -21,51 +18,24 @@ from openlimit.errors import (
     UnknownModel,
     UnknownReservation,
 )
-from openlimit.leaky_bucket import SECOND, Decision, Limit, new
+from openlimit.leaky_bucket import SECOND, Decision, new
 from openlimit.stores import AsyncStore, Demand, Question, Repeat
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire import Call
 from openlimit_server import admission, reservation_ids
-from openlimit_server.learned_output import LearnedOutput
+from openlimit_server.admission import Later
 from openlimit_server.reservation_ids import Reserved, Signer
+from openlimit_server.rules import Policy, Rules
 from openlimit_server.settings import PolicySettings
-from openlimit_server.token_costs import TokenCosts
 from openlimit_server.turns import Turns
 
 _REMEMBERED_TARGETS = 10_000
-_WILDCARD = re.compile(r"[*?[]")
-# What takes longer to leak, some thousand years, is settled as this: waits stay what is sent.
-_LONGEST = 1e17
 _REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 
 Asked = items.Asked | OpenLimitError
 """What is asked; what is wrong with a request."""
 Answer = items.Outcome
-Later = Callable[[int, Coroutine[Any, Any, Answer]], None]
-"""Takes the place of a question that others are not to wait for, and what decides it."""
-
-
-class _Policy(NamedTuple):
-    name: str
-    models: Sequence[str]
-    limits: Sequence[Limit]
-    units: Sequence[str]
-    zeros: Sequence[int]
-    """As many."""
-    observed: Sequence[str]
-    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
-    most: Sequence[float]
-    """What a call is settled as at most."""
-    split_by: Sequence[str]
-    max_wait: float
-    allows_without_store: bool
-    token_costs: TokenCosts | None
-    """None where calls are charged as they say."""
-    turns: Turns | None
-    """Where calls need a slot as well."""
-
-
-_Target = tuple[_Policy, str, Signer]
+_Target = tuple[Policy, str, Signer]
 """Where a call is decided: its policy, its bucket, and what makes ids there."""
 
 
@@ -89,17 +59,10 @@ class Policies:
         slots: AsyncSlots | None = None,
     ) -> None:
         slots = MemorySlots() if slots is None else slots
-        self._policies = [_policy(each, slots) for each in settings]
-        self._by_name = {policy.name: policy for policy in self._policies}
-        self._learns = any(each.token_costs and each.token_costs.learned for each in self._policies)
-        # Most policies name their models in full, and there may be many: those are looked up.
-        self._patterns: list[tuple[int, re.Pattern[str]]] = []
-        self._first_to_name: dict[str, int] = {}
-        for i, policy in enumerate(self._policies):
-            for name in filterfalse(_WILDCARD.search, policy.models):
-                self._first_to_name.setdefault(name, i)
-            if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
-                self._patterns.append((i, re.compile("|".join(patterns))))
+        self._rules = Rules(settings, slots)
+        self._learns = any(
+            each.token_costs and each.token_costs.learned for each in self._rules.all
+        )
         self._store = store
         self._secrets: list[bytes] = []  # the store's, and those it had before
         self._reread_at = 0.0
@@ -151,7 +114,7 @@ class Policies:
             places.append(place)
             signers.append(signer)
         deciding = self._store.adecide(questions)
-        decided = await (_beside(deciding, others, answers, later) if others else deciding)
+        decided = await (admission.beside(deciding, others, answers, later) if others else deciding)
         for place, question, signer, answer in zip(
             places, questions, signers, decided, strict=True
         ):
@@ -181,7 +144,7 @@ class Policies:
 
     def drain(self) -> None:
         """Hold nobody any more who waits for a slot. Does not block."""
-        for policy in self._policies:
+        for policy in self._rules.all:
             if policy.turns:
                 policy.turns.drain()
 
@@ -280,7 +243,7 @@ class Policies:
         [answer] = await self._store.adecide([question])
         return self._answer_of(asked, answer)
 
-    async def _open(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+    async def _open(self, reservation_id: str, key: str) -> tuple[Policy, Reserved]:
         """``_reserved``, of what has not expired; raises UnknownReservation."""
         policy, reserved = await self._reserved(reservation_id, key)
         if not reserved.lifetime:
@@ -289,7 +252,7 @@ class Policies:
             raise UnknownReservation(reservation_id, expired=True)
         return policy, reserved
 
-    async def _reserved(self, reservation_id: str, key: str) -> tuple[_Policy, Reserved]:
+    async def _reserved(self, reservation_id: str, key: str) -> tuple[Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
         reserved = reservation_ids.read(reservation_id, self._clock())
         policy = self._policy_of(reserved)
@@ -303,8 +266,8 @@ class Policies:
                 raise UnknownReservation(reservation_id)
         return policy, reserved
 
-    def _policy_of(self, reserved: Reserved) -> _Policy | None:
-        return self._by_name.get(reserved.bucket.partition(":")[0])
+    def _policy_of(self, reserved: Reserved) -> Policy | None:
+        return self._rules.by_name.get(reserved.bucket.partition(":")[0])
 
     def _learn(self, settlement: wire.Settlement) -> None:
         """From a call that was settled, once."""
@@ -313,7 +276,7 @@ class Policies:
         if output is not None and reserved.model and policy and policy.token_costs:
             policy.token_costs.learn(reserved.model, output)
 
-    def _made(self, reserved: Reserved, key: str, policy: _Policy) -> bool:
+    def _made(self, reserved: Reserved, key: str, policy: Policy) -> bool:
         for secret in self._secrets:
             signer = self._signer(policy.units, reserved.bucket, key, secret, reserved.model)
             if signer.made(reserved):
@@ -344,7 +307,7 @@ class Policies:
         return None
 
     def _find_target(self, model: str, key: str) -> _Target:
-        policy = self._first_that_covers(model)
+        policy = self._rules.first_that_covers(model)
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
@@ -353,17 +316,6 @@ class Policies:
         learns = policy.token_costs and policy.token_costs.learned
         signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
         return policy, bucket, signer
-
-    def _first_that_covers(self, model: str) -> _Policy:
-        names_it = self._first_to_name.get(model, len(self._policies))
-        for i, pattern in self._patterns:
-            if i > names_it:
-                break
-            if pattern.match(model):
-                return self._policies[i]
-        if names_it == len(self._policies):
-            raise UnknownModel(model)
-        return self._policies[names_it]
 
 
 def _demand(target: _Target, call: Call, name: str) -> Demand:
@@ -379,52 +331,3 @@ def _demand(target: _Target, call: Call, name: str) -> Demand:
         asked = repr((model, key, policy.units, request_id)).encode()
         request_id = blake2b(asked, digest_size=12).hexdigest()
     return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
-
-
-async def _beside(
-    deciding: Coroutine[Any, Any, list[stores.Answer]],
-    others: Mapping[int, Coroutine[Any, Any, Answer]],
-    answers: list[Answer],
-    later: Later | None,
-) -> list[stores.Answer]:
-    """What was decided; and the others meanwhile, into their places, unless that is for later."""
-    if later:
-        for place, other in others.items():
-            later(place, other)
-        return await deciding
-    decided: list[stores.Answer]
-    decided, rest = await asyncio.gather(deciding, asyncio.gather(*others.values()))
-    for place, answer in zip(others, rest, strict=True):
-        answers[place] = answer
-    return decided
-
-
-def _policy(settings: PolicySettings, slots: AsyncSlots) -> _Policy:
-    limits = tuple(
-        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
-    )
-    return _Policy(
-        settings.name,
-        settings.models,
-        limits,
-        tuple(limit.unit for limit in limits),
-        (0,) * len(limits),
-        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
-        tuple(limit.rate * _LONGEST for limit in limits),
-        settings.split_by,
-        inf if settings.max_wait is None else settings.max_wait * SECOND,
-        settings.on_store_failure == "allow",
-        _token_costs(settings, limits),
-        Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
-    )
-
-
-def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
-    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
-
-
-def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
-    learns = settings.reserve_output == "learned"
-    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
-        return None
-    return TokenCosts(limits, LearnedOutput() if learns else None)

@@ -116,7 +116,7 @@ class Turns:
             self.give_up(bucket, name, asker)
             raise
         if not isinstance(answer, Decision):
-            await self.leave(bucket, name, asker)
+            self.give_up(bucket, name, asker)  # whoever is refused need not wait for that as well
             return answer
         if answer.wait:
             self._start(self.extend(bucket, name, answer.wait))
@@ -161,7 +161,7 @@ class Turns:
             return turn
         if patience > (0 if self._draining else held):
             return place
-        await self.leave(entry.bucket, entry.name, entry.asker)
+        self.give_up(entry.bucket, entry.name, entry.asker)
         return WaitTooLong(waiter.ahead * self._pace / SECOND)
 
     async def extend(self, bucket: str, name: str, wait: float = 0) -> bool | LimiterUnavailable:

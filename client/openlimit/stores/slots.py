@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import SECOND
 
-PLACE_KEPT = 5 * SECOND
+PLACE_KEPT = 3 * SECOND
 """A place in the queue is lost unless it is asked for again within this time."""
 LEFT_KEPT = 60 * SECOND
 """For so long a name that has left does not come in again: late repeats hold no slot."""

@@ -118,7 +118,7 @@ class RateLimitServiceServicer(object):
 
         Where the policy limits how many calls run at the same time, the call needs a slot first. Those
         that have none wait in the order in which they came: the server holds the question for some
-        two seconds, then answers QUEUED. Who asks the same again within five seconds, with the
+        two seconds, then answers QUEUED. Who asks the same again within three seconds, with the
         ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
         cancels the call or asks no more. The answer has the lease; the slot is held from the start
         until the call is settled or released, or its lease ends without a renewal.

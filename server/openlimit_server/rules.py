@@ -1,0 +1,101 @@
+"""The policies of a server as it uses them, and which of them covers a model."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import translate
+from itertools import filterfalse
+from math import inf
+from typing import NamedTuple
+
+from openlimit.errors import UnknownModel
+from openlimit.leaky_bucket import SECOND, Limit
+from openlimit.stores.slots import AsyncSlots
+from openlimit_server.learned_output import LearnedOutput
+from openlimit_server.settings import PolicySettings
+from openlimit_server.token_costs import TokenCosts
+from openlimit_server.turns import Turns
+
+_WILDCARD = re.compile(r"[*?[]")
+# What takes longer to leak, some thousand years, is settled as this: waits stay what is sent.
+_LONGEST = 1e17
+
+
+class Policy(NamedTuple):
+    """One rule."""
+
+    name: str
+    models: Sequence[str]
+    limits: Sequence[Limit]
+    units: Sequence[str]
+    zeros: Sequence[int]
+    """As many."""
+    observed: Sequence[str]
+    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
+    most: Sequence[float]
+    """What a call is settled as at most."""
+    split_by: Sequence[str]
+    max_wait: float
+    allows_without_store: bool
+    token_costs: TokenCosts | None
+    """None where calls are charged as they say."""
+    turns: Turns | None
+    """Where calls need a slot as well."""
+
+
+class Rules:
+    """All policies, in their order; the first that covers a model decides its calls."""
+
+    def __init__(self, settings: Iterable[PolicySettings], slots: AsyncSlots) -> None:
+        self.all = [_policy(each, slots) for each in settings]
+        self.by_name = {policy.name: policy for policy in self.all}
+        # Most policies name their models in full, and there may be many: those are looked up.
+        self._patterns: list[tuple[int, re.Pattern[str]]] = []
+        self._first_to_name: dict[str, int] = {}
+        for i, policy in enumerate(self.all):
+            for name in filterfalse(_WILDCARD.search, policy.models):
+                self._first_to_name.setdefault(name, i)
+            if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
+                self._patterns.append((i, re.compile("|".join(patterns))))
+
+    def first_that_covers(self, model: str) -> Policy:
+        """Raises UnknownModel."""
+        names_it = self._first_to_name.get(model, len(self.all))
+        for i, pattern in self._patterns:
+            if i > names_it:
+                break
+            if pattern.match(model):
+                return self.all[i]
+        if names_it == len(self.all):
+            raise UnknownModel(model)
+        return self.all[names_it]
+
+
+def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
+    limits = tuple(
+        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
+    )
+    return Policy(
+        settings.name,
+        settings.models,
+        limits,
+        tuple(limit.unit for limit in limits),
+        (0,) * len(limits),
+        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
+        tuple(limit.rate * _LONGEST for limit in limits),
+        settings.split_by,
+        inf if settings.max_wait is None else settings.max_wait * SECOND,
+        settings.on_store_failure == "allow",
+        _token_costs(settings, limits),
+        Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
+    )
+
+
+def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
+    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
+
+
+def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
+    learns = settings.reserve_output == "learned"
+    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
+        return None
+    return TokenCosts(limits, LearnedOutput() if learns else None)

@@ -1,0 +1,173 @@
+"""Limits on concurrency as users meet them: slots held, renewed, waited for and given back."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from openlimit import RemoteLimiter, WaitTooLong
+from tests.redis_process import serving_redis
+from tests.server_process import ServerProcess, serving_policies
+
+POLICIES = """
+policies:
+  - {name: one, models: [one], limits: {requests: 600000/minute}, concurrent: 1, lease: 1s}
+  - {name: few, models: ["few-*"], split_by: [model], limits: {requests: 600000/minute},
+     concurrent: 3, lease: 30s}
+  - {name: free, models: ["*"], limits: {requests: 600000/minute}}
+"""
+
+
+@pytest.fixture(scope="module", params=["memory", "Redis"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    folder: Path = tmp_path_factory.mktemp("slots")
+    with serving_redis() as redis:
+        options = ("--store", redis.url + "?timeout=5") if request.param == "Redis" else ()
+        with serving_policies(folder, POLICIES, *options) as server:
+            yield server
+
+
+@pytest.fixture
+async def limiter(server: ServerProcess) -> AsyncIterator[RemoteLimiter]:
+    async with RemoteLimiter(server.address) as limiter:
+        yield limiter
+
+
+class Room:
+    """Counts who is inside, and remembers in what order they came."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.came: list[int] = []
+
+    def enter(self, number: int) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        self.came.append(number)
+
+    def leave(self) -> None:
+        self.inside -= 1
+
+
+async def test_so_many_run_at_once_in_order(limiter: RemoteLimiter) -> None:
+    """First come, first served; whether a call ends well or not frees its slot."""
+    room = Room()
+
+    async def call(number: int) -> None:
+        async with limiter.limit(model="few-order", tokens=1):
+            room.enter(number)
+            await asyncio.sleep(0.02)
+            room.leave()
+            if number % 3 == 0:
+                raise ZeroDivisionError
+
+    tasks = []
+    for number in range(30):
+        tasks.append(asyncio.create_task(call(number)))
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert room.most == 3
+    # Those that come in at the same moment, into several free slots, do so in any order.
+    assert all(abs(place - number) < room.most for place, number in enumerate(room.came))
+    assert len(room.came) == 30
+
+
+def test_threads(server: ServerProcess) -> None:
+    """Threads of two processes' worth of limiters never are too many inside."""
+    room, lock = Room(), threading.Lock()
+
+    def call(number: int) -> None:
+        with limiters[number % 2].limit(model="few-threads", tokens=1):
+            with lock:
+                room.enter(number)
+            time.sleep(0.01)
+            with lock:
+                room.leave()
+
+    with RemoteLimiter(server.address) as one, RemoteLimiter(server.address) as other:
+        limiters = one, other
+        with ThreadPoolExecutor(20) as pool:
+            list(pool.map(call, range(60)))
+    assert room.most == 3
+    assert len(room.came) == 60
+
+
+async def test_a_slot_is_renewed_while_its_call_runs(limiter: RemoteLimiter) -> None:
+    """Longer than the lease, and longer than a server holds a question."""
+    order: list[str] = []
+
+    async def wait() -> None:
+        async with limiter.limit(model="one", tokens=1):
+            order.append("second in")
+
+    async with limiter.limit(model="one", tokens=1):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(3.5)
+        order.append("first out")
+    await asyncio.wait_for(waiting, 5)
+    assert order == ["first out", "second in"]
+
+
+async def test_settling_frees_the_slot(limiter: RemoteLimiter) -> None:
+    """The call has ended, even if its block goes on."""
+    async with limiter.limit(model="one", tokens=1) as reservation:
+        reservation.settle({"tokens": 1})
+        async with asyncio.timeout(3), limiter.limit(model="one", tokens=1) as other:
+            other.cancel()
+            async with asyncio.timeout(3), limiter.limit(model="one", tokens=1):
+                pass
+
+
+async def test_whoever_gives_up_leaves_no_slot_taken(limiter: RemoteLimiter) -> None:
+    """Waiters that are cancelled, at every moment, hold up nobody."""
+    for patience in (0, 0.001, 0.01, 0.05, 0.2):
+        async with limiter.limit(model="one", tokens=1):
+            waiting = [
+                asyncio.create_task(limiter.limit(model="one", tokens=1).__aenter__())
+                for _ in range(5)
+            ]
+            await asyncio.sleep(patience)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        async with asyncio.timeout(6), limiter.limit(model="one", tokens=1):
+            pass
+
+
+async def test_nobody_waits_for_a_slot_longer_than_he_accepts(server: ServerProcess) -> None:
+    """WaitTooLong, also beyond the time that a server holds a question; nothing was charged."""
+    for patience in (0, 0.2, 2.5):
+        async with (
+            RemoteLimiter(server.address, max_wait=patience) as limiter,
+            limiter.limit(model="one", tokens=1),
+        ):
+            began = time.monotonic()
+            with pytest.raises(WaitTooLong):
+                await limiter.wait_for_capacity(1, "one")
+            assert patience - 0.1 <= time.monotonic() - began < patience + 3
+    with suppress(WaitTooLong):
+        async with RemoteLimiter(server.address, max_wait=5) as limiter:
+            await limiter.wait_for_capacity(1, "one")
+
+
+async def test_no_thread_is_left(server: ServerProcess) -> None:
+    """That which renews ends with its limiter."""
+    before = set(threading.enumerate())
+    async with RemoteLimiter(server.address) as limiter:
+        async with limiter.limit(model="one", tokens=1):
+            assert any(thread.name == "openlimit-leases" for thread in threading.enumerate())
+        async with limiter.limit(model="free", tokens=1):
+            pass
+    for _ in range(100):
+        if not [each for each in threading.enumerate() if each.name == "openlimit-leases"]:
+            break
+        await asyncio.sleep(0.02)
+    assert not [each for each in set(threading.enumerate()) - before if "leases" in each.name]
