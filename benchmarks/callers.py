@@ -28,11 +28,13 @@ _OF_THREADS = (1, 32, 64, 256)  # more only take turns at one interpreter
 _OF_BATCHES = (1, 4, 16)
 _BATCH = 200
 _ROUNDS = 3
+_USED = {"tokens": 400}
 _SECONDS = 0.5
 
 ECHO, EMPTY = "empty stream echo", "empty unary handler"
 """The floors."""
 STREAM, THREADS, UNARY = "async stream", "sync threads", "unary"
+SETTLED = "async stream, each call settled"
 BATCHES = f"batches of {_BATCH}"
 
 Load = Callable[[int, float], Awaitable[list[float]]]
@@ -162,6 +164,7 @@ async def _product(on: str, server: Server, pids: Sequence[int]) -> AsyncIterato
         batch = partial(stub.AcquireBatch, AcquireBatchRequest(acquisitions=[request] * _BATCH))
         yield [
             _Kind(STREAM, on, _tasks(limiter), CALLERS, pids, ECHO),
+            _Kind(SETTLED, on, _settled(limiter), CALLERS, pids, ECHO),
             _Kind(THREADS, on, _threads(limiter), _OF_THREADS, pids, ECHO),
             _Kind(UNARY, on, asking(unary), CALLERS, pids, EMPTY),
             _Kind(BATCHES, on, asking(batch), _OF_BATCHES, pids, decisions=_BATCH),
@@ -196,6 +199,16 @@ def _tasks(limiter: RemoteLimiter) -> Load:
         while (began := time.perf_counter()) < until:
             async with limiter.limit(model=MODEL, tokens=500):
                 pass
+            took.append(time.perf_counter() - began)
+
+    return partial(_together, caller)
+
+
+def _settled(limiter: RemoteLimiter) -> Load:
+    async def caller(until: float, took: list[float]) -> None:
+        while (began := time.perf_counter()) < until:
+            async with limiter.limit(model=MODEL, tokens=500) as reservation:
+                reservation.settle(_USED)
             took.append(time.perf_counter() - began)
 
     return partial(_together, caller)

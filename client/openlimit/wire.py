@@ -275,7 +275,7 @@ def write_settlement(settlement: Settlement, request: SettleRequest) -> None:
 def read_settlement(request: SettleRequest) -> Settlement:
     """What a message settles; raises InvalidRequest for a field that is missing or malformed."""
     reservation_id, key = read_name(request)
-    costs = _read_units(request.units)
+    costs = _read_units(request.units) if request.units else {}
     if request.HasField("tokens"):
         if request.tokens < 0:
             raise InvalidRequest("tokens", f"must not be negative, not {request.tokens}")
