@@ -230,6 +230,11 @@ def test_what_is_wrong_with_a_run_is_said_in_a_few_words() -> None:
     assert len(str(error)) < 200
 
 
+def test_runs_count_even_if_nothing_is_in_them() -> None:
+    """They are work to read, and half a million fit into a message."""
+    assert items.count_questions(AcquireStreamRequest(runs=[AcquireRun()] * 7)) == 7
+
+
 def test_a_run_without_units_costs_requests() -> None:
     """As an acquisition does that names no cost."""
     run = AcquireRun(model="m", ids=[1, 2])
