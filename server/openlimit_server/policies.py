@@ -209,7 +209,7 @@ class Policies:
                     stores.Settlement,
                     (
                         *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
-                        *(actual, reserved.lifetime),
+                        *(actual, reserved.lifetime, reserved.age),
                     ),
                 )
                 if not policy.turns:
