@@ -203,8 +203,7 @@ class Policies:
             case wire.Settlement():
                 reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._open(reservation_id, key)
-                said = map(costs_by_unit.get, policy.units, reserved.costs)
-                actual = [min(cost, most) for cost, most in zip(said, policy.most, strict=True)]
+                actual = [*map(costs_by_unit.get, policy.units, reserved.costs)]
                 question = new(
                     stores.Settlement,
                     (
