@@ -1,5 +1,7 @@
 """From a call to the policy that decides it."""
 
+import asyncio
+import signal
 from fnmatch import fnmatchcase
 
 from hypothesis import given
@@ -13,6 +15,7 @@ from openlimit.wire import Call, Cancellation, Observed, Penalty, Settlement
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings
 from tests.clock import FakeClock
+from tests.redis_process import serving_redis
 
 PATTERNS = st.text("ab*?[]", min_size=1, max_size=4)
 MODELS = st.text("ab[]", min_size=1, max_size=4)
@@ -147,3 +150,26 @@ async def test_while_the_store_is_away_nothing_is_unknown() -> None:
         assert (answers[0] == Decision(0, "", "")) is start
         assert all(isinstance(each, LimiterUnavailable) for each in answers[start:])
     await store.aclose()
+
+
+async def test_a_new_secret_is_learned_of_by_all_who_ask_meanwhile() -> None:
+    """Servers of a Redis that was emptied agree on another: no settlement is lost over that, and
+    while the store is away, an id it might know is not unknown."""
+    with serving_redis() as redis:
+        stores = [RedisBuckets(parse_redis_url(redis.url)) for _ in range(2)]
+        one, other = (Policies([TOKENS], store) for store in stores)
+        await granted(one, 0)
+        redis.client().flushall()
+        ids = [(await granted(other, 0)).reservation_id for _ in range(3)]
+        told = [Settlement(each, "k", {}) for each in ids]
+        redis.signal(signal.SIGSTOP)
+        for each in told:
+            [answer] = await one.answer([each])
+            assert isinstance(answer, LimiterUnavailable)
+        redis.signal(signal.SIGCONT)
+        while isinstance(answer, LimiterUnavailable):
+            await asyncio.sleep(0.01)
+            [answer] = await one.answer([Call("m", "k", {"requests": 1}, None)])
+        assert await asyncio.gather(*(one.answer([each]) for each in told)) == [[True]] * 3
+        for store in stores:
+            await store.aclose()

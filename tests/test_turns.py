@@ -433,6 +433,30 @@ def test_while_redis_is_away_nobody_is_left_waiting(tmp_path: Path) -> None:
             acquire(stub, "long-a", max_wait=AT_ONCE)
 
 
+def test_a_slot_that_nobody_was_told_of_is_free_again(tmp_path: Path) -> None:
+    """A Redis that hangs lets calls in once it goes on, which were refused by then."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(POLICIES)
+    with (
+        serving_redis() as redis,
+        serving("--config", str(config), "--store", redis.url) as server,
+        grpc.insecure_channel(server.address) as channel,
+        ThreadPoolExecutor() as threads,
+    ):
+        stub = RateLimitServiceStub(channel)
+        release(stub, acquire(stub, "long-a"))
+        redis.signal(signal.SIGSTOP)
+        asked = [threads.submit(acquire, stub, "long-a") for _ in range(2)]
+        assert all(isinstance(each.exception(), LimiterUnavailable) for each in asked)
+        redis.signal(signal.SIGCONT)
+        granted, end = 0, time.monotonic() + 10
+        while granted < 2 and time.monotonic() < end:
+            with suppress(LimiterUnavailable, WaitTooLong):
+                acquire(stub, "long-a", max_wait=Duration(seconds=1))
+                granted += 1
+        assert granted == 2
+
+
 def test_a_stopping_server_sends_who_waits_to_another(tmp_path: Path) -> None:
     """At once, as QUEUED, on a stream and alone; the place is kept elsewhere."""
     config = tmp_path / "limits.yaml"

@@ -222,6 +222,19 @@ def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
         assert asked.field == field
 
 
+def test_what_is_wrong_with_a_run_is_said_in_a_few_words() -> None:
+    """Each id is told: repeating what came would make gigabytes of one message."""
+    run = AcquireRun(model="m", units=["tokens"] * 10_000, ids=[1])
+    _, [error] = items.read_questions(AcquireStreamRequest(runs=[run]))
+    assert isinstance(error, InvalidRequest)
+    assert len(str(error)) < 200
+
+
+def test_runs_count_even_if_nothing_is_in_them() -> None:
+    """They are work to read, and half a million fit into a message."""
+    assert items.count_questions(AcquireStreamRequest(runs=[AcquireRun()] * 7)) == 7
+
+
 def test_a_run_without_units_costs_requests() -> None:
     """As an acquisition does that names no cost."""
     run = AcquireRun(model="m", ids=[1, 2])

@@ -93,8 +93,8 @@ _BY_QUESTION = {kind.question: kind for kind in KINDS.values()}
 
 
 def count_questions(request: AcquireStreamRequest) -> int:
-    """How many there are in a message."""
-    return len(request.questions) + sum(len(run.ids) for run in request.runs)
+    """How many there are in a message; an empty run, read as well, counts as one."""
+    return len(request.questions) + sum(len(run.ids) or 1 for run in request.runs)
 
 
 def read_questions(

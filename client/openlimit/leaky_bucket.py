@@ -25,6 +25,10 @@ from openlimit.errors import CostExceedsLimit, WaitTooLong
 SECOND = 1_000_000
 """Microseconds in a second: the unit of every time in this module."""
 
+# Settling fills a bucket at most with what leaks in so many microseconds, some 285 years: however
+# many calls cost an absurd amount, waits stay what can be sent.
+_LONGEST = 2.0**53
+
 # A start is rounded up to a whole microsecond, but not for an excess that is only the rounding
 # error of a double: a thousandth of a microsecond early is closer than the doubles are.
 _SLACK = 1e-3
@@ -269,7 +273,12 @@ class Bucket:
     def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
         """Replace what a started call reserved by what it really cost."""
         self._leak_until(now)
-        change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
+        change = [
+            min(cost - estimate, max(0.0, _LONGEST * limit.rate - level))
+            for limit, cost, estimate, level in zip(
+                self.limits, actual, reserved, self.levels, strict=True
+            )
+        ]
         self.levels = _changed(self.levels, change)
         if last := self._last_pending(now):
             nothing = [0.0] * len(change)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from reprlib import repr as shortened
 from typing import Any
 
 from openlimit.errors import InvalidRequest
@@ -88,7 +89,8 @@ def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:
             require_name("key", key)
         max_wait = read_max_wait(run)
         if len(read_amounts("units", dict.fromkeys(units, 0))) < len(units):
-            raise InvalidRequest("units", f"must differ, not {units}")
+            # Each id is told so: what the message repeats must not be repeated for all of them.
+            raise InvalidRequest("units", f"must differ, not {shortened(units)}")
         if len(costs) != count * len(units):
             raise InvalidRequest(
                 "costs",

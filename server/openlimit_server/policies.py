@@ -66,6 +66,7 @@ class Policies:
         self._store = store
         self._secrets: list[bytes] = []  # the store's, and those it had before
         self._reread_at = 0.0
+        self._rereading = asyncio.Lock()
         self._clock = clock
         self._stamps = reservation_ids.Stamps(clock)
         # Matching and naming cost more than deciding does.
@@ -203,13 +204,12 @@ class Policies:
             case wire.Settlement():
                 reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._open(reservation_id, key)
-                said = map(costs_by_unit.get, policy.units, reserved.costs)
-                actual = [min(cost, most) for cost, most in zip(said, policy.most, strict=True)]
+                actual = [*map(costs_by_unit.get, policy.units, reserved.costs)]
                 question = new(
                     stores.Settlement,
                     (
                         *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
-                        *(actual, reserved.lifetime),
+                        *(actual, reserved.lifetime, reserved.age),
                     ),
                 )
                 if not policy.turns:
@@ -284,11 +284,14 @@ class Policies:
         return False
 
     async def _reread_secret(self) -> LimiterUnavailable | None:
-        now = asyncio.get_running_loop().time()
-        if now < self._reread_at:
+        async with self._rereading:  # whoever comes meanwhile waits for what is found
+            now = asyncio.get_running_loop().time()
+            if now < self._reread_at:
+                return None
+            if trouble := await self._read_secret():
+                return trouble
+            self._reread_at = now + _REREAD_AFTER
             return None
-        self._reread_at = now + _REREAD_AFTER
-        return await self._read_secret()
 
     async def _read_secret(self) -> LimiterUnavailable | None:
         """Agree with all who share the store on the secret that signs ids.

@@ -91,6 +91,8 @@ class Reserved(NamedTuple):
     model: str
     lifetime: float
     """Microseconds from now on for which it has to be remembered; 0 once it has expired."""
+    age: int
+    """Microseconds since it was granted."""
 
     @property
     def slot(self) -> str:
@@ -104,8 +106,8 @@ def read(reservation_id: str, now: int) -> Reserved:
     if not match:
         raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
     _, name, issued, wait, costs, bucket, model = match.groups()
-    end = int(issued, 16) * 1000 + int(wait) + _SETTLED_WITHIN
-    left = end - now
+    age = now - int(issued, 16) * 1000
+    left = int(wait) + _SETTLED_WITHIN - age
     lifetime = left + _MARGIN if left > 0 else 0
     parsed = [*map(int, costs.split("-"))]
-    return new(Reserved, (reservation_id, name, int(wait), parsed, bucket, model, lifetime))
+    return new(Reserved, (reservation_id, name, int(wait), parsed, bucket, model, lifetime, age))

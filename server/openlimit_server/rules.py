@@ -16,8 +16,6 @@ from openlimit_server.token_costs import TokenCosts
 from openlimit_server.turns import Turns
 
 _WILDCARD = re.compile(r"[*?[]")
-# What takes longer to leak, some thousand years, is settled as this: waits stay what is sent.
-_LONGEST = 1e17
 
 
 class Policy(NamedTuple):
@@ -31,8 +29,6 @@ class Policy(NamedTuple):
     """As many."""
     observed: Sequence[str]
     """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
-    most: Sequence[float]
-    """What a call is settled as at most."""
     split_by: Sequence[str]
     max_wait: float
     allows_without_store: bool
@@ -81,7 +77,6 @@ def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
         tuple(limit.unit for limit in limits),
         (0,) * len(limits),
         tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
-        tuple(limit.rate * _LONGEST for limit in limits),
         settings.split_by,
         inf if settings.max_wait is None else settings.max_wait * SECOND,
         settings.on_store_failure == "allow",

@@ -20,6 +20,7 @@ from openlimit.errors import LimiterUnavailable, WaitTooLong
 from openlimit.items import Outcome as Answer
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.stores.slots import AsyncSlots, Departure, Entry, Extension, Place, SlotAnswer
+from openlimit_server.departures import Departures
 
 HELD = 2.0
 """Seconds for which a caller is held at most."""
@@ -91,6 +92,7 @@ class Turns:
     def __init__(self, slots: AsyncSlots, most: int, lease: float) -> None:
         self.lease = lease
         self._slots = slots
+        self._departures = Departures(slots)
         self._most = most
         self._lease = round(lease * SECOND)
         self._lines: dict[str, _Line] = {}
@@ -132,15 +134,19 @@ class Turns:
         gives up the slot or place, unless another ``asker`` has asked for that by then.
         """
         entry = Entry(_slots_of(bucket), name, self._most, self._lease, asker)
+        self._departures.forget(entry.bucket, name)
         try:
             [place] = await self._slots.adecide([entry])
             assert not isinstance(place, bool)
-            if not isinstance(place, Place) or not place.ahead:
-                return place
-            return await self._wait(entry, place, max_wait, held)
+            answer: Place | WaitTooLong | LimiterUnavailable = place
+            if isinstance(place, Place) and place.ahead:
+                answer = await self._wait(entry, place, max_wait, held)
         except BaseException:
             self.give_up(bucket, name, asker)
             raise
+        if isinstance(answer, LimiterUnavailable):
+            self._departures.owe(Departure(entry.bucket, name, asker))
+        return answer
 
     async def _wait(
         self, entry: Entry, place: Place, max_wait: float, held: float
@@ -182,12 +188,15 @@ class Turns:
     def give_up(
         self, bucket: str, name: str, asker: str = ""
     ) -> "asyncio.Task[bool | LimiterUnavailable]":
-        """``leave`` in the background, for a caller that is gone. Does not block."""
+        """``leave`` in the background, for a caller that is gone. Does not block.
+
+        While the store is away, it is asked again and again, unless the caller is back.
+        """
         return self._start(self._leave(bucket, name, asker))
 
     async def _leave(self, bucket: str, name: str, asker: str) -> bool | LimiterUnavailable:
         departure = Departure(_slots_of(bucket), name, asker)
-        [left] = await self._slots.adecide([departure])
+        left = await self._departures.ask(departure)
         assert not isinstance(left, Place)
         if line := self._lines.get(departure.bucket):
             line.wake.set()

@@ -1,14 +1,16 @@
 """The memory store: the contract, and what only memory promises."""
 
 import os
+from math import inf
 
 import pytest
 
 from openlimit.errors import UnknownReservation
-from openlimit.leaky_bucket import SECOND
+from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.stores import Repeat, Withdrawal
 from openlimit.stores.memory import MemoryStore
 from tests.clock import FakeClock
-from tests.stores.contract import StoreContract, demand, told, waits
+from tests.stores.contract import LIMITS, StoreContract, demand, told, waits
 from tests.stores.once_contract import OnceContract, once, settlement
 
 
@@ -78,22 +80,36 @@ def test_a_forked_child_is_not_locked_out(store: MemoryStore) -> None:
 
 
 def test_settlements_beyond_what_is_remembered_are_refused_not_repeated(clock: FakeClock) -> None:
-    """The soonest to expire is forgotten first, and all that expires before it counts as expired:
-    nothing is settled twice."""
+    """The oldest is forgotten first, and whatever was granted before it was settled counts as
+    expired: nothing is settled twice."""
     store = MemoryStore(clock, at_most=3)
     names = "abcde"
     for name in names:
         store.reserve([demand(costs=(1, 10), name=name)])
-    asked = [
-        settlement(name, (1, 10), (1, 0))._replace(lifetime=(i + 1) * SECOND)
-        for i, name in enumerate(names)
-    ]
-    assert [told(store, each) for each in (*asked[1:4], asked[4])] == [True] * 4
+    asked = [settlement(name, (1, 10), (1, 0)) for name in names]
+    assert [told(store, each) for each in asked[1:]] == [True] * 4
+    clock.advance(1)
     for forgotten in asked[:2]:
-        answer = told(store, forgotten)
+        answer = told(store, forgotten._replace(age=SECOND))
         assert isinstance(answer, UnknownReservation)
         assert answer.expired
     assert [told(store, each) for each in asked[2:]] == [False] * 3
+    assert told(store, settlement("f", (1, 10), (1, 0))._replace(age=SECOND - 1)) is True
+
+
+def test_what_is_remembered_for_days_leaves_room_for_the_rest(clock: FakeClock) -> None:
+    """A queue of days that gives up, say: calls that come later are settled, and repeated."""
+    store = MemoryStore(clock, at_most=3)
+    for name in "abcdef":
+        told(store, once(name, (1, 500), name)._replace(max_wait=inf))
+    for name in "fedcb":
+        assert told(store, Withdrawal("b", LIMITS, name, 864000 * SECOND)) is True
+    clock.advance(1)
+    late = settlement("late", (1, 10), (1, 0))._replace(age=0)
+    assert [told(store, late), told(store, late)] == [True, False]
+    first = told(store, once("late", name="late"))
+    assert isinstance(first, Decision)
+    assert isinstance(told(store, once("late")), Repeat)
 
 
 def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:

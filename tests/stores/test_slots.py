@@ -310,6 +310,17 @@ async def test_what_is_idle_is_dropped() -> None:
     assert len(slots) == 1
 
 
+async def test_who_has_left_takes_no_memory_for_the_rest_of_a_long_lease() -> None:
+    """In memory, what is kept of a bucket follows who is inside, not how long leases are."""
+    clock = FakeClock()
+    slots = MemorySlots(clock)
+    for i in range(1000):
+        clock.now += SECOND
+        day = entry(f"{i}")._replace(lease=86400 * SECOND)
+        assert await ask(slots, [day, departure(f"{i}")]) == [IN, True]
+    assert len(slots._buckets["{b}"]._ends) < 100
+
+
 async def test_redis_forgets_by_itself_and_what_it_lost_is_taken_again() -> None:
     """Every key expires; after a restart, holders that extend are inside again."""
     with redis() as served:

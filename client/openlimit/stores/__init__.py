@@ -55,6 +55,8 @@ class Settlement(NamedTuple):
     actual: Costs
     lifetime: float = 0
     """Microseconds from now on for which it may be asked again, which changes nothing more."""
+    age: float = 0
+    """Microseconds since it was granted, for a store that does not remember all that long."""
 
 
 class Pause(NamedTuple):

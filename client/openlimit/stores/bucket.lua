@@ -34,7 +34,8 @@ local CANCEL, SETTLE, PAUSE = 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
-local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact
+local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact; nor does settling
+                         -- fill a bucket with more than leaks in that time
 local REPEATABLE = 60 * 1000000  -- as in __init__.py
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
@@ -320,6 +321,9 @@ local function corrections()
       return NOT_STARTED
     end
     leak_until(now)
+    for i = 1, n do
+      change[i] = math.min(change[i], math.max(0, LONGEST * rate[i] - level[i]))
+    end
     level, changed = most(sum(level, change)), true
     local last = last_pending()
     if last then

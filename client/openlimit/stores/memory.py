@@ -157,7 +157,7 @@ class MemoryStore:
         if isinstance(outcome, Decision):
             start = now + outcome.wait
             self._granted.keep(
-                (name, request_id), (start, outcome, tuple(costs)), start + REPEATABLE
+                (name, request_id), (start, outcome, tuple(costs)), start + REPEATABLE, now
             )
         return outcome
 
@@ -166,7 +166,7 @@ class MemoryStore:
             case Withdrawal(name, _, reservation_id, lifetime):
                 cancelled = bucket.cancel(reservation_id, now)
                 if cancelled and lifetime:
-                    self._closed.keep((name, reservation_id), True, now + lifetime)
+                    self._closed.keep((name, reservation_id), True, now + lifetime, now)
                 return cancelled
             case Settlement():
                 return self._settle(bucket, told, now)
@@ -180,17 +180,16 @@ class MemoryStore:
         return True
 
     def _settle(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
-        name, _, reservation_id, reserved, actual, lifetime = settlement
-        until = now + lifetime
+        name, _, reservation_id, reserved, actual, lifetime, age = settlement
         if lifetime and self._closed.get((name, reservation_id), now):
             return False
-        if lifetime and until <= self._closed.forgotten:
+        if lifetime and now - age <= self._closed.forgotten:
             return UnknownReservation(reservation_id, expired=True)
         if bucket.is_waiting(reservation_id, now):
             return not_started()
         bucket.settle(reserved, actual, now)
         if lifetime:
-            self._closed.keep((name, reservation_id), True, until)
+            self._closed.keep((name, reservation_id), True, now + lifetime, now)
         return True
 
     def _drop_idle(self, now: float) -> None:

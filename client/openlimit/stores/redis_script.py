@@ -87,7 +87,7 @@ class BucketCall:
         match question:
             case Withdrawal(_, _, name, lifetime):
                 return _CANCEL, name, self._mark(name, lifetime), lifetime
-            case Settlement(_, _, name, reserved, actual, lifetime):
+            case Settlement(_, _, name, reserved, actual, lifetime, _):
                 change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
                 return _SETTLE, name, self._mark(name, lifetime), lifetime, change
             case Pause(_, _, length):

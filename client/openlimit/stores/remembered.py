@@ -1,6 +1,5 @@
 """What must not be done twice, for as long as it can be asked for."""
 
-from heapq import heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
 
@@ -8,32 +7,32 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """Values by key, each until a time of its own; ``most`` of them, the soonest to go first.
+    """Values by key, each until a time of its own; ``most`` of them, the oldest to go first.
 
+    Not the soonest to expire: a few that last for days would leave no room for all others.
     All times are on one clock, which does not run backwards.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._values: dict[tuple[str, str], T] = {}
-        self._ends: list[tuple[float, tuple[str, str]]] = []  # a heap
+        self._values: dict[tuple[str, str], tuple[T, float, float]] = {}  # until, since
         self.forgotten = -inf
-        """Something was forgotten early that would have been kept until then."""
+        """Something was forgotten early that was kept since then; nothing that was kept later."""
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: tuple[str, str], now: float) -> T | None:
         """The value, while it is kept."""
-        ends = self._ends
-        while ends and ends[0][0] <= now:
-            self._values.pop(heappop(ends)[1], None)
-        return self._values.get(key)
+        values = self._values
+        while values and values[oldest := next(iter(values))][1] <= now:
+            del values[oldest]
+        kept = values.get(key)
+        return kept[0] if kept and kept[1] > now else None
 
-    def keep(self, key: tuple[str, str], value: T, until: float) -> None:
+    def keep(self, key: tuple[str, str], value: T, until: float, now: float) -> None:
         """Remember a key that is not among them until then."""
+        self._values.pop(key, None)  # one that has expired
         if len(self._values) >= self._most:
-            self.forgotten, soonest = heappop(self._ends)
-            self._values.pop(soonest, None)
-        self._values[key] = value
-        heappush(self._ends, (until, key))
+            _, _, self.forgotten = self._values.pop(next(iter(self._values)))
+        self._values[key] = value, until, now

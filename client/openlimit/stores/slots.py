@@ -12,7 +12,7 @@ import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple, Protocol
 
 from openlimit.errors import LimiterUnavailable
@@ -24,6 +24,7 @@ LEFT_KEPT = 60 * SECOND
 """For so long a name that has left does not come in again: late repeats hold no slot."""
 MOST_LEFT = 10_000
 """Names per bucket that are remembered to have left; the oldest are forgotten first."""
+_SPARE_ENDS = 64
 
 
 def _monotonic() -> int:
@@ -184,6 +185,9 @@ class Slots:
         if name not in self._inside:
             heappush(self._ends, (end, name))
         self._inside[name] = end
+        if len(self._ends) > 2 * len(self._inside) + _SPARE_ENDS:  # most are of who has left
+            self._ends = [(end, name) for name, end in self._inside.items()]
+            heapify(self._ends)
 
     def _forget(self, name: str) -> None:
         self._inside.pop(name, None)
