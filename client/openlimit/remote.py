@@ -7,6 +7,7 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import atexit
 import logging
+import os
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -262,3 +263,15 @@ def _close_all() -> None:
     """What was given back last must not be lost."""
     for buckets in list(_all):
         buckets.close()
+
+
+def _after_fork_in_child() -> None:
+    """Locks of the stream, the channel and the leases may be held by threads that are not here."""
+    for buckets in list(_all):
+        buckets._stream = None
+        buckets._open.connection = None
+        buckets._open.leases.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
