@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from threading import Condition, Thread
 
 _RENEWALS = 3  # in the time of a lease: two may be lost
@@ -54,16 +54,16 @@ class Leases:
     def _next(self) -> str | None:
         """Wait until something has to be renewed; None when nothing is held any more."""
         with self._changed:
-            while True:
-                while self._due and self._due[0][1] not in self._held:
-                    heappop(self._due)
-                if not self._due:
-                    self._thread = None
-                    return None
-                now = time.monotonic()
+            while self._due:
                 when, reservation_id = self._due[0]
-                if when <= now:
+                every = self._held.get(reservation_id)  # another thread may let go at any moment
+                now = time.monotonic()
+                if every is None:
                     heappop(self._due)
-                    heappush(self._due, (now + self._held[reservation_id], reservation_id))
+                elif when <= now:
+                    heapreplace(self._due, (now + every, reservation_id))
                     return reservation_id
-                self._changed.wait(when - now)
+                else:
+                    self._changed.wait(when - now)
+            self._thread = None
+            return None
