@@ -142,6 +142,13 @@ class RemoteBuckets:
         if self._open.closed:
             _let_go(self._open)
 
+    def give_back(self, decision: Decision) -> None:
+        """Cancel it unless it has started, and free its slot in any case, by ``tell``."""
+        if decision.wait:
+            self.tell(Cancellation(decision.reservation_id, self._key))
+        if decision.lease:
+            self.tell(Release(decision.reservation_id, self._key))
+
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
         self._open.closed = True
@@ -207,11 +214,8 @@ class RemoteBuckets:
         return decision
 
     def _unclaimed(self, outcome: object) -> None:
-        """Give back what was granted to a caller that is gone."""
-        if isinstance(outcome, Decision) and (outcome.wait or outcome.lease):
-            self.tell(Cancellation(outcome.reservation_id, self._key))
-            if outcome.lease and not outcome.wait:  # has started, so it cannot be cancelled
-                self.tell(Release(outcome.reservation_id, self._key))
+        if isinstance(outcome, Decision):  # to a caller that is gone
+            self.give_back(outcome)
 
 
 @dataclass
