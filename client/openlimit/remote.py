@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,7 @@ from openlimit.stream import Stream, closed
 from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
+_TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _REPEATABLE = Cancellation | Settlement | Release
 _FINAL = InvalidRequest | UnknownReservation
 
@@ -72,6 +74,7 @@ class RemoteBuckets:
         self._mailbox: LoopMailbox | None = None  # the latest of any thread
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
         self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
+        self._tell_again_at = 0.0  # on the clock of time.monotonic
         self._told = ToldMailbox(_weakly(self._failed))
         self._overdue = partial(_overdue, ref(self))
         self._take_back = _weakly(self._unclaimed)
@@ -125,8 +128,8 @@ class RemoteBuckets:
         """Send what nobody waits for; neither blocks nor raises.
 
         What is safe to repeat is kept while the server is away, and sent when that is back and
-        something is asked. Also once closed, for callers that still slept or ran then: the
-        connection that this needs closes by itself.
+        something is asked, or by ``close``. Also once closed, for callers that still slept or ran
+        then: the connection that this needs closes by itself.
         """
         if isinstance(told, Cancellation | Settlement | Release):
             self._open.leases.let_go(told.reservation_id)
@@ -151,10 +154,12 @@ class RemoteBuckets:
 
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
+        self._tell_again()
         self._open.closed = True
         self._open.leases.clear()
         if connection := self._open.take():
             connection.close()
+        self._owed.clear()
 
     def _find_mailbox(self) -> LoopMailbox:
         """That of the running event loop."""
@@ -170,8 +175,8 @@ class RemoteBuckets:
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
-            if self._owed and stream.is_useful:
-                self._tell_again(stream)
+            if self._owed and stream.is_useful and time.monotonic() > self._tell_again_at:
+                self._tell_again()
             return stream, number
         if self._open.closed:
             raise closed()
@@ -189,17 +194,16 @@ class RemoteBuckets:
                     self._stream = sent[0]
                     return sent
 
-    def _tell_again(self, stream: Stream) -> None:
+    def _tell_again(self) -> None:
         """What could not be told while the server was away."""
         for _ in range(len(self._owed)):
             with suppress(IndexError):  # another thread was faster
-                owed = self._owed.popleft()
-                if not stream.ask(owed, self._told, owed):
-                    self._owed.append(owed)
+                self.tell(self._owed.popleft())
 
     def _failed(self, told: items.Told, error: Exception) -> None:
         if isinstance(told, _REPEATABLE) and not isinstance(error, _FINAL):
             self._owed.append(told)
+            self._tell_again_at = time.monotonic() + _TELL_AGAIN_AFTER
             return
         if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
             self._open.leases.let_go(told.reservation_id)
