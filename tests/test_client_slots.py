@@ -19,6 +19,7 @@ policies:
   - {name: one, models: [one], limits: {requests: 600000/minute}, concurrent: 1, lease: 1s}
   - {name: few, models: ["few-*"], split_by: [model], limits: {requests: 600000/minute},
      concurrent: 3, lease: 30s}
+  - {name: paced, models: ["paced"], limits: {requests: 60/minute}, concurrent: 1, lease: 30s}
   - {name: free, models: ["*"], limits: {requests: 600000/minute}}
 """
 
@@ -140,6 +141,27 @@ async def test_whoever_gives_up_leaves_no_slot_taken(limiter: RemoteLimiter) -> 
             await asyncio.gather(*waiting, return_exceptions=True)
         async with asyncio.timeout(6), limiter.limit(model="one", tokens=1):
             pass
+
+
+async def test_whoever_gives_up_after_the_start_keeps_no_slot(limiter: RemoteLimiter) -> None:
+    """Though it is too late to cancel: the loop was busy until the start had passed."""
+    async with limiter.limit(model="paced", tokens=1):
+        pass
+    waiting = asyncio.create_task(limiter.wait_for_capacity(1, "paced"))
+    await asyncio.sleep(0.5)
+    time.sleep(0.7)  # noqa: ASYNC251 - that is what is tested
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await limiter.wait_for_capacity(1, "paced")
+
+
+async def test_waiting_for_capacity_keeps_no_slot(limiter: RemoteLimiter) -> None:
+    """Nobody would tell when such a call ends."""
+    async with asyncio.timeout(5):
+        for _ in range(4):
+            await limiter.wait_for_capacity(1, "few-capacity")
+            await asyncio.to_thread(limiter.wait_for_capacity_sync, 1, "few-capacity")
 
 
 async def test_nobody_waits_for_a_slot_longer_than_he_accepts(server: ServerProcess) -> None:

@@ -126,3 +126,24 @@ def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerPro
     for _ in range(FORKS):
         ask_anew()
         assert forked(ask_anew) == 0
+
+
+def test_children_touch_nothing_of_their_parents(server: ServerProcess) -> None:
+    """They may close what they never used: locks that the parent's threads hold are not theirs."""
+    with RemoteLimiter(server.address) as limiter:
+        limiter.reserve("m", COST)
+        held, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with limiter._buckets._open.leases._changed:
+                held.set()
+                over.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        try:
+            assert forked(limiter.close) == 0
+        finally:
+            over.set()
+            holder.join()

@@ -328,6 +328,47 @@ async def test_what_is_cancelled_while_the_server_is_away_is_given_back(
         server.stop()
 
 
+async def test_closing_tells_what_the_server_was_away_for(redis: RedisProcess) -> None:
+    """Also where nothing was asked since."""
+    options = ("--store", redis.url + "?timeout=5")
+    server = ServerProcess(*options)
+    try:
+        async with RemoteLimiter(server.address) as limiter:
+            async with limiter.limit(model="m", tokens=90_000) as reservation:
+                server.stop()
+                reservation.settle({"tokens": 1})
+            assert await asyncio.to_thread(gone, lambda: not limiter._buckets._owed)
+            server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
+            channel = grpc.insecure_channel(server.address)
+            await asyncio.to_thread(grpc.channel_ready_future(channel).result, 10)
+            channel.close()
+            await asyncio.sleep(1.5)  # as long as gRPC may wait before it connects again
+        async with RemoteLimiter(server.address) as another:
+            decision = await another.areserve("m", {"requests": 1, "tokens": 80_000})
+            assert decision.wait < 10e6
+    finally:
+        server.stop()
+
+
+async def test_what_is_told_in_vain_leaves_room_for_calls(redis: RedisProcess) -> None:
+    """While the store is away and its server is not, it is told again now and then."""
+    with serving("--store", redis.url + "?timeout=5") as server:
+        async with RemoteLimiter(server.address, on_unavailable="allow") as limiter:
+            reservations = [limiter.limit(model=f"m-{each}", tokens=1) for each in range(500)]
+            await asyncio.gather(*(each.__aenter__() for each in reservations))
+            redis.stop()
+            for each in reservations:
+                each.settle({"tokens": 1})
+            owed = limiter._buckets._owed
+            assert await asyncio.to_thread(gone, lambda: len(owed) < len(reservations))
+            stream = limiter._buckets._stream
+            assert stream
+            before = stream._answered
+            for _ in range(50):
+                await limiter.areserve("m", COST)
+            assert stream._answered - before < 50 + 10 * len(reservations)
+
+
 @pytest.mark.parametrize("kind", ["RemoteLimiter(sys.argv[1])", "ChatRateLimiter()"])
 def test_a_process_ends_while_callers_wait(server: ServerProcess, kind: str) -> None:
     """Waiters in a loop that nobody closed or cancelled do not keep it."""

@@ -1,9 +1,8 @@
 """The slots of calls that run are renewed, so that only who died or hangs loses his own."""
 
-import os
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from threading import Condition, Thread
 
 _RENEWALS = 3  # in the time of a lease: two may be lost
@@ -12,14 +11,16 @@ _RENEWALS = 3  # in the time of a lease: two may be lost
 class Leases:
     """Calls ``renew`` with each reservation that is held, often enough, from a daemon thread.
 
-    The thread lives while there is something to renew. ``renew`` must not block. A forked child
-    holds nothing: its parent's calls are its parent's.
+    The thread lives while there is something to renew. ``renew`` must not block.
     """
 
     def __init__(self, renew: Callable[[str], None]) -> None:
         self._renew = renew
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: its parent's calls, lock and thread are its parent's."""
         self._changed = Condition()
-        self._pid = os.getpid()
         self._held: dict[str, float] = {}
         """Seconds between renewals, by reservation."""
         self._due: list[tuple[float, str]] = []
@@ -28,8 +29,6 @@ class Leases:
 
     def hold(self, reservation_id: str, wait: float, lease: float) -> None:
         """Renew it from now on; it starts in ``wait`` and lasts ``lease`` seconds from there."""
-        if self._pid != os.getpid():
-            self.__init__(self._renew)  # type: ignore[misc]  # all of it is the parent's
         with self._changed:
             self._held[reservation_id] = lease / _RENEWALS
             heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation_id))
@@ -55,16 +54,16 @@ class Leases:
     def _next(self) -> str | None:
         """Wait until something has to be renewed; None when nothing is held any more."""
         with self._changed:
-            while True:
-                while self._due and self._due[0][1] not in self._held:
-                    heappop(self._due)
-                if not self._due:
-                    self._thread = None
-                    return None
-                now = time.monotonic()
+            while self._due:
                 when, reservation_id = self._due[0]
-                if when <= now:
+                every = self._held.get(reservation_id)  # another thread may let go at any moment
+                now = time.monotonic()
+                if every is None:
                     heappop(self._due)
-                    heappush(self._due, (now + self._held[reservation_id], reservation_id))
+                elif when <= now:
+                    heapreplace(self._due, (now + every, reservation_id))
                     return reservation_id
-                self._changed.wait(when - now)
+                else:
+                    self._changed.wait(when - now)
+            self._thread = None
+            return None

@@ -15,7 +15,7 @@ from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
 from openlimit.stores import Demand, Observation, Pause, Settlement, Store, Withdrawal
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call, Cancellation, Observed, Penalty, Release
+from openlimit.wire import Call, Observed, Penalty, Release
 
 _log = logging.getLogger(__name__)
 
@@ -263,8 +263,7 @@ class RemoteLimiter(RateLimiter):
             return self._without(error)
 
     def cancel(self, decision: Decision) -> None:
-        if decision.reservation_id:
-            self._buckets.tell(Cancellation(decision.reservation_id, self._key))
+        self._buckets.give_back(decision)
 
     def settle(
         self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]

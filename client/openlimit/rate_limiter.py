@@ -51,12 +51,17 @@ class RateLimiter(ABC):
         return partial(limited, self.limit)
 
     async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
-        """Reserve one request of so many tokens and wait for its start."""
-        await Reservation(self, model, _costs(num_tokens)).__aenter__()
+        """Reserve one request of so many tokens and wait for its start.
+
+        Nobody tells when the call ends: limits on concurrency see none that lasts.
+        """
+        async with Reservation(self, model, _costs(num_tokens)):
+            pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        Reservation(self, model, _costs(num_tokens)).__enter__()
+        with Reservation(self, model, _costs(num_tokens)):
+            pass
 
     def penalize(self, retry_after: float, model: str = "") -> None:
         """Let no call of the model start for so many seconds: the provider has answered 429.

@@ -7,7 +7,9 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import atexit
 import logging
+import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +40,7 @@ from openlimit.stream import Stream, closed
 from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
+_TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _REPEATABLE = Cancellation | Settlement | Release
 _FINAL = InvalidRequest | UnknownReservation
 
@@ -71,6 +74,7 @@ class RemoteBuckets:
         self._mailbox: LoopMailbox | None = None  # the latest of any thread
         self._no_answer = partial(LimiterUnavailable, address, f"no answer within {timeout:g} s")
         self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
+        self._tell_again_at = 0.0  # on the clock of time.monotonic
         self._told = ToldMailbox(_weakly(self._failed))
         self._overdue = partial(_overdue, ref(self))
         self._take_back = _weakly(self._unclaimed)
@@ -124,8 +128,8 @@ class RemoteBuckets:
         """Send what nobody waits for; neither blocks nor raises.
 
         What is safe to repeat is kept while the server is away, and sent when that is back and
-        something is asked. Also once closed, for callers that still slept or ran then: the
-        connection that this needs closes by itself.
+        something is asked, or by ``close``. Also once closed, for callers that still slept or ran
+        then: the connection that this needs closes by itself.
         """
         if isinstance(told, Cancellation | Settlement | Release):
             self._open.leases.let_go(told.reservation_id)
@@ -141,12 +145,21 @@ class RemoteBuckets:
         if self._open.closed:
             _let_go(self._open)
 
+    def give_back(self, decision: Decision) -> None:
+        """Cancel it unless it has started, and free its slot in any case, by ``tell``."""
+        if decision.wait:
+            self.tell(Cancellation(decision.reservation_id, self._key))
+        if decision.lease:
+            self.tell(Release(decision.reservation_id, self._key))
+
     def close(self) -> None:
         """Let what is under way be answered, for the timeout at most, and hang up."""
+        self._tell_again()
         self._open.closed = True
         self._open.leases.clear()
         if connection := self._open.take():
             connection.close()
+        self._owed.clear()
 
     def _find_mailbox(self) -> LoopMailbox:
         """That of the running event loop."""
@@ -162,8 +175,8 @@ class RemoteBuckets:
     def _ask(self, call: wire.Call, mailbox: Mailbox, slot: Any) -> tuple[Stream, int]:
         stream = self._stream
         if stream and (number := stream.ask(call, mailbox, slot)):
-            if self._owed and stream.is_useful:
-                self._tell_again(stream)
+            if self._owed and stream.is_useful and time.monotonic() > self._tell_again_at:
+                self._tell_again()
             return stream, number
         if self._open.closed:
             raise closed()
@@ -181,17 +194,16 @@ class RemoteBuckets:
                     self._stream = sent[0]
                     return sent
 
-    def _tell_again(self, stream: Stream) -> None:
+    def _tell_again(self) -> None:
         """What could not be told while the server was away."""
         for _ in range(len(self._owed)):
             with suppress(IndexError):  # another thread was faster
-                owed = self._owed.popleft()
-                if not stream.ask(owed, self._told, owed):
-                    self._owed.append(owed)
+                self.tell(self._owed.popleft())
 
     def _failed(self, told: items.Told, error: Exception) -> None:
         if isinstance(told, _REPEATABLE) and not isinstance(error, _FINAL):
             self._owed.append(told)
+            self._tell_again_at = time.monotonic() + _TELL_AGAIN_AFTER
             return
         if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
             self._open.leases.let_go(told.reservation_id)
@@ -206,11 +218,8 @@ class RemoteBuckets:
         return decision
 
     def _unclaimed(self, outcome: object) -> None:
-        """Give back what was granted to a caller that is gone."""
-        if isinstance(outcome, Decision) and (outcome.wait or outcome.lease):
-            self.tell(Cancellation(outcome.reservation_id, self._key))
-            if outcome.lease and not outcome.wait:  # has started, so it cannot be cancelled
-                self.tell(Release(outcome.reservation_id, self._key))
+        if isinstance(outcome, Decision):  # to a caller that is gone
+            self.give_back(outcome)
 
 
 @dataclass
@@ -262,3 +271,15 @@ def _close_all() -> None:
     """What was given back last must not be lost."""
     for buckets in list(_all):
         buckets.close()
+
+
+def _after_fork_in_child() -> None:
+    """Locks of the stream, the channel and the leases may be held by threads that are not here."""
+    for buckets in list(_all):
+        buckets._stream = None
+        buckets._open.connection = None
+        buckets._open.leases.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

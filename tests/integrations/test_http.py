@@ -1,6 +1,7 @@
 """Real SDKs through the transports, against a provider on loopback."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -162,6 +163,23 @@ async def test_a_cancelled_stream_keeps_its_charge(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (witness.settled, witness.over) == ([], 1)
+
+
+async def test_a_stream_that_is_dropped_frees_its_slot(
+    client: openai.OpenAI, aclient: openai.AsyncOpenAI, provider: Provider, witness: Witness
+) -> None:
+    """Not closed, neither before nor after its first words: the garbage collector notices."""
+    provider.finish.clear()
+    client.responses.create(**RESPONSE, stream=True)
+    await aclient.responses.create(**RESPONSE, stream=True)
+    async for _ in await aclient.responses.create(**RESPONSE, stream=True):
+        break
+    for _ in range(100):
+        gc.collect()
+        await asyncio.sleep(0.02)
+        if witness.over == 3:
+            break
+    assert (witness.settled, witness.over) == ([], 3)
 
 
 def test_anthropics_messages_are_limited(claude: anthropic.Anthropic, witness: Witness) -> None:

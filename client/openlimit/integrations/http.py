@@ -9,7 +9,9 @@ from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from weakref import finalize
 
+from openlimit.background import in_background
 from openlimit.integrations.attempt import Attempt
 from openlimit.rate_limiter import RateLimiter
 
@@ -171,12 +173,23 @@ def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
     return response
 
 
-class _Body:
-    """The body of a response on its way to its reader."""
+class _Followed:
+    """The body of a response on its way to its reader, who may also just drop it half read."""
 
     def __init__(self, stream: Any, attempt: Attempt) -> None:
         self._stream = stream
         self._attempt = attempt
+        # In the background, since the garbage collector comes at any moment.
+        self._dropped = finalize(self, in_background, attempt.closed)
+        self._dropped.atexit = False
+
+    def _closed(self) -> None:
+        if self._dropped.detach():
+            self._attempt.closed()
+
+
+class _Body(_Followed):
+    """For synchronous clients."""
 
     def __iter__(self) -> Iterator[bytes]:
         for data in self._stream:
@@ -188,15 +201,11 @@ class _Body:
         try:
             self._stream.close()
         finally:
-            self._attempt.closed()
+            self._closed()
 
 
-class _AsyncBody:
-    """``_Body`` for asynchronous clients."""
-
-    def __init__(self, stream: Any, attempt: Attempt) -> None:
-        self._stream = stream
-        self._attempt = attempt
+class _AsyncBody(_Followed):
+    """For asynchronous clients."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._stream:
@@ -208,7 +217,7 @@ class _AsyncBody:
         try:
             await self._stream.aclose()
         finally:
-            self._attempt.closed()
+            self._closed()
 
 
 @cache
