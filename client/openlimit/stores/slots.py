@@ -110,7 +110,9 @@ class Slots:
         self._queue: OrderedDict[str, _Waiting] = OrderedDict()  # who asked longest ago is first
         self._arrivals: list[float] = []  # of the queue, in order
         self._askers: dict[str, str] = {}
-        self._left: dict[str, float] = {}  # until when that is remembered, in order
+        # Until when that is remembered, in order. In a dict, to find the first takes the longer the
+        # more were deleted before it.
+        self._left: OrderedDict[str, float] = OrderedDict()
 
     def __bool__(self) -> bool:
         """Whether there is anything to remember."""
