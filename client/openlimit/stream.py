@@ -97,9 +97,9 @@ class Stream:
         Returns the slots of those questions, and whether more wait for it.
         """
         waiting = [
-            (number, slot)
-            for number, (whose, slot, _) in list(self._waiting.items())
-            if whose is mailbox
+            (number, found[1])
+            for number in list(self._waiting)  # the garbage collector may take some out meanwhile
+            if (found := self._waiting.get(number)) and found[0] is mailbox
         ]
         slots = [slot for number, slot in waiting if number < before and self.forget(number)]
         return slots, len(waiting) > len(slots)
@@ -204,9 +204,10 @@ class Stream:
             self._is_unary = True
             self._to_send.clear()
             self._sent = self._answered = 0
-            asked = [(number, each) for number, (_, _, each) in self._waiting.items()]
-        for number, each in asked:
-            self._ask_alone(number, each)
+            asked = list(self._waiting)
+        for number in asked:
+            if found := self._waiting.get(number):
+                self._ask_alone(number, found[2])
 
     def _ask_alone(self, number: int, asked: items.Asked) -> None:
         with self._lock:
