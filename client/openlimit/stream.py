@@ -115,7 +115,7 @@ class Stream:
         self._wake.put(None)
         self._all_answered.wait(within)
         self._call.cancel()  # its server answers a call that has ended as well as one that ends
-        self._reader.join()
+        self._reader.join(within)  # not for ever: it may wait for the thread that calls this
 
     def _requests(self) -> Iterator[AcquireStreamRequest]:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
