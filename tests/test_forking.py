@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
+from openlimit.connections import opening
+from openlimit.wire import Call
 from tests.server_process import ServerProcess, serving
 
 COST = {"requests": 1, "tokens": 0}
@@ -147,3 +149,23 @@ def test_children_touch_nothing_of_their_parents(server: ServerProcess) -> None:
         finally:
             over.set()
             holder.join()
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProcess) -> None:
+    """Such as one that was about to connect, to give back what came for a caller that is gone."""
+
+    class Connecting:
+        def deliver(self, outcomes: object) -> None:
+            while not opening.is_forking:
+                time.sleep(0.001)
+            went_on.append(opening._lock.acquire(timeout=10))
+            opening._lock.release()
+
+    went_on = list[bool]()
+    with RemoteLimiter(server.address) as limiter:
+        limiter.reserve("m", COST)
+        stream = limiter._buckets._stream
+        assert stream
+        stream.ask(Call("m", "", COST, None), Connecting(), None)
+        assert forked(lambda: None) == 0
+    assert went_on == [True]

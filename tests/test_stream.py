@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,14 +14,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
 import pytest
 
 from openlimit import InvalidRequest, LimiterUnavailable, RemoteLimiter, UnknownModel
+from openlimit.mailboxes import ThreadMailbox
+from openlimit.stream import Stream
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, CancelRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire import Call
 from tests.redis_process import RedisProcess, serving_redis
 from tests.server_process import ServerProcess, serving, serving_policies
 
@@ -401,3 +406,32 @@ def test_a_loop_that_is_closed_before_its_callers_wake(server: ServerProcess) ->
             return decision.wait > 61e6
 
         assert gone(is_charged)
+
+
+def test_the_garbage_collector_comes_while_the_overdue_are_looked_for() -> None:
+    """It ends waiters of loops that were closed, who forget what they asked."""
+
+    class Waiter:
+        def __init__(self, number: int) -> None:
+            self.number, self.itself = number, self
+
+        def __del__(self) -> None:
+            stream.forget(self.number)
+
+    mailbox, slot = ThreadMailbox(), SimpleQueue[Any]()
+    thresholds = gc.get_threshold()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with grpc.insecure_channel(address) as channel:
+            stream = Stream(RateLimitServiceStub(channel), address, 5, lambda _: None)
+            call = Call("m", "", COST, None)
+            numbers = [stream.ask(call, mailbox, slot) or 0 for _ in range(5000)]
+            gc.collect()
+            try:
+                for number in numbers[:100]:
+                    Waiter(number)
+                gc.set_threshold(2000)  # in the middle of what follows
+                slots, are_more = stream.overdue(mailbox, numbers[-1])
+            finally:
+                gc.set_threshold(*thresholds)
+            assert (4898 < len(slots) < 5000, are_more) == (True, True)

@@ -97,9 +97,9 @@ class Stream:
         Returns the slots of those questions, and whether more wait for it.
         """
         waiting = [
-            (number, slot)
-            for number, (whose, slot, _) in list(self._waiting.items())
-            if whose is mailbox
+            (number, found[1])
+            for number in list(self._waiting)  # the garbage collector may take some out meanwhile
+            if (found := self._waiting.get(number)) and found[0] is mailbox
         ]
         slots = [slot for number, slot in waiting if number < before and self.forget(number)]
         return slots, len(waiting) > len(slots)
@@ -115,7 +115,7 @@ class Stream:
         self._wake.put(None)
         self._all_answered.wait(within)
         self._call.cancel()  # its server answers a call that has ended as well as one that ends
-        self._reader.join()
+        self._reader.join(within)  # not for ever: it may wait for the thread that calls this
 
     def _requests(self) -> Iterator[AcquireStreamRequest]:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
@@ -204,9 +204,10 @@ class Stream:
             self._is_unary = True
             self._to_send.clear()
             self._sent = self._answered = 0
-            asked = [(number, each) for number, (_, _, each) in self._waiting.items()]
-        for number, each in asked:
-            self._ask_alone(number, each)
+            asked = list(self._waiting)
+        for number in asked:
+            if found := self._waiting.get(number):
+                self._ask_alone(number, found[2])
 
     def _ask_alone(self, number: int, asked: items.Asked) -> None:
         with self._lock:
