@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from openlimit.leaky_bucket import SECOND, Bucket, Decision, Limit
 from tests.reference import Start
 
-ROUNDING = 1e-9  # what doubles may be off by, as a share
+# What doubles may be off by, and a start by a thousandth of a microsecond, as a share of what the
+# smallest burst here, a tenth of a second, lets through.
+ROUNDING = 1.1e-8
 
 
 class Ask(NamedTuple):
