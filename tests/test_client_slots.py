@@ -128,6 +128,22 @@ async def test_settling_frees_the_slot(limiter: RemoteLimiter) -> None:
                 pass
 
 
+async def test_waiting_for_a_slot_is_no_outage(server: ServerProcess) -> None:
+    """Also for who has little patience with the server: others are not let in meanwhile."""
+    async with RemoteLimiter(server.address, timeout=0.5, on_unavailable="allow") as limiter:
+        async with limiter.limit(model="few-outage", tokens=1):
+            pass
+        running = [limiter.limit(model="few-outage", tokens=1) for _ in range(3)]
+        await asyncio.gather(*(each.__aenter__() for each in running))
+        waiting = asyncio.create_task(limiter.limit(model="few-outage", tokens=1).__aenter__())
+        await asyncio.sleep(1.5)
+        assert not waiting.done()
+        for each in running:
+            await each.__aexit__(None, None, None)
+        async with asyncio.timeout(5):
+            await (await waiting).__aexit__(None, None, None)
+
+
 async def test_whoever_gives_up_leaves_no_slot_taken(limiter: RemoteLimiter) -> None:
     """Waiters that are cancelled, at every moment, hold up nobody."""
     for patience in (0, 0.001, 0.01, 0.05, 0.2):

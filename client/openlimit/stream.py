@@ -23,6 +23,7 @@ from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.mailboxes import Mailbox, Outcome, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire import TIMEOUT
 
 _MOST_IN_MESSAGE = 128
 
@@ -62,7 +63,7 @@ class Stream:
         """Makes the error that ended the call; None while it is up."""
         self.failed_at = 0.0
         """When it ended without a single answer, on the clock of time.monotonic."""
-        self._call = stub.AcquireStream(self._requests())
+        self._call = stub.AcquireStream(self._requests(), metadata=((TIMEOUT, f"{timeout:g}"),))
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
         self._reader.start()
 

@@ -26,6 +26,9 @@ MAX_UNITS = 16
 MAX_REQUEST_ID = 64
 MAX_RETRY_AFTER = 86_400
 """Seconds: the longest pause."""
+TIMEOUT = "openlimit-timeout"
+"""Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
+for a slot is told to ask again before that."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 _UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")

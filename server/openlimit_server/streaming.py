@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from openlimit import items, statuses
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
-from openlimit.wire import Call
+from openlimit.wire import TIMEOUT, Call
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.turns import HELD
 
@@ -36,12 +37,20 @@ def _could_not_decide() -> LimiterUnavailable:
     return LimiterUnavailable("", "the server could not decide")
 
 
+def _held(context: ServicerContext[Any, Any]) -> float:
+    """How long callers of a client are held: not until it takes that for an outage."""
+    with suppress(ValueError):
+        return min(HELD, float(dict(context.invocation_metadata() or ()).get(TIMEOUT, "")) / 2)
+    return HELD
+
+
 class Stream:
     """Answers what the client of one call asks, until either side ends it."""
 
     def __init__(self, policies: Policies, context: ServicerContext[Any, Any]) -> None:
         self._policies = policies
         self._context = context
+        self._held = _held(context)
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
         self._asker = os.urandom(8).hex()
@@ -113,7 +122,7 @@ class Stream:
 
         answers: list[Answer]
         try:
-            answers = await self._policies.answer(asked, HELD, decide_apart, self._asker)
+            answers = await self._policies.answer(asked, self._held, decide_apart, self._asker)
         except Exception:  # a fault of ours must leave nobody without an answer
             answers = [_could_not_decide() for _ in numbers]
         self._undecided -= len(numbers) - len(apart)
