@@ -1,6 +1,7 @@
 """Limits on concurrency as users meet them: slots held, renewed, waited for and given back."""
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -210,3 +211,40 @@ async def test_no_thread_is_left(server: ServerProcess) -> None:
             break
         await asyncio.sleep(0.02)
     assert not [each for each in set(threading.enumerate()) - before if "leases" in each.name]
+
+
+async def test_a_restart_puts_nobody_out_of_the_queue(tmp_path: Path) -> None:
+    """Whoever waits, as a task or a thread, asks the next server for the same place."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(POLICIES)
+    room, outcomes = Room(), list[int]()
+
+    async def call(limiter: RemoteLimiter, number: int) -> None:
+        async with limiter.limit(model="few-restart", tokens=1):
+            room.enter(number)
+            await asyncio.sleep(0.1)
+            room.leave()
+            outcomes.append(number)
+
+    def call_in_thread(limiter: RemoteLimiter) -> None:
+        with limiter.limit(model="few-restart", tokens=1):
+            outcomes.append(-1)
+
+    with serving_redis() as redis:
+        options = ("--config", str(config), "--store", redis.url + "?timeout=5", "--grace", "1")
+        server = ServerProcess(*options)
+        try:
+            async with RemoteLimiter(server.address) as limiter:
+                calls = [asyncio.create_task(call(limiter, number)) for number in range(30)]
+                threads = [asyncio.to_thread(call_in_thread, limiter) for _ in range(3)]
+                waiting = asyncio.gather(*calls, *threads)
+                await asyncio.sleep(0.4)
+                server.signal(signal.SIGTERM)
+                assert await asyncio.to_thread(server.wait) == 0
+                server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
+                async with asyncio.timeout(30):
+                    await waiting
+        finally:
+            server.stop()
+    assert len(outcomes) == 33
+    assert room.most <= 3

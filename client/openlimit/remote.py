@@ -40,6 +40,9 @@ from openlimit.stream import Stream, closed
 from openlimit.wire import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
+# Seconds after which a call that has a place in a queue asks again for it, when a server has gone:
+# another one, or the next, knows the place, for a few seconds.
+_KEEP_PLACE = 0.1
 _TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _REPEATABLE = Cancellation | Settlement | Release
 _FINAL = InvalidRequest | UnknownReservation
@@ -83,6 +86,7 @@ class RemoteBuckets:
 
     def reserve(self, call: wire.Call) -> Decision:
         """Ask the server; blocks for the timeout at most, or until there is a slot."""
+        until = 0.0
         while True:
             slot: SimpleQueue[Outcome] = SimpleQueue()
             stream, number = self._ask(call, _THREADS, slot)
@@ -98,6 +102,10 @@ class RemoteBuckets:
                 raise
             if isinstance(outcome, Queued):
                 call = call._replace(request_id=outcome.ticket)
+                until = time.monotonic() + self._timeout
+                continue
+            if isinstance(outcome, LimiterUnavailable) and time.monotonic() < until:
+                time.sleep(_KEEP_PLACE)
                 continue
             if isinstance(outcome, Exception):
                 raise outcome
@@ -105,6 +113,7 @@ class RemoteBuckets:
 
     async def areserve(self, call: wire.Call) -> Decision:
         """``reserve`` for event loops."""
+        until = 0.0
         while True:
             if self._open.closed:
                 raise closed()
@@ -117,6 +126,12 @@ class RemoteBuckets:
                 decision: Any = await slot
             except Queued as queued:
                 call = call._replace(request_id=queued.ticket)
+                until = time.monotonic() + self._timeout
+                continue
+            except LimiterUnavailable:
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(_KEEP_PLACE)
                 continue
             except BaseException:
                 if not stream.forget(number):
