@@ -22,7 +22,7 @@ _PARTS = {
 
 
 def main() -> None:
-    """All of them take about six minutes."""
+    """All of them take about seven minutes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
     names = parser.parse_args().parts or [*_PARTS]

@@ -1,9 +1,10 @@
 """What responses teach: workers whose limiter is inside their SDK, beside one around its calls.
 
 Settling: calls reserve four times what they use, and the provider charges them for what they have
-used when they end, as Anthropic does. Feedback: a consumer that nobody limits takes 30 % of the
-provider's tokens, and tries again at once until it has them. Used is the share of the tokens that
-the provider could serve which it served, to all.
+used when they end, as Anthropic does. Kept charges: they have used less than they reserved, but the
+provider keeps what it has charged, as OpenAI does. Feedback: a consumer that nobody limits takes
+30 % of the provider's tokens, and tries again at once until it has them. Used is the share of the
+tokens that the provider could serve which it served, to all.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class Row(NamedTuple):
 def rows() -> Iterator[Row]:
     """Each scenario without what is learned and with it."""
     with TemporaryDirectory(prefix="openlimit-feedback-") as directory:
-        for scenario in (settling, feedback):
+        for scenario in (settling, kept_charges, feedback):
             for inside in (False, True):
                 yield asyncio.run(scenario(Path(directory), inside=inside))
 
@@ -62,6 +63,14 @@ async def settling(directory: Path, *, inside: bool, seconds: float = 10) -> Row
     fleet = Fleet(3, 8, warm_up=4, seconds=seconds, calls=calls, inside=inside)
     async with processes.provider(directory, _LIMITS, _USES) as provider:
         return await _row("settling", fleet, provider, directory)
+
+
+async def kept_charges(directory: Path, *, inside: bool, seconds: float = 10) -> Row:
+    """Calls that use less than they reserve, at a provider that does not care."""
+    calls = _calls(directory, tokens=300)
+    fleet = Fleet(3, 12, warm_up=5, seconds=seconds, calls=calls, inside=inside)
+    async with processes.provider(directory, _SOON_SHORT) as provider:
+        return await _row("kept charges", fleet, provider, directory)
 
 
 async def feedback(directory: Path, *, inside: bool, seconds: float = 12) -> Row:

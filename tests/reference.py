@@ -129,10 +129,8 @@ class PlainBucket:
 
     def _what_has_started(self, now: float) -> "PlainBucket | None":
         """While anything has not."""
-        waiting = bool(self.handed_out)
         self._start_by(now)
-        assert self.at is not None
-        return self.started if waiting and self.at > now else None
+        return self.started if self.handed_out else None
 
     def _correct(self, change: Sequence[Fraction], now: float) -> None:
         if started := self._what_has_started(now):

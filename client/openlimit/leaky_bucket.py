@@ -341,6 +341,8 @@ class Bucket:
             first = next(iter(queue.values()))
             queue.followed, queue.at, queue.levels = True, first.at, first.levels
         self._drop_started(queue, now)
+        if not queue:  # it is a pause that lasts
+            return None
         self._start(queue, now)
         return queue
 

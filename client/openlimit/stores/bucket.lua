@@ -299,6 +299,9 @@ local function corrections()
       return false
     end
     sweep()
+    if first > seq then
+      return false  -- it is a pause that lasts
+    end
     start_by(now)
     return true
   end
