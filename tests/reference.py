@@ -54,15 +54,15 @@ class PlainBucket:
         self.limits = limits
         self.at: Fraction | None = None
         self.levels = [Fraction(0)] * len(limits)
+        self.handed_out: list[Start] = []
+        """What had not started when it was reserved, since nothing had to wait."""
+        self.started: PlainBucket | None = None
+        """The same without what has not started."""
 
     def leak(self, until: float) -> None:
         """Up to then, unless it is past."""
         if self.at is not None and until > self.at:
-            elapsed = Fraction(until) - self.at
-            self.levels = [
-                max(Fraction(0), level - elapsed * Fraction(limit.amount) / Fraction(limit.period))
-                for limit, level in zip(self.limits, self.levels, strict=True)
-            ]
+            self.levels = self.levels_at(until)
         self.at = max(Fraction(until), self.at or Fraction(until))
 
     def earliest(self, costs: Sequence[float], now: float) -> Fraction:
@@ -78,26 +78,67 @@ class PlainBucket:
                 best = max(best, self.at + wait)
         return best
 
-    def pour(self, costs: Sequence[float], start: float) -> None:
+    def pour(self, costs: Sequence[float], start: float, now: float) -> None:
         """What starts then."""
+        self._start_by(now)
+        if start > now:
+            if not self.handed_out:
+                self.started = PlainBucket(self.limits)
+                self.started.at, self.started.levels = self.at, self.levels
+            self.handed_out.append((start, costs))
+        self._pour(costs, start)
+
+    def _pour(self, costs: Sequence[float], start: float) -> None:
         self.leak(start)
         self.levels = [
             level + Fraction(cost) for level, cost in zip(self.levels, costs, strict=True)
         ]
 
+    def _start_by(self, now: float) -> None:
+        while self.started and self.handed_out and self.handed_out[0][0] <= now:
+            start, costs = self.handed_out.pop(0)
+            self.started._pour(costs, start)
+
     def settle(self, reserved: Sequence[float], actual: Sequence[float], now: float) -> None:
         self.leak(now)
-        self.levels = [
-            max(Fraction(0), level + Fraction(cost) - Fraction(estimate))
-            for level, estimate, cost in zip(self.levels, reserved, actual, strict=True)
+        change = [
+            Fraction(cost) - Fraction(was) for cost, was in zip(actual, reserved, strict=True)
         ]
+        self._correct(change, now)
 
     def pause(self, until: float, now: float) -> None:
         self.leak(max(now, until))
 
     def observe(self, remaining: Sequence[float], now: float) -> None:
         self.leak(now)
+        started = self._what_has_started(now) or self
+        states = zip(self.limits, started.levels_at(now), remaining, strict=True)
+        raised = [
+            max(Fraction(0), Fraction(limit.capacity + limit.headroom) - Fraction(left) - level)
+            for limit, level, left in states
+        ]
+        self._correct(raised, now)
+
+    def levels_at(self, time: float) -> list[Fraction]:
+        """If nothing else comes; before ``at``, what they would have to be if nothing came."""
+        elapsed = Fraction(time) - self.at if self.at is not None else Fraction(0)
+        return [
+            max(Fraction(0), level - elapsed * Fraction(limit.amount) / Fraction(limit.period))
+            for limit, level in zip(self.limits, self.levels, strict=True)
+        ]
+
+    def _what_has_started(self, now: float) -> "PlainBucket | None":
+        """While anything has not."""
+        self._start_by(now)
+        return self.started if self.handed_out else None
+
+    def _correct(self, change: Sequence[Fraction], now: float) -> None:
+        if started := self._what_has_started(now):
+            started.at, started.levels = Fraction(now), started.levels_at(now)
+            started._change(change)
+        self._change(change)
+
+    def _change(self, change: Sequence[Fraction]) -> None:
         self.levels = [
-            max(level, Fraction(limit.capacity) - Fraction(left))
-            for limit, level, left in zip(self.limits, self.levels, remaining, strict=True)
+            max(Fraction(0), level + more) for level, more in zip(self.levels, change, strict=True)
         ]

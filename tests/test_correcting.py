@@ -47,7 +47,8 @@ class Life:
             return None
         granted = Granted(name, self.now + decision.wait, costs)
         self.kept.append(granted)
-        self._note(lambda plain: plain.pour(costs, granted.start), name)
+        now = self.now
+        self._note(lambda plain: plain.pour(costs, granted.start, now), name)
         return granted
 
     def waiting(self) -> list[Granted]:
@@ -212,7 +213,7 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
     if kind == "settle":
         bucket.settle([2], [9], 0)
     elif kind == "observe":
-        bucket.observe([1], 0)
+        bucket.observe([2], 0)
     else:
         bucket.pause(SECOND, 0)
     for name in "bca":
@@ -237,7 +238,7 @@ def test_an_observation_that_says_nothing_new_changes_nothing() -> None:
     bucket = Bucket([TOKENS])
     bucket.reserve([5], 0)
     before = bucket.at, bucket.levels
-    bucket.observe([6], SECOND)
+    bucket.observe([7], SECOND)
     bucket.observe([100], SECOND)
     assert (bucket.at, bucket.levels) == before
 

@@ -173,6 +173,23 @@ async def test_statistics_say_what_was_charged_until_a_reset(
             assert Statistics(**await response.json()) == (0, 0, 0, 0)
 
 
+async def test_what_a_call_has_not_used_goes_back_when_it_ends(clock: FakeClock) -> None:
+    """As by Anthropic: charged for all it may use at first, in the end for what it has used."""
+    provider = Provider(LIMITS, uses=0.25, latency=(0, 0), clock=seconds_of(clock))
+    async with (
+        serving(provider) as address,
+        openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0) as client,
+    ):
+        raw = await client.chat.completions.with_raw_response.create(**HELLO, max_tokens=151)
+        usage = raw.parse().usage
+        assert usage is not None
+        assert usage.total_tokens == 40
+        assert raw.headers["x-ratelimit-remaining-tokens"] == "160"
+        assert provider.statistics().tokens == 40
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(**HELLO, max_tokens=153)
+
+
 async def test_content_without_a_price_is_a_bad_request(client: openai.AsyncOpenAI) -> None:
     """The provider does not guess what it cannot count."""
     message = {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}

@@ -195,13 +195,13 @@ def test_nothing_starts_in_a_pause(scene: Scene, now: int, length: int) -> None:
 
 
 def test_observing_raises_the_level_and_never_lowers_it() -> None:
-    """The provider's word counts where it is stricter than our own level."""
-    bucket = Bucket([REQUESTS, Limit.per("tokens", 600, 60)])
-    bucket.observe([inf, 4], now=0)
+    """The provider's word, less a second's headroom, counts where it is stricter than our own."""
+    bucket = Bucket([REQUESTS, Limit.per("tokens", 600, 60, 2)])
+    bucket.observe([inf, 24], now=0)
     assert bucket.levels == [0.0, 6.0]
-    bucket.observe([inf, 9], now=0)
+    bucket.observe([inf, 29], now=0)
     assert bucket.levels == [0.0, 6.0]
-    assert reserve(bucket, (1, 10), 0) == 0.6 * SECOND
+    assert reserve(bucket, (1, 20), 0) == 0.6 * SECOND
 
 
 def test_a_later_cancel_does_not_undo_an_earlier_one() -> None:

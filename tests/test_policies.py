@@ -113,9 +113,9 @@ async def test_a_providers_remainder_is_for_the_shortest_period() -> None:
         }
     )
     policies = Policies([rules], MemoryStore(FakeClock()))
-    assert await policies.answer([Observed("m", "", {"requests": 8})]) == [None]
+    assert await policies.answer([Observed("m", "", {"requests": 18})]) == [None]
     waits = [(await granted(policies, 0)).wait for _ in range(10)]
-    assert waits[:8] == [0] * 8  # the burst of a second is ten, of which two are taken
+    assert waits[:8] == [0] * 8  # the burst of a second is ten, so is the headroom: two are taken
     assert waits[8:] == [SECOND / 10, SECOND / 5]
 
 

@@ -166,7 +166,7 @@ def test_a_penalty_pauses_the_model_for_all(servers: Servers) -> None:
 def test_an_observation_makes_callers_wait(servers: Servers) -> None:
     """The level is at least what the provider says; more than we grant changes nothing."""
     model = "shared-observe"
-    request = ObserveRequest(model=model, remaining={"images": 0, "songs": 3})
+    request = ObserveRequest(model=model, remaining={"images": 10, "songs": 3})
     servers.first.Observe(request, timeout=5)
     answer = acquire(servers.second, model, 1, units={"images": 10})
     assert answer.limited_by == "images"

@@ -44,6 +44,9 @@ class Limit:
     capacity: float
     rate: float = field(init=False)
     """Units that leak per microsecond."""
+    headroom: float = field(init=False)
+    """Units that are left at the provider where it says what remains: what leaks in a second, or
+    the capacity if that is less."""
     name: str = field(init=False)
     """Tells it from others of its unit, and stays when the amount changes: ``requests`` for what is
     per minute, else with the period in microseconds, such as ``requests/86400000000``."""
@@ -54,6 +57,7 @@ class Limit:
             if not 0 < value < inf:
                 raise ValueError(f"{name} of the {self.unit} limit must be above 0, not {value}")
         object.__setattr__(self, "rate", self.amount / self.period)
+        object.__setattr__(self, "headroom", min(self.capacity, self.rate * SECOND))
         name = self.unit if self.period == 60 * SECOND else f"{self.unit}/{self.period:.17g}"
         object.__setattr__(self, "name", name)
 
@@ -105,12 +109,28 @@ class _Pending(NamedTuple):
     # must not lose that.
     credit: list[float] | None = None
     """What cancelling others gave back."""
-    settled: list[float] | None = None
-    """By how much settlements have changed them, below 0 for less."""
+    change: list[float] | None = None
+    """By how much settlements and observations have changed them, below 0 for less."""
     floor: list[float] | None = None
-    """What settlements and observations have left in them, however empty they were before."""
+    """What those have left in them, however empty they were before."""
     paused: float = -inf
     """Until when nothing was to start."""
+
+
+class _Queue(OrderedDict[str, _Pending]):
+    """Those that wait, by id, and some that have started since.
+
+    The bucket's levels have all of them in. ``levels`` are those at ``at`` with no more in them
+    than what had started by then; they are followed once there are settlements or observations.
+    """
+
+    __slots__ = ("at", "followed", "levels")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followed = False
+        self.at = -inf
+        self.levels: list[float] = []
 
 
 class Bucket:
@@ -128,7 +148,7 @@ class Bucket:
         self.levels = [0.0] * len(limits)  # replaced as a whole, so that it can be remembered
         self.limited_by = ""
         self._version = 0  # of what cancelling could undo: counts reservations that wait
-        self._pending: OrderedDict[str, _Pending] | None = None  # most buckets never need one
+        self._pending: _Queue | None = None  # most buckets never need one
 
     def __repr__(self) -> str:
         levels = ", ".join(
@@ -218,15 +238,13 @@ class Bucket:
         self._pop_cancelled(pending, given_back, now)
         return True
 
-    def _pop_cancelled(
-        self, pending: OrderedDict[str, _Pending], credit: list[float], now: float
-    ) -> None:
+    def _pop_cancelled(self, pending: _Queue, credit: list[float], now: float) -> None:
         """Go back to before the latest reservations as far as they are cancelled.
 
         ``credit`` was given back meanwhile, and must not be charged again on the way; nor may what
         was settled, observed and paused meanwhile be lost.
         """
-        settled = floor = [0.0] * len(credit)
+        change = floor = [0.0] * len(credit)
         paused = now
         while pending:
             reservation_id, last = pending.popitem()
@@ -236,19 +254,19 @@ class Bucket:
             nothing = [0.0] * len(credit)
             credit = _sum(last.credit or nothing, credit)
             # After what was done before, so at least what that had left.
-            floor = _most(floor, _sum(last.floor or nothing, settled))
-            settled = _sum(last.settled or nothing, settled)
+            floor = _most(floor, _sum(last.floor or nothing, change))
+            change = _sum(last.change or nothing, change)
             paused = max(last.paused, paused)
             if last.given_back is None:
                 pending[reservation_id] = last._replace(
-                    credit=credit, settled=settled, floor=floor, paused=paused
+                    credit=credit, change=change, floor=floor, paused=paused
                 )
                 return
             credit = _less(credit, last.given_back)
             self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
             # First all that leaks: a raise must not leak away with what was there before it.
             self._leak_until(paused)
-            left = _sum(_less(self.levels, credit), settled)
+            left = _sum(_less(self.levels, credit), change)
             self.levels = _most(left, floor)
             self._version -= 1
 
@@ -272,6 +290,7 @@ class Bucket:
 
     def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
         """Replace what a started call reserved by what it really cost."""
+        queue = self._told(now)
         self._leak_until(now)
         change = [
             min(cost - estimate, max(0.0, _LONGEST * limit.rate - level))
@@ -279,15 +298,7 @@ class Bucket:
                 self.limits, actual, reserved, self.levels, strict=True
             )
         ]
-        self.levels = _changed(self.levels, change)
-        if last := self._last_pending(now):
-            nothing = [0.0] * len(change)
-            self._replace_last(
-                last._replace(
-                    settled=_sum(last.settled or nothing, change),
-                    floor=_changed(last.floor or nothing, change),
-                )
-            )
+        self._correct(change, now, queue)
 
     def pause(self, until: float, now: float) -> None:
         """Let nothing new start before ``until``: the provider asked for it."""
@@ -299,22 +310,20 @@ class Bucket:
     def observe(self, remaining: Sequence[float], now: float) -> None:
         """Raise the levels to what the provider says remains, by limit; never lower them.
 
-        ``inf`` where it says nothing.
+        ``inf`` where it says nothing. It speaks of now, of what has started and been settled; all
+        that has been handed out meanwhile comes on top. The headroom is not ours to take: a bucket
+        that drained the provider to nothing would take all that leaks for its own, and learn of
+        those who take it, too, from 429s alone.
         """
-        seen = [
-            max(0.0, limit.capacity - left)
-            for limit, left in zip(self.limits, remaining, strict=True)
-        ]
-        if not any(seen):
+        wanted = least_levels(self.limits, remaining)
+        if not any(wanted):
             return
-        levels = self._leak(max(self.at, now))
-        raised = _most(levels, seen)
-        if raised != levels:
-            self.at, self.levels = max(self.at, now), raised
-        if last := self._last_pending(now):
-            floor = _most(last.floor or seen, seen)
-            if floor != last.floor:
-                self._replace_last(last._replace(floor=floor))
+        queue = self._told(now)
+        before = self._leak(now) if queue is None else queue.levels
+        raised = [max(0.0, level - was) for level, was in zip(wanted, before, strict=True)]
+        if any(raised):
+            self._leak_until(now)
+            self._correct(raised, now, queue)
 
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
@@ -322,7 +331,7 @@ class Bucket:
         return self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
 
     def _leak(self, until: float) -> list[float]:
-        """The levels at a time that is not before ``at``."""
+        """The levels at a time; before ``at``, what they would have to be then if nothing came."""
         elapsed = until - self.at
         return [
             max(0.0, level - elapsed * limit.rate)
@@ -332,6 +341,50 @@ class Bucket:
     def _leak_until(self, until: float) -> None:
         if until > self.at:
             self.levels, self.at, self.limited_by = self._leak(until), until, ""
+
+    def _told(self, now: float) -> "_Queue | None":
+        """The queue while it lasts, with what has started brought up to now."""
+        queue = self._pending
+        if not queue or self.at <= now:
+            return None
+        if not queue.followed:  # the first news since it began
+            first = next(iter(queue.values()))
+            queue.followed, queue.at, queue.levels = True, first.at, first.levels
+        self._drop_started(queue, now)
+        if not queue:  # it is a pause that lasts
+            return None
+        self._start(queue, now)
+        return queue
+
+    def _drop_started(self, queue: "_Queue", now: float) -> None:
+        while queue and (first := next(iter(queue.values()))).start <= now:
+            queue.popitem(last=False)
+            if queue.followed and not first.given_back:
+                self._start(queue, first.start, first.costs)
+
+    def _start(self, queue: "_Queue", now: float, costs: Costs | None = None) -> None:
+        """Let time pass for what has started, and a call start."""
+        elapsed = now - queue.at  # less than nothing, if that is the end of a pause
+        levels = [
+            max(0.0, level - elapsed * limit.rate)
+            for limit, level in zip(self.limits, queue.levels, strict=True)
+        ]
+        queue.levels = _sum(levels, costs) if costs else levels
+        queue.at = now
+
+    def _correct(self, change: Sequence[float], now: float, queue: "_Queue | None") -> None:
+        """Change the levels, those of what has started, and what cancelling goes back to."""
+        self.levels = _changed(self.levels, change)
+        if queue is not None:
+            queue.levels = _changed(queue.levels, change)
+        if last := self._last_pending(now):
+            nothing = [0.0] * len(change)
+            self._replace_last(
+                last._replace(
+                    change=_sum(last.change or nothing, change),
+                    floor=_changed(last.floor or nothing, change),
+                )
+            )
 
     def _last_pending(self, now: float) -> _Pending | None:
         """What cancelling can go back to before, if the latest start is still to come."""
@@ -350,13 +403,23 @@ class Bucket:
         if not reservation_id:
             return
         if self._pending is None:
-            self._pending = OrderedDict()
+            self._pending = _Queue()
         pending = self._pending
-        while pending and next(iter(pending.values())).start <= now:
-            pending.popitem(last=False)
+        if pending and next(iter(pending.values())).start <= now:
+            self._drop_started(pending, now)
+        if not pending:
+            pending.followed = False
         pending[reservation_id] = _Pending(
             start, costs, self.at, self.levels, self.limited_by, self._version
         )
+
+
+def least_levels(limits: Sequence[Limit], remaining: Sequence[float]) -> list[float]:
+    """How full the buckets are at least where the provider says what remains of each limit."""
+    return [
+        max(0.0, limit.capacity + limit.headroom - left)
+        for limit, left in zip(limits, remaining, strict=True)
+    ]
 
 
 def _less(levels: Sequence[float], amounts: Sequence[float]) -> list[float]:

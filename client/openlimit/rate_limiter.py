@@ -76,7 +76,8 @@ class RateLimiter(ABC):
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
 
-        It can only make calls wait longer, for everyone who shares the limit. Units that are not
+        It is taken for what remains now, of which what leaks in a second is left to others. It can
+        only make calls wait longer, for everyone who shares the limit. Units that are not
         limited are ignored. Neither blocks nor raises for an outage.
         """
         for unit, amount in remaining.items():

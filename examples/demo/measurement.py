@@ -29,6 +29,11 @@ class Fleet(NamedTuple):
     """Seconds until the bursts are spent and a queue has formed; then the measurement starts."""
     seconds: float
     """Of the measurement."""
+    calls: Path = CALLS
+    """The parameters of a call in each line."""
+    inside: bool = False
+    """Whether the limiter is inside the SDK, where it learns what calls have used and what the
+    provider says of its limits; else around the calls."""
 
 
 @dataclass
@@ -110,12 +115,13 @@ def _worker(
 ) -> AbstractAsyncContextManager[Child]:
     arguments = [
         f"--provider={provider}/v1",
-        f"--calls={CALLS}",
+        f"--calls={fleet.calls}",
         f"--concurrency={fleet.concurrency}",
         f"--seed={seed}",
     ]
     if limiter:
         arguments.append(f"--limiter={limiter}")
+        arguments += ["--inside"] * fleet.inside
     return running(f"worker-{seed}", directory, "examples.demo.worker", *arguments)
 
 

@@ -113,9 +113,16 @@ async def running(name: str, directory: Path, module: str, *arguments: str) -> A
 
 
 @asynccontextmanager
-async def provider(directory: Path, limits: Limits) -> AsyncIterator[str]:
-    """A provider with these limits; yields its address."""
+async def provider(
+    directory: Path, limits: Limits, uses: float | None = None
+) -> AsyncIterator[str]:
+    """A provider with these limits; yields its address.
+
+    With ``uses``, calls use that share of what they reserve, and are charged for it when they end.
+    """
     arguments = [f"--{name}={value}" for name, value in limits._asdict().items()]
+    if uses is not None:
+        arguments.append(f"--uses={uses}")
     async with running("provider", directory, "examples.demo.provider", *arguments) as child:
         yield await child.line()
 

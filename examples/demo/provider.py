@@ -1,7 +1,9 @@
 """A strict provider with OpenAI's interface, on loopback: ``POST /v1/chat/completions``.
 
 It answers 200 with a chat completion, or 429 with OpenAI's headers and error body the moment a
-call finds too little in a bucket. ``GET /statistics`` says what it has accepted and refused,
+call finds too little in a bucket. It charges what a call may use at most, as OpenAI does; with
+``--uses 0.25`` a call writes until it has used a quarter of that, and when it ends it is charged
+for that alone, as by Anthropic. ``GET /statistics`` says what it has accepted and refused,
 ``POST /reset`` fills its buckets and starts counting anew.
 
     python -m examples.demo.provider --requests 2700 --tokens 900000 --burst 2
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from examples.demo.published_rules import Counter, UnknownContent, Usage
+from examples.demo.published_rules import Counter, UnknownContent
 from examples.demo.quota import Clock, Limits, Quota, Refusal
 
 _REPLY = "Certainly. Here is a short answer from a model that only pretends to think."
@@ -35,7 +37,7 @@ class Statistics(NamedTuple):
     accepted: int
     refused: int
     tokens: int
-    """Charged for the accepted calls."""
+    """Charged for the accepted calls, in the end."""
     seconds: float
 
     def since(self, before: "Statistics") -> "Statistics":
@@ -55,10 +57,12 @@ class Provider:
         self,
         limits: Limits,
         *,
+        uses: float | None = None,
         latency: tuple[float, float] = (0.02, 0.08),
         clock: Clock = time.monotonic,
     ) -> None:
         self._limits = limits
+        self._uses = uses
         self._latency = latency
         self._clock = clock
         self._counter = Counter()
@@ -92,9 +96,17 @@ class Provider:
             self._refused += 1
             return self._too_many(body["model"], refusal, headers)
         self._accepted += 1
-        self._tokens += cost
+        written = min(usage.output, self._reply_tokens * body.get("n", 1))
+        if self._uses is None:
+            self._tokens += cost
         await asyncio.sleep(self._random.uniform(*self._latency))
-        return web.json_response(self._completion(body, usage), headers=headers)
+        if self._uses is not None:
+            written = max(1, round(self._uses * cost) - usage.prompt)
+            self._tokens += usage.prompt + written
+            self._quota.give_back(usage.output - written)
+            headers = self._quota.headers()
+        completion = self._completion(body, usage.prompt, written)
+        return web.json_response(completion, headers=headers)
 
     def _too_many(self, model: str, refusal: Refusal, headers: dict[str, str]) -> web.Response:
         amount = getattr(self._limits, refusal.kind)
@@ -113,9 +125,8 @@ class Provider:
         error = _error(message, refusal.kind, "rate_limit_exceeded")
         return web.json_response(error, status=429, headers=headers)
 
-    def _completion(self, body: Any, usage: Usage) -> dict[str, Any]:
+    def _completion(self, body: Any, prompt: int, written: int) -> dict[str, Any]:
         choices = body.get("n", 1)
-        written = min(usage.output, self._reply_tokens * choices)
         return {
             "id": f"chatcmpl-{next(self._ids)}",
             "object": "chat.completion",
@@ -131,9 +142,9 @@ class Provider:
                 for index in range(choices)
             ],
             "usage": {
-                "prompt_tokens": usage.prompt,
+                "prompt_tokens": prompt,
                 "completion_tokens": written,
-                "total_tokens": usage.prompt + written,
+                "total_tokens": prompt + written,
             },
         }
 
@@ -166,10 +177,10 @@ async def serving(provider: Provider) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def _main(limits: Limits) -> None:
+async def _main(uses: float | None, limits: Limits) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    async with serving(Provider(limits)) as address:
+    async with serving(Provider(limits, uses=uses)) as address:
         print(address, flush=True)
         await stopped.wait()
 
@@ -179,4 +190,6 @@ if __name__ == "__main__":
     parser.add_argument("--requests", type=int, required=True, help="per minute")
     parser.add_argument("--tokens", type=int, required=True, help="per minute")
     parser.add_argument("--burst", type=float, required=True, help="in seconds")
-    asyncio.run(_main(Limits(**vars(parser.parse_args()))))
+    parser.add_argument("--uses", type=float, help="share of its charge that a call uses")
+    arguments = vars(parser.parse_args())
+    asyncio.run(_main(arguments.pop("uses"), Limits(**arguments)))

@@ -72,6 +72,10 @@ class Quota:
             self.tokens.take(tokens, now)
         return refusal
 
+    def give_back(self, tokens: int) -> None:
+        """Put back what a call has not used of what it was charged."""
+        self.tokens.take(-tokens, self._clock())
+
     def headers(self) -> dict[str, str]:
         """The state after a call, as OpenAI tells it."""
         now = self._clock()

@@ -1,9 +1,9 @@
 """One worker process: several callers that make the calls of a file, over and over.
 
 Each goes through the real SDK, with its retries off. With a limiter, a call is made inside
-``async with limiter.limit(**params)``. Without one it is made at once, and after a 429 again when
-a backoff is over: 0.5 s, doubled each time up to 8 s, less up to a quarter by chance, as the
-SDK's own retries do.
+``async with limiter.limit(**params)``, or by a client whose transport limits it. Without one it is
+made at once, and after a 429 again when a backoff is over: 0.5 s, doubled each time up to 8 s, less
+up to a quarter by chance, as the SDK's own retries do.
 
 Ready once it prints its first line; starts when a line comes in on stdin and stops when stdin
 ends, so also when its parent is gone. Callers that still wait then give up, and calls that are
@@ -15,20 +15,26 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import httpx2
 import openai
 
 from openlimit import RemoteLimiter
+from openlimit.integrations.http import AsyncLimitedTransport
 
 Params = dict[str, Any]
 
 READY = "ready"
 _REPORT_EVERY = 0.5  # seconds
+
+_on_sending: ContextVar[Callable[[], None]] = ContextVar("_on_sending")
+"""What the caller of the SDK wants to be called when its request is sent."""
 
 
 class Report(NamedTuple):
@@ -45,8 +51,16 @@ def backoff(refusals: int, chance: float) -> float:
     return min(0.5 * 2.0 ** (refusals - 1), 8.0) * (1 - 0.25 * chance)
 
 
+class _Sending(httpx2.AsyncHTTPTransport):
+    """Says when a request is sent."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        _on_sending.get()()
+        return await super().handle_async_request(request)
+
+
 class Worker:
-    """Callers that share a client and, unless it is None, a limiter."""
+    """Callers that share a client and, unless it is None, a limiter, perhaps ``inside`` it."""
 
     def __init__(
         self,
@@ -54,9 +68,12 @@ class Worker:
         limiter: RemoteLimiter | None,
         calls: Sequence[Params],
         seed: int,
+        *,
+        inside: bool = False,
     ) -> None:
         self._client = client
         self._limiter = limiter
+        self._inside = inside
         self._random = Random(seed)
         self._calls = self._shuffled(list(calls))
         self._waiting: set[asyncio.Task[None]] = set()
@@ -87,7 +104,9 @@ class Worker:
         assert caller is not None
         while not self._stopped:
             params = next(self._calls)
-            if self._limiter is None:
+            if self._inside:
+                await self._call_inside(caller, params)
+            elif self._limiter is None:
                 await self._call_at_once(caller, params)
             else:
                 await self._call_limited(caller, self._limiter, params)
@@ -100,6 +119,19 @@ class Worker:
             self._waiting.discard(caller)
             if await self._accepted(params):
                 self._waits.append(reservation.wait or 0.0)
+
+    async def _call_inside(self, caller: "asyncio.Task[None]", params: Params) -> None:
+        wanted = sent = time.monotonic()
+
+        def on_sending() -> None:
+            nonlocal sent
+            sent = time.monotonic()
+            self._waiting.discard(caller)
+
+        _on_sending.set(on_sending)
+        self._waiting.add(caller)
+        if await self._accepted(params):
+            self._waits.append(sent - wanted)
 
     async def _call_at_once(self, caller: "asyncio.Task[None]", params: Params) -> None:
         refusals, wanted, sent = 0, time.monotonic(), time.monotonic()
@@ -148,17 +180,26 @@ async def _work(worker: Worker, concurrency: int, stdin: asyncio.StreamReader) -
 async def _main(arguments: argparse.Namespace) -> None:
     calls = load_calls(arguments.calls)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(
-            openai.AsyncOpenAI(base_url=arguments.provider, api_key="unused", max_retries=0)
-        )
         limiter = None
         if arguments.limiter:
             limiter = await stack.enter_async_context(RemoteLimiter(arguments.limiter))
             limiter.limit(**calls[0])  # loads the vocabulary, which is no part of any wait
+        http_client = None
+        if limiter and arguments.inside:
+            transport = AsyncLimitedTransport(limiter, _Sending())
+            http_client = httpx2.AsyncClient(transport=transport)
+        client = await stack.enter_async_context(
+            openai.AsyncOpenAI(
+                base_url=arguments.provider,
+                api_key="unused",
+                max_retries=0,
+                http_client=http_client,
+            )
+        )
         stdin = await _stdin()
         _print(READY)
         if await stdin.readline():
-            worker = Worker(client, limiter, calls, arguments.seed)
+            worker = Worker(client, limiter, calls, arguments.seed, inside=arguments.inside)
             await _work(worker, arguments.concurrency, stdin)
 
 
@@ -183,6 +224,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--provider", required=True, help="the SDK's base URL")
     parser.add_argument("--limiter", help="address of an openlimit server")
+    parser.add_argument("--inside", action="store_true", help="limit inside the SDK")
     parser.add_argument("--calls", type=Path, required=True, help="parameters, a call a line")
     parser.add_argument("--concurrency", type=int, required=True, help="calls at a time")
     parser.add_argument("--seed", type=int, default=0, help="for the order of the calls")

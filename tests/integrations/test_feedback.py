@@ -87,14 +87,15 @@ async def test_a_429_holds_back_everybody(
 async def test_headers_tell_everybody_what_others_have_used(
     client: openai.AsyncOpenAI, limiter: RemoteLimiter, provider: Provider, server: str
 ) -> None:
-    """A consumer that the limiter does not know has left 10 tokens; 10 more come each second."""
-    provider.headers = {"x-ratelimit-remaining-tokens": "10"}
+    """A consumer that the limiter does not know has left none: it takes a second to have headroom
+    again, and ten for the call."""
+    provider.headers = {"x-ratelimit-remaining-tokens": "0"}
     await client.chat.completions.create(**CHAT)
     await told(limiter)
     async with RemoteLimiter(server, max_wait=1) as other:
         with pytest.raises(WaitTooLong) as caught:
             await other.wait_for_capacity(100, model="gpt-4o")
-    assert 5 < caught.value.retry_after <= 9
+    assert 10 < caught.value.retry_after <= 11
 
 
 @pytest.mark.parametrize("policies", [SLOTS])

@@ -116,9 +116,10 @@ class OnceContract:
         assert waits(store.reserve([demand("p", (10, 100))])) == [0]
 
     def test_an_observation_only_ever_delays(self, store: Store) -> None:
-        """The level rises to what the provider says remains, and does not fall."""
-        assert told(store, Observation("b", LIMITS, (inf, 40))) is True
-        assert told(store, Observation("b", LIMITS, (9, 90))) is True
+        """The level rises to what the provider says remains, less a second's headroom, and does not
+        fall."""
+        assert told(store, Observation("b", LIMITS, (inf, 140))) is True
+        assert told(store, Observation("b", LIMITS, (19, 190))) is True
         assert told(store, Observation("b", LIMITS, (inf, inf))) is True
         assert waits(store.reserve([demand(costs=(1, 100))])) == [0.6]
 
@@ -220,5 +221,5 @@ def some_message(
     if kind == "pause":
         return Pause("", LIMITS, random.randrange(SECOND))
     if kind == "observe":
-        return Observation("", LIMITS, (inf, random.randrange(100)))
+        return Observation("", LIMITS, (inf, random.randrange(200)))
     return once(f"request {step}", (1, random.choice([10, 60, 200])), name=step)

@@ -94,7 +94,7 @@ class Life:
         self.limits_of = {f"{seed}:{i}": some_limits(self.random) for i in range(20)}
         self.granted: list[Reserved] = []
         self.asked: list[Question] = []
-        self.steps = 0
+        self.steps = self.names = 0
         self.answers: Counter[str] = Counter()
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
@@ -132,9 +132,15 @@ class Life:
             elif self.granted:
                 told.append(self.some_end(kind))
         self.asked += told
-        told += random.sample(self.asked[-60:], min(len(self.asked), random.randint(0, 10)))
+        again = random.sample(self.asked[-60:], min(len(self.asked), random.randint(0, 10)))
+        told += [self.named_anew(each) if isinstance(each, Demand) else each for each in again]
         random.shuffle(told)
         self.ask([each._replace(limits=self.limits_of[each.bucket]) for each in told])
+
+    def named_anew(self, demand: Demand) -> Demand:
+        """As servers do: once it is forgotten, it is granted under another name."""
+        self.names += 1
+        return demand._replace(reservation_id=f"again {self.names}")
 
     def some_end(self, kind: str) -> Question:
         one = self.random.choice(self.granted[-60:])

@@ -6,6 +6,7 @@
 --            limited_by    the unit that set that start; empty for none
 --            units         the limits' names, in their order
 --            seq, first    the numbers of the latest and of the oldest reservation that is kept
+--            started       when and how full the bucket was with what had started and is not kept
 --            void          the number before which none can be cancelled any more
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name
@@ -59,7 +60,8 @@ end
 local n = #call.limits
 local names, units, amount, capacity, rate, level = {}, {}, {}, {}, {}, {}
 local of_name, of_unit = {}, {}
-local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void'}
+local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void',
+                'started'}
 for i, limit in ipairs(call.limits) do
   names[i], units[i], amount[i], capacity[i], rate[i] = unpack(limit)
   of_name[names[i]], of_unit[units[i]] = i, i
@@ -72,7 +74,7 @@ local at = tonumber(state[1]) or -math.huge
 local limited_by = of_unit[state[2]] or 0
 local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
 for i = 1, n do
-  level[i] = tonumber(state[8 + i]) or 0
+  level[i] = tonumber(state[9 + i]) or 0
 end
 
 -- A clock that was set back, or a replica's that is behind, must not make a queue wait longer:
@@ -84,6 +86,7 @@ end
 local now = clock + shift
 
 local void = tonumber(state[8]) or 0
+local started = state[9] and cmsgpack.unpack(state[9])
 local changed, swept = false, false
 
 -- Reservations that wait are read when needed, and written once, at the end.
@@ -97,8 +100,8 @@ local function recall(number)
     if packed then
       record = {}
       record.name, record.start, record.costs, record.at, record.level, record.limited_by,
-        record.credit, record.given_back, record.settled, record.floor,
-        record.paused = cmsgpack.unpack(packed)
+        record.credit, record.given_back, record.change, record.floor, record.paused
+        = cmsgpack.unpack(packed)
     end
     records[number] = record
   end
@@ -115,6 +118,16 @@ local function forget(number)
   records[number], numbers[name], kept[number] = false, false, nil
 end
 
+-- Lets time pass for what has started, and a call start.
+local function start_by(time, costs)
+  local levels = {}
+  for i = 1, n do
+    levels[i] = math.max(0, started.level[i] - (time - started.at) * rate[i])
+    levels[i] = levels[i] + (costs and costs[i] or 0)
+  end
+  started = {at = time, level = levels}
+end
+
 -- Drops the oldest that are kept and have started or are void; some now, more in later calls, so
 -- that no call takes long.
 local function sweep()
@@ -124,6 +137,9 @@ local function sweep()
     if most == 0 or record and record.start > now and first >= void then
       break
     elseif record then
+      if started and first >= void and not record.given_back then
+        start_by(record.start, record.costs)
+      end
       forget(first)
     end
     first, most = first + 1, most - 1
@@ -134,7 +150,7 @@ end
 -- Other limits than last time: a level keeps its name, what is pending cannot be undone any more.
 if state[3] and state[3] ~= limited then
   seq, changed = seq + 1, true
-  void = seq
+  void, started = seq, false
   for name in string.gmatch(state[3], '%S+') do
     if not of_name[name] then
       deleted[#deleted + 1] = 'level:' .. name
@@ -169,14 +185,18 @@ local function reserve(name, max_wait, costs)
   end
   sweep()
   if wait == 0 then
+    started = false
     if first <= seq and recall(seq) then
       seq = seq + 1  -- whatever is kept has started: cancelling goes back no further
     end
   else
     seq = seq + 1
     if name ~= '' then
+      if first == seq then
+        started = false
+      end
       keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
-                 limited_by = limited_by, credit = false, given_back = false, settled = false,
+                 limited_by = limited_by, credit = false, given_back = false, change = false,
                  floor = false, paused = false})
     end
   end
@@ -236,24 +256,24 @@ local function corrections()
   -- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
   -- paused meanwhile be lost.
   local function pop_cancelled(credit)
-    local settled, floor, paused = {}, {}, now
+    local change, floor, paused = {}, {}, now
     for i = 1, n do
-      settled[i], floor[i] = 0, 0
+      change[i], floor[i] = 0, 0
     end
     local last = recall(seq)
     while last do
       credit = sum(last.credit, credit)
-      floor = most(sum(last.floor, settled), floor)
-      settled = sum(last.settled, settled)
+      floor = most(sum(last.floor, change), floor)
+      change = sum(last.change, change)
       paused = math.max(last.paused or now, paused)
       if not last.given_back then
-        last.credit, last.settled, last.floor, last.paused = credit, settled, floor, paused
+        last.credit, last.change, last.floor, last.paused = credit, change, floor, paused
         return keep(seq, last)
       end
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
       leak_until(paused)
-      level = most(sum(less(level, credit), settled), floor)
+      level = most(sum(less(level, credit), change), floor)
       forget(seq)
       seq = seq - 1
       last = recall(seq)
@@ -263,6 +283,41 @@ local function corrections()
   -- What can be cancelled, of which the latest start is still to come.
   local function last_pending()
     return at > now and recall(seq)
+  end
+
+  -- What has started, brought up to now, while anybody waits.
+  local function told()
+    if at <= now or first > seq then
+      return false
+    end
+    local oldest = first
+    while not started and oldest <= seq do
+      local record = oldest >= void and recall(oldest)
+      started = record and {at = record.at, level = record.level}
+      oldest, changed = oldest + 1, true
+    end
+    if not started then
+      return false
+    end
+    sweep()
+    if first > seq then
+      return false  -- it is a pause that lasts
+    end
+    start_by(now)
+    return true
+  end
+
+  -- Changes the levels, those of what has started, and what cancelling goes back to.
+  local function correct(change, queue)
+    level, changed = most(sum(level, change)), true
+    if queue then
+      started.level = most(sum(started.level, change))
+    end
+    local last = last_pending()
+    if last then
+      last.change, last.floor = sum(last.change, change), most(sum(last.floor, change))
+      keep(seq, last)
+    end
   end
 
   local function pending(name)
@@ -320,16 +375,12 @@ local function corrections()
     elseif at > now and pending(name) then
       return NOT_STARTED
     end
+    local queue = told()
     leak_until(now)
     for i = 1, n do
       change[i] = math.min(change[i], math.max(0, LONGEST * rate[i] - level[i]))
     end
-    level, changed = most(sum(level, change)), true
-    local last = last_pending()
-    if last then
-      last.settled, last.floor = sum(last.settled, change), most(sum(last.floor, change))
-      keep(seq, last)
-    end
+    correct(change, queue)
     mark(which, lifetime)
     return YES
   end
@@ -346,27 +397,27 @@ local function corrections()
     return YES
   end
 
-  local function differ(some, others)
+  local function any(levels)
     for i = 1, n do
-      if (some and some[i] or 0) ~= others[i] then
+      if levels[i] > 0 then
         return true
       end
     end
     return false
   end
 
-  local function observe(seen)
-    local time = math.max(at, now)
-    local levels = leaked_until(time)
-    local raised = most(levels, seen)
-    if differ(raised, levels) then
-      at, level, changed = time, raised, true
+  local function observe(wanted)
+    if not any(wanted) then
+      return YES
     end
-    local last = last_pending()
-    local floor = last and most(last.floor, seen)
-    if last and differ(last.floor, floor) then
-      last.floor, changed = floor, true
-      keep(seq, last)
+    local queue = told()
+    local levels, raised = queue and started.level or leaked_until(now), {}
+    for i = 1, n do
+      raised[i] = math.max(0, wanted[i] - levels[i])
+    end
+    if any(raised) then
+      leak_until(now)
+      correct(raised, queue)
     end
     return YES
   end
@@ -440,7 +491,7 @@ end
 if changed then
   local fresh = {'at', exact(at), 'limited_by', units[limited_by] or '', 'units', limited,
                  'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift),
-                 'void', void}
+                 'void', void, 'started', cmsgpack.pack(started)}
   local idle_at = at
   for i = 1, n do
     fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. names[i], exact(level[i])
@@ -449,7 +500,7 @@ if changed then
   for number in pairs(kept) do
     local r = records[number]
     local packed = cmsgpack.pack(r.name, r.start, r.costs, r.at, r.level, r.limited_by,
-                                 r.credit, r.given_back, r.settled, r.floor, r.paused)
+                                 r.credit, r.given_back, r.change, r.floor, r.paused)
     fresh[#fresh + 1], fresh[#fresh + 2] = 'p:' .. number, packed
     fresh[#fresh + 1], fresh[#fresh + 2] = 'n:' .. r.name, number
   end

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.leaky_bucket import SECOND, Decision, least_levels
 from openlimit.stores import (
     Answer,
     Demand,
@@ -93,11 +93,7 @@ class BucketCall:
             case Pause(_, _, length):
                 return _PAUSE, length
             case Observation(_, limits, remaining):
-                levels = [
-                    max(0.0, limit.capacity - left)
-                    for limit, left in zip(limits, remaining, strict=True)
-                ]
-                return _OBSERVE, levels
+                return _OBSERVE, least_levels(limits, remaining)
             case _:
                 return ()
 
