@@ -9,9 +9,10 @@ import pytest
 
 from openlimit.leaky_bucket import Decision
 from openlimit.stores.memory import MemoryStore
+from openlimit.telling import Settlement
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Question, SettleRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import Call, Settlement
+from openlimit.wire import Call
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings
 from tests.clock import FakeClock

@@ -11,7 +11,8 @@ from openlimit.errors import LimiterUnavailable, UnknownModel, UnknownReservatio
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis import RedisBuckets, parse_redis_url
-from openlimit.wire import Call, Cancellation, Observed, Penalty, Settlement
+from openlimit.telling import Cancellation, Observed, Penalty, Settlement
+from openlimit.wire import Call
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings
 from tests.clock import FakeClock

@@ -27,6 +27,7 @@ from openlimit.leaky_bucket import Decision
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.slots import MemorySlots, Place
 from openlimit.stream import error_of_call
+from openlimit.telling import Release, Renewal, Settlement
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
@@ -38,7 +39,7 @@ from openlimit.v1.rate_limit_pb2 import (
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import Call, Release, Renewal, Settlement
+from openlimit.wire import Call
 from openlimit_server import turns
 from openlimit_server.policies import Policies
 from openlimit_server.settings import PolicySettings

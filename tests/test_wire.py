@@ -6,7 +6,7 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit import items, statuses, wire
+from openlimit import items, statuses, telling, wire
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -118,12 +118,12 @@ AMOUNTS = st.dictionaries(
 )
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
 TOLD = st.one_of(
-    st.builds(wire.Cancellation, IDS, TEXT),
-    st.builds(wire.Settlement, IDS, TEXT, AMOUNTS),
-    st.builds(wire.Release, IDS, TEXT),
-    st.builds(wire.Renewal, IDS, TEXT),
-    st.builds(wire.Penalty, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)),
-    st.builds(wire.Observed, IDS, TEXT, AMOUNTS),
+    st.builds(telling.Cancellation, IDS, TEXT),
+    st.builds(telling.Settlement, IDS, TEXT, AMOUNTS),
+    st.builds(telling.Release, IDS, TEXT),
+    st.builds(telling.Renewal, IDS, TEXT),
+    st.builds(telling.Penalty, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)),
+    st.builds(telling.Observed, IDS, TEXT, AMOUNTS),
 )
 
 
@@ -147,9 +147,9 @@ def test_what_is_told_survives_the_wire(told: items.Told) -> None:
 def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
     """What it changed, a lease, or just that it is done; on the stream and alone."""
     outcomes: list[items.Outcome] = [True, False]
-    if kind is wire.Renewal:
+    if kind is telling.Renewal:
         outcomes = [30.0]
-    elif kind in (wire.Penalty, wire.Observed):
+    elif kind in (telling.Penalty, telling.Observed):
         outcomes = [None]
     for outcome in outcomes:
         response = AcquireStreamResponse()
@@ -264,10 +264,10 @@ def test_an_answer_of_a_kind_to_come_is_no_grant() -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        wire.Cancellation("id", "\ud800"),
-        wire.Settlement("id", "", {"tokens": 2**63}),
-        wire.Settlement("id", "", {"images": 1.5}),  # type: ignore[dict-item]  # what is tested
-        wire.Penalty("m", "", float("inf")),
+        telling.Cancellation("id", "\ud800"),
+        telling.Settlement("id", "", {"tokens": 2**63}),
+        telling.Settlement("id", "", {"images": 1.5}),  # type: ignore[dict-item]  # what is tested
+        telling.Penalty("m", "", float("inf")),
     ],
 )
 def test_what_cannot_be_sent_is_refused(told: items.Told) -> None:

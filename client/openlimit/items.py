@@ -10,6 +10,22 @@ from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.runs import read_grants, read_run, write_grants, write_runs
 from openlimit.statuses import error_of, status_of
+from openlimit.telling import (
+    Cancellation,
+    Observed,
+    Penalty,
+    Release,
+    Renewal,
+    Settlement,
+    read_name,
+    read_observed,
+    read_penalty,
+    read_settlement,
+    write_named,
+    write_observed,
+    write_penalty,
+    write_settlement,
+)
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
@@ -19,27 +35,13 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import (
     Call,
-    Cancellation,
-    Observed,
-    Penalty,
-    Release,
-    Renewal,
-    Settlement,
     acquire_request,
     duration,
     microseconds,
-    read_name,
-    read_observed,
-    read_penalty,
     read_response,
-    read_settlement,
     readable,
     write_call,
     write_decision,
-    write_named,
-    write_observed,
-    write_penalty,
-    write_settlement,
 )
 
 MOST_IN_FLIGHT = 10_000

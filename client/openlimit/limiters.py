@@ -1,105 +1,27 @@
 """What users construct: limiters of one process or one Redis, and that of an openlimit server."""
 
 import logging
-import secrets
 from collections.abc import Coroutine, Mapping
 from math import inf
 from typing import Any, Literal
 
 import grpc
 
-from openlimit import wire
+from openlimit import telling
 from openlimit.errors import InvalidRequest, LimiterUnavailable
-from openlimit.leaky_bucket import SECOND, Decision, Limit, new
+from openlimit.leaky_bucket import Decision, new
+from openlimit.local_limiter import LocalLimiter
 from openlimit.rate_limiter import RateLimiter
 from openlimit.remote import RemoteBuckets
-from openlimit.stores import Demand, Observation, Pause, Settlement, Store, Withdrawal
+from openlimit.stores import Store
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call, Observed, Penalty, Release
+from openlimit.telling import Observed, Penalty, Release
+from openlimit.wire import Call
 
 _log = logging.getLogger(__name__)
 
 
-class _LocalLimiter(RateLimiter):
-    """Fixed limits over a store: one bucket for all calls, whatever their model."""
-
-    def __init__(
-        self,
-        request_limit: float,
-        token_limit: float,
-        bucket_size_in_seconds: float,
-        store: Store,
-        bucket_key: str,
-    ) -> None:
-        for name, value in (
-            ("request_limit", request_limit),
-            ("token_limit", token_limit),
-            ("bucket_size_in_seconds", bucket_size_in_seconds),
-        ):
-            if not (isinstance(value, int | float) and 0 < value < inf):
-                raise InvalidRequest(name, f"must be a number above 0, not {value!r}")
-        self._limits = (
-            Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
-            Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
-        )
-        self._store = store
-        self._bucket = bucket_key
-
-    def __repr__(self) -> str:
-        requests, tokens = self._limits
-        return (
-            f"<{type(self).__name__} of {requests.amount:g} requests "
-            f"and {tokens.amount:g} tokens a minute>"
-        )
-
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        [outcome] = self._store.reserve([self._demand(costs)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        [outcome] = await self._store.areserve([self._demand(costs)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def cancel(self, decision: Decision) -> None:
-        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
-
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
-        costs = self._charges(reserved)
-        actual = [
-            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
-        ]
-        self._store.tell(
-            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
-        )
-
-    def release(self, decision: Decision) -> None:
-        """Nothing to do: concurrency is not limited here."""
-
-    def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Pause(self._bucket, self._limits, round(retry_after * SECOND)))
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        left = [remaining.get(limit.unit, inf) for limit in self._limits]
-        self._store.tell(Observation(self._bucket, self._limits, left))
-
-    def close(self) -> None:
-        self._store.close()
-
-    def _demand(self, costs: Mapping[str, int]) -> Demand:
-        charges = self._charges(costs)
-        return Demand(self._bucket, self._limits, charges, inf, secrets.token_hex(8))
-
-    def _charges(self, costs: Mapping[str, int]) -> list[int]:
-        return [costs[limit.unit] for limit in self._limits]
-
-
-class ChatRateLimiter(_LocalLimiter):
+class ChatRateLimiter(LocalLimiter):
     """Limits the chat calls of this process.
 
     ``request_limit`` and ``token_limit`` are per minute; ``bucket_size_in_seconds`` is the burst:
@@ -115,7 +37,7 @@ class ChatRateLimiter(_LocalLimiter):
         super().__init__(request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "chat")
 
 
-class CompletionRateLimiter(_LocalLimiter):
+class CompletionRateLimiter(LocalLimiter):
     """Limits the completion calls of this process; the parameters are ChatRateLimiter's."""
 
     def __init__(
@@ -129,7 +51,7 @@ class CompletionRateLimiter(_LocalLimiter):
         )
 
 
-class EmbeddingRateLimiter(_LocalLimiter):
+class EmbeddingRateLimiter(LocalLimiter):
     """Limits the embedding calls of this process; the parameters are ChatRateLimiter's."""
 
     def __init__(
@@ -143,7 +65,7 @@ class EmbeddingRateLimiter(_LocalLimiter):
         )
 
 
-class ChatRateLimiterWithRedis(_LocalLimiter):
+class ChatRateLimiterWithRedis(LocalLimiter):
     """Limits the chat calls of all processes that share a Redis.
 
     Everybody with the same ``redis_url`` and ``bucket_key`` shares one bucket. The URL may name a
@@ -164,7 +86,7 @@ class ChatRateLimiterWithRedis(_LocalLimiter):
         super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
 
 
-class CompletionRateLimiterWithRedis(_LocalLimiter):
+class CompletionRateLimiterWithRedis(LocalLimiter):
     """Limits the completion calls of all that share a Redis, see ChatRateLimiterWithRedis."""
 
     def __init__(
@@ -179,7 +101,7 @@ class CompletionRateLimiterWithRedis(_LocalLimiter):
         super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
 
 
-class EmbeddingRateLimiterWithRedis(_LocalLimiter):
+class EmbeddingRateLimiterWithRedis(LocalLimiter):
     """Limits the embedding calls of all that share a Redis, see ChatRateLimiterWithRedis."""
 
     def __init__(
@@ -268,7 +190,7 @@ class RemoteLimiter(RateLimiter):
     def settle(
         self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
     ) -> None:
-        self._buckets.tell(wire.Settlement(decision.reservation_id, self._key, used))
+        self._buckets.tell(telling.Settlement(decision.reservation_id, self._key, used))
 
     def release(self, decision: Decision) -> None:
         self._buckets.tell(Release(decision.reservation_id, self._key))

@@ -11,8 +11,8 @@ from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
+from openlimit.telling import MAX_RETRY_AFTER
 from openlimit.token_counting import count_split, whole_number
-from openlimit.wire import MAX_RETRY_AFTER
 
 _MOST = 2**63  # what the wire carries
 

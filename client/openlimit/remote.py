@@ -37,7 +37,7 @@ from openlimit.mailboxes import (
     ToldMailbox,
 )
 from openlimit.stream import Stream, closed
-from openlimit.wire import Cancellation, Release, Renewal, Settlement
+from openlimit.telling import Cancellation, Release, Renewal, Settlement
 
 _MOST_OWED = 10_000
 # Seconds after which a call that has a place in a queue asks again for it, when a server has gone:

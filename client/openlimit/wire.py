@@ -13,19 +13,11 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
     AcquireRun,
-    CancelRequest,
-    ObserveRequest,
-    PenalizeRequest,
-    ReleaseRequest,
-    RenewRequest,
-    SettleRequest,
 )
 
 MAX_NAME = 256
 MAX_UNITS = 16
 MAX_REQUEST_ID = 64
-MAX_RETRY_AFTER = 86_400
-"""Seconds: the longest pause."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that."""
@@ -46,54 +38,6 @@ class Call(NamedTuple):
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
     """Makes it safe to repeat; empty for none."""
-
-
-class Cancellation(NamedTuple):
-    """Gives back a reservation that has not started."""
-
-    reservation_id: str
-    key: str
-
-
-class Settlement(NamedTuple):
-    """What a started call has really cost."""
-
-    reservation_id: str
-    key: str
-    costs: Mapping[str, int]
-    """By unit; one that is absent stays as reserved."""
-
-
-class Release(NamedTuple):
-    """Frees the slot of a call that has ended."""
-
-    reservation_id: str
-    key: str
-
-
-class Renewal(NamedTuple):
-    """Begins the lease of a call's slot anew."""
-
-    reservation_id: str
-    key: str
-
-
-class Penalty(NamedTuple):
-    """A provider's "too many requests, try again later"."""
-
-    model: str
-    key: str
-    retry_after: float
-    """Seconds."""
-
-
-class Observed(NamedTuple):
-    """What a provider says remains."""
-
-    model: str
-    key: str
-    remaining: Mapping[str, int]
-    """By unit."""
 
 
 def acquire_request(call: Call) -> AcquireRequest:
@@ -134,7 +78,7 @@ def read_request(request: AcquireRequest) -> Call:
         raise InvalidRequest("tokens", f"must not be negative, not {tokens}")
     costs = {"requests": 1, "tokens": tokens}
     if request.units:
-        costs |= _read_units(request.units)
+        costs |= read_units(request.units)
         include_split(costs)
     max_wait = read_max_wait(request)
     request_id = request.request_id
@@ -160,7 +104,7 @@ def write_max_wait(max_wait: float | None, message: AcquireRequest | AcquireRun)
 def read_max_wait(message: AcquireRequest | AcquireRun) -> float | None:
     """The field's seconds; None where it is absent. Raises InvalidRequest."""
     if message.HasField("max_wait"):
-        return _read_duration("max_wait", message.max_wait)
+        return read_duration("max_wait", message.max_wait)
     return None
 
 
@@ -187,7 +131,8 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
         raise InvalidRequest(field, f"must have at most {MAX_NAME} bytes, not {size}")
 
 
-def _read_units(units: Mapping[str, int]) -> dict[str, int]:
+def read_units(units: Mapping[str, int]) -> dict[str, int]:
+    """``read_amounts`` of units beside tokens."""
     if "tokens" in units:
         raise InvalidRequest("units", "tokens has a field of its own")
     return read_amounts("units", units)
@@ -207,7 +152,8 @@ def read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
     return dict(amounts)
 
 
-def _read_duration(field: str, value: Duration) -> float:
+def read_duration(field: str, value: Duration) -> float:
+    """Seconds; raises InvalidRequest for what is negative or none."""
     if not (0 <= value.seconds <= _MAX_DURATION and 0 <= value.nanos < _NANOS):
         raise InvalidRequest(
             field,
@@ -246,73 +192,3 @@ def read_response(response: AcquireResponse) -> Decision:
     wait = microseconds(response.wait) if response.HasField("wait") else 0
     lease = microseconds(response.lease) / SECOND if response.HasField("lease") else 0.0
     return new(Decision, (wait, response.limited_by, response.reservation_id, lease))
-
-
-def write_named(
-    told: Cancellation | Release | Renewal, request: CancelRequest | ReleaseRequest | RenewRequest
-) -> None:
-    """Fill an empty message in place."""
-    request.reservation_id, request.key = told
-
-
-def read_name(
-    request: CancelRequest | SettleRequest | ReleaseRequest | RenewRequest,
-) -> tuple[str, str]:
-    """The reservation's id and its key; raises InvalidRequest where they cannot be ones."""
-    if not request.reservation_id:
-        raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
-    require_name("key", request.key)
-    return request.reservation_id, request.key
-
-
-def write_settlement(settlement: Settlement, request: SettleRequest) -> None:
-    """Fill an empty message in place."""
-    request.reservation_id, request.key, costs = settlement
-    for unit, cost in costs.items():
-        if unit == "tokens":
-            request.tokens = cost
-        else:
-            request.units[unit] = cost
-
-
-def read_settlement(request: SettleRequest) -> Settlement:
-    """What a message settles; raises InvalidRequest for a field that is missing or malformed."""
-    reservation_id, key = read_name(request)
-    costs = _read_units(request.units) if request.units else {}
-    if request.HasField("tokens"):
-        if request.tokens < 0:
-            raise InvalidRequest("tokens", f"must not be negative, not {request.tokens}")
-        costs["tokens"] = request.tokens
-    return Settlement(reservation_id, key, costs)
-
-
-def write_penalty(penalty: Penalty, request: PenalizeRequest) -> None:
-    """Fill an empty message in place."""
-    request.model, request.key, retry_after = penalty
-    request.retry_after.CopyFrom(duration(retry_after * SECOND))
-
-
-def read_penalty(request: PenalizeRequest) -> Penalty:
-    """The pause a message asks for; raises InvalidRequest for what is missing or malformed."""
-    require_name("model", request.model)
-    require_name("key", request.key)
-    if not request.HasField("retry_after"):
-        raise InvalidRequest("retry_after", "is required: for how long nothing is to start")
-    retry_after = _read_duration("retry_after", request.retry_after)
-    if retry_after > MAX_RETRY_AFTER:
-        raise InvalidRequest("retry_after", f"must be at most a day, not {retry_after:.15g} s")
-    return Penalty(request.model, request.key, retry_after)
-
-
-def write_observed(observed: Observed, request: ObserveRequest) -> None:
-    """Fill an empty message in place."""
-    request.model, request.key, remaining = observed
-    for unit, amount in remaining.items():
-        request.remaining[unit] = amount
-
-
-def read_observed(request: ObserveRequest) -> Observed:
-    """What a message says remains; raises InvalidRequest for what is missing or malformed."""
-    require_name("model", request.model)
-    require_name("key", request.key)
-    return Observed(request.model, request.key, read_amounts("remaining", request.remaining))

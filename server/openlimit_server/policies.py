@@ -11,7 +11,7 @@ from types import CoroutineType
 from typing import Any, cast
 from urllib.parse import quote
 
-from openlimit import items, stores, wire
+from openlimit import items, stores, telling
 from openlimit.errors import (
     LimiterUnavailable,
     OpenLimitError,
@@ -136,7 +136,7 @@ class Policies:
                 policy.turns.give_up(bucket, slot, asker)
         await self.answer(
             [
-                wire.Cancellation(decision.reservation_id, call.key)
+                telling.Cancellation(decision.reservation_id, call.key)
                 for call, decision in granted
                 # By its request id it can be asked for again.
                 if decision.wait and not call.request_id
@@ -189,9 +189,9 @@ class Policies:
                 return Decision(0, "", "")
             case UnknownReservation():
                 return UnknownReservation(asked.reservation_id, answer.expired)
-            case True if isinstance(asked, wire.Settlement) and self._learns:
+            case True if isinstance(asked, telling.Settlement) and self._learns:
                 self._learn(asked)
-            case bool() if isinstance(asked, wire.Penalty | wire.Observed):
+            case bool() if isinstance(asked, telling.Penalty | telling.Observed):
                 return None
         return cast(Answer, answer)
 
@@ -201,7 +201,7 @@ class Policies:
     async def _told(self, told: items.Told) -> Question | Coroutine[Any, Any, Answer]:
         """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
-            case wire.Settlement():
+            case telling.Settlement():
                 reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._open(reservation_id, key)
                 actual = [*map(costs_by_unit.get, policy.units, reserved.costs)]
@@ -216,7 +216,7 @@ class Policies:
                     return question
                 deciding = self._decide_alone(told, question)
                 return admission.close(policy.turns, reserved, deciding, is_over=True)
-            case wire.Cancellation(reservation_id, key):
+            case telling.Cancellation(reservation_id, key):
                 policy, reserved = await self._open(reservation_id, key)
                 withdrawal = stores.Withdrawal(
                     reserved.bucket, policy.limits, reserved.name, reserved.lifetime
@@ -225,16 +225,16 @@ class Policies:
                     return withdrawal
                 deciding = self._decide_alone(told, withdrawal)
                 return admission.close(policy.turns, reserved, deciding, is_over=False)
-            case wire.Release(reservation_id, key):
+            case telling.Release(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 return admission.release(policy.turns, reserved)
-            case wire.Renewal(reservation_id, key):
+            case telling.Renewal(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 return admission.renew(policy.turns, reserved)
-            case wire.Penalty(model, key, retry_after):
+            case telling.Penalty(model, key, retry_after):
                 policy, bucket, _ = self._target(model, key)
                 return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
-            case wire.Observed(model, key, remaining):
+            case telling.Observed(model, key, remaining):
                 policy, bucket, _ = self._target(model, key)
                 left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
@@ -269,7 +269,7 @@ class Policies:
     def _policy_of(self, reserved: Reserved) -> Policy | None:
         return self._rules.by_name.get(reserved.bucket.partition(":")[0])
 
-    def _learn(self, settlement: wire.Settlement) -> None:
+    def _learn(self, settlement: telling.Settlement) -> None:
         """From a call that was settled, once."""
         reserved = reservation_ids.read(settlement.reservation_id, self._clock())
         policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")

@@ -46,7 +46,7 @@ class Stamps:
 
 def slot_of_request(model: str, key: str, request_id: str) -> str:
     """What the slot is called of a call with this request id: all of a name but its time."""
-    digest = blake2b(f"{model}\0{key}\0{request_id}".encode(), digest_size=8).hexdigest()
+    digest = blake2b(repr((model, key, request_id)).encode(), digest_size=8).hexdigest()
     return f"{digest[:12]}{int(digest[12:], 16)}"
 
 
