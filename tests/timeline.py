@@ -19,7 +19,7 @@ class Timeline:
         fake_time = SimpleNamespace(monotonic=self._monotonic, sleep=self._sleep)
         monkeypatch.setattr(reservation, "time", fake_time)
         monkeypatch.setattr(reservation, "asyncio", SimpleNamespace(sleep=self._asleep))
-        monkeypatch.setattr(MemoryStore.__init__, "__defaults__", (self.clock, 1_000))
+        monkeypatch.setattr(MemoryStore.__init__, "__defaults__", (self.clock,))
 
     def _monotonic(self) -> float:
         return self.clock.now / 1_000_000
