@@ -1,6 +1,7 @@
 """What becomes of a call: settled, cancelled, kept; and what its provider says."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from math import inf
@@ -200,3 +201,19 @@ async def test_what_is_settled_while_the_server_is_away(
             assert await wait_of(limiter, 600) < 1
     finally:
         server.stop()
+
+
+def test_what_is_told_to_a_server_that_hangs_is_bounded(tmp_path: Path) -> None:
+    """It is dropped, or kept as far as it counts, and does not fill the memory."""
+    with (
+        serving_policies(tmp_path, POLICIES) as server,
+        RemoteLimiter(server.address, timeout=1) as limiter,
+    ):
+        limiter.wait_for_capacity_sync(1, "gpt-4o")
+        server.signal(signal.SIGSTOP)
+        for _ in range(130_000):
+            limiter.observe({"tokens": 1000}, "gpt-4o")
+        stream = limiter._buckets._stream
+        assert stream
+        assert len(stream._waiting) < 120_000
+        server.signal(signal.SIGCONT)

@@ -93,7 +93,7 @@ class UnknownReservation(OpenLimitError):
                 "minutes from its start"
             )
         return (
-            f"no reservation {name} of this key is known, and nothing was "
+            f"no reservation {name} of this key is known, or it has no slot any more; nothing was "
             "changed; pass the id and the key of the acquisition, and expect ids to end when the "
             "server's limits change, or with a server whose buckets are in memory"
         )

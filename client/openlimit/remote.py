@@ -151,6 +151,9 @@ class RemoteBuckets:
         if sys.is_finalizing():
             return
         stream = self._stream
+        if stream and stream.is_jammed:  # callers give up one by one, this would pile up
+            self._failed(told, LimiterUnavailable(self._address, "it does not answer"))
+            return
         if stream and stream.ask(told, self._told, told):
             return
         if opening.is_forking:  # who forks may be waiting for this very thread

@@ -26,6 +26,7 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import TIMEOUT
 
 _MOST_IN_MESSAGE = 128
+_MOST_TO_SEND = 10 * items.MOST_IN_FLIGHT
 
 
 class Stream:
@@ -92,6 +93,11 @@ class Stream:
             self._note_end()
         return forgotten
 
+    @property
+    def is_jammed(self) -> bool:
+        """Whether so much waits to be sent that the server seems to hang."""
+        return len(self._to_send) > _MOST_TO_SEND
+
     def overdue(self, mailbox: Mailbox, before: int) -> tuple[list[Any], bool]:
         """Forget what was asked for a mailbox before a number.
 
@@ -124,14 +130,16 @@ class Stream:
             is_last = self._closing is not None
             request = AcquireStreamRequest()
             with self._lock:
-                count = min(_MOST_IN_MESSAGE, self._sendable())
-                taken = [self._to_send.popleft() for _ in range(count)]
-                self._sent += count
+                most, taken = min(_MOST_IN_MESSAGE, self._sendable()), list[int]()
+                # The garbage collector may end a waiter, and so forget questions, meanwhile.
+                while len(taken) < most and self._to_send:
+                    taken.append(self._to_send.popleft())
+                self._sent += len(taken)
             waiting = [
                 (number, found[2]) for number in taken if (found := self._waiting.get(number))
             ]
             errors = items.write_questions(waiting, request)
-            if unsent := count - len(waiting) + len(errors):
+            if unsent := len(taken) - len(waiting) + len(errors):
                 self._deliver(errors)
                 self._count_answers(unsent)  # that it was not sent is its answer
             if len(waiting) > len(errors):

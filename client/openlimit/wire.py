@@ -145,7 +145,9 @@ def read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
     for unit, amount in amounts.items():
         if not _UNIT.fullmatch(unit):
             raise InvalidRequest(
-                field, f"a unit is a lower-case name such as images, not {unit[:64]!r}"
+                field,
+                f"a unit is a lower-case name of at most 64 characters such as images, not "
+                f"{unit[:64]!r}",
             )
         if amount < 0:
             raise InvalidRequest(f"{field}.{unit}", f"must not be negative, not {amount}")
