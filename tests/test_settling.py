@@ -264,11 +264,13 @@ def test_a_malformed_field_is_named(servers: Servers, call: str, field: str, req
     assert violation.description
 
 
+@pytest.mark.parametrize(
+    "servers", ["redis"], indirect=True
+)  # a server in memory forgets everything when it ends
 def test_other_units_end_what_was_granted_before(servers: Servers, tmp_path: Path) -> None:
     """Where a policy limits other units or is gone, its ids are unknown; other amounts change
     nothing about them."""
-    if not servers.redis:
-        pytest.skip("a server in memory forgets everything when it ends")
+    assert servers.redis
     units = acquire(servers.first, "shared-restart", 100)
     gone = acquire(servers.first, "one", 10)
     amounts = acquire(servers.first, "each-restart", 10, "k")
@@ -289,11 +291,13 @@ def test_other_units_end_what_was_granted_before(servers: Servers, tmp_path: Pat
         assert settle(stub, amounts, "k")
 
 
+@pytest.mark.parametrize(
+    "servers", ["redis"], indirect=True
+)  # nobody else knows the secret of a server in memory
 def test_servers_agree_again_after_redis_was_emptied(servers: Servers) -> None:
     """A server that was started later has set another secret: the others learn of it when they are
     shown what it has signed, and go on taking what they signed before."""
-    if not servers.redis:
-        pytest.skip("nobody else knows the secret of a server in memory")
+    assert servers.redis
     old = acquire(servers.first, "each-emptied", 10, "k")
     servers.redis.client().flushall()
     with (
