@@ -45,7 +45,8 @@ def draw(rows: Sequence[Row]) -> None:
 def _panel(axes: Axes, title: str, rows: Sequence[Row], values: Sequence[float]) -> None:
     lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row, value in zip(rows, values, strict=True):
-        lines.setdefault((row.what, row.on), []).append((row.callers, value))
+        if row.what in _LOOKS:
+            lines.setdefault((row.what, row.on), []).append((row.callers, value))
     for (what, on), points in lines.items():
         colour, dashes = _LOOKS[what]
         axes.plot(

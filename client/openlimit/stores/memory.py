@@ -4,8 +4,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from itertools import groupby
-from operator import attrgetter, itemgetter
+from itertools import islice
+from operator import itemgetter
 from threading import Lock
 from typing import cast
 from weakref import WeakSet
@@ -28,8 +28,8 @@ from openlimit.stores import (
 )
 from openlimit.stores.remembered import Remembered
 
-_BUCKET, _COSTS, _NAME = attrgetter("bucket"), itemgetter(2), itemgetter(4)
-"""Of a question; of a demand, at half the price."""
+_COSTS, _NAME = itemgetter(2), itemgetter(4)
+"""Of a demand."""
 
 
 def _monotonic() -> int:
@@ -94,42 +94,55 @@ class MemoryStore:
         answers: list[Answer] = []
         with self._lock:
             now = self._clock()
-            for name, asked in groupby(questions, _BUCKET):
+            at = tried = 0
+            end = len(questions)
+            while at < end:
                 if self._idle and self._idle[0][0] <= now:
                     self._drop_idle(now)
-                together = [*asked]
-                if len(together) == 1 or not self._grant(name, together, now, answers):
-                    answers += [self._answer(question, now) for question in together]
+                question = questions[at]
+                at += 1
+                if tried < at < end and questions[at][0] == question[0]:
+                    tried, granted = self._grant(questions, at - 1, now)
+                    if granted:
+                        answers += granted
+                        at = tried
+                        continue
+                bucket = self._buckets.get(question.bucket)
+                if bucket is None:
+                    answers.append(self._decide_new(question, now))
+                    continue
+                if bucket.limits is not question.limits:
+                    bucket.relimit(question.limits)
+                if not isinstance(question, Demand):
+                    answers.append(self._told(bucket, question, now))
+                elif question.request_id:
+                    answers.append(self._reserve_once(bucket, question, now))
+                else:
+                    _, _, costs, max_wait, reservation_id, _ = question
+                    answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
         return answers
 
     def _grant(
-        self, name: str, questions: Sequence[Question], now: float, answers: list[Answer]
-    ) -> bool:
-        """Answer demands of one bucket that all may start right now; whether they do."""
-        bucket = self._buckets.get(name)
-        limits = questions[0].limits
-        if bucket is None or bucket.limits is not limits:
-            return False
-        for question in questions:
-            if type(question) is not Demand or question[1] is not limits or question[5]:
-                return False
-        if not bucket.reserve_at_once([*map(_COSTS, questions)], now):
-            return False
-        answers += [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, questions)]
-        return True
+        self, questions: Sequence[Question], first: int, now: float
+    ) -> tuple[int, list[Answer]]:
+        """Answer the demands of one bucket from the first on, if all of them may start right now.
 
-    def _answer(self, question: Question, now: float) -> Answer:
-        bucket = self._buckets.get(question.bucket)
-        if bucket is None:
-            return self._decide_new(question, now)
-        if bucket.limits is not question.limits:
-            bucket.relimit(question.limits)
-        if not isinstance(question, Demand):
-            return self._told(bucket, question, now)
-        _, _, costs, max_wait, reservation_id, request_id = question
-        if request_id:
-            return self._reserve_once(bucket, question, now)
-        return bucket.reserve(costs, now, max_wait, reservation_id)
+        Returns where they end, and no answers if they may not.
+        """
+        name, limits = questions[first].bucket, questions[first].limits
+        end = first
+        for question in islice(questions, first, None):
+            if type(question) is not Demand or question[0] != name or question[1] is not limits:
+                break
+            if question[5]:  # it may be a repeat
+                break
+            end += 1
+        bucket, together = self._buckets.get(name), questions[first:end]
+        if not together or bucket is None or bucket.limits is not limits:
+            return end, []
+        if not bucket.reserve_at_once([*map(_COSTS, together)], now):
+            return end, []
+        return end, [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, together)]
 
     def _decide_new(self, question: Question, now: float) -> Answer:
         """For a bucket that is not held, which is to say an empty one."""
