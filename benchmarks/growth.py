@@ -35,7 +35,7 @@ _ROUNDS = 3
 _SECONDS = 0.3
 _COSTS = {"requests": 1, "tokens": 500}
 # Large enough that nothing waits, slow enough that no bucket runs empty meanwhile.
-_LIMITS = dict.fromkeys(_COSTS, (1e12, 1e18, 1e18))
+_LIMITS = dict.fromkeys(_COSTS, ((1e12, 1e18, 1e18),))
 
 
 def rows() -> Iterator[Row]:
