@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from threading import Thread
+from weakref import finalize
 
 
 def in_background(work: Callable[[], object]) -> None:
@@ -13,3 +14,13 @@ def in_background(work: Callable[[], object]) -> None:
     """
     if not sys.is_finalizing():
         Thread(target=work, name="openlimit-background", daemon=True).start()
+
+
+def when_dropped(thing: object, work: Callable[[], object]) -> "finalize[..., object]":
+    """Do it in the background once nobody refers to the thing; ``detach`` what this returns if not.
+
+    In the background, since the garbage collector comes at any moment.
+    """
+    dropped = finalize(thing, in_background, work)
+    dropped.atexit = False
+    return dropped

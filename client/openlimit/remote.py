@@ -146,7 +146,7 @@ class RemoteBuckets:
         something is asked, or by ``close``. Also once closed, for callers that still slept or ran
         then: the connection that this needs closes by itself.
         """
-        if isinstance(told, Cancellation | Settlement | Release):
+        if isinstance(told, _REPEATABLE):  # each is of a call that is over
             self._open.leases.let_go(told.reservation_id)
         if sys.is_finalizing():
             return

@@ -1,6 +1,6 @@
 """What ``.limit()`` returns: the place of one call in its limiter's queue.
 
-This is the only module that sleeps.
+This is the only module that sleeps until a start.
 """
 
 import asyncio

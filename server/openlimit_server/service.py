@@ -49,10 +49,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "Acquire": _unary(self.acquire, AcquireRequest),
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream, AcquireStreamRequest),
-        } | {
-            kind.method: _unary(partial(self.tell, kind), kind.request)
-            for kind in items.KINDS.values()
-        }
+        } | {kind.method: _unary(partial(self.tell, kind), kind.request) for kind in _TOLD}
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails

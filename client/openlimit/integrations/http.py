@@ -9,9 +9,8 @@ from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from weakref import finalize
 
-from openlimit.background import in_background
+from openlimit.background import when_dropped
 from openlimit.integrations.attempt import Attempt
 from openlimit.rate_limiter import RateLimiter
 
@@ -179,9 +178,7 @@ class _Followed:
     def __init__(self, stream: Any, attempt: Attempt) -> None:
         self._stream = stream
         self._attempt = attempt
-        # In the background, since the garbage collector comes at any moment.
-        self._dropped = finalize(self, in_background, attempt.closed)
-        self._dropped.atexit = False
+        self._dropped = when_dropped(self, attempt.closed)
 
     def _closed(self) -> None:
         if self._dropped.detach():

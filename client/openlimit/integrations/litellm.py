@@ -4,12 +4,11 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from weakref import finalize
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
-from openlimit.background import in_background
+from openlimit.background import when_dropped
 from openlimit.integrations.attempt import heed, reserved
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
@@ -145,10 +144,7 @@ class _Held:
 
     def __init__(self, reservation: Reservation) -> None:
         self.reservation = reservation
-        # In the background, since the garbage collector comes at any moment.
-        leave = partial(reservation.__exit__, None, None, None)
-        self.forgotten = finalize(self, in_background, leave)
-        self.forgotten.atexit = False
+        self.forgotten = when_dropped(self, partial(reservation.__exit__, None, None, None))
 
 
 def _without_prefix(model: str, options: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Where bucket state lives. Each store answers many questions at a time, sync or async."""
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -13,6 +14,12 @@ from openlimit.errors import (
 from openlimit.leaky_bucket import SECOND, Costs, Decision, Limit
 
 Limits = Sequence[Limit]
+
+
+def monotonic() -> int:
+    """The clock of stores in memory: microseconds, never back."""
+    return time.monotonic_ns() // 1000
+
 
 REPEATABLE = 60 * SECOND
 """Microseconds from its start for which the answer to a demand with a request id is remembered."""

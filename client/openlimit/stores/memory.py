@@ -1,7 +1,6 @@
 """Buckets in the memory of one process."""
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
@@ -24,16 +23,13 @@ from openlimit.stores import (
     Secret,
     Settlement,
     Withdrawal,
+    monotonic,
     not_started,
 )
 from openlimit.stores.remembered import Remembered
 
 _COSTS, _NAME = itemgetter(2), itemgetter(4)
 """Of a demand."""
-
-
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1000
 
 
 class MemoryStore:
@@ -52,7 +48,7 @@ class MemoryStore:
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = _monotonic, *, at_most: int = 200_000) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 200_000) -> None:
         self._clock = clock
         self._secret = ""
         self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled

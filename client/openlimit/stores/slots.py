@@ -8,7 +8,6 @@ Pure: time is an argument, in whole microseconds on any clock that does not run 
 slots.lua does in Redis is the same: a test compares every answer.
 """
 
-import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import SECOND
+from openlimit.stores import monotonic
 
 PLACE_KEPT = 3 * SECOND
 """A place in the queue is lost unless it is asked for again within this time."""
@@ -25,10 +25,6 @@ LEFT_KEPT = 60 * SECOND
 MOST_LEFT = 10_000
 """Names per bucket that are remembered to have left; the oldest are forgotten first."""
 _SPARE_ENDS = 64
-
-
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1000
 
 
 class Entry(NamedTuple):
@@ -210,7 +206,7 @@ class MemorySlots:
     # Buckets that are looked at in each decision, in turn, whether they can be dropped.
     _LOOKS_PER_DECISION = 2
 
-    def __init__(self, clock: Callable[[], float] = _monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, Slots] = OrderedDict()
 

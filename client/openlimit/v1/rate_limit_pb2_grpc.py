@@ -146,6 +146,9 @@ class RateLimitServiceServicer(object):
         RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
         has read and ends the call as UNAVAILABLE.
+
+        A call that finds no slot is answered QUEUED within two seconds, or half of those that the
+        metadata "openlimit-timeout" gives: how long the client waits for an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,6 +77,9 @@ class RateLimitServiceStub:
     RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
     has read and ends the call as UNAVAILABLE.
+
+    A call that finds no slot is answered QUEUED within two seconds, or half of those that the
+    metadata "openlimit-timeout" gives: how long the client waits for an answer.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
@@ -151,6 +154,9 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
     has read and ends the call as UNAVAILABLE.
+
+    A call that finds no slot is answered QUEUED within two seconds, or half of those that the
+    metadata "openlimit-timeout" gives: how long the client waits for an answer.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel gives a reservation back whose start has not come yet, for instance because the
@@ -240,6 +246,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
         has read and ends the call as UNAVAILABLE.
+
+        A call that finds no slot is answered QUEUED within two seconds, or half of those that the
+        metadata "openlimit-timeout" gives: how long the client waits for an answer.
         """
 
     @_abc_1.abstractmethod
