@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from fnmatch import fnmatchcase
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,12 +14,21 @@ from openlimit.stores.redis import RedisBuckets, parse_redis_url
 from openlimit.telling import Cancellation, Observed, Penalty, Settlement
 from openlimit.wire import Call
 from openlimit_server.policies import Policies
-from openlimit_server.settings import PolicySettings
+from openlimit_server.settings import DEFAULT_POLICIES, PolicySettings
 from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 
 PATTERNS = st.text("ab*?[]", min_size=1, max_size=4)
 MODELS = st.text("ab[]", min_size=1, max_size=4)
+
+
+def matches(model: str, pattern: str) -> bool:
+    """The slow way: * is any text, ? is one character, and anything else is itself."""
+    if not pattern:
+        return not model
+    if pattern[0] == "*":
+        return any(matches(model[i:], pattern[1:]) for i in range(len(model) + 1))
+    return bool(model) and pattern[0] in ("?", model[0]) and matches(model[1:], pattern[1:])
 
 
 def policy(number: int, models: list[str]) -> PolicySettings:
@@ -34,13 +43,46 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
     policies = Policies([policy(i, models) for i, models in enumerate(rules)], MemoryStore())
     [answer] = await policies.answer([Call(model, "", {"requests": 1}, None)])
     matching = [
-        i for i, models in enumerate(rules) if any(fnmatchcase(model, each) for each in models)
+        i for i, models in enumerate(rules) if any(matches(model, each) for each in models)
     ]
     if matching:
         assert isinstance(answer, Decision)
         assert f".p{matching[0]}:" in answer.reservation_id
     else:
         assert isinstance(answer, UnknownModel)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "others"),
+    [
+        ("claude-sonnet-4-5[1m]", ["claude-sonnet-4-51", "claude-sonnet-4-5m", "claude-sonnet-4-5"]),
+        ("claude-*[1m]", ["claude-x1", "claude-xm", "claude-"]),
+        ("claude-?[!1]", ["claude-x2", "claude-x"]),
+    ],
+)
+async def test_brackets_are_not_wild(pattern: str, others: list[str]) -> None:
+    """A name that has them is covered, charged and settled like any other."""
+    rules = policy(0, [pattern]).model_copy(update={"split_by": ("model",)})
+    policies = Policies([rules], MemoryStore())
+    name = pattern.replace("*", "x").replace("?", "x")
+    answer, *refused = await policies.answer(
+        [Call(each, "", {"requests": 1}, None) for each in (name, *others)]
+    )
+    assert isinstance(answer, Decision)
+    assert all(isinstance(each, UnknownModel) for each in refused)
+    told = Settlement(answer.reservation_id, "", {"requests": 0})
+    assert await policies.answer([told]) == [True]
+
+
+async def test_a_default_policy_covers_each_model_as_before() -> None:
+    """Completions, embeddings and chats have their own amounts."""
+    policies = Policies(DEFAULT_POLICIES, MemoryStore())
+    models = ["text-davinci-003", "davinci-002", "text-embedding-3-small", "gpt-4o", "text-x-0012"]
+    covered = ["completion", "completion", "embedding", "chat", "chat"]
+    answers = await policies.answer([Call(each, "", {"requests": 1}, None) for each in models])
+    for answer, name in zip(answers, covered, strict=True):
+        assert isinstance(answer, Decision)
+        assert f".{name}:" in answer.reservation_id
 
 
 TOKENS = PolicySettings.model_validate(

@@ -15,7 +15,7 @@ from openlimit_server.settings import PolicySettings
 from openlimit_server.token_costs import TokenCosts
 from openlimit_server.turns import Turns
 
-_WILDCARD = re.compile(r"[*?[]")
+_WILDCARD = re.compile(r"[*?]")
 
 
 class Policy(NamedTuple):
@@ -50,7 +50,7 @@ class Rules:
         for i, policy in enumerate(self.all):
             for name in filterfalse(_WILDCARD.search, policy.models):
                 self._first_to_name.setdefault(name, i)
-            if patterns := [*map(translate, filter(_WILDCARD.search, policy.models))]:
+            if patterns := [*map(_expression, filter(_WILDCARD.search, policy.models))]:
                 self._patterns.append((i, re.compile("|".join(patterns))))
 
     def first_that_covers(self, model: str) -> Policy:
@@ -64,6 +64,11 @@ class Rules:
         if names_it == len(self.all):
             raise UnknownModel(model)
         return self.all[names_it]
+
+
+def _expression(pattern: str) -> str:
+    """Of a pattern in which only * and ? are wild: models have names such as ``claude[1m]``."""
+    return translate(pattern.replace("[", "[[]"))  # to fnmatch, a class of one character
 
 
 def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:

@@ -141,7 +141,7 @@ DEFAULT_POLICIES = (
     _default("embedding", ["text-embedding-*"], 70_000_000),
     _default(
         "completion",
-        ["text-*-[0-9][0-9][0-9]", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"],
+        ["text-*-00?", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"],
         350_000,
     ),
     _default("chat", ["*"], 90_000),
