@@ -42,9 +42,7 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
     """Whether it names the model in full or by a pattern, its place in the file counts."""
     policies = Policies([policy(i, models) for i, models in enumerate(rules)], MemoryStore())
     [answer] = await policies.answer([Call(model, "", {"requests": 1}, None)])
-    matching = [
-        i for i, models in enumerate(rules) if any(matches(model, each) for each in models)
-    ]
+    matching = [i for i, models in enumerate(rules) if any(matches(model, each) for each in models)]
     if matching:
         assert isinstance(answer, Decision)
         assert f".p{matching[0]}:" in answer.reservation_id
@@ -55,7 +53,10 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
 @pytest.mark.parametrize(
     ("pattern", "others"),
     [
-        ("claude-sonnet-4-5[1m]", ["claude-sonnet-4-51", "claude-sonnet-4-5m", "claude-sonnet-4-5"]),
+        (
+            "claude-sonnet-4-5[1m]",
+            ["claude-sonnet-4-51", "claude-sonnet-4-5m", "claude-sonnet-4-5"],
+        ),
         ("claude-*[1m]", ["claude-x1", "claude-xm", "claude-"]),
         ("claude-?[!1]", ["claude-x2", "claude-x"]),
     ],

@@ -1,12 +1,18 @@
 """Settings: every source, every way to get them wrong."""
 
+import re
 from math import isfinite
 from pathlib import Path
 
 import pytest
 
 from openlimit.leaky_bucket import Limit
-from openlimit_server.settings import ConfigurationError, Settings, load_policies
+from openlimit_server.settings import (
+    ConfigurationError,
+    PolicySettings,
+    Settings,
+    load_policies,
+)
 
 GOOD = """
 policies:
@@ -78,20 +84,26 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         ("- a", "limits.yaml:1: expected a mapping with policies: and a list below it"),
         ("a: [", "limits.yaml:1: "),
         ("policies: []", "limits.yaml:1: policies: "),
-        ("rules: []", "limits.yaml: policies: is required\nlimits.yaml:1: rules: is not a field"),
+        ("rules: []", "limits.yaml: policies: is required: a list of policies, "),
         ("policies:\n  - name: a", "limits.yaml:2: policies[0].models: is required"),
         ("policies:\n  - 5", "limits.yaml:2: policies[0]: "),
         (ONE + "    limit: {}", "limits.yaml:5: policies[0].limit: is not a field that openlimit"),
-        (ONE + "    models: [b]", "limits.yaml:5: found duplicate key"),
+        (ONE + "    models: [b]", "limits.yaml:5: has 'models' a second time"),
         (ONE + "    max_wait: soon", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: -5s", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: .nan", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: 5", "limits.yaml:5: policies[0].max_wait: expected a duration"),
-        (ONE + "    concurrent: 0", "limits.yaml:5: policies[0].concurrent: Input should be great"),
-        (ONE + "    concurrent: many", "limits.yaml:5: policies[0].concurrent: Input should be a"),
-        (ONE + "    concurrent: 1.5", "limits.yaml:5: policies[0].concurrent: Input should be a"),
-        (ONE + "    concurrent: true", "limits.yaml:5: policies[0].concurrent: Input should be a"),
-        (ONE + "    concurrent: 10000000", "limits.yaml:5: policies[0].concurrent: Input should"),
+        (
+            ONE + "    concurrent: 0",
+            "limits.yaml:5: policies[0].concurrent: expected a whole number",
+        ),
+        (ONE + "    concurrent: many", "limits.yaml:5: policies[0].concurrent: expected a whole"),
+        (ONE + "    concurrent: 1.5", "limits.yaml:5: policies[0].concurrent: expected a whole"),
+        (ONE + "    concurrent: true", "limits.yaml:5: policies[0].concurrent: expected a whole"),
+        (
+            ONE + "    concurrent: 10000000",
+            "limits.yaml:5: policies[0].concurrent: expected a whole",
+        ),
         (
             ONE + "    concurrent: 9\n    lease: 0s",
             "limits.yaml:6: policies[0].lease: expected a duration",
@@ -107,7 +119,7 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + "    lease: 30s", "limits.yaml:5: policies[0].lease: is for how long a slot is he"),
         (
             ONE + "    reserve_output: p95",
-            "limits.yaml:5: policies[0].reserve_output: Input should be 'max_tokens' or 'learned'",
+            "limits.yaml:5: policies[0].reserve_output: expected max_tokens or learned, not 'p95'",
         ),
         (
             HEAD + "    limits: {requests: 9/day}\n    reserve_output: learned",
@@ -122,7 +134,7 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
             ONE + "  - name: a\n    models: [b]\n    limits: {tokens: 1/day}",
             "limits.yaml:5: policies[1].name: a policy named 'a' stands above already",
         ),
-        (ONE.replace("name: a", "name: a b"), "limits.yaml:2: policies[0].name: has characters"),
+        (ONE.replace("name: a", "name: a b"), "limits.yaml:2: policies[0].name: expected a n"),
         (ONE.replace("'*'", "''"), "limits.yaml:3: policies[0].models[0]: "),
         (ONE.replace("['*']", "[]"), "limits.yaml:3: policies[0].models: "),
         (ONE.replace("['*']", "gpt-4o"), "limits.yaml:3: policies[0].models: "),
@@ -132,24 +144,21 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (HEAD + "    limits: {a: [[9/day]]}", "limits.yaml:4: policies[0].limits.a[0]: expected "),
         (
             HEAD + "    limits:\n      a: [1/day, 2/minute, 9/1440m]",
-            "limits.yaml:5: policies[0].limits.a: has more than one limit per 86400 s; keep one",
+            "limits.yaml:5: policies[0].limits.a: has more than one limit per 86400s; keep one",
         ),
         (
             HEAD + f"    limits: {{a: [{', '.join(f'9/{i}s' for i in range(1, 10))}]}}",
             "limits.yaml:4: policies[0].limits.a: expected 8 limits at most, not 9",
         ),
-        (HEAD + "    limits: {Tokens: 9/day}", "limits.yaml:4: policies[0].limits.Tokens: has cha"),
+        (HEAD + "    limits: {Tokens: 9/day}", "limits.yaml:4: policies[0].limits.Tokens: is not "),
         (
             ONE + f"    max_wait: {'9' * 400}s",
             "limits.yaml:5: policies[0].max_wait: expected a dura",
         ),
         (ONE + "    max_wait: 3651d", "limits.yaml:5: policies[0].max_wait: expected a duration"),
         (ONE + "    max_wait: 0.9ms", "limits.yaml:5: policies[0].max_wait: expected a duration"),
-        (ONE + f"    max_wait: {'9' * 5000}", "limits.yaml:5: cannot read '999"),
-        (
-            ONE + "    max_wait: 2020-13-45",
-            "limits.yaml:5: cannot read '2020-13-45': month must be",
-        ),
+        (ONE + f"    max_wait: {'9' * 5000}", "limits.yaml:5: policies[0].max_wait: expected a du"),
+        (ONE + "    max_wait: 2020-13-45", "limits.yaml:5: policies[0].max_wait: expected a dura"),
         (ONE + f"    max_wait: {'[' * 3000}", "limits.yaml:5: nested too deeply"),
         ("a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)), "limits.yaml: nested too deep"),
     ],
@@ -213,12 +222,14 @@ def test_all_faults_of_a_file_are_told_at_once(file: Path) -> None:
 
 def test_files_that_cannot_be_read(file: Path) -> None:
     """A missing file, a folder and bytes that are no text are refused with the path."""
-    with pytest.raises(ConfigurationError, match=r"limits\.yaml: .*No such file"):
+    with pytest.raises(ConfigurationError, match=r"limits\.yaml: cannot be read: No such file"):
         load_policies(file)
-    with pytest.raises(ConfigurationError, match="Is a directory"):
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load_policies(file.parent)
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigurationError, match=r"limits\.yaml: "):
+    file.write_bytes(b"a: b\n\xff\xfe\x00")
+    with pytest.raises(
+        ConfigurationError, match=r"limits\.yaml:2: has the byte 0xff, which is not"
+    ):
         load_policies(file)
 
 
@@ -272,14 +283,19 @@ def test_a_typo_in_the_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grace", "-1"], "grace: Input should be greater than or equal to 0, not '-1'"),
-        (["--grace", "nan"], "grace: "),
-        (["--grace", "soon"], "grace: Input should be a valid number"),
-        (["--store", "mysql://x"], "store: must begin with one of redis, rediss"),
-        (["--store", "redis://x?db=one"], "store: needs a number for db, not 'one'; or memory://"),
-        (["--workers", "0"], "workers: Input should be greater than or equal to 1, not '0'"),
-        (["--workers", "2"], "workers: each would have buckets of its own in memory"),
-        (["--listen", ""], "listen: "),
+        (["--grace", "-1"], "--grace: expected a number of seconds from 0 to 3600, not '-1'"),
+        (["--grace", "nan"], "--grace: expected a number of seconds from 0 to 3600, not 'nan'"),
+        (["--grace=soon"], "--grace: expected a number of seconds from 0 to 3600, not 'soon'"),
+        (["--store", "mysql://x"], "--store: expected memory://, or the URL of a Redis, which "),
+        (["--store", "redis://x?db=one"], "--store: needs a number for db, not 'one'"),
+        (["--workers", "0"], "--workers: expected a whole number from 1 to 256, not '0'"),
+        (["--workers", "2"], "--workers: each worker would have buckets of its own in memory"),
+        (["--listen", ""], "--listen: expected an address such as 0.0.0.0:50051, "),
+        (["--config"], "--config: needs a value"),
+        (["--check=maybe"], "--check: takes no value, not 'maybe'"),
+        (["--wrokers", "2"], "--wrokers: there is no such option; write --workers"),
+        (["--port", "5"], "--port: there is no such option; openlimit-server --help lists"),
+        (["serve"], "serve: there is no such option; openlimit-server --help lists the options"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: list[str], message: str) -> None:
@@ -287,3 +303,133 @@ def test_bad_arguments_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(arguments)
     assert str(caught.value).startswith(f"openlimit-server: {message}")
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an argument stands as well, only that is looked at, and named."""
+    monkeypatch.setenv("OPENLIMIT_GRACE", "5s")
+    monkeypatch.setenv("OPENLIMIT_CHECK", "maybe")
+    monkeypatch.setenv("OPENLIMIT_WORKERS", "many")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(["--workers=none"])
+    assert str(caught.value).splitlines() == [
+        "openlimit-server: --workers: expected a whole number from 1 to 256, not 'none'",
+        "openlimit-server: OPENLIMIT_GRACE: expected a number of seconds from 0 to 3600, not '5s'",
+        "openlimit-server: OPENLIMIT_CHECK: expected true or false, not 'maybe'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("store", "right"),
+    [
+        ("memory", "memory://"),
+        ("memory:", "memory://"),
+        ("localhost:6379", "redis://localhost:6379"),
+        ("Redis://user:secret@a", "redis://…"),
+    ],
+)
+def test_the_store_that_was_meant_is_written_out(store: str, right: str) -> None:
+    """And no password."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(["--store", store])
+    assert str(caught.value).endswith(f"; write {right}")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("rpm: 500", "requests"), ("request: 9/day", "requests"), ("calls: 9/day", "requests"),
+        ("tpm: 9/day", "tokens"), ("token: 9/day", "tokens"), ("TOKENS: 9/day", "tokens"),
+        ("toknes: 9/day", "tokens"), ("tokens_per_minute: 9", "tokens"),
+        ("input_token: 9/day", "input_tokens"), ("prompt_tokens: 9/day", "input_tokens"),
+        ("output-tokens: 9/day", "output_tokens"), ("completion_tokens: 9/s", "output_tokens"),
+    ],
+)  # fmt: skip
+def test_a_unit_that_no_call_costs_is_refused(file: Path, written: str, right: str) -> None:
+    """A server that started with it would limit nothing; the message has the right spelling."""
+    message = refusal(file, HEAD + f"    limits:\n      {written}\n")
+    unit = written.partition(":")[0]
+    assert message.startswith(f"limits.yaml:5: policies[0].limits.{unit}: is not a unit that calls")
+    assert f"write {right}, such as {right}: 3500/minute" in message
+    assert "\n" not in message
+
+
+def test_a_policys_field_among_its_limits_is_told_apart(file: Path) -> None:
+    """It was indented too far."""
+    message = refusal(file, HEAD + "    limits:\n      tokens: 9/day\n      concurrent: 5\n")
+    assert message == (
+        "limits.yaml:6: policies[0].limits.concurrent: is a field of the policy, not a unit: "
+        "write it beside limits:"
+    )
+
+
+def test_units_of_an_own_kind_can_be_limited(file: Path) -> None:
+    """However much they look like others."""
+    units = ["images", "image_tokens", "characters", "audio_seconds", "usd", "tickets", "cells"]
+    file.write_text(HEAD + f"    limits: {{{', '.join(f'{unit}: 9/day' for unit in units)}}}")
+    [policy] = load_policies(file)
+    assert [*policy.limits] == units
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (ONE + "    max_wiat: 5s", "is not a field that openlimit knows; write max_wait"),
+        (ONE + "    split-by: [key]", "is not a field that openlimit knows; write split_by"),
+        (ONE + "    tokens: 9/day", "a limit's unit belongs below limits:"),
+        (ONE + "    user: x", "check its spelling: there are name, models, limits, split_by, "),
+        ("polices: []", "polices: is not a field that openlimit knows; write policies"),
+        ("models: []", "is a field of a policy: indent it below policies:, where each begins wi"),
+        (ONE.replace("['*']", "gpt-4o*"), "gpt-4o-*\"], not 'gpt-4o*'; write [\"gpt-4o*\"]"),
+        (ONE + "    split_by: model", "or [model, key], not 'model'; write [model]"),
+        (ONE + "    split_by: [keys]", "expected model or key, not 'keys'; write key"),
+        (ONE + "    on_store_failure: Allow", "expected refuse or allow, not 'Allow'; write allow"),
+        (ONE + "    concurrent: 10k", "from 1 to 1000000, not '10k'; write 10000"),
+        (ONE + "    concurrent: 010", "from 1 to 1000000, not '010'; write 10"),
+        (ONE + "    max_wait: 5", "such as 500ms, 10s, 1m or 1h, not '5'; write 5s"),
+        (ONE.replace("9/minute", "9/minutes"), "not '9/minutes'; write 9/minute"),
+        (ONE.replace("['*']", "[*]"), ":3: has a value that begins with *, & or %: put it in quo"),
+        (ONE.replace("['*']", "[*-x]"), ':3: has a value that begins with *: put it in quotes, "*'),
+        (HEAD + "\tlimits: {}", ":4: has a tab: indent with spaces"),
+        (HEAD + "   limits: {}", ":4: is indented differently from the lines that it belongs to"),
+        (HEAD + "    limits: {a: ", "ends too early: close the bracket or quote of line 4"),
+        (HEAD + "    limits: {a: 9/day]", "or end the bracket of line 4 with }"),
+        (HEAD.replace("name:", "name"), ":3: has a colon where no value can begin: indent the "),
+        (ONE + "---\n" + ONE, ":5: begins a second document (---): a configuration is one"),
+        (ONE + "    max_wait: !!int 5", ":5: has the tag '!!int', which means nothing here"),
+        (ONE + "    [a]: 5", ":5: has a list where the name of a field is expected"),
+        (ONE + "    : 5", ":5: has an empty value where the name of a field is expected"),
+        (ONE + "    max_wait: \x07", ":5: has the character 0x07, which YAML forbids"),
+    ],
+)  # fmt: skip
+def test_a_message_says_how_to_write_it(file: Path, text: str, end: str) -> None:
+    """The nearest right spelling, where there is one."""
+    assert end in refusal(file, text)
+
+
+ODD = [
+    "", "~", "5", "-5", "1.5", "true", ".nan", "2024-01-01", "2024-01-01 10:00:00", "010", "1:30",
+    "9" * 30, "''", "[]", "[x]", "[~]", "{}", "{5: 5}", "!!binary aGk=", "!!set {x}", "!thing x",
+    "&a [*a]", "&a {x: *a}", "*a", "@", "- x", "!!omap [x: y]", "!!timestamp 2024-01-01",
+]  # fmt: skip
+PYTHONS_WORDS = re.compile(
+    r"tuple|dict|instance|datetime|None|True|False|Scalar|Settings|[Ii]nput|valid|\bstr\b|\bb'|<"
+)
+
+
+@pytest.mark.parametrize("shape", ["{}", "[{}]", "{{requests: {}}}"])
+def test_no_message_speaks_python(file: Path, shape: str) -> None:
+    """Whatever stands in which field: each line of a message says where, in an operator's words."""
+    good = {"name": "a", "models": "['*']", "limits": "{tokens: 9/minute}", "concurrent": "5"}
+    for odd in ODD:
+        value = shape.format(odd)
+        policies = [{**good, field: value} for field in PolicySettings.model_fields]
+        texts = [f"policies: {value}", f"policies:\n  - {value}", "policies:\n"]
+        for policy in policies:
+            lines = [f"    {name}: {text}\n" for name, text in policy.items()]
+            texts[-1] += f"  -\n{''.join(lines)}"
+        for text in texts:
+            for line in refusal(file, text).splitlines():
+                assert not PYTHONS_WORDS.search(line), line
+                assert re.match(r"limits\.yaml:\d+: ", line), line

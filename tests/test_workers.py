@@ -101,7 +101,7 @@ def test_memory_is_of_one_worker() -> None:
     """Workers with memory buckets would each grant the limits anew: refused, with the reason."""
     refused = started("--workers", "2")
     assert refused.returncode == 2
-    assert "workers: each would have buckets of its own" in refused.stderr
+    assert "workers: each worker would have buckets of its own" in refused.stderr
 
 
 def test_workers_share_no_port_with_another_server(

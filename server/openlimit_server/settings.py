@@ -3,7 +3,9 @@
 Every error names the field, and for the file its line; it says what was expected and what came.
 """
 
+import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,15 +22,14 @@ from pydantic import (
     field_validator,
 )
 from pydantic import ValidationError as Invalid
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit_server import marked_yaml, notation
+from openlimit_server import faults, marked_yaml, notation, spelling
 
 MEMORY = "memory://"
 _MOST_CONCURRENT = 1_000_000
+_MOST_WORKERS = 256
 _MIN_LEASE = 1.0  # seconds
 _MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
 
@@ -41,7 +42,29 @@ _Duration = Annotated[float, BeforeValidator(notation.duration)]
 _Limit = tuple[float, float, float | None]
 _Address = Annotated[str, AfterValidator(notation.address)]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-_Unit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_COUNT = partial(notation.whole_number, least=1)
+_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_COMMAND = "openlimit-server"
+
+
+def _unit(name: str) -> str:
+    if name in PolicySettings.model_fields:
+        raise ValueError("is a field of the policy, not a unit: write it beside limits:")
+    nearest = spelling.nearest_unit(name)
+    if nearest and nearest != name:
+        raise ValueError(
+            f"is not a unit that calls cost, so it would limit nothing; write {nearest}, such as "
+            f"{nearest}: 3500/minute"
+        )
+    if not _UNIT.fullmatch(name):
+        raise ValueError(
+            "expected a unit such as requests, tokens or images: 1 to 64 lower-case letters, "
+            "digits and _, beginning with a letter"
+        )
+    return name
+
+
+_Unit = Annotated[str, AfterValidator(_unit)]
 
 
 def _renewable(lease: float) -> float:
@@ -58,33 +81,42 @@ def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tup
         return (notation.limit(value),)
     if len(value) > _MOST_LIMITS_OF_A_UNIT:
         raise ValueError(f"expected {_MOST_LIMITS_OF_A_UNIT} limits at most, not {len(value)}")
+    if not value:
+        raise ValueError("needs at least one entry, such as [10000/minute, 500000/day]")
     limits: tuple[_Limit, ...] = handler(value)
     periods = [period for _, period, _ in limits]
     for period in periods:
         if periods.count(period) > 1:
-            raise ValueError(f"has more than one limit per {period:g} s; keep one of them")
+            raise ValueError(f"has more than one limit per {period:g}s; keep one of them")
     return limits
 
 
 _Limits = Annotated[
     tuple[Annotated[_Limit, BeforeValidator(notation.limit)], ...],
-    Field(min_length=1),
     WrapValidator(_one_or_several),
 ]
 
 
 def _store(url: object) -> object:
-    """The URL, if buckets can live there."""
+    """The URL, if buckets can live there. A message repeats nothing that a password could be in."""
     if url == MEMORY:
         return url
     try:
         from openlimit.stores.redis import parse_redis_url
+        from openlimit.stores.redis_url import SCHEMES
     except ImportError as error:
         raise ValueError('Redis needs its client: pip install "openlimit[redis]"') from error
+    if str(url).partition("://")[0] not in SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        guess = spelling.store(str(url))
+        raise ValueError(
+            f"expected memory://, or the URL of a Redis, which begins with one of {schemes}"
+            + (f"; write {guess}" if guess else "")
+        )
     try:
         parse_redis_url(str(url))
     except InvalidRequest as error:
-        raise ValueError(f"{error.reason}; or memory://") from error
+        raise ValueError(error.reason) from error
     return url
 
 
@@ -95,14 +127,16 @@ class PolicySettings(BaseModel):
 
     name: _Name
     models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Patterns with * and ?; the first policy that matches a model covers it."""
+    """Names, and patterns in which * and ? are wild; the first policy that matches decides."""
     limits: dict[_Unit, _Limits] = Field(min_length=1)
     """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
     split_by: tuple[Literal["model", "key"], ...] = ()
     """What has a bucket of its own; with nothing, all calls share one."""
     max_wait: _Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
-    concurrent: Annotated[int, Field(strict=True, ge=1, le=_MOST_CONCURRENT)] | None = None
+    concurrent: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_CONCURRENT))] | None = (
+        None
+    )
     """Calls of a bucket that may run at the same time; None: any number."""
     lease: Annotated[_Duration, AfterValidator(_renewable)] = 30.0
     """Seconds for which a call may run without a sign of life before its slot is another's."""
@@ -162,7 +196,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix="OPENLIMIT_",
-        cli_prog_name="openlimit-server",
+        cli_prog_name=_COMMAND,
+        cli_exit_on_error=False,
         cli_hide_none_type=True,
         cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
@@ -175,8 +210,8 @@ class Settings(BaseSettings):
         description="where the buckets live: memory://, redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://",
     )
-    workers: int = Field(
-        1, ge=1, le=256, description="processes that serve the address; several need a Redis store"
+    workers: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_WORKERS))] = Field(
+        1, description="processes that serve the address; several need a Redis store"
     )
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
@@ -190,8 +225,8 @@ class Settings(BaseSettings):
     def _memory_is_of_one_process(cls, workers: int, info: ValidationInfo) -> int:
         if workers > 1 and info.data.get("store") == MEMORY:
             raise ValueError(
-                "each would have buckets of its own in memory and grant the limits anew; share "
-                "them with --store redis://…, or serve with one worker"
+                "each worker would have buckets of its own in memory and grant the limits anew; "
+                "share them with --store redis://…, or serve with one worker"
             )
         return workers
 
@@ -202,7 +237,11 @@ class Settings(BaseSettings):
             # In model_config, _env_ignore_empty would mean empty arguments as well.
             return cls(_cli_parse_args=arguments, _env_ignore_empty=True)  # type: ignore[call-arg]  # pydantic's
         except Invalid as error:
-            raise ConfigurationError(_lines("openlimit-server", error.errors(), None)) from error
+            wrong = faults.of_options(_COMMAND, error.errors(), arguments)
+            raise ConfigurationError(wrong) from error
+        except SettingsError as error:
+            wrong = faults.of_arguments(_COMMAND, str(error), cls.model_fields)
+            raise ConfigurationError(wrong) from error
 
 
 def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
@@ -211,17 +250,28 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
         return DEFAULT_POLICIES
     try:
         document = marked_yaml.parse(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    except marked_yaml.NotYAML as error:
+        place = f"{path}:{error.line}" if error.line else path
+        raise ConfigurationError(f"{place}: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ConfigurationError(
+            f"{path}:{line}: has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(document, dict):
-        raise ConfigurationError(f"{path}:1: expected a mapping with policies: and a list below it")
+        raise ConfigurationError(
+            f"{path}:1: expected a mapping with policies: and a list below it, "
+            f"not {notation.shown(document)}"
+        )
     try:
         policies = _File.model_validate(document).policies
     except Invalid as error:
-        raise ConfigurationError(_lines(str(path), error.errors(), document)) from error
+        fields = {1: _File.model_fields, 3: PolicySettings.model_fields}
+        wrong = faults.of_file(str(path), error.errors(), document, fields)
+        raise ConfigurationError(wrong) from error
     _require_unique_names(path, policies, document)
     return policies
 
@@ -230,52 +280,8 @@ def _require_unique_names(path: Path, policies: tuple[PolicySettings, ...], docu
     first: dict[str, int] = {}
     for i, policy in enumerate(policies):
         if first.setdefault(policy.name, i) != i:
-            place = _place(str(path), ("policies", i, "name"), document)
+            place = faults.place(str(path), ("policies", i, "name"), document)
             raise ConfigurationError(
                 f"{place}: a policy named {policy.name!r} stands above already; "
                 "names must differ, since each has buckets of its own"
             )
-
-
-def _lines(source: str, faults: list[ErrorDetails], document: Any) -> str:
-    def is_within(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-        return loc != outer and loc[: len(outer)] == outer
-
-    return "\n".join(
-        f"{_place(source, fault['loc'], document)}: {_expected(fault)}"
-        for fault in faults
-        # A list with a faulty entry is said to lack it as well.
-        if not any(is_within(other["loc"], fault["loc"]) for other in faults)
-    )
-
-
-def _place(source: str, loc: tuple[int | str, ...], document: Any) -> str:
-    """``file:line: field``, with the line of the innermost part that the document has."""
-    line, field = "", ""
-    for part in loc:
-        if part == "[key]":
-            continue
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
-        try:
-            line = f":{document.lc.data[part][0] + 1}"
-            document = document[part]
-        except (AttributeError, LookupError, TypeError):
-            document = None
-    return f"{source}{line}: {field}"
-
-
-def _expected(fault: ErrorDetails) -> str:
-    came = notation.shown(fault["input"])
-    match fault["type"]:
-        case "missing":
-            return "is required"
-        case "too_short":
-            return "needs at least one entry"
-        case "extra_forbidden":
-            return "is not a field that openlimit knows; check its spelling"
-        case "string_pattern_mismatch":
-            return f"has characters or a length that a name cannot have: {came}"
-        case "value_error":
-            return str(fault["ctx"]["error"])
-        case _:
-            return f"{fault['msg']}, not {came}"
