@@ -97,16 +97,44 @@ def test_no_token_is_passed_by(costs: dict[str, int], further: int, expected: in
     given = sum(costs.values()) - 1
     costs["tokens"] = given + further
     model = None if expected is None else learned([expected] * 59)
-    charged = TokenCosts(LIMITS, model).of("m", costs)
+    charged = TokenCosts(LIMITS, model, 1000).of("m", costs)
     if not {"input_tokens", "output_tokens"} <= costs.keys():
         assert charged["input_tokens"] + charged["output_tokens"] >= charged["tokens"]
     assert charged["requests"] == 1
-    maximum = costs.get("output_tokens", costs["tokens"] - costs.get("input_tokens", 0))
-    if expected is None or "output_tokens" not in costs:
-        assert charged["output_tokens"] == maximum
-        assert charged["tokens"] == costs["tokens"]
-    else:
-        assert charged["output_tokens"] == min(maximum, expected)
-        assert charged["tokens"] == costs["tokens"] - maximum + charged["output_tokens"]
     if "input_tokens" in costs:
         assert charged["input_tokens"] == costs["input_tokens"]
+    if "output_tokens" in costs:
+        maximum = costs["output_tokens"]
+        assert charged["output_tokens"] == min(maximum, maximum if expected is None else expected)
+        assert charged["tokens"] == costs["tokens"] - maximum + charged["output_tokens"]
+    elif "input_tokens" in costs:  # it gives no maximum
+        assert charged["output_tokens"] == (1000 if expected is None else expected)
+        assert charged["tokens"] == costs["input_tokens"] + charged["output_tokens"]
+    else:
+        assert charged["output_tokens"] == charged["tokens"] == costs["tokens"]
+
+
+SMALL = [
+    Limit.per("tokens", 700, 60),
+    Limit.per("tokens", 10**6, 86400),
+    Limit.per("output_tokens", 90, 60),
+]
+
+
+@given(st.integers(0, 1000), st.none() | st.integers(0, 2000), st.integers(1, 2000))
+def test_no_call_is_refused_for_a_maximum_that_it_does_not_give(
+    shown: int, expected: int | None, default: int
+) -> None:
+    """What it is taken to write is no more than the whole limit; its input alone can be."""
+    model = None if expected is None else learned([expected] * 59)
+    costs = {"requests": 1, "tokens": shown + 15, "input_tokens": shown}
+    charged = TokenCosts(SMALL, model, default).of("m", costs)
+    output = default if expected is None else expected
+    assert charged["tokens"] == (shown if shown > 700 else min(700, shown + output))
+    assert charged["output_tokens"] == min(90, output)
+
+
+def test_without_limits_of_its_parts_a_call_that_says_its_tokens_is_charged_as_it_says() -> None:
+    """Nothing is added to what it costs."""
+    costs = {"requests": 1, "tokens": 100}
+    assert TokenCosts([Limit.per("tokens", 700, 60)], None, 50).of("m", costs) == costs

@@ -89,6 +89,20 @@ async def test_no_call_is_charged_for_more_than_it_may_write() -> None:
     assert life.charged() == (150, 150, 50)
 
 
+@pytest.mark.parametrize("learned", [5, 200, 2000])
+async def test_without_a_maximum_a_call_is_charged_for_what_is_learned(learned: int) -> None:
+    """Whether that is less or more than what it was taken to write before."""
+    life = Life()
+    await life.start("m", 115, input_tokens=100)
+    assert life.charged() == (1100, 1100, 1000)
+    life = Life()
+    await life.learn("m", learned)
+    one = await life.start("m", 115, input_tokens=100)
+    assert life.charged() == (100 + learned, 100 + learned, learned)
+    assert await life.settle(one, 100 + 7, output_tokens=7)
+    assert life.charged() == (107, 107, 7)
+
+
 async def test_settling_corrects_what_was_reserved() -> None:
     """By the difference to the estimate, not to what the call might have written."""
     life = Life()

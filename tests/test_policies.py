@@ -86,9 +86,8 @@ async def test_a_default_policy_covers_each_model_as_before() -> None:
         assert f".{name}:" in answer.reservation_id
 
 
-TOKENS = PolicySettings.model_validate(
-    {"name": "t", "models": ["*"], "split_by": ["key"], "limits": {"tokens": "60/minute"}}
-)
+GIVEN = {"name": "t", "models": ["*"], "split_by": ["key"], "limits": {"tokens": "60/minute"}}
+TOKENS = PolicySettings.model_validate(GIVEN)
 
 
 async def granted(policies: Policies, tokens: int, request_id: str = "") -> Decision:
@@ -161,6 +160,49 @@ async def test_a_providers_remainder_is_for_the_shortest_period() -> None:
     waits = [(await granted(policies, 0)).wait for _ in range(10)]
     assert waits[:8] == [0] * 8  # the burst of a second is ten, so is the headroom: two are taken
     assert waits[8:] == [SECOND / 10, SECOND / 5]
+
+
+async def test_a_pause_is_believed_for_as_long_as_the_policy_says() -> None:
+    """An hour unless it says: a provider's "try again tomorrow" stops no fleet for a day."""
+    for setting, longest in (({}, 3600), ({"max_pause": "90s"}, 90), ({"max_pause": "7d"}, 86400)):
+        rules = PolicySettings.model_validate({**GIVEN, **setting})
+        policies = Policies([rules], MemoryStore(FakeClock()))
+        assert await policies.answer([Penalty("m", "k", 86400.0)]) == [None]
+        assert (await granted(policies, 0)).wait == longest * SECOND
+        policies = Policies([rules], MemoryStore(FakeClock()))
+        assert await policies.answer([Penalty("m", "k", 9.0)]) == [None]
+        assert (await granted(policies, 0)).wait == 9 * SECOND
+
+
+async def test_a_unit_that_no_limit_counts_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of each policy, whether a call or a settlement costs it; what every call may cost is none."""
+    several = [policy(0, ["a"]), policy(1, ["b"])]
+    policies = Policies(several, MemoryStore())
+    usual = {"requests": 1, "tokens": 5, "input_tokens": 3, "output_tokens": 2}
+    calls = [Call(model, "", {**usual, "image": 2}, None) for model in ("a", "b", "a")]
+    first, *_ = await policies.answer([Call("a", "", usual, None), *calls])
+    assert isinstance(first, Decision)
+    await policies.answer([Settlement(first.reservation_id, "", {"songs": 1, "image": 1})])
+    assert caplog.messages == [
+        f"policy {name}: calls cost {unit}, which it does not count, since its limits are of "
+        "requests; add a limit, or mend the callers"
+        for name, unit in (("p0", "image"), ("p1", "image"), ("p0", "songs"))
+    ]
+
+
+async def test_callers_that_make_up_units_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """16 lines are enough, and the last one says that there are no more."""
+    policies = Policies([policy(0, ["*"])], MemoryStore())
+    for i in range(40):
+        costs = {"requests": 1, "tokens": 0, f"a{i}": 1, f"b{i}": 1, f"c{i}": 1}
+        await policies.answer([Call("m", "", costs, None)])
+    assert len(caplog.messages) == 16
+    assert [message.endswith("further units are not told of") for message in caplog.messages] == [
+        *[False] * 15,
+        True,
+    ]
 
 
 async def test_policies_made_anew_over_the_same_store_know_its_ids() -> None:

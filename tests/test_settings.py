@@ -27,6 +27,8 @@ policies:
     concurrent: 50
     lease: 1m
     reserve_output: learned
+    default_output: 600
+    max_pause: 2h
 """
 
 
@@ -59,6 +61,8 @@ def test_a_file_of_policies(file: Path) -> None:
     assert second.max_wait == 0.5
     assert (first.concurrent, second.concurrent, second.lease) == (None, 50, 60)
     assert (first.reserve_output, second.reserve_output) == ("max_tokens", "learned")
+    assert (first.default_output, second.default_output) == (1000, 600)
+    assert (first.max_pause, second.max_pause) == (3600, 7200)
 
 
 def test_without_a_file_the_seeds_defaults_are_served() -> None:
@@ -125,6 +129,13 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
             HEAD + "    limits: {requests: 9/day}\n    reserve_output: learned",
             "limits.yaml:5: policies[0].reserve_output: learned needs a limit of tokens or output",
         ),
+        (
+            HEAD + "    limits: {requests: 9/day}\n    default_output: 500",
+            "limits.yaml:5: policies[0].default_output: 500 needs a limit of tokens or output_tok",
+        ),
+        (ONE + "    default_output: 0", "limits.yaml:5: policies[0].default_output: expected a w"),
+        (ONE + "    max_pause: 0s", "limits.yaml:5: policies[0].max_pause: expected a duration"),
+        (ONE + "    max_pause: ~", "limits.yaml:5: policies[0].max_pause: expected a duration"),
         (
             HEAD + "    limits: {requests: x}\n    reserve_output: learned",
             "limits.yaml:4: policies[0].limits.requests: expected an amount",

@@ -23,6 +23,11 @@ policies:
       output_tokens: 6000/minute
       images:
         - 60/minute burst 2s
+  - name: writing
+    models: ["writing-*"]
+    split_by: [model]
+    limits: {tokens: 6000/minute, output_tokens: 3000/minute}
+    default_output: 600
   - name: total
     models: ["total-*"]
     split_by: [model]
@@ -109,6 +114,28 @@ def test_input_and_output_are_tokens(stub: RateLimitServiceStub) -> None:
     assert answers[0].wait.ToMicroseconds() == 0
     assert 29 < answers[1].wait.ToMicroseconds() / 1e6 <= 30
     assert answers[1].limited_by == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "units", "wait", "limited_by"),
+    [
+        (15, {"input_tokens": 0}, 12, "output_tokens"),  # no maximum: what the policy says
+        (2415, {"input_tokens": 2400}, 30, "tokens"),
+        (0, {"input_tokens": 0, "output_tokens": 100}, 2, "output_tokens"),  # a maximum
+        (500, {"input_tokens": 500, "output_tokens": 0}, 5, "tokens"),  # an embedding
+        (500, {}, 10, "output_tokens"),  # nothing is told apart
+    ],
+)
+def test_a_call_without_a_maximum_is_charged_for_what_the_policy_says(
+    stub: RateLimitServiceStub, tokens: int, units: dict[str, int], wait: int, limited_by: str
+) -> None:
+    """That is one that gives its input and not its output; any other is charged as it says."""
+    model = f"writing-{tokens}-{'-'.join(units)}"
+    request = AcquireRequest(model=model, tokens=tokens, units=units)
+    stub.Acquire(request, timeout=5)
+    answer = stub.Acquire(request, timeout=5)
+    assert wait - 1 < answer.wait.ToMicroseconds() / 1e6 <= wait
+    assert answer.limited_by == limited_by
 
 
 def test_further_units(limiter: RemoteLimiter) -> None:

@@ -204,6 +204,7 @@ class Policies:
             case telling.Settlement():
                 reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._open(reservation_id, key)
+                policy.uncounted.notice(costs_by_unit)
                 actual = [*map(costs_by_unit.get, policy.units, reserved.costs)]
                 question = new(
                     stores.Settlement,
@@ -233,7 +234,8 @@ class Policies:
                 return admission.renew(policy.turns, reserved)
             case telling.Penalty(model, key, retry_after):
                 policy, bucket, _ = self._target(model, key)
-                return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
+                pause = round(min(retry_after, policy.max_pause) * SECOND)
+                return stores.Pause(bucket, policy.limits, pause)
             case telling.Observed(model, key, remaining):
                 policy, bucket, _ = self._target(model, key)
                 left = [remaining.get(unit, inf) for unit in policy.observed]
@@ -324,6 +326,8 @@ class Policies:
 def _demand(target: _Target, call: Call, name: str) -> Demand:
     model, key, costs_by_unit, max_wait, request_id = call
     policy, bucket, _ = target
+    if len(costs_by_unit) > 2:  # beside requests and tokens
+        policy.uncounted.notice(costs_by_unit)
     if policy.token_costs:
         costs_by_unit = policy.token_costs.of(model, costs_by_unit)
     costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]

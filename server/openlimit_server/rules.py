@@ -14,6 +14,7 @@ from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.settings import PolicySettings
 from openlimit_server.token_costs import TokenCosts
 from openlimit_server.turns import Turns
+from openlimit_server.uncounted import Uncounted
 
 _WILDCARD = re.compile(r"[*?]")
 
@@ -36,6 +37,9 @@ class Policy(NamedTuple):
     """None where calls are charged as they say."""
     turns: Turns | None
     """Where calls need a slot as well."""
+    max_pause: float
+    """Seconds: the longest pause that is believed."""
+    uncounted: Uncounted
 
 
 class Rules:
@@ -87,6 +91,8 @@ def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
         settings.on_store_failure == "allow",
         _token_costs(settings, limits),
         Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
+        settings.max_pause,
+        Uncounted(settings.name, settings.limits),
     )
 
 
@@ -95,7 +101,7 @@ def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
 
 
 def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
-    learns = settings.reserve_output == "learned"
-    if not learns and not {"input_tokens", "output_tokens"} & settings.limits.keys():
+    if not {"tokens", "input_tokens", "output_tokens"} & settings.limits.keys():
         return None
-    return TokenCosts(limits, LearnedOutput() if learns else None)
+    learned = LearnedOutput() if settings.reserve_output == "learned" else None
+    return TokenCosts(limits, learned, settings.default_output)

@@ -30,6 +30,7 @@ from openlimit_server import faults, marked_yaml, notation, spelling
 MEMORY = "memory://"
 _MOST_CONCURRENT = 1_000_000
 _MOST_WORKERS = 256
+_MOST_OUTPUT = 100_000_000  # tokens
 _MIN_LEASE = 1.0  # seconds
 _MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
 
@@ -145,13 +146,20 @@ class PolicySettings(BaseModel):
     reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
     """What is reserved for a call's output: all that it may write, or what calls of its model write
     as a rule."""
+    default_output: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_OUTPUT))] = 1000
+    """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
+    max_pause: _Duration = 3600.0
+    """Seconds: a provider that says to try again later than that is believed no longer."""
 
-    @field_validator("reserve_output")
+    @field_validator("reserve_output", "default_output")
     @classmethod
-    def _output_is_limited(cls, value: str, info: ValidationInfo) -> str:
+    def _output_is_limited(cls, value: str | int, info: ValidationInfo) -> str | int:
         limits = info.data.get("limits", {"tokens"})
-        if value == "learned" and not {"tokens", "output_tokens"} & {*limits}:
-            raise ValueError("learned needs a limit of tokens or output_tokens, which it is for")
+        if value != "max_tokens" and not {"tokens", "output_tokens"} & {*limits}:
+            raise ValueError(
+                f"{value} needs a limit of tokens or output_tokens, which it is for; add one, or "
+                "leave it out"
+            )
         return value
 
     @field_validator("lease")
