@@ -213,7 +213,7 @@ def test_check_asks_the_health_service(server: ServerProcess) -> None:
 
 def test_a_second_server_on_the_port_does_not_start(server: ServerProcess) -> None:
     """Two servers never share a port by accident, each with buckets of its own."""
-    with pytest.raises(RuntimeError, match="address is in use"):
+    with pytest.raises(RuntimeError, match="the port is in use"):
         ServerProcess(port=server.port)
 
 

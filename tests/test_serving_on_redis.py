@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -153,3 +155,15 @@ def test_a_days_quota_outlives_servers(redis: RedisProcess, tmp_path: Path) -> N
     assert waits[2] < 3  # the first three are a second apart at most
     assert waits[3] == pytest.approx(28_800, abs=60)
     assert decision.limited_by == "requests"
+
+
+def test_the_log_advises_an_operator() -> None:
+    """What is wrong with the store is told without the parameters that clients have."""
+    command = [sys.executable, "-m", "openlimit_server", "--listen", "127.0.0.1:0"]
+    command += ["--store", "redis://127.0.0.1:1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        line = next(line for line in server.stderr if "127.0.0.1:1:" in line)
+        server.kill()
+    assert line.endswith("; check that it runs and that --store leads to it\n")
+    assert "RemoteLimiter" not in line

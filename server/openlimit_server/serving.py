@@ -15,15 +15,17 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
+from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision, Limit
 from openlimit.stores import AsyncStore, Demand
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.slots import AsyncSlots, MemorySlots
+from openlimit_server import binding
 from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
 from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
-from openlimit_server.settings import MEMORY, ConfigurationError, Settings, load_policies
+from openlimit_server.settings import MEMORY, Settings, load_policies
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
@@ -53,6 +55,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     Raises ConfigurationError, before anything is served, for settings that cannot be used.
     """
     policies = load_policies(settings.config)
+    if not is_worker:  # a worker's port is its supervisor's
+        binding.require_free(settings.listen)
     # Two servers on one port would silently share its calls, each with buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
@@ -66,9 +70,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"cannot listen on {settings.listen}: the address is in use or is not this machine's"
-        ) from error
+        raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     watching = asyncio.create_task(_watch(store, health))
     await server.start()
@@ -104,8 +106,20 @@ async def _watch(store: AsyncStore, health: HealthServicer) -> None:
         if serving != isinstance(outcome, Decision):
             serving = not serving
             health.set_serving(serving)
-            _log.warning("the store decides again" if serving else f"NOT_SERVING: {outcome}")
+            _log.warning(
+                "the store decides again" if serving else f"NOT_SERVING: {_trouble(outcome)}"
+            )
         await asyncio.sleep(_WATCH_EVERY)
+
+
+def _trouble(outcome: object) -> str:
+    """What is wrong with the store, without what its error advises to clients."""
+    if not isinstance(outcome, LimiterUnavailable):
+        return str(outcome)
+    return (
+        f"no decision from {outcome.address}: {outcome.reason}; check that it runs and that "
+        "--store leads to it"
+    )
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":

@@ -13,6 +13,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
+from openlimit_server import binding
 from openlimit_server.serving import stop_signal
 from openlimit_server.settings import ConfigurationError, Settings, load_policies
 
@@ -89,7 +90,10 @@ def _reserve(listen: str) -> socket.socket:
     """Hold the port, so that it is free and stays this server's while a worker is replaced."""
     host, _, number = listen.rpartition(":")
     if listen.startswith("unix:") or not number.isdecimal():
-        raise ConfigurationError("--workers: several share a host:port, not a unix: socket")
+        raise ConfigurationError(
+            f"--workers: several share a host:port, not a unix: socket such as {listen}, which "
+            "takes one worker"
+        )
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # First without SO_REUSEPORT: two servers of one user would silently share the calls.
@@ -107,7 +111,8 @@ def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -
         opened.bind((host, port))
     except OSError as error:
         opened.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise binding.cannot_listen(listen, error) from error
     return opened
 
 
