@@ -5,7 +5,6 @@ Every error names the field, and for the file its line; it says what was expecte
 
 import re
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,37 +14,22 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     field_validator,
 )
 from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit_server import faults, marked_yaml, notation, spelling
+from openlimit_server import faults, fields, marked_yaml, notation, spelling
 
 MEMORY = "memory://"
-_MOST_CONCURRENT = 1_000_000
-_MOST_WORKERS = 256
-_MOST_OUTPUT = 100_000_000  # tokens
-_MIN_LEASE = 1.0  # seconds
-_MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
+_COMMAND = "openlimit-server"
+_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class ConfigurationError(Exception):
     """The settings cannot be used; the message has a line for each fault."""
-
-
-_Duration = Annotated[float, BeforeValidator(notation.duration)]
-_Limit = tuple[float, float, float | None]
-_Address = Annotated[str, AfterValidator(notation.address)]
-_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-_COUNT = partial(notation.whole_number, least=1)
-_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_COMMAND = "openlimit-server"
 
 
 def _unit(name: str) -> str:
@@ -63,39 +47,6 @@ def _unit(name: str) -> str:
             "digits and _, beginning with a letter"
         )
     return name
-
-
-_Unit = Annotated[str, AfterValidator(_unit)]
-
-
-def _renewable(lease: float) -> float:
-    if lease < _MIN_LEASE:
-        raise ValueError(
-            f"must be {_MIN_LEASE:g}s at least, since callers renew it over the network, "
-            f"not {lease:g}s"
-        )
-    return lease
-
-
-def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[_Limit, ...]:
-    if not isinstance(value, list):
-        return (notation.limit(value),)
-    if len(value) > _MOST_LIMITS_OF_A_UNIT:
-        raise ValueError(f"expected {_MOST_LIMITS_OF_A_UNIT} limits at most, not {len(value)}")
-    if not value:
-        raise ValueError("needs at least one entry, such as [10000/minute, 500000/day]")
-    limits: tuple[_Limit, ...] = handler(value)
-    periods = [period for _, period, _ in limits]
-    for period in periods:
-        if periods.count(period) > 1:
-            raise ValueError(f"has more than one limit per {period:g}s; keep one of them")
-    return limits
-
-
-_Limits = Annotated[
-    tuple[Annotated[_Limit, BeforeValidator(notation.limit)], ...],
-    WrapValidator(_one_or_several),
-]
 
 
 def _store(url: object) -> object:
@@ -126,29 +77,27 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: _Name
+    name: fields.Name
     models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Names, and patterns in which * and ? are wild; the first policy that matches decides."""
-    limits: dict[_Unit, _Limits] = Field(min_length=1)
+    limits: dict[Annotated[str, AfterValidator(_unit)], fields.Limits] = Field(min_length=1)
     """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
     split_by: tuple[Literal["model", "key"], ...] = ()
     """What has a bucket of its own; with nothing, all calls share one."""
-    max_wait: _Duration | None = None
+    max_wait: fields.Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
-    concurrent: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_CONCURRENT))] | None = (
-        None
-    )
+    concurrent: fields.Concurrent | None = None
     """Calls of a bucket that may run at the same time; None: any number."""
-    lease: Annotated[_Duration, AfterValidator(_renewable)] = 30.0
+    lease: fields.Lease = 30.0
     """Seconds for which a call may run without a sign of life before its slot is another's."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
     """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
     reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
     """What is reserved for a call's output: all that it may write, or what calls of its model write
     as a rule."""
-    default_output: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_OUTPUT))] = 1000
+    default_output: fields.Output = 1000
     """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
-    max_pause: _Duration = 3600.0
+    max_pause: fields.Duration = 3600.0
     """Seconds: a provider that says to try again later than that is believed no longer."""
 
     @field_validator("reserve_output", "default_output")
@@ -212,13 +161,13 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="YAML file of policies")
-    listen: _Address = Field("0.0.0.0:50051", description="address to serve on")
+    listen: fields.Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,
         description="where the buckets live: memory://, redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://",
     )
-    workers: Annotated[int, BeforeValidator(partial(_COUNT, most=_MOST_WORKERS))] = Field(
+    workers: fields.Workers = Field(
         1, description="processes that serve the address; several need a Redis store"
     )
     grace: float = Field(
@@ -277,8 +226,8 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     try:
         policies = _File.model_validate(document).policies
     except Invalid as error:
-        fields = {1: _File.model_fields, 3: PolicySettings.model_fields}
-        wrong = faults.of_file(str(path), error.errors(), document, fields)
+        known = {1: _File.model_fields, 3: PolicySettings.model_fields}
+        wrong = faults.of_file(str(path), error.errors(), document, known)
         raise ConfigurationError(wrong) from error
     _require_unique_names(path, policies, document)
     return policies
