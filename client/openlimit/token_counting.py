@@ -12,7 +12,7 @@ from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["TokenCount", "count_split", "count_tokens", "whole_number"]
+__all__ = ["TokenCount", "count_split", "count_tokens", "is_absent", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -53,7 +53,7 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
     a maximum is no whole number, a value cannot be written as JSON), and for an iterator, which
     counting would use up.
     """
-    given = {name: value for name, value in params.items() if not _is_absent(value)}
+    given = {name: value for name, value in params.items() if not is_absent(value)}
     counter = PromptCounter(given.get("model"))
     try:
         if "messages" in given:
@@ -69,7 +69,8 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
 
 
-def _is_absent(value: object) -> bool:
+def is_absent(value: object) -> bool:
+    """Whether a parameter is as good as not given."""
     # By name: each SDK has its own such class, and neither needs to be installed.
     return value is None or type(value).__name__ in {"NotGiven", "Omit"}
 
