@@ -94,7 +94,6 @@ def test_limiters_share_what_the_server_holds(server: ServerProcess) -> None:
         ({"model": "other"}, UnknownModel, {"model": "other"}),
         ({}, InvalidRequest, {"field": "model"}),
         ({"model": "x" * 257}, InvalidRequest, {"field": "model"}),
-        ({"model": 5}, InvalidRequest, {"field": "model"}),
         ({"model": "\ud800"}, InvalidRequest, {"field": "model"}),
         ({"model": "é" * 129}, InvalidRequest, {"field": "model"}),
         (
