@@ -34,8 +34,11 @@ class RateLimiter(ABC):
 
         Raises InvalidRequest where a parameter has no sensible reading.
         """
-        model, max_wait = _name_of(params.get("model")), params.get("max_wait")
-        require_wait(max_wait)
+        model, max_wait = params.get("model"), params.get("max_wait")
+        if not isinstance(model, str):
+            model = _name_of(model)
+        if max_wait is not None:
+            require_wait(max_wait)
         tokens = params.get("tokens")
         if tokens is None:
             split = count_split(params)

@@ -112,7 +112,8 @@ class Reservation:
         self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
 
     def __enter__(self) -> Self:
-        self._enter()
+        if not self._entered.acquire(False):
+            raise _entered_already()
         decision = None
         try:
             decision = self._decision = self._reserver.reserve(
@@ -130,7 +131,8 @@ class Reservation:
         return self
 
     async def __aenter__(self) -> Self:
-        self._enter()
+        if not self._entered.acquire(False):
+            raise _entered_already()
         decision = None
         try:
             decision = self._decision = await self._reserver.areserve(
@@ -179,13 +181,6 @@ class Reservation:
         """Keep the charge, free the slot."""
         self.__exit__(kind, error, traceback)
 
-    def _enter(self) -> None:
-        if not self._entered.acquire(blocking=False):
-            raise RuntimeError(
-                "this reservation is entered already, by another task or thread or further out; "
-                "each call needs its own: with limiter.limit(…)"
-            )
-
     def _settle(self, used: Mapping[str, int]) -> None:
         decision = self._decision
         if decision is None:
@@ -194,3 +189,10 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._decision = Decision(decision.wait, decision.limited_by, "")
             self._reserver.settle(decision, self.costs, used)
+
+
+def _entered_already() -> RuntimeError:
+    return RuntimeError(
+        "this reservation is entered already, by another task or thread or further out; each call "
+        "needs its own: with limiter.limit(…)"
+    )
