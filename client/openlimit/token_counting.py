@@ -1,7 +1,8 @@
 """The tokens a call may use, counted from the parameters it is about to be made with.
 
 Here the kinds of calls are told apart and their output is reserved. What the model is shown is
-counted in prompt_tokens.py, text in encodings.py, images in image_tokens.py, files in file_tokens.py.
+counted in prompt_tokens.py, text in encodings.py, images and files in image_tokens.py and
+file_tokens.py.
 
 How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
 too high for most else. For Claude, whose tokenizer is not public, it is about a third too high, see
@@ -21,8 +22,8 @@ from openlimit.prompt_tokens import PromptCounter, is_list, plain
 __all__ = ["TokenCount", "count_split", "count_tokens", "is_absent", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
-_FORMATS = ("tool_choice", "function_call", "response_format", "text", "text_format")
-_FORMATS += ("output_format", "output_config")  # Anthropic's
+_FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
+_FORMATS += ["output_format", "output_config"]  # Anthropic's
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
