@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ParsedChatCompletionMessage
 from openai.types.responses import ResponseOutputMessage, ResponseReasoningItem
@@ -498,12 +498,15 @@ def test_the_format_of_the_answer_counts() -> None:
         {"name": "f", "parameters": {"$ref": "#/$defs/X", "$defs": {"X": {"type": "object"}}}},
         {"name": "f", "parameters": City},
         {"type": "custom", "custom": {"name": "f", "format": {"type": "text"}}},
+        {"type": ["bash_20250124"], "name": ["bash"]},
+        {"type": {}, "cache_control": {"type": "ephemeral"}},
         openai.pydantic_function_tool(City),
     ],
 )
 def test_any_tool_counts(tool: object) -> None:
     """Odd and nested tools count something, and never raise."""
     assert added(tools=[tool]) >= 7 + 12
+    assert added(model="claude-sonnet-4-5", tools=[tool]) >= 7 + 346
 
 
 def test_nested_schemas_count_as_their_json() -> None:
@@ -629,9 +632,11 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 NAMES = """
     type role content name text image_url url detail source data input file audio input_audio
     tool_calls function arguments parameters input_schema properties enum description items
-    format encrypted_content output result model n max_tokens
+    format encrypted_content output result model n max_tokens function_call detail signature
+    file_data filename title thinking
 """.split()  # noqa: SIM905 - thirty words are easier to read in rows than in a column
 TYPES = ["text", "image_url", "image", "input_image", "file", "document", "tool_use", "reasoning"]
+TYPES += ["redacted_thinking", "thinking", "tool_result", "bash_20250124", "input_file"]
 names = st.text(max_size=8) | st.sampled_from(NAMES)
 types = st.sampled_from(TYPES)
 json_like = st.recursive(
@@ -662,6 +667,7 @@ def test_nothing_legal_raises(kind: str, value: object, messages: object, model:
         assert count_tokens(params) >= 0
 
 
+@example(model="claude-3", messages=[], last={"role": []})
 @given(model=models, messages=st.lists(json_like, max_size=4), last=json_like)
 def test_a_further_message_never_counts_less(
     model: str, messages: list[object], last: object

@@ -40,7 +40,7 @@ _SEALED = {"encrypted_content", "signature", "thought_signature", "thoughtSignat
 _SHOWN_AS_JSON = {"action", "arguments", "input"}
 _BINARY = {"b64_json", "data", "file_data", "result"}
 
-_RESULTS = {"tool", "function"}  # roles, in chat completions
+_RESULTS = ("tool", "function")  # roles in chat completions, where any JSON may stand
 _TOOL_BLOCKS = re.compile("tool_use|tool_result")  # types, in Anthropic's messages
 
 # Of a tool, a schema and a property: what the cookbook's formula covers or is not shown.
