@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from openlimit import RemoteLimiter, WaitTooLong
+from openlimit.integrations.langchain import LimitedCalls
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving_policies
 
@@ -196,6 +197,23 @@ async def test_nobody_waits_for_a_slot_longer_than_he_accepts(server: ServerProc
     with suppress(WaitTooLong):
         async with RemoteLimiter(server.address, max_wait=5) as limiter:
             await limiter.wait_for_capacity(1, "one")
+
+
+async def test_trying_without_waiting_takes_a_free_slot_or_none(limiter: RemoteLimiter) -> None:
+    """While all are taken it says no at once and stays in no queue, whatever asks."""
+    calls = LimitedCalls(limiter, model="one", tokens=1)
+    async with limiter.limit(model="one", tokens=1, max_wait=5):
+        began = time.monotonic()
+        for _ in range(5):
+            assert not await calls.aacquire(blocking=False)
+            assert not await asyncio.to_thread(calls.acquire, blocking=False)
+            with pytest.raises(WaitTooLong) as caught:
+                await limiter.limit(model="one", tokens=1, max_wait=0).__aenter__()
+            assert caught.value.limited_by == "concurrent"
+        assert time.monotonic() - began < 1.9  # a server holds who waits for 2 s
+    async with asyncio.timeout(3), limiter.limit(model="one", tokens=1):
+        pass  # who was refused is not ahead
+    assert await asyncio.to_thread(calls.acquire)
 
 
 async def test_no_thread_is_left(server: ServerProcess) -> None:

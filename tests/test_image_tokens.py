@@ -97,22 +97,27 @@ def test_any_text_may_be_given(source: str) -> None:
         ((1092, 2184), 1105),
         ((1100, 2200), 1105),
         ((1, 1), 255),
-        (None, 765),
+        ((2048, 768), 1445),
+        (None, 1445),
     ],
 )
 def test_tiles_follow_the_guide(size: tuple[int, int] | None, tokens: int) -> None:
-    """OpenAI's own examples for gpt-4o, a single tile, and the assumption for an unknown size."""
-    assert Tiles(85, 170).tokens(size, low_detail=False) == tokens
+    """OpenAI's own examples for gpt-4o, a single tile, and the most for an unknown size."""
+    assert Tiles(85, 170).tokens(size, "high") == tokens
+    assert Tiles(85, 170).tokens(None) >= tokens
 
 
 def test_low_detail_costs_the_base() -> None:
     """In low detail an image of tiles costs the base, whatever its size."""
-    assert Tiles(85, 170).tokens((2048, 4096), low_detail=True) == 85
+    assert Tiles(85, 170).tokens((2048, 4096), "low") == 85
 
 
 @pytest.mark.parametrize(
     ("cost", "size", "tokens"),
     [
+        (Patches(32, 1536, 1.2), (1024, 1024), 1229),
+        (Patches(32, 1536, 1.2), (1600, 1600), 1844),
+        (Patches(32, 1536, 1.2), None, 1844),
         (Patches(32, 1536), (1024, 1024), 1024),
         (Patches(32, 1536, 1.62), (4000, 1474), 2489),
         (Patches(32, 1536, 2.46), (1, 1), 3),
@@ -121,8 +126,19 @@ def test_low_detail_costs_the_base() -> None:
     ],
 )
 def test_patches_are_counted_up_to_their_budget(
-    cost: Patches, size: tuple[int, int], tokens: int
+    cost: Patches, size: tuple[int, int] | None, tokens: int
 ) -> None:
     """Each patch begun costs its share, and a large image no more than the budget."""
-    assert cost.tokens(size, low_detail=False) == tokens
-    assert cost.tokens(size, low_detail=True) == tokens
+    for detail in (None, "auto", "low", "high", "original", ["high"]):
+        assert cost.tokens(size, detail) == tokens
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [((320, 320), 120), ((1600, 1600), 3000), ((4000, 4000), 12_000), (None, 12_000)],
+)
+def test_original_detail_has_a_budget_of_its_own(size: tuple[int, int] | None, tokens: int) -> None:
+    """It is never less than that of high detail."""
+    cost = Patches(32, 1536, 1.2, original=10_000)
+    assert cost.tokens(size, "original") == tokens
+    assert cost.tokens(size, "high") == min(tokens, 1844)

@@ -4,6 +4,10 @@ import asyncio
 import inspect
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,13 +19,34 @@ from openlimit import (
     EmbeddingRateLimiter,
     InvalidRequest,
     Reservation,
+    WaitTooLong,
 )
-from openlimit.leaky_bucket import SECOND
+from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.stores.memory import MemoryStore
 from openlimit.token_counting import count_tokens
 from tests.timeline import Timeline
 
-CHAT = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
+CHAT: Any = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+class Slots(ChatRateLimiter):
+    """Counts the slots that are taken, as if concurrency were limited."""
+
+    taken = 0
+
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        self.taken += 1
+        return super().reserve(model, costs, max_wait)._replace(lease=30, wait=0)
+
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        return self.reserve(model, costs, max_wait)
+
+    def release(self, decision: Decision) -> None:
+        self.taken -= 1
 
 
 @pytest.mark.parametrize(
@@ -41,6 +66,8 @@ def test_the_seeds_signatures(kind: Any, token_limit: int) -> None:
         ("bucket_size_in_seconds", 1),
     ]
     assert f"3500 requests and {token_limit:g} tokens a minute" in repr(kind())
+    assert (kind().request_limit, kind().token_limit) == (3500, token_limit)
+    assert (kind(20, 80_000).request_limit, kind(20, 80_000).token_limit) == (20, 80_000)
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "60", None])
@@ -92,12 +119,45 @@ def test_costs_by_unit() -> None:
         ({"images": -1}, r"^units\.images: must be a whole number, 0 or more, not -1"),
         ({"images": "many"}, r"^units\.images: must be a whole number"),
         ({"images": 2**63}, r"^units\.images: must be a whole number"),
+        ({2: 1}, "^units: a unit is a name such as images, not 2"),
     ],
 )
 def test_costs_that_are_none_are_refused_at_once(units: Any, message: str) -> None:
     """The message names the unit and the value."""
     with pytest.raises(InvalidRequest, match=message):
         ChatRateLimiter().limit(model="m", tokens=5, units=units)
+
+
+ODD = [[], ["x"], {}, {"x": 1}, set(), b"x", 0, -1, True, 1.5, float("nan"), float("inf"), 10**400]
+ODD += ["", "\ud800", object(), object, iter(["x"]), lambda: None, NotImplemented]
+PARAMETERS = ["model", "messages", "prompt", "input", "system", "tools", "functions", "text"]
+PARAMETERS += ["max_tokens", "max_completion_tokens", "n", "best_of", "suffix", "instructions"]
+PARAMETERS += ["response_format", "tool_choice", "tokens", "units", "max_wait"]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_any_value_is_counted_or_refused(name: str) -> None:
+    """Whatever a parameter is given, it has a cost, or InvalidRequest says what is wrong."""
+    limiter = ChatRateLimiter()
+    for value in ODD:
+        for call in (CHAT, {"model": "gpt-4", "input": "Hello!"}, {"prompt": "Hello!"}):
+            with suppress(InvalidRequest):
+                assert limiter.limit(**{**call, name: value}).costs["tokens"] >= 0
+
+
+@pytest.mark.parametrize("model", [["x"], {}, 0, b"gpt-4", object()])
+def test_a_model_that_is_no_text_is_named(model: Any) -> None:
+    """At the call, of whatever kind it is, and not as a key that cannot be hashed."""
+    limiter = ChatRateLimiter()
+    for call in (
+        lambda: limiter.limit(model=model, tokens=1),
+        lambda: limiter.wait_for_capacity_sync(1, model),
+        lambda: limiter.wait_for_capacity(1, model).send(None),
+        lambda: limiter.penalize(1, model),
+        lambda: limiter.observe({"tokens": 1}, model),
+    ):
+        with pytest.raises(InvalidRequest, match=r"^model: must be a text such as 'gpt-4o', not "):
+            call()
 
 
 def test_a_local_limiter_ignores_what_it_does_not_limit() -> None:
@@ -132,6 +192,110 @@ def test_one_object_can_be_entered_again(timeline: Timeline) -> None:
     with place:
         assert repr(place).endswith("waited 1 s>")
     assert timeline.slept == [1]
+
+
+@pytest.mark.parametrize("bad", [-1, "5", float("nan"), True, [1]])
+def test_a_longest_wait_that_is_none_is_refused_at_once(bad: Any) -> None:
+    """By each call, and by the decorator."""
+    limiter = ChatRateLimiter()
+    for call in (lambda: limiter.limit(**CHAT, max_wait=bad), lambda: limiter.is_limited(bad)):
+        with pytest.raises(InvalidRequest, match=r"^max_wait: must be seconds, 0 or more, not "):
+            call()
+
+
+async def test_a_longer_wait_than_accepted_is_refused(timeline: Timeline) -> None:
+    """With 0 a call starts now or not at all; a refusal charges nothing and keeps no place."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    with limiter.limit(**CHAT, max_wait=0) as reservation:
+        assert (reservation.wait, reservation.max_wait) == (0, 0)
+    for max_wait in (0, 0.9):
+        with pytest.raises(WaitTooLong) as caught, limiter.limit(**CHAT, max_wait=max_wait):
+            pytest.fail("it had to wait")
+        assert caught.value.retry_after == pytest.approx(1)
+        with pytest.raises(WaitTooLong):
+            async with limiter.limit(**CHAT, max_wait=max_wait):
+                pytest.fail("it had to wait")
+    async with limiter.limit(**CHAT, max_wait=1.1):
+        assert timeline.slept == [1]
+    with limiter.limit(**CHAT, max_wait=None), suppress(WaitTooLong):
+        limiter.limit(**CHAT, max_wait=float("inf")).__enter__()
+    assert len(timeline.slept) == 3
+
+
+def test_a_function_may_say_how_long_its_calls_wait(timeline: Timeline) -> None:
+    """All of them by the decorator, one by its own argument."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+
+    @limiter.is_limited(max_wait=0)
+    def call(**params: Any) -> Any:
+        return params["model"]
+
+    assert call(**CHAT) == "gpt-4"
+    with pytest.raises(WaitTooLong):
+        call(**CHAT)
+    assert call(**CHAT, max_wait=5) == "gpt-4"
+    assert timeline.slept == [1]
+
+
+async def test_one_object_is_entered_once_at_a_time() -> None:
+    """By tasks, threads, or further out: each call needs its own; a refused entry costs nothing."""
+    limiter = Slots()
+    place = limiter.limit(model="gpt-4", tokens=1)
+    for _ in range(2):
+        async with place:
+            for enter in (place.__enter__, partial(asyncio.run, place.__aenter__())):
+                with pytest.raises(RuntimeError, match="each call needs its own"):
+                    await asyncio.to_thread(enter)
+            with pytest.raises(RuntimeError, match="entered already"):
+                await place.__aenter__()
+            assert limiter.taken == 1
+        place.__exit__(None, None, None)
+        assert limiter.taken == 0
+
+
+def test_of_many_threads_that_enter_one_object_one_does() -> None:
+    """However close together they come; its slot is free when that one has left."""
+    limiter = Slots()
+    place = limiter.limit(model="gpt-4", tokens=1)
+    barrier, entered, refused = threading.Barrier(8), list[int](), list[int]()
+
+    def enter(number: int) -> None:
+        for _ in range(50):
+            barrier.wait(10)
+            try:
+                place.__enter__()
+                entered.append(number)
+            except RuntimeError:
+                refused.append(number)
+            barrier.wait(10)
+            if number == 0:
+                assert limiter.taken == 1
+                place.__exit__(None, None, None)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(enter, range(8)))
+    assert (len(entered), len(refused)) == (50, 350)
+
+
+async def test_an_entry_that_failed_leaves_the_object_free(timeline: Timeline) -> None:
+    """Refused, cancelled or collected while it waited: the next entry is the first."""
+    limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
+    place = limiter.limit(**CHAT, max_wait=0)
+    with place:
+        pass
+    for _ in range(2):
+        with pytest.raises(WaitTooLong):
+            place.__enter__()
+        with pytest.raises(WaitTooLong):
+            await place.__aenter__()
+    waiting = limiter.limit(**CHAT)
+    for end in (asyncio.CancelledError, GeneratorExit):
+        entry = waiting.__aenter__()
+        entry.send(None)
+        with pytest.raises(end):
+            entry.throw(end())
+    async with waiting:
+        pass
 
 
 async def test_wait_for_capacity(timeline: Timeline) -> None:

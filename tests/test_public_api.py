@@ -25,6 +25,7 @@ def test_the_public_names() -> None:
         "UnknownModel",
         "UnknownReservation",
         "WaitTooLong",
+        "count_tokens",
     ]
     assert all(getattr(openlimit, name).__doc__ for name in openlimit.__all__)
 

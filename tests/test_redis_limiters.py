@@ -17,6 +17,7 @@ from openlimit import (
     EmbeddingRateLimiterWithRedis,
     InvalidRequest,
     LimiterUnavailable,
+    WaitTooLong,
 )
 from openlimit.leaky_bucket import SECOND
 from openlimit.token_counting import count_tokens
@@ -67,6 +68,7 @@ def test_the_seeds_signatures(
     assert {each.kind for each in parameters} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
     threads = threading.active_count()
     assert f"3500 requests and {token_limit:g} tokens a minute" in repr(kind())
+    assert (kind().request_limit, kind().token_limit) == (3500, token_limit)
     assert threading.active_count() == threads
 
 
@@ -101,6 +103,17 @@ def test_with_waits_until_the_call_may_start(
     assert timeline.slept == pytest.approx([1, 2, 3], abs=0.9)
     assert timeline.slept == sorted(timeline.slept)
     assert reservation.limited_by == "requests"
+
+
+async def test_a_longer_wait_than_accepted_is_refused(limiter: ChatRateLimiterWithRedis) -> None:
+    """With 0 a call starts now or not at all; a refusal charges nothing and keeps no place."""
+    limiter.limit(tokens=int(limiter.token_limit), max_wait=0).__enter__()
+    for max_wait in (0, 0.1, 0):
+        with pytest.raises(WaitTooLong) as caught:
+            limiter.limit(tokens=int(limiter.token_limit), max_wait=max_wait).__enter__()
+        assert 58 < caught.value.retry_after <= 60
+        with pytest.raises(WaitTooLong):
+            await limiter.limit(tokens=int(limiter.token_limit), max_wait=max_wait).__aenter__()
 
 
 async def test_async_with_waits_without_blocking_the_loop(

@@ -94,7 +94,6 @@ def test_limiters_share_what_the_server_holds(server: ServerProcess) -> None:
         ({"model": "other"}, UnknownModel, {"model": "other"}),
         ({}, InvalidRequest, {"field": "model"}),
         ({"model": "x" * 257}, InvalidRequest, {"field": "model"}),
-        ({"model": 5}, InvalidRequest, {"field": "model"}),
         ({"model": "\ud800"}, InvalidRequest, {"field": "model"}),
         ({"model": "é" * 129}, InvalidRequest, {"field": "model"}),
         (
@@ -134,6 +133,51 @@ def test_max_wait(server: ServerProcess, limiter: RemoteLimiter) -> None:
         patient.limit(model="m-patient", tokens=1).__enter__()
 
 
+async def test_a_call_may_have_a_longest_wait_of_its_own(
+    server: ServerProcess, limiter: RemoteLimiter
+) -> None:
+    """Shorter or longer than the limiter's, also none at all; a refused try changes nothing."""
+    limiter.limit(model="m-own", tokens=6000, max_wait=0).__enter__()
+    for max_wait in (0, 0.5):
+        for _ in range(3):
+            with pytest.raises(WaitTooLong) as caught:
+                limiter.limit(model="m-own", tokens=6000, max_wait=max_wait).__enter__()
+            assert 59 < caught.value.retry_after <= 60
+            with pytest.raises(WaitTooLong):
+                await limiter.limit(model="m-own", tokens=6000, max_wait=max_wait).__aenter__()
+    with RemoteLimiter(server.address, max_wait=0) as impatient:
+        impatient.limit(model="m-longer", tokens=101).__enter__()
+        with pytest.raises(WaitTooLong):
+            impatient.limit(model="m-longer", tokens=1).__enter__()
+        for max_wait in (5, float("inf")):
+            async with impatient.limit(model="m-longer", tokens=1, max_wait=max_wait) as call:
+                assert 0 < (call.wait or 0) < 0.1
+
+
+async def test_what_needs_a_model_says_so(server: ServerProcess, limiter: RemoteLimiter) -> None:
+    """At the call, not in the log alone; so does what the server would refuse about it."""
+    for field, tell in (
+        ("model", lambda: limiter.penalize(30)),
+        ("model", lambda: limiter.penalize(30, "m" * 257)),
+        ("model", lambda: limiter.observe({"tokens": 5})),
+        ("model", lambda: limiter.observe({})),
+        ("model", lambda: limiter.observe({"tokens": 5}, "\ud800")),
+        ("remaining", lambda: limiter.observe({"Tokens!": 5}, "m-told")),
+        ("remaining", lambda: limiter.observe({5: 5}, "m-told")),  # type: ignore[dict-item] # on purpose
+        ("remaining", lambda: limiter.observe([("tokens", 5)], "m-told")),  # type: ignore[arg-type] # on purpose
+        ("model", lambda: limiter.wait_for_capacity_sync(1)),
+        ("model", lambda: limiter.limit(tokens=1).__enter__()),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            tell()
+        assert caught.value.field == field
+    with pytest.raises(InvalidRequest, match=r"^model: "):
+        await limiter.wait_for_capacity(1)
+    limiter.penalize(30, "m-told")
+    limiter.observe({"tokens": 5}, model="m-told")
+    assert 28 < wait_of(limiter, "m-told", 1) <= 30
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -146,7 +190,10 @@ def test_max_wait(server: ServerProcess, limiter: RemoteLimiter) -> None:
         ("timeout", "5"),
         ("timeout", None),
         ("max_wait", "5"),
+        ("max_wait", True),
         ("address", None),
+        ("key", None),
+        ("key", 5),
     ],
 )
 def test_bad_options_are_refused_at_once(option: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ParsedChatCompletionMessage
 from openai.types.responses import ResponseOutputMessage, ResponseReasoningItem
@@ -303,23 +303,34 @@ def test_an_anthropic_message_is_counted() -> None:
     text = {"type": "text", "text": "hello world", "cache_control": {"type": "ephemeral"}}
     png = {"type": "base64", "media_type": "image/png", "data": WIDE_PNG}
     image = {"type": "image", "source": png}
-    assert tokens([text]) == 2
+    assert tokens([text]) == 4  # of 2, times 1.6
     assert tokens([image]) == 74 * 28
     assert (
         tokens([{"type": "tool_result", "tool_use_id": "t", "content": [text, image]}])
-        == 74 * 28 + 2
+        == 40 + 74 * 28 + 4
     )
-    assert tokens([{"type": "tool_result", "tool_use_id": "t", "content": "hello world"}]) == 2
-    assert tokens([{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "hello"}}]) > 4
-    assert tokens([{"type": "thinking", "thinking": "hello world", "signature": "A" * 999}]) == 2
+    assert tokens([{"type": "tool_result", "tool_use_id": "t", "content": "hello world"}]) == 44
+    assert tokens([{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "hello"}}]) > 44
+    assert tokens([{"type": "web_search_tool_result", "content": []}]) == 40
     plain = {"type": "text", "media_type": "text/plain", "data": "hello world"}
-    assert tokens([{"type": "document", "source": plain, "title": "hello"}]) == 3
+    assert tokens([{"type": "document", "source": plain, "title": "hello"}]) == 4 + 2
     system = count_tokens({"model": "claude-sonnet-4-5", "messages": [USER], "system": [text]})
-    assert system == count_tokens({"model": "claude-sonnet-4-5", "messages": [USER]}) + 3 + 1 + 2
+    assert system == count_tokens({"model": "claude-sonnet-4-5", "messages": [USER]}) + 3 + 2 + 4
+
+
+def test_a_conversation_with_tools_costs_claude_their_markup() -> None:
+    """Also in the form of OpenAI's chat completions."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "hello"}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "hello"},
+    ]
+    assert count_tokens({"model": "claude-sonnet-4-5", "messages": messages}) > 15 + 3 * 40
+    assert count_tokens({"model": "gpt-4o", "messages": messages}) < 15 + 40
 
 
 def test_images_count_by_their_size_and_detail() -> None:
-    """A data URL counts by its size, low detail as the base, an address as 1024 x 1024."""
+    """A data URL counts by its size, low detail as the base, an address as the largest image."""
     url = "data:image/png;base64," + WIDE_PNG
 
     def tokens(model: str = "gpt-4o", **image: str) -> int:
@@ -327,31 +338,88 @@ def test_images_count_by_their_size_and_detail() -> None:
 
     assert tokens(url=url) == 85 + 8 * 170
     assert tokens(url=url, detail="low") == 85
-    assert tokens(url="https://example.com/cat.png") == 85 + 4 * 170
-    assert tokens("gpt-4o-mini", url="https://example.com/cat.png") == 2833 + 4 * 5667
-    assert tokens("gpt-5", url="https://example.com/cat.png") == 70 + 4 * 140
-    assert tokens("o3", url="https://example.com/cat.png") == 75 + 4 * 150
-    assert tokens("gpt-4.1-mini", url="https://example.com/cat.png") == 1659
+    assert tokens(url="https://example.com/cat.png") == 85 + 8 * 170
+    assert tokens("gpt-4o-mini", url="https://example.com/cat.png") == 2833 + 8 * 5667
     assert tokens_of([{"type": "input_image", "image_url": url, "detail": "low"}]) == 85
-    assert tokens_of([{"type": "input_image", "file_id": "file-1"}]) == 85 + 4 * 170
-    assert tokens_of([{"type": "image_url"}]) == 85 + 4 * 170
+    assert tokens_of([{"type": "input_image", "file_id": "file-1"}]) == 85 + 8 * 170
+    assert tokens_of([{"type": "image_url"}]) == 85 + 8 * 170
+
+
+@pytest.mark.parametrize(
+    ("model", "high", "original"),
+    [
+        ("gpt-5", 70 + 8 * 140, 70 + 8 * 140),
+        ("gpt-5-codex", 70 + 8 * 140, 70 + 8 * 140),
+        ("gpt-5.1-2025-11-13", 70 + 8 * 140, 70 + 8 * 140),
+        ("o3", 75 + 8 * 150, 75 + 8 * 150),
+        ("gpt-4.1-mini", 2489, 2489),
+        ("gpt-5-mini", 2489, 2489),
+        ("gpt-5.1-codex-mini", 2489, 2489),
+        ("codex-mini-latest", 2642, 2642),
+        ("gpt-5.2", 1844, 12_000),
+        ("openai/gpt-5.2-pro-2025-12-11", 1844, 12_000),
+        ("gpt-5.3-codex", 1844, 12_000),
+        ("gpt-5.4", 3000, 12_000),
+        ("gpt-5.4-mini-2026-03-17", 4050, 16_200),
+        ("gpt-5.10", 3000, 12_000),
+        ("GPT-6", 3000, 12_000),
+        ("claude-sonnet-4-5", 4784, 4784),
+    ],
+)
+def test_images_count_as_their_model_sees_them(model: str, high: int, original: int) -> None:
+    """The most that one costs, by tiles or by patches, in the detail asked for."""
+    image = {"type": "input_image", "image_url": "https://example.com/cat.png"}
+    assert tokens_of([{**image, "detail": "high"}], model) == high
+    assert tokens_of([{**image, "detail": "original"}], model) == original
 
 
 def test_payloads_are_not_read_as_text() -> None:
     """A megabyte of base64 counts by its size, in no time, whatever part carries it."""
-    payload = "QUJD" * 250_000
+    payload = "AAEC" * 250_000
     pdf = "data:application/pdf;base64," + payload
     started = time.process_time()
     assert tokens_of([{"type": "input_audio", "input_audio": {"data": payload}}]) == 937
-    assert tokens_of([{"type": "file", "file": {"file_data": pdf, "filename": "a.pdf"}}]) == 18_750
+    assert tokens_of([{"type": "file", "file": {"file_data": pdf, "filename": "a.pdf"}}]) == 18_752
     assert tokens_of([{"type": "input_file", "file_data": pdf}]) == 18_750
-    assert tokens_of([{"type": "input_file", "file_id": "file-1"}]) == 2500
+    assert tokens_of([{"type": "input_file", "file_id": "file-1"}]) == 4500
+    assert tokens_of([{"type": "input_file", "file_url": "https://example.com/a.csv"}]) == 4500
     assert (
         tokens_of([{"type": "document", "source": {"type": "base64", "data": payload}}]) == 18_750
     )
     assert tokens_of([{"type": "video_url", "video_url": {"url": pdf}}]) == 18_750
     assert tokens_of([{"type": "hologram", "hologram": {"data": payload}}]) == 18_750
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "redacted_thinking", "data": "A" * 120},
+        {"type": "thinking", "thinking": "", "signature": "A" * 120},
+        {"type": "reasoning.encrypted", "data": "A" * 120, "id": "r", "index": 0},
+        {"type": "reasoning", "summary": [], "encrypted_content": "A" * 120},
+        {"type": "compaction", "encrypted_content": "A" * 120},
+        {"type": "text", "text": "", "extra_content": {"google": {"thought_signature": "A" * 120}}},
+        {"type": "web_search_result", "encrypted_content": "A" * 120},
+    ],
+)
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5", "gpt-5", "gemini-2.5-pro"])
+def test_sealed_content_counts_by_its_size(content: dict[str, Any], model: str) -> None:
+    """Neither as nothing nor as a file: what was encrypted is about 3/16 of its length."""
+    assert tokens_of([content], model) == 23
+    message = {"role": "assistant", "content": None, "thinking_blocks": [content]}
+    empty = {"role": "assistant", "content": None}
+    assert (
+        count_tokens({"model": model, "messages": [message]})
+        == count_tokens({"model": model, "messages": [empty]}) + 23
+    )
+
+
+def test_what_claude_has_thought_counts_with_its_signature() -> None:
+    """The text may be a summary: what is read again is in the signature."""
+    thought = {"type": "thinking", "thinking": "hello world", "signature": "A" * 1600}
+    assert tokens_of([thought], "claude-sonnet-4-5") == 4 + 300
+    assert tokens_of([{**thought, "signature": None}], "claude-sonnet-4-5") == 4
 
 
 @pytest.mark.parametrize(
@@ -384,8 +452,10 @@ def test_tool_calls_count_with_their_arguments() -> None:
     assert count_tokens({"model": "gpt-4o", "messages": [message]}) == empty + 2 * (3 + 1 + 1)
     answer = {"role": "tool", "tool_call_id": "call_1", "content": "hello"}
     assert count_tokens({"model": "gpt-4o", "messages": [answer]}) == empty + 1
-    legacy = {"role": "assistant", "function_call": {"name": "f", "arguments": {"a": 1}}}
-    assert count_tokens({"model": "gpt-4o", "messages": [legacy]}) > empty + 2
+    legacy = {"role": "assistant", "function_call": call["function"]}
+    assert count_tokens({"model": "gpt-4o", "messages": [legacy]}) == empty + 3 + 1 + 1
+    strange = {"role": "assistant", "function_call": {"name": "f", "arguments": {"a": 1}}}
+    assert count_tokens({"model": "gpt-4o", "messages": [strange]}) > empty + 3 + 2
 
 
 class City(BaseModel):
@@ -404,6 +474,8 @@ def test_the_format_of_the_answer_counts() -> None:
     assert added(response_format=City) > 50
     assert added(text=response) > 50
     assert added(text_format=City) > 50
+    assert added(output_format={"type": "json_schema", "schema": schema}) > 50
+    assert added(output_config={"format": {"type": "json_schema", "schema": schema}}) > 50
     assert 0 < added(response_format={"type": "json_object"}) < 10
     assert added(tool_choice="auto") == 0
     assert added(tool_choice={"type": "function", "function": {"name": "hello"}}) > 1
@@ -426,12 +498,15 @@ def test_the_format_of_the_answer_counts() -> None:
         {"name": "f", "parameters": {"$ref": "#/$defs/X", "$defs": {"X": {"type": "object"}}}},
         {"name": "f", "parameters": City},
         {"type": "custom", "custom": {"name": "f", "format": {"type": "text"}}},
+        {"type": ["bash_20250124"], "name": ["bash"]},
+        {"type": {}, "cache_control": {"type": "ephemeral"}},
         openai.pydantic_function_tool(City),
     ],
 )
 def test_any_tool_counts(tool: object) -> None:
     """Odd and nested tools count something, and never raise."""
     assert added(tools=[tool]) >= 7 + 12
+    assert added(model="claude-sonnet-4-5", tools=[tool]) >= 7 + 346
 
 
 def test_nested_schemas_count_as_their_json() -> None:
@@ -557,9 +632,11 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 NAMES = """
     type role content name text image_url url detail source data input file audio input_audio
     tool_calls function arguments parameters input_schema properties enum description items
-    format encrypted_content output result model n max_tokens
+    format encrypted_content output result model n max_tokens function_call detail signature
+    file_data filename title thinking
 """.split()  # noqa: SIM905 - thirty words are easier to read in rows than in a column
 TYPES = ["text", "image_url", "image", "input_image", "file", "document", "tool_use", "reasoning"]
+TYPES += ["redacted_thinking", "thinking", "tool_result", "bash_20250124", "input_file"]
 names = st.text(max_size=8) | st.sampled_from(NAMES)
 types = st.sampled_from(TYPES)
 json_like = st.recursive(
@@ -590,6 +667,7 @@ def test_nothing_legal_raises(kind: str, value: object, messages: object, model:
         assert count_tokens(params) >= 0
 
 
+@example(model="claude-3", messages=[], last={"role": []})
 @given(model=models, messages=st.lists(json_like, max_size=4), last=json_like)
 def test_a_further_message_never_counts_less(
     model: str, messages: list[object], last: object

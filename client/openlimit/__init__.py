@@ -19,6 +19,7 @@ from openlimit.limiters import (
     RemoteLimiter,
 )
 from openlimit.reservation import Reservation
+from openlimit.utilities import count_tokens
 
 __all__ = [
     "ChatRateLimiter",
@@ -36,4 +37,5 @@ __all__ = [
     "UnknownModel",
     "UnknownReservation",
     "WaitTooLong",
+    "count_tokens",
 ]

@@ -1,8 +1,8 @@
 """How many tokens an image costs: the providers' formulas, and just enough of each image format
 to know an image's size from its first bytes.
 
-An image whose size is not known here, such as one given by its address, counts as 1024 x 1024 in
-high detail. Nothing is ever fetched.
+An image whose size is not known here, such as one given by its address, counts as the largest that
+the model is shown. Nothing is ever fetched.
 """
 
 from binascii import a2b_base64
@@ -15,8 +15,6 @@ __all__ = ["ImageCost", "Patches", "Tiles", "image_size"]
 
 Size = tuple[int, int]  # width and height in pixels
 
-_UNKNOWN_SIZE: Size = (1024, 1024)
-
 # The size stands after a JPEG's metadata, seldom more than some dozen segments of it.
 _JPEG_SEGMENTS = 1000
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -25,8 +23,11 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 class ImageCost(Protocol):
     """What one image costs for a family of models."""
 
-    def tokens(self, size: Size | None, *, low_detail: bool) -> int:
-        """Tokens of an image of that size; None is a size that is not known."""
+    def tokens(self, size: Size | None, detail: object = None) -> int:
+        """Tokens of an image of that size, None where it is not known, in the detail asked for."""
+
+
+_LARGEST: Size = (2048, 768)  # no other shape has more tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,11 @@ class Tiles:
     base: int
     per_tile: int
 
-    def tokens(self, size: Size | None, *, low_detail: bool) -> int:
+    def tokens(self, size: Size | None, detail: object = None) -> int:
         """Low detail costs the base alone, whatever the size."""
-        if low_detail:
+        if detail == "low":
             return self.base
-        width, height = size or _UNKNOWN_SIZE
+        width, height = size or _LARGEST
         # Exactly: a side that comes out at a whole number of tiles must not take one more.
         fits = Fraction(1), Fraction(2048, max(width, height)), Fraction(768, min(width, height))
         scale = min(fits)
@@ -61,12 +62,15 @@ class Patches:
     side: int
     budget: int
     per_patch: float = 1.0
+    original: int = 0
+    """The budget in original detail, where the model has one."""
 
-    def tokens(self, size: Size | None, *, low_detail: bool) -> int:
-        """The detail does not matter."""
-        width, height = size or _UNKNOWN_SIZE
-        patches = ceil(width / self.side) * ceil(height / self.side)
-        return ceil(min(patches, self.budget) * self.per_patch)
+    def tokens(self, size: Size | None, detail: object = None) -> int:
+        """Low detail costs the same."""
+        budget = max(self.budget, self.original if detail == "original" else 0)
+        if size:
+            budget = min(budget, ceil(size[0] / self.side) * ceil(size[1] / self.side))
+        return ceil(round(budget * self.per_patch, 6))  # not for a rounding's sake one more
 
 
 def image_size(source: str) -> Size | None:

@@ -11,12 +11,12 @@ from openlimit import telling
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision, new
 from openlimit.local_limiter import LocalLimiter
-from openlimit.rate_limiter import RateLimiter
+from openlimit.rate_limiter import RateLimiter, require_wait
 from openlimit.remote import RemoteBuckets
 from openlimit.stores import Store
 from openlimit.stores.memory import MemoryStore
 from openlimit.telling import Observed, Penalty, Release
-from openlimit.wire import Call
+from openlimit.wire import Call, read_amounts, require_name
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ class RemoteLimiter(RateLimiter):
 
     ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``.
     ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
-    accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong.
+    accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong. That of
+    ``.limit(…, max_wait=…)`` takes its place for one call.
     ``timeout`` bounds the question to the server, in seconds. ``credentials`` are gRPC channel
     credentials (None: plain text). When the server cannot be asked, ``on_unavailable`` says
     whether the call raises LimiterUnavailable ("raise") or starts unlimited ("allow").
@@ -150,15 +151,17 @@ class RemoteLimiter(RateLimiter):
     ) -> None:
         if not isinstance(address, str) or not address:
             raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
-        if max_wait is not None and not (isinstance(max_wait, int | float) and max_wait >= 0):
-            raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait!r}")
+        if not isinstance(key, str):
+            raise InvalidRequest("key", f"must be a text, not {key!r}")
+        require_name("key", key)
+        require_wait(max_wait)
         if not (isinstance(timeout, int | float) and 0 < timeout < inf):
             raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout!r}")
         if on_unavailable not in ("raise", "allow"):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         self._address = address
         self._key = key
-        self._max_wait = None if max_wait == inf else max_wait
+        self._max_wait = max_wait
         self._allow = on_unavailable == "allow"
         self._unavailable = False
         # What gRPC takes for a moment long past: beyond a year, a timeout is none.
@@ -168,14 +171,18 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         try:
-            return self._available(self._buckets.reserve(self._call(model, costs)))
+            return self._available(self._buckets.reserve(self._call(model, costs, max_wait)))
         except LimiterUnavailable as error:
             return self._without(error)
 
-    def areserve(self, model: str, costs: Mapping[str, int]) -> Coroutine[Any, Any, Decision]:
-        asked = self._buckets.areserve(self._call(model, costs))
+    def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Coroutine[Any, Any, Decision]:
+        asked = self._buckets.areserve(self._call(model, costs, max_wait))
         return self._ask_or_go_on(asked) if self._allow else asked
 
     async def _ask_or_go_on(self, asked: Coroutine[Any, Any, Decision]) -> Decision:
@@ -196,18 +203,21 @@ class RemoteLimiter(RateLimiter):
         self._buckets.tell(Release(decision.reservation_id, self._key))
 
     def _penalize(self, model: str, retry_after: float) -> None:
+        require_name("model", model)
         self._buckets.tell(Penalty(model, self._key, retry_after))
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        require_name("model", model)
         amounts = {unit: int(min(amount, 2**62)) for unit, amount in remaining.items()}
-        self._buckets.tell(Observed(model, self._key, amounts))
+        self._buckets.tell(Observed(model, self._key, read_amounts("remaining", amounts)))
 
     def close(self) -> None:
         """Finish giving reservations back, for the timeout at most, and hang up for good."""
         self._buckets.close()
 
-    def _call(self, model: str, costs: Mapping[str, int]) -> Call:
-        return new(Call, (model, self._key, costs, self._max_wait, ""))
+    def _call(self, model: str, costs: Mapping[str, int], max_wait: float | None) -> Call:
+        longest = self._max_wait if max_wait is None else max_wait
+        return new(Call, (model, self._key, costs, None if longest == inf else longest, ""))
 
     def _available(self, decision: Decision) -> Decision:
         self._unavailable = False

@@ -36,20 +36,33 @@ class LocalLimiter(RateLimiter):
         self._bucket = bucket_key
 
     def __repr__(self) -> str:
-        requests, tokens = self._limits
         return (
-            f"<{type(self).__name__} of {requests.amount:g} requests "
-            f"and {tokens.amount:g} tokens a minute>"
+            f"<{type(self).__name__} of {self.request_limit:g} requests "
+            f"and {self.token_limit:g} tokens a minute>"
         )
 
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        [outcome] = self._store.reserve([self._demand(costs)])
+    @property
+    def request_limit(self) -> float:
+        """Requests a minute."""
+        return self._limits[0].amount
+
+    @property
+    def token_limit(self) -> float:
+        """Tokens a minute."""
+        return self._limits[1].amount
+
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        [outcome] = self._store.reserve([self._demand(costs, max_wait)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        [outcome] = await self._store.areserve([self._demand(costs)])
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        [outcome] = await self._store.areserve([self._demand(costs, max_wait)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -81,9 +94,10 @@ class LocalLimiter(RateLimiter):
     def close(self) -> None:
         self._store.close()
 
-    def _demand(self, costs: Mapping[str, int]) -> Demand:
+    def _demand(self, costs: Mapping[str, int], max_wait: float | None) -> Demand:
         charges = self._charges(costs)
-        return Demand(self._bucket, self._limits, charges, inf, secrets.token_hex(8))
+        longest = inf if max_wait is None else max_wait * SECOND
+        return Demand(self._bucket, self._limits, charges, longest, secrets.token_hex(8))
 
     def _charges(self, costs: Mapping[str, int]) -> list[int]:
         return [costs[limit.unit] for limit in self._limits]

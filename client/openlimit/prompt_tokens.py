@@ -2,20 +2,23 @@
 
 The framing of messages and tools follows OpenAI's cookbook, notebook "How to count tokens with
 tiktoken", which is exact for plain messages and flat tools. Everything else is an estimate that
-errs high: a schema beyond the flat ones counts as the JSON it is sent as, a tool call is framed
-like a message, and an audio recording or a file is guessed from its size.
+errs high: a schema beyond the flat ones counts as the JSON it is sent as, and a tool call is framed
+like a message. What cannot be read is guessed from its size, see file_tokens.py; what is known of
+Claude, and how far off that is, stands in claude_tokens.py.
 """
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, SupportsIndex, TypeGuard
 
+from openlimit.claude_tokens import TOOL_BLOCK
 from openlimit.encodings import base_model, count_text, encoding_name
 from openlimit.errors import InvalidRequest
-from openlimit.image_tokens import ImageCost, Patches, Tiles, image_size
+from openlimit.families import family_of
+from openlimit.file_tokens import PAGE, audio_tokens, file_tokens, sealed_tokens
+from openlimit.image_tokens import image_size
 
 __all__ = ["PromptCounter", "is_list", "plain"]
 
@@ -26,61 +29,24 @@ _PER_PROPERTY = 3
 _ENUM_START = -3
 _PER_ENUM_ITEM = 3
 
-# What cannot be counted without being opened or fetched is guessed from its size.
-_AUDIO_BYTES_PER_TOKEN = 800  # 10 tokens a second, of a recording with 8 kB a second
-_FILE_BYTES_PER_TOKEN = 40  # a scanned page of 100 kB, shown both as text and as an image
-_PAGE = 2500  # that page; no file counts as less
-_SEALED_BYTES_PER_TOKEN = 4  # text that the provider handed out encrypted
-
 # Sent along, but not shown to the model.
 _NOT_SHOWN = (
     {"type", "id", "status", "detail", "call_id", "tool_call_id", "tool_use_id"}
-    | {"annotations", "cache_control", "citations", "logprobs", "signature"}
+    | {"annotations", "cache_control", "citations", "logprobs"}
     | {"parsed", "parsed_arguments"}  # what an SDK adds to a message
 )
+# Of a part, what the provider handed out encrypted: reasoning, and what vouches for it.
+_SEALED = {"encrypted_content", "signature", "thought_signature", "thoughtSignature"}
 _SHOWN_AS_JSON = {"action", "arguments", "input"}
 _BINARY = {"b64_json", "data", "file_data", "result"}
+
+_RESULTS = ("tool", "function")  # roles in chat completions, where any JSON may stand
+_TOOL_BLOCKS = re.compile("tool_use|tool_result")  # types, in Anthropic's messages
 
 # Of a tool, a schema and a property: what the cookbook's formula covers or is not shown.
 _TOOL = {"type", "name", "description", "parameters", "input_schema", "strict", "cache_control"}
 _SCHEMA = {"type", "properties", "required", "additionalProperties", "$schema", "title"}
 _PROPERTY = {"type", "description", "enum", "title"}
-
-_GPT_4O_IMAGE = Tiles(85, 170)
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """What differs between models beside the encoding, in tokens."""
-
-    per_message: int = 3
-    per_name: int = 1
-    per_function: int = 7
-    image: ImageCost = _GPT_4O_IMAGE
-
-
-# The first pattern that the model's name matches; the last matches all.
-_FAMILIES = {
-    "gpt-3.5-turbo-0301*": _Family(per_message=4, per_name=-1, per_function=10),
-    "gpt-3*": _Family(per_function=10),
-    "gpt-4o-mini*": _Family(image=Tiles(2833, 5667)),
-    "gpt-4.1-mini*": _Family(image=Patches(32, 1536, 1.62)),
-    "gpt-4.1-nano*": _Family(image=Patches(32, 1536, 2.46)),
-    "gpt-4[o.]*": _Family(),
-    "gpt-4*": _Family(per_function=10),
-    "gpt-5*-mini*": _Family(image=Patches(32, 1536, 1.62)),
-    "gpt-5*-nano*": _Family(image=Patches(32, 1536, 2.46)),
-    "gpt-5*": _Family(image=Tiles(70, 140)),
-    "o[13]*": _Family(image=Tiles(75, 150)),
-    "o4-mini*": _Family(image=Patches(32, 1536, 1.72)),
-    "*claude*": _Family(image=Patches(28, 4784)),  # the largest budget among its models
-    "*": _Family(),
-}
-
-
-@functools.lru_cache(maxsize=256)
-def _family(model: str) -> _Family:
-    return next(family for pattern, family in _FAMILIES.items() if fnmatchcase(model, pattern))
 
 
 class PromptCounter:
@@ -91,11 +57,13 @@ class PromptCounter:
     def __init__(self, model: object) -> None:
         name = base_model(model)
         self._encoding = encoding_name(name)
-        self._family = _family(name)
+        self._family = family_of(name)
 
     def text(self, value: object) -> int:
         """A text, or any other value written as JSON."""
-        return count_text(value if isinstance(value, str) else _json(value), self._encoding)
+        text = value if isinstance(value, str) else _json(value)
+        tokens = count_text(text, self._encoding)
+        return self._family.claude.text(text, tokens) if self._family.claude else tokens
 
     def texts(self, value: object) -> int:
         """What completions and embeddings take: a text, token ids, or a list of either."""
@@ -116,9 +84,18 @@ class PromptCounter:
         if isinstance(message, Mapping):
             if "role" in message and isinstance(message.get("name"), str):
                 tokens += self._family.per_name
-            if is_list(calls := message.get("tool_calls")):
-                tokens += self._family.per_message * len(calls)
+            calls = message.get("tool_calls")
+            several = len(calls) if is_list(calls) else 0
+            if message.get("function_call"):  # what a tool call was called before
+                several += 1
+            tokens += several * self._per_call
+            if message.get("role") in _RESULTS and self._family.claude:
+                tokens += TOOL_BLOCK
         return tokens
+
+    @property
+    def _per_call(self) -> int:
+        return TOOL_BLOCK if self._family.claude else self._family.per_message
 
     def content(self, content: object) -> int:
         """The content of a message: a text, a part, a list of them, nothing, or odder things."""
@@ -135,26 +112,31 @@ class PromptCounter:
         return 0
 
     def _part(self, part: Mapping[Any, Any]) -> int:
-        match part.get("type"):
+        match kind := part.get("type"):
             case "image_url" | "input_image" | "image" | "computer_screenshot":
                 return self._image(part, part.get("image_url") or part.get("source"))
             case "image_generation_call":
                 return self._image(part, part.get("result"))
             case "file" | "input_file" | "document":
                 return self._file(part, part.get("file") or part.get("source") or part)
-        return sum(self._field(name, value) for name, value in part.items())
+            case "redacted_thinking" | "reasoning.encrypted":
+                return sealed_tokens(part.get("data"))
+        tokens = sum(self._field(name, value) for name, value in part.items())
+        if self._family.claude and isinstance(kind, str) and _TOOL_BLOCKS.search(kind):
+            tokens += TOOL_BLOCK
+        return tokens
 
     def _field(self, name: object, value: object) -> int:
         if name in _NOT_SHOWN:
             return 0
         if name in {"audio", "input_audio"} and isinstance(value, Mapping):
-            transcript = self.content(value.get("transcript"))
-            return transcript + _size(value.get("data")) // _AUDIO_BYTES_PER_TOKEN
-        if name == "encrypted_content":
-            return _size(value) // _SEALED_BYTES_PER_TOKEN
+            return self.content(value.get("transcript")) + audio_tokens(value.get("data"))
+        if name in _SEALED and isinstance(value, str):
+            return sealed_tokens(value)
         if isinstance(value, str):
             sent_as_url = value.startswith("data:") and str(name).endswith("url")
-            return _file_tokens(value) if sent_as_url or name in _BINARY else self.text(value)
+            is_file = sent_as_url or name in _BINARY
+            return file_tokens(value, self.text) if is_file else self.text(value)
         return self.text(value) if name in _SHOWN_AS_JSON else self.content(value)
 
     def _image(self, part: Mapping[Any, Any], source: object) -> int:
@@ -163,22 +145,29 @@ class PromptCounter:
             detail = source.get("detail", detail)
             source = source.get("url") or source.get("data")
         size = image_size(source) if isinstance(source, str) else None
-        return self._family.image.tokens(size, low_detail=detail == "low")
+        return self._family.image.tokens(size, detail)
 
     def _file(self, part: Mapping[Any, Any], source: object) -> int:
         described = self.content([part.get("title"), part.get("context")])
         if not isinstance(source, Mapping):
-            return described + _PAGE
+            return described + PAGE
+        described += self.content(source.get("filename"))
         if source.get("type") in ("text", "content"):  # a document given as plain text or parts
             return described + self.content([source.get("data"), source.get("content")])
-        return described + _file_tokens(source.get("file_data") or source.get("data"))
+        return described + file_tokens(source.get("file_data") or source.get("data"), self.text)
 
     def tools(self, tools: Sequence[object]) -> int:
         """Tools as chat completions, responses or Anthropic take them, or legacy functions."""
-        return sum(map(self._tool, tools)) + (_TOOLS_END if tools else 0)
+        if not tools:
+            return 0
+        claude = self._family.claude
+        return sum(map(self._tool, tools)) + (claude.tools_prompt if claude else _TOOLS_END)
 
     def _tool(self, tool: object) -> int:
         tool = plain(tool)
+        if isinstance(tool, Mapping) and (claude := self._family.claude):
+            shown = {name: tool[name] for name in tool if name not in _NOT_SHOWN - {"type"}}
+            return self._family.per_function + self.text(shown) + claude.built_in(tool)
         if not isinstance(tool, Mapping):
             return self._family.per_function + self.text(tool)
         function = tool.get("function")
@@ -250,12 +239,3 @@ def _json(value: object) -> str:
 def _jsonable(value: object) -> object:
     dumped = plain(value)
     return None if dumped is value else dumped
-
-
-def _size(encoded: object) -> int:
-    """Bytes of a base64 text, or of the one in a data URL."""
-    return len(encoded) * 3 // 4 if isinstance(encoded, str) else 0
-
-
-def _file_tokens(encoded: object) -> int:
-    return max(_PAGE, _size(encoded) // _FILE_BYTES_PER_TOKEN)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from reprlib import repr as shortened
 from typing import Any, Self
 
 from openlimit.decorator import F, limited
@@ -12,7 +13,7 @@ from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
 from openlimit.telling import MAX_RETRY_AFTER
-from openlimit.token_counting import count_split, whole_number
+from openlimit.token_counting import count_split, is_absent, whole_number
 
 _MOST = 2**63  # what the wire carries
 
@@ -27,10 +28,17 @@ class RateLimiter(ABC):
         told apart by their parameters, and their tokens counted: ``tokens``, and of these
         ``input_tokens`` and ``output_tokens``. With ``tokens=n`` nothing is counted and nothing
         split. ``units={"images": 2}`` adds costs in further units, or replaces those of the same
-        name. Units without a limit cost nothing.
+        name. Units without a limit cost nothing. ``max_wait`` is the longest wait that this call
+        accepts, in seconds: entering raises WaitTooLong for a longer one, and then nothing is
+        charged and no place is kept. 0 tries without waiting; None leaves it to the limiter.
 
         Raises InvalidRequest where a parameter has no sensible reading.
         """
+        model, max_wait = params.get("model"), params.get("max_wait")
+        if not isinstance(model, str):
+            model = _name_of(model)
+        if max_wait is not None:
+            require_wait(max_wait)
         tokens = params.get("tokens")
         if tokens is None:
             split = count_split(params)
@@ -40,60 +48,74 @@ class RateLimiter(ABC):
             costs = _costs(tokens)
         if "units" in params:
             costs |= _further_costs(params["units"])
-        return Reservation(self, params.get("model") or "", costs)
+        return Reservation(self, model, costs, max_wait)
 
-    def is_limited(self) -> Callable[[F], F]:
+    def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
 
         It may be a function, a coroutine function, a generator or an asynchronous generator;
-        positional and default arguments count like keywords.
+        positional and default arguments count like keywords. ``max_wait`` is that of ``limit``,
+        for calls that do not give their own.
         """
-        return partial(limited, self.limit)
+        require_wait(max_wait)
+        return partial(limited, partial(self.limit, max_wait=max_wait))
 
     async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
         """Reserve one request of so many tokens and wait for its start.
 
         Nobody tells when the call ends: limits on concurrency see none that lasts.
         """
-        async with Reservation(self, model, _costs(num_tokens)):
+        async with Reservation(self, _name_of(model), _costs(num_tokens)):
             pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        with Reservation(self, model, _costs(num_tokens)):
+        with Reservation(self, _name_of(model), _costs(num_tokens)):
             pass
 
     def penalize(self, retry_after: float, model: str = "") -> None:
         """Let no call of the model start for so many seconds: the provider has answered 429.
 
         For everyone who shares the limit; starts that were granted before stay as they are.
-        Neither blocks nor raises for an outage. More than a day counts as a day.
+        Neither blocks nor raises for an outage. More than a day counts as a day. A RemoteLimiter
+        needs the model; those of one process or one Redis have one bucket for all.
         """
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
-        self._penalize(model, min(retry_after, MAX_RETRY_AFTER))
+        self._penalize(_name_of(model), min(retry_after, MAX_RETRY_AFTER))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
 
         It is taken for what remains now, of which what leaks in a second is left to others. It can
         only make calls wait longer, for everyone who shares the limit. Units that are not
-        limited are ignored. Neither blocks nor raises for an outage.
+        limited are ignored. Neither blocks nor raises for an outage. A RemoteLimiter needs the
+        model.
         """
+        if not isinstance(remaining, Mapping):
+            raise InvalidRequest("remaining", f"must be such as {{'tokens': 9}}, not {remaining!r}")
         for unit, amount in remaining.items():
+            if not isinstance(unit, str):
+                raise InvalidRequest("remaining", f"a unit is a name such as tokens, not {unit!r}")
             if not (isinstance(amount, int | float) and amount >= 0):
                 raise InvalidRequest(
                     f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
                 )
-        if remaining:
-            self._observe(model, remaining)
+        self._observe(_name_of(model), remaining)
 
     @abstractmethod
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
-        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps."""
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps.
+
+        Raises WaitTooLong beyond ``max_wait`` seconds; None is the limiter's own bound.
+        """
 
     @abstractmethod
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         """``reserve`` for event loops."""
 
     # What follows neither blocks nor raises.
@@ -114,11 +136,11 @@ class RateLimiter(ABC):
 
     @abstractmethod
     def _penalize(self, model: str, retry_after: float) -> None:
-        """For at most MAX_RETRY_AFTER seconds."""
+        """For at most MAX_RETRY_AFTER seconds; raises InvalidRequest for want of a model."""
 
     @abstractmethod
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        """Of some units."""
+        """By unit; raises InvalidRequest for want of a model."""
 
     @abstractmethod
     def close(self) -> None:
@@ -146,6 +168,22 @@ class RateLimiter(ABC):
         await self.aclose()
 
 
+def require_wait(max_wait: object) -> None:
+    """Raise InvalidRequest unless it is a longest wait, in seconds, or None."""
+    if max_wait is not None and not (
+        isinstance(max_wait, int | float) and not isinstance(max_wait, bool) and max_wait >= 0
+    ):
+        raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait!r}")
+
+
+def _name_of(model: object) -> str:
+    if isinstance(model, str):
+        return model
+    if is_absent(model):
+        return ""
+    raise InvalidRequest("model", f"must be a text such as 'gpt-4o', not {shortened(model)}")
+
+
 def _costs(tokens: object) -> dict[str, int]:
     if type(tokens) is int and 0 <= tokens < _MOST:  # as nearly always
         return {"requests": 1, "tokens": tokens}
@@ -159,6 +197,8 @@ def _further_costs(units: object) -> dict[str, int]:
         raise InvalidRequest("units", f"must be such as {{'images': 2}}, not {units!r}")
     if "tokens" in units:
         raise InvalidRequest("units", "tokens has a parameter of its own: tokens=512")
+    if odd := [unit for unit in units if not isinstance(unit, str)]:
+        raise InvalidRequest("units", f"a unit is a name such as images, not {odd[0]!r}")
     return {unit: _cost(f"units.{unit}", cost) for unit, cost in units.items()}
 
 

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
+from threading import Lock
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -21,10 +22,14 @@ class Reserver(Protocol):
     Only reserving may block, and raise what can happen to it.
     """
 
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         """Charge the costs and say how long to wait; may block on I/O."""
 
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         """``reserve`` for event loops."""
 
     def cancel(self, decision: Decision) -> None:
@@ -50,17 +55,28 @@ class Reservation:
     Leaving keeps the charge of what was not settled, also after an exception: providers count
     failed calls as well. Where concurrency is limited it frees the slot.
 
+    It is for one call at a time: to enter it while it is entered, from whatever task or thread,
+    raises RuntimeError. Once left it may be entered again, for another call.
+
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
-    Always: ``model``; ``costs`` by unit. Each entry is a reservation of its own.
+    Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own.
     """
 
-    __slots__ = ("_decision", "_reserver", "costs", "model")
+    __slots__ = ("_decision", "_entered", "_reserver", "costs", "max_wait", "model")
 
-    def __init__(self, reserver: Reserver, model: str, costs: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        reserver: Reserver,
+        model: str,
+        costs: Mapping[str, int],
+        max_wait: float | None = None,
+    ) -> None:
         self._reserver = reserver
         self.model = model
         self.costs = costs
+        self.max_wait = max_wait
         self._decision: Decision | None = None
+        self._entered = Lock()  # held from entry to exit; only ever tried, so nobody waits for it
 
     def __repr__(self) -> str:
         state = "not entered" if self.wait is None else f"waited {self.wait:.6g} s"
@@ -96,35 +112,46 @@ class Reservation:
         self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
 
     def __enter__(self) -> Self:
+        if not self._entered.acquire(False):
+            raise _entered_already()
         decision = None
         try:
-            decision = self._decision = self._reserver.reserve(self.model, self.costs)
+            decision = self._decision = self._reserver.reserve(
+                self.model, self.costs, self.max_wait
+            )
             if decision.wait:
                 start = time.monotonic() + decision.wait / SECOND
                 while (left := start - time.monotonic()) > 0:
                     time.sleep(left)
         except BaseException:
+            self._entered.release()
             if decision is not None:
                 self._reserver.cancel(decision)
             raise
         return self
 
     async def __aenter__(self) -> Self:
+        if not self._entered.acquire(False):
+            raise _entered_already()
         decision = None
         try:
-            decision = self._decision = await self._reserver.areserve(self.model, self.costs)
+            decision = self._decision = await self._reserver.areserve(
+                self.model, self.costs, self.max_wait
+            )
             if decision.wait:
                 start = time.monotonic() + decision.wait / SECOND
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                     await asyncio.sleep(left)
         except GeneratorExit:
+            self._entered.release()
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
                 in_background(partial(self._reserver.cancel, decision))
             raise
         except BaseException:
+            self._entered.release()
             if decision is not None:
                 self._reserver.cancel(decision)
             raise
@@ -136,8 +163,12 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Keep the charge, free the slot."""
+        """Keep the charge, free the slot. Does nothing once it is left."""
         decision = self._decision
+        try:
+            self._entered.release()
+        except RuntimeError:  # not entered, or left already
+            return
         if decision and decision.lease:
             self._reserver.release(decision)
 
@@ -148,9 +179,7 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         """Keep the charge, free the slot."""
-        decision = self._decision
-        if decision and decision.lease:
-            self._reserver.release(decision)
+        self.__exit__(kind, error, traceback)
 
     def _settle(self, used: Mapping[str, int]) -> None:
         decision = self._decision
@@ -160,3 +189,10 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._decision = Decision(decision.wait, decision.limited_by, "")
             self._reserver.settle(decision, self.costs, used)
+
+
+def _entered_already() -> RuntimeError:
+    return RuntimeError(
+        "this reservation is entered already, by another task or thread or further out; each call "
+        "needs its own: with limiter.limit(…)"
+    )

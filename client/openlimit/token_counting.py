@@ -1,7 +1,14 @@
 """The tokens a call may use, counted from the parameters it is about to be made with.
 
 Here the kinds of calls are told apart and their output is reserved. What the model is shown is
-counted in prompt_tokens.py, text in encodings.py, images in image_tokens.py.
+counted in prompt_tokens.py, text in encodings.py, images and files in image_tokens.py and
+file_tokens.py.
+
+How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
+too high for most else. For Claude, whose tokenizer is not public, it is about a third too high, see
+claude_tokens.py. For models of other providers text counts as OpenAI's newest encoding does, which
+can be too low, most of all outside the Latin script. What no caller can know, and so what can be
+too low everywhere: a previous response, what a hosted tool finds, files given by id or address.
 """
 
 from collections.abc import Mapping
@@ -12,9 +19,11 @@ from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["TokenCount", "count_split", "count_tokens", "whole_number"]
+__all__ = ["TokenCount", "count_split", "count_tokens", "is_absent", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
+_FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
+_FORMATS += ["output_format", "output_config"]  # Anthropic's
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
@@ -42,8 +51,8 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
     The output is the first of ``max_completion_tokens``, ``max_output_tokens`` and ``max_tokens``
     that is a positive integer, else 15, for each of the choices asked for (``n``, ``best_of``,
     prompts); an embedding has none. What only the provider knows (a previous response, a hosted
-    tool's results) is not counted; a file or an image given by id or address counts as one page
-    or 1024 x 1024 pixels.
+    tool's results) is not counted. Of what is given by id or address, a file counts as one page and
+    an image as the largest.
 
     Blocks for the counting, which takes time linear in the text: about 0.1 s per megabyte. The
     first count in an encoding loads it, about 0.3 s, or looks for it on the network, a few
@@ -53,7 +62,7 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
     a maximum is no whole number, a value cannot be written as JSON), and for an iterator, which
     counting would use up.
     """
-    given = {name: value for name, value in params.items() if not _is_absent(value)}
+    given = {name: value for name, value in params.items() if not is_absent(value)}
     counter = PromptCounter(given.get("model"))
     try:
         if "messages" in given:
@@ -69,7 +78,8 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
 
 
-def _is_absent(value: object) -> bool:
+def is_absent(value: object) -> bool:
+    """Whether a parameter is as good as not given."""
     # By name: each SDK has its own such class, and neither needs to be installed.
     return value is None or type(value).__name__ in {"NotGiven", "Omit"}
 
@@ -118,10 +128,7 @@ def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
             if not is_list(given[name]):
                 raise InvalidRequest(name, f"expected a list, got {type(given[name]).__name__}")
             tools += given[name]
-    formats = (
-        plain(given.get(name))
-        for name in ("tool_choice", "function_call", "response_format", "text", "text_format")
-    )
+    formats = (plain(given.get(name)) for name in _FORMATS)
     return counter.tools(tools) + sum(
         counter.text(value) for value in formats if isinstance(value, Mapping)
     )

@@ -22,13 +22,17 @@ class Witness(ChatRateLimiter):
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
 
-    def reserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         self.charged.append((model, costs["tokens"]))
-        return super().reserve(model, costs)._replace(lease=30)
+        return super().reserve(model, costs, max_wait)._replace(lease=30)
 
-    async def areserve(self, model: str, costs: Mapping[str, int]) -> Decision:
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
         self.charged.append((model, costs["tokens"]))
-        return (await super().areserve(model, costs))._replace(lease=30)
+        return (await super().areserve(model, costs, max_wait))._replace(lease=30)
 
     def settle(
         self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]

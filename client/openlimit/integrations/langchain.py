@@ -5,7 +5,6 @@ from functools import partial
 from langchain_core.rate_limiters import BaseRateLimiter
 
 from openlimit.errors import WaitTooLong
-from openlimit.leaky_bucket import Decision
 from openlimit.rate_limiter import RateLimiter
 
 __all__ = ["LimitedCalls"]
@@ -33,34 +32,23 @@ class LimitedCalls(BaseRateLimiter):
     def acquire(self, *, blocking: bool = True) -> bool:
         """Wait for the start of a call; unless `blocking`, only say whether it may start now.
 
-        Nothing is charged where the answer is no. Raises what the limiter raises, such as
+        Nothing is charged or queued where the answer is no. Raises what the limiter raises, such as
         WaitTooLong; not that if it does not block.
         """
-        if blocking:
-            with self._limit():
-                return True
-        call = self._limit()
         try:
-            decision = self._limiter.reserve(call.model, call.costs)
+            with self._limit(max_wait=None if blocking else 0):
+                return True
         except WaitTooLong:
+            if blocking:
+                raise
             return False
-        return self._starts_now(decision)
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
         """``acquire`` for event loops. A wait that is cancelled gives its place back."""
-        if blocking:
-            async with self._limit():
-                return True
-        call = self._limit()
         try:
-            decision = await self._limiter.areserve(call.model, call.costs)
+            async with self._limit(max_wait=None if blocking else 0):
+                return True
         except WaitTooLong:
+            if blocking:
+                raise
             return False
-        return self._starts_now(decision)
-
-    def _starts_now(self, decision: Decision) -> bool:
-        if decision.wait:
-            self._limiter.cancel(decision)
-        elif decision.lease:
-            self._limiter.release(decision)
-        return not decision.wait
