@@ -200,7 +200,7 @@ def test_reasoning_and_caches_count_where_each_provider_tells_them(
 
 
 def test_what_anthropic_spent_on_compaction_counts() -> None:
-    """It tells that only in the list of its iterations; what messages used is in the sum already."""
+    """It tells that only in the list of its iterations; its sum has the messages in it."""
     caches = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     message = {"type": "message", "input_tokens": 20, "output_tokens": 3} | caches
     compaction = {"type": "compaction", "input_tokens": 180, "output_tokens": 30} | caches

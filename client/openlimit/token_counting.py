@@ -12,7 +12,7 @@ from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["TokenCount", "count_split", "count_tokens", "whole_number"]
+__all__ = ["TokenCount", "count_split", "count_tokens", "tells_output", "whole_number"]
 
 _DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -67,6 +67,11 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
         return TokenCount(_response_input(counter, given), _output(given))
     except RecursionError:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
+
+
+def tells_output(params: Mapping[str, Any]) -> bool:
+    """Whether a call with these parameters says how much it may write at most."""
+    return any((whole_number(params.get(name)) or 0) > 0 for name in _MAXIMA)
 
 
 def _is_absent(value: object) -> bool:

@@ -126,7 +126,7 @@ def _iterations(usage: object) -> Iterable[Mapping[str, int]]:
     for entry in entries if isinstance(entries, list) else ():
         if _get(entry, "type") == "compaction":
             said = {n: _whole(n, v) for n in _NUMBERS if (v := _get(entry, n)) is not None}
-            yield {name: 0 for name in _OWN_NAMES} | _of_provider(said, None)
+            yield dict.fromkeys(_OWN_NAMES, 0) | _of_provider(said, None)
 
 
 def _largest(said: Mapping[str, int], names: Iterable[str]) -> int:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from openlimit.background import when_dropped
 from openlimit.integrations.attempt import Attempt
+from openlimit.integrations.call_params import Route, route_of
 from openlimit.rate_limiter import RateLimiter
 
 __all__ = ["AsyncLimitedTransport", "LimitedTransport", "follow"]
+
+_REDIRECTED = "openlimit"  # in the extensions of a request
 
 if TYPE_CHECKING:
     import httpx
@@ -55,16 +58,6 @@ class _Limited:
                     self._transport = getattr(package, self._kind)(limits=limits)
         return self._transport
 
-    def _attempt(self, request: Any) -> Attempt | None:
-        try:
-            body = request.content
-        except RuntimeError:  # a file or a generator, which no limited endpoint takes
-            return None
-        attempt = Attempt.of(self._limiter, request.method, request.url.path, body)
-        if attempt and attempt.streams:
-            request.headers["accept-encoding"] = "identity"
-        return attempt
-
 
 class LimitedTransport(_Limited, _Sync):
     """Limits each call that an SDK sends through it, and tells the limiter how it went.
@@ -73,15 +66,20 @@ class LimitedTransport(_Limited, _Sync):
     client that is given a transport, it then takes no proxies from the environment).
 
     A request to ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` or
-    ``…/v1/messages`` waits for its start, without a connection and without using up the client's
-    timeouts. Others pass. Once the response has been read, the reservation is settled with its
-    usage, that of a stream at the stream's end: OpenAI's chat streams tell it if asked with
+    ``…/v1/messages``, of Gemini to ``…/models/<name>:generateContent`` and its like, or of Bedrock
+    to ``…/model/<name>/converse`` or ``invoke`` waits for its start, without a connection and
+    without using up the client's timeouts. Others pass. The model is the body's, else the path's.
+    A call that names none passes unlimited, with a warning, unless the limiter takes it.
+
+    Once the response has been read, the reservation is settled with its usage, that of a stream at
+    the stream's end: OpenAI's chat streams tell it if asked with
     ``stream_options={"include_usage": True}``. A call whose usage is not known, because it failed,
     was cancelled or its stream was closed early, keeps its charge. What the headers say of the
-    provider's limits is observed, and a 429 with ``retry-after`` holds back everybody.
+    provider's limits is observed. A refusal that says when to try again, in its headers or its
+    body, holds back everybody, and so does an error within a stream.
 
     Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
-    one by one. Streams are asked for uncompressed, and passed on as they come.
+    one by one. A redirect is no other attempt: what it leads to belongs to the same reservation.
 
     What the limiter raises, such as WaitTooLong, reaches the caller of the openai SDK as it is,
     without retries. The anthropic SDK takes it for a failure to connect: it retries, then raises
@@ -94,16 +92,20 @@ class LimitedTransport(_Limited, _Sync):
 
     def handle_request(self, request: Any) -> Any:
         """Send it once it may start. Blocks; raises what the limiter and the transport raise."""
-        attempt = self._attempt(request)
         transport = self._inner(request)
+        attempt = _redirected(request)
         if attempt is None:
-            return transport.handle_request(request)
-        attempt.reservation.__enter__()
+            if (route := _route(request)) is None:
+                return transport.handle_request(request)
+            if (attempt := Attempt.of(self._limiter, route, request.read())) is None:
+                return transport.handle_request(request)
+            attempt.enter()
         try:
-            return follow(attempt, transport.handle_request(request), sync=True)
+            response = transport.handle_request(request)
         except BaseException:
             attempt.closed()
             raise
+        return _answered(attempt, request, response, sync=True)
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -132,16 +134,20 @@ class AsyncLimitedTransport(_Limited, _Async):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send it once it may start; raises what the limiter and the transport raise."""
-        attempt = self._attempt(request)
         transport = self._inner(request)
+        attempt = _redirected(request)
         if attempt is None:
-            return await transport.handle_async_request(request)
-        await attempt.reservation.__aenter__()
+            if (route := _route(request)) is None:
+                return await transport.handle_async_request(request)
+            if (attempt := Attempt.of(self._limiter, route, await request.aread())) is None:
+                return await transport.handle_async_request(request)
+            await attempt.aenter()
         try:
-            return follow(attempt, await transport.handle_async_request(request), sync=False)
+            response = await transport.handle_async_request(request)
         except BaseException:
             attempt.closed()
             raise
+        return _answered(attempt, request, response, sync=False)
 
     async def aclose(self) -> None:
         """Close the transport inside."""
@@ -163,12 +169,44 @@ class AsyncLimitedTransport(_Limited, _Async):
             await self._transport.__aexit__(exc_type, exc_value, traceback)
 
 
+def _route(request: Any) -> Route | None:
+    return route_of(request.method, request.url.path)
+
+
+class _Redirected:
+    """The attempt that a redirect ends in. Not every redirect is followed."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._dropped = when_dropped(self, attempt.closed)
+
+    def take(self) -> Attempt | None:
+        """For the request that follows it; None if there was one already."""
+        return self._attempt if self._dropped.detach() else None
+
+
+def _redirected(request: Any) -> Attempt | None:
+    """The attempt that a request goes on with: clients copy the extensions of the one before."""
+    redirected = request.extensions.pop(_REDIRECTED, None)
+    return redirected.take() if redirected else None
+
+
+def _answered(attempt: Attempt, request: Any, response: Any, *, sync: bool) -> Any:
+    if response.has_redirect_location:
+        request.extensions[_REDIRECTED] = _Redirected(attempt)
+        return response
+    return follow(attempt, response, sync=sync)
+
+
 def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
-    """The response, whose body the attempt follows as it is read."""
-    if attempt.answered(response):
-        body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
-        kind = _of_package(body, getattr(_package(response), name))
-        response.stream = kind(response.stream, attempt)
+    """The response, whose body the attempt follows as it is read. Raises nothing."""
+    try:
+        if attempt.answered(response):
+            body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
+            kind = _of_package(body, getattr(_package(response), name))
+            response.stream = kind(response.stream, attempt)
+    except Exception:  # the call was made: it is not for its limiter to fail it
+        attempt.closed()
     return response
 
 
