@@ -71,11 +71,11 @@ def _rewritten(params: Mapping[str, Any], action: str) -> Mapping[str, Any]:
             requests = params.get("requests", [params])
             texts = [_part(part) for each in requests for part in each["content"]["parts"]]
             return {"input": [part.get("text", "") for part in texts], "encoding_format": "float"}
+        if not action or {"messages", "prompt"} & params.keys():
+            return params
     except (TypeError, LookupError, AttributeError):
-        pass  # the provider will refuse it
-    if action and not {"messages", "prompt"} & params.keys():
-        return _messages([("user", [{"input": params}])])
-    return params
+        pass
+    return {"messages": [{"role": "user", "content": [{"input": params}]}]}  # the text of it
 
 
 def _of_gemini(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,8 @@ def _of_converse(params: Mapping[str, Any]) -> dict[str, Any]:
     if system := params.get("system"):
         messages.insert(0, ("system", system))
     tools = [
-        {**spec, "inputSchema": None, "input_schema": spec["inputSchema"]["json"]}
+        {n: v for n, v in spec.items() if n != "inputSchema"}
+        | {"input_schema": spec["inputSchema"]["json"]}
         for tool in (params.get("toolConfig") or {}).get("tools", ())
         if (spec := tool.get("toolSpec"))
     ]

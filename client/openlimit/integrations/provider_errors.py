@@ -18,7 +18,7 @@ _AMOUNT = re.compile(
 _DURATION = rf"((?:{_AMOUNT.pattern}\s*)+)"
 _ALL = re.compile(_DURATION, _AMOUNT.flags)
 _SENTENCE = re.compile(rf"(?:try again|retry)\s+(?:in|after)\s+{_DURATION}", _AMOUNT.flags)
-_RETRY_DELAY = re.compile(rf"retryDelay\W{{1,8}}({_NUMBER})s", re.ASCII)
+_RETRY_DELAY = re.compile(rf"retryDelay[^\w-]{{1,12}}({_NUMBER})s", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LIMITS = re.compile(
     r"rate.?limit|overloaded|resource.?exhausted|too.?many.?requests|throttl|\bcode\W{1,4}429\b",
