@@ -5,17 +5,15 @@ a cache was read, and a lone output of 0 is a placeholder. And where numbers con
 the larger counts, for a call must not be charged less than it can cost.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openlimit.errors import InvalidRequest
+from openlimit.leaky_bucket import UNIT
 from openlimit.token_counting import whole_number
 
-__all__ = ["UNIT", "units_of"]
+__all__ = ["units_of"]
 
-UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
-"""What a unit may be called."""
 _MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
 """Anthropic's names and those of OpenAI's responses are those of units too."""

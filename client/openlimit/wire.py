@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple
 from google.protobuf.duration_pb2 import Duration
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND, Decision, new
-from openlimit.usage import UNIT
+from openlimit.leaky_bucket import SECOND, UNIT, Decision, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,

@@ -158,6 +158,43 @@ async def test_headers_and_refusals_of_the_provider_are_heeded(
     assert witness.settled == [USED, USED]
 
 
+@pytest.mark.parametrize(
+    ("answer", "stream", "wait"),
+    [
+        (Answer(429, {}, {"error": {"message": "Please try again in 1.5s."}}), False, 1.5),
+        (
+            Answer(429, {}, {"error": {"details": [{"retryDelay": "34s"}], "message": "no"}}),
+            True,
+            34,
+        ),
+        (Answer(429, {"x-ratelimit-reset-tokens": "6m0s"}), False, 360),
+        (Answer(body=b'data: {"error": {"message": "Please try again in 2s."}}\n\n'), True, 2),
+    ],
+)
+async def test_refusals_are_heeded_wherever_they_say_how_long(
+    answer: Answer, stream: bool, wait: float, provider: Provider, witness: Witness
+) -> None:
+    """In the body, in other headers, in a stream that had begun well."""
+    provider.answers.append(answer)
+
+    async def call() -> None:
+        response: Any = await litellm.acompletion(**CHAT, max_retries=0, stream=stream)
+        async for _ in response:
+            pass
+
+    with pytest.raises(openai.APIError):
+        await call()
+    await seen(lambda: witness.over == 1)
+    assert (witness.penalties, witness.settled) == ([(wait, "gpt-4o")], [])
+
+
+async def test_anthropics_messages_are_settled(witness: Witness) -> None:
+    """LiteLLM has their answers as dicts."""
+    await untyped.anthropic_messages(**CLAUDE)
+    await seen(lambda: witness.over == 1)
+    assert (witness.charged, witness.settled) == ([CLAUDE_CHARGE], [USED])
+
+
 async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(
     provider: Provider, tmp_path: Path
 ) -> None:

@@ -2,16 +2,15 @@
 
 import gzip
 import json
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
-from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openlimit.integrations.response_usage import BodyReader
+from tests.aws_frames import framed, packed
 
 CHAT = (
     b'data: {"choices": [{"delta": {"content": "\\"usage\\": 1"}}], "usage": null}\r\n\r\n'
@@ -42,20 +41,9 @@ ON_SEVERAL_LINES = (
 )
 
 
-def framed(event: object) -> bytes:
-    """As AWS frames it, with a header."""
-    headers = b"\x0b:event-type\x07\x00\x05chunk"
-    payload = json.dumps(event).encode()
-    prelude = (12 + len(headers) + len(payload) + 4).to_bytes(4) + len(headers).to_bytes(4)
-    frame = prelude + crc32(prelude).to_bytes(4) + headers + payload
-    return frame + crc32(frame).to_bytes(4)
-
-
-def packed(event: bytes) -> bytes:
-    return framed({"bytes": b64encode(event).decode()})
-
-
-BEDROCK = b"".join(packed(line[6:]) for line in MESSAGES.splitlines() if line.startswith(b"data: "))
+BEDROCK = b"".join(
+    packed(line[6:].decode()) for line in MESSAGES.splitlines() if line.startswith(b"data: ")
+)
 CONVERSE = framed({"delta": {"text": "Hi"}}) + framed({"usage": {"inputTokens": 11}})
 STREAMS = [
     (CHAT, {"prompt_tokens": 11, "total_tokens": 16}),
@@ -97,7 +85,7 @@ def test_a_stream_that_is_left_after_its_last_event_has_told_all(
 def test_a_stream_that_is_left_earlier_has_told_nothing_final(body: bytes, _: Any) -> None:
     """What has been written so far is not known."""
     if body is BEDROCK:
-        last_event = len(body) - len(packed(b'{"type": "message_stop"}'))
+        last_event = len(body) - len(packed('{"type": "message_stop"}'))
     else:
         last_event = body[:-2].rindex(b"data:")
     assert read(body[:last_event], ended=False) is None

@@ -101,7 +101,10 @@ class LimitedLogger(CustomLogger):
         """LiteLLM's: a synchronous call has failed."""
         error = kwargs.get("exception")
         headers = getattr(error, "litellm_response_headers", None) or {}
-        self._over(kwargs, getattr(error, "status_code", 0), headers, None, str(error))
+        # What an answer says that has begun well is an error without a status.
+        status = getattr(error, "status_code", OK if kwargs.get("stream") else 0)
+        said = f"{error} {getattr(error, 'body', '')}"
+        self._over(kwargs, status, headers, None, said)
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
