@@ -12,9 +12,17 @@ from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["TokenCount", "count_split", "count_tokens", "tells_output", "whole_number"]
+__all__ = [
+    "DEFAULT_OUTPUT",
+    "TokenCount",
+    "count_split",
+    "count_tokens",
+    "tells_output",
+    "whole_number",
+]
 
-_DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
+DEFAULT_OUTPUT = 15
+"""What a call that sets no maximum is taken to write."""
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
@@ -134,7 +142,7 @@ def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
 
 def _output(given: Mapping[str, Any]) -> int:
     maxima = (_positive(given, name, 0) for name in _MAXIMA)
-    return next(filter(None, maxima), _DEFAULT_OUTPUT)
+    return next(filter(None, maxima), DEFAULT_OUTPUT)
 
 
 def _completions(given: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import anthropic
@@ -11,8 +12,10 @@ import httpx
 import httpx2
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, WaitTooLong
+from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
 from openlimit.integrations.attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.token_counting import count_tokens
@@ -413,6 +416,68 @@ def test_a_call_that_names_no_model_passes_with_one_warning(
     first, second = (record.message for record in caplog.records)
     assert first.startswith("calls that name no model, neither in body nor path, pass unlimited")
     assert second.startswith("calls of 'mmm")
+
+
+@pytest.mark.parametrize("model", ["", "gpt-4o"])
+def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: Any) -> None:
+    """Where no policy covers it; a call without any passes with a warning."""
+
+    class Server(Witness):
+        def reserve(self, model: str, costs: Any) -> Any:
+            raise UnknownModel(model)
+
+    _warn.cache_clear()
+    inner = httpx2.MockTransport(lambda _: httpx2.Response(200))
+    with (
+        httpx2.Client(transport=LimitedTransport(Server(), inner)) as client,
+        pytest.raises(UnknownModel) if model else nullcontext(),
+    ):
+        client.post("http://provider/v1/responses", json=RESPONSE | {"model": model})
+    assert len(caplog.records) == (not model)
+
+
+NAMES = st.sampled_from(
+    [
+        *("model", "messages", "content", "contents", "parts", "text", "input", "tools", "stream"),
+        *("max_tokens", "usage", "error", "message", "response", "choices", "usageMetadata"),
+        *("type", "inferenceConfig", "prompt_tokens", "input_tokens", "system", "image", "source"),
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+)
+BODIES = JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=99)
+EVENTS = st.lists(BODIES, max_size=3).map(lambda each: b"".join(b"data: %b\n\n" % e for e in each))
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("retry-after", "x-ratelimit-reset-tokens", "x-ratelimit-remaining-tokens"),
+            *("anthropic-ratelimit-tokens-reset", "content-type", "location"),
+        ]
+    ),
+    st.sampled_from(["0", "-1", "1", "1s", "2030-01-01T00:00:00Z", "9" * 30, "", "x", "nan"]),
+)
+
+
+@given(
+    st.sampled_from(["v1/messages", "v1/responses", "v1/embeddings", "v1/chat/completions"])
+    | st.sampled_from(["models/m:generateContent", "models/m:embedContent", "model/m/converse"]),
+    BODIES,
+    st.sampled_from([200, 204, 307, 400, 429, 500, 529]),
+    HEADERS,
+    BODIES | EVENTS,
+)
+def test_no_request_and_no_answer_is_too_odd(
+    path: str, asked: bytes, status: int, headers: dict[str, str], told: bytes
+) -> None:
+    """Both pass as they are, and what was begun is over."""
+    witness = Witness()
+    answer = httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(told))
+    inner = httpx2.MockTransport(lambda _: answer)
+    with httpx2.Client(transport=LimitedTransport(witness, inner)) as client:
+        assert client.post(f"http://provider/{path}", content=asked).content == told
+    assert witness.over == len(witness.charged) or answer.has_redirect_location
 
 
 def test_an_odd_answer_of_an_inner_transport_fails_no_call(witness: Witness) -> None:

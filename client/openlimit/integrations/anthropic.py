@@ -6,7 +6,7 @@ from anthropic import APIRequest, APIResponse, AsyncAPIResponse, AsyncCallNext, 
 
 from openlimit.integrations.attempt import Attempt
 from openlimit.integrations.call_params import route_of
-from openlimit.integrations.http import follow
+from openlimit.integrations.following import follow
 from openlimit.rate_limiter import RateLimiter
 
 __all__ = ["LimitedMiddleware"]

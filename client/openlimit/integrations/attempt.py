@@ -14,6 +14,7 @@ from openlimit.integrations.call_params import Route, params_of
 from openlimit.integrations.response_usage import BodyReader
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
+from openlimit.token_counting import DEFAULT_OUTPUT
 from openlimit.usage import units_of
 
 __all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle"]
@@ -22,7 +23,6 @@ _log = logging.getLogger(__name__)
 _OVERLOADED = 529  # Anthropic's
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)
 _CHARACTERS_PER_TOKEN = 4  # of what cannot be counted
-_UNKNOWN_OUTPUT = 15  # the same as in token_counting.py
 
 
 class Attempt:
@@ -123,7 +123,7 @@ def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Res
     try:
         return limiter.limit(**counted)
     except Exception:  # whatever it is, the call is made
-        tokens = _UNKNOWN_OUTPUT
+        tokens = DEFAULT_OUTPUT
         with suppress(RecursionError):
             tokens += -(-len(str(params)) // _CHARACTERS_PER_TOKEN)
         return limiter.limit(model=model, tokens=tokens)

@@ -3,21 +3,16 @@
 They go into a client of httpx or of httpx2, whichever the SDK takes.
 """
 
-import sys
-from collections.abc import AsyncIterator, Iterator
-from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from openlimit.background import when_dropped
 from openlimit.integrations.attempt import Attempt
 from openlimit.integrations.call_params import Route, route_of
+from openlimit.integrations.following import answered, package_of, redirected
 from openlimit.rate_limiter import RateLimiter
 
-__all__ = ["AsyncLimitedTransport", "LimitedTransport", "follow"]
-
-_REDIRECTED = "openlimit"  # in the extensions of a request
+__all__ = ["AsyncLimitedTransport", "LimitedTransport"]
 
 if TYPE_CHECKING:
     import httpx
@@ -52,7 +47,7 @@ class _Limited:
         if self._transport is None:
             with self._lock:
                 if self._transport is None:
-                    package = _package(request)
+                    package = package_of(request)
                     # As many connections as the SDKs' own clients have.
                     limits = package.Limits(max_connections=1000, max_keepalive_connections=100)
                     self._transport = getattr(package, self._kind)(limits=limits)
@@ -93,7 +88,7 @@ class LimitedTransport(_Limited, _Sync):
     def handle_request(self, request: Any) -> Any:
         """Send it once it may start. Blocks; raises what the limiter and the transport raise."""
         transport = self._inner(request)
-        attempt = _redirected(request)
+        attempt = redirected(request)
         if attempt is None:
             if (route := _route(request)) is None:
                 return transport.handle_request(request)
@@ -105,7 +100,7 @@ class LimitedTransport(_Limited, _Sync):
         except BaseException:
             attempt.closed()
             raise
-        return _answered(attempt, request, response, sync=True)
+        return answered(attempt, request, response, sync=True)
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -135,7 +130,7 @@ class AsyncLimitedTransport(_Limited, _Async):
     async def handle_async_request(self, request: Any) -> Any:
         """Send it once it may start; raises what the limiter and the transport raise."""
         transport = self._inner(request)
-        attempt = _redirected(request)
+        attempt = redirected(request)
         if attempt is None:
             if (route := _route(request)) is None:
                 return await transport.handle_async_request(request)
@@ -147,7 +142,7 @@ class AsyncLimitedTransport(_Limited, _Async):
         except BaseException:
             attempt.closed()
             raise
-        return _answered(attempt, request, response, sync=False)
+        return answered(attempt, request, response, sync=False)
 
     async def aclose(self) -> None:
         """Close the transport inside."""
@@ -171,97 +166,3 @@ class AsyncLimitedTransport(_Limited, _Async):
 
 def _route(request: Any) -> Route | None:
     return route_of(request.method, request.url.path)
-
-
-class _Redirected:
-    """The attempt that a redirect ends in. Not every redirect is followed."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._dropped = when_dropped(self, attempt.closed)
-
-    def take(self) -> Attempt | None:
-        """For the request that follows it; None if there was one already."""
-        return self._attempt if self._dropped.detach() else None
-
-
-def _redirected(request: Any) -> Attempt | None:
-    """The attempt that a request goes on with: clients copy the extensions of the one before."""
-    redirected = request.extensions.pop(_REDIRECTED, None)
-    return redirected.take() if redirected else None
-
-
-def _answered(attempt: Attempt, request: Any, response: Any, *, sync: bool) -> Any:
-    if response.has_redirect_location:
-        request.extensions[_REDIRECTED] = _Redirected(attempt)
-        return response
-    return follow(attempt, response, sync=sync)
-
-
-def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
-    """The response, whose body the attempt follows as it is read. Raises nothing."""
-    try:
-        if attempt.answered(response):
-            body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
-            kind = _of_package(body, getattr(_package(response), name))
-            response.stream = kind(response.stream, attempt)
-    except Exception:  # the call was made: it is not for its limiter to fail it
-        attempt.closed()
-    return response
-
-
-class _Followed:
-    """The body of a response on its way to its reader, who may also just drop it half read."""
-
-    def __init__(self, stream: Any, attempt: Attempt) -> None:
-        self._stream = stream
-        self._attempt = attempt
-        self._dropped = when_dropped(self, attempt.closed)
-
-    def _closed(self) -> None:
-        if self._dropped.detach():
-            self._attempt.closed()
-
-
-class _Body(_Followed):
-    """For synchronous clients."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        for data in self._stream:
-            self._attempt.passed(data)
-            yield data
-        self._attempt.ended()
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._closed()
-
-
-class _AsyncBody(_Followed):
-    """For asynchronous clients."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            self._attempt.passed(data)
-            yield data
-        self._attempt.ended()
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._closed()
-
-
-@cache
-def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
-    """The body as the stream of one of both packages, whose clients accept only their own."""
-    return type(body.__name__, (body, stream), {})
-
-
-def _package(message: object) -> Any:
-    """The package that a request or response is of."""
-    names = (kind.__module__.partition(".")[0] for kind in type(message).__mro__)
-    return next(sys.modules[name] for name in names if name in {"httpx", "httpx2"})
