@@ -175,6 +175,20 @@ def test_nothing_that_is_sent_counts_as_nothing(path: str, body: Any, least: int
     assert least <= sum(count_split(asked(path, body).params)) < 3 * least
 
 
+def test_what_is_nested_too_deeply_is_still_a_call(witness: Witness) -> None:
+    """The provider will say what it thinks of it."""
+    part: Any = {"text": "Hi"}
+    for _ in range(300):
+        part = {"toolResult": {"content": [part]}}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    inner = httpx2.MockTransport(lambda _: httpx2.Response(200))
+    with httpx2.Client(transport=LimitedTransport(witness, inner)) as client:
+        assert client.post("http://provider/model/m/converse", json=body).is_success
+    [(model, tokens)] = witness.charged
+    assert (model, witness.over) == ("m", 1)
+    assert tokens > 300
+
+
 def test_gemini_is_charged_and_settled(witness: Witness) -> None:
     """Through the transport, in one piece and as a list or events of a stream."""
     usage = {"promptTokenCount": 11, "candidatesTokenCount": 2, "thoughtsTokenCount": 3}

@@ -73,7 +73,7 @@ def _rewritten(params: Mapping[str, Any], action: str) -> Mapping[str, Any]:
             return {"input": [part.get("text", "") for part in texts], "encoding_format": "float"}
         if not action or {"messages", "prompt"} & params.keys():
             return params
-    except (TypeError, LookupError, AttributeError):
+    except (TypeError, LookupError, AttributeError, RecursionError):
         pass
     return {"messages": [{"role": "user", "content": [{"input": params}]}]}  # the text of it
 
