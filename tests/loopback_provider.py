@@ -250,7 +250,8 @@ def _response_events(body: Json) -> list[Json | str]:
     ]
 
 
-def _message_events(body: Json) -> list[Json | str]:
+def message_events(body: Json) -> list[Json | str]:
+    """What Anthropic streams."""
     begun: Json = {
         "content": [],
         "stop_reason": None,
@@ -278,5 +279,5 @@ _DOCUMENTS = {
 _EVENTS = {
     "completions": _chat_events,
     "responses": _response_events,
-    "messages": _message_events,
+    "messages": message_events,
 }

@@ -78,6 +78,35 @@ def test_a_limit_that_is_none_is_refused_at_once(field: str, bad: Any) -> None:
         ChatRateLimiter(**{field: bad})
 
 
+@pytest.mark.parametrize(
+    ("params", "output"),
+    [
+        ({"max_tokens": 50}, 50),
+        ({"max_completion_tokens": 50, "n": 2}, 100),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": 0}, None),
+        ({"max_tokens": -1}, None),
+        ({"max_output_tokens": 50.0}, 50),
+        ({}, None),
+        ({"n": 3}, None),
+    ],
+)
+def test_a_call_without_a_maximum_tells_no_output(
+    params: dict[str, Any], output: int | None
+) -> None:
+    """What it writes is for a server to say; its tokens have 15 for each choice."""
+    costs = ChatRateLimiter().limit(**CHAT, **params).costs
+    assert costs.get("output_tokens") == output
+    assert costs["tokens"] - costs["input_tokens"] == (output or 15 * params.get("n", 1))
+    assert costs["tokens"] == count_tokens(CHAT | params)
+
+
+def test_an_embedding_writes_nothing_and_says_so() -> None:
+    """It has no maximum since it needs none."""
+    costs = EmbeddingRateLimiter().limit(model="text-embedding-3-small", input=["Hi"]).costs
+    assert (costs["input_tokens"], costs["output_tokens"], costs["tokens"]) == (1, 0, 1)
+
+
 def test_with_waits_until_the_call_may_start(timeline: Timeline) -> None:
     """Each entry sleeps once, for as long as the arithmetic says."""
     limiter = ChatRateLimiter(request_limit=60, token_limit=6000)

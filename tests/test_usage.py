@@ -6,6 +6,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import anthropic.types
+import anthropic.types.beta
 import litellm.types.utils
 import openai.types
 import openai.types.create_embedding_response
@@ -111,12 +112,126 @@ def test_numbers_by_unit_stay_what_they_are(usage: Any, units: dict[str, int]) -
         (SimpleNamespace(output_tokens=2), {"output_tokens": 2}),
         (
             {"prompt_tokens": 1, "cache_read_input_tokens": 5, "total_tokens": 2},
-            {"input_tokens": 0, "tokens": 0, "output_tokens": 0},
+            {"input_tokens": 1, "tokens": 2, "output_tokens": 1},
         ),
     ],
 )
 def test_what_a_provider_does_not_tell_is_left_out(usage: Any, units: dict[str, int]) -> None:
     """Providers that imitate an interface leave fields out, or add their own."""
+    assert units_of(usage) == units
+
+
+XAI = {
+    "prompt_tokens": 32,
+    "completion_tokens": 9,
+    "total_tokens": 135,
+    "completion_tokens_details": {"reasoning_tokens": 94},
+}
+GEMINI = {
+    "promptTokenCount": 20,
+    "candidatesTokenCount": 7,
+    "thoughtsTokenCount": 40,
+    "toolUsePromptTokenCount": 3,
+    "cachedContentTokenCount": 10,
+    "totalTokenCount": 70,
+}
+BEDROCK = {
+    "inputTokens": 4,
+    "outputTokens": 7,
+    "totalTokens": 1118,
+    "cacheReadInputTokens": 1000,
+    "cacheWriteInputTokens": 107,
+}
+
+
+def usage_of(input_tokens: int, output_tokens: int) -> dict[str, int]:
+    return {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "tokens": input_tokens + output_tokens,
+    }
+
+
+@pytest.mark.parametrize(
+    ("usage", "units"),
+    [
+        (XAI, usage_of(32, 103)),
+        ({name: XAI[name] for name in XAI if "details" not in name}, usage_of(32, 103)),
+        ({name: XAI[name] for name in XAI if name != "total_tokens"}, usage_of(32, 103)),
+        ({"input_tokens": 32, "output_tokens": 9, "total_tokens": 135}, usage_of(32, 103)),
+        (XAI | {"completion_tokens": 103}, usage_of(32, 103)),
+        (SimpleNamespace(**XAI), usage_of(32, 103)),
+        (GEMINI, usage_of(23, 47)),
+        ({"promptTokenCount": 20, "totalTokenCount": 20}, usage_of(20, 0)),
+        (
+            SimpleNamespace(prompt_token_count=20, candidates_token_count=7, total_token_count=67),
+            usage_of(20, 47),
+        ),
+        (BEDROCK, usage_of(111, 7)),
+        ({"inputTokens": 30, "outputTokens": 9, "totalTokens": 39}, usage_of(30, 9)),
+        ({"inputTokens": 0, "outputTokens": 9, "cacheReadInputTokens": 50}, usage_of(0, 9)),
+        (
+            {"prompt_tokens": 4, "completion_tokens": 635, "total_tokens": 3264}
+            | {"prompt_audio_seconds": 203},
+            usage_of(2629, 635),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+            | {"prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 1},
+            usage_of(9, 2),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+            | {"input_tokens": 0, "output_tokens": 0},
+            usage_of(9, 2),
+        ),
+        (
+            {"type": "tokens", "input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+            usage_of(3, 2),
+        ),
+    ],
+)
+def test_reasoning_and_caches_count_where_each_provider_tells_them(
+    usage: Any, units: dict[str, int]
+) -> None:
+    """Beside the output or within it, beside the input or within it; what the total has more is
+    output."""
+    assert units_of(usage) == units
+
+
+def test_what_anthropic_spent_on_compaction_counts() -> None:
+    """It tells that only in the list of its iterations; its sum has the messages in it."""
+    caches = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    message = {"type": "message", "input_tokens": 20, "output_tokens": 3} | caches
+    compaction = {"type": "compaction", "input_tokens": 180, "output_tokens": 30} | caches
+    told: dict[str, Any] = {"input_tokens": 20, "output_tokens": 3}
+    assert units_of(told | {"iterations": [message, compaction]}) == usage_of(200, 33)
+    usage = anthropic.types.beta.BetaUsage.model_validate(told | {"iterations": [compaction]})
+    assert units_of(usage) == usage_of(200, 33)
+
+
+@pytest.mark.parametrize(
+    ("usage", "units"),
+    [
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, {}),
+        ({"prompt_tokens": 0, "completion_tokens": 7, "total_tokens": 7}, {"output_tokens": 7}),
+        ({"completion_tokens": 7, "total_tokens": 50}, {"output_tokens": 7, "tokens": 50}),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 0}, usage_of(9, 2)),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 3}, usage_of(9, 2)),
+        ({"input_tokens": 0, "output_tokens": 7}, {"output_tokens": 7}),
+        ({"input_tokens": 9, "output_tokens": 0}, {"input_tokens": 9}),
+        (anthropic.types.Usage(input_tokens=9, output_tokens=0), {"input_tokens": 9}),
+        (anthropic.types.Usage(input_tokens=0, output_tokens=0), {}),
+        ({"input_tokens": 0, "cache_read_input_tokens": 5, "output_tokens": 7}, usage_of(0, 7)),
+        ({"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}, {}),
+        ({"promptTokenCount": 0, "totalTokenCount": 0}, {}),
+        ({"type": "duration", "seconds": 7}, {}),
+        (SimpleNamespace(type="duration", seconds=7.5), {}),
+        ({"tokens": 0, "input_tokens": 0, "output_tokens": 0}, usage_of(0, 0)),
+    ],
+)
+def test_a_zero_that_cannot_be_true_is_not_told(usage: Any, units: dict[str, int]) -> None:
+    """No call has an input of 0 unless a cache was read; what callers name by unit is theirs."""
     assert units_of(usage) == units
 
 
@@ -143,6 +258,11 @@ def test_what_a_provider_does_not_tell_is_left_out(usage: Any, units: dict[str, 
         ({"tokens": {"input": 1}}, "not {'input': 1}"),
         ({"tokens": Fraction(1, 2)}, r"not Fraction\(1, 2\)"),
         ({"tokens": 2**63}, "not 9223372036854775808"),
+        ({"promptEvalCount": 2}, r"usage\['promptEvalCount'\]: is neither a provider's nor a unit"),
+        ({"tokensIn": 2, "tokens": 3}, r"usage\['tokensIn'\]"),
+        (SimpleNamespace(inputTokenCount=3), "usage: must be the usage"),
+        ({"inputTokens": -1}, r"usage\['inputTokens'\]"),
+        ({"promptTokenCount": "9"}, r"usage\['promptTokenCount'\]"),
         ({1: 2}, r"usage\[1\]"),
         ({"": 2}, r"usage\[''\]"),
         ({"prompt_tokens": -1}, r"usage\['prompt_tokens'\]"),

@@ -261,6 +261,14 @@ def test_an_answer_of_a_kind_to_come_is_no_grant() -> None:
     assert isinstance(outcome, LimiterUnavailable)
 
 
+def test_a_pause_of_nothing_is_sent_as_one() -> None:
+    """It is not the same as none said: it lifts a pause."""
+    question = Question()
+    items.write_question(1, telling.Penalty("m", "", 0), question)
+    received = Question.FromString(question.SerializeToString())
+    assert telling.read_penalty(received.penalize) == telling.Penalty("m", "", 0)
+
+
 @pytest.mark.parametrize(
     "told",
     [

@@ -14,6 +14,7 @@ The idea is the virtual scheduling form of the generic cell rate algorithm (ITU-
 one schedule for several limits, which are charged together or not at all.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from openlimit.errors import CostExceedsLimit, WaitTooLong
 
 SECOND = 1_000_000
 """Microseconds in a second: the unit of every time in this module."""
+UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""What a unit may be called."""
 
 # Settling fills a bucket at most with what leaks in so many microseconds, some 285 years: however
 # many calls cost an absurd amount, waits stay what can be sent.

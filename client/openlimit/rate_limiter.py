@@ -13,7 +13,7 @@ from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision
 from openlimit.reservation import Reservation
 from openlimit.telling import MAX_RETRY_AFTER
-from openlimit.token_counting import count_split, is_absent, whole_number
+from openlimit.token_counting import count_split, is_absent, tells_output, whole_number
 
 _MOST = 2**63  # what the wire carries
 
@@ -26,11 +26,13 @@ class RateLimiter(ABC):
 
         Takes exactly what the call takes: chat, completion, embedding and Responses calls are
         told apart by their parameters, and their tokens counted: ``tokens``, and of these
-        ``input_tokens`` and ``output_tokens``. With ``tokens=n`` nothing is counted and nothing
-        split. ``units={"images": 2}`` adds costs in further units, or replaces those of the same
-        name. Units without a limit cost nothing. ``max_wait`` is the longest wait that this call
-        accepts, in seconds: entering raises WaitTooLong for a longer one, and then nothing is
-        charged and no place is kept. 0 tries without waiting; None leaves it to the limiter.
+        ``input_tokens`` and ``output_tokens``. A call that sets no maximum tells no
+        ``output_tokens``, so that a server may charge what it knows of its model; its ``tokens``
+        have 15 for the output. With ``tokens=n`` nothing is counted and nothing split.
+        ``units={"images": 2}`` adds costs in further units, or replaces those of the same name.
+        Units without a limit cost nothing. ``max_wait`` is the longest wait that this call accepts,
+        in seconds: entering raises WaitTooLong for a longer one, and then nothing is charged and no
+        place is kept. 0 tries without waiting; None leaves it to the limiter.
 
         Raises InvalidRequest where a parameter has no sensible reading.
         """
@@ -43,11 +45,15 @@ class RateLimiter(ABC):
         if tokens is None:
             split = count_split(params)
             costs = _costs(sum(split))
-            costs["input_tokens"], costs["output_tokens"] = split
+            costs["input_tokens"] = split.input
+            if not split.output or tells_output(params):  # else it is for a server to say
+                costs["output_tokens"] = split.output
         else:
             costs = _costs(tokens)
         if "units" in params:
             costs |= _further_costs(params["units"])
+            if tokens is not None and "input_tokens" in costs:  # the rest is output
+                costs.setdefault("output_tokens", max(0, costs["tokens"] - costs["input_tokens"]))
         return Reservation(self, model, costs, max_wait)
 
     def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:

@@ -95,17 +95,17 @@ class Reservation:
     def settle(self, usage: object) -> None:
         """Replace what was reserved by what the call has really used, and free its slot.
 
-        ``usage`` is what the response says: the usage object of OpenAI's chat completions,
-        completions, embeddings or responses, or of Anthropic's messages, the same as a dict, or
-        numbers by unit such as ``{"tokens": 12}``. What it does not name stays as reserved;
-        None, which streamed responses carry before their end, changes nothing.
+        ``usage`` is what the response says: the usage object of OpenAI's API or of one like it, of
+        Anthropic's messages, Gemini or Bedrock, the same as a dict, or numbers by unit such as
+        ``{"tokens": 12}``. What it does not tell, or cannot be true, stays as reserved: see
+        usage.py. None, which streamed responses carry before their end, changes nothing.
 
         Does not block, and raises for no outage: it is sent with what else is on its way, again
         after an outage, and at the latest when the limiter is closed. Only the first time counts.
         Raises InvalidRequest for what is no usage, RuntimeError before entering.
         """
-        if usage is not None:
-            self._settle(units_of(usage))
+        if usage is not None and (used := units_of(usage)):
+            self._settle(used)
 
     def cancel(self) -> None:
         """The call was not made and will not be: give back all that was reserved, like settle."""

@@ -19,9 +19,18 @@ from openlimit.encodings import base_model
 from openlimit.errors import InvalidRequest
 from openlimit.prompt_tokens import PromptCounter, is_list, plain
 
-__all__ = ["TokenCount", "count_split", "count_tokens", "is_absent", "whole_number"]
+__all__ = [
+    "DEFAULT_OUTPUT",
+    "TokenCount",
+    "count_split",
+    "count_tokens",
+    "is_absent",
+    "tells_output",
+    "whole_number",
+]
 
-_DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
+DEFAULT_OUTPUT = 15
+"""What a call that sets no maximum is taken to write."""
 _FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
 _FORMATS += ["output_format", "output_config"]  # Anthropic's
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -76,6 +85,11 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
         return TokenCount(_response_input(counter, given), _output(given))
     except RecursionError:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
+
+
+def tells_output(params: Mapping[str, Any]) -> bool:
+    """Whether a call with these parameters says how much it may write at most."""
+    return any((whole_number(params.get(name)) or 0) > 0 for name in _MAXIMA)
 
 
 def is_absent(value: object) -> bool:
@@ -136,7 +150,7 @@ def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
 
 def _output(given: Mapping[str, Any]) -> int:
     maxima = (_positive(given, name, 0) for name in _MAXIMA)
-    return next(filter(None, maxima), _DEFAULT_OUTPUT)
+    return next(filter(None, maxima), DEFAULT_OUTPUT)
 
 
 def _completions(given: Mapping[str, Any]) -> int:

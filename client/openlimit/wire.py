@@ -1,14 +1,13 @@
 """What is asked and what was decided as messages, and back. No I/O."""
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND, Decision, new
+from openlimit.leaky_bucket import SECOND, UNIT, Decision, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
@@ -23,7 +22,6 @@ TIMEOUT = "openlimit-timeout"
 for a slot is told to ask again before that."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
-_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Call(NamedTuple):
@@ -143,7 +141,7 @@ def read_amounts(field: str, amounts: Mapping[str, int]) -> dict[str, int]:
     if len(amounts) > MAX_UNITS:
         raise InvalidRequest(field, f"must name at most {MAX_UNITS} units, not {len(amounts)}")
     for unit, amount in amounts.items():
-        if not _UNIT.fullmatch(unit):
+        if not UNIT.fullmatch(unit):
             raise InvalidRequest(
                 field,
                 f"a unit is a lower-case name of at most 64 characters such as images, not "

@@ -1,18 +1,22 @@
 """The middleware in Anthropic's real SDK, against a provider on loopback."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx2
 import pytest
 
 from openlimit import RemoteLimiter, WaitTooLong
 from openlimit.integrations.anthropic import LimitedMiddleware
+from openlimit.integrations.http import LimitedTransport
 from openlimit.token_counting import count_tokens
+from tests.aws_frames import packed
 from tests.integrations.conftest import Witness
-from tests.loopback_provider import Answer, Provider, message
+from tests.loopback_provider import Answer, Provider, message, message_events
 from tests.server_process import serving_policies
 
 MESSAGE: Any = {
@@ -103,6 +107,24 @@ def test_bedrock_is_limited_whatever_its_requests_look_like_on_their_way(
         assert client.messages.create(**MESSAGE).usage.output_tokens == 5
     assert "model" not in provider.requests[0]
     assert (witness.charged, witness.settled, witness.over) == ([CHARGE], [USED], 1)
+
+
+def test_bedrocks_streams_are_settled(provider: Provider, witness: Witness) -> None:
+    """In the middleware, and through the transport, which knows the model from the path alone."""
+    frames = b"".join(packed(json.dumps(event)) for event in message_events(MESSAGE))
+    headers = {"content-type": "application/vnd.amazon.eventstream"}
+    provider.answers.extend([Answer(headers=headers, body=frames)] * 2)
+    aws: Any = {"aws_region": "us-east-1", "aws_access_key": "x", "aws_secret_key": "x"}
+    options: Any = aws | {"base_url": provider.url, "max_retries": 0}
+    transport = LimitedTransport(witness)
+    for client in (
+        anthropic.AnthropicBedrock(**options, middleware=[LimitedMiddleware(witness)]),
+        anthropic.AnthropicBedrock(**options, http_client=httpx2.Client(transport=transport)),
+    ):
+        with client, client.messages.stream(**MESSAGE) as stream:
+            assert stream.get_final_text() == "Hi"
+    assert witness.charged == [CHARGE] * 2
+    assert (witness.settled, witness.over) == ([USED] * 2, 2)
 
 
 async def test_a_stream_that_is_left_keeps_its_charge(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -113,3 +114,32 @@ async def test_a_slot_is_held_until_the_body_has_been_read_or_left(
         assert not done
         await stream.close()
         await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("policies", [SLOTS])
+async def test_retries_and_redirects_take_one_slot_between_them(
+    limiter: RemoteLimiter, provider: Provider
+) -> None:
+    """There is only one, for SDKs that each fail, are sent elsewhere and succeed."""
+    again = {"retry-after-ms": "1"}
+    elsewhere = [
+        Answer(307, {"location": path}) for path in ("/v1/chat/completions", "/v1/messages")
+    ]
+    transport = AsyncLimitedTransport(limiter)
+    http_client = httpx2.AsyncClient(transport=transport, follow_redirects=True)
+    async with (
+        openai.AsyncOpenAI(http_client=http_client, max_retries=2) as client,
+        anthropic.AsyncAnthropic(http_client=http_client, max_retries=2) as claude,
+    ):
+        for stream in (False, True):
+            provider.answers.extend([Answer(500, again), elsewhere[0], Answer(500, again)])
+            chat: Any = await client.chat.completions.create(**CHAT, stream=stream)
+            if stream:
+                await chat.close()
+            provider.answers.extend([Answer(500, again), elsewhere[1], Answer(500, again)])
+            message: Any = await claude.messages.create(**CHAT | {"model": "c"}, stream=stream)
+            if stream:
+                await message.close()
+    assert len(provider.requests) == 16
+    async with asyncio.timeout(5):
+        await limiter.wait_for_capacity(1, model="gpt-4o")

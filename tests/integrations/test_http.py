@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import anthropic
@@ -10,8 +12,11 @@ import httpx
 import httpx2
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, WaitTooLong
+from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
+from openlimit.integrations.attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.token_counting import count_tokens
 from tests.integrations.conftest import Witness
@@ -35,7 +40,7 @@ def client(
     request: pytest.FixtureRequest, provider: Provider, witness: Witness
 ) -> Iterator[openai.OpenAI]:
     """The openai SDK, over each of the packages it takes."""
-    http_client = request.param.Client(transport=LimitedTransport(witness))
+    http_client = request.param.Client(transport=LimitedTransport(witness), follow_redirects=True)
     with openai.OpenAI(http_client=http_client, max_retries=0) as client:
         yield client
 
@@ -44,7 +49,8 @@ def client(
 async def aclient(
     request: pytest.FixtureRequest, provider: Provider, witness: Witness
 ) -> AsyncIterator[openai.AsyncOpenAI]:
-    http_client = request.param.AsyncClient(transport=AsyncLimitedTransport(witness))
+    transport = AsyncLimitedTransport(witness)
+    http_client = request.param.AsyncClient(transport=transport, follow_redirects=True)
     async with openai.AsyncOpenAI(http_client=http_client, max_retries=0) as aclient:
         yield aclient
 
@@ -289,13 +295,273 @@ def test_a_body_that_is_no_call_is_the_providers_to_refuse(
     assert (sent, witness.charged) == ([body], [])
 
 
-def test_a_call_that_cannot_be_counted_is_charged_once_it_is_settled(
+def test_a_call_that_cannot_be_counted_is_charged_by_its_length(
     client: openai.OpenAI, witness: Witness
 ) -> None:
     """A provider may know parameters that openlimit does not."""
     client.chat.completions.create(**CHAT | {"max_tokens": "many"})
-    assert witness.charged == [("gpt-4o", 0)]
-    assert witness.settled == [USED]
+    [(model, tokens)] = witness.charged
+    assert (model, witness.settled) == ("gpt-4o", [USED])
+    assert 15 < tokens < 100
+    client.chat.completions.create(**CHAT, extra_body={"tools": 7, "text": "x" * 4000})
+    assert witness.charged[1][1] > 1000
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/octet-stream", "audio/x"])
+def test_a_stream_is_read_whatever_its_type_is_said_to_be(
+    content_type: str, client: openai.OpenAI, provider: Provider, witness: Witness
+) -> None:
+    """The SDK reads it too; the provider compresses it."""
+    headers = {"content-type": content_type}
+    provider.answers.extend([Answer(headers=headers), Answer(headers=headers)])
+    assert len(list(client.chat.completions.create(**CHAT, stream=True, **WITH_USAGE))) == 4
+    assert len(list(client.responses.create(**RESPONSE, stream=True))) == 5
+    assert (witness.settled, witness.over) == ([USED] * 2, 2)
+
+
+REDIRECT = Answer(307, {"location": "/v1/chat/completions"})
+
+
+def test_a_redirect_belongs_to_the_call_that_it_answers(
+    client: openai.OpenAI, provider: Provider, witness: Witness
+) -> None:
+    """One charge, one slot, one settlement, for a document, a stream, and one that fails."""
+    provider.answers.extend([REDIRECT, REDIRECT])
+    client.chat.completions.create(**CHAT)
+    assert (witness.charged, witness.settled, witness.over) == ([charge(CHAT)], [USED], 1)
+    provider.answers.append(REDIRECT)
+    list(client.chat.completions.create(**CHAT, stream=True, **WITH_USAGE))
+    assert (len(witness.charged), witness.settled, witness.over) == (2, [USED] * 2, 2)
+    provider.answers.extend([REDIRECT, Answer(500), REDIRECT])
+    client.with_options(max_retries=1).chat.completions.create(**CHAT)
+    assert (len(witness.charged), witness.settled, witness.over) == (4, [USED] * 3, 4)
+    assert len(provider.requests) == 9
+
+
+async def test_a_redirect_belongs_to_its_call_in_event_loops_too(
+    aclient: openai.AsyncOpenAI, provider: Provider, witness: Witness
+) -> None:
+    """The same, asynchronous."""
+    provider.answers.extend([REDIRECT, REDIRECT])
+    await aclient.chat.completions.create(**CHAT)
+    assert (witness.charged, witness.settled, witness.over) == ([charge(CHAT)], [USED], 1)
+
+
+def test_what_a_redirect_has_made_of_a_call_is_its_answer(witness: Witness) -> None:
+    """A GET elsewhere, after which the same request starts anew."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            return httpx2.Response(303, headers={"location": "/answers/1"})
+        return httpx2.Response(200, json={"usage": {"total_tokens": 16}})
+
+    transport = LimitedTransport(witness, httpx2.MockTransport(answer))
+    with httpx2.Client(transport=transport, follow_redirects=True) as client:
+        request = client.build_request("POST", "http://provider/v1/responses", json=RESPONSE)
+        client.send(request)
+        client.send(request)
+    assert (witness.charged, witness.over) == ([charge(RESPONSE)] * 2, 2)
+    assert witness.settled == [{"tokens": 16}] * 2
+
+
+async def test_a_redirect_that_is_not_followed_frees_its_slot(
+    provider: Provider, witness: Witness
+) -> None:
+    """Once nobody could follow it any more."""
+    provider.answers.append(REDIRECT)
+    async with httpx2.AsyncClient(transport=AsyncLimitedTransport(witness)) as client:
+        response = await client.post(f"{provider.url}/v1/chat/completions", json=CHAT)
+        assert (response.status_code, witness.over) == (307, 0)
+        del response
+        for _ in range(100):
+            gc.collect()
+            if witness.over:
+                break
+            await asyncio.sleep(0.02)
+    assert (witness.charged, witness.settled, witness.over) == ([charge(CHAT)], [], 1)
+
+
+async def test_a_body_that_is_made_while_it_is_sent_is_counted(
+    provider: Provider, witness: Witness
+) -> None:
+    """It arrives as it is, sync or async."""
+    body = json.dumps(CHAT).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body[:9]
+        yield body[9:]
+
+    url, headers = f"{provider.url}/v1/chat/completions", {"content-length": str(len(body))}
+    with httpx.Client(transport=LimitedTransport(witness)) as client:
+        pair = iter([body[:9], body[9:]])
+        await asyncio.to_thread(client.post, url, content=pair, headers=headers)
+    async with httpx2.AsyncClient(transport=AsyncLimitedTransport(witness)) as aclient:
+        await aclient.post(url, content=pieces(), headers=headers)
+    assert provider.requests == [CHAT] * 2
+    assert (witness.charged, witness.settled, witness.over) == ([charge(CHAT)] * 2, [USED] * 2, 2)
+
+
+def test_a_call_that_names_no_model_passes_with_one_warning(
+    busy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless the limiter takes it; a call whose model it cannot take passes too."""
+    _warn.cache_clear()
+    answer = httpx2.Response(200, json={"usage": {"total_tokens": 16}})
+    with RemoteLimiter(busy, max_wait=1) as limiter:
+        inner = httpx2.MockTransport(lambda _: answer)
+        with httpx2.Client(transport=LimitedTransport(limiter, inner)) as client:
+            for _ in range(3):
+                client.post("http://provider/v1/embeddings", json={"input": "Hi"})
+            client.post("http://provider/v1/embeddings", json={"model": "m" * 300, "input": "Hi"})
+    first, second = (record.message for record in caplog.records)
+    assert first.startswith("calls that name no model, neither in body nor path, pass unlimited")
+    assert second.startswith("calls of 'mmm")
+
+
+@pytest.mark.parametrize("model", ["", "gpt-4o"])
+def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: Any) -> None:
+    """Where no policy covers it; a call without any passes with a warning."""
+
+    class Server(Witness):
+        def reserve(self, model: str, costs: Any, max_wait: float | None = None) -> Any:
+            raise UnknownModel(model)
+
+    _warn.cache_clear()
+    inner = httpx2.MockTransport(lambda _: httpx2.Response(200))
+    with (
+        httpx2.Client(transport=LimitedTransport(Server(), inner)) as client,
+        pytest.raises(UnknownModel) if model else nullcontext(),
+    ):
+        client.post("http://provider/v1/responses", json=RESPONSE | {"model": model})
+    assert len(caplog.records) == (not model)
+
+
+NAMES = st.sampled_from(
+    [
+        *("model", "messages", "content", "contents", "parts", "text", "input", "tools", "stream"),
+        *("max_tokens", "usage", "error", "message", "response", "choices", "usageMetadata"),
+        *("type", "inferenceConfig", "prompt_tokens", "input_tokens", "system", "image", "source"),
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+)
+BODIES = JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=99)
+EVENTS = st.lists(BODIES, max_size=3).map(lambda each: b"".join(b"data: %b\n\n" % e for e in each))
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("retry-after", "x-ratelimit-reset-tokens", "x-ratelimit-remaining-tokens"),
+            *("anthropic-ratelimit-tokens-reset", "content-type", "location"),
+        ]
+    ),
+    st.sampled_from(["0", "-1", "1", "1s", "2030-01-01T00:00:00Z", "9" * 30, "", "x", "nan"]),
+)
+
+
+@given(
+    st.sampled_from(["v1/messages", "v1/responses", "v1/embeddings", "v1/chat/completions"])
+    | st.sampled_from(["models/m:generateContent", "models/m:embedContent", "model/m/converse"]),
+    BODIES,
+    st.sampled_from([200, 204, 307, 400, 429, 500, 529]),
+    HEADERS,
+    BODIES | EVENTS,
+)
+def test_no_request_and_no_answer_is_too_odd(
+    path: str, asked: bytes, status: int, headers: dict[str, str], told: bytes
+) -> None:
+    """Both pass as they are, and what was begun is over."""
+    witness = Witness()
+    answer = httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(told))
+    inner = httpx2.MockTransport(lambda _: answer)
+    with httpx2.Client(transport=LimitedTransport(witness, inner)) as client:
+        assert client.post(f"http://provider/{path}", content=asked).content == told
+    assert witness.over == len(witness.charged) or answer.has_redirect_location
+
+
+def test_an_odd_answer_of_an_inner_transport_fails_no_call(witness: Witness) -> None:
+    """Whatever reading it raises."""
+
+    class Odd(httpx2.Response):
+        @property
+        def is_success(self) -> bool:
+            raise RuntimeError("odd")
+
+    with httpx2.Client(
+        transport=LimitedTransport(witness, httpx2.MockTransport(lambda _: Odd(200)))
+    ) as client:
+        assert client.post("http://provider/v1/responses", json=RESPONSE).status_code == 200
+    assert (witness.charged, witness.settled, witness.over) == ([charge(RESPONSE)], [], 1)
+
+
+SAID = "Rate limit reached for gpt-4o. Please try again in 1.5s."
+LIMITED: Any = {"error": {"code": "rate_limit_exceeded", "message": SAID}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "wait"),
+    [
+        (Answer(429, body={"error": {"details": [{"retryDelay": "34s"}]}}), 34),
+        (Answer(429, body=b'[{"error": {"details": [{"retryDelay": "0.5s"}]}}]'), 0.5),
+        (Answer(429, {"retry-after": "2"}, LIMITED), 2),
+        (Answer(429, {}, LIMITED), 1.5),
+        (Answer(429, {"x-ratelimit-reset-tokens": "6m0s"}), 360),
+        (Answer(529, {"retry-after": "2"}), 2),
+        (Answer(503, {"retry-after": "2"}), 2),
+        (Answer(body=b"data: " + json.dumps(LIMITED).encode() + b"\n\n"), 1.5),
+    ],
+)
+def test_a_refusal_pauses_for_as_long_as_it_says_wherever_it_says_so(
+    answer: Answer, wait: float, provider: Provider, witness: Witness
+) -> None:
+    """In its headers, in its body, in a stream that had begun well; and it says so once."""
+    provider.answers.append(answer)
+    with httpx2.Client(transport=LimitedTransport(witness)) as client:
+        client.post(f"{provider.url}/v1/chat/completions", json=CHAT | {"stream": True})
+    assert (witness.penalties, witness.settled, witness.over) == ([(wait, "gpt-4o")], [], 1)
+
+
+NO_MONEY = {"error": {"code": "insufficient_quota", "message": "You exceeded your quota."}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(429, {"x-ratelimit-reset-tokens": "6m0s"}, NO_MONEY),
+        Answer(500, {"retry-after": "2", "x-ratelimit-reset-tokens": "6m0s"}, b"oh"),
+        Answer(200, {"retry-after": "2", "x-ratelimit-reset-tokens": "6m0s"}),
+        Answer(400, {}, {"error": {"message": "The file is being read: try again in 30 seconds"}}),
+        Answer(429, {"retry-after": "0", "x-ratelimit-reset-tokens": "6m0s"}),
+        Answer(body=b'event: error\ndata: {"type": "error", "error": {"type": "overloaded"}}\n\n'),
+    ],
+)
+def test_what_names_no_time_to_wait_for_limits_holds_nobody_back(
+    answer: Answer, provider: Provider, witness: Witness
+) -> None:
+    """Headers of answers that are none of limits, errors of other things, a time of 0."""
+    provider.answers.append(answer)
+    with httpx2.Client(transport=LimitedTransport(witness)) as client:
+        client.post(f"{provider.url}/v1/chat/completions", json=CHAT)
+    assert witness.penalties == []
+
+
+def test_an_error_in_a_stream_holds_everybody_back(
+    client: openai.OpenAI,
+    claude: anthropic.Anthropic,
+    provider: Provider,
+    witness: Witness,
+) -> None:
+    """The SDKs raise it; its time may be in the headers."""
+    provider.answers.append(Answer(body=b"data: " + json.dumps(LIMITED).encode() + b"\n\n"))
+    with pytest.raises(openai.APIError):
+        list(client.chat.completions.create(**CHAT, stream=True))
+    error = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n'
+    provider.answers.append(Answer(headers={"retry-after": "3"}, body=error))
+    with pytest.raises(anthropic.APIStatusError):
+        list(claude.messages.create(**MESSAGE, stream=True))
+    assert witness.penalties == [(1.5, "gpt-4o"), (3, "claude-test")]
+    assert witness.over == 2
 
 
 def test_a_body_cannot_name_its_price(client: openai.OpenAI, witness: Witness) -> None:

@@ -92,7 +92,8 @@ async def test_every_asynchronous_call_is_charged_and_settled(witness: Witness) 
     await litellm.aembedding(model="text-embedding-3-small", input=["Hi"])
     await litellm.aresponses(model="openai/gpt-4o", input="Hello!", max_output_tokens=50)
     await router.acompletion(model="x", messages=HELLO, max_tokens=50)
-    await seen(lambda: witness.over == 5)
+    await untyped.anthropic_messages(**CLAUDE)  # whose answer is a dict
+    await seen(lambda: witness.over == 6)
     response = {"input": "Hello!", "model": "gpt-4o", "max_output_tokens": 50}
     assert witness.charged == [
         CHARGE,
@@ -100,8 +101,9 @@ async def test_every_asynchronous_call_is_charged_and_settled(witness: Witness) 
         ("text-embedding-3-small", 1),
         ("gpt-4o", count_tokens(response)),
         CHARGE,
+        CLAUDE_CHARGE,
     ]
-    assert sorted(u["tokens"] for u in witness.settled) == [11, 16, 16, 16, 16]
+    assert sorted(u["tokens"] for u in witness.settled) == [11, 16, 16, 16, 16, 16]
 
 
 CHAT_REST = {"messages": HELLO, "max_tokens": 50}
@@ -156,6 +158,33 @@ async def test_headers_and_refusals_of_the_provider_are_heeded(
     await seen(lambda: witness.over == 4)
     assert witness.penalties == [(2, "gpt-4o")] * 2
     assert witness.settled == [USED, USED]
+
+
+async def test_refusals_are_heeded_wherever_they_say_how_long(
+    provider: Provider, witness: Witness
+) -> None:
+    """In the body, in other headers, in a stream that had begun well."""
+    details = {"error": {"details": [{"retryDelay": "34s"}], "message": "no"}}
+    in_stream = Answer(body=b'data: {"error": {"message": "Please try again in 2s."}}\n\n')
+    answers = [
+        (Answer(429, {}, {"error": {"message": "Please try again in 1.5s."}}), False),
+        (Answer(429, {}, details), True),
+        (Answer(429, {"x-ratelimit-reset-tokens": "6m0s"}), False),
+        (in_stream, True),
+    ]
+
+    async def call(stream: bool) -> None:
+        response: Any = await litellm.acompletion(**CHAT, max_retries=0, stream=stream)
+        async for _ in response:
+            pass
+
+    for answer, stream in answers:
+        provider.answers.append(answer)
+        with pytest.raises(openai.APIError):
+            await call(stream)
+    await seen(lambda: witness.over == 4)
+    assert sorted(witness.penalties) == [(wait, "gpt-4o") for wait in (1.5, 2, 34, 360)]
+    assert witness.settled == []
 
 
 async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(

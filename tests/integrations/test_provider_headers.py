@@ -2,7 +2,7 @@
 
 import pytest
 
-from openlimit.integrations.provider_headers import remaining, retry_after
+from openlimit.integrations.provider_headers import remaining, reset, retry_after
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -77,3 +77,36 @@ def test_the_wait_is_read_in_milliseconds_else_seconds_or_as_a_date(
 ) -> None:
     """Beyond a day it counts as not said."""
     assert retry_after(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"x-ratelimit-reset-tokens": "6m0s"}, 360),
+        ({"X-RateLimit-Reset-Requests": "17ms"}, 0.017),
+        ({"x-ratelimit-reset-tokens": "21"}, 21),
+        ({"x-ratelimit-reset-tokens": "1s", "x-ratelimit-reset-requests": "8.64s"}, 8.64),
+        (
+            {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1s"}
+            | {"x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "8s"},
+            1,
+        ),
+        (
+            {"x-ratelimit-remaining-tokens": "4", "x-ratelimit-reset-tokens": "1s"}
+            | {"x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "8s"},
+            8,
+        ),
+        ({"anthropic-ratelimit-input-tokens-reset": "2023-11-14T22:13:50Z"}, 30),
+        ({"anthropic-ratelimit-tokens-reset": "2023-11-14T22:13:10Z"}, 0),
+        ({"anthropic-ratelimit-tokens-reset": "2023-11-14T22:13:50"}, None),
+        ({"x-ratelimit-reset-tokens": "25h"}, None),
+        ({"x-ratelimit-reset-tokens": "soon", "x-ratelimit-reset-requests": "-1s"}, None),
+        ({"x-ratelimit-reset": "1700000000000"}, None),
+    ],
+)
+def test_the_reset_is_that_of_what_is_used_up(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    """Where nothing is, that of the last to have room again."""
+    assert reset(headers, NOW) == (seconds if seconds is None else pytest.approx(seconds))

@@ -2,14 +2,15 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.integrations.response_usage import reader_of
+from openlimit.integrations.response_usage import BodyReader
+from tests.aws_frames import framed, packed
 
 CHAT = (
     b'data: {"choices": [{"delta": {"content": "\\"usage\\": 1"}}], "usage": null}\r\n\r\n'
@@ -30,18 +31,33 @@ MESSAGES = (
     b'event: message_stop\ndata: {"type": "message_stop"}\n\n'
 )
 MESSAGE_USAGE = {"input_tokens": 4, "cache_creation_input_tokens": 7, "output_tokens": 5}
+GROQ = (
+    b'data: {"choices": [], "x_groq": {"id": "req"}}\n\n'
+    b'data: {"choices": [], "x_groq": {"usage": {"prompt_tokens": 11}}}\n\ndata: [DONE]\n\n'
+)
+MOONSHOT = b'data: {"choices": [{"usage": {"prompt_tokens": 11}}]}\n\ndata: [DONE]\n\n'
+ON_SEVERAL_LINES = (
+    b'\xef\xbb\xbfevent: x\rdata: {"usage":\rdata: {"prompt_tokens": 11}}\r\rdata: [DONE]\r\r'
+)
+
+
+BEDROCK = b"".join(
+    packed(line[6:].decode()) for line in MESSAGES.splitlines() if line.startswith(b"data: ")
+)
+CONVERSE = framed({"delta": {"text": "Hi"}}) + framed({"usage": {"inputTokens": 11}})
 STREAMS = [
     (CHAT, {"prompt_tokens": 11, "total_tokens": 16}),
     (RESPONSES, {"input_tokens": 11}),
     (MESSAGES, MESSAGE_USAGE),
+    (GROQ, {"prompt_tokens": 11}),
+    (MOONSHOT, {"prompt_tokens": 11}),
+    (ON_SEVERAL_LINES, {"prompt_tokens": 11}),
+    (BEDROCK, MESSAGE_USAGE),
 ]
 
 
-def read(
-    body: bytes, *cuts: int, kind: str = "text/event-stream", ended: bool = True
-) -> Mapping[str, Any] | None:
-    reader = reader_of(kind)
-    assert reader is not None
+def read(body: bytes, *cuts: int, ended: bool = True) -> Mapping[str, Any] | None:
+    reader = BodyReader()
     for start, end in zip((0, *cuts), (*cuts, len(body)), strict=True):
         reader.feed(body[start:end])
     return reader.usage(ended=ended)
@@ -68,7 +84,10 @@ def test_a_stream_that_is_left_after_its_last_event_has_told_all(
 @pytest.mark.parametrize(("body", "_"), STREAMS)
 def test_a_stream_that_is_left_earlier_has_told_nothing_final(body: bytes, _: Any) -> None:
     """What has been written so far is not known."""
-    last_event = body[:-2].rindex(b"data:")
+    if body is BEDROCK:
+        last_event = len(body) - len(packed('{"type": "message_stop"}'))
+    else:
+        last_event = body[:-2].rindex(b"data:")
     assert read(body[:last_event], ended=False) is None
 
 
@@ -84,7 +103,13 @@ def test_a_stream_that_breaks_off_after_its_input_has_told_nothing_final() -> No
         (b'{"usage": null}', {}),
         (b'{"usage": 16}', {}),
         (b'{"status": "queued"}', {}),
-        (b'[{"usage": {"total_tokens": 16}}]', {}),
+        (b'{"usageMetadata": {"totalTokenCount": 16}}', {"totalTokenCount": 16}),
+        (
+            b'[{"usageMetadata": {"promptTokenCount": 3}},\n'
+            b'{"usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 16}}]',
+            {"promptTokenCount": 3, "totalTokenCount": 16},
+        ),
+        (b'\xef\xbb\xbf\r\n {"usage": {"total_tokens": 16}}', {"total_tokens": 16}),
         (b'{"usage": {"total_tokens": 16}', {}),
         (b"", {}),
         (b"\xff\xfe", {}),
@@ -93,7 +118,7 @@ def test_a_stream_that_breaks_off_after_its_input_has_told_nothing_final() -> No
 )
 def test_of_a_document_only_a_usage_at_its_top_counts(body: bytes, usage: dict[str, int]) -> None:
     """Whatever else it is, broken or not, tells nothing."""
-    assert read(body, len(body) // 2, kind="application/json; charset=utf-8") == usage
+    assert (read(body, len(body) // 2) or {}) == usage
 
 
 @pytest.mark.parametrize(
@@ -107,15 +132,72 @@ def test_odd_events_are_passed_over(line: bytes) -> None:
 
 def test_a_document_that_is_left_before_its_end_has_told_nothing() -> None:
     """Half a document is none."""
-    assert read(b'{"usage": {"total_tokens": 16}}', kind="application/json", ended=False) is None
+    assert read(b'{"usage": {"total_tokens": 16}}', ended=False) is None
 
 
-def test_a_whole_document_is_decoded_and_coded_events_are_not_read() -> None:
-    """What compresses a document can be undone at its end, a stream has none while it lasts."""
+def test_converse_has_told_all_at_its_end() -> None:
+    """No event of it is the last."""
+    assert read(CONVERSE, 5, 40) == {"inputTokens": 11}
+    assert read(CONVERSE, ended=False) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"ID3\x04" + b"\0" * 40, b"<html>usage", b"\0" * 40, b"\0\0\0\x10", b"x", b"data", b" \n"],
+)
+def test_other_bodies_are_passed_over(body: bytes) -> None:
+    """Recordings, pages, frames that are none, and what ends before it is anything."""
+    assert read(body) is None
+
+
+@pytest.mark.parametrize("start", [317, 0])
+def test_zeros_in_a_later_event_do_not_undo_an_earlier(start: int) -> None:
+    """Imitators of Anthropic tell the input either first or last; the first output is none."""
+    body = (
+        b'data: {"type": "message_start", "message": {"usage": '
+        b'{"input_tokens": %d, "output_tokens": 1}}}\n\n'
+        b'data: {"type": "message_delta", "usage": {"input_tokens": %d, "output_tokens": 0}}\n\n'
+        b'data: {"type": "message_stop"}\n\n'
+    ) % (start, 317 - start)
+    assert read(body) == {"input_tokens": 317, "output_tokens": 0}
+
+
+def test_an_encoded_body_is_decoded_at_its_end_also_if_it_was_left() -> None:
+    """What had come until then is read, whatever the decoder says of its end."""
     document = json.dumps({"usage": {"total_tokens": 16}}).encode()
-    reader = reader_of("application/json", gzip.decompress)
-    assert reader is not None
+    reader = BodyReader(lambda body: [gzip.decompress(body)])
     reader.feed(gzip.compress(document))
     assert reader.usage(ended=True) == {"total_tokens": 16}
-    assert reader_of("text/event-stream", gzip.decompress) is None
-    assert reader_of("audio/mpeg") is None
+
+    def left(_: bytes) -> Iterator[bytes]:
+        yield CHAT
+        raise EOFError
+
+    reader = BodyReader(left)
+    assert reader.usage(ended=False) == STREAMS[0][1]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (CHAT, ""),
+        (b'{"error": null}', ""),
+        (b'{"error": {"code": 429}}', '{"code": 429}'),
+        (b'[{"error": {"code": 429}}]', '{"code": 429}'),
+        (b'data: {"error": {"code": 429}}\n\n', '{"code": 429}'),
+        (b'data: {"type": "error", "code": "x"}\n\n', '{"type": "error", "code": "x"}'),
+        (
+            b'data: {"type": "response.failed", "response": {"error": {"code": "x"}}}\n\n',
+            '{"code": "x"}',
+        ),
+        (
+            b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n',
+            '{"type": "overloaded_error"}',
+        ),
+    ],
+)
+def test_errors_are_found_in_documents_and_in_streams(body: bytes, error: str) -> None:
+    """As JSON, wherever each API has them."""
+    reader = BodyReader()
+    reader.feed(body)
+    assert reader.error() == error

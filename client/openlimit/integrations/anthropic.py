@@ -5,7 +5,8 @@ from typing import Any
 from anthropic import APIRequest, APIResponse, AsyncAPIResponse, AsyncCallNext, CallNext, Middleware
 
 from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.http import follow
+from openlimit.integrations.call_params import route_of
+from openlimit.integrations.following import follow
 from openlimit.rate_limiter import RateLimiter
 
 __all__ = ["LimitedMiddleware"]
@@ -16,8 +17,8 @@ class LimitedMiddleware(Middleware):
 
     It does what openlimit.integrations.http.LimitedTransport does, and is to be preferred: what
     the limiter raises, such as WaitTooLong, reaches the caller as it is and without retries; and
-    the clients of Bedrock and Vertex, whose requests look different on their way, are limited too.
-    Bedrock's streams tell their usage in another form and keep their charge.
+    the clients of Bedrock and Vertex, whose requests look different on their way, are limited by
+    the model's own name.
 
     Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
     one by one. Middleware that answers without calling the next belongs before it in the list.
@@ -34,9 +35,9 @@ class LimitedMiddleware(Middleware):
         attempt = self._attempt(request)
         if attempt is None:
             return call_next(request)
-        attempt.reservation.__enter__()
+        attempt.enter()
         try:
-            response = call_next(_uncompressed(request) if attempt.streams else request)
+            response = call_next(request)
             follow(attempt, response.http_response, sync=True)
         except BaseException:
             attempt.closed()
@@ -50,9 +51,9 @@ class LimitedMiddleware(Middleware):
         attempt = self._attempt(request)
         if attempt is None:
             return await call_next(request)
-        await attempt.reservation.__aenter__()
+        await attempt.aenter()
         try:
-            response = await call_next(_uncompressed(request) if attempt.streams else request)
+            response = await call_next(request)
             follow(attempt, response.http_response, sync=False)
         except BaseException:
             attempt.closed()
@@ -60,9 +61,5 @@ class LimitedMiddleware(Middleware):
         return response
 
     def _attempt(self, request: APIRequest) -> Attempt | None:
-        path = request.url.partition("?")[0]
-        return Attempt.of(self._limiter, request.method, path, request.json)
-
-
-def _uncompressed(request: APIRequest) -> APIRequest:
-    return request.copy(headers={**request.headers, "accept-encoding": "identity"})
+        route = route_of(request.method, request.url.partition("?")[0])
+        return route and Attempt.of(self._limiter, route, request.json)

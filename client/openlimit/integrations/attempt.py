@@ -1,76 +1,84 @@
 """One attempt at the provider: its reservation, and what its response teaches the limiter."""
 
-import json
-import re
+import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
-from http.client import TOO_MANY_REQUESTS
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from http.client import OK, SERVICE_UNAVAILABLE, TOO_MANY_REQUESTS
 from typing import Any, Self
 
-from openlimit.errors import InvalidRequest
-from openlimit.integrations import provider_headers
-from openlimit.integrations.response_usage import UsageReader, reader_of
+from openlimit.errors import InvalidRequest, UnknownModel
+from openlimit.integrations import provider_errors, provider_headers
+from openlimit.integrations.call_params import Route, params_of
+from openlimit.integrations.response_usage import BodyReader
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
+from openlimit.token_counting import DEFAULT_OUTPUT
+from openlimit.usage import units_of
 
-__all__ = ["Attempt", "heed", "reserved"]
+__all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle"]
 
-# OpenAI's threads have messages as well, at another place than Anthropic's.
-_LIMITED = re.compile(r"/(chat/completions|completions|embeddings|responses|v\d+/messages)/?$")
+_log = logging.getLogger(__name__)
+_OVERLOADED = 529  # Anthropic's
+_REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)
+_CHARACTERS_PER_TOKEN = 4  # of what cannot be counted
+_OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must not set them
 
 
 class Attempt:
     """A request and its response, up to the end of its body.
 
-    Enter ``reservation``, send the request, then call ``answered`` and, unless that says that the
-    body is at hand, ``passed`` for its bytes, ``ended`` after the last of them, and ``closed`` in
-    any case; only ``closed`` where there is no response. None of them blocks or raises, whatever
-    the provider answers.
-
-    ``streams`` says whether the response is asked for as events. They can only be read along if
-    they are not compressed: ``accept-encoding: identity``.
+    Call ``enter`` or ``aenter``, send the request, then call ``answered`` and, unless that says
+    that the body is at hand, ``passed`` for its bytes, ``ended`` after the last of them, and
+    ``closed`` in any case; only ``closed`` where there is no response. Only entering blocks or
+    raises, whatever the provider answers.
     """
 
-    __slots__ = ("_ended", "_heed", "_limiter", "_reader", "reservation", "streams")
+    __slots__ = (
+        *("_ended", "_headers", "_limiter", "_observed", "_paused"),
+        *("_reader", "_status", "_streams", "reservation"),
+    )
 
     def __init__(self, limiter: RateLimiter, reservation: Reservation, *, streams: bool) -> None:
         self.reservation = reservation
-        self.streams = streams
         self._limiter = limiter
-        self._reader: UsageReader | None = None
-        self._ended = False
-        self._heed: Callable[[], None] = _nothing
+        self._streams = streams
+        self._reader = BodyReader()
+        self._status = 0
+        self._headers: Mapping[str, str] = {}
+        self._ended = self._observed = self._paused = False
 
     @classmethod
-    def of(cls, limiter: RateLimiter, method: str, path: str, body: object) -> Self | None:
-        """The attempt that a request makes; None for one that is not to be limited.
+    def of(cls, limiter: RateLimiter, route: Route, body: object) -> Self | None:
+        """The attempt that a request makes; None for one that is no call.
 
-        `body` is the parameters, or the bytes as sent. Limited is what is posted to
-        ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` and
-        ``…/v1/messages``.
+        `body` is the parameters, or the bytes as sent.
         """
-        if method.upper() != "POST" or not _LIMITED.search(path):
+        call = params_of(route, body)
+        if call is None:
             return None
-        params = _parsed(body) if isinstance(body, bytes) else body
-        if not isinstance(params, Mapping) or not isinstance(model := params.get("model", ""), str):
-            return None
-        reservation = reserved(limiter, model, params)
-        return cls(limiter, reservation, streams=params.get("stream") is True)
+        return cls(limiter, reserved(limiter, call.model, call.params), streams=call.streams)
+
+    def enter(self) -> None:
+        """Wait for the start."""
+        enter(self.reservation)
+
+    async def aenter(self) -> None:
+        """``enter`` for event loops."""
+        await aenter(self.reservation)
 
     def answered(self, response: Any) -> bool:
         """Heed the head of a response of httpx or httpx2; whether its body is to follow."""
         headers, read = response.headers, response.is_closed
-        self._heed = partial(
-            heed, self._limiter, self.reservation.model, response.status_code, headers
-        )
-        if self.streams or not response.is_success:
-            self._heed_once()
-        if response.is_success:
-            coded = not read and headers.get("content-encoding", "identity") != "identity"
-            decode = partial(_decoded, type(response), headers) if coded else None
-            self._reader = reader_of(headers.get("content-type", ""), decode)
+        self._status, self._headers = response.status_code, headers
+        coded = not read and headers.get("content-encoding", "identity") != "identity"
+        self._reader = BodyReader(partial(_decoded, type(response), headers) if coded else None)
+        self._pause(None)
+        # A stream's headers are of its start, and its settlement comes on top of what they say. A
+        # document's are of its end: what they say remains has its real cost in it already.
+        if self._streams or not response.is_success:
+            self._observe()
         if read:
             self.passed(response.content)
             self.ended()
@@ -79,7 +87,7 @@ class Attempt:
 
     def passed(self, data: bytes) -> None:
         """Bytes of the body, as they came."""
-        if self._reader:
+        with suppress(Exception):  # an odd body fails no call: its charge is kept
             self._reader.feed(data)
 
     def ended(self) -> None:
@@ -88,55 +96,112 @@ class Attempt:
 
     def closed(self) -> None:
         """Nobody reads on: settle if the usage is known, and free the slot in any case."""
-        with suppress(Exception):  # an odd body or number fails no call: the charge is kept
-            usage = self._reader and self._reader.usage(ended=self._ended)
-            self.reservation.settle(usage or None)
+        with suppress(Exception):
+            usage = self._reader.usage(ended=self._ended)
+            settle(self.reservation, usage, streamed=self._streams)
         self.reservation.__exit__(None, None, None)
-        self._heed_once()
+        self._observe()
+        with suppress(Exception):
+            self._pause(self._reader.error())
 
-    def _heed_once(self) -> None:
-        """A stream's headers are of its start, and its settlement comes on top of what they say.
+    def _observe(self) -> None:
+        if not self._observed:
+            self._observed = True
+            observe(self._limiter, self.reservation.model, self._headers)
 
-        A document's are of its end: what they say remains has its real cost in it already.
-        """
-        self._heed()
-        self._heed = _nothing
+    def _pause(self, error: str | None) -> None:
+        if not self._paused:
+            model = self.reservation.model
+            self._paused = pause(self._limiter, model, self._status, self._headers, error)
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
     """The reservation, to be entered, for a call with these parameters.
 
-    Those that cannot be counted are for the provider to judge: they are charged as one request,
-    and as tokens once the call is settled.
+    Those that cannot be counted are for the provider to judge, and are charged by their length.
     """
-    counted = {name: value for name, value in params.items() if name not in {"tokens", "units"}}
+    counted = {name: value for name, value in params.items() if name not in _OWN}
     try:
         return limiter.limit(**counted)
-    except InvalidRequest:
-        return limiter.limit(model=model, tokens=0)
+    except Exception:  # whatever it is, the call is made
+        tokens = DEFAULT_OUTPUT
+        with suppress(RecursionError):
+            tokens += -(-len(str(params)) // _CHARACTERS_PER_TOKEN)
+        return limiter.limit(model=model, tokens=tokens)
 
 
-def heed(limiter: RateLimiter, model: str, status: int, headers: Mapping[str, str]) -> None:
-    """Tell the limiter what a response says of the provider's own limits."""
-    if left := provider_headers.remaining(headers):
-        limiter.observe(left, model)
-    if status == TOO_MANY_REQUESTS:
-        wait = provider_headers.retry_after(headers, time.time())
-        if wait:
-            limiter.penalize(wait, model)
+def enter(reservation: Reservation) -> None:
+    """Wait for the start of a call that an SDK makes."""
+    with _going_on_without(reservation.model):
+        reservation.__enter__()
 
 
-def _nothing() -> None:
-    """There is nothing to heed, or no more."""
+async def aenter(reservation: Reservation) -> None:
+    """``enter`` for event loops."""
+    with _going_on_without(reservation.model):
+        await reservation.__aenter__()
 
 
-def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> bytes:
-    content: bytes = response(200, headers=headers, content=body).content
-    return content
-
-
-def _parsed(body: bytes) -> object:
+@contextmanager
+def _going_on_without(model: str) -> Iterator[None]:
+    """What the limiter cannot take the provider may take: such calls pass unlimited."""
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        yield
+    except InvalidRequest as error:
+        _warn(model, str(error))
+    except UnknownModel as error:
+        if model:
+            raise
+        _warn(model, str(error))
+
+
+@lru_cache(maxsize=256)
+def _warn(model: str, reason: str) -> None:
+    """Once for each model and reason."""
+    of = f"of {model[:100]!r}" if model else "that name no model, neither in body nor path,"
+    _log.warning("calls %s pass unlimited: %s", of, reason)
+
+
+def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
+    """By what the provider says was used, None: nothing; raises InvalidRequest for what is none."""
+    if usage is None:
+        return
+    used = units_of(usage)
+    if streamed and not used.get("output_tokens"):  # nothing is not streamed: it was not told
+        used = {unit: used[unit] for unit in used if unit == "input_tokens"}
+    if used:
+        reservation.settle(used)
+
+
+def observe(limiter: RateLimiter, model: str, headers: Mapping[str, str]) -> None:
+    """Tell the limiter what a response says remains of the provider's limits."""
+    if left := provider_headers.remaining(headers):
+        with suppress(InvalidRequest):  # of a call that names no model
+            limiter.observe(left, model)
+
+
+def pause(
+    limiter: RateLimiter, model: str, status: int, headers: Mapping[str, str], error: str | None
+) -> bool:
+    """Hold everybody back for as long as a response says; whether it says so.
+
+    ``error`` is what its body says went wrong, empty for nothing, None while that is not known: a
+    stream may say so after all began well, with a status of 200.
+    """
+    now, known, error = time.time(), error is not None, error or ""
+    of_limits = provider_errors.is_of_limits(error)
+    refused = of_limits or status in _REFUSALS
+    wait = provider_headers.retry_after(headers, now) if refused else None
+    if wait is None and (refused or status == OK):
+        wait = provider_errors.retry_after(error)
+    if wait is None and known and refused and not provider_errors.is_of_money(error):
+        wait = provider_headers.reset(headers, now)
+    if wait:
+        with suppress(InvalidRequest):  # the same
+            limiter.penalize(wait, model)
+    return wait is not None
+
+
+def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> Iterator[bytes]:
+    pieces: Iterator[bytes] = response(200, headers=headers, content=iter([body])).iter_bytes()
+    return pieces

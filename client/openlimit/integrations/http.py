@@ -3,18 +3,16 @@
 They go into a client of httpx or of httpx2, whichever the SDK takes.
 """
 
-import sys
-from collections.abc import AsyncIterator, Iterator
-from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from openlimit.background import when_dropped
 from openlimit.integrations.attempt import Attempt
+from openlimit.integrations.call_params import Route, route_of
+from openlimit.integrations.following import answered, package_of, redirected
 from openlimit.rate_limiter import RateLimiter
 
-__all__ = ["AsyncLimitedTransport", "LimitedTransport", "follow"]
+__all__ = ["AsyncLimitedTransport", "LimitedTransport"]
 
 if TYPE_CHECKING:
     import httpx
@@ -49,21 +47,11 @@ class _Limited:
         if self._transport is None:
             with self._lock:
                 if self._transport is None:
-                    package = _package(request)
+                    package = package_of(request)
                     # As many connections as the SDKs' own clients have.
                     limits = package.Limits(max_connections=1000, max_keepalive_connections=100)
                     self._transport = getattr(package, self._kind)(limits=limits)
         return self._transport
-
-    def _attempt(self, request: Any) -> Attempt | None:
-        try:
-            body = request.content
-        except RuntimeError:  # a file or a generator, which no limited endpoint takes
-            return None
-        attempt = Attempt.of(self._limiter, request.method, request.url.path, body)
-        if attempt and attempt.streams:
-            request.headers["accept-encoding"] = "identity"
-        return attempt
 
 
 class LimitedTransport(_Limited, _Sync):
@@ -73,15 +61,20 @@ class LimitedTransport(_Limited, _Sync):
     client that is given a transport, it then takes no proxies from the environment).
 
     A request to ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` or
-    ``…/v1/messages`` waits for its start, without a connection and without using up the client's
-    timeouts. Others pass. Once the response has been read, the reservation is settled with its
-    usage, that of a stream at the stream's end: OpenAI's chat streams tell it if asked with
+    ``…/v1/messages``, of Gemini to ``…/models/<name>:generateContent`` and its like, or of Bedrock
+    to ``…/model/<name>/converse`` or ``invoke`` waits for its start, without a connection and
+    without using up the client's timeouts. Others pass. The model is the body's, else the path's.
+    A call that names none passes unlimited, with a warning, unless the limiter takes it.
+
+    Once the response has been read, the reservation is settled with its usage, that of a stream at
+    the stream's end: OpenAI's chat streams tell it if asked with
     ``stream_options={"include_usage": True}``. A call whose usage is not known, because it failed,
     was cancelled or its stream was closed early, keeps its charge. What the headers say of the
-    provider's limits is observed, and a 429 with ``retry-after`` holds back everybody.
+    provider's limits is observed. A refusal that says when to try again, in its headers or its
+    body, holds back everybody, and so does an error within a stream.
 
     Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
-    one by one. Streams are asked for uncompressed, and passed on as they come.
+    one by one. A redirect is no other attempt: what it leads to belongs to the same reservation.
 
     What the limiter raises, such as WaitTooLong, reaches the caller of the openai SDK as it is,
     without retries. The anthropic SDK takes it for a failure to connect: it retries, then raises
@@ -94,16 +87,20 @@ class LimitedTransport(_Limited, _Sync):
 
     def handle_request(self, request: Any) -> Any:
         """Send it once it may start. Blocks; raises what the limiter and the transport raise."""
-        attempt = self._attempt(request)
         transport = self._inner(request)
+        attempt = redirected(request)
         if attempt is None:
-            return transport.handle_request(request)
-        attempt.reservation.__enter__()
+            if (route := _route(request)) is None:
+                return transport.handle_request(request)
+            if (attempt := Attempt.of(self._limiter, route, request.read())) is None:
+                return transport.handle_request(request)
+            attempt.enter()
         try:
-            return follow(attempt, transport.handle_request(request), sync=True)
+            response = transport.handle_request(request)
         except BaseException:
             attempt.closed()
             raise
+        return answered(attempt, request, response, sync=True)
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -132,16 +129,20 @@ class AsyncLimitedTransport(_Limited, _Async):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send it once it may start; raises what the limiter and the transport raise."""
-        attempt = self._attempt(request)
         transport = self._inner(request)
+        attempt = redirected(request)
         if attempt is None:
-            return await transport.handle_async_request(request)
-        await attempt.reservation.__aenter__()
+            if (route := _route(request)) is None:
+                return await transport.handle_async_request(request)
+            if (attempt := Attempt.of(self._limiter, route, await request.aread())) is None:
+                return await transport.handle_async_request(request)
+            await attempt.aenter()
         try:
-            return follow(attempt, await transport.handle_async_request(request), sync=False)
+            response = await transport.handle_async_request(request)
         except BaseException:
             attempt.closed()
             raise
+        return answered(attempt, request, response, sync=False)
 
     async def aclose(self) -> None:
         """Close the transport inside."""
@@ -163,67 +164,5 @@ class AsyncLimitedTransport(_Limited, _Async):
             await self._transport.__aexit__(exc_type, exc_value, traceback)
 
 
-def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
-    """The response, whose body the attempt follows as it is read."""
-    if attempt.answered(response):
-        body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
-        kind = _of_package(body, getattr(_package(response), name))
-        response.stream = kind(response.stream, attempt)
-    return response
-
-
-class _Followed:
-    """The body of a response on its way to its reader, who may also just drop it half read."""
-
-    def __init__(self, stream: Any, attempt: Attempt) -> None:
-        self._stream = stream
-        self._attempt = attempt
-        self._dropped = when_dropped(self, attempt.closed)
-
-    def _closed(self) -> None:
-        if self._dropped.detach():
-            self._attempt.closed()
-
-
-class _Body(_Followed):
-    """For synchronous clients."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        for data in self._stream:
-            self._attempt.passed(data)
-            yield data
-        self._attempt.ended()
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._closed()
-
-
-class _AsyncBody(_Followed):
-    """For asynchronous clients."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            self._attempt.passed(data)
-            yield data
-        self._attempt.ended()
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._closed()
-
-
-@cache
-def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
-    """The body as the stream of one of both packages, whose clients accept only their own."""
-    return type(body.__name__, (body, stream), {})
-
-
-def _package(message: object) -> Any:
-    """The package that a request or response is of."""
-    names = (kind.__module__.partition(".")[0] for kind in type(message).__mro__)
-    return next(sys.modules[name] for name in names if name in {"httpx", "httpx2"})
+def _route(request: Any) -> Route | None:
+    return route_of(request.method, request.url.path)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
+from http.client import OK
 from typing import Any
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
 from openlimit.background import when_dropped
-from openlimit.integrations.attempt import heed, reserved
+from openlimit.integrations.attempt import aenter, enter, observe, pause, reserved, settle
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
 
@@ -67,7 +68,7 @@ class LimitedLogger(CustomLogger):
             given = next((kwargs[n] for n in ("messages", "prompt", "input") if n in kwargs), None)
             model = _without_prefix(kwargs.get("model") or call.model, kwargs)
             reservation = self._reservation(model, kind, given or call.messages, kwargs)
-            await reservation.__aenter__()
+            await aenter(reservation)
             call.model_call_details[_KEY] = _Held(reservation)
         return None
 
@@ -78,7 +79,7 @@ class LimitedLogger(CustomLogger):
             options = kwargs.get("optional_params") or {}
             given = kwargs.get("input") or messages
             reservation = self._reservation(model, kind, given, options)
-            reservation.__enter__()
+            enter(reservation)
             kwargs[_KEY] = _Held(reservation)
 
     def log_success_event(
@@ -86,7 +87,7 @@ class LimitedLogger(CustomLogger):
     ) -> None:
         """LiteLLM's: a synchronous call's answer is complete."""
         hidden = getattr(response_obj, "_hidden_params", None) or {}
-        self._over(kwargs, 200, hidden.get("additional_headers") or {}, response_obj)
+        self._over(kwargs, OK, hidden.get("additional_headers") or {}, response_obj, "")
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -100,7 +101,10 @@ class LimitedLogger(CustomLogger):
         """LiteLLM's: a synchronous call has failed."""
         error = kwargs.get("exception")
         headers = getattr(error, "litellm_response_headers", None) or {}
-        self._over(kwargs, getattr(error, "status_code", 0), headers, None)
+        # What an answer says that has begun well is an error without a status.
+        status = getattr(error, "status_code", OK if kwargs.get("stream") else 0)
+        said = f"{error} {getattr(error, 'body', '')}"
+        self._over(kwargs, status, headers, None, said)
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -122,21 +126,29 @@ class LimitedLogger(CustomLogger):
         status: int,
         headers: Mapping[str, str],
         response: Any,
+        error: str,
     ) -> None:
         held = call.get(_KEY)
         if not isinstance(held, _Held):
             return
         call[_KEY] = None
         held.forgotten.detach()
-        reservation = held.reservation
+        reservation, streamed = held.reservation, bool(call.get("stream"))
         plain = {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()}
-        if call.get("stream"):  # its headers are of its start
-            heed(self._limiter, reservation.model, status, plain)
+        if streamed:  # its headers are of its start
+            observe(self._limiter, reservation.model, plain)
         with suppress(Exception):  # a usage without sense: the charge is kept
-            reservation.settle(getattr(response, "usage", None))
+            settle(reservation, _usage_of(response), streamed=streamed)
         reservation.__exit__(None, None, None)
-        if not call.get("stream"):
-            heed(self._limiter, reservation.model, status, plain)
+        if not streamed:
+            observe(self._limiter, reservation.model, plain)
+        pause(self._limiter, reservation.model, status, plain, error)
+
+
+def _usage_of(response: Any) -> object:
+    if isinstance(response, Mapping):  # Anthropic's messages
+        return response.get("usage")
+    return getattr(response, "usage", None)
 
 
 class _Held:

@@ -2,22 +2,26 @@
 
 OpenAI and Azure: ``x-ratelimit-remaining-{requests,tokens}``. Anthropic:
 ``anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-remaining``. Anybody who refuses:
-``retry-after-ms`` (Azure, OpenAI), else ``retry-after`` in seconds or as a date.
+``retry-after-ms`` (Azure, OpenAI), else ``retry-after`` in seconds or as a date. When a limit has
+room again: ``x-ratelimit-reset-…`` as a duration, ``anthropic-ratelimit-…-reset`` as a date.
 """
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
-__all__ = ["remaining", "retry_after"]
+from openlimit.integrations.provider_errors import DAY, seconds
+
+__all__ = ["remaining", "reset", "retry_after"]
 
 _REMAINING = re.compile(
     r"x-ratelimit-remaining-(requests|tokens)"
     r"|anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-remaining"
 )
+_RESET = re.compile(_REMAINING.pattern.replace("remaining", "reset"))
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
 _MOST = 2**53  # beyond, the number is none that a provider means
-_DAY = 86400  # no limit of a provider takes longer to have room again
 
 
 def remaining(headers: Mapping[str, str]) -> dict[str, float]:
@@ -42,18 +46,46 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
-    seconds = _number(given.get("retry-after", ""))
+    whole = _number(given.get("retry-after", ""))
     if milliseconds is not None:
         wait = milliseconds / 1000
-    elif seconds is not None:
-        wait = seconds
+    elif whole is not None:
+        wait = whole
     else:
         try:
             date = parsedate_tz(given.get("retry-after", ""))
-            wait = max(0.0, mktime_tz(date) - now) if date else _DAY + 1
+            wait = max(0.0, mktime_tz(date) - now) if date else DAY + 1
         except (ValueError, OverflowError):
             return None
-    return wait if wait <= _DAY else None
+    return wait if wait <= DAY else None
+
+
+def reset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds from `now` until the provider's limits have room again; None: not said.
+
+    Of those of which nothing remains; if there is none, of any, since one has refused a call.
+    """
+    left, resets = remaining(headers), {}
+    for name, value in headers.items():
+        if match := _RESET.fullmatch(name.lower()):
+            wait = _until(value, now)
+            if wait is not None and wait <= DAY:
+                resets[(match[1] or match[2]).replace("-", "_")] = max(0.0, wait)
+    spent = [resets[unit] for unit in resets if left.get(unit) == 0]
+    return max(spent or resets.values(), default=None)
+
+
+def _until(text: str, now: float) -> float | None:
+    number = _number(text)
+    if number is not None:
+        return number
+    if (duration := seconds(text)) is not None:
+        return duration
+    try:
+        date = datetime.fromisoformat(text.strip())
+        return date.timestamp() - now if date.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _number(text: str) -> float | None:

@@ -1,0 +1,128 @@
+"""Cuts the body of a response into the JSON texts it consists of, while it passes by. Pure.
+
+A body is a JSON document, server-sent events, or frames of AWS. Which of them shows in its first
+bytes. Content types are not looked at: the SDKs do not look at them either.
+"""
+
+import json
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+from zlib import crc32
+
+__all__ = ["Texts", "texts_of"]
+
+_SPACE = b"\xef\xbb\xbf \t\r\n"  # and the mark that some begin UTF-8 with
+_FIELD = re.compile(rb"(data|event|id|retry)?:")
+_PRELUDE = 12  # bytes before the headers of a frame of AWS, more than any _FIELD has
+_CHECKSUM = 4
+
+
+class Texts(Protocol):
+    """Cuts a body into the JSON texts that it consists of."""
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Those that end within the next bytes."""
+
+    def rest(self) -> Iterable[bytes]:
+        """What has come since, once nothing else comes."""
+
+
+def texts_of(head: bytes, *, whole: bool) -> Texts | None:
+    """What cuts a body that begins so, and is to be fed with it; None if more has to come first.
+
+    ``whole``: nothing else comes.
+    """
+    start = head.lstrip(_SPACE)
+    if start[:1] in (b"{", b"["):
+        return _Document()
+    if _FIELD.match(start):
+        return _Events()
+    if len(head) >= _PRELUDE and crc32(head[:8]) == int.from_bytes(head[8:_PRELUDE]):
+        return _Frames()
+    return _Nothing() if whole or len(start) >= _PRELUDE else None
+
+
+class _Nothing:
+    """A body that tells nothing."""
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        return ()
+
+    def rest(self) -> Iterable[bytes]:
+        return ()
+
+
+class _Document:
+    """A JSON document. Its bytes are kept until its end, as its reader's own are."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        self._pieces.append(data)
+        return ()
+
+    def rest(self) -> Iterable[bytes]:
+        return (b"".join(self._pieces),)
+
+
+class _Events:
+    """Server-sent events. Keeps no more than the event that is under way."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if b"\n" not in data and b"\r" not in data:
+            self._line.append(data)
+            return
+        lines = b"".join((*self._line, data)).splitlines(keepends=True)
+        # What ends with \r may go on with \n.
+        self._line = [] if lines[-1].endswith(b"\n") else [lines.pop()]
+        for line in lines:
+            yield from self._read(line.rstrip(b"\r\n"))
+
+    def rest(self) -> Iterator[bytes]:
+        yield from self._read(b"".join(self._line).rstrip(b"\r\n"))
+        yield from self._read(b"")
+
+    def _read(self, line: bytes) -> Iterator[bytes]:
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].strip())
+        elif not line and self._data:
+            yield b"\n".join(self._data)
+            self._data = []
+
+
+class _Frames:
+    """AWS's own event stream, application/vnd.amazon.eventstream.
+
+    https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html: the lengths of the frame and
+    of its headers, a checksum, the headers, the payload, a checksum. Bedrock's InvokeModel has each
+    event of the model's own API within its payload, Converse's payloads are events themselves.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._buffer += data
+        while len(self._buffer) >= _PRELUDE:
+            whole, headers = (int.from_bytes(self._buffer[i : i + 4]) for i in (0, 4))
+            if len(self._buffer) < whole:
+                return
+            payload = bytes(self._buffer[_PRELUDE + headers : whole - _CHECKSUM])
+            del self._buffer[: max(whole, _PRELUDE)]
+            yield self._unwrapped(payload)
+
+    def rest(self) -> Iterable[bytes]:
+        return ()
+
+    def _unwrapped(self, payload: bytes) -> bytes:
+        try:
+            return b64decode(json.loads(payload)["bytes"])
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return payload

@@ -1,0 +1,111 @@
+"""Follows the response to an attempt to where it ends: through redirects, to the end of its body.
+
+For httpx and httpx2 alike, whichever a response is of.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from typing import Any
+
+from openlimit.background import when_dropped
+from openlimit.integrations.attempt import Attempt
+
+__all__ = ["answered", "follow", "package_of", "redirected"]
+
+_REDIRECTED = "openlimit"  # in the extensions of a request
+
+
+class _Redirected:
+    """The attempt that a redirect ends in. Not every redirect is followed."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._dropped = when_dropped(self, attempt.closed)
+
+    def take(self) -> Attempt | None:
+        """For the request that follows it; None if there was one already."""
+        return self._attempt if self._dropped.detach() else None
+
+
+def redirected(request: Any) -> Attempt | None:
+    """The attempt that a request goes on with: clients copy the extensions of the one before."""
+    before = request.extensions.pop(_REDIRECTED, None)
+    return before.take() if before else None
+
+
+def answered(attempt: Attempt, request: Any, response: Any, *, sync: bool) -> Any:
+    """``follow`` the response to this request, which may be a redirect."""
+    if response.has_redirect_location:
+        request.extensions[_REDIRECTED] = _Redirected(attempt)
+        return response
+    return follow(attempt, response, sync=sync)
+
+
+def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
+    """The response, whose body the attempt follows as it is read. Raises nothing."""
+    try:
+        if attempt.answered(response):
+            body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
+            kind = _of_package(body, getattr(package_of(response), name))
+            response.stream = kind(response.stream, attempt)
+    except Exception:  # the call was made: it is not for its limiter to fail it
+        attempt.closed()
+    return response
+
+
+class _Followed:
+    """The body of a response on its way to its reader, who may also just drop it half read."""
+
+    def __init__(self, stream: Any, attempt: Attempt) -> None:
+        self._stream = stream
+        self._attempt = attempt
+        self._dropped = when_dropped(self, attempt.closed)
+
+    def _closed(self) -> None:
+        if self._dropped.detach():
+            self._attempt.closed()
+
+
+class _Body(_Followed):
+    """For synchronous clients."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._stream:
+            self._attempt.passed(data)
+            yield data
+        self._attempt.ended()
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._closed()
+
+
+class _AsyncBody(_Followed):
+    """For asynchronous clients."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            self._attempt.passed(data)
+            yield data
+        self._attempt.ended()
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._closed()
+
+
+@cache
+def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
+    """The body as the stream of one of both packages, whose clients accept only their own."""
+    return type(body.__name__, (body, stream), {})
+
+
+def package_of(message: object) -> Any:
+    """The package that a request or response is of."""
+    names = (kind.__module__.partition(".")[0] for kind in type(message).__mro__)
+    return next(sys.modules[name] for name in names if name in {"httpx", "httpx2"})

@@ -1,0 +1,60 @@
+"""What providers say of their own limits in the errors that they answer with. Pure.
+
+Gemini: ``google.rpc.RetryInfo`` with a ``retryDelay``. OpenAI, Azure, Groq and others: a sentence
+such as "Please try again in 1.2s". Errors are texts here: JSON, or the message of an exception.
+"""
+
+import re
+
+__all__ = ["DAY", "is_of_limits", "is_of_money", "retry_after", "seconds"]
+
+DAY = 86400
+"""Seconds. No limit of a provider takes longer to have room again."""
+_NUMBER = r"\d{1,15}(?:\.\d{1,18})?"
+_AMOUNT = re.compile(
+    rf"({_NUMBER})\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?![a-z])",
+    re.ASCII | re.IGNORECASE,
+)
+_DURATION = rf"((?:{_AMOUNT.pattern}\s*)+)"
+_ALL = re.compile(_DURATION, _AMOUNT.flags)
+_SENTENCE = re.compile(rf"(?:try again|retry)\s+(?:in|after)\s+{_DURATION}", _AMOUNT.flags)
+_RETRY_DELAY = re.compile(rf"retryDelay[^\w-]{{1,12}}({_NUMBER})s", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LIMITS = re.compile(
+    r"rate.?limit|overloaded|resource.?exhausted|too.?many.?requests|throttl|\bcode\W{1,4}429\b",
+    re.IGNORECASE,
+)
+
+
+def is_of_limits(error: str) -> bool:
+    """Whether the error says that there were too many calls or tokens."""
+    return bool(_LIMITS.search(error))
+
+
+def is_of_money(error: str) -> bool:
+    """Whether the error says that there is no money left, which no waiting changes."""
+    return "insufficient_quota" in error
+
+
+def retry_after(error: str) -> float | None:
+    """Seconds until the provider wants to be asked again; None: not said, or more than a day."""
+    if delay := _RETRY_DELAY.search(error):
+        wait = float(delay[1])
+    elif sentence := _SENTENCE.search(error):
+        wait = _sum(sentence[1])
+    else:
+        return None
+    return wait if wait <= DAY else None
+
+
+def seconds(text: str) -> float | None:
+    """A duration such as ``1s``, ``6m0s`` or ``17ms``; None for anything else."""
+    return _sum(text) if _ALL.fullmatch(text.strip()) else None
+
+
+def _sum(durations: str) -> float:
+    total = 0.0
+    for number, unit in _AMOUNT.findall(durations):
+        name = unit.lower()
+        total += float(number) * _SECONDS["ms" if name.startswith(("ms", "mil")) else name[0]]
+    return total
