@@ -140,6 +140,14 @@ def test_costs_by_unit() -> None:
     }
 
 
+def test_a_known_cost_with_its_input_has_the_rest_as_output() -> None:
+    """So a server does not take it for a call without a maximum."""
+    costs = ChatRateLimiter().limit(tokens=512, units={"input_tokens": 400}).costs
+    assert (costs["input_tokens"], costs["output_tokens"], costs["tokens"]) == (400, 112, 512)
+    costs = ChatRateLimiter().limit(tokens=5, units={"input_tokens": 400}).costs
+    assert costs["output_tokens"] == 0
+
+
 @pytest.mark.parametrize(
     ("units", "message"),
     [
