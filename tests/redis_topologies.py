@@ -117,6 +117,17 @@ def run(node: RedisProcess, command: str, *arguments: object) -> Any:
         return client.execute_command(command, *arguments)
 
 
+def ours(server: RedisProcess) -> list[str]:
+    """The connections on which decisions are asked for, by their ids."""
+    return [each["id"] for each in run(server, "CLIENT LIST") if each["cmd"] == "evalsha"]
+
+
+def hang_up(server: RedisProcess) -> None:
+    """End those, as a server does that has had enough of idle ones."""
+    for each in ours(server):
+        run(server, "CLIENT KILL", "ID", each)
+
+
 def node_id(node: RedisProcess) -> str:
     """By which a node's peers know it."""
     return str(run(node, "CLUSTER MYID"))

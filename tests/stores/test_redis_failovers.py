@@ -16,7 +16,9 @@ from tests.redis_process import RedisProcess
 from tests.redis_topologies import (
     Cluster,
     Watched,
+    hang_up,
     node_id,
+    ours,
     run,
     serving_cluster,
     serving_sentinels,
@@ -73,8 +75,10 @@ async def test_sentinels_that_hang_or_are_gone(watched: Watched) -> None:
     """One sentinel that answers is enough, though callers may first be told to come again."""
     watched.sentinels[0].kill()
     watched.sentinels[1].signal(signal.SIGSTOP)
-    async with asking(watched.url) as store:
+    async with asking(watched.url, clock=FakeClock()) as store:
         assert await healed(store) == 0
+        hang_up(watched.master)
+        assert await wait_of(store) == 1
     watched.sentinels[1].signal(signal.SIGCONT)
 
 
@@ -114,6 +118,17 @@ async def callers(store: AsyncStore, bucket: str, number: int) -> AsyncIterator[
     finally:
         done = True
         await asyncio.gather(*tasks)
+
+
+async def test_nodes_that_hang_up_on_who_is_idle(cluster: Cluster) -> None:
+    """Each node's connection is replaced before the next question goes there."""
+    async with asking(f"{cluster.url}?timeout=5", clock=FakeClock()) as store:
+        for i in range(3):
+            outcomes = await store.areserve([a_second(f"of many {each}") for each in range(20)])
+            assert waits(outcomes) == [i] * 20
+            assert all(map(ours, cluster.masters))
+            for master in cluster.masters:
+                hang_up(master)
 
 
 async def test_a_slot_moves_while_callers_go_on(cluster: Cluster) -> None:

@@ -7,27 +7,28 @@ Nothing is charged twice, because nothing that may have been carried out is sent
 retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it be asked once
 more. A trip whose answer is lost is an outage for its callers; it was charged once at most, which
 makes others wait longer, never less. After any failure a new connection has to answer before it is
-sent decisions, so a Redis that hangs does not collect those of callers that have given up.
+sent decisions, so a Redis that hangs does not collect those of callers that have given up. A
+connection that the server has closed while it was idle is replaced before anything is sent.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     ClusterDownError,
-    NoScriptError,
     ReadOnlyError,
     ResponseError,
 )
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
-from openlimit.stores.redis_script import BUCKET, AnyAnswer, AnyQuestion, ScriptCall, script_calls
+from openlimit.stores.redis_connection import evaluate, hang_up, has_ended, load
+from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, script_calls
 from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 
 Clock = Callable[[], float]
@@ -44,6 +45,12 @@ _COOL_DOWN = 0.1
 # is. Up to version 6 what a script runs into is an error of another kind.
 _WRONG_SERVER = (ReadOnlyError, ClusterDownError)
 _WRONG_SERVER_OF_SCRIPT = "-READONLY"
+_EVICTS = (
+    "the Redis at %s evicts keys when its memory is full (maxmemory-policy %s). A bucket that is "
+    "evicted forgets what it was charged: set maxmemory-policy noeviction"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class _Asked:
@@ -78,6 +85,7 @@ class RedisNode:
         self._loop = asyncio.get_running_loop()
         self._client: Redis | None = None  # one that has answered
         self._connecting: asyncio.Task[None] | None = None
+        self._evicting = ""
         self._failure = ""
         self._retry_at = 0.0
         self._queue: deque[_Asked] = deque()
@@ -117,7 +125,7 @@ class RedisNode:
         self._expiries.close()
         if self._client:
             client, self._client = self._client, None
-            await client.aclose()
+            await hang_up(client)
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -136,19 +144,25 @@ class RedisNode:
         client = self._new_client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await client.script_load(BUCKET.text)
+                policy = await load(client)
             self._client = client
+            if policy and policy != self._evicting:
+                _log.warning(_EVICTS, self._address, policy)
+            self._evicting = policy
         except Exception as error:  # of the network, Redis, a certificate, a host's name
             self._lose(client, error)
         finally:
             if client is not self._client:
-                await client.aclose()
+                await hang_up(client)
 
     async def _make_trips(self) -> None:
         try:
             while self._queue:
                 for _ in range(_PASSES):
                     await asyncio.sleep(0)
+                if self._client and has_ended(self._client):
+                    self._drop(self._client)
+                    await self._connected()
                 batch = self._next_batch()
                 self._deliver(batch, await self._trip(batch))
         finally:
@@ -175,7 +189,7 @@ class RedisNode:
             calls = script_calls(questions, self._address.prefix, self._clock)
             asking = any(asked.asking for asked in batch)
             async with asyncio.timeout(self._address.timeout):
-                replies = await _evaluate(client, calls, asking)
+                replies = await evaluate(client, calls, asking)
         except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(questions)
@@ -211,36 +225,16 @@ class RedisNode:
         self._failure = self._too_slow("answer") if timed_out else str(error)
         self._retry_at = self._loop.time() + _COOL_DOWN
         if client is self._client:
-            self._client = None
-            closing = self._loop.create_task(client.aclose())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._drop(client)
+
+    def _drop(self, client: Redis) -> None:
+        self._client = None
+        closing = self._loop.create_task(hang_up(client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _too_slow(self, what: str) -> str:
         return f"no {what} within {self._address.timeout:g} s"
 
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)
-
-
-async def _evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
-    """The reply to each call, or the error; raises for what hits all."""
-    replies = await _send(client, calls, asking)
-    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:  # SCRIPT FLUSH, a failover, a restart; or slots are asked for the first time
-        for script in {calls[i].script for i in unknown}:
-            await client.script_load(script.text)
-        again = await _send(client, [calls[i] for i in unknown], asking)
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
-    return replies
-
-
-async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
-    pipeline = client.pipeline(transaction=False)
-    for call in calls:
-        if asking:
-            pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    return replies[1::2] if asking else replies

@@ -17,6 +17,7 @@ With TLS: ``rediss://``, ``rediss+sentinel://``, ``rediss+cluster://``. Options 
 
 import random
 import re
+import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,18 @@ _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\],\s]+)(?::(?P<port>\d{1,
 # connection goes on being made for those who ask later.
 CONNECT_TIMEOUT = 5.0
 _GUIDE_TIMEOUT = 1.0  # for each sentinel or node that is asked who serves: the next may answer
+# An idle connection whose packets are dropped is noticed within 20 s; and a firewall that forgets
+# idle connections does not see one. Where the system has no such option, its own times hold.
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (
+        ("TCP_KEEPIDLE", 10),  # seconds
+        ("TCP_KEEPINTVL", 3),  # seconds
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 10_000),  # milliseconds: the same for what was sent
+    )
+    if hasattr(socket, name)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +122,15 @@ def parse_redis_url(url: str) -> RedisAddress:
     if kind != "unix" and len(hosts) != 1 and not (hosts and topology):
         raise _invalid(f"must name one host; or several, with {kind}+sentinel or {kind}+cluster")
     given = _options(parts["query"], scheme)
-    # Never a second time: a call that was sent may have been carried out.
-    common: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
+    common: dict[str, Any] = {
+        # Never a second time: a call that was sent may have been carried out.
+        "retry": Retry(NoBackoff(), 0),
+        # Without push messages, for whose sake the pool would keep connections that have ended.
+        "protocol": 2,
+        # Nothing is sent before the first question, whose answer may be why there is no connection.
+        "driver_info": None,
+        "socket_keepalive_options": _KEEPALIVE,
+    }
     if kind == "rediss":
         common |= {"ssl": True} | {name: given[name] for name in given if name.startswith("ssl_")}
     service, path = _service(topology, unquote(parts["path"]))
