@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from tests.redis_process import RedisProcess, serving_redis
+from tests.redis_process import REDIS, RedisProcess, serving_redis
 
 _SLOTS = 16384
 
@@ -91,12 +91,14 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def serving_cluster(replica: bool = False) -> Iterator[Cluster]:
+def serving_cluster(replica: bool = False, binary: str = REDIS) -> Iterator[Cluster]:
     """A cluster that is complete, for as long as the block runs."""
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
     options += ["--cluster-require-full-coverage", "no"]
     with ExitStack() as stack:
-        nodes = [stack.enter_context(serving_redis(*options)) for _ in range(3 + replica)]
+        nodes = [
+            stack.enter_context(serving_redis(*options, binary=binary)) for _ in range(3 + replica)
+        ]
         cluster = Cluster(nodes[:3], nodes[3] if replica else None)
         for i, master in enumerate(cluster.masters):
             slots = [slot for slot in range(_SLOTS) if cluster.owner(slot) is master]

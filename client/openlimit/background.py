@@ -1,9 +1,21 @@
 """Work that whoever causes it must not wait for."""
 
+import logging
 import sys
 from collections.abc import Callable
 from threading import Thread
 from weakref import finalize
+
+_log = logging.getLogger("openlimit")
+_told: set[tuple[str, type[BaseException]]] = set()
+
+
+def tell_of_fault(work: str, fault: BaseException) -> None:
+    """Log a fault of work that goes on all the same; of each kind the first, as it may recur."""
+    kind = work, type(fault)
+    if kind not in _told:
+        _told.add(kind)
+        _log.error("a fault while %s, which goes on: %r", work, fault, exc_info=fault)
 
 
 def in_background(work: Callable[[], object]) -> None:

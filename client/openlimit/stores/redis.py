@@ -11,9 +11,10 @@ from typing import Any, cast
 from weakref import WeakSet, finalize
 
 from openlimit.stores import Answer, Demand, Outcome, Question
+from openlimit.stores.redis_address import RedisAddress
 from openlimit.stores.redis_buckets import RedisBuckets, granted
 from openlimit.stores.redis_node import Clock
-from openlimit.stores.redis_url import RedisAddress, parse_redis_url
+from openlimit.stores.redis_url import parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
 

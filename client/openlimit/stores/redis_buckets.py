@@ -10,10 +10,11 @@ from redis.exceptions import AskError, MovedError
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
-from openlimit.stores.redis_cluster import ClusterSlots, Place
+from openlimit.stores.redis_address import RedisAddress
+from openlimit.stores.redis_cluster import ClusterSlots, Place, leads_to
 from openlimit.stores.redis_node import Clock, RedisNode
+from openlimit.stores.redis_reasons import reason
 from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, key_of
-from openlimit.stores.redis_url import RedisAddress
 from openlimit.stores.slots import SlotAnswer, SlotQuestion
 
 _MOST_REDIRECTIONS = 3
@@ -60,7 +61,12 @@ class RedisBuckets:
         finally:
             self._under_way.discard(answered)
             answered.set_result(None)
-        return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
+        return [
+            self._unavailable(reason(answer, self._address))
+            if isinstance(answer, AskError)
+            else answer
+            for answer in answers
+        ]
 
     async def _ask_cluster(
         self, slots: ClusterSlots, questions: Sequence[AnyQuestion]
@@ -82,8 +88,9 @@ class RedisBuckets:
             found = await self._node(place).ask([questions[i] for i in which], asking)
             for i, answer in zip(which, found, strict=True):
                 if isinstance(answer, AskError):  # the script did not run there
-                    moved = isinstance(answer, MovedError)
-                    elsewhere.setdefault(((answer.host, answer.port), not moved), []).append(i)
+                    there = leads_to(answer.host, answer.port, place[0])
+                    is_asking = not isinstance(answer, MovedError)
+                    elsewhere.setdefault((there, is_asking), []).append(i)
                 else:
                     answers[i] = answer
                 if isinstance(answer, MovedError | LimiterUnavailable):

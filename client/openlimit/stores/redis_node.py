@@ -25,11 +25,13 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from openlimit.background import tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
+from openlimit.stores.redis_address import CONNECT_TIMEOUT, RedisAddress
 from openlimit.stores.redis_connection import evaluate, hang_up, has_ended, load
+from openlimit.stores.redis_reasons import is_expected, reason
 from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, script_calls
-from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
 
 Clock = Callable[[], float]
 """Microseconds, the same for all who ask; for tests, since Redis has its own."""
@@ -190,17 +192,17 @@ class RedisNode:
             asking = any(asked.asking for asked in batch)
             async with asyncio.timeout(self._address.timeout):
                 replies = await evaluate(client, calls, asking)
+            answers: dict[int, AnyAnswer | AskError] = {}
+            for call, reply in zip(calls, replies, strict=True):
+                if isinstance(reply, Exception):
+                    trouble = self._trouble(client, call.key, reply)
+                    answers |= dict.fromkeys(call.places, trouble)
+                else:
+                    answers |= zip(call.places, call.answers(reply), strict=True)
+            return [answers[place] for place in range(len(questions))]
         except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(questions)
-        answers: dict[int, AnyAnswer | AskError] = {}
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                trouble = self._trouble(client, call.key, reply)
-                answers |= dict.fromkeys(call.places, trouble)
-            else:
-                answers |= zip(call.places, call.answers(reply), strict=True)
-        return [answers[place] for place in range(len(questions))]
 
     def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
@@ -208,7 +210,7 @@ class RedisNode:
         wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
         if wrong or not isinstance(reply, ResponseError):
             self._lose(client, reply)
-        return self._unavailable(f"{key}: {reply}")
+        return self._unavailable(f"{key}: {reason(reply, self._address)}")
 
     def _deliver(self, batch: Sequence[_Asked], answers: Sequence[AnyAnswer | AskError]) -> None:
         rest = iter(answers)
@@ -221,8 +223,10 @@ class RedisNode:
 
     def _lose(self, client: Redis, error: Exception) -> None:
         """Hang up, so that the next caller finds whoever serves by then."""
+        if not is_expected(error):
+            tell_of_fault("asking Redis", error)
         timed_out = isinstance(error, TimeoutError) and not str(error)
-        self._failure = self._too_slow("answer") if timed_out else str(error)
+        self._failure = self._too_slow("answer") if timed_out else reason(error, self._address)
         self._retry_at = self._loop.time() + _COOL_DOWN
         if client is self._client:
             self._drop(client)
