@@ -7,6 +7,7 @@ from typing import Any, cast, overload
 
 from redis.exceptions import AskError, MovedError
 
+from openlimit.background import tell_if_failed
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
@@ -128,6 +129,7 @@ class RedisBuckets:
             task = asyncio.get_running_loop().create_task(self.adecide(withdrawals))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
+            task.add_done_callback(partial(tell_if_failed, "giving back"))
 
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)

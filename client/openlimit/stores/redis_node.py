@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 from redis.asyncio import Redis
@@ -25,7 +26,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from openlimit.background import tell_of_fault
+from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
 from openlimit.stores.redis_address import CONNECT_TIMEOUT, RedisAddress
@@ -110,6 +111,7 @@ class RedisNode:
         self._expiries.watch(asked.answers)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
+            self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
             return await asked.answers
         except TimeoutError:
