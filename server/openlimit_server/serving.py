@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from contextlib import suppress
-from math import inf
 from typing import Any, TextIO
 
 import grpc
@@ -15,20 +14,18 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
-from openlimit.leaky_bucket import Decision, Limit
-from openlimit.stores import AsyncStore, Demand
+from openlimit.stores import AsyncStore
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
+from openlimit_server.probe import probe
 from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import MEMORY, ConfigurationError, Settings, load_policies
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
-# Costs nothing, and goes the way of every decision.
-_PROBE = Demand("health", [Limit.per("requests", 1, 1)], [0], inf, "")
 
 _OPTIONS = [
     # The largest sensible request is a few kilobytes.
@@ -100,11 +97,11 @@ async def _watch(store: AsyncStore, health: HealthServicer) -> None:
     """Keep the health what the store's is: whether it decides."""
     serving = True
     while True:
-        [outcome] = await store.areserve([_PROBE])
-        if serving != isinstance(outcome, Decision):
+        trouble = await probe(store)
+        if serving != (trouble is None):
             serving = not serving
             health.set_serving(serving)
-            _log.warning("the store decides again" if serving else f"NOT_SERVING: {outcome}")
+            _log.warning("the store decides again" if serving else f"NOT_SERVING: {trouble}")
         await asyncio.sleep(_WATCH_EVERY)
 
 

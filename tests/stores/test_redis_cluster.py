@@ -2,24 +2,29 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
-from openlimit import background
+from openlimit import RemoteLimiter, background
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis_cluster import leads_to, read_map
+from openlimit_server.probe import _PROBES, probe
 from tests.clock import FakeClock
 from tests.redis_process import VALKEY
 from tests.redis_topologies import Cluster, node_id, run, serving_cluster
+from tests.server_process import serving
 from tests.stores.asking import a_second, all_give_up, asking, healed, wait_of
 from tests.stores.contract import waits
+from tests.test_serving_on_redis import wait_for_health
 
 SLOTS = 16384
 
@@ -124,6 +129,35 @@ async def test_nodes_are_sought_at_the_host_that_was_asked(cluster: Cluster, hos
             clients = run(node, "CLIENT LIST")
             asked = {each["laddr"] for each in clients if each["cmd"] == "evalsha"}
             assert asked == {f"{'[::1]' if ':' in host else '127.0.0.1'}:{node.port}"}
+
+
+async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
+    """Each eighth of the slots: health is that of most calls, while one node hangs as well."""
+    slots = [key_slot(f"openlimit:{each.bucket}".encode()) for each in _PROBES]
+    assert sorted(slot * 8 // SLOTS for slot in slots) == list(range(8))
+    async with asking(cluster.url) as store:
+        await healed(store)
+        assert await probe(store) is None
+        cluster.masters[1].signal(signal.SIGSTOP)
+        assert await probe(store) is None
+        cluster.masters[1].signal(signal.SIGCONT)
+
+
+def test_a_single_node_of_a_cluster_is_no_store(cluster: Cluster) -> None:
+    """The server is not healthy, and says which URL to use, as it does to callers."""
+    node = cluster.masters[0].url
+    with serving("--store", node) as server:
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+        with RemoteLimiter(server.address) as limiter:
+            failures = list[str]()
+            for i in range(20):
+                try:
+                    limiter.reserve(f"model-{i}", {"requests": 1})
+                except LimiterUnavailable as error:
+                    failures.append(error.reason)
+    meant = node.replace("redis://", "redis+cluster://")
+    assert len(failures) > 5
+    assert all(f"is a node of a Redis Cluster: use {meant}" in each for each in failures)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, key_of
 from openlimit.stores.slots import SlotAnswer, SlotQuestion
 
 _MOST_REDIRECTIONS = 3
+_HOMELESS = "no node of the cluster has the slot of this bucket: see CLUSTER INFO"
 
 
 class RedisBuckets:
@@ -83,7 +84,7 @@ class RedisBuckets:
         async def ask(place: Place | None, which: list[int], asking: bool, redirected: int) -> None:
             if place is None or redirected > _MOST_REDIRECTIONS:
                 slots.doubt()
-                answers.update((i, self._unavailable("no node has the bucket")) for i in which)
+                answers.update((i, self._unavailable(_HOMELESS)) for i in which)
                 return
             elsewhere: dict[tuple[Place, bool], list[int]] = {}
             found = await self._node(place).ask([questions[i] for i in which], asking)

@@ -31,7 +31,7 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
 from openlimit.stores.redis_address import CONNECT_TIMEOUT, RedisAddress
 from openlimit.stores.redis_connection import evaluate, hang_up, has_ended, load
-from openlimit.stores.redis_reasons import is_expected, reason
+from openlimit.stores.redis_reasons import is_expected, reason, slow_connection
 from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, script_calls
 
 Clock = Callable[[], float]
@@ -115,7 +115,7 @@ class RedisNode:
         try:
             return await asked.answers
         except TimeoutError:
-            return [self._unavailable(self._too_slow("answer"))] * len(questions)
+            return [self._unavailable(self._too_slow())] * len(questions)
         except asyncio.CancelledError:
             if not asked.answers.cancelled():
                 self._abandoned(questions, asked.answers.result())
@@ -141,7 +141,7 @@ class RedisNode:
             self._connecting = self._loop.create_task(self._connect())
         await asyncio.wait([self._connecting], timeout=self._address.timeout)
         if not self._connecting.done():
-            return self._unavailable(self._too_slow("connection"))
+            return self._unavailable(slow_connection(self._address))
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
@@ -228,7 +228,7 @@ class RedisNode:
         if not is_expected(error):
             tell_of_fault("asking Redis", error)
         timed_out = isinstance(error, TimeoutError) and not str(error)
-        self._failure = self._too_slow("answer") if timed_out else reason(error, self._address)
+        self._failure = self._too_slow() if timed_out else reason(error, self._address)
         self._retry_at = self._loop.time() + _COOL_DOWN
         if client is self._client:
             self._drop(client)
@@ -239,8 +239,8 @@ class RedisNode:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    def _too_slow(self, what: str) -> str:
-        return f"no {what} within {self._address.timeout:g} s"
+    def _too_slow(self) -> str:
+        return f"no answer within {self._address.timeout:g} s"
 
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)
