@@ -131,6 +131,22 @@ async def test_nodes_are_sought_at_the_host_that_was_asked(cluster: Cluster, hos
             assert asked == {f"{'[::1]' if ':' in host else '127.0.0.1'}:{node.port}"}
 
 
+async def test_a_user_that_may_not_follow_a_moving_slot(cluster: Cluster) -> None:
+    """Its callers are told of the access list, and not of a slot that no node has."""
+    bucket = "{forbidden}"
+    slot = key_slot(f"openlimit:{bucket}".encode())
+    source = cluster.owner(slot)
+    target = cluster.masters[cluster.masters.index(source) - 1]
+    for node in cluster.masters:
+        run(node, "ACL SETUSER limiter on >p ~* +@all -asking")
+    run(target, "CLUSTER SETSLOT", slot, "IMPORTING", node_id(source))
+    run(source, "CLUSTER SETSLOT", slot, "MIGRATING", node_id(target))
+    async with asking(cluster.url.replace("//", "//limiter:p@")) as store:
+        assert "'asking' command" in await all_give_up(store, 1, bucket)
+    for node in (target, source):
+        run(node, "CLUSTER SETSLOT", slot, "STABLE")
+
+
 async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
     """Each eighth of the slots: health is that of most calls, while one node hangs as well."""
     slots = [key_slot(f"openlimit:{each.bucket}".encode()) for each in _PROBES]

@@ -76,4 +76,10 @@ async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> lis
             pipeline.execute_command("ASKING")
         pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    return replies[1::2] if asking else replies
+    if not asking:
+        return replies
+    # Without leave to come in, the other reply would only send back to where it came from.
+    return [
+        leave if isinstance(leave, Exception) else reply
+        for leave, reply in zip(replies[::2], replies[1::2], strict=True)
+    ]
