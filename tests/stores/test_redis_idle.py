@@ -1,6 +1,7 @@
 """Connections that end while nobody asks: the next question goes out on a new one."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,16 @@ from openlimit.errors import LimiterUnavailable
 from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 from tests.redis_topologies import hang_up, ours
-from tests.stores.asking import FACES, Face, all_give_up, asking, buckets, eventually, wait_of
+from tests.stores.asking import (
+    FACES,
+    Face,
+    all_give_up,
+    asking,
+    buckets,
+    eventually,
+    healed,
+    wait_of,
+)
 from tests.tcp_relay import Relay, relaying
 from tests.tls_relay import make_certificates, tls_in_front_of
 
@@ -74,6 +84,21 @@ async def test_a_server_that_is_gone_by_then() -> None:
             assert await wait_of(store) == 0
             server.kill()
             await all_give_up(store)
+
+
+async def test_a_server_that_hangs_by_then() -> None:
+    """Whoever asks while it is connected anew is told in time what is in the way."""
+    with serving_redis() as server:
+        async with asking(server.url) as store:
+            assert await wait_of(store) == 0
+            hang_up(server)
+            server.signal(signal.SIGSTOP)
+            first = asyncio.create_task(all_give_up(store, 10))
+            await asyncio.sleep(0.2)
+            assert "no connection within 0.25 s" in await all_give_up(store, 10)
+            await first
+            server.signal(signal.SIGCONT)
+            assert await healed(store) >= 0
 
 
 async def test_packets_that_are_dropped_cost_one_timeout() -> None:

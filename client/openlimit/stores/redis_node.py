@@ -140,11 +140,10 @@ class RedisNode:
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
         await asyncio.wait([self._connecting], timeout=self._address.timeout)
-        if not self._connecting.done():
-            return self._unavailable(slow_connection(self._address))
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
+        self._failure = slow_connection(self._address)  # for whoever cannot wait that long
         client = self._new_client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -187,7 +186,7 @@ class RedisNode:
     async def _trip(self, batch: Sequence[_Asked]) -> list[AnyAnswer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
         client = self._client
-        if client is None:  # lost by the trip before
+        if client is None:  # lost by the trip before, or it has ended and there is no other yet
             return [self._unavailable(self._failure)] * len(questions)
         try:
             calls = script_calls(questions, self._address.prefix, self._clock)
