@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from tests.redis_process import RedisProcess, serving_redis
+from tests.redis_process import REDIS, RedisProcess, serving_redis
 
 _SLOTS = 16384
 
@@ -91,12 +91,14 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def serving_cluster(replica: bool = False) -> Iterator[Cluster]:
+def serving_cluster(replica: bool = False, binary: str = REDIS) -> Iterator[Cluster]:
     """A cluster that is complete, for as long as the block runs."""
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
     options += ["--cluster-require-full-coverage", "no"]
     with ExitStack() as stack:
-        nodes = [stack.enter_context(serving_redis(*options)) for _ in range(3 + replica)]
+        nodes = [
+            stack.enter_context(serving_redis(*options, binary=binary)) for _ in range(3 + replica)
+        ]
         cluster = Cluster(nodes[:3], nodes[3] if replica else None)
         for i, master in enumerate(cluster.masters):
             slots = [slot for slot in range(_SLOTS) if cluster.owner(slot) is master]
@@ -115,6 +117,17 @@ def run(node: RedisProcess, command: str, *arguments: object) -> Any:
     """What a server answers to a command, as redis-py reads it."""
     with node.client() as client:
         return client.execute_command(command, *arguments)
+
+
+def ours(server: RedisProcess) -> list[str]:
+    """The connections on which decisions are asked for, by their ids."""
+    return [each["id"] for each in run(server, "CLIENT LIST") if each["cmd"] == "evalsha"]
+
+
+def hang_up(server: RedisProcess) -> None:
+    """End those, as a server does that has had enough of idle ones."""
+    for each in ours(server):
+        run(server, "CLIENT KILL", "ID", each)
 
 
 def node_id(node: RedisProcess) -> str:

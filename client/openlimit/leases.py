@@ -5,6 +5,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
 from threading import Condition, Thread
 
+from openlimit.background import tell_of_fault
+
 _RENEWALS = 3  # in the time of a lease: two may be lost
 
 
@@ -33,8 +35,12 @@ class Leases:
             self._held[reservation_id] = lease / _RENEWALS
             heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation_id))
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="openlimit-leases", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="openlimit-leases", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # there are no more threads; later there may be
+                    tell_of_fault("starting to renew leases", error)
             self._changed.notify()
 
     def let_go(self, reservation_id: str) -> None:
@@ -49,7 +55,10 @@ class Leases:
 
     def _run(self) -> None:
         while (reservation_id := self._next()) is not None:
-            self._renew(reservation_id)
+            try:
+                self._renew(reservation_id)
+            except Exception as error:  # the others are to be renewed all the same
+                tell_of_fault("renewing a lease", error)
 
     def _next(self) -> str | None:
         """Wait until something has to be renewed; None when nothing is held any more."""

@@ -7,6 +7,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from openlimit.background import tell_of_fault
 from openlimit.leaky_bucket import Decision
 
 numbers = count(1)
@@ -106,19 +107,28 @@ class LoopMailbox:
         self._on_the_way.remove(outcomes)
         for slot, outcome in outcomes:
             if slot.done():
-                self._unclaimed(outcome)
+                self._give_back(outcome)
             elif isinstance(outcome, Exception):
                 slot.set_exception(outcome)
             else:
                 slot.set_result(outcome)
 
+    def _give_back(self, outcome: Outcome) -> None:
+        try:
+            self._unclaimed(outcome)
+        except Exception as error:  # the others still wait for theirs
+            tell_of_fault("giving back what nobody waits for", error)
+
     def _tick(self) -> None:
         """A few looks at all who wait cost less than to note for each when he began."""
         self._marks.append(next(numbers))
         before = self._marks.popleft() if len(self._marks) > _TICKS else 0
-        slots, self._is_ticking = self._overdue(self, before)
-        for slot in slots:
-            if not slot.done():
-                slot.set_exception(self._expired())
+        try:
+            slots, self._is_ticking = self._overdue(self, before)
+            for slot in slots:
+                if not slot.done():
+                    slot.set_exception(self._expired())
+        except Exception as error:  # who waits must not wait for ever
+            tell_of_fault("looking for callers whose time is up", error)
         if self._is_ticking:
             self.loop.call_later(self._tick_after, self._tick)

@@ -6,6 +6,7 @@ it until its lease ends.
 
 import asyncio
 
+from openlimit.background import tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.slots import AsyncSlots, Departure, SlotAnswer
 
@@ -22,8 +23,12 @@ class Departures:
         self._asking: asyncio.Task[None] | None = None
 
     async def ask(self, departure: Departure) -> SlotAnswer:
-        """The answer; where that is an outage, it is asked again."""
-        [left] = await self._slots.adecide([departure])
+        """The answer; where that is an outage or a fault, it is asked again."""
+        try:
+            [left] = await self._slots.adecide([departure])
+        except Exception:
+            self.owe(departure)
+            raise
         if isinstance(left, LimiterUnavailable):
             self.owe(departure)
         return left
@@ -44,7 +49,12 @@ class Departures:
         while self._owed:
             await asyncio.sleep(_EVERY)
             owed = [*self._owed.values()]
-            for departure, left in zip(owed, await self._slots.adecide(owed), strict=True):
+            try:
+                answers = await self._slots.adecide(owed)
+            except Exception as error:  # they stay owed
+                tell_of_fault("freeing slots", error)
+                continue
+            for departure, left in zip(owed, answers, strict=False):
                 key = departure.bucket, departure.name
                 if not isinstance(left, LimiterUnavailable) and self._owed.get(key) is departure:
                     del self._owed[key]

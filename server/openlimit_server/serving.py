@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from contextlib import suppress
-from math import inf
 from typing import Any, TextIO
 
 import grpc
@@ -16,21 +15,19 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Decision, Limit
-from openlimit.stores import AsyncStore, Demand
+from openlimit.stores import AsyncStore
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server import binding
 from openlimit_server.health import HealthServicer
 from openlimit_server.policies import Policies
+from openlimit_server.probe import probe
 from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import MEMORY, Settings, load_policies
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
-# Costs nothing, and goes the way of every decision.
-_PROBE = Demand("health", [Limit.per("requests", 1, 1)], [0], inf, "")
 
 _OPTIONS = [
     # The largest sensible request is a few kilobytes.
@@ -102,22 +99,18 @@ async def _watch(store: AsyncStore, health: HealthServicer) -> None:
     """Keep the health what the store's is: whether it decides."""
     serving = True
     while True:
-        [outcome] = await store.areserve([_PROBE])
-        if serving != isinstance(outcome, Decision):
+        trouble = await probe(store)
+        if serving != (trouble is None):
             serving = not serving
             health.set_serving(serving)
-            _log.warning(
-                "the store decides again" if serving else f"NOT_SERVING: {_trouble(outcome)}"
-            )
+            _log.warning(f"NOT_SERVING: {_said(trouble)}" if trouble else "the store decides again")
         await asyncio.sleep(_WATCH_EVERY)
 
 
-def _trouble(outcome: object) -> str:
+def _said(trouble: LimiterUnavailable) -> str:
     """What is wrong with the store, without what its error advises to clients."""
-    if not isinstance(outcome, LimiterUnavailable):
-        return str(outcome)
     return (
-        f"no decision from {outcome.address}: {outcome.reason}; check that it runs and that "
+        f"no decision from {trouble.address}: {trouble.reason}; check that it runs and that "
         "--store leads to it"
     )
 

@@ -12,10 +12,12 @@ per bucket in which somebody waits, however many wait.
 import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from itertools import count
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable, WaitTooLong
 from openlimit.items import Outcome as Answer
 from openlimit.leaky_bucket import SECOND, Decision
@@ -226,19 +228,26 @@ class Turns:
                 most = 1
                 if loop.time() >= keep_at:
                     keep_at, most = loop.time() + _KEEP_EVERY, len(line.waiters)
-                # Who is behind one that has to wait has to wait as well.
-                while asked := line.waiters[:most]:
-                    entries = [waiter.entry for waiter in asked]
-                    if not line.deliver(asked, await self._slots.adecide(entries)):
-                        break
-                    most *= 2
+                try:
+                    await self._ask_for(line, most)
+                except Exception as error:  # who waits is asked for again
+                    tell_of_fault("asking whose turn it is", error)
         finally:
             del self._lines[bucket]
+
+    async def _ask_for(self, line: _Line, most: int) -> None:
+        # Who is behind one that has to wait has to wait as well.
+        while asked := line.waiters[:most]:
+            entries = [waiter.entry for waiter in asked]
+            if not line.deliver(asked, await self._slots.adecide(entries)):
+                break
+            most *= 2
 
     def _start(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(partial(tell_if_failed, "seeing to slots"))
         return task
 
 

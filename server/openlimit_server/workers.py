@@ -61,7 +61,7 @@ async def _keep_running(
         began = time.monotonic()
         try:
             worker = await _start(settings)
-        except OSError as error:  # no descriptors, no memory: that may pass
+        except Exception as error:  # no descriptors, no memory: that may pass
             end = f"a worker could not be started ({error})"
         else:
             running.add(worker)

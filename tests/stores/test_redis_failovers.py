@@ -16,7 +16,9 @@ from tests.redis_process import RedisProcess
 from tests.redis_topologies import (
     Cluster,
     Watched,
+    hang_up,
     node_id,
+    ours,
     run,
     serving_cluster,
     serving_sentinels,
@@ -58,15 +60,16 @@ async def test_a_master_that_dies(watched: Watched, face: Face) -> None:
 
 async def test_a_planned_failover(watched: Watched) -> None:
     """Who is connected to the old master finds the new one, and the levels are there."""
-    async with asking(watched.url) as store:
+    async with asking(f"{watched.url}?timeout=5") as store:
+        assert await wait_of(store, "idle") == 0
+        hang_up(watched.master)
         await store.areserve([a_minute()])
         run(watched.sentinels[0], "SENTINEL FAILOVER", "mymaster")
         await eventually(lambda: watched.master_port() == watched.replica.port)
         # What sentinels do as well, some seconds later.
         run(watched.master, "REPLICAOF", "127.0.0.1", watched.replica.port)
         assert 40 < await healed(store) < 62
-        clients = run(watched.replica, "CLIENT LIST")
-        assert [each for each in clients if each["cmd"] == "evalsha"]
+        assert ours(watched.replica)
 
 
 async def test_sentinels_that_hang_or_are_gone(watched: Watched) -> None:
@@ -114,6 +117,17 @@ async def callers(store: AsyncStore, bucket: str, number: int) -> AsyncIterator[
     finally:
         done = True
         await asyncio.gather(*tasks)
+
+
+async def test_nodes_that_hang_up_on_who_is_idle(cluster: Cluster) -> None:
+    """Each node's connection is replaced before the next question goes there."""
+    async with asking(f"{cluster.url}?timeout=5", clock=FakeClock()) as store:
+        for i in range(3):
+            outcomes = await store.areserve([a_second(f"of many {each}") for each in range(20)])
+            assert waits(outcomes) == [i] * 20
+            assert all(map(ours, cluster.masters))
+            for master in cluster.masters:
+                hang_up(master)
 
 
 async def test_a_slot_moves_while_callers_go_on(cluster: Cluster) -> None:

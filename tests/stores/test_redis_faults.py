@@ -12,7 +12,7 @@ from openlimit.leaky_bucket import SECOND, Decision, Limit
 from openlimit.stores import Demand, Repeat
 from tests.clock import FakeClock
 from tests.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
-from tests.redis_topologies import run
+from tests.redis_topologies import hang_up, ours, run
 from tests.stores.asking import (
     FACES,
     Face,
@@ -112,20 +112,14 @@ async def test_demoted_and_promoted(binary: str) -> None:
     with serving_redis(binary=binary) as server, serving_redis(binary=binary) as other:
         async with asking(server.url) as store:
             await wait_of(store)
-            ours = _connections(server)
+            before = set(ours(server))
             run(server, "REPLICAOF", "127.0.0.1", other.port)
             assert "read only replica" in await all_give_up(store)
-            await eventually(lambda: not ours & _connections(server))
+            await eventually(lambda: not before & set(ours(server)))
             await asyncio.sleep(0.15)
             await all_give_up(store)
             run(server, "REPLICAOF", "NO", "ONE")
             await healed(store)
-
-
-def _connections(server: RedisProcess) -> set[str]:
-    """Those that have asked for decisions, by their ids."""
-    with server.client() as client:
-        return {each["id"] for each in client.client_list() if each["cmd"] == "evalsha"}
 
 
 async def test_no_connection_left(server: RedisProcess) -> None:
@@ -136,6 +130,24 @@ async def test_no_connection_left(server: RedisProcess) -> None:
             assert "max number of clients reached" in await all_give_up(store)
             client.config_set("maxclients", 100)
             assert await healed(store) == 0
+
+
+@pytest.mark.parametrize(
+    ("maxmemory", "policy", "warnings"),
+    [("100mb", "volatile-ttl", 1), ("100mb", "noeviction", 0), ("0", "allkeys-lru", 0)],
+)
+async def test_a_server_that_evicts(
+    maxmemory: str, policy: str, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is warned of once, however often it is connected to, since limits may be exceeded."""
+    with serving_redis("--maxmemory", maxmemory, "--maxmemory-policy", policy) as server:
+        async with asking(server.url, clock=FakeClock()) as store:
+            for i in range(3):
+                assert await wait_of(store) == i
+                hang_up(server)
+        evicting = [each for each in caplog.messages if f"(maxmemory-policy {policy})" in each]
+        assert len(evicting) == warnings
+        assert all("set maxmemory-policy noeviction" in each for each in evicting)
 
 
 async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:

@@ -10,10 +10,13 @@ from concurrent.futures import Future
 from typing import Any, cast
 from weakref import WeakSet, finalize
 
+from openlimit.background import tell_of_fault
+from openlimit.errors import LimiterUnavailable
 from openlimit.stores import Answer, Demand, Outcome, Question
+from openlimit.stores.redis_address import RedisAddress
 from openlimit.stores.redis_buckets import RedisBuckets, granted
 from openlimit.stores.redis_node import Clock
-from openlimit.stores.redis_url import RedisAddress, parse_redis_url
+from openlimit.stores.redis_url import parse_redis_url
 
 __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
 
@@ -73,12 +76,21 @@ class RedisStore:
         while True:
             home = self._homes.get(os.getpid())
             if home is None:
-                fresh = _Home(self._address, self._clock)
+                try:
+                    fresh = _Home(self._address, self._clock)
+                except (OSError, RuntimeError) as error:  # no more descriptors or threads
+                    return self._nowhere(questions, error)
                 home = self._homes.setdefault(os.getpid(), fresh)
                 if home is not fresh:  # another thread was faster
                     fresh.close()
             if asked := home.decide(questions):
                 return asked
+
+    def _nowhere(self, questions: Sequence[Question], error: Exception) -> Future[list[Answer]]:
+        asked = Future[list[Answer]]()
+        failure = LimiterUnavailable(str(self._address), f"this process cannot ask it: {error}")
+        asked.set_result([failure] * len(questions))
+        return asked
 
     def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
         """Nobody waits for this any more: what it grants is given back."""
@@ -98,7 +110,7 @@ class _Home:
         self._closed = False
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._live(address, clock, ready)),
+            target=lambda: self._run(address, clock, ready),
             name="openlimit-redis",
             daemon=True,
         )
@@ -128,6 +140,16 @@ class _Home:
         """``let_go``, and wait for it. Not from the thread itself."""
         self.let_go()
         self._thread.join()
+
+    def _run(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._live(address, clock, ready))
+        except Exception as error:
+            if ready.done():
+                tell_of_fault("asking Redis", error)
+            else:
+                ready.set_exception(error)
 
     async def _live(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
         buckets, end = RedisBuckets(address, clock), asyncio.Event()

@@ -7,16 +7,19 @@ from typing import Any, cast, overload
 
 from redis.exceptions import AskError, MovedError
 
+from openlimit.background import tell_if_failed
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision
 from openlimit.stores import Answer, Demand, Outcome, Question, Withdrawal
-from openlimit.stores.redis_cluster import ClusterSlots, Place
+from openlimit.stores.redis_address import RedisAddress
+from openlimit.stores.redis_cluster import ClusterSlots, Place, leads_to
 from openlimit.stores.redis_node import Clock, RedisNode
+from openlimit.stores.redis_reasons import reason
 from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, key_of
-from openlimit.stores.redis_url import RedisAddress
 from openlimit.stores.slots import SlotAnswer, SlotQuestion
 
 _MOST_REDIRECTIONS = 3
+_HOMELESS = "no node of the cluster has the slot of this bucket: see CLUSTER INFO"
 
 
 class RedisBuckets:
@@ -60,7 +63,12 @@ class RedisBuckets:
         finally:
             self._under_way.discard(answered)
             answered.set_result(None)
-        return [self._unavailable(str(a)) if isinstance(a, AskError) else a for a in answers]
+        return [
+            self._unavailable(reason(answer, self._address))
+            if isinstance(answer, AskError)
+            else answer
+            for answer in answers
+        ]
 
     async def _ask_cluster(
         self, slots: ClusterSlots, questions: Sequence[AnyQuestion]
@@ -76,14 +84,15 @@ class RedisBuckets:
         async def ask(place: Place | None, which: list[int], asking: bool, redirected: int) -> None:
             if place is None or redirected > _MOST_REDIRECTIONS:
                 slots.doubt()
-                answers.update((i, self._unavailable("no node has the bucket")) for i in which)
+                answers.update((i, self._unavailable(_HOMELESS)) for i in which)
                 return
             elsewhere: dict[tuple[Place, bool], list[int]] = {}
             found = await self._node(place).ask([questions[i] for i in which], asking)
             for i, answer in zip(which, found, strict=True):
                 if isinstance(answer, AskError):  # the script did not run there
-                    moved = isinstance(answer, MovedError)
-                    elsewhere.setdefault(((answer.host, answer.port), not moved), []).append(i)
+                    there = leads_to(answer.host, answer.port, place[0])
+                    is_asking = not isinstance(answer, MovedError)
+                    elsewhere.setdefault((there, is_asking), []).append(i)
                 else:
                     answers[i] = answer
                 if isinstance(answer, MovedError | LimiterUnavailable):
@@ -121,6 +130,7 @@ class RedisBuckets:
             task = asyncio.get_running_loop().create_task(self.adecide(withdrawals))
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
+            task.add_done_callback(partial(tell_if_failed, "giving back"))
 
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)

@@ -7,28 +7,32 @@ Nothing is charged twice, because nothing that may have been carried out is sent
 retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it be asked once
 more. A trip whose answer is lost is an outage for its callers; it was charged once at most, which
 makes others wait longer, never less. After any failure a new connection has to answer before it is
-sent decisions, so a Redis that hangs does not collect those of callers that have given up.
+sent decisions, so a Redis that hangs does not collect those of callers that have given up. A
+connection that the server has closed while it was idle is replaced before anything is sent.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
     ClusterDownError,
-    NoScriptError,
     ReadOnlyError,
     ResponseError,
 )
 
+from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.expiries import Expiries
-from openlimit.stores.redis_script import BUCKET, AnyAnswer, AnyQuestion, ScriptCall, script_calls
-from openlimit.stores.redis_url import CONNECT_TIMEOUT, RedisAddress
+from openlimit.stores.redis_address import CONNECT_TIMEOUT, RedisAddress
+from openlimit.stores.redis_connection import evaluate, hang_up, has_ended, load
+from openlimit.stores.redis_reasons import is_expected, reason, slow_connection
+from openlimit.stores.redis_script import AnyAnswer, AnyQuestion, script_calls
 
 Clock = Callable[[], float]
 """Microseconds, the same for all who ask; for tests, since Redis has its own."""
@@ -44,6 +48,12 @@ _COOL_DOWN = 0.1
 # is. Up to version 6 what a script runs into is an error of another kind.
 _WRONG_SERVER = (ReadOnlyError, ClusterDownError)
 _WRONG_SERVER_OF_SCRIPT = "-READONLY"
+_EVICTS = (
+    "the Redis at %s evicts keys when its memory is full (maxmemory-policy %s). A bucket that is "
+    "evicted forgets what it was charged: set maxmemory-policy noeviction"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class _Asked:
@@ -78,6 +88,7 @@ class RedisNode:
         self._loop = asyncio.get_running_loop()
         self._client: Redis | None = None  # one that has answered
         self._connecting: asyncio.Task[None] | None = None
+        self._evicting = ""
         self._failure = ""
         self._retry_at = 0.0
         self._queue: deque[_Asked] = deque()
@@ -100,10 +111,11 @@ class RedisNode:
         self._expiries.watch(asked.answers)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
+            self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
             return await asked.answers
         except TimeoutError:
-            return [self._unavailable(self._too_slow("answer"))] * len(questions)
+            return [self._unavailable(self._too_slow())] * len(questions)
         except asyncio.CancelledError:
             if not asked.answers.cancelled():
                 self._abandoned(questions, asked.answers.result())
@@ -117,7 +129,7 @@ class RedisNode:
         self._expiries.close()
         if self._client:
             client, self._client = self._client, None
-            await client.aclose()
+            await hang_up(client)
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -128,27 +140,32 @@ class RedisNode:
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
         await asyncio.wait([self._connecting], timeout=self._address.timeout)
-        if not self._connecting.done():
-            return self._unavailable(self._too_slow("connection"))
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
+        self._failure = slow_connection(self._address)  # for whoever cannot wait that long
         client = self._new_client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await client.script_load(BUCKET.text)
+                policy = await load(client)
             self._client = client
+            if policy and policy != self._evicting:
+                _log.warning(_EVICTS, self._address, policy)
+            self._evicting = policy
         except Exception as error:  # of the network, Redis, a certificate, a host's name
             self._lose(client, error)
         finally:
             if client is not self._client:
-                await client.aclose()
+                await hang_up(client)
 
     async def _make_trips(self) -> None:
         try:
             while self._queue:
                 for _ in range(_PASSES):
                     await asyncio.sleep(0)
+                if self._client and has_ended(self._client):
+                    self._drop(self._client)
+                    await self._connected()
                 batch = self._next_batch()
                 self._deliver(batch, await self._trip(batch))
         finally:
@@ -169,24 +186,24 @@ class RedisNode:
     async def _trip(self, batch: Sequence[_Asked]) -> list[AnyAnswer | AskError]:
         questions = [question for asked in batch for question in asked.questions]
         client = self._client
-        if client is None:  # lost by the trip before
+        if client is None:  # lost by the trip before, or it has ended and there is no other yet
             return [self._unavailable(self._failure)] * len(questions)
         try:
             calls = script_calls(questions, self._address.prefix, self._clock)
             asking = any(asked.asking for asked in batch)
             async with asyncio.timeout(self._address.timeout):
-                replies = await _evaluate(client, calls, asking)
+                replies = await evaluate(client, calls, asking)
+            answers: dict[int, AnyAnswer | AskError] = {}
+            for call, reply in zip(calls, replies, strict=True):
+                if isinstance(reply, Exception):
+                    trouble = self._trouble(client, call.key, reply)
+                    answers |= dict.fromkeys(call.places, trouble)
+                else:
+                    answers |= zip(call.places, call.answers(reply), strict=True)
+            return [answers[place] for place in range(len(questions))]
         except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(questions)
-        answers: dict[int, AnyAnswer | AskError] = {}
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                trouble = self._trouble(client, call.key, reply)
-                answers |= dict.fromkeys(call.places, trouble)
-            else:
-                answers |= zip(call.places, call.answers(reply), strict=True)
-        return [answers[place] for place in range(len(questions))]
 
     def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
@@ -194,7 +211,7 @@ class RedisNode:
         wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
         if wrong or not isinstance(reply, ResponseError):
             self._lose(client, reply)
-        return self._unavailable(f"{key}: {reply}")
+        return self._unavailable(f"{key}: {reason(reply, self._address)}")
 
     def _deliver(self, batch: Sequence[_Asked], answers: Sequence[AnyAnswer | AskError]) -> None:
         rest = iter(answers)
@@ -207,40 +224,22 @@ class RedisNode:
 
     def _lose(self, client: Redis, error: Exception) -> None:
         """Hang up, so that the next caller finds whoever serves by then."""
+        if not is_expected(error):
+            tell_of_fault("asking Redis", error)
         timed_out = isinstance(error, TimeoutError) and not str(error)
-        self._failure = self._too_slow("answer") if timed_out else str(error)
+        self._failure = self._too_slow() if timed_out else reason(error, self._address)
         self._retry_at = self._loop.time() + _COOL_DOWN
         if client is self._client:
-            self._client = None
-            closing = self._loop.create_task(client.aclose())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._drop(client)
 
-    def _too_slow(self, what: str) -> str:
-        return f"no {what} within {self._address.timeout:g} s"
+    def _drop(self, client: Redis) -> None:
+        self._client = None
+        closing = self._loop.create_task(hang_up(client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _too_slow(self) -> str:
+        return f"no answer within {self._address.timeout:g} s"
 
     def _unavailable(self, reason: str) -> LimiterUnavailable:
         return LimiterUnavailable(str(self._address), reason)
-
-
-async def _evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
-    """The reply to each call, or the error; raises for what hits all."""
-    replies = await _send(client, calls, asking)
-    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if unknown:  # SCRIPT FLUSH, a failover, a restart; or slots are asked for the first time
-        for script in {calls[i].script for i in unknown}:
-            await client.script_load(script.text)
-        again = await _send(client, [calls[i] for i in unknown], asking)
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
-    return replies
-
-
-async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
-    pipeline = client.pipeline(transaction=False)
-    for call in calls:
-        if asking:
-            pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    return replies[1::2] if asking else replies

@@ -15,21 +15,14 @@ With TLS: ``rediss://``, ``rediss+sentinel://``, ``rediss+cluster://``. Options 
     sentinel_username, sentinel_password       what the sentinels want; nothing
 """
 
-import random
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import NoBackoff
-
 from openlimit.errors import InvalidRequest
+from openlimit.stores.redis_address import RedisAddress
 
 SCHEMES = (
     *("redis", "rediss", "unix"),
@@ -39,63 +32,6 @@ _REST = re.compile(
     r"(?:(?P<login>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
 )
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\],\s]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
-# Seconds to connect in. Longer than a decision may take: who asks is answered in time, while the
-# connection goes on being made for those who ask later.
-CONNECT_TIMEOUT = 5.0
-_GUIDE_TIMEOUT = 1.0  # for each sentinel or node that is asked who serves: the next may answer
-
-
-@dataclass(frozen=True, slots=True)
-class RedisAddress:
-    """Where a Redis is and how to speak to it; as a text it has no secrets."""
-
-    name: str
-    topology: str
-    """``single``, ``sentinel`` or ``cluster``."""
-    hosts: tuple[tuple[str, int], ...]
-    """None for a socket in the file system."""
-    service: str
-    """Which master the sentinels watch."""
-    prefix: str
-    timeout: float
-    """Seconds a decision may take at most."""
-    options: Mapping[str, Any] = field(repr=False)
-    sentinel_options: Mapping[str, Any] = field(repr=False)
-
-    def __str__(self) -> str:
-        return self.name
-
-    def server(self) -> Redis:
-        """A client, not yet connected, of the server or of the master that the sentinels name."""
-        if self.topology == "single":
-            return self.node(*self.hosts[0]) if self.hosts else Redis(**self.options)
-        sentinels = Sentinel(  # type: ignore[no-untyped-call] # redis-py does not type it
-            _shuffled(self.hosts), sentinel_kwargs=dict(self.sentinel_options), **self.options
-        )
-        client: Redis = sentinels.master_for(self.service, connection_pool_class=_PoolOfMaster)
-        return client
-
-    def cluster(self, hosts: Collection[tuple[str, int]]) -> RedisCluster:
-        """A client, not yet connected, to ask any of these nodes for the cluster's map."""
-        nodes = [ClusterNode(host, port) for host, port in _shuffled(hosts)]
-        timeouts = {"socket_timeout": _GUIDE_TIMEOUT, "socket_connect_timeout": _GUIDE_TIMEOUT}
-        return RedisCluster(
-            startup_nodes=nodes, require_full_coverage=False, **{**self.options, **timeouts}
-        )
-
-    def node(self, host: str, port: int) -> Redis:
-        """A client, not yet connected, of this server."""
-        return Redis(host=host, port=port, **self.options)
-
-
-class _PoolOfMaster(SentinelConnectionPool):
-    """Hangs up on the sentinels once they have said who the master is."""
-
-    async def get_master_address(self) -> Any:
-        try:
-            return await super().get_master_address()  # type: ignore[no-untyped-call] # not typed
-        finally:
-            await self.sentinel_manager.aclose()
 
 
 def parse_redis_url(url: str) -> RedisAddress:
@@ -109,10 +45,8 @@ def parse_redis_url(url: str) -> RedisAddress:
     if kind != "unix" and len(hosts) != 1 and not (hosts and topology):
         raise _invalid(f"must name one host; or several, with {kind}+sentinel or {kind}+cluster")
     given = _options(parts["query"], scheme)
-    # Never a second time: a call that was sent may have been carried out.
-    common: dict[str, Any] = {"retry": Retry(NoBackoff(), 0)}
-    if kind == "rediss":
-        common |= {"ssl": True} | {name: given[name] for name in given if name.startswith("ssl_")}
+    tls = {name: given[name] for name in given if name.startswith("ssl_")}
+    common = {"ssl": True, **tls} if kind == "rediss" else {}
     service, path = _service(topology, unquote(parts["path"]))
     if kind == "unix":
         if hosts or not path.strip("/"):
@@ -131,24 +65,15 @@ def parse_redis_url(url: str) -> RedisAddress:
         options={
             **common,
             **database,
-            "socket_timeout": CONNECT_TIMEOUT,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
             "username": unquote(username) or None,
             "password": unquote(password) or None,
         },
         sentinel_options={
             **common,
-            "socket_timeout": _GUIDE_TIMEOUT,
-            "socket_connect_timeout": _GUIDE_TIMEOUT,
             "username": given.get("sentinel_username"),
             "password": given.get("sentinel_password"),
         },
     )
-
-
-def _shuffled(hosts: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
-    """In a new order: one that hangs must not be tried first each time."""
-    return random.sample(sorted(hosts), len(hosts))
 
 
 def _invalid(reason: str) -> InvalidRequest:
