@@ -117,7 +117,8 @@ class _PoolOfMaster(SentinelConnectionPool):
         try:
             return await super().get_master_address()  # type: ignore[no-untyped-call] # not typed
         finally:
-            await self.sentinel_manager.aclose()
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
 
 def shuffled(hosts: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
