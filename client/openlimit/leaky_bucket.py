@@ -25,6 +25,9 @@ from openlimit.errors import CostExceedsLimit, WaitTooLong
 SECOND = 1_000_000
 """Microseconds in a second: the unit of every time in this module."""
 
+MAX_RETRY_AFTER = 86_400
+"""Seconds: the longest pause that a provider's answer can cause."""
+
 # Settling fills a bucket at most with what leaks in so many microseconds, some 285 years: however
 # many calls cost an absurd amount, waits stay what can be sent.
 _LONGEST = 2.0**53
