@@ -24,8 +24,8 @@ test: .venv/dev ## run every check
 demo: .venv/dev ## workers against a strict provider, without and with the limiter
 	@$(BIN)/python -m examples.demo
 
-bench: .venv/dev ## measure
-	@$(BIN)/python -m benchmarks
+bench: .venv/dev ## measure; ARGS=--record keeps the results in benchmarks/results/
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 stubs: .venv/dev ## generate client/openlimit/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
