@@ -1,8 +1,6 @@
 """What ``import openlimit`` gives, and what it does not drag in."""
 
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,26 +8,10 @@ from pathlib import Path
 import pytest
 
 import openlimit
+from tests.fresh_process import run, without
 from tests.server_process import ServerProcess, serving
 
 ROOT = Path(__file__).parents[1]
-
-
-def run(*code: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """A process of its own that runs these lines, and may import from the folder."""
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(code)],
-        env={"PYTHONPATH": str(folder)} if folder else None,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def without(*modules: str) -> str:
-    """A line after which these modules cannot be imported."""
-    return f"import sys; sys.modules.update(dict.fromkeys({modules}))"
 
 
 def test_the_public_names() -> None:

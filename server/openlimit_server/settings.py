@@ -80,7 +80,7 @@ def _store(url: object) -> object:
     try:
         from openlimit.stores.redis import parse_redis_url
     except ImportError as error:
-        raise ValueError('Redis needs its client: pip install "openlimit[redis]"') from error
+        raise ValueError('Redis needs its client: pip install "openlimitHW[redis]"') from error
     try:
         parse_redis_url(str(url))
     except InvalidRequest as error:
