@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 
+from tests.redis_process import MISSING, REDIS
 from tests.timeline import Timeline
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
@@ -12,6 +13,12 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one whe
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure() -> None:
+    """Without a Redis, one line instead of hundreds of errors."""
+    if not REDIS:
+        raise pytest.UsageError(MISSING)
 
 
 @pytest.fixture

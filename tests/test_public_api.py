@@ -110,6 +110,7 @@ def test_a_package_of_the_same_name_in_the_same_folder_is_told_of(tmp_path: Path
 WINDOWS = """
 import asyncio, logging, os, secrets, signal, socket, sys, tempfile
 import grpc, grpc_status.rpc_status, google.rpc.error_details_pb2, redis.asyncio, tiktoken
+asyncio.run(asyncio.sleep(0))
 sys.platform = "win32"
 for module, names in {
     os: "fork register_at_fork getuid uname set_blocking",
