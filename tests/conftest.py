@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -19,6 +20,12 @@ def pytest_configure() -> None:
     """Without a Redis, one line instead of hundreds of errors."""
     if not REDIS:
         raise pytest.UsageError(MISSING)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs more than Python and make, unless it is asked for by its folder."""
+    asked_for = any("installs" in argument for argument in config.args)
+    return True if collection_path.name == "installs" and not asked_for else None
 
 
 @pytest.fixture
