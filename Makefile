@@ -5,27 +5,34 @@ BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
 OUT ?= client
 
-.PHONY: help run test demo bench stubs format constraints clean
+.PHONY: help run test test-all demo bench dist stubs format constraints clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 run: .venv/server ## serve on port 50051 with memory buckets; options: make run ARGS="--config limits.yaml"
 	@exec $(BIN)/openlimit-server $(ARGS)
 
-test: .venv/dev ## run every check
+test: .venv/dev ## run the checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+
+test-all: .venv/dev ## what needs more: fresh installations, other versions of Python; as root on Debian
+	$(BIN)/pytest tests/installs --timeout 1200 $(ARGS)
 
 demo: .venv/dev ## workers against a strict provider, without and with the limiter
 	@$(BIN)/python -m examples.demo
 
-bench: .venv/dev ## measure
-	@$(BIN)/python -m benchmarks
+bench: .venv/dev ## measure; ARGS=--record keeps the results in benchmarks/results/
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+dist: .venv/dev ## build wheel and sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 stubs: .venv/dev ## generate client/openlimit/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
@@ -36,11 +43,11 @@ format: .venv/dev ## format and sort imports
 	$(BIN)/ruff format
 
 constraints: ## take the newest versions that fit together
-	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh && .venv/fresh/bin/pip install -q '.[dev]' hatchling
-	.venv/fresh/bin/pip freeze --exclude openlimit > constraints.txt && rm -rf .venv/fresh
+	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh && .venv/fresh/bin/pip install -q '.[dev]'
+	.venv/fresh/bin/pip freeze --exclude openlimitHW > constraints.txt && rm -rf .venv/fresh
 
 clean: ## remove what the other targets made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

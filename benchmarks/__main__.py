@@ -1,6 +1,6 @@
-"""Run every benchmark, or those that are named; print tables and keep the results.
+"""Run every benchmark, or those that are named, print tables and, on demand, keep the results.
 
-``python -m benchmarks callers goodput``
+``python -m benchmarks callers goodput --record``
 """
 
 import argparse
@@ -25,7 +25,9 @@ def main() -> None:
     """All of them take about seven minutes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
-    names = parser.parse_args().parts or [*_PARTS]
+    parser.add_argument("--record", action="store_true", help="keep results in benchmarks/results/")
+    options = parser.parse_args()
+    names = options.parts or [*_PARTS]
     if unknown := {*names} - {*_PARTS}:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(_PARTS)}")
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
@@ -35,10 +37,11 @@ def main() -> None:
         began = time.monotonic()
         rows = list(part.rows())
         seconds = time.monotonic() - began
-        results.keep(name, rows, seconds)
         print(f"{results.table(rows)}\n({seconds:.0f} s)", flush=True)
-        if part is callers:
-            plot.draw(rows)
+        if options.record:
+            results.keep(name, rows, seconds)
+            if part is callers:
+                plot.draw(rows)
 
 
 if __name__ == "__main__":

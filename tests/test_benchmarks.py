@@ -1,10 +1,12 @@
 """The benchmarks still run; what they measure is no test's business."""
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import growth, plot, results
+from benchmarks import __main__, growth, plot, results
 from benchmarks.callers import Row as CallersRow
 
 
@@ -26,3 +28,20 @@ def test_the_plot_takes_every_row(monkeypatch: pytest.MonkeyPatch, tmp_path: obj
     monkeypatch.setattr(plot, "FOLDER", tmp_path)
     kinds = ["async stream", "async stream, each call settled", "unary", "empty stream echo"]
     plot.draw([CallersRow(kind, "memory", 1, 2, 0.5, 1, 2, 3, 4, None) for kind in kinds])
+
+
+@pytest.mark.parametrize("record", [[], ["--record"]])
+def test_results_are_kept_on_demand_only(
+    record: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Measuring changes no file, unless it is told to record."""
+    measured = CallersRow("unary", "memory", 1, 2, 0.5, 1, 2, 3, 4, None)
+    part = SimpleNamespace(__doc__="one row", rows=lambda: [measured])
+    monkeypatch.setattr(__main__, "_PARTS", {"callers": part})
+    monkeypatch.setattr(__main__, "callers", part)
+    monkeypatch.setattr(results, "_LATEST", tmp_path / "latest.json")
+    monkeypatch.setattr(plot, "FOLDER", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks", *record])
+    __main__.main()
+    kept = {file.name for file in tmp_path.iterdir()}
+    assert kept == ({"latest.json", "callers.svg"} if record else set())

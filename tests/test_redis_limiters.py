@@ -260,7 +260,7 @@ def test_without_redis_it_says_what_to_install() -> None:
     )
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, check=True, timeout=30, capture_output=True, text=True)
-    assert 'pip install "openlimit[redis]"' in run.stdout
+    assert 'pip install "openlimitHW[redis]"' in run.stdout
 
 
 async def test_closing_ends_the_thread_and_the_connection(server: RedisProcess) -> None:

@@ -1,5 +1,9 @@
 """One rate limit for every worker that calls an LLM API."""
 
+from os.path import exists
+from typing import TYPE_CHECKING
+from warnings import warn
+
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -9,14 +13,13 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
-from openlimit.limiters import (
+from openlimit.local_limiter import (
     ChatRateLimiter,
     ChatRateLimiterWithRedis,
     CompletionRateLimiter,
     CompletionRateLimiterWithRedis,
     EmbeddingRateLimiter,
     EmbeddingRateLimiterWithRedis,
-    RemoteLimiter,
 )
 from openlimit.reservation import Reservation
 from openlimit.utilities import count_tokens
@@ -39,3 +42,32 @@ __all__ = [
     "WaitTooLong",
     "count_tokens",
 ]
+
+if exists(f"{__path__[0]}/redis_rate_limiters.py"):  # it has that file, and this package has not
+    warn(
+        "another project's distribution openlimit is installed in the folder of openlimitHW, and "
+        "their files are mixed: uninstall both, then install openlimitHW alone",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+if TYPE_CHECKING:
+    from openlimit.remote_limiter import RemoteLimiter
+else:  # hidden from type checkers, which would take every name for one of this module's
+
+    def __getattr__(name: str) -> object:
+        """Load gRPC with the only limiter that needs it; others work with any version of it."""
+        if name != "RemoteLimiter":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            from openlimit.remote_limiter import RemoteLimiter
+        except Exception as error:  # gRPC and protobuf each have an error of their own for this
+            raise ImportError(
+                f"RemoteLimiter cannot use the installed gRPC or protobuf ({error}); "
+                'pip install "grpcio>=1.75.1" "grpcio-status>=1.75.1" "protobuf>=6.31.1,<8"'
+            ) from error
+        globals()[name] = RemoteLimiter
+        return RemoteLimiter
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

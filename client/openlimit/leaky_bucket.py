@@ -28,6 +28,9 @@ SECOND = 1_000_000
 UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """What a unit may be called."""
 
+MAX_RETRY_AFTER = 86_400
+"""Seconds: the longest pause that a provider's answer can cause."""
+
 # Settling fills a bucket at most with what leaks in so many microseconds, some 285 years: however
 # many calls cost an absurd amount, waits stay what can be sent.
 _LONGEST = 2.0**53

@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import Decision
+from openlimit.leaky_bucket import MAX_RETRY_AFTER, Decision
 from openlimit.reservation import Reservation
-from openlimit.telling import MAX_RETRY_AFTER
 from openlimit.token_counting import count_split, is_absent, tells_output, whole_number
 
 _MOST = 2**63  # what the wire carries

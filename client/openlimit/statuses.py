@@ -4,6 +4,7 @@ Every error carries google.rpc details, so that a client in any language can act
 table is in the comments of protos/openlimit/v1/rate_limit.proto.
 """
 
+import re
 from typing import TypeVar
 
 import grpc
@@ -31,6 +32,12 @@ _OUTAGES = {
     *(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED),
     *(Code.CANCELLED, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN),
 }
+# What gRPC says where a server speaks TLS and the client does not, or no HTTP/2 at all.
+_PERHAPS_TLS = re.compile(
+    "failed to connect to all addresses.*"
+    "(: Socket closed|Connection reset by peer|Expected SETTINGS frame)",
+    re.DOTALL,
+)
 _M = TypeVar("_M", bound=Message)
 
 
@@ -110,10 +117,24 @@ def error_of(status: Status, address: str) -> OpenLimitError:
     code = Code.Name(status.code) if status.code in Code.values() else str(status.code)
     said = f"{code}: {status.message}"
     if status.code in _OUTAGES:
-        return LimiterUnavailable(address, said)
+        return LimiterUnavailable(address, said + _advice(status.message))
     if status.code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
         return InvalidRequest("credentials", f"{address} refuses them: {said}")
     return InvalidRequest("address", f"at {address} is no openlimit server for this client: {said}")
+
+
+def _advice(said: str) -> str:
+    """What to do about a connection that gRPC could not make; empty where it says so itself."""
+    if "WRONG_VERSION_NUMBER" in said:
+        return " (the port does not speak TLS: leave out credentials)"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return (
+            " (the credentials do not trust the server's certificate: give its authority's to "
+            "grpc.ssl_channel_credentials)"
+        )
+    if _PERHAPS_TLS.match(said):
+        return " (if the port speaks TLS, pass credentials=grpc.ssl_channel_credentials(…))"
+    return ""
 
 
 def _declared_error(status: Status) -> OpenLimitError | None:

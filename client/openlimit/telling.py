@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND
+from openlimit.leaky_bucket import MAX_RETRY_AFTER, SECOND
 from openlimit.v1.rate_limit_pb2 import (
     CancelRequest,
     ObserveRequest,
@@ -14,9 +14,6 @@ from openlimit.v1.rate_limit_pb2 import (
     SettleRequest,
 )
 from openlimit.wire import duration, read_amounts, read_duration, read_units, require_name
-
-MAX_RETRY_AFTER = 86_400
-"""Seconds: the longest pause."""
 
 
 class Cancellation(NamedTuple):

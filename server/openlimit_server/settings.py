@@ -57,7 +57,7 @@ def _store(url: object) -> object:
         from openlimit.stores.redis import parse_redis_url
         from openlimit.stores.redis_url import SCHEMES
     except ImportError as error:
-        raise ValueError('Redis needs its client: pip install "openlimit[redis]"') from error
+        raise ValueError('Redis needs its client: pip install "openlimitHW[redis]"') from error
     if str(url).partition("://")[0] not in SCHEMES:
         schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         guess = spelling.store(str(url))

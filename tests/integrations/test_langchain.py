@@ -17,7 +17,9 @@ from tests.loopback_provider import Provider
 from tests.server_process import serving_policies
 
 BUSY = '{name: all, models: ["*"], limits: {requests: 60/hour burst 60s}}'
-MODEL: Any = {"model": "gpt-4o", "max_retries": 0}
+# LangChain keeps clients for equal parameters, and with them connections of a loop that has ended;
+# a timeout of this type prevents that, since it cannot be hashed.
+MODEL: Any = {"model": "gpt-4o", "max_retries": 0, "timeout": httpx2.Timeout(30)}
 
 
 @pytest.fixture

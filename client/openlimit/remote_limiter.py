@@ -1,4 +1,4 @@
-"""What users construct: limiters of one process or one Redis, and that of an openlimit server."""
+"""The limiter of an openlimit server, for everyone who asks it."""
 
 import logging
 from collections.abc import Coroutine, Mapping
@@ -10,118 +10,12 @@ import grpc
 from openlimit import telling
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision, new
-from openlimit.local_limiter import LocalLimiter
 from openlimit.rate_limiter import RateLimiter, require_wait
 from openlimit.remote import RemoteBuckets
-from openlimit.stores import Store
-from openlimit.stores.memory import MemoryStore
 from openlimit.telling import Observed, Penalty, Release
 from openlimit.wire import Call, read_amounts, require_name
 
 _log = logging.getLogger(__name__)
-
-
-class ChatRateLimiter(LocalLimiter):
-    """Limits the chat calls of this process.
-
-    ``request_limit`` and ``token_limit`` are per minute; ``bucket_size_in_seconds`` is the burst:
-    how many seconds of them may start at once.
-    """
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 90_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "chat")
-
-
-class CompletionRateLimiter(LocalLimiter):
-    """Limits the completion calls of this process; the parameters are ChatRateLimiter's."""
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 350_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        super().__init__(
-            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "completion"
-        )
-
-
-class EmbeddingRateLimiter(LocalLimiter):
-    """Limits the embedding calls of this process; the parameters are ChatRateLimiter's."""
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 70_000_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        super().__init__(
-            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "embedding"
-        )
-
-
-class ChatRateLimiterWithRedis(LocalLimiter):
-    """Limits the chat calls of all processes that share a Redis.
-
-    Everybody with the same ``redis_url`` and ``bucket_key`` shares one bucket. The URL may name a
-    single server, sentinels or a cluster, see stores/redis_url.py. A Redis that does not answer
-    raises LimiterUnavailable within the URL's timeout, 0.25 s; it is found again by itself. Close
-    it, or use it in with or async with, so that what is being given back arrives.
-    """
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 90_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "chat",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
-
-
-class CompletionRateLimiterWithRedis(LocalLimiter):
-    """Limits the completion calls of all that share a Redis, see ChatRateLimiterWithRedis."""
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 350_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "completion",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
-
-
-class EmbeddingRateLimiterWithRedis(LocalLimiter):
-    """Limits the embedding calls of all that share a Redis, see ChatRateLimiterWithRedis."""
-
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 70_000_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "embedding",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
-
-
-def _redis_store(url: str) -> Store:
-    try:
-        from openlimit.stores.redis import RedisStore, parse_redis_url
-    except ImportError as error:
-        raise ImportError('limiters with Redis need it: pip install "openlimit[redis]"') from error
-    return RedisStore(parse_redis_url(url))
 
 
 class RemoteLimiter(RateLimiter):
