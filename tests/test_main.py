@@ -33,7 +33,7 @@ def test_without_the_client_of_redis_it_says_what_to_install() -> None:
     """The store is named that needs it, and the extra that brings it."""
     done = run(without("redis"), arguments("--store", "redis://localhost"), START)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("openlimit-server: store: ")
+    assert done.stderr.startswith("openlimit-server: --store: ")
     assert 'pip install "openlimitHW[redis]"' in done.stderr
 
 
