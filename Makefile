@@ -13,7 +13,7 @@ help: ## show this list
 run: .venv/server ## serve on port 50051 with memory buckets; options: make run ARGS="--config limits.yaml"
 	@exec $(BIN)/openlimit-server $(ARGS)
 
-test: .venv/dev ## run every check
+test: .venv/dev ## run the checks and the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -21,7 +21,7 @@ test: .venv/dev ## run every check
 	$(BIN)/buf lint protos
 	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
-test-all: .venv/dev ## what needs more than Python and make: fresh installations, other interpreters; some as root
+test-all: .venv/dev ## what needs more: fresh installations, other versions of Python; as root on Debian
 	$(BIN)/pytest tests/installs --timeout 1200 $(ARGS)
 
 demo: .venv/dev ## workers against a strict provider, without and with the limiter

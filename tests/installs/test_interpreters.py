@@ -1,0 +1,32 @@
+"""Much of the suite on other versions of Python than the one that runs it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.installs.environment import ROOT
+from tests.installs.interpreters import interpreter
+
+# What differs between versions: imports, event loops, threads and forks, and others' packages.
+SOME = (
+    "tests/integrations tests/stores/test_memory.py tests/test_decorator.py tests/test_forking.py "
+    "tests/test_main.py tests/test_public_api.py tests/test_redis_limiters.py tests/test_remote.py "
+    "tests/test_reservation.py tests/test_serving.py tests/test_stream.py tests/test_workers.py"
+)
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
+def test_another_python_passes(version: str, tmp_path: Path) -> None:
+    """Its dev extra installs, with exact versions, and the tests pass there."""
+    with interpreter(version) as other:
+        folder = tmp_path if other.root == Path("/") else other.root
+        checkout = folder / "openlimit"
+        shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "dist"))
+        made = other.shell(f"make .venv/dev PYTHON={other.python}", checkout)
+        assert made.returncode == 0, made.stdout
+        run = f".venv/bin/pytest -n 3 --dist loadfile {SOME}"
+        done = other.shell(run, checkout)
+        shutil.rmtree(checkout)
+        assert done.returncode == 0, done.stdout[-20_000:]
+    assert " passed in " in done.stdout
