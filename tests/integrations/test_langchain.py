@@ -1,7 +1,7 @@
 """LangChain's real chat models, against a provider on loopback."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,19 @@ def busy(tmp_path: Path) -> Iterator[str]:
         yield server.address
 
 
-async def test_each_call_of_a_model_is_charged(provider: Provider, witness: Witness) -> None:
+@pytest.fixture
+async def own() -> AsyncIterator[httpx2.AsyncClient]:
+    """LangChain would share one between tests, with connections of event loops that have ended."""
+    async with httpx2.AsyncClient() as client:
+        yield client
+
+
+async def test_each_call_of_a_model_is_charged(
+    provider: Provider, witness: Witness, own: httpx2.AsyncClient
+) -> None:
     """Invoked, streamed and in batches, sync and async, by what was estimated."""
     calls = LimitedCalls(witness, model="gpt-4o", tokens=512)
-    model = ChatOpenAI(rate_limiter=calls, **MODEL)
+    model = ChatOpenAI(rate_limiter=calls, http_async_client=own, **MODEL)
     assert (await asyncio.to_thread(model.invoke, "Hello!")).content == 'I say "usage".'
     await asyncio.to_thread(lambda: list(model.stream("Hello!")))
     await model.ainvoke("Hello!")
@@ -58,10 +67,13 @@ async def test_without_blocking_it_says_whether_a_call_may_start(busy: str) -> N
         assert caught.value.retry_after <= 60
 
 
-async def test_a_refusal_reaches_whoever_calls_the_model(provider: Provider, busy: str) -> None:
+async def test_a_refusal_reaches_whoever_calls_the_model(
+    provider: Provider, busy: str, own: httpx2.AsyncClient
+) -> None:
     """And the provider is not asked."""
     async with RemoteLimiter(busy, max_wait=1) as limiter:
-        model = ChatOpenAI(rate_limiter=LimitedCalls(limiter, model="gpt-4o"), **MODEL)
+        calls = LimitedCalls(limiter, model="gpt-4o")
+        model = ChatOpenAI(rate_limiter=calls, http_async_client=own, **MODEL)
         await model.ainvoke("Hello!")
         with pytest.raises(WaitTooLong):
             await model.ainvoke("Hello!")
