@@ -6,11 +6,12 @@ from itertools import count
 from math import inf
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openlimit.errors import InvalidRequest, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.leaky_bucket import SECOND, Decision, Limit
 from openlimit.stores import (
     Demand,
     Observation,
@@ -128,6 +129,46 @@ class OnceContract:
         ]
         clock.advance(3)
         assert waits(store.reserve([demand("p", (10, 100))])) == [0]
+
+    def test_a_pause_can_be_lifted(self, store: Store, clock: FakeClock) -> None:
+        """And nothing but the pause: what was reserved, before it or meanwhile, starts when it was
+        told to, in order, and is followed by what is asked from then on."""
+        lift, day = Pause("b", LIMITS, 0), Pause("b", LIMITS, 86400 * SECOND)
+        store.decide([demand(costs=(1, 100)), demand(costs=(1, 100), name="before"), day])
+        clock.advance(0.5)
+        assert told(store, lift) is True
+        assert waits(store.reserve([demand(costs=(1, 100), name="after")])) == [1.5]
+        assert told(store, Withdrawal("b", LIMITS, "after")) is True
+        store.decide([day, demand(costs=(1, 100), name="meanwhile"), lift])
+        assert waits(store.reserve([demand(costs=(0, 0))])) == [86400]
+        assert told(store, Withdrawal("b", LIMITS, "meanwhile")) is True
+
+    def test_what_gave_up_in_a_pause_is_gone_once_it_is_lifted(self, store: Store) -> None:
+        """As if it had never asked; while the pause lasts, that stays."""
+        day = Pause("b", LIMITS, 86400 * SECOND)
+        store.decide([demand(costs=(1, 100)), day, demand(costs=(1, 100), name="x")])
+        assert told(store, Withdrawal("b", LIMITS, "x")) is True
+        assert waits(store.reserve([demand(costs=(1, 100), name="x")])) == [86400]
+        assert told(store, Withdrawal("b", LIMITS, "x")) is True
+        assert told(store, Pause("b", LIMITS, 0)) is True
+        assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+
+    def test_settling_holds_nobody_up_for_longer_than_a_day(self, store: Store) -> None:
+        """However many calls cost however much; a call that cost more than the whole amount counts
+        as such."""
+        store.decide([settlement("a", (1, 6000), (1, 9000))])
+        assert waits(store.reserve([demand(costs=(0, 100))])) == [30]
+        for name in "bcd":
+            told(store, settlement(name, (1, 1), (2**62, 10.0**30), bucket="c"))
+        [wait] = waits(store.reserve([demand("c", (1, 1))]))
+        assert 86400 < wait < 86400 + 120
+
+    def test_smaller_limits_hold_nobody_up_for_longer_than_a_day(self, store: Store) -> None:
+        """Levels stay, in units, as far as that."""
+        large, small = Limit.per("tokens", 10**9, 86400), Limit.per("tokens", 10, 86400)
+        store.reserve([Demand("b", (large,), (10**9,), inf, "")])
+        [outcome] = store.reserve([Demand("b", (small,), (1,), inf, "")])
+        assert waits([outcome]) == [pytest.approx(86400 + 8640)]
 
     def test_an_observation_only_ever_delays(self, store: Store) -> None:
         """The level rises to what the provider says remains, less a second's headroom, and does not

@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the bucket, a hash:
 --            at            the latest start handed out
+--            paused        until when nothing new starts
 --            level:<name>  how full the bucket of each limit is then, in units
 --            limited_by    the unit that set that start; empty for none
 --            units         the limits' names, in their order
@@ -15,14 +16,14 @@
 --          requests: until when, and in batches what was granted to their places, see reserve_once
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
---            limits        [name, unit, amount, capacity, rate] each
+--            limits        [name, unit, amount, capacity, rate, most] each
 --            requests      [key, kept] each: which of the KEYS remembers it, for how long from now;
 --                          if that is negative, until REPEATABLE after the start
 --            questions     [name, max_wait, costs, request, place] reserves, without a bound if
 --                          max_wait is negative; request is which of those it is, if any
 --                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
 --                          settles; mark is which of the KEYS remembers that, or 0
---                          [3, length] pauses, [4, levels] observes
+--                          [3, length] pauses, 0 to go on; [4, levels] observes
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- Returns  for each question three integers: what became of it (see below); the wait in
 --          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
@@ -38,8 +39,6 @@ local CANCEL, SETTLE, PAUSE = 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
-local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact; nor does settling
-                         -- fill a bucket with more than leaks in that time
 local REPEATABLE = 60 * 1000000  -- as in __init__.py
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
@@ -61,12 +60,12 @@ if own_clock then
 end
 
 local n = #call.limits
-local names, units, amount, capacity, rate, level = {}, {}, {}, {}, {}, {}
+local names, units, amount, capacity, rate, highest, level = {}, {}, {}, {}, {}, {}, {}
 local of_name, of_unit = {}, {}
 local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void',
-                'started'}
+                'started', 'paused'}
 for i, limit in ipairs(call.limits) do
-  names[i], units[i], amount[i], capacity[i], rate[i] = unpack(limit)
+  names[i], units[i], amount[i], capacity[i], rate[i], highest[i] = unpack(limit)
   of_name[names[i]], of_unit[units[i]] = i, i
   fields[#fields + 1] = 'level:' .. names[i]
 end
@@ -77,7 +76,7 @@ local at = tonumber(state[1]) or -math.huge
 local limited_by = of_unit[state[2]] or 0
 local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
 for i = 1, n do
-  level[i] = tonumber(state[9 + i]) or 0
+  level[i] = math.min(highest[i], tonumber(state[10 + i]) or 0)
 end
 
 -- A clock that was set back, or a replica's that is behind, must not make a queue wait longer:
@@ -90,6 +89,7 @@ local now = clock + shift
 
 local void = tonumber(state[8]) or 0
 local started = state[9] and cmsgpack.unpack(state[9])
+local paused = tonumber(state[10]) or -math.huge
 local changed, swept = false, false
 
 -- Reservations that wait are read when needed, and written once, at the end.
@@ -103,7 +103,7 @@ local function recall(number)
     if packed then
       record = {}
       record.name, record.start, record.costs, record.at, record.level, record.limited_by,
-        record.credit, record.given_back, record.change, record.floor, record.paused
+        record.credit, record.given_back, record.change, record.floor
         = cmsgpack.unpack(packed)
     end
     records[number] = record
@@ -166,6 +166,9 @@ local function reserve(name, max_wait, costs)
   if at > now then
     base, by = at, limited_by
   end
+  if paused > base then
+    base, by = paused, 0
+  end
   local start, leaked, poured = base, base - at, {}
   for i = 1, n do
     local cost = costs[i]
@@ -200,7 +203,7 @@ local function reserve(name, max_wait, costs)
       end
       keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
                  limited_by = limited_by, credit = false, given_back = false, change = false,
-                 floor = false, paused = false})
+                 floor = false})
     end
   end
   if start > base then
@@ -319,11 +322,19 @@ local function corrections()
     return higher
   end
 
+  local function least(some, others)
+    local lower = {}
+    for i = 1, n do
+      lower[i] = math.min(some[i], others[i])
+    end
+    return lower
+  end
+
   -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
-  -- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
-  -- paused meanwhile be lost.
+  -- back meanwhile, and must not be charged again on the way; nor may what was settled and observed
+  -- meanwhile be lost.
   local function pop_cancelled(credit)
-    local change, floor, paused = {}, {}, now
+    local change, floor = {}, {}
     for i = 1, n do
       change[i], floor[i] = 0, 0
     end
@@ -332,15 +343,14 @@ local function corrections()
       credit = sum(last.credit, credit)
       floor = most(sum(last.floor, change), floor)
       change = sum(last.change, change)
-      paused = math.max(last.paused or now, paused)
       if not last.given_back then
-        last.credit, last.change, last.floor, last.paused = credit, change, floor, paused
+        last.credit, last.change, last.floor = credit, change, floor
         return keep(seq, last)
       end
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
-      leak_until(paused)
-      level = most(sum(less(level, credit), change), floor)
+      leak_until(now)
+      level = least(highest, most(sum(less(level, credit), change), floor))
       forget(seq)
       seq = seq - 1
       last = recall(seq)
@@ -368,7 +378,7 @@ local function corrections()
     end
     sweep()
     if first > seq then
-      return false  -- it is a pause that lasts
+      return false  -- those that still wait have no names
     end
     start_by(now)
     return true
@@ -376,13 +386,14 @@ local function corrections()
 
   -- Changes the levels, those of what has started, and what cancelling goes back to.
   local function correct(change, queue)
-    level, changed = most(sum(level, change)), true
+    level, changed = least(highest, most(sum(level, change))), true
     if queue then
-      started.level = most(sum(started.level, change))
+      started.level = least(highest, most(sum(started.level, change)))
     end
     local last = last_pending()
     if last then
-      last.change, last.floor = sum(last.change, change), most(sum(last.floor, change))
+      last.change = sum(last.change, change)
+      last.floor = least(highest, most(sum(last.floor, change)))
       keep(seq, last)
     end
   end
@@ -434,23 +445,13 @@ local function corrections()
     end
     local queue = told()
     leak_until(now)
-    for i = 1, n do
-      change[i] = math.min(change[i], math.max(0, LONGEST * rate[i] - level[i]))
-    end
     correct(change, queue)
     mark(which, lifetime)
     return YES
   end
 
   local function pause(length)
-    if length > 0 then
-      local last = last_pending()
-      if last then
-        last.paused, changed = math.max(last.paused or now, now + length), true
-        keep(seq, last)
-      end
-      leak_until(now + length)
-    end
+    paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
     return YES
   end
 
@@ -506,7 +507,7 @@ for _, question in ipairs(call.questions) do
   else
     what, wait, by = reserve(name, max_wait, costs)
   end
-  answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
+  answers[#answers + 1], answers[#answers + 2] = what, wait
   answers[#answers + 1] = by
 end
 for _, before in ipairs(repeats) do
@@ -529,8 +530,8 @@ end
 if changed then
   local fresh = {'at', exact(at), 'limited_by', units[limited_by] or '', 'units', limited,
                  'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift),
-                 'void', void, 'started', cmsgpack.pack(started)}
-  local idle_at = at
+                 'void', void, 'started', cmsgpack.pack(started), 'paused', exact(paused)}
+  local idle_at = math.max(at, paused)
   for i = 1, n do
     fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. names[i], exact(level[i])
     idle_at = math.max(idle_at, at + level[i] / rate[i])
@@ -538,7 +539,7 @@ if changed then
   for number in pairs(kept) do
     local r = records[number]
     local packed = cmsgpack.pack(r.name, r.start, r.costs, r.at, r.level, r.limited_by,
-                                 r.credit, r.given_back, r.change, r.floor, r.paused)
+                                 r.credit, r.given_back, r.change, r.floor)
     fresh[#fresh + 1], fresh[#fresh + 2] = 'p:' .. number, packed
     fresh[#fresh + 1], fresh[#fresh + 2] = 'n:' .. r.name, number
   end
@@ -548,7 +549,7 @@ if changed then
     -- From then on the bucket decides as a new one would.
     -- (2 ms later, since Redis counts whole ones from before the script began.)
     local idle_in = math.max(1, math.ceil((idle_at - now) / 1000) + 2)
-    redis.call('PEXPIRE', key, string.format('%.0f', math.min(idle_in, 1e15)))
+    redis.call('PEXPIRE', key, string.format('%.0f', idle_in))
   end
 end
 return answers

@@ -126,7 +126,7 @@ class MemoryStore:
 
     def _keep(self, name: str, bucket: Bucket, now: float) -> None:
         """Hold a new bucket; but a refused call leaves nothing behind."""
-        if bucket.at >= now:
+        if bucket.at >= now or bucket.paused > now:
             self._buckets[name] = bucket
             heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
 

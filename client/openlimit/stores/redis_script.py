@@ -47,7 +47,7 @@ class BucketCall:
         self.key = key_of(bucket, prefix)
         self._prefix = prefix
         self._keys = [self.key]
-        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
+        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits]
         self._clock = clock
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
