@@ -93,6 +93,8 @@ class Decision(NamedTuple):
     """Names the reservation, to cancel it before its start and to settle it after."""
     lease: float = 0.0
     """Seconds from the start for which the call holds a slot; 0 where it has none."""
+    start: float = 0.0
+    """By the store's clock, in microseconds; 0 where only the wait is known."""
 
 
 new = tuple.__new__
@@ -162,7 +164,7 @@ class Bucket:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
         self.at, self.levels, self.limited_by = start, levels, limited_by
-        return new(Decision, (wait, limited_by, reservation_id, 0.0))
+        return new(Decision, (wait, limited_by, reservation_id, 0.0, start))
 
     def reserve_at_once(self, costs: Sequence[Costs], now: float) -> bool:
         """Charge several costs, if all may start right now; else charge none. Whether it did.

@@ -12,22 +12,25 @@
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
--- KEYS[2…] what is remembered of reservations that were cancelled or settled: until when; and of
---          requests: until when, and in batches what was granted to their places, see reserve_once
+-- KEYS[2…] lots, which are what is remembered of reservations that were settled or cancelled: two
+--          bits for each number, whether it is closed and whether it was cancelled; and of requests,
+--          until when, and in batches what was granted to their places, see recall_run
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [name, unit, amount, capacity, rate, most] each
 --            requests      [key, kept] each: which of the KEYS remembers it, for how long from now;
---                          if that is negative, until REPEATABLE after the start
+--                          if that is negative, for so long from the start
 --            questions     [name, max_wait, costs, request, place] reserves, without a bound if
 --                          max_wait is negative; request is which of those it is, if any
---                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
---                          settles; mark is which of the KEYS remembers that, or 0
+--                          [1, name, lot, number, start] cancels, [2, name, lot, number, start,
+--                          change] settles; lot is which of the KEYS remembers that, or 0
 --                          [3, length] pauses, 0 to go on; [4, levels] observes
+--            lots          how the keys of this bucket's lots begin
+--            settled_within, marked   microseconds from the start, as in __init__.py
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- Returns  for each question three integers: what became of it (see below); the wait in
 --          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
---          Then, for each that was granted before, "start wait unit costs name" of that, where no
+--          Then the time, and for each that was granted before "start unit costs name", where no
 --          unit is "-".
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
@@ -35,11 +38,11 @@
 -- in the same order: a test compares all decisions of the two.
 
 local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG, REPEAT, NOT_STARTED = 0, 1, 2, 3, 4, 5
+local CANCELLED, TOO_LATE = 6, 7
 local CANCEL, SETTLE, PAUSE = 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
-local REPEATABLE = 60 * 1000000  -- as in __init__.py
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
 
@@ -216,15 +219,10 @@ local function reserve(name, max_wait, costs)
 end
 
 local repeats, runs = {}, {}
+local lots = {}  -- until when what was marked in them is to be remembered, by key
 
--- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
-local function remember(which, value, until_)
-  if own_clock then
-    local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
-    redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
-  else
-    redis.call('SET', KEYS[which], value)
-  end
+local function milliseconds_until(time)
+  return string.format('%.0f', math.max(1, math.ceil((time - now) / 1000)))
 end
 
 -- What was granted to one request, whose places may have been asked in several calls: in batches of
@@ -257,11 +255,16 @@ local function reserve_once(name, max_wait, costs, request, place)
     local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
     local i = run.index_of[place]
     local start, charged = at_ + waits[i], {}
+    -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
+    local lot, number = string.match(names_[i], '^(.+)%-(%d+)$')
+    if redis.call('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
+      return CANCELLED, 0, 0
+    end
     for j, cost in ipairs(costs_[i]) do
       charged[j] = exact(cost)
     end
     repeats[#repeats + 1] = table.concat(
-      {exact(start), exact(waits[i]), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
+      {exact(start), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
     return REPEAT, math.max(0, start - now), 0
   end
   local what, wait, by = reserve(name, max_wait, costs)
@@ -275,7 +278,7 @@ local function reserve_once(name, max_wait, costs, request, place)
     batch[2][i], batch[3][i], batch[4][i] = place, wait, units[by] or '-'
     batch[5][i], batch[6][i] = name, costs
     run.batch_of[place], run.index_of[place] = batch, i
-    local kept = run.kept < 0 and wait + REPEATABLE or run.kept
+    local kept = run.kept < 0 and wait - run.kept or run.kept
     run.until_ = math.max(run.until_, now + kept)
   end
   return what, wait, by
@@ -410,18 +413,24 @@ local function corrections()
     return record, number
   end
 
-  local function mark(which, lifetime)
-    if which > 0 then
-      remember(which, exact(now + lifetime), now + lifetime)
+  local function mark(lot, number, start, is_cancelled)
+    if lot > 0 then
+      redis.call('SETBIT', KEYS[lot], 2 * number, 1)
+      if is_cancelled then
+        redis.call('SETBIT', KEYS[lot], 2 * number + 1, 1)
+      end
+      lots[KEYS[lot]] = math.max(lots[KEYS[lot]] or 0, start + call.marked)
     end
   end
 
-  local function is_marked(which)
-    local until_ = which > 0 and redis.call('GET', KEYS[which])
-    return until_ and tonumber(until_) > now
+  local function is_too_late(lot, start)
+    return lot > 0 and now >= start + call.settled_within
   end
 
-  local function cancel(name, which, lifetime)
+  local function cancel(name, lot, number_in_lot, start)
+    if is_too_late(lot, start) then
+      return TOO_LATE
+    end
     local record, number = pending(name)
     if not record then
       return NO
@@ -433,12 +442,14 @@ local function corrections()
     level, record.given_back, changed = less(level, given_back), given_back, true
     keep(number, record)
     pop_cancelled(given_back)
-    mark(which, lifetime)
+    mark(lot, number_in_lot, start, true)
     return YES
   end
 
-  local function settle(name, which, lifetime, change)
-    if is_marked(which) then
+  local function settle(name, lot, number, start, change)
+    if is_too_late(lot, start) then
+      return TOO_LATE
+    elseif lot > 0 and redis.call('GETBIT', KEYS[lot], 2 * number) == 1 then
       return NO
     elseif at > now and pending(name) then
       return NOT_STARTED
@@ -446,7 +457,7 @@ local function corrections()
     local queue = told()
     leak_until(now)
     correct(change, queue)
-    mark(which, lifetime)
+    mark(lot, number, start, false)
     return YES
   end
 
@@ -510,13 +521,26 @@ for _, question in ipairs(call.questions) do
   answers[#answers + 1], answers[#answers + 2] = what, wait
   answers[#answers + 1] = by
 end
+answers[#answers + 1] = now
 for _, before in ipairs(repeats) do
   answers[#answers + 1] = before
 end
 
+-- By a clock of tests, keys do not expire: what is read of them is judged by the time.
 for _, run in pairs(runs) do
   if run.fresh then
-    remember(run.which, cmsgpack.pack(run.until_, run.batches), run.until_)
+    local value, key_ = cmsgpack.pack(run.until_, run.batches), KEYS[run.which]
+    if own_clock then
+      redis.call('SET', key_, value, 'PX', milliseconds_until(run.until_))
+    else
+      redis.call('SET', key_, value)
+    end
+  end
+end
+for lot, until_ in pairs(lots) do
+  local lifetime = milliseconds_until(until_)
+  if own_clock and redis.call('PTTL', lot) < tonumber(lifetime) then
+    redis.call('PEXPIRE', lot, lifetime)
   end
 end
 
