@@ -146,7 +146,7 @@ def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
 
 
 def test_a_run_takes_little_memory(store: MemoryStore) -> None:
-    """Ten thousand grants in runs of a hundred: some thirty bytes each."""
+    """Ten thousand grants in runs of a hundred: less than thirty bytes each."""
     lot = iter(f"{i // 4096:016x}-{i % 4096}" for i in range(10**6))
     costs = [[1, 10**6 + i] for i in range(100)]
     limits = (Limit.per("requests", 10**12, 60), Limit.per("tokens", 10**15, 60))
@@ -157,4 +157,4 @@ def test_a_run_takes_little_memory(store: MemoryStore) -> None:
         store.decide([Demand("b", limits, c, inf, next(lot), request, i) for c, i in asked])
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert size / 10_000 < 36
+    assert size / 10_000 < 30

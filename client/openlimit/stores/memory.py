@@ -118,9 +118,10 @@ class MemoryStore:
 
     def _decide_one(self, bucket: Bucket, question: Question, now: float) -> Answer:
         """What is no demand with a request."""
+        if type(question) is Demand:
+            _, _, costs, max_wait, reservation_id, _, _ = question
+            return bucket.reserve(costs, now, max_wait, reservation_id)
         match question:
-            case Demand(_, _, costs, max_wait, reservation_id):
-                return bucket.reserve(costs, now, max_wait, reservation_id)
             case Withdrawal():
                 return self._withdraw(bucket, question, now)
             case Settlement():

@@ -1,9 +1,9 @@
 """What must not be done twice, for as long as it can be asked for."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from heapq import heappop, heappush
+from itertools import islice
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -38,8 +38,7 @@ class Remembered(Generic[V]):
     def __init__(self, what: str, most: int) -> None:
         self._what = what
         self._most = most
-        # Not a dict: there, to find the first takes the longer the more were deleted before it.
-        self._values: OrderedDict[_Key, V] = OrderedDict()
+        self._values: dict[_Key, V] = {}
         self._to_look_at: dict[float, list[_Key]] = {}  # by the end of a window of time
         self._ends: list[float] = []  # a heap of these
         self._say_at = -inf
@@ -67,7 +66,7 @@ class Remembered(Generic[V]):
         self._drop(now)
         self._values.pop(key, None)
         if len(self._values) >= self._most:
-            self._forget_oldest(now)
+            self._forget_some(now)
         self._values[key] = value
         self._look_at(key, value.until)
 
@@ -93,13 +92,15 @@ class Remembered(Generic[V]):
             elif value is not None:
                 self._look_at(key, value.until)
 
-    def _forget_oldest(self, now: float) -> None:
-        _, value = self._values.popitem(last=False)
-        if value.until <= now:
-            return
-        self.forgotten_early += 1
-        self.forgotten_until = max(self.forgotten_until, value.until)
-        if now >= self._say_at:
+    def _forget_some(self, now: float) -> None:
+        """The oldest. Many at once: to find the first in a dict takes the longer the more were
+        deleted before it."""
+        for key in list(islice(self._values, 1 + self._most // 100)):
+            until = self._values.pop(key).until
+            if until > now:
+                self.forgotten_early += 1
+                self.forgotten_until = max(self.forgotten_until, until)
+        if self.forgotten_early and now >= self._say_at:
             self._say_at = now + _SAY_EVERY
             _log.warning(
                 "more than %d %s are to be remembered: %d forgotten",

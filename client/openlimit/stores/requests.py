@@ -5,10 +5,11 @@ for a run and not one for each of its grants, and what they have in common is ke
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Bucket, Costs, Decision, new
@@ -18,6 +19,8 @@ from openlimit.stores.remembered import Remembered
 
 _COSTS, _NAME, _PLACE = itemgetter(2), itemgetter(4), itemgetter(6)
 """Of a demand."""
+_WAIT = itemgetter(0)
+"""Of a decision."""
 
 
 class Granted(NamedTuple):
@@ -28,6 +31,10 @@ class Granted(NamedTuple):
     limited_by: str
     reservation_id: str
     costs: Costs
+
+    def granted(self) -> "list[Granted]":
+        """Itself, which is smaller than a batch of one."""
+        return [self]
 
 
 class _Batch(NamedTuple):
@@ -70,7 +77,7 @@ class Run:
     def __init__(self) -> None:
         self.until = 0.0
         """From then on it may be forgotten."""
-        self._batches: list[_Batch] = []
+        self._batches: tuple[_Batch | Granted, ...] = ()
 
     def by_place(self) -> dict[int, Granted]:
         """All of it."""
@@ -80,19 +87,22 @@ class Run:
         self, demands: Sequence[Demand], granted: Sequence[Decision], request: Request, now: float
     ) -> None:
         """What was just granted to demands for other places."""
-        waits = [decision.wait for decision in granted]
-        longest = max(waits)
+        longest = granted[-1].wait  # they start in order
         kept = longest + REPEATABLE if request.kept is None else request.kept
         self.until = max(self.until, now + kept)
-        limited_by = [decision.limited_by for decision in granted] if longest else ()
+        if len(granted) == 1:
+            [(_, limited_by, name, _, start)], [(_, _, costs, *_, place)] = granted, demands
+            self._batches += (new(Granted, (place, start, limited_by, name, tuple(costs))),)
+            return
+        waits = _packed([map(_WAIT, granted)]) if longest else ()
+        limits = [decision.limited_by for decision in granted] if longest else ()
         lot, _ = numbered(granted[0].reservation_id)
-        names = "\n".join(["", *[decision.reservation_id for decision in granted]])
-        self._batches.append(
-            _Batch(
-                *(array("H", map(_PLACE, demands)), now, waits if longest else (), limited_by),
-                *(lot, names.replace(f"\n{lot}-", "\n-"), _packed([*map(_COSTS, demands)])),
-            )
+        names = "\n".join(["", *map(_NAME, demands)])
+        batch = _Batch(
+            *(array("H", [*map(_PLACE, demands)]), now, waits, limits),
+            *(lot, names.replace(f"\n{lot}-", "\n-"), _packed(map(_COSTS, demands))),
         )
+        self._batches += (batch,)
 
 
 class Requests:
@@ -124,7 +134,7 @@ class Requests:
             outcome = bucket.reserve(costs, now, max_wait, name)
             answers.append(outcome)
             if isinstance(outcome, Decision):
-                known[place] = Granted(place, outcome.start, outcome.limited_by, name, tuple(costs))
+                known[place] = new(Granted, (place, outcome.start, outcome.limited_by, name, costs))
                 fresh.append(demand)
                 granted.append(outcome)
         if granted:
@@ -137,7 +147,7 @@ class Requests:
         if lot.of(number) == CANCELLED:
             return was_cancelled()
         left = max(0, start - now)
-        return Repeat(left, limited_by if left else "", name, start, costs)
+        return Repeat(left, limited_by if left else "", name, start, tuple(costs))
 
     def _remember(
         self,
@@ -164,8 +174,10 @@ def at_once(bucket: Bucket, demands: Sequence[Demand], now: float) -> Sequence[D
     return [new(Decision, (0, "", name, 0.0, now)) for name in map(_NAME, demands)]
 
 
-def _packed(costs: Sequence[Costs]) -> "array[int] | array[float]":
-    try:
-        return array("q", chain.from_iterable(costs))
-    except (TypeError, OverflowError):  # some are no whole numbers, or immense
-        return array("d", chain.from_iterable(costs))
+def _packed(numbers: Iterable[Iterable[float]]) -> "array[int] | array[float]":
+    """In as few bytes as hold them exactly: most costs are small whole numbers."""
+    flat: list[Any] = [*chain.from_iterable(numbers)]
+    for kind in ("I", "q"):
+        with suppress(TypeError, OverflowError):
+            return array(kind, flat)
+    return array("d", flat)
