@@ -111,7 +111,9 @@ class RemoteLimiter(RateLimiter):
 
     def _call(self, model: str, costs: Mapping[str, int], max_wait: float | None) -> Call:
         longest = self._max_wait if max_wait is None else max_wait
-        return new(Call, (model, self._key, costs, None if longest == inf else longest, ""))
+        return new(
+            Call, (model, self._key, costs, None if longest == inf else longest, "", 0, None)
+        )
 
     def _available(self, decision: Decision) -> Decision:
         self._unavailable = False

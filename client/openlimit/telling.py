@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import MAX_RETRY_AFTER, SECOND
+from openlimit.leaky_bucket import MAX_RETRY_AFTER, pause_of
 from openlimit.v1.rate_limit_pb2 import (
     CancelRequest,
     ObserveRequest,
@@ -105,7 +105,7 @@ def read_settlement(request: SettleRequest) -> Settlement:
 def write_penalty(penalty: Penalty, request: PenalizeRequest) -> None:
     """Fill an empty message in place."""
     request.model, request.key, retry_after = penalty
-    request.retry_after.CopyFrom(duration(retry_after * SECOND))
+    request.retry_after.CopyFrom(duration(pause_of(retry_after)))
 
 
 def read_penalty(request: PenalizeRequest) -> Penalty:

@@ -43,7 +43,7 @@ async def admit(
             return CostExceedsLimit(limit.unit, cost, limit.amount)
     ticket = call.request_id or os.urandom(16).hex()
     # The same on every server, and nobody gets another's by guessing.
-    slot = reservation_ids.slot_of_request(call.model, call.key, ticket)
+    slot = reservation_ids.slot_of_request(call.model, call.key, ticket, call.place)
 
     async def reserve_for_slot(max_wait: float) -> Answer:
         return await reserve(slot, max_wait)
@@ -71,6 +71,7 @@ async def close(
 ) -> Answer:
     """Free the slot of a call that is over, or was cancelled before its start."""
     answer = await closing
+    is_over = is_over or isinstance(answer, UnknownReservation)  # its charge stays what it is
     if answer is True or (is_over and not isinstance(answer, InvalidRequest | LimiterUnavailable)):
         await turns.leave(reserved.bucket, reserved.slot)
     return answer

@@ -18,6 +18,7 @@ from openlimit.stores import (
     Pause,
     Question,
     Repeat,
+    Request,
     Settlement,
     Store,
     Withdrawal,
@@ -68,9 +69,9 @@ def some_demand(random: Random, bucket: str, limits: Limits, name: str) -> Deman
     costs = [limit.amount * random.choice(shares) for limit in limits]
     if random.random() < 0.5:
         costs = [round(cost) for cost in costs]
-    request_id = random.choice(["", "", "", f"r{name}"])
+    request = random.choice([None, None, None, Request(f"r{name}")])
     max_wait = random.choice([0, SECOND, 60 * SECOND, inf, inf])
-    return Demand(bucket, limits, costs, max_wait, name, request_id)
+    return Demand(bucket, limits, costs, max_wait, name, request)
 
 
 def comparable(answer: Answer) -> object:
@@ -90,10 +91,12 @@ class Life:
 
     def __init__(self, stores: Stores, seed: int) -> None:
         self.stores = stores
+        self.seed = seed
         self.random = Random(seed)
         self.limits_of = {f"{seed}:{i}": some_limits(self.random) for i in range(20)}
         self.granted: list[Reserved] = []
         self.asked: list[Question] = []
+        self.runs: list[tuple[str, Request]] = []
         self.steps = self.names = 0
         self.answers: Counter[str] = Counter()
 
@@ -113,10 +116,33 @@ class Life:
     def reserve(self) -> None:
         buckets = self.random.choices(list(self.limits_of), k=self.random.randint(1, 30))
         demands = [
-            some_demand(self.random, bucket, self.limits_of[bucket], f"{self.steps + i}")
+            some_demand(self.random, bucket, self.limits_of[bucket], self.named(i))
             for i, bucket in enumerate(buckets)
         ]
-        self.asked += [demand for demand in demands if demand.request_id]
+        self.asked += [demand for demand in demands if demand.request]
+        for demand, answer in zip(demands, self.ask(demands), strict=True):
+            if isinstance(answer, Decision):
+                self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
+
+    def reserve_run(self) -> None:
+        """Some places of a run, some of which may have been asked before."""
+        random = self.random
+        if not self.runs or random.random() < 0.5:
+            kept = random.choice([None, SECOND, 60 * SECOND])
+            run = random.choice(list(self.limits_of)), Request(f"run {self.steps}", kept)
+            self.runs.append(run)
+        bucket, request = random.choice(self.runs[-5:])
+        limits = self.limits_of.get(bucket)
+        if not limits:  # they have changed
+            return
+        demands = [
+            some_demand(random, bucket, limits, self.named(i))._replace(
+                request=request, place=random.randrange(20)
+            )
+            for i in range(random.randint(1, 20))
+        ]
+        if random.random() < 0.5:  # so small that they may start together
+            demands = [each._replace(costs=[0] * len(limits)) for each in demands]
         for demand, answer in zip(demands, self.ask(demands), strict=True):
             if isinstance(answer, Decision):
                 self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
@@ -137,6 +163,11 @@ class Life:
         random.shuffle(told)
         self.ask([each._replace(limits=self.limits_of[each.bucket]) for each in told])
 
+    def named(self, i: int) -> str:
+        """A name that was not used before, in a lot with others."""
+        lot, number = divmod(self.steps + i, 500)
+        return f"lot {self.seed} {lot}-{number}"
+
     def named_anew(self, demand: Demand) -> Demand:
         """As servers do: once it is forgotten, it is granted under another name."""
         self.names += 1
@@ -144,13 +175,13 @@ class Life:
 
     def some_end(self, kind: str) -> Question:
         one = self.random.choice(self.granted[-60:])
-        bucket, limits, costs, _, name, _ = one.demand
-        lifetime = self.random.choice([0, 60 * SECOND, 960 * SECOND])
+        bucket, limits, costs, _, name, *_ = one.demand
+        start = self.random.choice([None, one.start, one.start])
         if kind == "cancel":
-            return Withdrawal(bucket, limits, name, lifetime)
+            return Withdrawal(bucket, limits, name, start)
         shares = [0, 1 / 3, 1, 1.7]
         actual = [cost * self.random.choice(shares) for cost in costs]
-        return Settlement(bucket, limits, name, costs, actual, lifetime)
+        return Settlement(bucket, limits, name, costs, actual, start)
 
     def some_news(self, kind: str) -> Question:
         bucket, limits = self.random.choice(list(self.limits_of.items()))
@@ -162,12 +193,7 @@ class Life:
     def change_limits(self) -> None:
         """What is told of a bucket is in its units: what was asked before is over."""
         bucket = self.random.choice(list(self.limits_of))
-        before = {limit.unit: limit for limit in self.limits_of[bucket]}
-        while True:
-            limits = some_limits(self.random)
-            # Levels stay, in units: Redis counts waits up to 285 years.
-            if all(before.get(each.unit, each).amount / each.rate < 1e13 for each in limits):
-                break
+        limits = some_limits(self.random)
         self.granted = [each for each in self.granted if each.demand.bucket != bucket]
         self.asked = [each for each in self.asked if each.bucket != bucket]
         held = self.stores.memory._buckets.get(bucket)
@@ -189,12 +215,14 @@ def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
         if life.random.random() < 0.01:
             life.change_limits()
         life.reserve()
+        life.reserve_run()
         life.correct()
     often, seldom = STEPS / 20, STEPS / 1000
     assert life.answers["Demand waits"] > often
     for kind in (
         *("Demand Decision", "Demand WaitTooLong", "Demand CostExceedsLimit", "Demand Repeat"),
         *("Withdrawal True", "Withdrawal False", "Settlement True", "Settlement False"),
-        *("Settlement InvalidRequest", "Pause True", "Observation True"),
+        *("Settlement InvalidRequest", "Settlement UnknownReservation"),
+        *("Demand InvalidRequest", "Pause True", "Observation True"),
     ):
         assert life.answers[kind] > seldom, life.answers

@@ -4,32 +4,29 @@ import os
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
-from operator import itemgetter
 from threading import Lock
-from typing import cast
+from typing import Any, cast
 from weakref import WeakSet
 
-from openlimit.errors import UnknownReservation
-from openlimit.leaky_bucket import Bucket, Costs, Decision, new
+from openlimit.leaky_bucket import Bucket
 from openlimit.stores import (
-    REPEATABLE,
+    SETTLED_WITHIN,
     Answer,
     Demand,
     Observation,
     Outcome,
     Pause,
     Question,
-    Repeat,
+    Request,
     Secret,
     Settlement,
     Withdrawal,
     monotonic,
     not_started,
+    too_late,
 )
-from openlimit.stores.remembered import Remembered
-
-_COSTS, _NAME = itemgetter(2), itemgetter(4)
-"""Of a demand."""
+from openlimit.stores.closed import CANCELLED, SETTLED, Closed
+from openlimit.stores.requests import Requests, at_once
 
 
 class MemoryStore:
@@ -38,21 +35,25 @@ class MemoryStore:
     Never blocks for longer than other decisions take. Buckets that have run empty are dropped
     while others are decided: no thread, no timer, and memory follows the buckets in use.
 
-    ``clock`` returns microseconds and must not run backwards. So many settlements and demands with
-    request ids are remembered ``at_most``, some hundred bytes each. Beyond, reservations whose
-    settlement might have been forgotten count as unknown, and requests might be charged again.
+    ``clock`` returns microseconds and must not run backwards. What was settled is remembered in
+    lots of reservations, and what was granted to requests in runs: so many of each ``at_most``, of
+    some hundred bytes, or a kilobyte where a lot or a run is large. More are forgotten early, which
+    is logged: then a reservation that may have been settled counts as expired, and a request may
+    be charged again.
     """
+
+    one_lot = True
 
     # A decision adds one bucket at most and drops up to this many: the idle ones never pile up.
     _DROPS_PER_DECISION = 4
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 200_000) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 500_000) -> None:
         self._clock = clock
         self._secret = ""
-        self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled
-        self._granted: Remembered[tuple[float, Decision, Costs]] = Remembered(at_most)
+        self._closed = Closed(at_most)
+        self._requests = Requests(self._closed, at_most)
         self._buckets: dict[str, Bucket] = {}
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
@@ -96,89 +97,35 @@ class MemoryStore:
                 if self._idle and self._idle[0][0] <= now:
                     self._drop_idle(now)
                 question = questions[at]
-                at += 1
-                if tried < at < end and questions[at][0] == question[0]:
-                    tried, granted = self._grant(questions, at - 1, now)
-                    if granted:
-                        answers += granted
+                request = question[5] if type(question) is Demand else None
+                if request or (tried <= at < end - 1 and questions[at + 1][0] == question[0]):
+                    tried = _end_of_run(questions, at)
+                    if decided := self._decide_run(questions[at:tried], request, now):
+                        answers += decided
                         at = tried
                         continue
+                at += 1
                 bucket = self._buckets.get(question.bucket)
                 if bucket is None:
-                    answers.append(self._decide_new(question, now))
+                    bucket = Bucket(question.limits)
+                    answers.append(self._decide_one(bucket, question, now))
+                    self._keep(question.bucket, bucket, now)
                     continue
                 if bucket.limits is not question.limits:
                     bucket.relimit(question.limits)
-                if not isinstance(question, Demand):
-                    answers.append(self._told(bucket, question, now))
-                elif question.request_id:
-                    answers.append(self._reserve_once(bucket, question, now))
-                else:
-                    _, _, costs, max_wait, reservation_id, _ = question
-                    answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
+                answers.append(self._decide_one(bucket, question, now))
         return answers
 
-    def _grant(
-        self, questions: Sequence[Question], first: int, now: float
-    ) -> tuple[int, list[Answer]]:
-        """Answer the demands of one bucket from the first on, if all of them may start right now.
-
-        Returns where they end, and no answers if they may not.
-        """
-        name, limits = questions[first].bucket, questions[first].limits
-        end = first
-        for question in islice(questions, first, None):
-            if type(question) is not Demand or question[0] != name or question[1] is not limits:
-                break
-            if question[5]:  # it may be a repeat
-                break
-            end += 1
-        bucket, together = self._buckets.get(name), questions[first:end]
-        if not together or bucket is None or bucket.limits is not limits:
-            return end, []
-        if not bucket.reserve_at_once([*map(_COSTS, together)], now):
-            return end, []
-        return end, [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, together)]
-
-    def _decide_new(self, question: Question, now: float) -> Answer:
-        """For a bucket that is not held, which is to say an empty one."""
-        bucket = Bucket(question.limits)
-        answer: Answer
-        if isinstance(question, Demand):
-            answer = self._reserve_once(bucket, question, now)
-        else:
-            answer = self._told(bucket, question, now)
-        if bucket.at >= now:  # a refused call leaves nothing behind
-            self._buckets[question.bucket] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, question.bucket))
-        return answer
-
-    def _reserve_once(self, bucket: Bucket, demand: Demand, now: float) -> Outcome | Repeat:
-        """Reserve, unless that was granted before."""
-        name, _, costs, max_wait, reservation_id, request_id = demand
-        if not request_id:
+    def _decide_one(self, bucket: Bucket, question: Question, now: float) -> Answer:
+        """What is no demand with a request."""
+        if type(question) is Demand:
+            _, _, costs, max_wait, reservation_id, _, _ = question
             return bucket.reserve(costs, now, max_wait, reservation_id)
-        if before := self._granted.get((name, request_id), now):
-            start, (wait, limited_by, granted, _), charged = before
-            left = max(0, start - now)
-            return Repeat(left, limited_by if left else "", granted, wait, charged)
-        outcome = bucket.reserve(costs, now, max_wait, reservation_id)
-        if isinstance(outcome, Decision):
-            start = now + outcome.wait
-            self._granted.keep(
-                (name, request_id), (start, outcome, tuple(costs)), start + REPEATABLE, now
-            )
-        return outcome
-
-    def _told(self, bucket: Bucket, told: Question, now: float) -> Answer:
-        match told:
-            case Withdrawal(name, _, reservation_id, lifetime):
-                cancelled = bucket.cancel(reservation_id, now)
-                if cancelled and lifetime:
-                    self._closed.keep((name, reservation_id), True, now + lifetime, now)
-                return cancelled
+        match question:
+            case Withdrawal():
+                return self._withdraw(bucket, question, now)
             case Settlement():
-                return self._settle(bucket, told, now)
+                return self._settle(bucket, question, now)
             case Pause(_, _, length):
                 bucket.pause(now + length, now)
             case Observation(_, _, remaining):
@@ -188,17 +135,66 @@ class MemoryStore:
                 return self._secret
         return True
 
+    def _decide_run(
+        self, demands: Sequence[Any], request: Request | None, now: float
+    ) -> Sequence[Answer]:
+        """Answer demands of one bucket that have the same request, or none: then only if all of
+        them may start right now."""
+        if not demands:
+            return ()
+        name, limits = demands[0].bucket, demands[0].limits
+        bucket = self._buckets.get(name)
+        is_new = bucket is None
+        if bucket is None:
+            bucket = Bucket(limits)
+        elif bucket.limits is not limits:
+            bucket.relimit(limits)
+        if request:
+            answers = self._requests.reserve(bucket, request, demands, now)
+        else:
+            answers = at_once(bucket, demands, now)
+        if is_new:
+            self._keep(name, bucket, now)
+        return answers
+
+    def _keep(self, name: str, bucket: Bucket, now: float) -> None:
+        """Hold a new bucket; but a refused call leaves nothing behind."""
+        if bucket.at >= now or bucket.paused > now:
+            self._buckets[name] = bucket
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+
+    def _withdraw(self, bucket: Bucket, withdrawal: Withdrawal, now: float) -> Answer:
+        _, _, reservation_id, start = withdrawal
+        if start is None:
+            return bucket.cancel(reservation_id, now)
+        if now >= start + SETTLED_WITHIN:
+            return too_late(reservation_id)
+        cancelled = bucket.cancel(reservation_id, now)
+        if cancelled:
+            self._closed.mark(*self._closed.find(reservation_id, now), CANCELLED, start, now)
+        return cancelled
+
     def _settle(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
-        name, _, reservation_id, reserved, actual, lifetime, age = settlement
-        if lifetime and self._closed.get((name, reservation_id), now):
+        reservation_id, start = settlement.reservation_id, settlement.start
+        if start is None:
+            return self._settle_now(bucket, settlement, now)
+        if now >= start + SETTLED_WITHIN:
+            return too_late(reservation_id)
+        lot, number = self._closed.find(reservation_id, now)
+        if lot.of(number):
             return False
-        if lifetime and now - age <= self._closed.forgotten:
-            return UnknownReservation(reservation_id, expired=True)
+        if not lot.marks and self._closed.may_be_forgotten(start):
+            return too_late(reservation_id)
+        settled = self._settle_now(bucket, settlement, now)
+        if settled is True:
+            self._closed.mark(lot, number, SETTLED, start, now)
+        return settled
+
+    def _settle_now(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
+        _, _, reservation_id, reserved, actual, _ = settlement
         if bucket.is_waiting(reservation_id, now):
             return not_started()
         bucket.settle(reserved, actual, now)
-        if lifetime:
-            self._closed.keep((name, reservation_id), True, now + lifetime, now)
         return True
 
     def _drop_idle(self, now: float) -> None:
@@ -211,6 +207,20 @@ class MemoryStore:
                 del self._buckets[name]
             else:
                 heappush(self._idle, (idle_at + self._LINGER, name))
+
+
+def _end_of_run(questions: Sequence[Question], first: int) -> int:
+    """Where the demands end that are of one bucket and have the same request, or none."""
+    name, limits = questions[first].bucket, questions[first].limits
+    request: Request | None = getattr(questions[first], "request", None)
+    end = first
+    for question in islice(questions, first, None):
+        if type(question) is not Demand or question[0] != name or question[1] is not limits:
+            break
+        if question[5] is not request:
+            break
+        end += 1
+    return end
 
 
 _stores: WeakSet[MemoryStore] = WeakSet()

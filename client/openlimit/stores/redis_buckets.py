@@ -30,6 +30,8 @@ class RedisBuckets:
     ``clock`` returns microseconds, for tests; None for that of Redis.
     """
 
+    one_lot = False  # marks are beside their bucket
+
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
         self._address = address
         self._clock = clock
@@ -144,5 +146,5 @@ def granted(
         Withdrawal(question.bucket, question.limits, question.reservation_id)
         for question, answer in zip(questions, answers, strict=True)
         if isinstance(question, Demand) and isinstance(answer, Decision)
-        if answer.wait and not question.request_id
+        if answer.wait and not question.request
     ]
