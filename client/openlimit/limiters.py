@@ -163,7 +163,9 @@ class RemoteLimiter(RateLimiter):
         self._unavailable = False
         # What gRPC takes for a moment long past: beyond a year, a timeout is none.
         timeout = min(timeout, 365 * 86400)
-        self._buckets = RemoteBuckets(address, timeout, credentials, key)
+        self._buckets = RemoteBuckets(
+            address, timeout, credentials, key, is_patient=not self._allow
+        )
 
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"

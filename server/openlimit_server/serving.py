@@ -76,13 +76,13 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     _log.info("%s: draining for %g s at most", await stopped, settings.grace)
     end = asyncio.get_running_loop().time() + settings.grace
+    watching.cancel()
     health.drain()
     reflection.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
-    watching.cancel()
     await store.aclose()
     _log.info("stopped")
 

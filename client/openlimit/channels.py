@@ -1,0 +1,110 @@
+"""Channels to servers: how they spread, notice that a server is gone, and which proxy they take."""
+
+import json
+import os
+import sys
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
+
+import grpc
+
+_SERVICE = "openlimit.v1.RateLimitService"
+_SERVICE_CONFIG = {
+    # Of several addresses each process takes another, and none whose server drains or is not well.
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": _SERVICE},
+}
+_OPTIONS = [
+    # Connections that know of nobody else: what one fork or failure hangs up is its own.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.service_config_disable_resolution", 1),
+    # A server that was restarted is found again within a second or so, not within minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # the time that connecting may take
+    # A peer that vanished without a goodbye is noticed while calls wait for it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+]
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    """A channel to the server at an address, in plain text where there are no credentials."""
+    _cooperate_with_gevent()
+    # A proxy is for the world outside: it would ask another machine's port, if any.
+    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not _is_local(address)))]
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def proxy_of(address: str) -> str:
+    """The proxy that a channel to the address takes and the variable that names it; or "".
+
+    Without its credentials.
+    """
+    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
+        if proxy := os.environ.get(variable):
+            break
+    else:
+        return ""
+    if _is_local(address) or any(_is_excepted(host) for host in _hosts(address)):
+        return ""
+    try:
+        found = urlsplit(proxy)
+        where = f"{found.hostname}:{found.port}" if found.port else found.hostname or "?"
+    except ValueError:
+        where = "?"
+    return f"{where} ({variable})"
+
+
+def _hosts(address: str) -> list[str]:
+    """The hosts of an address as gRPC writes it."""
+    _, scheme, rest = address.rpartition("ipv4:") if "ipv4:" in address else ("", "", address)
+    if not scheme:
+        _, scheme, rest = address.rpartition("ipv6:") if "ipv6:" in address else ("", "", address)
+    targets = rest.split(",") if scheme else [rest.rpartition("/")[2].removeprefix("dns:")]
+    return [urlsplit(f"//{target}").hostname or "" for target in targets]
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return True
+    try:
+        return all(_is_loopback(host) for host in _hosts(address))
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_excepted(host: str) -> bool:
+    """Whether no_proxy says so, by the end of a name or by a network."""
+    said = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""
+    for each in filter(None, map(str.strip, said.split(","))):
+        if host.endswith(each):
+            return True
+        try:
+            if ip_address(host) in ip_network(each):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _cooperate_with_gevent() -> None:
+    """gRPC waits in C, where greenlets cannot be switched unless it is told of them."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey and monkey.is_module_patched("threading"):
+        from grpc.experimental import gevent
+
+        gevent.init_gevent()  # does nothing the second time
