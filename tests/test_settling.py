@@ -15,6 +15,8 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
     AcquireResponse,
+    AcquireRun,
+    AcquireStreamRequest,
     CancelRequest,
     ObserveRequest,
     PenalizeRequest,
@@ -192,6 +194,41 @@ def test_a_request_repeated_at_once_everywhere_is_charged_once(servers: Servers)
     assert servers.second.Acquire(other, timeout=5).reservation_id not in {
         answer.reservation_id for answer in answers
     }
+
+
+def run_granted(stub: RateLimitServiceStub, run: AcquireRun) -> dict[int, tuple[str, int]]:
+    """The reservation and the wait, in microseconds, of each id of a run."""
+    [response] = stub.AcquireStream(iter([AcquireStreamRequest(runs=[run])]), timeout=5)
+    return {
+        number: (name, wait)
+        for grants in response.grants
+        for number, name, wait in zip(
+            grants.ids,
+            grants.reservation_ids,
+            grants.wait_micros or [0] * len(grants.ids),
+            strict=True,
+        )
+    }
+
+
+def test_a_run_repeated_elsewhere_is_charged_once(servers: Servers) -> None:
+    """In other company and as single questions: each place has its reservation."""
+    units, model = ["requests", "tokens"], "shared-run"
+    run = AcquireRun(model=model, units=units, ids=range(5), costs=[1, 40] * 5, request_id="r")
+    first = run_granted(servers.first, run)
+    assert [wait > 0 for _, wait in first.values()] == [False, False, True, True, True]
+    # By another server, which lost the answers to the latter half, and the question of place 7.
+    some = AcquireRun(
+        model=model, units=units, ids=[9, 8, 7], costs=[1, 40] * 3, request_id="r", places=[4, 2, 7]
+    )
+    again = run_granted(servers.second, some)
+    assert [again[9][0], again[8][0]] == [first[4][0], first[2][0]]
+    assert 0 < again[9][1] < first[4][1] < again[7][1]
+    assert len({name for name, _ in (first | again).values()}) == 6
+    alone = acquire(servers.first, model, 40, request_id="r")
+    assert alone.reservation_id == first[0][0]
+    # Six of 40 less the burst of 100: nothing was charged twice.
+    assert 1.2 < seconds(acquire(servers.second, model, 0, units={"images": 600}).wait) <= 1.4
 
 
 def test_everything_goes_over_the_stream(servers: Servers) -> None:

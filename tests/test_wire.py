@@ -1,5 +1,7 @@
 """Domain to protobuf and back without a loss."""
 
+from typing import Any
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
@@ -50,6 +52,8 @@ ERRORS = st.one_of(
         ),
         max_wait=st.none() | st.integers(0, 10**12).map(lambda wait: wait / 1e6),
         request_id=st.text("abc", max_size=64),
+        place=st.just(0),
+        kept=st.none(),
     )
 )
 def test_a_call_survives_the_wire(call: wire.Call) -> None:
@@ -172,6 +176,8 @@ CALLS = st.lists(
         ),
         max_wait=st.sampled_from([None, 0, 1.5]),
         request_id=st.sampled_from(["", "", "", "once"]),
+        place=st.just(0),
+        kept=st.none(),
     )
 )
 
@@ -212,6 +218,12 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
         (AcquireRun(model="", units=["tokens"], ids=[1], costs=[1]), "model"),
         (AcquireRun(model="m", key="k" * 257, units=["tokens"], ids=[1], costs=[1]), "key"),
         (AcquireRun(model="m", ids=[1], max_wait=Duration(nanos=-1)), "max_wait"),
+        (AcquireRun(model="m", ids=[1], request_id="x" * 65), "request_id"),
+        (AcquireRun(model="m", ids=[1], request_id="é" * 33), "request_id"),
+        (AcquireRun(model="m", ids=[1, 2], request_id="r", places=[1]), "places"),
+        (AcquireRun(model="m", ids=[1], request_id="r", places=[1, 2]), "places"),
+        (AcquireRun(model="m", ids=[1, 2], request_id="r", places=[0, 1000]), "places"),
+        (AcquireRun(model="m", ids=range(1001), request_id="r"), "places"),
     ],
 )
 def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
@@ -240,6 +252,23 @@ def test_a_run_without_units_costs_requests() -> None:
     run = AcquireRun(model="m", ids=[1, 2])
     _, asked = items.read_questions(AcquireStreamRequest(runs=[run]))
     assert asked == [wire.Call("m", "", {"requests": 1, "tokens": 0}, None)] * 2
+
+
+@pytest.mark.parametrize("units", [["requests", "tokens"], ["requests", "tokens", "images"]])
+def test_a_run_that_is_safe_to_repeat_tells_its_places(units: list[str]) -> None:
+    """Those it gives, or else the order of its ids; how long it is kept, the server adds."""
+    run = AcquireRun(model="m", units=units, ids=[7, 8, 9], costs=[1] * 3 * len(units))
+
+    def places(**fields: Any) -> list[object]:
+        run.MergeFrom(AcquireRun(**fields))
+        _, asked = items.read_questions(AcquireStreamRequest(runs=[run]), kept=2.5)
+        calls = [call for call in asked if isinstance(call, wire.Call)]
+        assert {(call.request_id, call.kept) for call in calls} == {(run.request_id, 2.5)}
+        return [call.place for call in calls]
+
+    assert places() == [0, 0, 0]
+    assert places(request_id="r" * 64) == [0, 1, 2]
+    assert places(places=[999, 0, 5]) == [999, 0, 5]
 
 
 @given(st.dictionaries(st.integers(0, 2**64 - 1), DECISIONS), st.booleans())

@@ -99,9 +99,12 @@ def count_questions(request: AcquireStreamRequest) -> int:
 
 
 def read_questions(
-    request: AcquireStreamRequest,
+    request: AcquireStreamRequest, kept: float | None = None
 ) -> tuple[list[int], list[Asked | InvalidRequest]]:
-    """The numbers of the questions, and what each asks or what is wrong with it."""
+    """The numbers of the questions, and what each asks or what is wrong with it.
+
+    ``kept`` is what calls in runs get that are safe to repeat.
+    """
     numbers: list[int] = []
     asked: list[Asked | InvalidRequest] = []
     for question in request.questions:
@@ -111,7 +114,7 @@ def read_questions(
         )
     for run in request.runs:
         numbers += run.ids
-        asked += read_run(run)
+        asked += read_run(run, kept)
     return numbers, asked
 
 

@@ -209,7 +209,7 @@ class RemoteLimiter(RateLimiter):
         self._buckets.close()
 
     def _call(self, model: str, costs: Mapping[str, int]) -> Call:
-        return new(Call, (model, self._key, costs, self._max_wait, ""))
+        return new(Call, (model, self._key, costs, self._max_wait, "", 0, None))
 
     def _available(self, decision: Decision) -> Decision:
         self._unavailable = False

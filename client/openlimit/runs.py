@@ -14,10 +14,12 @@ from openlimit.v1.rate_limit_pb2 import (
     GrantRun,
 )
 from openlimit.wire import (
+    MAX_PLACES,
     Call,
     include_split,
     read_amounts,
     read_max_wait,
+    read_request_id,
     require_name,
     write_max_wait,
 )
@@ -52,7 +54,7 @@ def write_runs(
         if type(call) is not Call:
             alone.append(each)
             continue
-        model, key, by_unit, max_wait, request_id = call
+        model, key, by_unit, max_wait, request_id, *_ = call
         if request_id:
             alone.append(each)
             continue
@@ -118,8 +120,9 @@ def _write_run(
     return run
 
 
-def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:
-    """The call of each id, or what is wrong with it."""
+def read_run(run: AcquireRun, kept: float | None = None) -> Sequence[Call | InvalidRequest]:
+    """The call of each id, or what is wrong with it. ``kept`` is for those that have a
+    request_id."""
     count = len(run.ids)
     units, costs = [*run.units], [*run.costs]
     try:
@@ -136,26 +139,47 @@ def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:
                 "costs",
                 f"must be as many as ids times units, {count * len(units)}, not {len(costs)}",
             )
+        request_id = read_request_id(run)
+        places = _read_places(run) if request_id else repeat(0, count)
     except InvalidRequest as error:
         return [error] * count
     if units == _USUAL and min(costs, default=0) >= 0:
         return [
-            new(Call, (model, key, {"requests": requests, "tokens": tokens}, max_wait, ""))
-            for requests, tokens in zip(costs[::2], costs[1::2], strict=True)
+            new(
+                Call,
+                (
+                    *(model, key, {"requests": requests, "tokens": tokens}, max_wait),
+                    *(request_id, place, kept),
+                ),
+            )
+            for requests, tokens, place in zip(costs[::2], costs[1::2], places, strict=True)
         ]
     rows = zip(*[iter(costs)] * len(units), strict=True) if units else repeat((), count)
-    return [_read_call(model, key, dict(zip(units, row, strict=True)), max_wait) for row in rows]
+    common = Call(model, key, {}, max_wait, request_id, 0, kept)
+    return [
+        _read_call(common, dict(zip(units, row, strict=True)), place)
+        for row, place in zip(rows, places, strict=True)
+    ]
 
 
-def _read_call(
-    model: str, key: str, costs: dict[str, int], max_wait: float | None
-) -> Call | InvalidRequest:
+def _read_places(run: AcquireRun) -> Sequence[int]:
+    """One for each id; raises InvalidRequest."""
+    count = len(run.ids)
+    places = [*run.places] or range(count)
+    if len(places) != count:
+        raise InvalidRequest("places", f"must be as many as ids, {count}, not {len(places)}")
+    if max(places, default=0) >= MAX_PLACES:
+        raise InvalidRequest("places", f"must be below {MAX_PLACES}, not {max(places)}")
+    return places
+
+
+def _read_call(common: Call, costs: dict[str, int], place: int) -> Call | InvalidRequest:
     try:
         amounts = {"requests": 1, "tokens": 0, **read_amounts("costs", costs)}
     except InvalidRequest as error:
         return error
     include_split(amounts)
-    return Call(model, key, amounts, max_wait)
+    return common._replace(costs=amounts, place=place)
 
 
 def write_grants(grants: Iterable[tuple[int, Decision]], response: AcquireStreamResponse) -> None:

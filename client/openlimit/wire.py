@@ -18,6 +18,8 @@ from openlimit.v1.rate_limit_pb2 import (
 MAX_NAME = 256
 MAX_UNITS = 16
 MAX_REQUEST_ID = 64
+MAX_PLACES = 1000
+"""Acquisitions of a run that is safe to repeat."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that."""
@@ -38,6 +40,11 @@ class Call(NamedTuple):
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
     """Makes it safe to repeat; empty for none."""
+    place: int = 0
+    """Tells it from others with the same request_id: its place in their run."""
+    kept: float | None = None
+    """Seconds from the decision for which a repeat is known; None: until a minute after the start.
+    The server's own business: it is not sent."""
 
 
 def acquire_request(call: Call) -> AcquireRequest:
@@ -49,7 +56,7 @@ def acquire_request(call: Call) -> AcquireRequest:
 
 def write_call(call: Call, request: AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    model, key, costs, max_wait, request_id = call
+    model, key, costs, max_wait, request_id, *_ = call
     try:
         require_name("model", model)
         request.model = model
@@ -80,12 +87,8 @@ def read_request(request: AcquireRequest) -> Call:
     if request.units:
         costs |= read_units(request.units)
         include_split(costs)
-    max_wait = read_max_wait(request)
-    request_id = request.request_id
-    if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
-        size = len(request_id.encode())
-        raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
-    return new(Call, (model, key, costs, max_wait, request_id))
+    max_wait, request_id = read_max_wait(request), read_request_id(request)
+    return new(Call, (model, key, costs, max_wait, request_id, 0, None))
 
 
 def include_split(costs: dict[str, int]) -> None:
@@ -106,6 +109,15 @@ def read_max_wait(message: AcquireRequest | AcquireRun) -> float | None:
     if message.HasField("max_wait"):
         return read_duration("max_wait", message.max_wait)
     return None
+
+
+def read_request_id(message: AcquireRequest | AcquireRun) -> str:
+    """The field, empty for none; raises InvalidRequest for one that is too long."""
+    request_id = message.request_id
+    if request_id and len(request_id.encode()) > MAX_REQUEST_ID:
+        size = len(request_id.encode())
+        raise InvalidRequest("request_id", f"must have at most {MAX_REQUEST_ID} bytes, not {size}")
+    return request_id
 
 
 def readable(request: AcquireRequest) -> Call | InvalidRequest:

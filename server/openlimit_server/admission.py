@@ -43,7 +43,7 @@ async def admit(
             return CostExceedsLimit(limit.unit, cost, limit.amount)
     ticket = call.request_id or os.urandom(16).hex()
     # The same on every server, and nobody gets another's by guessing.
-    slot = reservation_ids.slot_of_request(call.model, call.key, ticket)
+    slot = reservation_ids.slot_of_request(call.model, call.key, ticket, call.place)
 
     async def reserve_for_slot(max_wait: float) -> Answer:
         return await reserve(slot, max_wait)

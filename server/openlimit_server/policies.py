@@ -19,7 +19,7 @@ from openlimit.errors import (
     UnknownReservation,
 )
 from openlimit.leaky_bucket import SECOND, Decision, new
-from openlimit.stores import AsyncStore, Demand, Question, Repeat
+from openlimit.stores import AsyncStore, Demand, Question, Repeat, Request
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire import Call
 from openlimit_server import admission, reservation_ids
@@ -93,14 +93,17 @@ class Policies:
         places: list[int] = []
         signers: list[Signer | None] = []
         others: dict[int, Coroutine[Any, Any, Answer]] = {}
+        requests = _Requests()
         for place, each in enumerate(asked):
             try:
                 if isinstance(each, Call):
                     target = self._target(each.model, each.key)
+                    request = requests.of(target, each) if each.request_id else None
                     if target[0].turns:
-                        others[place] = self._in_turn(target[0].turns, target, each, held, asker)
+                        others[place] = self._in_turn(target, each, request, held, asker)
                         continue
-                    question, signer = _demand(target, each, f"{stamp}{place}"), target[2]
+                    question = _demand(target, each, f"{stamp}{place}", request)
+                    signer = target[2]
                 elif isinstance(each, OpenLimitError):
                     raise each
                 else:
@@ -150,10 +153,11 @@ class Policies:
                 policy.turns.drain()
 
     async def _in_turn(
-        self, turns: Turns, target: _Target, call: Call, held: float, asker: str
+        self, target: _Target, call: Call, request: Request | None, held: float, asker: str
     ) -> Answer:
         """The decision of a call that needs a slot."""
-        demand, signer = _demand(target, call, ""), target[2]
+        demand, signer = _demand(target, call, "", request), target[2]
+        turns = cast(Turns, target[0].turns)
 
         async def reserve(slot: str, max_wait: float) -> Answer:
             named = demand._replace(max_wait=max_wait, reservation_id=self._stamps.of_slot(slot))
@@ -321,16 +325,31 @@ class Policies:
         return policy, bucket, signer
 
 
-def _demand(target: _Target, call: Call, name: str) -> Demand:
-    model, key, costs_by_unit, max_wait, request_id = call
+class _Requests:
+    """What makes calls safe to repeat: one object for all of a run, which is made once."""
+
+    def __init__(self) -> None:
+        self._target: _Target | None = None
+        self._id = ""
+        self._latest = Request("")
+
+    def of(self, target: _Target, call: Call) -> Request:
+        """That of a call with a request_id."""
+        if call.request_id is not self._id or target is not self._target:
+            # Written like this, no two are the same: nobody gets another's reservation, and nothing
+            # is repeated whose costs were of other units.
+            asked = repr((call.model, call.key, target[0].units, call.request_id)).encode()
+            kept = None if call.kept is None else call.kept * SECOND
+            self._latest = Request(blake2b(asked, digest_size=12).hexdigest(), kept)
+            self._id, self._target = call.request_id, target
+        return self._latest
+
+
+def _demand(target: _Target, call: Call, name: str, request: Request | None) -> Demand:
+    model, _, costs_by_unit, max_wait, _, place, _ = call
     policy, bucket, _ = target
     if policy.token_costs:
         costs_by_unit = policy.token_costs.of(model, costs_by_unit)
     costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
     max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
-    if request_id:
-        # Written like this, no two are the same: nobody gets another's reservation, and nothing is
-        # repeated whose costs were of other units.
-        asked = repr((model, key, policy.units, request_id)).encode()
-        request_id = blake2b(asked, digest_size=12).hexdigest()
-    return new(Demand, (bucket, policy.limits, costs, max_wait, name, request_id))
+    return new(Demand, (bucket, policy.limits, costs, max_wait, name, request, place))

@@ -44,9 +44,10 @@ class Stamps:
         return f"{self._clock() // 1000:012x}{slot}"
 
 
-def slot_of_request(model: str, key: str, request_id: str) -> str:
+def slot_of_request(model: str, key: str, request_id: str, place: int) -> str:
     """What the slot is called of a call with this request id: all of a name but its time."""
-    digest = blake2b(repr((model, key, request_id)).encode(), digest_size=8).hexdigest()
+    asked = repr((model, key, request_id, place)).encode()
+    digest = blake2b(asked, digest_size=8).hexdigest()
     return f"{digest[:12]}{int(digest[12:], 16)}"
 
 

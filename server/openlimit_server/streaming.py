@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from openlimit_server.turns import HELD
 
 _MOST_READ = 10 * items.MOST_IN_FLIGHT  # at once: what is refused takes memory as well
 _MOST_IN_MESSAGE = 2_000  # some hundred kilobytes
+_KEPT_AT_LEAST, _KEPT_AT_MOST = 1.0, 60.0  # seconds for which runs can be repeated
 
 _log = logging.getLogger("openlimit")
 
@@ -37,11 +39,11 @@ def _could_not_decide() -> LimiterUnavailable:
     return LimiterUnavailable("", "the server could not decide")
 
 
-def _held(context: ServicerContext[Any, Any]) -> float:
-    """How long callers of a client are held: not until it takes that for an outage."""
+def _timeout(context: ServicerContext[Any, Any]) -> float:
+    """For how many seconds the client waits for an answer; inf where it does not say so."""
     with suppress(ValueError):
-        return min(HELD, float(dict(context.invocation_metadata() or ()).get(TIMEOUT, "")) / 2)
-    return HELD
+        return float(dict(context.invocation_metadata() or ()).get(TIMEOUT, ""))
+    return inf
 
 
 class Stream:
@@ -50,7 +52,11 @@ class Stream:
     def __init__(self, policies: Policies, context: ServicerContext[Any, Any]) -> None:
         self._policies = policies
         self._context = context
-        self._held = _held(context)
+        timeout = _timeout(context)
+        # Callers are held, but not until their client takes that for an outage.
+        self._held = min(HELD, timeout / 2)
+        # A client that has lost its stream asks again elsewhere, until it gives up.
+        self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
         self._asker = os.urandom(8).hex()
@@ -94,7 +100,7 @@ class Stream:
             self._reads_runs = self._reads_runs or bool(message.runs)
             if items.count_questions(message) > _MOST_READ:
                 raise InvalidRequest("questions", f"must be at most {_MOST_READ} in a message")
-            numbers, asked = items.read_questions(message)
+            numbers, asked = items.read_questions(message, self._kept)
             room = items.MOST_IN_FLIGHT - self._undecided
             if numbers[room:]:
                 self._answer((each, None, statuses.TOO_MANY_IN_FLIGHT) for each in numbers[room:])

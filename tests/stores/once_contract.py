@@ -17,6 +17,7 @@ from openlimit.stores import (
     Pause,
     Question,
     Repeat,
+    Request,
     Secret,
     Settlement,
     Store,
@@ -38,7 +39,20 @@ def settlement(
 
 def once(request_id: str, costs: Sequence[float] = (1, 100), name: str = "") -> Demand:
     """One that is safe to repeat."""
-    return demand(costs=costs, name=name or f"name {next(_UNUSED)}")._replace(request_id=request_id)
+    request = Request(request_id)
+    return demand(costs=costs, name=name or f"name {next(_UNUSED)}")._replace(request=request)
+
+
+def in_run(
+    places: Sequence[int], costs: Sequence[float] = (1, 100), kept: float | None = 5 * SECOND
+) -> list[Demand]:
+    """Those places of one run."""
+    request = Request("run", kept)
+    named = [demand(costs=costs, name=f"at {place}, {next(_UNUSED)}") for place in places]
+    return [
+        each._replace(request=request, place=place)
+        for each, place in zip(named, places, strict=True)
+    ]
 
 
 class OnceContract:
@@ -142,6 +156,49 @@ class OnceContract:
         """The same id elsewhere is another request."""
         answers = store.decide([once("r")._replace(bucket=bucket) for bucket in "xyx"])
         assert [type(answer) for answer in answers] == [Decision, Decision, Repeat]
+
+    def test_a_run_is_granted_once(self, store: Store, clock: FakeClock) -> None:
+        """Each of its places, in whatever order and company it is asked again, whether it started
+        at once or waits; places that were not asked before are new."""
+        small = (0, 10)
+        first = store.decide(in_run(range(8), small))
+        assert waits(first) == [0] * 8
+        clock.advance(0.1)
+        more = store.decide(in_run([7, 12, 3, 9, 9, 8], small))
+        assert waits(more) == [0, 0, 0]
+        names = [each.reservation_id for each in first if isinstance(each, Decision)]
+        assert more[0] == Repeat(0, "", names[7], 0, small)
+        assert more[2] == Repeat(0, "", names[3], 0, small)
+        assert isinstance(more[1], Decision)
+        assert isinstance(more[3], Decision)
+        assert more[4] == Repeat(0, "", more[3].reservation_id, 0, small)
+        late = store.decide(in_run([20, 21], (0, 100)))
+        again = store.decide(in_run([21, 20, 0], (0, 1)))
+        for answer, granted in zip(again, [late[1], late[0]], strict=False):
+            assert isinstance(granted, Decision)
+            wait, by, name, *_ = granted
+            assert wait
+            assert answer == Repeat(wait, by, name, wait, (0, 100))
+        assert again[2] == Repeat(0, "", names[0], 0, small)
+
+    def test_a_run_is_remembered_for_as_long_as_was_asked(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """From when the latest of it was decided, however late it starts."""
+        store.decide(in_run([0], (0, 500)))
+        [waits_] = store.decide(in_run([1], (0, 500)))
+        assert isinstance(waits_, Decision)
+        clock.advance(4.9)
+        assert [type(each) for each in store.decide(in_run([0, 1]))] == [Repeat, Repeat]
+        clock.advance(0.1)
+        assert [type(each) for each in store.decide(in_run([0, 1]))] == [Decision, Decision]
+
+    def test_a_place_that_is_asked_twice_at_once_is_granted_once(self, store: Store) -> None:
+        """In a run that is new, too."""
+        one, two, again = store.decide(in_run([5, 6, 5], (0, 1)))
+        assert isinstance(one, Decision)
+        assert isinstance(two, Decision)
+        assert again == Repeat(0, "", one.reservation_id, 0, (0, 1))
 
     def test_a_refused_request_may_be_granted_later(self, store: Store, clock: FakeClock) -> None:
         """What was not charged is not remembered."""

@@ -18,6 +18,7 @@ from openlimit.stores import (
     Pause,
     Question,
     Repeat,
+    Request,
     Settlement,
     Store,
     Withdrawal,
@@ -68,9 +69,9 @@ def some_demand(random: Random, bucket: str, limits: Limits, name: str) -> Deman
     costs = [limit.amount * random.choice(shares) for limit in limits]
     if random.random() < 0.5:
         costs = [round(cost) for cost in costs]
-    request_id = random.choice(["", "", "", f"r{name}"])
+    request = random.choice([None, None, None, Request(f"r{name}")])
     max_wait = random.choice([0, SECOND, 60 * SECOND, inf, inf])
-    return Demand(bucket, limits, costs, max_wait, name, request_id)
+    return Demand(bucket, limits, costs, max_wait, name, request)
 
 
 def comparable(answer: Answer) -> object:
@@ -94,6 +95,7 @@ class Life:
         self.limits_of = {f"{seed}:{i}": some_limits(self.random) for i in range(20)}
         self.granted: list[Reserved] = []
         self.asked: list[Question] = []
+        self.runs: list[tuple[str, Request]] = []
         self.steps = self.names = 0
         self.answers: Counter[str] = Counter()
 
@@ -116,7 +118,30 @@ class Life:
             some_demand(self.random, bucket, self.limits_of[bucket], f"{self.steps + i}")
             for i, bucket in enumerate(buckets)
         ]
-        self.asked += [demand for demand in demands if demand.request_id]
+        self.asked += [demand for demand in demands if demand.request]
+        for demand, answer in zip(demands, self.ask(demands), strict=True):
+            if isinstance(answer, Decision):
+                self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
+
+    def reserve_run(self) -> None:
+        """Some places of a run, some of which may have been asked before."""
+        random = self.random
+        if not self.runs or random.random() < 0.5:
+            kept = random.choice([None, SECOND, 60 * SECOND])
+            run = random.choice(list(self.limits_of)), Request(f"run {self.steps}", kept)
+            self.runs.append(run)
+        bucket, request = random.choice(self.runs[-5:])
+        limits = self.limits_of.get(bucket)
+        if not limits:  # they have changed
+            return
+        demands = [
+            some_demand(random, bucket, limits, f"{self.steps + i}")._replace(
+                request=request, place=random.randrange(20)
+            )
+            for i in range(random.randint(1, 20))
+        ]
+        if random.random() < 0.5:  # so small that they may start together
+            demands = [each._replace(costs=[0] * len(limits)) for each in demands]
         for demand, answer in zip(demands, self.ask(demands), strict=True):
             if isinstance(answer, Decision):
                 self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
@@ -144,7 +169,7 @@ class Life:
 
     def some_end(self, kind: str) -> Question:
         one = self.random.choice(self.granted[-60:])
-        bucket, limits, costs, _, name, _ = one.demand
+        bucket, limits, costs, _, name, *_ = one.demand
         lifetime = self.random.choice([0, 60 * SECOND, 960 * SECOND])
         if kind == "cancel":
             return Withdrawal(bucket, limits, name, lifetime)
@@ -189,6 +214,7 @@ def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
         if life.random.random() < 0.01:
             life.change_limits()
         life.reserve()
+        life.reserve_run()
         life.correct()
     often, seldom = STEPS / 20, STEPS / 1000
     assert life.answers["Demand waits"] > often

@@ -120,8 +120,8 @@ def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
         told(store, once(name, (0, 0), name))
         told(store, settlement(name, (0, 0), (0, 0)))
         assert len(store._closed) <= 50
-        assert len(store._granted) <= 50
+        assert len(store._runs) <= 50
     clock.advance(1000)
     told(store, once("x", (0, 0), "x"))
     told(store, settlement("x", (0, 0), (0, 0)))
-    assert (len(store._closed), len(store._granted)) == (1, 1)
+    assert (len(store._closed), len(store._runs)) == (1, 1)

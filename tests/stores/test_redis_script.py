@@ -27,7 +27,8 @@ def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -
     assert count == len(keys) == 3
     assert keys[0] == key_of(bucket, prefix)
     assert len({key_slot(key.encode()) for key in keys}) == 1
-    assert [each[-1] for each in json.loads(question)["questions"][:1]] == [2]
+    asked = json.loads(question)
+    assert [asked["questions"][0][-2:], asked["requests"]] == [[1, 0], [[2, -1]]]
 
 
 @given(st.text("ab{}", min_size=1, max_size=5))

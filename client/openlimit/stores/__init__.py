@@ -25,6 +25,15 @@ REPEATABLE = 60 * SECOND
 """Microseconds from its start for which the answer to a demand with a request id is remembered."""
 
 
+class Request(NamedTuple):
+    """Makes demands safe to repeat; one object for all demands of a run."""
+
+    id: str
+    """Unique within the bucket."""
+    kept: float | None = None
+    """Microseconds from the decision for which it is remembered; None: ``REPEATABLE``."""
+
+
 class Demand(NamedTuple):
     """What a caller asks of a bucket."""
 
@@ -38,8 +47,11 @@ class Demand(NamedTuple):
     """Microseconds; ``inf`` for no bound."""
     reservation_id: str
     """Names the reservation, to withdraw or settle it; unique within the bucket."""
-    request_id: str = ""
-    """Unless empty: one that was granted before is answered by Repeat and not charged again."""
+    request: Request | None = None
+    """If there is one: what was granted to it and the place is answered by Repeat from then on, and
+    not charged again, whatever it costs."""
+    place: int = 0
+    """In the run of demands that share the request; below 65,536."""
 
 
 class Withdrawal(NamedTuple):

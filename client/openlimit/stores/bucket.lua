@@ -12,19 +12,22 @@
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
 -- KEYS[2…] what is remembered of reservations that were cancelled or settled: until when; and of
---          requests: "start wait unit costs name", where no unit is "-"
+--          requests: until when, and in batches what was granted to their places, see reserve_once
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [name, unit, amount, capacity, rate] each
---            questions     [name, max_wait, costs, request] reserves, without a bound if max_wait
---                          is negative; request is which of the KEYS remembers it, if any
+--            requests      [key, kept] each: which of the KEYS remembers it, for how long from now;
+--                          if that is negative, until REPEATABLE after the start
+--            questions     [name, max_wait, costs, request, place] reserves, without a bound if
+--                          max_wait is negative; request is which of those it is, if any
 --                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
 --                          settles; mark is which of the KEYS remembers that, or 0
 --                          [3, length] pauses, [4, levels] observes
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- Returns  for each question three integers: what became of it (see below); the wait in
 --          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
---          Then, for each that was granted before, what is remembered of it.
+--          Then, for each that was granted before, "start wait unit costs name" of that, where no
+--          unit is "-".
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
 -- with 17 digits, from which a double is read back as it was. Every step is one of leaky_bucket.py,
@@ -209,7 +212,71 @@ local function reserve(name, max_wait, costs)
   return YES, wait, by
 end
 
-local repeats = {}
+local repeats, runs = {}, {}
+
+-- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
+local function remember(which, value, until_)
+  if own_clock then
+    local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
+    redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
+  else
+    redis.call('SET', KEYS[which], value)
+  end
+end
+
+-- What was granted to one request, whose places may have been asked in several calls: in batches of
+-- {now, places, waits, units, names, costs}, of which all but the first are lists.
+local function recall_run(request)
+  local which, kept = unpack(call.requests[request])
+  local run = {which = which, kept = kept, until_ = 0, batches = {}, batch_of = {}, index_of = {}}
+  local packed = redis.call('GET', KEYS[which])
+  local until_, batches
+  if packed then
+    until_, batches = cmsgpack.unpack(packed)
+  end
+  if until_ and until_ > now then
+    run.until_, run.batches = until_, batches
+    for _, batch in ipairs(batches) do
+      for i, place in ipairs(batch[2]) do
+        run.batch_of[place], run.index_of[place] = batch, i
+      end
+    end
+  end
+  runs[request] = run
+  return run
+end
+
+-- Reserves, unless that was granted before.
+local function reserve_once(name, max_wait, costs, request, place)
+  local run = runs[request] or recall_run(request)
+  local batch = run.batch_of[place]
+  if batch then
+    local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
+    local i = run.index_of[place]
+    local start, charged = at_ + waits[i], {}
+    for j, cost in ipairs(costs_[i]) do
+      charged[j] = exact(cost)
+    end
+    repeats[#repeats + 1] = table.concat(
+      {exact(start), exact(waits[i]), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
+    return REPEAT, math.max(0, start - now), 0
+  end
+  local what, wait, by = reserve(name, max_wait, costs)
+  if what == YES then
+    batch = run.fresh
+    if not batch then
+      batch = {now, {}, {}, {}, {}, {}}
+      run.fresh, run.batches[#run.batches + 1] = batch, batch
+    end
+    local i = #batch[2] + 1
+    batch[2][i], batch[3][i], batch[4][i] = place, wait, units[by] or '-'
+    batch[5][i], batch[6][i] = name, costs
+    run.batch_of[place], run.index_of[place] = batch, i
+    local kept = run.kept < 0 and wait + REPEATABLE or run.kept
+    run.until_ = math.max(run.until_, now + kept)
+  end
+  return what, wait, by
+end
 
 -- All but plain reserving; made when it is asked for, since making so many functions takes as long
 -- as a few decisions.
@@ -332,16 +399,6 @@ local function corrections()
     return record, number
   end
 
-  -- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
-  local function remember(which, value, until_)
-    if own_clock then
-      local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
-      redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
-    else
-      redis.call('SET', KEYS[which], value)
-    end
-  end
-
   local function mark(which, lifetime)
     if which > 0 then
       remember(which, exact(now + lifetime), now + lifetime)
@@ -433,52 +490,33 @@ local function corrections()
     return observe(...)
   end
 
-  -- Reserves, unless that was granted before.
-  local function reserve_once(which, name, max_wait, costs)
-    local before = redis.call('GET', KEYS[which])
-    local start = before and tonumber(string.match(before, '^%S+'))
-    if start and start + REPEATABLE > now then
-      repeats[#repeats + 1] = before
-      return REPEAT, math.max(0, start - now), 0
-    end
-    local what, wait, by = reserve(name, max_wait, costs)
-    if what == YES then
-      local charged = {}
-      for i = 1, n do
-        charged[i] = exact(costs[i])
-      end
-      local parts = {exact(now + wait), exact(wait), units[by] or '-',
-                     table.concat(charged, ','), name}
-      remember(which, table.concat(parts, ' '), now + wait + REPEATABLE)
-    end
-    return what, wait, by
-  end
-
-  return tell, reserve_once
+  return tell
 end
 
-local tell, reserve_once
+local tell
 local answers = {}
 for _, question in ipairs(call.questions) do
   local what, wait, by
-  local name, max_wait, costs, which = unpack(question)
-  if costs and not which then
-    what, wait, by = reserve(name, max_wait, costs)
+  local name, max_wait, costs, request, place = unpack(question)
+  if type(name) == 'number' then
+    tell = tell or corrections()
+    what, wait, by = tell(unpack(question)), 0, 0
+  elseif request then
+    what, wait, by = reserve_once(name, max_wait, costs, request, place)
   else
-    if not tell then
-      tell, reserve_once = corrections()
-    end
-    if type(name) == 'string' then
-      what, wait, by = reserve_once(which, name, max_wait, costs)
-    else
-      what, wait, by = tell(unpack(question)), 0, 0
-    end
+    what, wait, by = reserve(name, max_wait, costs)
   end
   answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
   answers[#answers + 1] = by
 end
 for _, before in ipairs(repeats) do
   answers[#answers + 1] = before
+end
+
+for _, run in pairs(runs) do
+  if run.fresh then
+    remember(run.which, cmsgpack.pack(run.until_, run.batches), run.until_)
+  end
 end
 
 local function send(command, arguments)

@@ -6,13 +6,12 @@ from heapq import heappop, heappush
 from itertools import islice
 from operator import itemgetter
 from threading import Lock
-from typing import cast
+from typing import Any, cast
 from weakref import WeakSet
 
 from openlimit.errors import UnknownReservation
 from openlimit.leaky_bucket import Bucket, Costs, Decision, new
 from openlimit.stores import (
-    REPEATABLE,
     Answer,
     Demand,
     Observation,
@@ -20,6 +19,7 @@ from openlimit.stores import (
     Pause,
     Question,
     Repeat,
+    Request,
     Secret,
     Settlement,
     Withdrawal,
@@ -27,8 +27,9 @@ from openlimit.stores import (
     not_started,
 )
 from openlimit.stores.remembered import Remembered
+from openlimit.stores.requests import Granted, Run
 
-_COSTS, _NAME = itemgetter(2), itemgetter(4)
+_COSTS, _NAME, _PLACE = itemgetter(2), itemgetter(4), itemgetter(6)
 """Of a demand."""
 
 
@@ -52,7 +53,7 @@ class MemoryStore:
         self._clock = clock
         self._secret = ""
         self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled
-        self._granted: Remembered[tuple[float, Decision, Costs]] = Remembered(at_most)
+        self._runs: Remembered[Run] = Remembered(at_most)
         self._buckets: dict[str, Bucket] = {}
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
@@ -96,79 +97,117 @@ class MemoryStore:
                 if self._idle and self._idle[0][0] <= now:
                     self._drop_idle(now)
                 question = questions[at]
-                at += 1
-                if tried < at < end and questions[at][0] == question[0]:
-                    tried, granted = self._grant(questions, at - 1, now)
+                request = question[5] if type(question) is Demand else None
+                if request or (tried <= at < end - 1 and questions[at + 1][0] == question[0]):
+                    tried = _end_of_run(questions, at)
+                    granted = self._reserve_run(request, questions[at:tried], now)
                     if granted:
                         answers += granted
                         at = tried
                         continue
+                at += 1
                 bucket = self._buckets.get(question.bucket)
                 if bucket is None:
-                    answers.append(self._decide_new(question, now))
+                    bucket = Bucket(question.limits)
+                    answers.append(self._decide_one(bucket, question, now))
+                    self._keep(question.bucket, bucket, now)
                     continue
                 if bucket.limits is not question.limits:
                     bucket.relimit(question.limits)
-                if not isinstance(question, Demand):
-                    answers.append(self._told(bucket, question, now))
-                elif question.request_id:
-                    answers.append(self._reserve_once(bucket, question, now))
-                else:
-                    _, _, costs, max_wait, reservation_id, _ = question
-                    answers.append(bucket.reserve(costs, now, max_wait, reservation_id))
+                answers.append(self._decide_one(bucket, question, now))
         return answers
 
-    def _grant(
-        self, questions: Sequence[Question], first: int, now: float
-    ) -> tuple[int, list[Answer]]:
-        """Answer the demands of one bucket from the first on, if all of them may start right now.
-
-        Returns where they end, and no answers if they may not.
-        """
-        name, limits = questions[first].bucket, questions[first].limits
-        end = first
-        for question in islice(questions, first, None):
-            if type(question) is not Demand or question[0] != name or question[1] is not limits:
-                break
-            if question[5]:  # it may be a repeat
-                break
-            end += 1
-        bucket, together = self._buckets.get(name), questions[first:end]
-        if not together or bucket is None or bucket.limits is not limits:
-            return end, []
-        if not bucket.reserve_at_once([*map(_COSTS, together)], now):
-            return end, []
-        return end, [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, together)]
-
-    def _decide_new(self, question: Question, now: float) -> Answer:
-        """For a bucket that is not held, which is to say an empty one."""
-        bucket = Bucket(question.limits)
-        answer: Answer
-        if isinstance(question, Demand):
-            answer = self._reserve_once(bucket, question, now)
-        else:
-            answer = self._told(bucket, question, now)
-        if bucket.at >= now:  # a refused call leaves nothing behind
-            self._buckets[question.bucket] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, question.bucket))
-        return answer
-
-    def _reserve_once(self, bucket: Bucket, demand: Demand, now: float) -> Outcome | Repeat:
-        """Reserve, unless that was granted before."""
-        name, _, costs, max_wait, reservation_id, request_id = demand
-        if not request_id:
+    def _decide_one(self, bucket: Bucket, question: Question, now: float) -> Answer:
+        """Of what has no request."""
+        if type(question) is Demand:
+            _, _, costs, max_wait, reservation_id, _, _ = question
             return bucket.reserve(costs, now, max_wait, reservation_id)
-        if before := self._granted.get((name, request_id), now):
-            start, (wait, limited_by, granted, _), charged = before
-            left = max(0, start - now)
-            return Repeat(left, limited_by if left else "", granted, wait, charged)
-        outcome = bucket.reserve(costs, now, max_wait, reservation_id)
-        if isinstance(outcome, Decision):
-            start = now + outcome.wait
-            self._granted.keep(
-                (name, request_id), (start, outcome, tuple(costs)), start + REPEATABLE, now
-            )
-        return outcome
+        return self._told(bucket, question, now)
+
+    def _keep(self, name: str, bucket: Bucket, now: float) -> None:
+        """Hold a new bucket; but a refused call leaves nothing behind."""
+        if bucket.at >= now:
+            self._buckets[name] = bucket
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+
+    def _reserve_run(
+        self, request: Request | None, demands: Sequence[Any], now: float
+    ) -> Sequence[Answer]:
+        """Answer the demands of one bucket that share a request.
+
+        Without a request, no answers unless all of them may start right now.
+        """
+        if not demands:
+            return ()
+        name, limits = demands[0].bucket, demands[0].limits
+        bucket = self._buckets.get(name)
+        is_new = bucket is None
+        if bucket is None:
+            bucket = Bucket(limits)
+        elif bucket.limits is not limits:
+            bucket.relimit(limits)
+        run = self._runs.get((name, request.id), now) if request else None
+        is_unique = not request or (run is None and len({*map(_PLACE, demands)}) == len(demands))
+        costs = [*map(_COSTS, demands)]
+        answers: Sequence[Answer] = ()
+        if is_unique and bucket.reserve_at_once(costs, now):
+            granted = [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, demands)]
+            answers = granted
+            if request:
+                self._remember(name, request, run, now, [*map(_PLACE, demands)], granted, costs)
+        elif request:
+            answers = self._reserve_once(bucket, request, run, demands, now)
+        if is_new:
+            self._keep(name, bucket, now)
+        return answers
+
+    def _reserve_once(
+        self,
+        bucket: Bucket,
+        request: Request,
+        run: Run | None,
+        demands: Sequence[Demand],
+        now: float,
+    ) -> list[Answer]:
+        """Reserve what was not granted before, one by one."""
+        known = run.by_place() if run else {}
+        answers = list[Answer]()
+        places, granted, costs_of = list[int](), list[Decision](), list[Costs]()
+        for _, _, costs, max_wait, reservation_id, _, place in demands:
+            if before := known.get(place):
+                left = max(0, before.start - now)
+                answers.append(
+                    Repeat(
+                        *(left, before.limited_by if left else "", before.reservation_id),
+                        *(before.wait, before.costs),
+                    )
+                )
+                continue
+            outcome = bucket.reserve(costs, now, max_wait, reservation_id)
+            answers.append(outcome)
+            if isinstance(outcome, Decision):
+                wait, by, _, _ = outcome
+                known[place] = Granted(place, now + wait, wait, by, reservation_id, tuple(costs))
+                places.append(place)
+                granted.append(outcome)
+                costs_of.append(costs)
+        if granted:
+            self._remember(demands[0].bucket, request, run, now, places, granted, costs_of)
+        return answers
+
+    def _remember(
+        self,
+        bucket: str,
+        request: Request,
+        run: Run | None,
+        now: float,
+        places: Sequence[int],
+        granted: Sequence[Decision],
+        costs: Sequence[Costs],
+    ) -> None:
+        run = run or Run()
+        run.add(request, now, places, granted, costs)
+        self._runs.keep((bucket, request.id), run, run.until, now)
 
     def _told(self, bucket: Bucket, told: Question, now: float) -> Answer:
         match told:
@@ -211,6 +250,20 @@ class MemoryStore:
                 del self._buckets[name]
             else:
                 heappush(self._idle, (idle_at + self._LINGER, name))
+
+
+def _end_of_run(questions: Sequence[Question], first: int) -> int:
+    """Where the demands end that are of one bucket and have the same request, or none."""
+    name, limits = questions[first].bucket, questions[first].limits
+    request: Request | None = getattr(questions[first], "request", None)
+    end = first
+    for question in islice(questions, first, None):
+        if type(question) is not Demand or question[0] != name or question[1] is not limits:
+            break
+        if question[5] is not request:
+            break
+        end += 1
+    return end
 
 
 _stores: WeakSet[MemoryStore] = WeakSet()

@@ -134,5 +134,5 @@ def granted(
         Withdrawal(question.bucket, question.limits, question.reservation_id)
         for question, answer in zip(questions, answers, strict=True)
         if isinstance(question, Demand) and isinstance(answer, Decision)
-        if answer.wait and not question.request_id
+        if answer.wait and not question.request
     ]

@@ -18,6 +18,7 @@ from openlimit.stores import (
     Pause,
     Question,
     Repeat,
+    Request,
     Secret,
     Settlement,
     Withdrawal,
@@ -48,6 +49,8 @@ class BucketCall:
         self._keys = [self.key]
         self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
         self._clock = clock
+        self._requests: dict[str, int] = {}
+        self._remembered: list[tuple[int, float]] = []
         self.questions: list[Any] = []
         self.places: list[int] = []
         """Where each of the questions stands among all."""
@@ -59,6 +62,7 @@ class BucketCall:
             "clock": self._clock,
             "limits": self._limits,
             "questions": list(map(self._argument, self.questions)),
+            "requests": self._remembered,
         }
         if isinstance(self.questions[0], Secret):
             call["secret"] = self.questions[0].proposed
@@ -79,11 +83,11 @@ class BucketCall:
 
     def _argument(self, question: Question) -> Sequence[Any]:
         if isinstance(question, Demand):
-            _, _, costs, max_wait, name, request_id = question
+            _, _, costs, max_wait, name, request, place = question
             max_wait = -1 if max_wait == inf else max_wait
-            if not request_id:
+            if not request:
                 return name, max_wait, costs
-            return name, max_wait, costs, self._beside("request", request_id)
+            return name, max_wait, costs, self._request(request), place
         match question:
             case Withdrawal(_, _, name, lifetime):
                 return _CANCEL, name, self._mark(name, lifetime), lifetime
@@ -96,6 +100,15 @@ class BucketCall:
                 return _OBSERVE, least_levels(limits, remaining)
             case _:
                 return ()
+
+    def _request(self, request: Request) -> int:
+        """Which of the call's requests that is."""
+        which = self._requests.get(request.id)
+        if which is None:
+            which = self._requests[request.id] = len(self._requests) + 1
+            kept = -1 if request.kept is None else request.kept
+            self._remembered.append((self._beside("run", request.id), kept))
+        return which
 
     def _mark(self, name: str, lifetime: float) -> int:
         return self._beside("closed", name) if lifetime else 0

@@ -176,20 +176,24 @@ class AcquireStreamRequest(_message.Message):
     def __init__(self, questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ...) -> None: ...
 
 class AcquireRun(_message.Message):
-    __slots__ = ("model", "key", "max_wait", "units", "ids", "costs")
+    __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
     model: str
     key: str
     max_wait: _duration_pb2.Duration
     units: _containers.RepeatedScalarFieldContainer[str]
     ids: _containers.RepeatedScalarFieldContainer[int]
     costs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ...) -> None: ...
+    request_id: str
+    places: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ..., places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("id", "acquire", "cancel", "settle", "release", "renew", "penalize", "observe")
