@@ -30,11 +30,24 @@ _OPTIONS = [
 ]
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    """A channel to the server at an address, in plain text where there are no credentials."""
+HEALTH_CALL_FAILED = "health check call failed"
+"""What gRPC says of a server of which it is not told how well it is."""
+
+
+def open_channel(
+    address: str, credentials: grpc.ChannelCredentials | None, *, asks_health: bool = True
+) -> grpc.Channel:
+    """A channel to the server at an address, in plain text where there are no credentials.
+
+    Unless ``asks_health``, it takes a server that can be reached for one that is well.
+    """
     _cooperate_with_gevent()
     # A proxy is for the world outside: it would ask another machine's port, if any.
-    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not _is_local(address)))]
+    options = [
+        *_OPTIONS,
+        ("grpc.enable_http_proxy", int(not _is_local(address))),
+        ("grpc.inhibit_health_checking", int(not asks_health)),
+    ]
     if credentials is None:
         return grpc.insecure_channel(address, options)
     return grpc.secure_channel(address, credentials, options)
@@ -45,14 +58,13 @@ def proxy_of(address: str) -> str:
 
     Without its credentials.
     """
-    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
-        if proxy := os.environ.get(variable):
-            break
-    else:
+    variable = next(filter(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy")), "")
+    if not variable or _is_local(address):
         return ""
-    if _is_local(address) or any(_is_excepted(host) for host in _hosts(address)):
-        return ""
+    proxy = os.environ[variable]
     try:
+        if any(_is_excepted(host) for host in _hosts(address)):
+            return ""
         found = urlsplit(proxy)
         where = f"{found.hostname}:{found.port}" if found.port else found.hostname or "?"
     except ValueError:
@@ -89,7 +101,8 @@ def _is_loopback(host: str) -> bool:
 
 def _is_excepted(host: str) -> bool:
     """Whether no_proxy says so, by the end of a name or by a network."""
-    said = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""
+    environment = os.environ  # as gRPC reads it: the names are in small letters
+    said = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
     for each in filter(None, map(str.strip, said.split(","))):
         if host.endswith(each):
             return True

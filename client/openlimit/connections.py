@@ -20,7 +20,7 @@ import grpc
 
 from openlimit import items
 from openlimit.background import in_background
-from openlimit.channels import open_channel, proxy_of
+from openlimit.channels import HEALTH_CALL_FAILED, open_channel, proxy_of
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.forks import forkable, opening
 from openlimit.leaky_bucket import Decision
@@ -58,6 +58,7 @@ class Connection:
         self._credentials = credentials
         self._questions = Questions(self.unclaimed)
         self._channel: grpc.Channel | None = None
+        self._asks_health = True
         self._stream: Stream | None = None
         self._is_pausing = False
         self._trouble: Callable[[], OpenLimitError] | None = None
@@ -205,7 +206,9 @@ class Connection:
                 return False
             if self._stream is None and not self._is_pausing:
                 if self._channel is None:
-                    self._channel = open_channel(self.address, self._credentials)
+                    self._channel = open_channel(
+                        self.address, self._credentials, asks_health=self._asks_health
+                    )
                 stub = RateLimitServiceStub(self._channel)
                 self._stream = Stream(
                     *(stub, self.address, self.timeout, self._questions),
@@ -234,16 +237,20 @@ class Connection:
 
     def _ended(self, stream: Stream, failure: Callable[[], OpenLimitError]) -> None:
         """In the stream's own thread."""
-        if self._stream is not stream:  # it was left
-            return
         error = failure()
-        if isinstance(error, LimiterUnavailable) and not stream.is_useful:
-            self._met(partial(self._unavailable, error.reason))
-        else:
-            self._met(failure)
-        self._is_pausing = not stream.is_useful
-        self._stream = None
-        self._rewind(for_good=self.is_closed or not isinstance(error, LimiterUnavailable))
+        is_outage = isinstance(error, LimiterUnavailable)
+        with opening:  # it may end while it is being opened
+            if self._stream is not stream:  # it was left
+                return
+            if isinstance(error, LimiterUnavailable) and not stream.is_useful:
+                if not self._trouble or HEALTH_CALL_FAILED not in error.reason:
+                    self._met(partial(self._unavailable, error.reason))
+                self._doubt_health(error.reason)
+            else:
+                self._met(failure)
+            self._is_pausing = is_outage and not stream.is_useful
+            self._stream = None
+        self._rewind(for_good=self.is_closed or not is_outage)
         if self._is_pausing:
             time.sleep(_COOL_DOWN)
             self._is_pausing = False
@@ -251,6 +258,15 @@ class Connection:
             if time.monotonic() < self._in_trouble_since + self.timeout:
                 self._tell_again()
             self._go_on()
+
+    def _doubt_health(self, reason: str) -> None:
+        """Whoever refuses to tell the server's health may let questions through, or refuse them
+        with a better reason: the next channel does not ask, and the one after that again does."""
+        if self._asks_health and HEALTH_CALL_FAILED not in reason:
+            return
+        self._asks_health = not self._asks_health
+        channel, self._channel = self._channel, None
+        in_background(partial(self._hang_up, channel))
 
     def _rewind(self, *, for_good: bool) -> None:
         failure = closed if self.is_closed else self._trouble

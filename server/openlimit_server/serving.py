@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
+from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Decision, Limit
 from openlimit.stores import AsyncStore, Demand
 from openlimit.stores.memory import MemoryStore
@@ -27,6 +28,7 @@ from openlimit_server.settings import MEMORY, ConfigurationError, Settings, load
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
+_MOST_MISSED = 2  # probes of the store in a row, until it counts as away
 # Costs nothing, and goes the way of every decision.
 _PROBE = Demand("health", [Limit.per("requests", 1, 1)], [0], inf, "")
 
@@ -70,7 +72,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
             f"cannot listen on {settings.listen}: the address is in use or is not this machine's"
         ) from error
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
-    watching = asyncio.create_task(_watch(store, health))
+    always = any(policy.on_store_failure == "allow" for policy in policies)
+    watching = asyncio.create_task(_watch(store, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
@@ -96,15 +99,24 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
     return buckets, buckets
 
 
-async def _watch(store: AsyncStore, health: HealthServicer) -> None:
-    """Keep the health what the store's is: whether it decides."""
-    serving = True
+async def _watch(store: AsyncStore, health: HealthServicer, *, always: bool) -> None:
+    """Keep the service's health what the store's is, whether it decides; or ``always`` good.
+
+    One answer in time makes it good; it takes several that are missed in a row to make it bad.
+    """
+    missed = 0
     while True:
-        [outcome] = await store.areserve([_PROBE])
-        if serving != isinstance(outcome, Decision):
-            serving = not serving
-            health.set_serving(serving)
-            _log.warning("the store decides again" if serving else f"NOT_SERVING: {outcome}")
+        try:
+            [outcome] = await store.areserve([_PROBE])
+        except Exception as error:  # whatever it is, the health must not be forgotten
+            outcome = LimiterUnavailable("", repr(error))
+        was_well, missed = missed < _MOST_MISSED, missed + 1
+        if isinstance(outcome, Decision):
+            missed = 0
+        if was_well != (missed < _MOST_MISSED):
+            health.set_serving(always or not was_well)
+            away = f"{outcome}" if always else f"NOT_SERVING: {outcome}"
+            _log.warning(away if was_well else "the store decides again")
         await asyncio.sleep(_WATCH_EVERY)
 
 
