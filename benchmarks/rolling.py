@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -25,7 +26,6 @@ policies:
     limits: {requests: 1000000/3650d}
 """
 _LEVEL = f"level:requests/{3650 * 86400 * 10**6}"
-_BETWEEN = 1.0  # seconds from one being back to the next that goes
 
 
 class Outcome(NamedTuple):
@@ -39,27 +39,31 @@ class Outcome(NamedTuple):
     why: list[str]
 
 
-def roll(times: int, processes: int, rate: float, workers: int = 2) -> Outcome:
-    """SIGTERM and kill -9 in turn, to one of two servers after the other; each is restarted."""
+def roll(
+    times: int, processes: int, rate: float, workers: int = 2, between: float = 1.0
+) -> Outcome:
+    """SIGTERM and kill -9 in turn, to one of two servers after the other; each is restarted.
+
+    ``between`` is the seconds from one being back to the next that goes.
+    """
     with TemporaryDirectory() as folder, serving_redis() as redis:
         config = Path(folder, "limits.yaml")
         config.write_text(LEDGER)
         options = ("--config", str(config), "--store", redis.url, "--workers", str(workers))
         servers = [ServerProcess(*options), ServerProcess(*options)]
         address = "ipv4:" + ",".join(server.address for server in servers)
-        command = [sys.executable, "-m", "tests.rolling_member", address]
+        command = [sys.executable, "-m", "tests.rolling_member", address, str(rate)]
         clients: list[subprocess.Popen[str]] = []
         try:
-            seconds = str(times * (_BETWEEN + 3) + 2)
             clients.extend(
-                subprocess.Popen([*command, seconds, str(rate)], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)
                 for _ in range(processes)
             )
-            time.sleep(_BETWEEN)
+            time.sleep(1 + between)
             for each in range(times):
                 _restart(servers, each // 2 % 2, options, kill=bool(each % 2))
-                time.sleep(_BETWEEN)
-            said = [client.communicate(timeout=600)[0] for client in clients]
+                time.sleep(between)
+            said = [client.communicate(timeout=60)[0] for client in clients]
         finally:
             for client in clients:
                 client.kill()

@@ -1,18 +1,20 @@
 """One process of many that call through any of several servers while these come and go.
 
-    python -m tests.rolling_member address seconds calls_a_second
+    python -m tests.rolling_member address calls_a_second
 
-Prints how many calls started, how many failed, the slowest answer in seconds, and one failure.
+Until its stdin ends. Prints how many calls started, how many failed, the slowest answer in seconds,
+and one failure.
 """
 
 import asyncio
 import sys
 import time
+from itertools import count
 
 from openlimit import OpenLimitError, RemoteLimiter
 
 
-async def main(address: str, seconds: float, rate: float) -> None:
+async def main(address: str, rate: float) -> None:
     """Calls at a steady rate, however long each takes."""
     started, slowest = 0, 0.0
     failures: list[str] = []
@@ -28,12 +30,16 @@ async def main(address: str, seconds: float, rate: float) -> None:
         slowest = max(slowest, time.monotonic() - asked)
 
     async with RemoteLimiter(address) as limiter, asyncio.TaskGroup() as group:
+        over = asyncio.Event()
+        asyncio.get_running_loop().add_reader(sys.stdin, over.set)
         began = time.monotonic()
-        for number in range(round(seconds * rate)):
+        for number in count():
             await asyncio.sleep(began + number / rate - time.monotonic())
+            if over.is_set():
+                break
             group.create_task(call(limiter))
     print(started, len(failures), f"{slowest:.3f}", *failures[:1])
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], float(sys.argv[2])))

@@ -209,7 +209,8 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
         half = [(n, place, calls[n]) for n, place in zip(run.numbers, run.places, strict=True)][::2]
         assert write_repeated(run.name, half, again).numbers == [n for n, *_ in half]
         numbers, asked = items.read_questions(again)
-        assert asked == [read[number] for number in numbers]
+        pairs = zip(asked, map(read.__getitem__, numbers), strict=True)
+        assert all(one == other or isinstance(one, InvalidRequest) for one, other in pairs)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Questions:
         self._to_send: deque[int] = deque()
         self._last_taken = 0
         self._to_repeat: deque[Run] = deque()
-        self._postponed: list[int] = []
+        self._postponed: set[int] = set()
         """Those that the server could not decide."""
         self._names = map(f"{os.urandom(8).hex()}-{{:x}}".format, count())
         self._runs: deque[Run] = deque()
@@ -67,7 +67,7 @@ class Questions:
             found = self._waiting.get(number)
             if found is None:
                 return False
-            if number <= self._last_taken:
+            if number <= self._last_taken and number not in self._postponed:
                 self._given_up[number] = found[2]  # first: an answer may be just coming
             if self._waiting.pop(number, None) is None:
                 self._given_up.pop(number, None)
@@ -159,8 +159,8 @@ class Questions:
     def resume(self) -> None:
         """Send again what the server could not decide."""
         with self._lock:
-            postponed, self._postponed = self._postponed, []
-            self._requeue(postponed, list(self._runs))
+            postponed, self._postponed = self._postponed, set()
+            self._requeue([each for each in postponed if self._is_open(each)], list(self._runs))
 
     def rewind(self, failure: Error, *, for_good: bool, forget: bool) -> None:
         """The stream has ended: all that was sent and not answered is to be sent again.
@@ -177,7 +177,7 @@ class Questions:
                 if (found := self._waiting.get(number)) and (for_good or not found[0].is_patient)
             ]
             self.carrier, self.in_flight = None, 0
-            self._postponed = []
+            self._postponed.clear()
             runs = [*self._to_repeat, *self._runs]
             self._to_repeat.clear()
             self._runs.clear()
@@ -241,7 +241,7 @@ class Questions:
         found = self._waiting.get(number)
         if found is None or not found[0].is_patient:
             return False
-        self._postponed.append(number)
+        self._postponed.add(number)
         return True
 
     def _asked(self, number: int) -> items.Asked | None:
