@@ -41,7 +41,6 @@ def open_channel(
 
     Unless ``asks_health``, it takes a server that can be reached for one that is well.
     """
-    _cooperate_with_gevent()
     # A proxy is for the world outside: it would ask another machine's port, if any.
     options = [
         *_OPTIONS,
@@ -114,10 +113,27 @@ def _is_excepted(host: str) -> bool:
     return False
 
 
-def _cooperate_with_gevent() -> None:
-    """gRPC waits in C, where greenlets cannot be switched unless it is told of them."""
+def _is_patched() -> bool:
+    """Whether gevent has replaced threads by greenlets."""
     monkey = sys.modules.get("gevent.monkey")
-    if monkey and monkey.is_module_patched("threading"):
-        from grpc.experimental import gevent
+    return bool(monkey and monkey.is_module_patched("threading"))
 
-        gevent.init_gevent()  # does nothing the second time
+
+_WAS_PATCHED = _is_patched()
+
+
+def cooperate_with_gevent() -> None:
+    """gRPC waits in C, where greenlets cannot be switched unless it is told of them.
+
+    Raises RuntimeError where gevent came too late: what was imported before blocks all greenlets.
+    """
+    if not _is_patched():
+        return
+    if not _WAS_PATCHED:
+        raise RuntimeError(
+            "gevent has patched threads after openlimit was imported, and calls would hang: run "
+            "gevent.monkey.patch_all() before anything else is imported"
+        )
+    from grpc.experimental import gevent
+
+    gevent.init_gevent()  # does nothing the second time

@@ -20,7 +20,7 @@ import grpc
 
 from openlimit import items
 from openlimit.background import in_background
-from openlimit.channels import HEALTH_CALL_FAILED, open_channel, proxy_of
+from openlimit.channels import HEALTH_CALL_FAILED, cooperate_with_gevent, open_channel, proxy_of
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.forks import forkable, opening
 from openlimit.leaky_bucket import Decision
@@ -53,6 +53,7 @@ class Connection:
     def __init__(
         self, address: str, timeout: float, credentials: grpc.ChannelCredentials | None
     ) -> None:
+        cooperate_with_gevent()
         self.address = address
         self.timeout = timeout
         self._credentials = credentials

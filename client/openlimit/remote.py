@@ -66,7 +66,11 @@ class RemoteBuckets:
             return self._granted(connection, cast(Decision, outcome))
 
     def _wait(
-        self, connection: Connection, call: wire.Call, number: int, slot: "SimpleQueue[Outcome]"
+        self,
+        connection: Connection,
+        call: wire.Call,
+        number: int,
+        slot: "SimpleQueue[Outcome]",
     ) -> Outcome:
         until = time.monotonic() + self._timeout
         try:

@@ -110,6 +110,7 @@ class Reservation:
         return self
 
     async def __aenter__(self) -> Self:
+        _require_asyncio()
         decision = None
         try:
             decision = self._decision = await self._reserver.areserve(self.model, self.costs)
@@ -160,3 +161,13 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._decision = Decision(decision.wait, decision.limited_by, "")
             self._reserver.settle(decision, self.costs, used)
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "async with needs a running asyncio event loop; trio is not supported: use anyio over "
+            'asyncio, anyio.run(main, backend="asyncio"), or with instead of async with in a thread'
+        ) from None
