@@ -75,6 +75,8 @@ class Connection:
         self._told = ToldMailbox(self._failed)
         self.leases = Leases(self._renew)
         self._thread = local()  # has the mailboxes of the thread's event loop
+        self.latest_mailbox: LoopMailbox | None = None
+        """The patient one that was asked for last, by any thread."""
         self.users: set[object] = set()
         self._idle_since = 0.0
         self._is_lingering = False
@@ -154,6 +156,8 @@ class Connection:
                 self.timeout, is_patient, self.no_answer, self._overdue, self.unclaimed
             )
             setattr(self._thread, name, mailbox)
+        if is_patient:
+            self.latest_mailbox = mailbox
         return mailbox
 
     def release(self, user: object) -> None:

@@ -55,7 +55,7 @@ class Questions:
 
     def add(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> int:
         """The number of a new question."""
-        with self._lock:
+        with self._lock:  # so that they are in their order
             number = next(numbers)
             self._waiting[number] = mailbox, slot, asked
             self._to_send.append(number)
@@ -101,43 +101,51 @@ class Questions:
 
     def take(self, carrier: object) -> AcquireStreamRequest | None:
         """The next message, for the stream that carries them; None where there is none."""
-        request = AcquireStreamRequest()
-        errors: list[tuple[int, Any]] = []
+        while self.carrier is carrier and self.sendable() > 0:
+            request = AcquireStreamRequest()
+            if self._to_repeat:
+                self._write_repeated(request, carrier)
+            elif not self._write_new(request, carrier):
+                return None
+            if request.runs or request.questions:
+                return request
+        return None
+
+    def _write_new(self, request: AcquireStreamRequest, carrier: object) -> bool:
+        """False where the stream has ended meanwhile, so that this is not sent."""
         with self._lock:
-            while self.carrier is carrier and self.sendable() > 0:
-                if self._to_repeat:
-                    self._write_repeated(request)
-                else:
-                    errors += self._write_new(request)
-                if request.runs or request.questions:
-                    break
+            most, taken = min(_MOST_IN_MESSAGE, self.sendable()), list[int]()
+            # The garbage collector may end a waiter, and so forget questions, meanwhile.
+            while len(taken) < most and self._to_send:
+                taken.append(self._to_send.popleft())
+            self._last_taken = max(self._last_taken, taken[-1] if taken else 0)
+            asked = [(number, found[2]) for number in taken if (found := self._waiting.get(number))]
+            if len(asked) < len(taken):
+                asked = [(number, each) for number in taken if (each := self._asked(number))]
+            self.in_flight += len(asked)
+        errors, runs = items.write_questions(asked, request, self._names)
         if errors:
             self.answered(carrier, errors)  # that it was not sent is its answer
-        return request if request.runs or request.questions else None
+        with self._lock:
+            if self.carrier is not carrier:
+                return False
+            self._runs.extend(runs)
+        return True
 
-    def _write_new(self, request: AcquireStreamRequest) -> list[tuple[int, Any]]:
-        most, taken = min(_MOST_IN_MESSAGE, self.sendable()), list[int]()
-        # The garbage collector may end a waiter, and so forget questions, meanwhile.
-        while len(taken) < most and self._to_send:
-            taken.append(self._to_send.popleft())
-            self._last_taken = max(self._last_taken, taken[-1])
-        asked = [(number, each) for number in taken if (each := self._asked(number))]
-        self.in_flight += len(asked)
-        errors, runs = items.write_questions(asked, request, self._names)
-        self._runs.extend(runs)
-        return list(errors)
-
-    def _write_repeated(self, request: AcquireStreamRequest) -> None:
-        while self._to_repeat and items.count_questions(request) < _MOST_IN_MESSAGE:
-            name, names, places = self._to_repeat.popleft()
-            calls = [
-                (number, place, call)
-                for number, place in zip(names, places, strict=True)
-                if isinstance(call := self._asked(number), Call)
-            ]
-            if calls:
-                self.in_flight += len(calls)
-                self._runs.append(write_repeated(name, calls, request))
+    def _write_repeated(self, request: AcquireStreamRequest, carrier: object) -> None:
+        with self._lock:
+            while self.carrier is carrier and self._to_repeat:
+                name, names, places = self._to_repeat.popleft()
+                calls = [
+                    (number, place, call)
+                    for number, place in zip(names, places, strict=True)
+                    if isinstance(call := self._asked(number), Call)
+                ]
+                if calls:
+                    self.in_flight += len(calls)
+                    self._runs.append(write_repeated(name, calls, request))
+                if items.count_questions(request) >= _MOST_IN_MESSAGE:
+                    break
 
     def answered(
         self, carrier: object, outcomes: Sequence[tuple[int, Any]]

@@ -4,6 +4,7 @@ Asynchronous callers share the channel of the threads: a grpc.aio channel would 
 event loop, and one stream for all is what makes this fast.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -91,7 +92,10 @@ class RemoteBuckets:
             connection = self._use.connection
             if connection is None or connection.is_closed:
                 connection = self._connection()
-            mailbox = connection.mailbox(self._is_patient or self._waits(connection))
+            is_patient = self._is_patient or self._waits(connection)
+            mailbox = connection.latest_mailbox
+            if not (is_patient and mailbox and mailbox.loop is asyncio.get_running_loop()):
+                mailbox = connection.mailbox(is_patient)
             slot = mailbox.expect()
             number = connection.ask(call, mailbox, slot)
             if number is None:
