@@ -53,6 +53,8 @@ class PlainBucket:
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = limits
         self.at: Fraction | None = None
+        self.paused = Fraction(0)
+        """Until when nothing new starts."""
         self.levels = [Fraction(0)] * len(limits)
         self.handed_out: list[Start] = []
         """What had not started when it was reserved, since nothing had to wait."""
@@ -69,13 +71,13 @@ class PlainBucket:
         """The start of such a call."""
         self.leak(now)
         assert self.at is not None
-        best = self.at
-        for limit, level, cost in zip(self.limits, self.levels, costs, strict=True):
+        best = base = max(self.at, self.paused)
+        for limit, level, cost in zip(self.limits, self.levels_at(base), costs, strict=True):
             if cost:
                 capacity = Fraction(limit.capacity)
                 excess = level + min(Fraction(cost), capacity) - capacity
                 wait = excess * Fraction(limit.period) / Fraction(limit.amount)
-                best = max(best, self.at + wait)
+                best = max(best, base + wait)
         return best
 
     def pour(self, costs: Sequence[float], start: float, now: float) -> None:
@@ -107,7 +109,7 @@ class PlainBucket:
         self._correct(change, now)
 
     def pause(self, until: float, now: float) -> None:
-        self.leak(max(now, until))
+        self.paused = max(self.paused, Fraction(until)) if until > now else Fraction(0)
 
     def observe(self, remaining: Sequence[float], now: float) -> None:
         self.leak(now)
@@ -119,7 +121,7 @@ class PlainBucket:
         ]
         self._correct(raised, now)
 
-    def levels_at(self, time: float) -> list[Fraction]:
+    def levels_at(self, time: float | Fraction) -> list[Fraction]:
         """If nothing else comes; before ``at``, what they would have to be if nothing came."""
         elapsed = Fraction(time) - self.at if self.at is not None else Fraction(0)
         return [
@@ -140,5 +142,6 @@ class PlainBucket:
 
     def _change(self, change: Sequence[Fraction]) -> None:
         self.levels = [
-            max(Fraction(0), level + more) for level, more in zip(self.levels, change, strict=True)
+            min(Fraction(limit.most), max(Fraction(0), level + more))
+            for limit, level, more in zip(self.limits, self.levels, change, strict=True)
         ]

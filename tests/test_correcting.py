@@ -183,6 +183,7 @@ def test_a_queue_that_gave_up_has_taken_nothing_with_it(
     plain = life.plain()
     assert plain.at is not None
     assert life.bucket.at == -float("inf") or max(life.bucket.at, life.now) >= plain.at
+    assert max(life.bucket.paused, life.now) == max(plain.paused, life.now)
 
 
 @given(scenes(), st.data(), st.integers(0, 3 * SECOND), st.randoms(use_true_random=False))
@@ -218,7 +219,9 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
         bucket.pause(SECOND, 0)
     for name in "bca":
         assert bucket.cancel(name, 0)
-    assert (bucket.at, bucket.levels) == ((SECOND, [1.0]) if kind == "pause" else (0, [9.0]))
+    assert (bucket.at, bucket.levels) == (0, [2.0] if kind == "pause" else [9.0])
+    wait = 2 * SECOND if kind == "pause" else 9 * SECOND
+    assert bucket.reserve([10], 0) == Decision(wait, "tokens", "")
 
 
 def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:

@@ -194,6 +194,40 @@ def test_nothing_starts_in_a_pause(scene: Scene, now: int, length: int) -> None:
             assert now + decision.wait >= now + length
 
 
+@given(scenes(), st.data(), st.randoms(use_true_random=False))
+def test_a_pause_that_is_lifted_leaves_nothing_behind(
+    scene: Scene, data: st.DataObject, random: Random
+) -> None:
+    """Whatever was settled meanwhile, all is as if there had been none, once those that reserved a
+    start in it have given up."""
+    paused, other = Bucket(scene.limits), Bucket(scene.limits)
+    slack = 1 + ROUNDING * max(limit.capacity / limit.rate for limit in scene.limits)
+    split = data.draw(st.integers(0, len(scene.asks)))
+    now = 0
+    for ask in scene.asks[:split]:
+        now += ask.after
+        waits = [bucket.reserve(ask.costs, now) for bucket in (paused, other)]
+        assert repr(waits[0]) == repr(waits[1])
+    paused.pause(10**18, now)
+    names = []
+    for i, ask in enumerate(scene.asks[split:]):
+        now += ask.after
+        decision = paused.reserve(ask.costs, now, inf, str(i))
+        if isinstance(decision, Decision):
+            assert now + decision.wait >= 10**18
+            names.append(str(i))
+        for bucket in (paused, other):
+            bucket.settle(ask.costs, [cost // 2 for cost in ask.costs], now)
+    random.shuffle(names)
+    assert all(paused.cancel(name, now) for name in names)
+    paused.pause(now, now)
+    nothing = (0,) * len(scene.limits)
+    for costs in (nothing, *(ask.costs for ask in scene.asks)):
+        ours, theirs = paused.reserve(costs, now), other.reserve(costs, now)
+        if isinstance(ours, Decision) and isinstance(theirs, Decision):
+            assert ours.wait == pytest.approx(theirs.wait, abs=slack)
+
+
 def test_observing_raises_the_level_and_never_lowers_it() -> None:
     """The provider's word, less a second's headroom, counts where it is stricter than our own."""
     bucket = Bucket([REQUESTS, Limit.per("tokens", 600, 60, 2)])

@@ -40,7 +40,7 @@ class Life:
     def __init__(self) -> None:
         self._clock = FakeClock()
         self._store = MemoryStore(self._clock)
-        self._policies = Policies([RULES], self._store, self._clock)
+        self._policies = Policies([RULES], self._store)
 
     async def start(self, model: str, tokens: int, **units: int) -> str:
         """The id of its reservation."""

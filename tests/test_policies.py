@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+import time
 from fnmatch import fnmatchcase
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +61,7 @@ async def granted(policies: Policies, tokens: int, request_id: str = "") -> Deci
 async def test_a_call_is_settled_within_a_quarter_of_an_hour_from_its_start() -> None:
     """However long it waited; then it has expired, and keeps its charge."""
     clock = FakeClock()
-    policies = Policies([TOKENS], MemoryStore(clock), clock)
+    policies = Policies([TOKENS], MemoryStore(clock))
     await granted(policies, 60)
     first, second, third = [await granted(policies, 60) for _ in range(3)]
     clock.now += int(first.wait) + 900 * SECOND - 1000
@@ -74,10 +76,35 @@ async def test_a_call_is_settled_within_a_quarter_of_an_hour_from_its_start() ->
         assert answer.expired
 
 
+async def test_a_servers_wall_clock_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be off by any time, and step between a grant and what is told of it: the store's clock
+    says how old a reservation is, on every server."""
+    now = time.time()
+
+    def set_clock(offset: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: now + offset)
+        monkeypatch.setattr(time, "time_ns", lambda: int((now + offset) * 1e9))
+
+    with serving_redis() as redis:
+        stores = [RedisBuckets(parse_redis_url(redis.url)) for _ in range(2)]
+        one, other = (Policies([TOKENS], store) for store in stores)
+        memory = Policies([TOKENS], MemoryStore())
+        for asked, informed in ((one, other), (memory, memory)):
+            set_clock(-20 * 60)
+            started, waiting = [await granted(asked, 60) for _ in range(2)]
+            set_clock(20 * 60)
+            settlement = Settlement(started.reservation_id, "k", {"tokens": 1})
+            cancellation = Cancellation(waiting.reservation_id, "k")
+            assert await informed.answer([settlement, cancellation]) == [True, True]
+            assert await asked.answer([settlement, cancellation]) == [False, False]
+        for store in stores:
+            await store.aclose()
+
+
 async def test_a_repeat_says_what_is_left_of_the_wait() -> None:
     """Under the id that was answered first, until a minute after the start."""
     clock = FakeClock()
-    policies = Policies([TOKENS], MemoryStore(clock), clock)
+    policies = Policies([TOKENS], MemoryStore(clock))
     await granted(policies, 60)
     first = await granted(policies, 10, "r")
     clock.advance(4)

@@ -113,8 +113,15 @@ async def test_a_pause_holds_everybody_back(limiter: RateLimiter) -> None:
     """For as long as the provider says; a shorter one changes nothing."""
     limiter.penalize(30, "gpt-4o")
     limiter.penalize(3, "gpt-4o")
-    limiter.penalize(0, "gpt-4o")
+    limiter.penalize(1e-9, "gpt-4o")
     assert 28 < await wait_of(limiter, 1) <= 30
+
+
+async def test_a_pause_is_lifted_by_none(limiter: RateLimiter) -> None:
+    """A provider's "tomorrow" need not be the last word."""
+    limiter.penalize(86400, "gpt-4o")
+    limiter.penalize(0, "gpt-4o")
+    assert not await wait_of(limiter, 1)
 
 
 async def test_what_the_provider_says_remains(limiter: RateLimiter) -> None:

@@ -110,15 +110,56 @@ def test_units_are_settled_each_for_itself(servers: Servers) -> None:
 
 
 def test_a_call_that_cost_more_is_charged_for_it(servers: Servers) -> None:
-    """Whatever the amount: waits stay what can be sent."""
+    """Also for more than the whole limit."""
     granted = acquire(servers.first, "each-more", 1, "k")
     assert settle(servers.first, granted, "k", tokens=1101)
     assert 9 < seconds(acquire(servers.first, "each-more", 1, "k").wait) <= 10.1
-    request = AcquireRequest(model="each-absurd", tokens=1, key="k")
-    batch = AcquireBatchRequest(acquisitions=[request] * 100)
+    granted = acquire(servers.first, "each-whole", 6000, "k")
+    assert settle(servers.first, granted, "k", tokens=9000)
+    assert 88 < seconds(acquire(servers.first, "each-whole", 1, "k").wait) <= 89.1
+
+
+def test_what_no_call_can_have_cost_is_refused(servers: Servers) -> None:
+    """Beyond twice the limit and what leaks in a day, alone and on the stream: the field is named,
+    nothing changes, and the call can still be settled."""
+    model, day = "shared-absurd", 6000 * 60 * 24
+    granted = acquire(servers.first, model, 1)
+    absurd: list[tuple[str, dict[str, Any]]] = [
+        ("tokens", {"tokens": day + 1}),
+        ("tokens", {"tokens": 10**12}),
+        ("units.requests", {"units": {"requests": 2**62}}),
+        ("units.output_tokens", {"units": {"output_tokens": 2**63 - 1}}),
+    ]
+    requests = [
+        SettleRequest(reservation_id=granted.reservation_id, **fields) for _, fields in absurd
+    ]
+    talk = Talk(servers.second)
+    talk.send(*(Question(id=i, settle=each) for i, each in enumerate(requests)))
+    answers = talk.answers(len(requests))
+    for i, (field, _) in enumerate(absurd):
+        _, details = refused(servers.first.Settle, requests[i])
+        [violation] = details["BadRequest"].field_violations
+        assert (violation.field, "at most" in violation.description) == (field, True)
+        assert Code.Name(answers[i].error.code) == "INVALID_ARGUMENT"
+    assert seconds(acquire(servers.first, model, 99).wait) == 0
+    assert settle(servers.first, granted, tokens=50, units={"songs": 2**62})
+
+
+def test_however_much_calls_cost_others_wait_for_a_day_at_most(servers: Servers) -> None:
+    """And Redis keeps the bucket for no longer; nor does anybody wait for longer who asks to."""
+    model, most = "shared-heavy", 6000 * 60 * 24
+    batch = AcquireBatchRequest(acquisitions=[AcquireRequest(model=model, tokens=1)] * 9)
     for result in servers.first.AcquireBatch(batch, timeout=5).results:
-        assert settle(servers.first, result.granted, "k", tokens=2**63 - 1)
-    assert 10**9 < seconds(acquire(servers.first, "each-absurd", 1, "k").wait) < 10**10
+        assert settle(servers.first, result.granted, tokens=most)
+    if servers.redis:
+        with servers.redis.client() as client:
+            [bucket] = client.keys(f"*{{{model}}}")
+            assert client.pttl(bucket) < (86400 + 120) * 1000
+    for max_wait in (None, Duration(seconds=10**9)):
+        ask = AcquireRequest(model=model, tokens=1, max_wait=max_wait)
+        code, details = refused(servers.second.Acquire, ask)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 86400 <= details["RetryInfo"].retry_delay.seconds < 86400 + 61
 
 
 def test_what_has_not_started_cannot_be_settled(servers: Servers) -> None:
@@ -155,6 +196,46 @@ def test_an_id_is_good_for_its_key_only_and_as_it_was(servers: Servers, call: st
         assert details["ErrorInfo"].reason == "UNKNOWN_RESERVATION"
         assert details["ErrorInfo"].metadata["reservation_id"] == request.reservation_id
     assert servers.second.Cancel(CancelRequest(reservation_id=good, key="mine"), timeout=5)
+
+
+def test_a_penalty_of_nothing_lifts_the_pause(servers: Servers) -> None:
+    """On whichever server: what waits for it stays, what is asked from then on starts."""
+    day = PenalizeRequest(model="each-lift", key="a", retry_after=Duration(seconds=86400))
+    servers.first.Penalize(day, timeout=5)
+    assert seconds(acquire(servers.first, "each-lift", 1, "a").wait) > 86300
+    servers.second.Penalize(
+        PenalizeRequest(model="each-lift", key="a", retry_after=Duration()), timeout=5
+    )
+    ask = AcquireRequest(model="each-lift", key="a", max_wait=Duration(seconds=9))
+    assert refused(servers.first.Acquire, ask)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for retry_after in (86400, 0):
+        servers.first.Penalize(
+            PenalizeRequest(model="each-b", key="a", retry_after=Duration(seconds=retry_after)),
+            timeout=5,
+        )
+    assert seconds(acquire(servers.second, "each-b", 1, "a").wait) == 0
+
+
+def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
+    """Its repeat says so on every server, alone and in a run; nothing is charged."""
+    model = "shared-cancel"
+    acquire(servers.first, model, 100)
+    ask = AcquireRequest(model=model, tokens=100, request_id="r")
+    granted = servers.first.Acquire(ask, timeout=5)
+    cancel = CancelRequest(reservation_id=granted.reservation_id)
+    assert servers.second.Cancel(cancel, timeout=5).cancelled
+    run = AcquireRun(model=model, units=["requests", "tokens"], ids=[1, 2], costs=[1, 100] * 2)
+    run.request_id = "r"
+    for stub in servers[:2]:
+        _, details = refused(stub.Acquire, ask)
+        [violation] = details["BadRequest"].field_violations
+        assert (violation.field, "cancelled" in violation.description) == ("request_id", True)
+        requests = iter([AcquireStreamRequest(runs=[run])])
+        [response] = stub.AcquireStream(requests, timeout=5)
+        assert [answer.id for answer in response.answers] == [1]
+        assert "cancelled" in response.answers[0].error.message
+        assert [*response.grants[0].ids] == [2]
+    assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 1
 
 
 def test_a_penalty_pauses_the_model_for_all(servers: Servers) -> None:

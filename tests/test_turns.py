@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from openlimit import statuses
 from openlimit.errors import (
     CostExceedsLimit,
+    InvalidRequest,
     LimiterUnavailable,
     Queued,
     UnknownReservation,
@@ -348,7 +349,7 @@ async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() 
     clock = FakeClock()
     limits = {"name": "p", "models": ["*"], "limits": {"requests": "9/second"}, "concurrent": 1}
     settings = PolicySettings.model_validate({**limits, "lease": "20m"})
-    policies = Policies([settings], MemoryStore(clock), clock, slots=MemorySlots(clock))
+    policies = Policies([settings], MemoryStore(clock), slots=MemorySlots(clock))
     call = Call("m", "k", {"requests": 1}, 0)
     for kind in ("release", "renew", "settle"):
         [granted] = await policies.answer([call])
@@ -371,6 +372,20 @@ async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() 
             assert answer.expired
             await asyncio.sleep(0)  # it leaves in the background
             assert isinstance((await policies.answer([call]))[0], Decision)
+
+
+def test_a_call_that_was_cancelled_comes_in_no_more(stubs: Stubs) -> None:
+    """Its repeat says so, and keeps no slot."""
+    first = acquire(stubs[0], "two-g", tokens=100)
+    granted = acquire(stubs[-1], "two-g", tokens=100, request_id="r")
+    assert granted.wait.ToMicroseconds() > 0
+    cancel = CancelRequest(reservation_id=granted.reservation_id)
+    assert stubs[0].Cancel(cancel, timeout=10).cancelled
+    for stub in stubs * 2:
+        with pytest.raises(InvalidRequest, match="cancelled"):
+            acquire(stub, "two-g", tokens=100, request_id="r")
+    assert acquire(stubs[0], "two-g", max_wait=AT_ONCE)
+    assert release(stubs[-1], first)
 
 
 def test_all_models_of_a_policy_share_their_slots(stubs: Stubs) -> None:

@@ -80,10 +80,10 @@ def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: i
 
 
 LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
-AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES)
+AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES, st.just(0.0))
 
 
-DECISIONS = AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES)
+DECISIONS = AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES, st.just(0.0))
 
 
 @given(DECISIONS)

@@ -6,7 +6,7 @@ A caller that shares a bucket between threads holds a lock around each method.
 A bucket leaks at each limit's rate and holds at most its capacity. Reserving pours a cost in at
 the earliest start that conforms and keeps the order of the callers, and returns that start:
 
-    base  = max(now, at)                                       first come, first served
+    base  = max(now, at, paused)                               first come, first served
     start = max(base, base + (level + min(cost, capacity) - capacity) / rate)   for each limit
 
 In any window of length d, what starts costs at most max(capacity, largest single cost) + rate * d.
@@ -14,20 +14,20 @@ The idea is the virtual scheduling form of the generic cell rate algorithm (ITU-
 one schedule for several limits, which are charged together or not at all.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import NamedTuple
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.pending import Pending, Queue, changed, least_of, less, most_of, sum_of
 
 SECOND = 1_000_000
 """Microseconds in a second: the unit of every time in this module."""
 
-# Settling fills a bucket at most with what leaks in so many microseconds, some 285 years: however
-# many calls cost an absurd amount, waits stay what can be sent.
-_LONGEST = 2.0**53
+LONGEST_HOLD = 86_400 * SECOND
+"""Microseconds: the longest pause, and the longest that calls which cost more than they reserved
+hold up others, however many and however much."""
 
 # A start is rounded up to a whole microsecond, but not for an excess that is only the rounding
 # error of a double: a thousandth of a microsecond early is closer than the doubles are.
@@ -47,6 +47,9 @@ class Limit:
     headroom: float = field(init=False)
     """Units that are left at the provider where it says what remains: what leaks in a second, or
     the capacity if that is less."""
+    most: float = field(init=False)
+    """The units that a bucket holds at most, whatever is said of calls: its fill by reserving, and
+    what leaks in the longest hold."""
     name: str = field(init=False)
     """Tells it from others of its unit, and stays when the amount changes: ``requests`` for what is
     per minute, else with the period in microseconds, such as ``requests/86400000000``."""
@@ -58,6 +61,8 @@ class Limit:
                 raise ValueError(f"{name} of the {self.unit} limit must be above 0, not {value}")
         object.__setattr__(self, "rate", self.amount / self.period)
         object.__setattr__(self, "headroom", min(self.capacity, self.rate * SECOND))
+        most = max(self.amount, self.capacity) + self.rate * LONGEST_HOLD
+        object.__setattr__(self, "most", most)
         name = self.unit if self.period == 60 * SECOND else f"{self.unit}/{self.period:.17g}"
         object.__setattr__(self, "name", name)
 
@@ -88,67 +93,32 @@ class Decision(NamedTuple):
     """Names the reservation, to cancel it before its start and to settle it after."""
     lease: float = 0.0
     """Seconds from the start for which the call holds a slot; 0 where it has none."""
+    start: float = 0.0
+    """By the store's clock, in microseconds; 0 where only the wait is known."""
 
 
 new = tuple.__new__
 """Makes a named tuple in half the time that calling its class takes, for what is made per call."""
 
 
-class _Pending(NamedTuple):
-    """A reservation whose start is still to come, and the bucket as it was before."""
-
-    start: float
-    costs: Costs
-    at: float
-    levels: list[float]
-    limited_by: str
-    version: int
-    given_back: list[float] | None = None
-    """What cancelling it gave back; None while it holds."""
-    # What became of the levels while this one was the latest, by limit; going back to before it
-    # must not lose that.
-    credit: list[float] | None = None
-    """What cancelling others gave back."""
-    change: list[float] | None = None
-    """By how much settlements and observations have changed them, below 0 for less."""
-    floor: list[float] | None = None
-    """What those have left in them, however empty they were before."""
-    paused: float = -inf
-    """Until when nothing was to start."""
-
-
-class _Queue(OrderedDict[str, _Pending]):
-    """Those that wait, by id, and some that have started since.
-
-    The bucket's levels have all of them in. ``levels`` are those at ``at`` with no more in them
-    than what had started by then; they are followed once there are settlements or observations.
-    """
-
-    __slots__ = ("at", "followed", "levels")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.followed = False
-        self.at = -inf
-        self.levels: list[float] = []
-
-
 class Bucket:
     """The state of all limits of one policy for one split; a new one is empty.
 
-    ``at`` is the latest start handed out, ``levels`` how full each limit's bucket is then.
+    ``at`` is the latest start handed out, ``levels`` how full each limit's bucket is then. Until
+    ``paused``, nothing new starts.
     All times are in microseconds; ``now`` never runs backwards from one call to the next.
     """
 
-    __slots__ = ("_pending", "_version", "at", "levels", "limited_by", "limits")
+    __slots__ = ("_pending", "_version", "at", "levels", "limited_by", "limits", "paused")
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = limits
         self.at = -inf
         self.levels = [0.0] * len(limits)  # replaced as a whole, so that it can be remembered
         self.limited_by = ""
+        self.paused = -inf
         self._version = 0  # of what cancelling could undo: counts reservations that wait
-        self._pending: _Queue | None = None  # most buckets never need one
+        self._pending: Queue | None = None  # most buckets never need one
 
     def __repr__(self) -> str:
         levels = ", ".join(
@@ -166,10 +136,9 @@ class Bucket:
         A reservation with an id can be cancelled until it starts.
         """
         at = self.at
-        if at > now:
-            start, limited_by = at, self.limited_by
-        else:
-            start, limited_by = now, ""
+        start, limited_by = (at, self.limited_by) if at > now else (now, "")
+        if self.paused > start:
+            start, limited_by = self.paused, ""
         base, leaked, levels = start, start - at, []
         # No strict=: naming it costs as much as the loop's whole arithmetic.
         for limit, cost, before in zip(self.limits, costs, self.levels):  # noqa: B905 - see above
@@ -195,14 +164,14 @@ class Bucket:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
         self.at, self.levels, self.limited_by = start, levels, limited_by
-        return new(Decision, (wait, limited_by, reservation_id, 0.0))
+        return new(Decision, (wait, limited_by, reservation_id, 0.0, start))
 
     def reserve_at_once(self, costs: Sequence[Costs], now: float) -> bool:
         """Charge several costs, if all may start right now; else charge none. Whether it did.
 
         It is what as many calls of ``reserve`` come to, in a fraction of the time.
         """
-        if self.at > now:
+        if self.at > now or self.paused > now:
             return False
         elapsed, levels = now - self.at, []
         for limit, before, amounts in zip(
@@ -233,41 +202,36 @@ class Bucket:
             min(level, max(0.0, cost - limit.rate * since))
             for limit, cost, level in zip(self.limits, entry.costs, self.levels, strict=True)
         ]
-        self.levels = _less(self.levels, given_back)
+        self.levels = less(self.levels, given_back)
         pending[reservation_id] = entry._replace(given_back=given_back)
         self._pop_cancelled(pending, given_back, now)
         return True
 
-    def _pop_cancelled(self, pending: _Queue, credit: list[float], now: float) -> None:
+    def _pop_cancelled(self, pending: Queue, credit: list[float], now: float) -> None:
         """Go back to before the latest reservations as far as they are cancelled.
 
         ``credit`` was given back meanwhile, and must not be charged again on the way; nor may what
-        was settled, observed and paused meanwhile be lost.
+        was settled and observed meanwhile be lost.
         """
         change = floor = [0.0] * len(credit)
-        paused = now
         while pending:
             reservation_id, last = pending.popitem()
             if last.version != self._version:
                 pending[reservation_id] = last
                 return
-            nothing = [0.0] * len(credit)
-            credit = _sum(last.credit or nothing, credit)
+            credit = sum_of(last.credit, credit)
             # After what was done before, so at least what that had left.
-            floor = _most(floor, _sum(last.floor or nothing, change))
-            change = _sum(last.change or nothing, change)
-            paused = max(last.paused, paused)
+            floor = most_of(floor, sum_of(last.floor, change))
+            change = sum_of(last.change, change)
             if last.given_back is None:
-                pending[reservation_id] = last._replace(
-                    credit=credit, change=change, floor=floor, paused=paused
-                )
+                pending[reservation_id] = last._replace(credit=credit, change=change, floor=floor)
                 return
-            credit = _less(credit, last.given_back)
+            credit = less(credit, last.given_back)
             self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
             # First all that leaks: a raise must not leak away with what was there before it.
-            self._leak_until(paused)
-            left = _sum(_less(self.levels, credit), change)
-            self.levels = _most(left, floor)
+            self._leak_until(now)
+            left = sum_of(less(self.levels, credit), change)
+            self.levels = least_of(self._most(), most_of(left, floor))
             self._version -= 1
 
     def relimit(self, limits: Sequence[Limit]) -> None:
@@ -282,6 +246,7 @@ class Bucket:
             self._pending = None  # its costs and levels are those of other limits
             self._version += 1
         self.limits = limits
+        self.levels = least_of(self._most(), self.levels)
 
     def is_waiting(self, reservation_id: str, now: float) -> bool:
         """Whether it is known that this reservation has still to start."""
@@ -292,20 +257,13 @@ class Bucket:
         """Replace what a started call reserved by what it really cost."""
         queue = self._told(now)
         self._leak_until(now)
-        change = [
-            min(cost - estimate, max(0.0, _LONGEST * limit.rate - level))
-            for limit, cost, estimate, level in zip(
-                self.limits, actual, reserved, self.levels, strict=True
-            )
-        ]
+        change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
         self._correct(change, now, queue)
 
     def pause(self, until: float, now: float) -> None:
-        """Let nothing new start before ``until``: the provider asked for it."""
-        if until > now:
-            if last := self._last_pending(now):
-                self._replace_last(last._replace(paused=max(last.paused, until)))
-            self._leak_until(until)
+        """Let nothing new start before ``until``: the provider asked for it. Now or earlier: lift
+        the pause that lasts, of which starts that were handed out meanwhile do not come earlier."""
+        self.paused = max(self.paused, until) if until > now else -inf
 
     def observe(self, remaining: Sequence[float], now: float) -> None:
         """Raise the levels to what the provider says remains, by limit; never lower them.
@@ -328,7 +286,8 @@ class Bucket:
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
         pairs = zip(self.limits, self.levels, strict=True)
-        return self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
+        empty = self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
+        return max(self.paused, empty)
 
     def _leak(self, until: float) -> list[float]:
         """The levels at a time; before ``at``, what they would have to be then if nothing came."""
@@ -342,60 +301,41 @@ class Bucket:
         if until > self.at:
             self.levels, self.at, self.limited_by = self._leak(until), until, ""
 
-    def _told(self, now: float) -> "_Queue | None":
+    def _rates(self) -> list[float]:
+        return [limit.rate for limit in self.limits]
+
+    def _most(self) -> list[float]:
+        return [limit.most for limit in self.limits]
+
+    def _told(self, now: float) -> Queue | None:
         """The queue while it lasts, with what has started brought up to now."""
         queue = self._pending
         if not queue or self.at <= now:
             return None
-        if not queue.followed:  # the first news since it began
-            first = next(iter(queue.values()))
-            queue.followed, queue.at, queue.levels = True, first.at, first.levels
-        self._drop_started(queue, now)
-        if not queue:  # it is a pause that lasts
-            return None
-        self._start(queue, now)
-        return queue
+        queue.follow(self._rates(), now)
+        return queue or None  # those that still wait may have no ids
 
-    def _drop_started(self, queue: "_Queue", now: float) -> None:
-        while queue and (first := next(iter(queue.values()))).start <= now:
-            queue.popitem(last=False)
-            if queue.followed and not first.given_back:
-                self._start(queue, first.start, first.costs)
-
-    def _start(self, queue: "_Queue", now: float, costs: Costs | None = None) -> None:
-        """Let time pass for what has started, and a call start."""
-        elapsed = now - queue.at  # less than nothing, if that is the end of a pause
-        levels = [
-            max(0.0, level - elapsed * limit.rate)
-            for limit, level in zip(self.limits, queue.levels, strict=True)
-        ]
-        queue.levels = _sum(levels, costs) if costs else levels
-        queue.at = now
-
-    def _correct(self, change: Sequence[float], now: float, queue: "_Queue | None") -> None:
+    def _correct(self, change: Sequence[float], now: float, queue: Queue | None) -> None:
         """Change the levels, those of what has started, and what cancelling goes back to."""
-        self.levels = _changed(self.levels, change)
+        most = self._most()
+        self.levels = changed(self.levels, change, most)
         if queue is not None:
-            queue.levels = _changed(queue.levels, change)
+            queue.levels = changed(queue.levels, change, most)
         if last := self._last_pending(now):
-            nothing = [0.0] * len(change)
-            self._replace_last(
+            assert self._pending
+            self._pending.replace_last(
                 last._replace(
-                    change=_sum(last.change or nothing, change),
-                    floor=_changed(last.floor or nothing, change),
+                    change=sum_of(last.change, change),
+                    floor=changed(last.floor or [0.0] * len(change), change, most),
                 )
             )
 
-    def _last_pending(self, now: float) -> _Pending | None:
+    def _last_pending(self, now: float) -> Pending | None:
         """What cancelling can go back to before, if the latest start is still to come."""
         if not self._pending or self.at <= now:
             return None
         last = next(reversed(self._pending.values()))
         return last if last.version == self._version else None
-
-    def _replace_last(self, last: _Pending) -> None:
-        assert self._pending
-        self._pending[next(reversed(self._pending))] = last
 
     def _remember(self, reservation_id: str, start: float, costs: Costs, now: float) -> None:
         """Keep what cancelling needs, and drop what has started."""
@@ -403,13 +343,13 @@ class Bucket:
         if not reservation_id:
             return
         if self._pending is None:
-            self._pending = _Queue()
+            self._pending = Queue()
         pending = self._pending
         if pending and next(iter(pending.values())).start <= now:
-            self._drop_started(pending, now)
+            pending.drop_started(self._rates(), now)
         if not pending:
             pending.followed = False
-        pending[reservation_id] = _Pending(
+        pending[reservation_id] = Pending(
             start, costs, self.at, self.levels, self.limited_by, self._version
         )
 
@@ -420,19 +360,3 @@ def least_levels(limits: Sequence[Limit], remaining: Sequence[float]) -> list[fl
         max(0.0, limit.capacity + limit.headroom - left)
         for limit, left in zip(limits, remaining, strict=True)
     ]
-
-
-def _less(levels: Sequence[float], amounts: Sequence[float]) -> list[float]:
-    return [max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)]
-
-
-def _changed(levels: Sequence[float], change: Sequence[float]) -> list[float]:
-    return [max(0.0, level + amount) for level, amount in zip(levels, change, strict=True)]
-
-
-def _sum(some: Sequence[float], others: Sequence[float]) -> list[float]:
-    return [one + other for one, other in zip(some, others, strict=True)]
-
-
-def _most(some: Sequence[float], others: Sequence[float]) -> list[float]:
-    return list(map(max, some, others))

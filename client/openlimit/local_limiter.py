@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from math import inf
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND, Decision, Limit
+from openlimit.leaky_bucket import Decision, Limit
 from openlimit.rate_limiter import RateLimiter
 from openlimit.stores import Demand, Observation, Pause, Settlement, Store, Withdrawal
+from openlimit.telling import pause_of
 
 
 class LocalLimiter(RateLimiter):
@@ -72,7 +73,7 @@ class LocalLimiter(RateLimiter):
         """Nothing to do: concurrency is not limited here."""
 
     def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Pause(self._bucket, self._limits, round(retry_after * SECOND)))
+        self._store.tell(Pause(self._bucket, self._limits, pause_of(retry_after)))
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
         left = [remaining.get(limit.unit, inf) for limit in self._limits]

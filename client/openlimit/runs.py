@@ -188,7 +188,7 @@ def write_grants(grants: Iterable[tuple[int, Decision]], response: AcquireStream
     ids: list[int] = []
     names: list[str] = []
     waits: list[float] = []
-    for number, (wait, by, reservation_id, _) in grants:
+    for number, (wait, by, reservation_id, *_) in grants:
         if by != limited_by:
             _write_grants(response, ids, names, waits, limited_by)
             limited_by, ids, names, waits = by, [], [], []
@@ -220,6 +220,6 @@ def read_grants(run: GrantRun) -> list[tuple[int, Decision]]:
     limited_by = run.limited_by
     waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
     return [
-        (number, new(Decision, (wait, limited_by, name, 0.0)))
+        (number, new(Decision, (wait, limited_by, name, 0.0, 0.0)))
         for number, wait, name in zip(run.ids, waits, run.reservation_ids, strict=True)
     ]

@@ -1,10 +1,11 @@
 """What is told about a call, as messages and back. No I/O."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import NamedTuple
 
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import SECOND
+from openlimit.leaky_bucket import LONGEST_HOLD, SECOND
 from openlimit.v1.rate_limit_pb2 import (
     CancelRequest,
     ObserveRequest,
@@ -15,7 +16,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import duration, read_amounts, read_duration, read_units, require_name
 
-MAX_RETRY_AFTER = 86_400
+MAX_RETRY_AFTER = LONGEST_HOLD // SECOND
 """Seconds: the longest pause."""
 
 
@@ -105,10 +106,15 @@ def read_settlement(request: SettleRequest) -> Settlement:
     return Settlement(reservation_id, key, costs)
 
 
+def pause_of(retry_after: float) -> int:
+    """Seconds in microseconds: 0, which lifts a pause, only for 0 itself."""
+    return round(retry_after * SECOND) or ceil(retry_after * SECOND)
+
+
 def write_penalty(penalty: Penalty, request: PenalizeRequest) -> None:
     """Fill an empty message in place."""
     request.model, request.key, retry_after = penalty
-    request.retry_after.CopyFrom(duration(retry_after * SECOND))
+    request.retry_after.CopyFrom(duration(pause_of(retry_after)))
 
 
 def read_penalty(request: PenalizeRequest) -> Penalty:

@@ -190,7 +190,7 @@ def microseconds(value: Duration) -> int:
 
 def write_decision(decision: Decision, response: AcquireResponse) -> None:
     """Fill an empty message in place, which is twice as fast as by keywords."""
-    wait, limited_by, reservation_id, lease = decision
+    wait, limited_by, reservation_id, lease, _ = decision
     response.reservation_id = reservation_id
     if wait:
         response.limited_by = limited_by
@@ -205,4 +205,4 @@ def read_response(response: AcquireResponse) -> Decision:
     """The decision of a message."""
     wait = microseconds(response.wait) if response.HasField("wait") else 0
     lease = microseconds(response.lease) / SECOND if response.HasField("lease") else 0.0
-    return new(Decision, (wait, response.limited_by, response.reservation_id, lease))
+    return new(Decision, (wait, response.limited_by, response.reservation_id, lease, 0.0))

@@ -71,6 +71,7 @@ async def close(
 ) -> Answer:
     """Free the slot of a call that is over, or was cancelled before its start."""
     answer = await closing
+    is_over = is_over or isinstance(answer, UnknownReservation)  # its charge stays what it is
     if answer is True or (is_over and not isinstance(answer, InvalidRequest | LimiterUnavailable)):
         await turns.leave(reserved.bucket, reserved.slot)
     return answer

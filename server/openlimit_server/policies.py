@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
@@ -35,18 +34,14 @@ _REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 Asked = items.Asked | OpenLimitError
 """What is asked; what is wrong with a request."""
 Answer = items.Outcome
-_Target = tuple[Policy, str, Signer]
-"""Where a call is decided: its policy, its bucket, and what makes ids there."""
-
-
-def _wall_clock() -> int:
-    return time.time_ns() // 1000
+_Target = tuple[Policy, str, Signer, Iterator[str]]
+"""Where a call is decided: its policy, its bucket, what makes ids there, and names for them."""
 
 
 class Policies:
     """The server's rules over one store. The first policy that covers a model decides its calls.
 
-    ``clock`` returns microseconds and is about that of all servers of the store: by it, ids expire.
+    It has no clock: what happens when, and which id has expired, the store says by its own.
     ``slots`` are kept where the buckets are; in memory unless some are given.
     """
 
@@ -54,7 +49,6 @@ class Policies:
         self,
         settings: Iterable[PolicySettings],
         store: AsyncStore,
-        clock: Callable[[], int] = _wall_clock,
         *,
         slots: AsyncSlots | None = None,
     ) -> None:
@@ -67,8 +61,7 @@ class Policies:
         self._secrets: list[bytes] = []  # the store's, and those it had before
         self._reread_at = 0.0
         self._rereading = asyncio.Lock()
-        self._clock = clock
-        self._stamps = reservation_ids.Stamps(clock)
+        self._names = reservation_ids.names()
         # Matching and naming cost more than deciding does.
         self._target = lru_cache(_REMEMBERED_TARGETS)(self._find_target)
         self._signer = lru_cache(_REMEMBERED_TARGETS)(Signer)
@@ -86,7 +79,6 @@ class Policies:
         """
         if not self._secrets and (trouble := await self._read_secret()):
             return [self._unanswered(each, trouble) for each in asked]
-        stamp = next(self._stamps)
         answers: list[Answer] = [False] * len(asked)
         question: Any
         questions: list[Any] = []
@@ -102,7 +94,7 @@ class Policies:
                     if target[0].turns:
                         others[place] = self._in_turn(target, each, request, held, asker)
                         continue
-                    question = _demand(target, each, f"{stamp}{place}", request)
+                    question = _demand(target, each, next(target[3]), request)
                     signer = target[2]
                 elif isinstance(each, OpenLimitError):
                     raise each
@@ -123,9 +115,9 @@ class Policies:
             places, questions, signers, decided, strict=True
         ):
             if signer and isinstance(answer, Decision):
-                wait, limited_by, name, _ = answer
-                reservation_id = signer.id_of(name, wait, question.costs)
-                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0))
+                wait, limited_by, name, _, start = answer
+                reservation_id = signer.id_of(name, start, question.costs)
+                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0, 0.0))
             else:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
@@ -133,9 +125,9 @@ class Policies:
     async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
         """What was granted to an asker that is gone: slots, and what has not started."""
         for call, decision in granted:
-            policy, bucket, _ = self._target(call.model, call.key)
+            policy, bucket, *_ = self._target(call.model, call.key)
             if policy.turns and decision.lease:
-                slot = reservation_ids.read(decision.reservation_id, self._clock()).slot
+                slot = reservation_ids.read(decision.reservation_id).slot
                 policy.turns.give_up(bucket, slot, asker)
         await self.answer(
             [
@@ -156,15 +148,16 @@ class Policies:
         self, target: _Target, call: Call, request: Request | None, held: float, asker: str
     ) -> Answer:
         """The decision of a call that needs a slot."""
-        demand, signer = _demand(target, call, "", request), target[2]
-        turns = cast(Turns, target[0].turns)
+        policy, _, signer, names = target
+        demand, turns = _demand(target, call, "", request), cast(Turns, policy.turns)
 
         async def reserve(slot: str, max_wait: float) -> Answer:
-            named = demand._replace(max_wait=max_wait, reservation_id=self._stamps.of_slot(slot))
+            named = demand._replace(max_wait=max_wait, reservation_id=next(names))
             [answer] = await self._store.adecide([named])
-            if isinstance(answer, Decision):
-                wait, _, name, _ = answer
-                return answer._replace(reservation_id=signer.id_of(name, wait, demand.costs))
+            if isinstance(answer, Decision | Repeat):
+                costs = answer.costs if isinstance(answer, Repeat) else demand.costs
+                name = signer.id_of(answer.reservation_id, answer.start, costs, slot)
+                return Decision(answer.wait, answer.limited_by, name)
             if isinstance(answer, LimiterUnavailable):
                 return answer  # without a start, the slot is freed
             return self._answer_of(call, answer)
@@ -186,9 +179,9 @@ class Policies:
     def _answer_of(self, asked: Any, answer: stores.Answer) -> Answer:
         """What the caller is told, where the store has not just granted something."""
         match answer:
-            case Repeat(wait, limited_by, name, first_wait, costs):
+            case Repeat(wait, limited_by, name, start, costs):
                 signer = self._target(asked.model, asked.key)[2]
-                return Decision(wait, limited_by, signer.id_of(name, first_wait, costs))
+                return Decision(wait, limited_by, signer.id_of(name, start, costs))
             case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
                 return Decision(0, "", "")
             case UnknownReservation():
@@ -207,58 +200,58 @@ class Policies:
         match told:
             case telling.Settlement():
                 reservation_id, key, costs_by_unit = told
-                policy, reserved = await self._open(reservation_id, key)
+                policy, reserved = await self._reserved(reservation_id, key)
+                policy.require_sensible(costs_by_unit)
                 actual = [*map(costs_by_unit.get, policy.units, reserved.costs)]
                 question = new(
                     stores.Settlement,
                     (
                         *(reserved.bucket, policy.limits, reserved.name, reserved.costs),
-                        *(actual, reserved.lifetime, reserved.age),
+                        *(actual, reserved.start),
                     ),
                 )
-                if not policy.turns:
-                    return question
-                deciding = self._decide_alone(told, question)
-                return admission.close(policy.turns, reserved, deciding, is_over=True)
+                return self._closing(told, question, policy, reserved)
             case telling.Cancellation(reservation_id, key):
-                policy, reserved = await self._open(reservation_id, key)
+                policy, reserved = await self._reserved(reservation_id, key)
                 withdrawal = stores.Withdrawal(
-                    reserved.bucket, policy.limits, reserved.name, reserved.lifetime
+                    reserved.bucket, policy.limits, reserved.name, reserved.start
                 )
-                if not policy.turns:
-                    return withdrawal
-                deciding = self._decide_alone(told, withdrawal)
-                return admission.close(policy.turns, reserved, deciding, is_over=False)
+                return self._closing(told, withdrawal, policy, reserved)
             case telling.Release(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
-                return admission.release(policy.turns, reserved)
+                return admission.release(_turns(policy, reserved), reserved)
             case telling.Renewal(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
-                return admission.renew(policy.turns, reserved)
+                return admission.renew(_turns(policy, reserved), reserved)
             case telling.Penalty(model, key, retry_after):
-                policy, bucket, _ = self._target(model, key)
-                return stores.Pause(bucket, policy.limits, round(retry_after * SECOND))
+                policy, bucket, *_ = self._target(model, key)
+                return stores.Pause(bucket, policy.limits, telling.pause_of(retry_after))
             case telling.Observed(model, key, remaining):
-                policy, bucket, _ = self._target(model, key)
+                policy, bucket, *_ = self._target(model, key)
                 left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
+
+    def _closing(
+        self,
+        told: telling.Settlement | telling.Cancellation,
+        question: Question,
+        policy: Policy,
+        reserved: Reserved,
+    ) -> Question | Coroutine[Any, Any, Answer]:
+        """What settles or cancels it, and frees its slot if it has one."""
+        turns = _turns(policy, reserved)
+        if not turns:
+            return question
+        is_over = isinstance(told, telling.Settlement)
+        return admission.close(turns, reserved, self._decide_alone(told, question), is_over)
 
     async def _decide_alone(self, asked: Asked, question: Question) -> Answer:
         [answer] = await self._store.adecide([question])
         return self._answer_of(asked, answer)
 
-    async def _open(self, reservation_id: str, key: str) -> tuple[Policy, Reserved]:
-        """``_reserved``, of what has not expired; raises UnknownReservation."""
-        policy, reserved = await self._reserved(reservation_id, key)
-        if not reserved.lifetime:
-            if policy.turns:  # its charge stays what it is, but its slot is free
-                policy.turns.give_up(reserved.bucket, reserved.slot)
-            raise UnknownReservation(reservation_id, expired=True)
-        return policy, reserved
-
     async def _reserved(self, reservation_id: str, key: str) -> tuple[Policy, Reserved]:
         """What an id says of a reservation of this key; raises UnknownReservation."""
-        reserved = reservation_ids.read(reservation_id, self._clock())
+        reserved = reservation_ids.read(reservation_id)
         policy = self._policy_of(reserved)
         if policy is None:
             raise UnknownReservation(reservation_id)
@@ -275,7 +268,7 @@ class Policies:
 
     def _learn(self, settlement: telling.Settlement) -> None:
         """From a call that was settled, once."""
-        reserved = reservation_ids.read(settlement.reservation_id, self._clock())
+        reserved = reservation_ids.read(settlement.reservation_id)
         policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
         if output is not None and reserved.model and policy and policy.token_costs:
             policy.token_costs.learn(reserved.model, output)
@@ -322,7 +315,14 @@ class Policies:
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         learns = policy.token_costs and policy.token_costs.learned
         signer = self._signer(policy.units, bucket, key, secret, model if learns else "")
-        return policy, bucket, signer
+        # In its memory, a store remembers least where all buckets' reservations share lots.
+        names = self._names if self._store.one_lot else reservation_ids.names()
+        return policy, bucket, signer, names
+
+
+def _turns(policy: Policy, reserved: Reserved) -> Turns | None:
+    """Where the call has a slot to free or to keep."""
+    return policy.turns if reserved.slot else None
 
 
 class _Requests:
@@ -347,9 +347,9 @@ class _Requests:
 
 def _demand(target: _Target, call: Call, name: str, request: Request | None) -> Demand:
     model, _, costs_by_unit, max_wait, _, place, _ = call
-    policy, bucket, _ = target
+    policy, bucket, *_ = target
     if policy.token_costs:
         costs_by_unit = policy.token_costs.of(model, costs_by_unit)
     costs = [*map(costs_by_unit.get, policy.units, policy.zeros)]
-    max_wait = policy.max_wait if max_wait is None else max_wait * SECOND
+    max_wait = policy.max_wait if max_wait is None else min(max_wait * SECOND, policy.longest_wait)
     return new(Demand, (bucket, policy.limits, costs, max_wait, name, request, place))

@@ -1,14 +1,13 @@
 """The policies of a server as it uses them, and which of them covers a model."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from itertools import filterfalse
-from math import inf
 from typing import NamedTuple
 
-from openlimit.errors import UnknownModel
-from openlimit.leaky_bucket import SECOND, Limit
+from openlimit.errors import InvalidRequest, UnknownModel
+from openlimit.leaky_bucket import LONGEST_HOLD, SECOND, Limit
 from openlimit.stores.slots import AsyncSlots
 from openlimit_server.learned_output import LearnedOutput
 from openlimit_server.settings import PolicySettings
@@ -31,11 +30,27 @@ class Policy(NamedTuple):
     """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
     split_by: Sequence[str]
     max_wait: float
+    """Microseconds, of calls that do not say theirs."""
+    longest_wait: float
+    """Of those that do."""
     allows_without_store: bool
     token_costs: TokenCosts | None
     """None where calls are charged as they say."""
     turns: Turns | None
     """Where calls need a slot as well."""
+    most_used: Mapping[str, int]
+    """By unit: what a call cannot have cost."""
+
+    def require_sensible(self, used: Mapping[str, int]) -> None:
+        """Raise InvalidRequest for what no call can have cost, by unit."""
+        for unit, amount in used.items():
+            most = self.most_used.get(unit, amount)
+            if amount > most:
+                field = unit if unit == "tokens" else f"units.{unit}"
+                raise InvalidRequest(
+                    field,
+                    f"must be at most {most}, twice its limit or what leaks in a day, not {amount}",
+                )
 
 
 class Rules:
@@ -70,6 +85,7 @@ def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
     limits = tuple(
         Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
     )
+    max_wait = LONGEST_HOLD if settings.max_wait is None else settings.max_wait * SECOND
     return Policy(
         settings.name,
         settings.models,
@@ -78,11 +94,25 @@ def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
         (0,) * len(limits),
         tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
         settings.split_by,
-        inf if settings.max_wait is None else settings.max_wait * SECOND,
+        max_wait,
+        max(max_wait, LONGEST_HOLD),
         settings.on_store_failure == "allow",
         _token_costs(settings, limits),
         Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
+        _most_used(limits),
     )
+
+
+def _most_used(limits: Iterable[Limit]) -> dict[str, int]:
+    """Twice the amount, which calls are known to exceed, or what leaks in the longest hold."""
+    most: dict[str, int] = {}
+    for limit in limits:
+        bound = int(max(2 * limit.amount, limit.rate * LONGEST_HOLD))
+        most[limit.unit] = min(bound, most.get(limit.unit, bound))
+    if "tokens" in most:
+        for part in ("input_tokens", "output_tokens"):
+            most[part] = min(most["tokens"], most.get(part, most["tokens"]))
+    return most
 
 
 def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:

@@ -27,6 +27,8 @@ _names = map(str, count())
 class FromThreads:
     """The blocking face of a store, each question from a thread of its own."""
 
+    one_lot = RedisStore.one_lot
+
     def __init__(self, store: RedisStore) -> None:
         self._store = store
         self._threads = ThreadPoolExecutor(200)

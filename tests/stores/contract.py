@@ -44,6 +44,11 @@ async def atold(store: AsyncStore, question: Question) -> Answer:
     return answer
 
 
+def granted(clock: FakeClock, wait: float, limited_by: str = "", name: str = "") -> Decision:
+    """What is granted now, to start in so many microseconds."""
+    return Decision(wait, limited_by, name, 0.0, clock.now + wait)
+
+
 def waits(outcomes: Sequence[Answer]) -> list[float]:
     """Each granted wait, in seconds."""
     return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Decision)]
@@ -82,10 +87,13 @@ class StoreContract:
         assert isinstance(too_long, WaitTooLong)
         assert (too_long.retry_after, too_long.limited_by) == (0.01, "tokens")
 
-    def test_a_decision_carries_its_name_and_what_limits_it(self, store: Store) -> None:
-        """The answer repeats the reservation's id and names the unit that sets the wait."""
+    def test_a_decision_carries_its_name_and_what_limits_it(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """The answer repeats the reservation's id, names the unit that sets the wait, and tells the
+        start by the store's clock."""
         outcomes = store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
-        assert outcomes == [Decision(0, "", "a"), Decision(SECOND, "tokens", "b")]
+        assert outcomes == [granted(clock, 0, "", "a"), granted(clock, SECOND, "tokens", "b")]
 
     def test_time_leaks(self, store: Store, clock: FakeClock) -> None:
         """The store's own clock decides how much has leaked."""
@@ -105,7 +113,7 @@ class StoreContract:
         assert not told(store, withdrawal("b", "soon"))
         assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
 
-    def test_other_limits_keep_the_levels(self, store: Store) -> None:
+    def test_other_limits_keep_the_levels(self, store: Store, clock: FakeClock) -> None:
         """Where a policy's amounts change, what was poured stays poured, in units."""
         store.reserve([demand(costs=(1, 100))])
         half = (Limit.per("requests", 600, 60), Limit.per("tokens", 3000, 60))
@@ -115,8 +123,8 @@ class StoreContract:
         other = (Limit.per("images", 600, 60), *half[1:])
         outcomes = store.reserve([demand(costs=(1, 50), name="c")._replace(limits=other)] * 2)
         assert outcomes == [
-            Decision(2 * SECOND, "tokens", "c"),
-            Decision(3 * SECOND, "tokens", "c"),
+            granted(clock, 2 * SECOND, "tokens", "c"),
+            granted(clock, 3 * SECOND, "tokens", "c"),
         ]
 
     def test_several_limits_of_one_unit(self, store: Store, clock: FakeClock) -> None:
@@ -127,12 +135,12 @@ class StoreContract:
             [outcome] = store.reserve([Demand("b", limits, (1,) * len(limits), inf, "x")])
             return outcome
 
-        assert ask(minute, day) == Decision(0, "", "x")
-        assert ask(minute, day) == Decision(SECOND, "requests", "x")
+        assert ask(minute, day) == granted(clock, 0, "", "x")
+        assert ask(minute, day) == granted(clock, SECOND, "requests", "x")
         clock.advance(2)
-        assert ask(day) == Decision(0, "", "x")  # the third of three a day
-        assert ask(day, minute) == Decision(28798 * SECOND, "requests", "x")
-        assert ask(minute) == Decision(28799 * SECOND, "requests", "x")
+        assert ask(day) == granted(clock, 0, "", "x")  # the third of three a day
+        assert ask(day, minute) == granted(clock, 28798 * SECOND, "requests", "x")
+        assert ask(minute) == granted(clock, 28799 * SECOND, "requests", "x")
 
     def test_the_smallest_of_one_unit_refuses(self, store: Store) -> None:
         """A cost that exceeds one limit of its unit is refused with that one's amount."""
@@ -149,12 +157,12 @@ class StoreContract:
         clock.advance(86400)
         assert waits(store.reserve(asked[:24])) == [0] * 23 + [3600]
 
-    def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store) -> None:
+    def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store, clock: FakeClock) -> None:
         """Starts that were handed out stay, though the limit that set them is gone."""
         store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
         assert not told(store, withdrawal("b", "b")._replace(limits=LIMITS[:1]))
         [outcome] = store.reserve([demand(costs=(1,))._replace(limits=LIMITS[:1])])
-        assert outcome == Decision(SECOND, "", "")
+        assert outcome == granted(clock, SECOND)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(scene=scenes(SHORT_WAITS))

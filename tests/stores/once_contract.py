@@ -6,12 +6,14 @@ from itertools import count
 from math import inf
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openlimit.errors import InvalidRequest, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Decision
+from openlimit.errors import InvalidRequest, UnknownReservation, WaitTooLong
+from openlimit.leaky_bucket import SECOND, Decision, Limit
 from openlimit.stores import (
+    SETTLED_WITHIN,
     Demand,
     Observation,
     Pause,
@@ -24,17 +26,21 @@ from openlimit.stores import (
     Withdrawal,
 )
 from tests.clock import FakeClock
-from tests.stores.contract import LIMITS, atold, demand, told, waits
+from tests.stores.contract import LIMITS, atold, demand, granted, told, waits
 
 _UNUSED = count()
-LIFETIME = 960 * SECOND
+START = FakeClock().now
 
 
 def settlement(
-    name: str, reserved: Sequence[float], actual: Sequence[float], bucket: str = "b"
+    name: str,
+    reserved: Sequence[float],
+    actual: Sequence[float],
+    bucket: str = "b",
+    start: float = START,
 ) -> Settlement:
-    """Of a reservation whose id is good for a quarter of an hour."""
-    return Settlement(bucket, LIMITS, name, reserved, actual, LIFETIME)
+    """Of a reservation that is settled once, which started when the test did."""
+    return Settlement(bucket, LIMITS, name, reserved, actual, start)
 
 
 def once(request_id: str, costs: Sequence[float] = (1, 100), name: str = "") -> Demand:
@@ -82,12 +88,12 @@ class OnceContract:
         early = told(store, settlement("b", (1, 100), (1, 0)))
         assert isinstance(early, InvalidRequest)
         assert early.field == "reservation_id"
-        assert told(store, Withdrawal("b", LIMITS, "c", LIFETIME)) is True
+        assert told(store, Withdrawal("b", LIMITS, "c", START)) is True
         assert told(store, settlement("c", (1, 100), (1, 900))) is False
         assert waits(store.reserve([demand(costs=(1, 100), name="d")])) == [2]
         clock.advance(1)
         assert told(store, settlement("b", (1, 100), (1, 0))) is True
-        assert told(store, Withdrawal("b", LIMITS, "b", LIFETIME)) is False
+        assert told(store, Withdrawal("b", LIMITS, "b", START)) is False
         # Behind d's start, which stays, the level is less by b's cost.
         assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
 
@@ -102,8 +108,33 @@ class OnceContract:
         assert told(store, settlement("a", (1, 100), (1, 300))) is False
         assert waits(store.reserve([demand(costs=(1, 100), name="late")])) == [0]
         clock.advance(600)
-        assert told(store, settlement("late", (1, 100), (1, 300))) is True
+        late = settlement("late", (1, 100), (1, 300), start=START + 600 * SECOND)
+        assert told(store, late) is True
         assert waits(store.reserve([demand(costs=(1, 100))])) == [2]
+
+    def test_a_settlement_comes_within_a_quarter_of_an_hour(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """From the start, by the store's clock; then it and a cancellation are too late, whatever
+        came before. Where no start is given, the caller sees to that."""
+        told(store, settlement("lot-7", (1, 100), (1, 100)))
+        clock.now = START + SETTLED_WITHIN - 1
+        told(store, settlement("lot-8", (1, 100), (1, 100)))
+        asked = [settlement(f"lot-{i}", (1, 100), (1, 100)) for i in (7, 8, 9)]
+        assert store.decide(asked) == [False, False, True]
+        clock.now += 1
+        withdrawal = Withdrawal("b", LIMITS, "lot-7", START)
+        for answer, number in zip(store.decide([*asked, withdrawal]), (7, 8, 9, 7), strict=True):
+            assert isinstance(answer, UnknownReservation)
+            assert (answer.reservation_id, answer.expired) == (f"lot-{number}", True)
+        assert told(store, asked[0]._replace(start=None)) is True
+
+    def test_reservations_of_a_lot_are_closed_each_for_itself(self, store: Store) -> None:
+        """In any order, as far apart as they are numbered."""
+        asked = [settlement(f"lot-{i}", (1, 1), (1, 1)) for i in (4095, 0, 1, 8, 7, 3)]
+        assert store.decide(asked) == [True] * 6
+        others = [settlement(name, (1, 1), (1, 1)) for name in ("lot-2", "lot-4", "let-0")]
+        assert store.decide([*asked, *others]) == [False] * 6 + [True] * 3
 
     def test_a_pause_holds_everybody(self, store: Store, clock: FakeClock) -> None:
         """Nothing new starts before its end, a shorter one changes nothing, and what was granted
@@ -119,15 +150,55 @@ class OnceContract:
             ]
         )
         assert outcomes == [
-            Decision(0, "", "before"),
+            granted(clock, 0, "", "before"),
             True,
             True,
-            Decision(3 * SECOND, "", ""),
+            granted(clock, 3 * SECOND),
             True,
-            Decision(SECOND, "", ""),
+            granted(clock, SECOND),
         ]
         clock.advance(3)
         assert waits(store.reserve([demand("p", (10, 100))])) == [0]
+
+    def test_a_pause_can_be_lifted(self, store: Store, clock: FakeClock) -> None:
+        """And nothing but the pause: what was reserved, before it or meanwhile, starts when it was
+        told to, in order, and is followed by what is asked from then on."""
+        lift, day = Pause("b", LIMITS, 0), Pause("b", LIMITS, 86400 * SECOND)
+        store.decide([demand(costs=(1, 100)), demand(costs=(1, 100), name="before"), day])
+        clock.advance(0.5)
+        assert told(store, lift) is True
+        assert waits(store.reserve([demand(costs=(1, 100), name="after")])) == [1.5]
+        assert told(store, Withdrawal("b", LIMITS, "after")) is True
+        store.decide([day, demand(costs=(1, 100), name="meanwhile"), lift])
+        assert waits(store.reserve([demand(costs=(0, 0))])) == [86400]
+        assert told(store, Withdrawal("b", LIMITS, "meanwhile")) is True
+
+    def test_what_gave_up_in_a_pause_is_gone_once_it_is_lifted(self, store: Store) -> None:
+        """As if it had never asked; while the pause lasts, that stays."""
+        day = Pause("b", LIMITS, 86400 * SECOND)
+        store.decide([demand(costs=(1, 100)), day, demand(costs=(1, 100), name="x")])
+        assert told(store, Withdrawal("b", LIMITS, "x")) is True
+        assert waits(store.reserve([demand(costs=(1, 100), name="x")])) == [86400]
+        assert told(store, Withdrawal("b", LIMITS, "x")) is True
+        assert told(store, Pause("b", LIMITS, 0)) is True
+        assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+
+    def test_settling_holds_nobody_up_for_longer_than_a_day(self, store: Store) -> None:
+        """However many calls cost however much; a call that cost more than the whole amount counts
+        as such."""
+        store.decide([settlement("a", (1, 6000), (1, 9000))])
+        assert waits(store.reserve([demand(costs=(0, 100))])) == [30]
+        for name in "bcd":
+            told(store, settlement(name, (1, 1), (2**62, 10.0**30), bucket="c"))
+        [wait] = waits(store.reserve([demand("c", (1, 1))]))
+        assert 86400 < wait < 86400 + 120
+
+    def test_smaller_limits_hold_nobody_up_for_longer_than_a_day(self, store: Store) -> None:
+        """Levels stay, in units, as far as that."""
+        large, small = Limit.per("tokens", 10**9, 86400), Limit.per("tokens", 10, 86400)
+        store.reserve([Demand("b", (large,), (10**9,), inf, "")])
+        [outcome] = store.reserve([Demand("b", (small,), (1,), inf, "")])
+        assert waits([outcome]) == [pytest.approx(86400 + 8640)]
 
     def test_an_observation_only_ever_delays(self, store: Store) -> None:
         """The level rises to what the provider says remains, less a second's headroom, and does not
@@ -141,16 +212,18 @@ class OnceContract:
         """A repeat is answered with what is left of the wait, under the first one's name; in one
         batch, and until a minute after the start."""
         first, again, other = store.decide([once("r", name="n"), once("r"), once("s", name="o")])
-        assert (first, other) == (Decision(0, "", "n"), Decision(SECOND, "tokens", "o"))
-        assert again == Repeat(0, "", "n", 0, (1, 100))
+        assert (first, other) == (granted(clock, 0, "", "n"), granted(clock, SECOND, "tokens", "o"))
+        assert again == Repeat(0, "", "n", START, (1, 100))
         clock.advance(0.25)
         left = round(0.75 * SECOND)
-        assert told(store, once("s", (1, 1))) == Repeat(left, "tokens", "o", SECOND, (1, 100))
+        assert told(store, once("s", (1, 1))) == Repeat(
+            left, "tokens", "o", START + SECOND, (1, 100)
+        )
         clock.advance(60)
-        assert told(store, once("s")) == Repeat(0, "", "o", SECOND, (1, 100))
-        assert told(store, once("r", name="new")) == Decision(0, "", "new")
+        assert told(store, once("s")) == Repeat(0, "", "o", START + SECOND, (1, 100))
+        assert told(store, once("r", name="new")) == granted(clock, 0, "", "new")
         clock.advance(1)
-        assert told(store, once("s", name="newer")) == Decision(0, "", "newer")
+        assert told(store, once("s", name="newer")) == granted(clock, 0, "", "newer")
 
     def test_requests_of_different_buckets_are_different(self, store: Store) -> None:
         """The same id elsewhere is another request."""
@@ -167,19 +240,18 @@ class OnceContract:
         more = store.decide(in_run([7, 12, 3, 9, 9, 8], small))
         assert waits(more) == [0, 0, 0]
         names = [each.reservation_id for each in first if isinstance(each, Decision)]
-        assert more[0] == Repeat(0, "", names[7], 0, small)
-        assert more[2] == Repeat(0, "", names[3], 0, small)
+        assert more[0] == Repeat(0, "", names[7], START, small)
+        assert more[2] == Repeat(0, "", names[3], START, small)
         assert isinstance(more[1], Decision)
         assert isinstance(more[3], Decision)
-        assert more[4] == Repeat(0, "", more[3].reservation_id, 0, small)
+        assert more[4] == Repeat(0, "", more[3].reservation_id, clock.now, small)
         late = store.decide(in_run([20, 21], (0, 100)))
         again = store.decide(in_run([21, 20, 0], (0, 1)))
-        for answer, granted in zip(again, [late[1], late[0]], strict=False):
-            assert isinstance(granted, Decision)
-            wait, by, name, *_ = granted
-            assert wait
-            assert answer == Repeat(wait, by, name, wait, (0, 100))
-        assert again[2] == Repeat(0, "", names[0], 0, small)
+        for answer, before in zip(again, [late[1], late[0]], strict=False):
+            assert isinstance(before, Decision)
+            assert before.wait
+            assert answer == Repeat(*before[:3], clock.now + before.wait, (0, 100))
+        assert again[2] == Repeat(0, "", names[0], START, small)
 
     def test_a_run_is_remembered_for_as_long_as_was_asked(
         self, store: Store, clock: FakeClock
@@ -198,7 +270,7 @@ class OnceContract:
         one, two, again = store.decide(in_run([5, 6, 5], (0, 1)))
         assert isinstance(one, Decision)
         assert isinstance(two, Decision)
-        assert again == Repeat(0, "", one.reservation_id, 0, (0, 1))
+        assert again == Repeat(0, "", one.reservation_id, START, (0, 1))
 
     def test_a_refused_request_may_be_granted_later(self, store: Store, clock: FakeClock) -> None:
         """What was not charged is not remembered."""
@@ -206,14 +278,23 @@ class OnceContract:
         impatient = once("r", name="n")._replace(max_wait=0)
         assert isinstance(told(store, impatient), WaitTooLong)
         clock.advance(1)
-        assert told(store, impatient) == Decision(0, "", "n")
+        assert told(store, impatient) == granted(clock, 0, "", "n")
 
-    def test_a_request_that_was_cancelled_is_not_charged_again(self, store: Store) -> None:
-        """A repeat that was long on its way is answered as before."""
-        store.decide([once("r"), once("s", name="n")])
-        assert told(store, Withdrawal("b", LIMITS, "n", LIFETIME)) is True
-        assert told(store, once("s")) == Repeat(SECOND, "tokens", "n", SECOND, (1, 100))
-        assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+    def test_a_request_that_was_cancelled_stays_so(self, store: Store, clock: FakeClock) -> None:
+        """A repeat is told, however often, and neither granted nor charged; others of the run are
+        granted as before."""
+        store.decide([once("r"), once("s", name="lot-5"), *in_run([0, 1])])
+        [_, before] = store.decide(in_run([0, 1]))
+        assert isinstance(before, Repeat)
+        for name in (before.reservation_id, "lot-5"):
+            assert told(store, Withdrawal("b", LIMITS, name, START)) is True
+        clock.advance(0.5)
+        answers = store.decide([once("s"), *in_run([1, 0, 1]), once("s"), once("r")])
+        for answer in (answers[0], answers[1], answers[3], answers[4]):
+            assert isinstance(answer, InvalidRequest)
+            assert (answer.field, "cancelled" in answer.reason) == ("request_id", True)
+        assert [type(answers[i]) for i in (2, 5)] == [Repeat, Repeat]
+        assert waits(store.reserve([demand(costs=(1, 100))])) == [2.5]
 
     def test_repeats_at_once_are_charged_once(self, store: Store) -> None:
         """Many threads ask with the same id: one is granted, all get its reservation."""
@@ -245,23 +326,32 @@ class OnceContract:
         for step in range(random.randint(1, 12)):
             clock.advance(random.choice([0, 0, 0.1, 1]))
             message = some_message(random, clock.now, granted, str(step))
-            answer = told(store, message._replace(bucket=single))
-            assert told(store, message._replace(bucket=often)) == answer
+            answer = told(store, in_bucket(single, message))
+            same = told(store, in_bucket(often, message))
+            assert repr(same).replace(often, single) == repr(answer)
             if isinstance(message, Demand) and isinstance(answer, Decision):
-                granted[answer.reservation_id] = clock.now + answer.wait, message.costs
+                granted[message.reservation_id] = answer.start, message.costs
             if isinstance(message, Demand | Settlement | Withdrawal):
                 sent += [message] * random.randint(0, 2)
             else:
-                store.decide([message._replace(bucket=often)] * random.randint(0, 2))
+                store.decide([in_bucket(often, message)] * random.randint(0, 2))
             random.shuffle(sent)
             while sent and random.random() < 0.5:
-                repeated = told(store, sent.pop()._replace(bucket=often))
-                assert repeated is False or isinstance(repeated, Repeat)
+                repeated = told(store, in_bucket(often, sent.pop()))
+                assert repeated is False or isinstance(repeated, Repeat | InvalidRequest)
         for message in sent:
-            told(store, message._replace(bucket=often))
+            told(store, in_bucket(often, message))
         for _ in range(2):
             probes = [told(store, demand(bucket, (0, 60))) for bucket in (single, often)]
             assert probes[0] == probes[1]
+
+
+def in_bucket(bucket: str, message: Question) -> Question:
+    """Of a reservation that is only there."""
+    if isinstance(message, Demand | Settlement | Withdrawal):
+        name = f"{bucket} {message.reservation_id}"
+        return message._replace(bucket=bucket, reservation_id=name)
+    return message._replace(bucket=bucket)
 
 
 def some_message(
@@ -273,10 +363,11 @@ def some_message(
         name = random.choice(list(granted))
         start, costs = granted.pop(name)
         if start > now:
-            return Withdrawal("", LIMITS, name, LIFETIME)
-        return settlement(name, costs, [random.choice([0, 0.5, 1.5]) * cost for cost in costs])
+            return Withdrawal("", LIMITS, name, start)
+        actual = [random.choice([0, 0.5, 1.5]) * cost for cost in costs]
+        return settlement(name, costs, actual, start=start)
     if kind == "pause":
         return Pause("", LIMITS, random.randrange(SECOND))
     if kind == "observe":
         return Observation("", LIMITS, (inf, random.randrange(200)))
-    return once(f"request {step}", (1, random.choice([10, 60, 200])), name=step)
+    return once(f"request {step}", (1, random.choice([10, 60, 200])), name=f"lot-{step}")

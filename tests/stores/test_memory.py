@@ -1,17 +1,18 @@
 """The memory store: the contract, and what only memory promises."""
 
 import os
+import tracemalloc
 from math import inf
 
 import pytest
 
 from openlimit.errors import UnknownReservation
-from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.stores import Repeat, Withdrawal
+from openlimit.leaky_bucket import SECOND, Decision, Limit
+from openlimit.stores import Demand, Repeat, Request
 from openlimit.stores.memory import MemoryStore
 from tests.clock import FakeClock
-from tests.stores.contract import LIMITS, StoreContract, demand, told, waits
-from tests.stores.once_contract import OnceContract, once, settlement
+from tests.stores.contract import StoreContract, demand, told, waits
+from tests.stores.once_contract import START, OnceContract, once, settlement
 
 
 @pytest.fixture
@@ -79,49 +80,81 @@ def test_a_forked_child_is_not_locked_out(store: MemoryStore) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_settlements_beyond_what_is_remembered_are_refused_not_repeated(clock: FakeClock) -> None:
-    """The oldest is forgotten first, and whatever was granted before it was settled counts as
-    expired: nothing is settled twice."""
+def test_a_quarter_of_an_hour_of_settlements_is_remembered(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    """At any rate, in two bits each; calls that run long are settled, and once."""
+    long = settlement("long-1", (0, 1), (0, 1))
+    first = settlement("lot 0-0", (0, 1), (0, 1))
+    for lot in range(15):
+        others = [f"lot {lot}-{i}" for i in range(4096)]
+        asked = [settlement(name, (0, 1), (0, 1)) for name in others]
+        assert store.decide(asked) == [True] * 4096
+        clock.advance(59)
+    assert sum(len(lot.marks) for lot in store._closed.lots.values()) == 15 * 1024
+    assert store.decide([first, long, long]) == [False, True, False]
+
+
+def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest is forgotten first, which is counted and logged; whatever started before what was
+    forgotten counts as expired."""
     store = MemoryStore(clock, at_most=3)
-    names = "abcde"
-    for name in names:
-        store.reserve([demand(costs=(1, 10), name=name)])
-    asked = [settlement(name, (1, 10), (1, 0)) for name in names]
-    assert [told(store, each) for each in asked[1:]] == [True] * 4
-    clock.advance(1)
-    for forgotten in asked[:2]:
-        answer = told(store, forgotten._replace(age=SECOND))
-        assert isinstance(answer, UnknownReservation)
-        assert answer.expired
-    assert [told(store, each) for each in asked[2:]] == [False] * 3
-    assert told(store, settlement("f", (1, 10), (1, 0))._replace(age=SECOND - 1)) is True
+    asked = [settlement(f"{lot}-0", (1, 10), (1, 0), start=START + lot) for lot in range(4)]
+    assert store.decide(asked) == [True] * 4
+    answer, *others = store.decide(asked)
+    assert isinstance(answer, UnknownReservation)
+    assert answer.expired
+    assert others == [False] * 3
+    later = settlement("later-0", (1, 10), (1, 0), start=START + 1)
+    assert told(store, later) is True
+    assert store._closed.lots.forgotten_early == 2
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "more than 3 lots of settled reservations are to be remembered: 1 forgotten"
 
 
-def test_what_is_remembered_for_days_leaves_room_for_the_rest(clock: FakeClock) -> None:
-    """A queue of days that gives up, say: calls that come later are settled, and repeated."""
+def test_requests_beyond_what_is_remembered_are_counted(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest are forgotten first, though they start in days; the log says so once a minute."""
     store = MemoryStore(clock, at_most=3)
     for name in "abcdef":
-        told(store, once(name, (1, 500), name)._replace(max_wait=inf))
-    for name in "fedcb":
-        assert told(store, Withdrawal("b", LIMITS, name, 864000 * SECOND)) is True
-    clock.advance(1)
-    late = settlement("late", (1, 10), (1, 0))._replace(age=0)
-    assert [told(store, late), told(store, late)] == [True, False]
-    first = told(store, once("late", name="late"))
-    assert isinstance(first, Decision)
-    assert isinstance(told(store, once("late")), Repeat)
+        told(store, once(name, (1, 500), f"lot-{name}")._replace(max_wait=inf))
+    assert [type(told(store, once(name))) for name in "fed"] == [Repeat] * 3
+    assert isinstance(told(store, once("a")), Decision)
+    clock.advance(60)
+    assert isinstance(told(store, once("b")), Decision)
+    assert store._requests.runs.forgotten_early == 5
+    said = [record.getMessage().rsplit(": ")[1] for record in caplog.records]
+    assert said == ["1 forgotten", "5 forgotten"]
 
 
 def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
     """A long-lived process with few calls keeps what can be asked again, and no more."""
     store = MemoryStore(clock, at_most=50)
+    lots, runs = store._closed.lots, store._requests.runs
     for i in range(500):
-        name = str(i)
-        told(store, once(name, (0, 0), name))
-        told(store, settlement(name, (0, 0), (0, 0)))
-        assert len(store._closed) <= 50
-        assert len(store._runs) <= 50
-    clock.advance(1000)
-    told(store, once("x", (0, 0), "x"))
-    told(store, settlement("x", (0, 0), (0, 0)))
-    assert (len(store._closed), len(store._runs)) == (1, 1)
+        told(store, once(str(i), (0, 0), str(i)))
+        told(store, settlement(str(i), (0, 0), (0, 0)))
+        assert max(len(lots), len(runs)) <= 50
+    for i in range(100):  # a few are dropped by each
+        clock.advance(1000)
+        told(store, once(f"x{i}", (0, 0), "x"))
+        told(store, settlement(f"x{i}", (0, 0), (0, 0), start=clock.now))
+    assert (len(lots), len(runs)) == (1, 1)
+
+
+def test_a_run_takes_little_memory(store: MemoryStore) -> None:
+    """Ten thousand grants in runs of a hundred: some thirty bytes each."""
+    lot = iter(f"{i // 4096:016x}-{i % 4096}" for i in range(10**6))
+    costs = [[1, 10**6 + i] for i in range(100)]
+    limits = (Limit.per("requests", 10**12, 60), Limit.per("tokens", 10**15, 60))
+    tracemalloc.start()
+    for run in range(100):
+        request = Request(f"{run:024x}", 10 * SECOND)
+        asked = zip(costs, range(100), strict=True)
+        store.decide([Demand("b", limits, c, inf, next(lot), request, i) for c, i in asked])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / 10_000 < 36

@@ -24,7 +24,7 @@ from tests.stores.asking import (
     wait_of,
 )
 from tests.stores.contract import LIMITS, atold, demand, waits, withdrawal
-from tests.stores.once_contract import once, settlement
+from tests.stores.once_contract import in_run, once, settlement
 
 
 @pytest.fixture
@@ -252,16 +252,21 @@ async def test_what_is_remembered_outlives_its_bucket_and_expires(server: RedisP
     """By Redis's own clock: a settlement that is repeated when the bucket's hash is gone changes
     nothing, and its key ends with the time that it was asked to last."""
     async with asking(server.url) as store:
-        lasting = settlement("s", (0, 1), (0, 1))._replace(lifetime=30 * SECOND)
-        request = once("r", (0, 1), "n")
-        assert await store.adecide([request, lasting]) == [Decision(0, "", "n"), True]
+        request, [in_run_] = once("r", (0, 1), "n-0"), in_run([3], (0, 1))
+        granted, _ = await store.adecide([request, in_run_])
+        assert isinstance(granted, Decision)
+        start = granted.start
+        later = [settlement(f"s-{i}", (0, 1), (0, 1), start=start - i * SECOND) for i in (30, 5, 9)]
+        assert await store.adecide(later) == [True] * 3
         client = server.client()
         await eventually(lambda: not client.exists("openlimit:b"))
-        closed, requested = (
+        closed, requested, run = (
             client.pttl(f"openlimit:{{openlimit:b}}:{beside}")
-            for beside in ("closed:s", "request:r")
+            for beside in ("lot:s", "run:r", "run:run")
         )
-        assert 20_000 < closed <= 30_001
+        assert 945_000 < closed <= 955_001  # the latest start counts
         assert 50_000 < requested <= 60_001
-        assert await store.adecide([lasting, request]) == [False, Repeat(0, "", "n", 0, (0, 1))]
+        assert 1_000 < run <= 5_001
+        again = await store.adecide([*later, request])
+        assert again == [False] * 3 + [Repeat(0, "", "n-0", start, (0, 1))]
         client.close()

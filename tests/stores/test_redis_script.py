@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from openlimit.stores import Settlement
+from openlimit.stores import REPEATABLE, Settlement
 from openlimit.stores.redis_script import BucketCall, key_of
 from tests.stores.contract import LIMITS
 from tests.stores.once_contract import once
@@ -20,7 +20,8 @@ def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -
     call = BucketCall(bucket, prefix, LIMITS, None)
     call.questions += [
         once("r")._replace(bucket=bucket),
-        Settlement(bucket, LIMITS, "name", (1, 1), (1, 2), 1),
+        Settlement(bucket, LIMITS, "lot-9", (1, 1), (1, 2), 1),
+        Settlement(bucket, LIMITS, "lot-8", (1, 1), (1, 2), 1),
         Settlement(bucket, LIMITS, "local", (1, 1), (1, 2)),
     ]
     count, *keys, question = call.arguments
@@ -28,7 +29,9 @@ def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -
     assert keys[0] == key_of(bucket, prefix)
     assert len({key_slot(key.encode()) for key in keys}) == 1
     asked = json.loads(question)
-    assert [asked["questions"][0][-2:], asked["requests"]] == [[1, 0], [[2, -1]]]
+    assert (asked["questions"][0][-2:], asked["requests"]) == ([1, 0], [[2, -REPEATABLE]])
+    assert [each[2:4] for each in asked["questions"][1:]] == [[3, 9], [3, 8], [0, 0]]
+    assert f"{asked['lots']}lot" == keys[2]
 
 
 @given(st.text("ab{}", min_size=1, max_size=5))

@@ -22,7 +22,24 @@ def monotonic() -> int:
 
 
 REPEATABLE = 60 * SECOND
-"""Microseconds from its start for which the answer to a demand with a request id is remembered."""
+"""Microseconds from its start for which the answer to a demand with a request is remembered, unless
+that says otherwise."""
+
+SETTLED_WITHIN = 15 * 60 * SECOND
+"""Microseconds from its start for which a reservation can be settled."""
+MARKED = SETTLED_WITHIN + 60 * SECOND
+"""Microseconds from its start for which it is remembered that a reservation was settled or
+cancelled: longer, for clocks that are set back."""
+
+
+def numbered(reservation_id: str) -> tuple[str, int]:
+    """The lot of a reservation and its number in that: of ``lot-7``, 7 in ``lot``. A name without
+    a number is a lot of its own.
+
+    A lot takes two bits of memory for each number up to the highest that was settled or cancelled.
+    """
+    lot, _, number = reservation_id.rpartition("-")
+    return (lot, int(number)) if lot and number.isdecimal() else (reservation_id, 0)
 
 
 class Request(NamedTuple):
@@ -46,7 +63,7 @@ class Demand(NamedTuple):
     max_wait: float
     """Microseconds; ``inf`` for no bound."""
     reservation_id: str
-    """Names the reservation, to withdraw or settle it; unique within the bucket."""
+    """Names the reservation, to withdraw or settle it: ``lot-number``, see ``numbered``. Unique."""
     request: Request | None = None
     """If there is one: what was granted to it and the place is answered by Repeat from then on, and
     not charged again, whatever it costs."""
@@ -60,8 +77,9 @@ class Withdrawal(NamedTuple):
     bucket: str
     limits: Limits
     reservation_id: str
-    lifetime: float = 0
-    """Microseconds from now on for which its settlement may still be asked; that will be False."""
+    start: float | None = None
+    """Its own, as it was granted. From then on it is known to be cancelled, for as long as it could
+    be settled. None where nobody will ask."""
 
 
 class Settlement(NamedTuple):
@@ -72,14 +90,13 @@ class Settlement(NamedTuple):
     reservation_id: str
     reserved: Costs
     actual: Costs
-    lifetime: float = 0
-    """Microseconds from now on for which it may be asked again, which changes nothing more."""
-    age: float = 0
-    """Microseconds since it was granted, for a store that does not remember all that long."""
+    start: float | None = None
+    """Its own, as it was granted. It is settled once, and within ``SETTLED_WITHIN`` from then. None
+    where the caller sees to that."""
 
 
 class Pause(NamedTuple):
-    """Lets nothing new start for a while."""
+    """Lets nothing new start for a while; for none: lifts the pause that lasts."""
 
     bucket: str
     limits: Limits
@@ -114,17 +131,18 @@ class Repeat(NamedTuple):
     """From now on, in microseconds."""
     limited_by: str
     reservation_id: str
-    first_wait: float
-    """The wait when it was granted."""
+    start: float
+    """As it was granted."""
     costs: Costs
     """What was charged then."""
 
 
 Outcome = Decision | CostExceedsLimit | WaitTooLong | LimiterUnavailable
 Answer = Outcome | Repeat | bool | str | InvalidRequest | UnknownReservation
-"""To a demand its outcome, or Repeat. To a withdrawal and a settlement, whether it has changed
-something; InvalidRequest where what is to be settled has not started, UnknownReservation where the
-store does not know any more whether it was settled. To Secret that. To others True."""
+"""To a demand its outcome, or Repeat; InvalidRequest where what was granted to it before has been
+cancelled. To a withdrawal and a settlement, whether it has changed something; UnknownReservation
+where it comes too late, and InvalidRequest where what is to be settled has not started. To Secret
+that. To others True."""
 
 
 class AsyncStore(Protocol):
@@ -132,6 +150,9 @@ class AsyncStore(Protocol):
 
     Nothing is raised for what can happen to one question: refusals and outages are returned.
     """
+
+    one_lot: bool
+    """Whether lots of reservations may be of many buckets, which is to say: should be."""
 
     async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
         """``adecide`` for demands without request ids."""
@@ -158,6 +179,18 @@ class Store(AsyncStore, Protocol):
 
     def close(self) -> None:
         """``aclose`` that blocks the thread."""
+
+
+def was_cancelled() -> InvalidRequest:
+    """What the repeat of a demand is answered whose reservation was cancelled."""
+    return InvalidRequest(
+        "request_id", "was granted and cancelled; ask with another one to be granted anew"
+    )
+
+
+def too_late(reservation_id: str) -> UnknownReservation:
+    """What it is answered to be told of a reservation that is forgotten by now."""
+    return UnknownReservation(reservation_id, expired=True)
 
 
 def not_started() -> InvalidRequest:

@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the bucket, a hash:
 --            at            the latest start handed out
+--            paused        until when nothing new starts
 --            level:<name>  how full the bucket of each limit is then, in units
 --            limited_by    the unit that set that start; empty for none
 --            units         the limits' names, in their order
@@ -11,22 +12,25 @@
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
--- KEYS[2…] what is remembered of reservations that were cancelled or settled: until when; and of
---          requests: until when, and in batches what was granted to their places, see reserve_once
+-- KEYS[2…] lots, which are what is remembered of reservations that were settled or cancelled: two
+--          bits for each number, whether it is closed and whether it was cancelled; and of requests,
+--          until when, and in batches what was granted to their places, see recall_run
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
---            limits        [name, unit, amount, capacity, rate] each
+--            limits        [name, unit, amount, capacity, rate, most] each
 --            requests      [key, kept] each: which of the KEYS remembers it, for how long from now;
---                          if that is negative, until REPEATABLE after the start
+--                          if that is negative, for so long from the start
 --            questions     [name, max_wait, costs, request, place] reserves, without a bound if
 --                          max_wait is negative; request is which of those it is, if any
---                          [1, name, mark, lifetime] cancels, [2, name, mark, lifetime, change]
---                          settles; mark is which of the KEYS remembers that, or 0
---                          [3, length] pauses, [4, levels] observes
+--                          [1, name, lot, number, start] cancels, [2, name, lot, number, start,
+--                          change] settles; lot is which of the KEYS remembers that, or 0
+--                          [3, length] pauses, 0 to go on; [4, levels] observes
+--            lots          how the keys of this bucket's lots begin
+--            settled_within, marked   microseconds from the start, as in __init__.py
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- Returns  for each question three integers: what became of it (see below); the wait in
 --          microseconds; which limit set that or was exceeded, counted from 1, 0 for none.
---          Then, for each that was granted before, "start wait unit costs name" of that, where no
+--          Then the time, and for each that was granted before "start unit costs name", where no
 --          unit is "-".
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
@@ -34,13 +38,11 @@
 -- in the same order: a test compares all decisions of the two.
 
 local NO, YES, EXCEEDS_LIMIT, WAIT_TOO_LONG, REPEAT, NOT_STARTED = 0, 1, 2, 3, 4, 5
+local CANCELLED, TOO_LATE = 6, 7
 local CANCEL, SETTLE, PAUSE = 1, 2, 3
 local SLACK = 1e-3
 local MOST_ARGUMENTS = 4000  -- of one command: Lua's stack is bounded
 local MOST_SWEPT = 2000
-local LONGEST = 2 ^ 53  -- microseconds: no wait is longer, so that all are exact; nor does settling
-                         -- fill a bucket with more than leaks in that time
-local REPEATABLE = 60 * 1000000  -- as in __init__.py
 
 local key, call = KEYS[1], cjson.decode(ARGV[1])
 
@@ -61,12 +63,12 @@ if own_clock then
 end
 
 local n = #call.limits
-local names, units, amount, capacity, rate, level = {}, {}, {}, {}, {}, {}
+local names, units, amount, capacity, rate, highest, level = {}, {}, {}, {}, {}, {}, {}
 local of_name, of_unit = {}, {}
 local fields = {'at', 'limited_by', 'units', 'seq', 'first', 'seen', 'shift', 'void',
-                'started'}
+                'started', 'paused'}
 for i, limit in ipairs(call.limits) do
-  names[i], units[i], amount[i], capacity[i], rate[i] = unpack(limit)
+  names[i], units[i], amount[i], capacity[i], rate[i], highest[i] = unpack(limit)
   of_name[names[i]], of_unit[units[i]] = i, i
   fields[#fields + 1] = 'level:' .. names[i]
 end
@@ -77,7 +79,7 @@ local at = tonumber(state[1]) or -math.huge
 local limited_by = of_unit[state[2]] or 0
 local seq, first = tonumber(state[4]) or 0, tonumber(state[5]) or 1
 for i = 1, n do
-  level[i] = tonumber(state[9 + i]) or 0
+  level[i] = math.min(highest[i], tonumber(state[10 + i]) or 0)
 end
 
 -- A clock that was set back, or a replica's that is behind, must not make a queue wait longer:
@@ -90,6 +92,7 @@ local now = clock + shift
 
 local void = tonumber(state[8]) or 0
 local started = state[9] and cmsgpack.unpack(state[9])
+local paused = tonumber(state[10]) or -math.huge
 local changed, swept = false, false
 
 -- Reservations that wait are read when needed, and written once, at the end.
@@ -103,7 +106,7 @@ local function recall(number)
     if packed then
       record = {}
       record.name, record.start, record.costs, record.at, record.level, record.limited_by,
-        record.credit, record.given_back, record.change, record.floor, record.paused
+        record.credit, record.given_back, record.change, record.floor
         = cmsgpack.unpack(packed)
     end
     records[number] = record
@@ -166,6 +169,9 @@ local function reserve(name, max_wait, costs)
   if at > now then
     base, by = at, limited_by
   end
+  if paused > base then
+    base, by = paused, 0
+  end
   local start, leaked, poured = base, base - at, {}
   for i = 1, n do
     local cost = costs[i]
@@ -200,7 +206,7 @@ local function reserve(name, max_wait, costs)
       end
       keep(seq, {name = name, start = start, costs = costs, at = at, level = level,
                  limited_by = limited_by, credit = false, given_back = false, change = false,
-                 floor = false, paused = false})
+                 floor = false})
     end
   end
   if start > base then
@@ -213,15 +219,10 @@ local function reserve(name, max_wait, costs)
 end
 
 local repeats, runs = {}, {}
+local lots = {}  -- until when what was marked in them is to be remembered, by key
 
--- Whoever reads it looks at the time in the value: by a clock of tests, keys do not expire.
-local function remember(which, value, until_)
-  if own_clock then
-    local milliseconds = math.max(1, math.ceil((until_ - now) / 1000))
-    redis.call('SET', KEYS[which], value, 'PX', string.format('%.0f', milliseconds))
-  else
-    redis.call('SET', KEYS[which], value)
-  end
+local function milliseconds_until(time)
+  return string.format('%.0f', math.max(1, math.ceil((time - now) / 1000)))
 end
 
 -- What was granted to one request, whose places may have been asked in several calls: in batches of
@@ -254,11 +255,16 @@ local function reserve_once(name, max_wait, costs, request, place)
     local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
     local i = run.index_of[place]
     local start, charged = at_ + waits[i], {}
+    -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
+    local lot, number = string.match(names_[i], '^(.+)%-(%d+)$')
+    if redis.call('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
+      return CANCELLED, 0, 0
+    end
     for j, cost in ipairs(costs_[i]) do
       charged[j] = exact(cost)
     end
     repeats[#repeats + 1] = table.concat(
-      {exact(start), exact(waits[i]), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
+      {exact(start), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
     return REPEAT, math.max(0, start - now), 0
   end
   local what, wait, by = reserve(name, max_wait, costs)
@@ -272,7 +278,7 @@ local function reserve_once(name, max_wait, costs, request, place)
     batch[2][i], batch[3][i], batch[4][i] = place, wait, units[by] or '-'
     batch[5][i], batch[6][i] = name, costs
     run.batch_of[place], run.index_of[place] = batch, i
-    local kept = run.kept < 0 and wait + REPEATABLE or run.kept
+    local kept = run.kept < 0 and wait - run.kept or run.kept
     run.until_ = math.max(run.until_, now + kept)
   end
   return what, wait, by
@@ -319,11 +325,19 @@ local function corrections()
     return higher
   end
 
+  local function least(some, others)
+    local lower = {}
+    for i = 1, n do
+      lower[i] = math.min(some[i], others[i])
+    end
+    return lower
+  end
+
   -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
-  -- back meanwhile, and must not be charged again on the way; nor may what was settled, observed and
-  -- paused meanwhile be lost.
+  -- back meanwhile, and must not be charged again on the way; nor may what was settled and observed
+  -- meanwhile be lost.
   local function pop_cancelled(credit)
-    local change, floor, paused = {}, {}, now
+    local change, floor = {}, {}
     for i = 1, n do
       change[i], floor[i] = 0, 0
     end
@@ -332,15 +346,14 @@ local function corrections()
       credit = sum(last.credit, credit)
       floor = most(sum(last.floor, change), floor)
       change = sum(last.change, change)
-      paused = math.max(last.paused or now, paused)
       if not last.given_back then
-        last.credit, last.change, last.floor, last.paused = credit, change, floor, paused
+        last.credit, last.change, last.floor = credit, change, floor
         return keep(seq, last)
       end
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
-      leak_until(paused)
-      level = most(sum(less(level, credit), change), floor)
+      leak_until(now)
+      level = least(highest, most(sum(less(level, credit), change), floor))
       forget(seq)
       seq = seq - 1
       last = recall(seq)
@@ -368,7 +381,7 @@ local function corrections()
     end
     sweep()
     if first > seq then
-      return false  -- it is a pause that lasts
+      return false  -- those that still wait have no names
     end
     start_by(now)
     return true
@@ -376,13 +389,14 @@ local function corrections()
 
   -- Changes the levels, those of what has started, and what cancelling goes back to.
   local function correct(change, queue)
-    level, changed = most(sum(level, change)), true
+    level, changed = least(highest, most(sum(level, change))), true
     if queue then
-      started.level = most(sum(started.level, change))
+      started.level = least(highest, most(sum(started.level, change)))
     end
     local last = last_pending()
     if last then
-      last.change, last.floor = sum(last.change, change), most(sum(last.floor, change))
+      last.change = sum(last.change, change)
+      last.floor = least(highest, most(sum(last.floor, change)))
       keep(seq, last)
     end
   end
@@ -399,18 +413,24 @@ local function corrections()
     return record, number
   end
 
-  local function mark(which, lifetime)
-    if which > 0 then
-      remember(which, exact(now + lifetime), now + lifetime)
+  local function mark(lot, number, start, is_cancelled)
+    if lot > 0 then
+      redis.call('SETBIT', KEYS[lot], 2 * number, 1)
+      if is_cancelled then
+        redis.call('SETBIT', KEYS[lot], 2 * number + 1, 1)
+      end
+      lots[KEYS[lot]] = math.max(lots[KEYS[lot]] or 0, start + call.marked)
     end
   end
 
-  local function is_marked(which)
-    local until_ = which > 0 and redis.call('GET', KEYS[which])
-    return until_ and tonumber(until_) > now
+  local function is_too_late(lot, start)
+    return lot > 0 and now >= start + call.settled_within
   end
 
-  local function cancel(name, which, lifetime)
+  local function cancel(name, lot, number_in_lot, start)
+    if is_too_late(lot, start) then
+      return TOO_LATE
+    end
     local record, number = pending(name)
     if not record then
       return NO
@@ -422,35 +442,27 @@ local function corrections()
     level, record.given_back, changed = less(level, given_back), given_back, true
     keep(number, record)
     pop_cancelled(given_back)
-    mark(which, lifetime)
+    mark(lot, number_in_lot, start, true)
     return YES
   end
 
-  local function settle(name, which, lifetime, change)
-    if is_marked(which) then
+  local function settle(name, lot, number, start, change)
+    if is_too_late(lot, start) then
+      return TOO_LATE
+    elseif lot > 0 and redis.call('GETBIT', KEYS[lot], 2 * number) == 1 then
       return NO
     elseif at > now and pending(name) then
       return NOT_STARTED
     end
     local queue = told()
     leak_until(now)
-    for i = 1, n do
-      change[i] = math.min(change[i], math.max(0, LONGEST * rate[i] - level[i]))
-    end
     correct(change, queue)
-    mark(which, lifetime)
+    mark(lot, number, start, false)
     return YES
   end
 
   local function pause(length)
-    if length > 0 then
-      local last = last_pending()
-      if last then
-        last.paused, changed = math.max(last.paused or now, now + length), true
-        keep(seq, last)
-      end
-      leak_until(now + length)
-    end
+    paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
     return YES
   end
 
@@ -506,16 +518,29 @@ for _, question in ipairs(call.questions) do
   else
     what, wait, by = reserve(name, max_wait, costs)
   end
-  answers[#answers + 1], answers[#answers + 2] = what, math.min(wait, LONGEST)
+  answers[#answers + 1], answers[#answers + 2] = what, wait
   answers[#answers + 1] = by
 end
+answers[#answers + 1] = now
 for _, before in ipairs(repeats) do
   answers[#answers + 1] = before
 end
 
+-- By a clock of tests, keys do not expire: what is read of them is judged by the time.
 for _, run in pairs(runs) do
   if run.fresh then
-    remember(run.which, cmsgpack.pack(run.until_, run.batches), run.until_)
+    local value, key_ = cmsgpack.pack(run.until_, run.batches), KEYS[run.which]
+    if own_clock then
+      redis.call('SET', key_, value, 'PX', milliseconds_until(run.until_))
+    else
+      redis.call('SET', key_, value)
+    end
+  end
+end
+for lot, until_ in pairs(lots) do
+  local lifetime = milliseconds_until(until_)
+  if own_clock and redis.call('PTTL', lot) < tonumber(lifetime) then
+    redis.call('PEXPIRE', lot, lifetime)
   end
 end
 
@@ -529,8 +554,8 @@ end
 if changed then
   local fresh = {'at', exact(at), 'limited_by', units[limited_by] or '', 'units', limited,
                  'seq', seq, 'first', first, 'seen', exact(now), 'shift', exact(shift),
-                 'void', void, 'started', cmsgpack.pack(started)}
-  local idle_at = at
+                 'void', void, 'started', cmsgpack.pack(started), 'paused', exact(paused)}
+  local idle_at = math.max(at, paused)
   for i = 1, n do
     fresh[#fresh + 1], fresh[#fresh + 2] = 'level:' .. names[i], exact(level[i])
     idle_at = math.max(idle_at, at + level[i] / rate[i])
@@ -538,7 +563,7 @@ if changed then
   for number in pairs(kept) do
     local r = records[number]
     local packed = cmsgpack.pack(r.name, r.start, r.costs, r.at, r.level, r.limited_by,
-                                 r.credit, r.given_back, r.change, r.floor, r.paused)
+                                 r.credit, r.given_back, r.change, r.floor)
     fresh[#fresh + 1], fresh[#fresh + 2] = 'p:' .. number, packed
     fresh[#fresh + 1], fresh[#fresh + 2] = 'n:' .. r.name, number
   end
@@ -548,7 +573,7 @@ if changed then
     -- From then on the bucket decides as a new one would.
     -- (2 ms later, since Redis counts whole ones from before the script began.)
     local idle_in = math.max(1, math.ceil((idle_at - now) / 1000) + 2)
-    redis.call('PEXPIRE', key, string.format('%.0f', math.min(idle_in, 1e15)))
+    redis.call('PEXPIRE', key, string.format('%.0f', idle_in))
   end
 end
 return answers

@@ -4,33 +4,29 @@ import os
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
-from operator import itemgetter
 from threading import Lock
 from typing import Any, cast
 from weakref import WeakSet
 
-from openlimit.errors import UnknownReservation
-from openlimit.leaky_bucket import Bucket, Costs, Decision, new
+from openlimit.leaky_bucket import Bucket
 from openlimit.stores import (
+    SETTLED_WITHIN,
     Answer,
     Demand,
     Observation,
     Outcome,
     Pause,
     Question,
-    Repeat,
     Request,
     Secret,
     Settlement,
     Withdrawal,
     monotonic,
     not_started,
+    too_late,
 )
-from openlimit.stores.remembered import Remembered
-from openlimit.stores.requests import Granted, Run
-
-_COSTS, _NAME, _PLACE = itemgetter(2), itemgetter(4), itemgetter(6)
-"""Of a demand."""
+from openlimit.stores.closed import CANCELLED, SETTLED, Closed
+from openlimit.stores.requests import Requests, at_once
 
 
 class MemoryStore:
@@ -39,21 +35,25 @@ class MemoryStore:
     Never blocks for longer than other decisions take. Buckets that have run empty are dropped
     while others are decided: no thread, no timer, and memory follows the buckets in use.
 
-    ``clock`` returns microseconds and must not run backwards. So many settlements and demands with
-    request ids are remembered ``at_most``, some hundred bytes each. Beyond, reservations whose
-    settlement might have been forgotten count as unknown, and requests might be charged again.
+    ``clock`` returns microseconds and must not run backwards. What was settled is remembered in
+    lots of reservations, and what was granted to requests in runs: so many of each ``at_most``, of
+    some hundred bytes, or a kilobyte where a lot or a run is large. More are forgotten early, which
+    is logged: then a reservation that may have been settled counts as expired, and a request may
+    be charged again.
     """
+
+    one_lot = True
 
     # A decision adds one bucket at most and drops up to this many: the idle ones never pile up.
     _DROPS_PER_DECISION = 4
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 200_000) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 500_000) -> None:
         self._clock = clock
         self._secret = ""
-        self._closed: Remembered[bool] = Remembered(at_most)  # what was settled or cancelled
-        self._runs: Remembered[Run] = Remembered(at_most)
+        self._closed = Closed(at_most)
+        self._requests = Requests(self._closed, at_most)
         self._buckets: dict[str, Bucket] = {}
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
@@ -100,9 +100,8 @@ class MemoryStore:
                 request = question[5] if type(question) is Demand else None
                 if request or (tried <= at < end - 1 and questions[at + 1][0] == question[0]):
                     tried = _end_of_run(questions, at)
-                    granted = self._reserve_run(request, questions[at:tried], now)
-                    if granted:
-                        answers += granted
+                    if decided := self._decide_run(questions[at:tried], request, now):
+                        answers += decided
                         at = tried
                         continue
                 at += 1
@@ -118,106 +117,14 @@ class MemoryStore:
         return answers
 
     def _decide_one(self, bucket: Bucket, question: Question, now: float) -> Answer:
-        """Of what has no request."""
-        if type(question) is Demand:
-            _, _, costs, max_wait, reservation_id, _, _ = question
-            return bucket.reserve(costs, now, max_wait, reservation_id)
-        return self._told(bucket, question, now)
-
-    def _keep(self, name: str, bucket: Bucket, now: float) -> None:
-        """Hold a new bucket; but a refused call leaves nothing behind."""
-        if bucket.at >= now:
-            self._buckets[name] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
-
-    def _reserve_run(
-        self, request: Request | None, demands: Sequence[Any], now: float
-    ) -> Sequence[Answer]:
-        """Answer the demands of one bucket that share a request.
-
-        Without a request, no answers unless all of them may start right now.
-        """
-        if not demands:
-            return ()
-        name, limits = demands[0].bucket, demands[0].limits
-        bucket = self._buckets.get(name)
-        is_new = bucket is None
-        if bucket is None:
-            bucket = Bucket(limits)
-        elif bucket.limits is not limits:
-            bucket.relimit(limits)
-        run = self._runs.get((name, request.id), now) if request else None
-        is_unique = not request or (run is None and len({*map(_PLACE, demands)}) == len(demands))
-        costs = [*map(_COSTS, demands)]
-        answers: Sequence[Answer] = ()
-        if is_unique and bucket.reserve_at_once(costs, now):
-            granted = [new(Decision, (0, "", name, 0.0)) for name in map(_NAME, demands)]
-            answers = granted
-            if request:
-                self._remember(name, request, run, now, [*map(_PLACE, demands)], granted, costs)
-        elif request:
-            answers = self._reserve_once(bucket, request, run, demands, now)
-        if is_new:
-            self._keep(name, bucket, now)
-        return answers
-
-    def _reserve_once(
-        self,
-        bucket: Bucket,
-        request: Request,
-        run: Run | None,
-        demands: Sequence[Demand],
-        now: float,
-    ) -> list[Answer]:
-        """Reserve what was not granted before, one by one."""
-        known = run.by_place() if run else {}
-        answers = list[Answer]()
-        places, granted, costs_of = list[int](), list[Decision](), list[Costs]()
-        for _, _, costs, max_wait, reservation_id, _, place in demands:
-            if before := known.get(place):
-                left = max(0, before.start - now)
-                answers.append(
-                    Repeat(
-                        *(left, before.limited_by if left else "", before.reservation_id),
-                        *(before.wait, before.costs),
-                    )
-                )
-                continue
-            outcome = bucket.reserve(costs, now, max_wait, reservation_id)
-            answers.append(outcome)
-            if isinstance(outcome, Decision):
-                wait, by, _, _ = outcome
-                known[place] = Granted(place, now + wait, wait, by, reservation_id, tuple(costs))
-                places.append(place)
-                granted.append(outcome)
-                costs_of.append(costs)
-        if granted:
-            self._remember(demands[0].bucket, request, run, now, places, granted, costs_of)
-        return answers
-
-    def _remember(
-        self,
-        bucket: str,
-        request: Request,
-        run: Run | None,
-        now: float,
-        places: Sequence[int],
-        granted: Sequence[Decision],
-        costs: Sequence[Costs],
-    ) -> None:
-        run = run or Run()
-        run.add(request, now, places, granted, costs)
-        self._runs.keep((bucket, request.id), run, run.until, now)
-
-    def _told(self, bucket: Bucket, told: Question, now: float) -> Answer:
-        match told:
-            case Withdrawal(name, _, reservation_id, lifetime):
-                cancelled = bucket.cancel(reservation_id, now)
-                if cancelled and lifetime:
-                    self._closed.keep((name, reservation_id), True, now + lifetime, now)
-                return cancelled
+        """What is no demand with a request."""
+        match question:
+            case Demand(_, _, costs, max_wait, reservation_id):
+                return bucket.reserve(costs, now, max_wait, reservation_id)
+            case Withdrawal():
+                return self._withdraw(bucket, question, now)
             case Settlement():
-                return self._settle(bucket, told, now)
+                return self._settle(bucket, question, now)
             case Pause(_, _, length):
                 bucket.pause(now + length, now)
             case Observation(_, _, remaining):
@@ -227,17 +134,66 @@ class MemoryStore:
                 return self._secret
         return True
 
+    def _decide_run(
+        self, demands: Sequence[Any], request: Request | None, now: float
+    ) -> Sequence[Answer]:
+        """Answer demands of one bucket that have the same request, or none: then only if all of
+        them may start right now."""
+        if not demands:
+            return ()
+        name, limits = demands[0].bucket, demands[0].limits
+        bucket = self._buckets.get(name)
+        is_new = bucket is None
+        if bucket is None:
+            bucket = Bucket(limits)
+        elif bucket.limits is not limits:
+            bucket.relimit(limits)
+        if request:
+            answers = self._requests.reserve(bucket, request, demands, now)
+        else:
+            answers = at_once(bucket, demands, now)
+        if is_new:
+            self._keep(name, bucket, now)
+        return answers
+
+    def _keep(self, name: str, bucket: Bucket, now: float) -> None:
+        """Hold a new bucket; but a refused call leaves nothing behind."""
+        if bucket.at >= now or bucket.paused > now:
+            self._buckets[name] = bucket
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+
+    def _withdraw(self, bucket: Bucket, withdrawal: Withdrawal, now: float) -> Answer:
+        _, _, reservation_id, start = withdrawal
+        if start is None:
+            return bucket.cancel(reservation_id, now)
+        if now >= start + SETTLED_WITHIN:
+            return too_late(reservation_id)
+        cancelled = bucket.cancel(reservation_id, now)
+        if cancelled:
+            self._closed.mark(*self._closed.find(reservation_id, now), CANCELLED, start, now)
+        return cancelled
+
     def _settle(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
-        name, _, reservation_id, reserved, actual, lifetime, age = settlement
-        if lifetime and self._closed.get((name, reservation_id), now):
+        reservation_id, start = settlement.reservation_id, settlement.start
+        if start is None:
+            return self._settle_now(bucket, settlement, now)
+        if now >= start + SETTLED_WITHIN:
+            return too_late(reservation_id)
+        lot, number = self._closed.find(reservation_id, now)
+        if lot.of(number):
             return False
-        if lifetime and now - age <= self._closed.forgotten:
-            return UnknownReservation(reservation_id, expired=True)
+        if not lot.marks and self._closed.may_be_forgotten(start):
+            return too_late(reservation_id)
+        settled = self._settle_now(bucket, settlement, now)
+        if settled is True:
+            self._closed.mark(lot, number, SETTLED, start, now)
+        return settled
+
+    def _settle_now(self, bucket: Bucket, settlement: Settlement, now: float) -> Answer:
+        _, _, reservation_id, reserved, actual, _ = settlement
         if bucket.is_waiting(reservation_id, now):
             return not_started()
         bucket.settle(reserved, actual, now)
-        if lifetime:
-            self._closed.keep((name, reservation_id), True, now + lifetime, now)
         return True
 
     def _drop_idle(self, now: float) -> None:

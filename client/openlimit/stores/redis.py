@@ -26,6 +26,8 @@ class RedisStore:
     of the process it is closed.
     """
 
+    one_lot = RedisBuckets.one_lot
+
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
         self._address = address
         self._clock = clock

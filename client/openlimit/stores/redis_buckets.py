@@ -27,6 +27,8 @@ class RedisBuckets:
     ``clock`` returns microseconds, for tests; None for that of Redis.
     """
 
+    one_lot = False  # marks are beside their bucket
+
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
         self._address = address
         self._clock = clock

@@ -9,8 +9,11 @@ from math import inf
 from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Decision, least_levels
+from openlimit.leaky_bucket import SECOND, Decision, least_levels, new
 from openlimit.stores import (
+    MARKED,
+    REPEATABLE,
+    SETTLED_WITHIN,
     Answer,
     Demand,
     Limits,
@@ -23,6 +26,9 @@ from openlimit.stores import (
     Settlement,
     Withdrawal,
     not_started,
+    numbered,
+    too_late,
+    was_cancelled,
 )
 from openlimit.stores.lua import Script, json
 from openlimit.stores.redis_slots import SlotCall
@@ -32,7 +38,7 @@ BUCKET = Script.read("bucket.lua")
 
 # What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
 _MOST_QUESTIONS = 1000
-_YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED = 1, 2, 4, 5
+_YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
 _CANCEL, _SETTLE, _PAUSE, _OBSERVE = 1, 2, 3, 4
 _TAG = re.compile(r"[^{]*\{[^}]+\}")
 _OF_SLOTS = frozenset({Entry, Extension, Departure})
@@ -47,8 +53,9 @@ class BucketCall:
         self.key = key_of(bucket, prefix)
         self._prefix = prefix
         self._keys = [self.key]
-        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate) for x in limits]
+        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits]
         self._clock = clock
+        self._which: dict[str, int] = {}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
         self.questions: list[Any] = []
@@ -62,8 +69,14 @@ class BucketCall:
             "clock": self._clock,
             "limits": self._limits,
             "questions": list(map(self._argument, self.questions)),
-            "requests": self._remembered,
         }
+        if len(self._keys) > 1:
+            call |= {
+                "requests": self._remembered,
+                "lots": self._beside("lot", ""),
+                "settled_within": SETTLED_WITHIN,
+                "marked": MARKED,
+            }
         if isinstance(self.questions[0], Secret):
             call["secret"] = self.questions[0].proposed
         return len(self._keys), *self._keys, json(call)
@@ -73,9 +86,11 @@ class BucketCall:
         if isinstance(self.questions[0], Secret):
             return [_text(reply[0])] * len(self.questions)
         count = 3 * len(self.questions)
-        before = iter(reply[count:])
+        now, before = reply[count], iter(reply[count + 1 :])
         return [
-            _repeat(wait, next(before)) if what == _REPEAT else _answer(question, what, wait, limit)
+            _repeat(wait, next(before))
+            if what == _REPEAT
+            else _answer(question, what, wait, limit, now)
             for question, what, wait, limit in zip(
                 self.questions, reply[:count:3], reply[1:count:3], reply[2:count:3], strict=True
             )
@@ -89,11 +104,11 @@ class BucketCall:
                 return name, max_wait, costs
             return name, max_wait, costs, self._request(request), place
         match question:
-            case Withdrawal(_, _, name, lifetime):
-                return _CANCEL, name, self._mark(name, lifetime), lifetime
-            case Settlement(_, _, name, reserved, actual, lifetime, _):
+            case Withdrawal(_, _, name, start):
+                return _CANCEL, name, *self._marked(name, start)
+            case Settlement(_, _, name, reserved, actual, start):
                 change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
-                return _SETTLE, name, self._mark(name, lifetime), lifetime, change
+                return _SETTLE, name, *self._marked(name, start), change
             case Pause(_, _, length):
                 return _PAUSE, length
             case Observation(_, limits, remaining):
@@ -106,21 +121,31 @@ class BucketCall:
         which = self._requests.get(request.id)
         if which is None:
             which = self._requests[request.id] = len(self._requests) + 1
-            kept = -1 if request.kept is None else request.kept
-            self._remembered.append((self._beside("run", request.id), kept))
+            kept = -REPEATABLE if request.kept is None else request.kept
+            self._remembered.append((self._key_of("run", request.id), kept))
         return which
 
-    def _mark(self, name: str, lifetime: float) -> int:
-        return self._beside("closed", name) if lifetime else 0
+    def _marked(self, name: str, start: float | None) -> tuple[int, int, float]:
+        """The key of its lot, its number there and its start; 0 for what is not marked."""
+        if start is None:
+            return 0, 0, 0
+        lot, number = numbered(name)
+        return self._key_of("lot", lot), number, start
 
-    def _beside(self, what: str, name: str) -> int:
-        """Which of the keys is that one, in the bucket's slot."""
+    def _key_of(self, what: str, name: str) -> int:
+        """Which of the keys is that one."""
+        key = self._beside(what, name)
+        which = self._which.get(key)
+        if which is None:
+            self._keys.append(key)
+            which = self._which[key] = len(self._keys)
+        return which
+
+    def _beside(self, what: str, name: str) -> str:
+        """A key in the bucket's slot."""
         if _TAG.match(self.key):
-            self._keys.append(f"{self.key}:{what}:{name}")
-        else:
-            prefix = _without_braces(self._prefix)
-            self._keys.append(f"{prefix}:{{{self.key}}}:{what}:{name}")
-        return len(self._keys)
+            return f"{self.key}:{what}:{name}"
+        return f"{_without_braces(self._prefix)}:{{{self.key}}}:{what}:{name}"
 
 
 ScriptCall = BucketCall | SlotCall
@@ -166,12 +191,16 @@ def script_calls(
     return calls
 
 
-def _answer(question: Question, what: int, wait: int, limit: int) -> Answer:
+def _answer(question: Question, what: int, wait: int, limit: int, now: int) -> Answer:
+    if what == _CANCELLED:
+        return was_cancelled()
     if not isinstance(question, Demand):
+        if isinstance(question, Settlement | Withdrawal) and what == _TOO_LATE:
+            return too_late(question.reservation_id)
         return not_started() if what == _NOT_STARTED else what == _YES
     unit = question.limits[limit - 1].unit if limit else ""
     if what == _YES:
-        return Decision(wait, unit, question.reservation_id)
+        return new(Decision, (wait, unit, question.reservation_id, 0.0, now + wait))
     if what == _EXCEEDS_LIMIT:
         cost, amount = question.costs[limit - 1], question.limits[limit - 1].amount
         return CostExceedsLimit(unit, cost, amount)
@@ -179,10 +208,10 @@ def _answer(question: Question, what: int, wait: int, limit: int) -> Answer:
 
 
 def _repeat(wait: int, before: bytes) -> Repeat:
-    _, first_wait, unit, costs, name = _text(before).split(" ", 4)
+    start, unit, costs, name = _text(before).split(" ", 3)
     limited_by = unit if wait and unit != "-" else ""
     charged = tuple(map(_number, costs.split(",")))
-    return Repeat(wait, limited_by, name, _number(first_wait), charged)
+    return Repeat(wait, limited_by, name, _number(start), charged)
 
 
 def _text(reply: bytes) -> str:
