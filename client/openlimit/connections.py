@@ -118,9 +118,13 @@ class Connection:
             self.tell(Release(decision.reservation_id, key))
 
     def unclaimed(self, asked: Any, outcome: object) -> None:
-        """Give back what was granted to a caller that is gone."""
-        if isinstance(outcome, Decision):
-            self.give_back(outcome, asked.key)
+        """Give back what was granted to a caller that is gone, also if its start has come."""
+        if not isinstance(outcome, Decision):
+            return
+        self.give_back(outcome, asked.key)
+        if outcome.reservation_id and not outcome.wait:
+            nothing = dict.fromkeys((*asked.costs, "input_tokens", "output_tokens"), 0)
+            self.tell(Settlement(outcome.reservation_id, asked.key, nothing))
 
     def no_answer(self) -> Exception:
         """What callers are told that have run out of time."""

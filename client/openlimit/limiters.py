@@ -130,10 +130,13 @@ class RemoteLimiter(RateLimiter):
     ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``.
     ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
     accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong.
-    ``timeout`` bounds the question to the server, in seconds. ``credentials`` are gRPC channel
-    credentials (None: plain text). When the server cannot be asked, ``on_unavailable`` says
-    whether the call raises LimiterUnavailable ("raise") or starts unlimited ("allow").
+    ``timeout`` bounds the question to the server, in seconds; until then it is asked again where a
+    server went away. ``credentials`` are gRPC channel credentials (None: plain text). When the
+    server cannot be asked, ``on_unavailable`` says whether the call raises LimiterUnavailable
+    ("raise") or starts unlimited ("allow"): the first in an outage after the timeout, the others
+    at once.
 
+    Limiters with the same address, timeout and credentials share a connection.
     Nothing is connected before the first call. Close it, or use it in with or async with, so that
     reservations which are being given back reach the server.
     """
