@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from openlimit import LimiterUnavailable, RemoteLimiter, connections
+from openlimit import LimiterUnavailable, RemoteLimiter, connections, sharing
 from openlimit.channels import proxy_of
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, GrantRun
 from tests.server_process import ServerProcess, serving_policies
@@ -71,7 +71,7 @@ def test_a_connection_outlives_its_limiters_for_a_while(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then it is closed; one that is used again by then goes on."""
-    monkeypatch.setattr(connections, "_LINGER", 0.3)
+    monkeypatch.setattr(sharing, "_LINGER", 0.3)
     with RemoteLimiter(server.address, timeout=7) as limiter:
         connection = connection_of(limiter)
     for _ in range(3):

@@ -254,6 +254,23 @@ async def test_allow_lets_calls_through_with_one_warning(
     assert DEAD in record.getMessage()
 
 
+def test_allow_waits_for_a_hanging_server_once() -> None:
+    """Then calls start at once, until it answers again."""
+    with (
+        serving() as server,
+        RemoteLimiter(server.address, timeout=0.6, on_unavailable="allow") as limiter,
+    ):
+        limiter.wait_for_capacity_sync(1, model="gpt-4o")
+        server.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        for _ in range(20):
+            limiter.wait_for_capacity_sync(1, model="gpt-4o")
+        assert 0.5 < time.monotonic() - began < 3
+        server.signal(signal.SIGCONT)
+        while not limiter.reserve("gpt-4o", {"requests": 1, "tokens": 1}).reservation_id:
+            assert time.monotonic() - began < 10
+
+
 def test_a_hanging_server_costs_the_timeout_at_most() -> None:
     """A server that accepts and does not answer is given up after the timeout."""
     with serving() as server, RemoteLimiter(server.address, timeout=0.5) as limiter:

@@ -224,3 +224,11 @@ def test_what_is_told_to_a_server_that_hangs_is_bounded(tmp_path: Path) -> None:
         assert connection
         assert len(connection._questions._waiting) < 120_000
         server.signal(signal.SIGCONT)
+
+
+def test_trio_is_told_what_to_use_at_once() -> None:
+    """Whoever runs async with outside asyncio, with any limiter."""
+    for limiter in (ChatRateLimiter(), RemoteLimiter("127.0.0.1:1")):
+        entering = limiter.limit(model="gpt-4o", tokens=1).__aenter__()
+        with pytest.raises(RuntimeError, match="trio is not supported: use anyio"):
+            entering.send(None)

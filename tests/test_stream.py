@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
-from openlimit import LimiterUnavailable, RemoteLimiter, connections
+from openlimit import LimiterUnavailable, RemoteLimiter, sharing
 from openlimit.connections import Connection
 from openlimit.mailboxes import ThreadMailbox
 from openlimit.questions import Questions
@@ -87,6 +87,31 @@ async def test_no_call_fails_and_none_is_charged_twice_when_the_only_server_is_k
     assert charged(redis) == pytest.approx(granted.total(), abs=1)
 
 
+async def test_what_was_given_up_before_the_server_died_leaves_no_charge(
+    redis: RedisProcess, tmp_path: Path
+) -> None:
+    """The next one is asked for the caller's question, and it is given back."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(LEDGER)
+    options = ("--config", str(config), "--store", redis.url + "?timeout=20")
+    server = ServerProcess(*options)
+    try:
+        async with RemoteLimiter(server.address, timeout=20) as limiter:
+            await limiter.areserve("ledger", COST)
+            redis.signal(signal.SIGSTOP)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await limiter.areserve("ledger", COST)
+            server.stop()
+            redis.signal(signal.SIGCONT)  # it charges what the server asked before
+            assert await asyncio.to_thread(gone, lambda: charged(redis) < 1.9)
+            server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
+            await limiter.areserve("ledger", COST)
+            assert await asyncio.to_thread(gone, lambda: charged(redis) > 2.1)
+    finally:
+        server.stop()
+
+
 async def test_more_callers_than_a_stream_may_have_in_flight(redis: RedisProcess) -> None:
     """The client holds back what the server would refuse: all of them get an answer."""
     with serving("--store", redis.url + "?timeout=30") as server:
@@ -137,7 +162,7 @@ async def test_closing_leaves_no_thread_and_no_task(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither does a limiter that was forgotten, or one whose server is away."""
-    monkeypatch.setattr(connections, "_LINGER", 0.1)
+    monkeypatch.setattr(sharing, "_LINGER", 0.1)
     tasks = asyncio.all_tasks()
     for _ in range(3):
         async with RemoteLimiter(server.address) as limiter:

@@ -5,7 +5,6 @@ not answered goes out again on the next one, to whichever server takes it.
 """
 
 import asyncio
-import atexit
 import logging
 import sys
 import time
@@ -34,7 +33,6 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 _COOL_DOWN = 0.1  # seconds in which a stream that brought nothing is not opened again
 _SILENT = 4.0  # seconds after which a server is left that has answered before
 _LOOK_EVERY = 0.1  # seconds, at most so often
-_LINGER = 2.0  # seconds for which a connection stays open that no limiter uses any more
 _BEFORE_FORK = 1.0  # seconds that what is under way gets to be answered
 _MOST_OWED = 10_000
 _TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
@@ -47,7 +45,8 @@ _log = logging.getLogger(__name__)
 class Connection:
     """Opens a stream when something is asked, and again when that has ended.
 
-    ``users`` are those who keep it open, by whatever stands for them; see ``release``.
+    ``users`` are those who keep it open, by whatever stands for them: openlimit.sharing closes it
+    a while after the last of them has left.
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class Connection:
         self.latest_mailbox: LoopMailbox | None = None
         """The patient one that was asked for last, by any thread."""
         self.users: set[object] = set()
-        self._idle_since = 0.0
-        self._is_lingering = False
+        self.idle_since = 0.0
+        self.is_lingering = False
         forkable.add(self)
 
     def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> int | None:
@@ -163,14 +162,6 @@ class Connection:
         if is_patient:
             self.latest_mailbox = mailbox
         return mailbox
-
-    def release(self, user: object) -> None:
-        """Close a while after the last user has left. Safe to call from the garbage collector."""
-        self.users.discard(user)
-        self._idle_since = time.monotonic()
-        if not self.users and not self._is_lingering:
-            self._is_lingering = True
-            in_background(self._linger)
 
     def flush(self) -> None:
         """Let what was told be answered, and what nobody waits for, for the timeout at most."""
@@ -332,41 +323,3 @@ class Connection:
 
     def _renew(self, held: tuple[str, str]) -> None:
         self.tell(Renewal(*held))
-
-    def _linger(self) -> None:
-        while True:
-            time.sleep(max(0.0, self._idle_since + _LINGER - time.monotonic()))
-            with opening:
-                self._is_lingering = False  # before looking: who leaves from now on starts another
-                if self.users or self.is_closed:
-                    return
-                if time.monotonic() >= self._idle_since + _LINGER:
-                    _shared.pop((self.address, self.timeout, self._credentials), None)
-                    break
-                self._is_lingering = True
-        self.close()
-
-
-_shared: dict[tuple[str, float, grpc.ChannelCredentials | None], Connection] = {}
-
-
-def shared(
-    address: str, timeout: float, credentials: grpc.ChannelCredentials | None, user: object = None
-) -> Connection:
-    """The connection that all share whose parameters are the same; open, until ``release``."""
-    # By the timeout too: the server is told how long the callers of a stream wait.
-    key = address, timeout, credentials
-    with opening:
-        connection = _shared.get(key)
-        if connection is None or connection.is_closed:
-            connection = _shared[key] = Connection(*key)
-        if user is not None:
-            connection.users.add(user)
-    return connection
-
-
-@atexit.register
-def _close_all() -> None:
-    """What was given back last must not be lost."""
-    for connection in list(_shared.values()):
-        connection.close()

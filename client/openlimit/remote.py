@@ -14,10 +14,11 @@ from weakref import finalize
 import grpc
 
 from openlimit import items, wire
-from openlimit.connections import Connection, shared
+from openlimit.connections import Connection
 from openlimit.errors import Queued
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.mailboxes import Outcome, ThreadMailbox
+from openlimit.sharing import release, shared
 from openlimit.stream import closed
 
 _LOOK_EVERY = 0.25  # seconds
@@ -121,7 +122,7 @@ class RemoteBuckets:
         if connection is None or not connection.tell(told):
             connection = shared(*self._parameters)
             connection.tell(told)
-            connection.release(None)
+            release(connection)
         self._use.held.discard(cast(Any, told[:2]))
 
     def give_back(self, decision: Decision) -> None:
@@ -174,4 +175,4 @@ def _let_go(use: _Use) -> None:
     if connection := use.connection:
         while use.held:
             connection.leases.let_go(use.held.pop())
-        connection.release(use)
+        release(connection, use)
