@@ -23,7 +23,7 @@ _STREAMS = 500
 _CALLERS = 10_000
 _WARM_UP = 500
 _BATCH = 1_000
-# Buckets that stay in use for minutes, and one in which all but the first wait for days.
+# Buckets that stay in use for minutes, and one in which all but the first wait, most for hours.
 _POLICIES = """
 policies:
   - name: keys
@@ -32,7 +32,7 @@ policies:
     split_by: [key]
   - name: slow
     models: [slow]
-    limits: {requests: 1/day}
+    limits: {requests: 10/minute}
   - name: others
     models: ["*"]
     limits: {requests: 1000000000/minute, tokens: 1000000000000/minute}

@@ -7,10 +7,11 @@ import pytest
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.leaky_bucket import Decision
+from openlimit.stores import Repeat, Request, Secret, Settlement
 from openlimit.stores.redis import RedisStore
 from openlimit.stores.redis_url import parse_redis_url
 from tests.redis_process import REDIS, VALKEY, serving_redis
-from tests.stores.contract import demand, told, withdrawal
+from tests.stores.contract import LIMITS, demand, told, withdrawal
 from tests.tls_relay import make_certificates, tls_in_front_of
 
 
@@ -168,8 +169,11 @@ def test_no_text_has_the_password(url: str) -> None:
 
 @pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
 def test_a_user_that_may_do_nothing_else(binary: str) -> None:
-    """The commands of the script, loading and calling it, on the prefix's keys, are enough."""
-    allowed = "+evalsha +script|load +time +hmget +hget +hset +hdel +pexpire"
+    """What the README lists is enough, on the prefix's keys."""
+    allowed = "+eval +evalsha +script|load +get +set +hmget +hget +hset +hdel +getbit +setbit "
+    allowed += "+pttl +pexpire +time"
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"`~openlimit:* {allowed}`" in " ".join(readme.split())
     config = f"user limiter on >p@ss ~openlimit:* {allowed}\nuser default off"
     with serving_redis(binary=binary, config=config) as server:
         store = RedisStore(parse_redis_url(f"redis://limiter:p%40ss@127.0.0.1:{server.port}"))
@@ -179,6 +183,15 @@ def test_a_user_that_may_do_nothing_else(binary: str) -> None:
         assert isinstance(second, Decision)
         assert second.wait > 0
         assert told(store, withdrawal("b", "b"))
+        assert told(store, Secret("secret")) == "secret"
+        again = demand(costs=(1, 100), name="lot-1")._replace(request=Request("r"))
+        reserved, repeated = store.decide([again, again])
+        assert isinstance(reserved, Decision)
+        assert isinstance(repeated, Repeat)
+        assert told(store, withdrawal("b", "lot-1")._replace(start=reserved.start)) is True
+        assert isinstance(told(store, again), InvalidRequest)
+        settled = Settlement("b", LIMITS, "lot-0", (1, 1), (1, 1), first.start)
+        assert store.decide([settled, settled]) == [True, False]
         store.close()
 
 

@@ -67,7 +67,7 @@ class RateLimiter(ABC):
         """Let no call of the model start for so many seconds: the provider has answered 429.
 
         For everyone who shares the limit; starts that were granted before stay as they are.
-        Neither blocks nor raises for an outage. More than a day counts as a day.
+        Neither blocks nor raises for an outage. More than a day counts as a day; 0 lifts a pause.
         """
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
