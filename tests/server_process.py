@@ -26,6 +26,14 @@ class ServerProcess:
         self.port = self._wait_until_it_serves()
         self.address = f"127.0.0.1:{self.port}"
 
+    def wait_for_log(self, text: str) -> None:
+        """Until it has logged that."""
+        for _ in range(2000):
+            if text in Path(self._log.name).read_text():
+                return
+            time.sleep(0.01)
+        raise RuntimeError(f"the server did not log {text!r}")
+
     def _wait_until_it_serves(self) -> int:
         said = ""
         for _ in range(2000):

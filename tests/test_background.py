@@ -88,7 +88,7 @@ async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) 
             raise TypeError("a fault")
         return [slot], False
 
-    mailbox = LoopMailbox(0.01, TimeoutError, overdue, lambda _: None)
+    mailbox = LoopMailbox(0.01, True, TimeoutError, overdue, lambda *_: None)
     slot = mailbox.expect()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(slot, 5)
@@ -99,13 +99,13 @@ async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) 
 async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFixture) -> None:
     """Those that are delivered along with it arrive."""
 
-    def unclaimed(_: object) -> None:
+    def unclaimed(*_: object) -> None:
         raise TypeError("a fault")
 
-    mailbox = LoopMailbox(60, TimeoutError, lambda *_: ([], False), unclaimed)
+    mailbox = LoopMailbox(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
     gone, waits_on = mailbox.expect(), mailbox.expect()
     gone.cancel()
-    mailbox.deliver([(gone, True), (waits_on, True)])
+    mailbox.deliver([(gone, True, None), (waits_on, True, None)])
     assert await asyncio.wait_for(waits_on, 5) is True
     assert len(faults(caplog)) == 1
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.connections import opening
+from openlimit import RemoteLimiter
+from openlimit.forks import opening
 from openlimit.wire import Call
 from tests.server_process import ServerProcess, serving
 
@@ -94,28 +94,22 @@ async def test_an_event_loop_forks_among_its_callers(server: ServerProcess) -> N
             await asked
 
 
-def test_who_is_not_answered_before_the_fork_is_told(server: ServerProcess) -> None:
-    """A server that hangs keeps a fork for a second at most."""
+def test_who_is_not_answered_before_the_fork_is_asked_again_for() -> None:
+    """A server that hangs keeps a fork for a second at most, and loses no caller."""
     with serving() as hanging, RemoteLimiter(hanging.address) as limiter:
         limiter.reserve("m", COST)
-        errors: list[Exception] = []
-
-        def ask() -> None:
-            try:
-                limiter.reserve("m", COST)
-            except LimiterUnavailable as error:
-                errors.append(error)
-
+        asked = list[object]()
         hanging.signal(signal.SIGSTOP)
-        asker = threading.Thread(target=ask)
+        asker = threading.Thread(target=lambda: asked.append(limiter.reserve("m", COST)))
         asker.start()
-        while not limiter._buckets._stream or not limiter._buckets._stream._waiting:
+        connection = limiter._buckets._use.connection
+        assert connection
+        while not connection._questions.in_flight:
             time.sleep(0.001)
         assert forked(lambda: None) == 0
-        asker.join(10)
         hanging.signal(signal.SIGCONT)
-        assert "forked" in str(errors[0])
-        limiter.reserve("m", COST)
+        asker.join(10)
+        assert asked
 
 
 def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerProcess) -> None:
@@ -134,10 +128,12 @@ def test_children_touch_nothing_of_their_parents(server: ServerProcess) -> None:
     """They may close what they never used: locks that the parent's threads hold are not theirs."""
     with RemoteLimiter(server.address) as limiter:
         limiter.reserve("m", COST)
+        connection = limiter._buckets._use.connection
+        assert connection
         held, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with limiter._buckets._open.leases._changed:
+            with connection.leases._changed, connection._questions._lock:
                 held.set()
                 over.wait()
 
@@ -155,6 +151,8 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
     """Such as one that was about to connect, to give back what came for a caller that is gone."""
 
     class Connecting:
+        is_patient = True
+
         def deliver(self, outcomes: object) -> None:
             while not opening.is_forking:
                 time.sleep(0.001)
@@ -164,8 +162,8 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
     went_on = list[bool]()
     with RemoteLimiter(server.address) as limiter:
         limiter.reserve("m", COST)
-        stream = limiter._buckets._stream
-        assert stream
-        stream.ask(Call("m", "", COST, None), Connecting(), None)
+        connection = limiter._buckets._use.connection
+        assert connection
+        connection.ask(Call("m", "", COST, None), Connecting(), None)
         assert forked(lambda: None) == 0
     assert went_on == [True]

@@ -33,11 +33,9 @@ def watch(stub: Any, service: str) -> Any:
     return stub.Watch(HealthCheckRequest(service=service), timeout=10)
 
 
-@pytest.mark.parametrize("service", ["", "a.Service"])
-async def test_every_watcher_is_told_of_every_change(
-    health: HealthServicer, stub: Any, service: str
-) -> None:
+async def test_every_watcher_is_told_of_every_change(health: HealthServicer, stub: Any) -> None:
     """Down and up again, also when another watcher has left meanwhile."""
+    service = "a.Service"
     leaves, stays = watch(stub, service), watch(stub, service)
     for watcher in (leaves, stays):
         assert (await watcher.read()).status == SERVING
@@ -62,10 +60,22 @@ async def test_an_unknown_service_is_not_found_but_can_be_watched(
     watcher = watch(stub, "another.Service")
     assert (await watcher.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
     health.set_serving(False)
-    assert (await stub.Check(HealthCheckRequest())).status == NOT_SERVING
     assert not watcher.done()
     health.drain()
     assert await watcher.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_server_lives_while_its_service_is_down(
+    health: HealthServicer, stub: Any
+) -> None:
+    """Whoever restarts what does not live must not do so because the store is away."""
+    alive = watch(stub, "")
+    assert (await alive.read()).status == SERVING
+    health.set_serving(False)
+    assert (await stub.Check(HealthCheckRequest())).status == SERVING
+    assert (await stub.Check(HealthCheckRequest(service="a.Service"))).status == NOT_SERVING
+    health.drain()
+    assert (await alive.read()).status == NOT_SERVING
 
 
 async def test_a_drain_is_told_to_every_watcher_and_is_final(

@@ -220,7 +220,15 @@ def test_what_is_told_to_a_server_that_hangs_is_bounded(tmp_path: Path) -> None:
         server.signal(signal.SIGSTOP)
         for _ in range(130_000):
             limiter.observe({"tokens": 1000}, "gpt-4o")
-        stream = limiter._buckets._stream
-        assert stream
-        assert len(stream._waiting) < 120_000
+        connection = limiter._buckets._use.connection
+        assert connection
+        assert len(connection._questions._waiting) < 120_000
         server.signal(signal.SIGCONT)
+
+
+def test_trio_is_told_what_to_use_at_once() -> None:
+    """Whoever runs async with outside asyncio, with any limiter."""
+    for limiter in (ChatRateLimiter(), RemoteLimiter("127.0.0.1:1")):
+        entering = limiter.limit(model="gpt-4o", tokens=1).__aenter__()
+        with pytest.raises(RuntimeError, match="trio is not supported: use anyio"):
+            entering.send(None)

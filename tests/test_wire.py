@@ -1,5 +1,6 @@
 """Domain to protobuf and back without a loss."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from openlimit.errors import (
     WaitTooLong,
 )
 from openlimit.leaky_bucket import Decision
+from openlimit.runs import write_repeated
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
@@ -58,7 +60,9 @@ ERRORS = st.one_of(
 )
 def test_a_call_survives_the_wire(call: wire.Call) -> None:
     """What the server reads is what the client asked."""
-    sent = AcquireRequest.FromString(wire.acquire_request(call).SerializeToString())
+    request = AcquireRequest()
+    wire.write_call(call, request)
+    sent = AcquireRequest.FromString(request.SerializeToString())
     assert wire.read_request(sent) == call
 
 
@@ -137,19 +141,18 @@ def test_what_is_told_survives_the_wire(told: items.Told) -> None:
     question = Question()
     items.write_question(7, told, question)
     sent = Question.FromString(question.SerializeToString())
-    method, message = items.unary_request(told)
     kind = items.KINDS[type(told)]
+    alone = kind.read(getattr(sent, kind.question))  # the message of the unary call
     assert sent.id == 7
     numbers, asked = items.read_questions(AcquireStreamRequest(questions=[sent]))
     assert numbers == [7]
-    for read in (*asked, kind.read(message)):
+    for read in (*asked, alone):
         assert (type(read), read) == (type(told), told)
-    assert method == kind.method
 
 
 @pytest.mark.parametrize("kind", items.KINDS, ids=lambda kind: kind.__name__)
 def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
-    """What it changed, a lease, or just that it is done; on the stream and alone."""
+    """What it changed, a lease, or just that it is done."""
     outcomes: list[items.Outcome] = [True, False]
     if kind is telling.Renewal:
         outcomes = [30.0]
@@ -161,8 +164,6 @@ def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
         items.write_answers([(3, told, outcome)], response, in_runs=True)
         answer = AcquireStreamResponse.FromString(response.SerializeToString())
         assert items.read_answers(answer, "address") == [(3, outcome)]
-        alone = getattr(answer.answers[0], items.KINDS[kind].answer)
-        assert items.unary_outcome(told, alone) == outcome
 
 
 CALLS = st.lists(
@@ -186,7 +187,8 @@ CALLS = st.lists(
 def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
     """Each is read as it was, or is wrong for itself; those in runs keep their order."""
     request = AcquireStreamRequest()
-    errors = dict(items.write_questions(enumerate(calls), request))
+    wrong, runs = items.write_questions(enumerate(calls), request, map(str, count()))
+    errors = dict(wrong)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
     numbers, asked = items.read_questions(sent)
     assert items.count_questions(sent) == len(numbers)
@@ -196,11 +198,21 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
         is_sendable = call.model and call.costs["tokens"] < 2**63
         assert (number in errors) == (not is_sendable)
         if is_sendable and call.costs["requests"] >= 0:
-            assert read[number] == call
+            named = read[number]
+            assert isinstance(named, wire.Call)
+            assert named._replace(request_id=call.request_id, place=0) == call
+            assert named.request_id
         elif is_sendable:
             assert isinstance(read[number], InvalidRequest)
     in_runs = [number for run in sent.runs for number in run.ids]
     assert in_runs == sorted(in_runs)
+    for run in runs:  # the half of each, asked again
+        again = AcquireStreamRequest()
+        half = [(n, place, calls[n]) for n, place in zip(run.numbers, run.places, strict=True)][::2]
+        assert write_repeated(run.name, half, again).numbers == [n for n, *_ in half]
+        numbers, asked = items.read_questions(again)
+        pairs = zip(asked, map(read.__getitem__, numbers), strict=True)
+        assert all(one == other or isinstance(one, InvalidRequest) for one, other in pairs)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +320,6 @@ def test_a_pause_of_nothing_is_sent_as_one() -> None:
     ],
 )
 def test_what_cannot_be_sent_is_refused(told: items.Told) -> None:
-    """It is an InvalidRequest of the caller's, on the stream and alone."""
-    for write in (items.unary_request, lambda told: items.write_question(1, told, Question())):
-        with pytest.raises(InvalidRequest, match="cannot be sent"):
-            write(told)
+    """It is an InvalidRequest of the caller's."""
+    with pytest.raises(InvalidRequest, match="cannot be sent"):
+        items.write_question(1, told, Question())

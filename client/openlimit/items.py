@@ -1,6 +1,6 @@
 """The items of a stream: questions, and the answers to them. No I/O."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -8,7 +8,7 @@ from google.rpc.status_pb2 import Status
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
 from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.runs import read_grants, read_run, write_grants, write_runs
+from openlimit.runs import Run, read_grants, read_run, write_grants, write_runs
 from openlimit.statuses import error_of, status_of
 from openlimit.telling import (
     Cancellation,
@@ -35,7 +35,6 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import (
     Call,
-    acquire_request,
     duration,
     microseconds,
     read_response,
@@ -130,17 +129,21 @@ def _read_told(question: Question) -> Told | InvalidRequest:
 
 
 def write_questions(
-    asked: Iterable[tuple[int, Asked]], request: AcquireStreamRequest
-) -> list[tuple[int, InvalidRequest]]:
-    """Add numbered questions to a message; returns what is wrong with those that cannot be sent."""
+    asked: Iterable[tuple[int, Asked]], request: AcquireStreamRequest, names: Iterator[str]
+) -> tuple[list[tuple[int, InvalidRequest]], list[Run]]:
+    """Add numbered questions to a message, its runs by unused names.
+
+    Returns what is wrong with those that cannot be sent, and the runs.
+    """
     errors: list[tuple[int, InvalidRequest]] = []
-    for number, each in write_runs(asked, request):
+    alone, runs = write_runs(asked, request, names)
+    for number, each in alone:
         try:
             write_question(number, each, request.questions.add())
         except InvalidRequest as error:
             del request.questions[-1]
             errors.append((number, error))
-    return errors
+    return errors, runs
 
 
 def write_question(number: int, asked: Asked, question: Question) -> None:
@@ -151,16 +154,6 @@ def write_question(number: int, asked: Asked, question: Question) -> None:
     else:
         kind = KINDS[type(asked)]
         _write_told(kind, asked, getattr(question, kind.question))
-
-
-def unary_request(asked: Asked) -> tuple[str, Message]:
-    """The service's method that asks this alone, and its message; raises InvalidRequest."""
-    if isinstance(asked, Call):
-        return "Acquire", acquire_request(asked)
-    kind = KINDS[type(asked)]
-    message = kind.request()
-    _write_told(kind, asked, message)
-    return kind.method, message
 
 
 def _write_told(kind: Kind, told: Told, message: Message) -> None:
@@ -227,13 +220,6 @@ def _read_outcome(answer: Answer, address: str) -> Outcome:
     if name == "granted":
         return read_response(answer.granted)
     return _outcome_of(name, getattr(answer, name))
-
-
-def unary_outcome(asked: Asked, response: Any) -> Outcome:
-    """What a unary call has answered."""
-    if isinstance(asked, Call):
-        return read_response(response)
-    return _outcome_of(KINDS[type(asked)].answer, response)
 
 
 def _outcome_of(name: str, response: Any) -> bool | float | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
 from threading import Condition, Thread
+from typing import Any
 
 from openlimit.background import tell_of_fault
 
@@ -13,27 +14,29 @@ _RENEWALS = 3  # in the time of a lease: two may be lost
 class Leases:
     """Calls ``renew`` with each reservation that is held, often enough, from a daemon thread.
 
+    Whatever can be hashed and compared names a reservation.
+
     The thread lives while there is something to renew. ``renew`` must not block.
     """
 
-    def __init__(self, renew: Callable[[str], None]) -> None:
+    def __init__(self, renew: Callable[[Any], None]) -> None:
         self._renew = renew
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, in a forked child: its parent's calls, lock and thread are its parent's."""
         self._changed = Condition()
-        self._held: dict[str, float] = {}
+        self._held: dict[Any, float] = {}
         """Seconds between renewals, by reservation."""
-        self._due: list[tuple[float, str]] = []
+        self._due: list[tuple[float, Any]] = []
         """A heap of when to renew what, on the clock of time.monotonic."""
         self._thread: Thread | None = None
 
-    def hold(self, reservation_id: str, wait: float, lease: float) -> None:
+    def hold(self, reservation: object, wait: float, lease: float) -> None:
         """Renew it from now on; it starts in ``wait`` and lasts ``lease`` seconds from there."""
         with self._changed:
-            self._held[reservation_id] = lease / _RENEWALS
-            heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation_id))
+            self._held[reservation] = lease / _RENEWALS
+            heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation))
             if self._thread is None:
                 thread = Thread(target=self._run, name="openlimit-leases", daemon=True)
                 try:
@@ -43,9 +46,9 @@ class Leases:
                     tell_of_fault("starting to renew leases", error)
             self._changed.notify()
 
-    def let_go(self, reservation_id: str) -> None:
+    def let_go(self, reservation: object) -> None:
         """Renew it no more, if it was held."""
-        self._held.pop(reservation_id, None)
+        self._held.pop(reservation, None)
 
     def clear(self) -> None:
         """Let go of all, and end the thread."""
@@ -54,24 +57,24 @@ class Leases:
             self._changed.notify()
 
     def _run(self) -> None:
-        while (reservation_id := self._next()) is not None:
+        while (reservation := self._next()) is not None:
             try:
-                self._renew(reservation_id)
+                self._renew(reservation)
             except Exception as error:  # the others are to be renewed all the same
                 tell_of_fault("renewing a lease", error)
 
-    def _next(self) -> str | None:
+    def _next(self) -> Any:
         """Wait until something has to be renewed; None when nothing is held any more."""
         with self._changed:
             while self._due:
-                when, reservation_id = self._due[0]
-                every = self._held.get(reservation_id)  # another thread may let go at any moment
+                when, reservation = self._due[0]
+                every = self._held.get(reservation)  # another thread may let go at any moment
                 now = time.monotonic()
                 if every is None:
                     heappop(self._due)
                 elif when <= now:
-                    heapreplace(self._due, (now + every, reservation_id))
-                    return reservation_id
+                    heapreplace(self._due, (now + every, reservation))
+                    return reservation
                 else:
                     self._changed.wait(when - now)
             self._thread = None

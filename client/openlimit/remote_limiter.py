@@ -25,10 +25,13 @@ class RemoteLimiter(RateLimiter):
     ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
     accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong. That of
     ``.limit(…, max_wait=…)`` takes its place for one call.
-    ``timeout`` bounds the question to the server, in seconds. ``credentials`` are gRPC channel
-    credentials (None: plain text). When the server cannot be asked, ``on_unavailable`` says
-    whether the call raises LimiterUnavailable ("raise") or starts unlimited ("allow").
+    ``timeout`` bounds the question to the server, in seconds; until then it is asked again where a
+    server went away. ``credentials`` are gRPC channel credentials (None: plain text). When the
+    server cannot be asked, ``on_unavailable`` says whether the call raises LimiterUnavailable
+    ("raise") or starts unlimited ("allow"): the first in an outage after the timeout, the others
+    at once.
 
+    Limiters with the same address, timeout and credentials share a connection.
     Nothing is connected before the first call. Close it, or use it in with or async with, so that
     reservations which are being given back reach the server.
     """
@@ -60,7 +63,9 @@ class RemoteLimiter(RateLimiter):
         self._unavailable = False
         # What gRPC takes for a moment long past: beyond a year, a timeout is none.
         timeout = min(timeout, 365 * 86400)
-        self._buckets = RemoteBuckets(address, timeout, credentials, key)
+        self._buckets = RemoteBuckets(
+            address, timeout, credentials, key, is_patient=not self._allow
+        )
 
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"

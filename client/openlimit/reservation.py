@@ -131,6 +131,7 @@ class Reservation:
         return self
 
     async def __aenter__(self) -> Self:
+        _require_asyncio()
         if not self._entered.acquire(False):
             raise _entered_already()
         decision = None
@@ -196,3 +197,13 @@ def _entered_already() -> RuntimeError:
         "this reservation is entered already, by another task or thread or further out; each call "
         "needs its own: with limiter.limit(…)"
     )
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "async with needs a running asyncio event loop; trio is not supported: use anyio over "
+            'asyncio, anyio.run(main, backend="asyncio"), or with instead of async with in a thread'
+        ) from None

@@ -1,9 +1,9 @@
 """Acquisitions and grants of a stream as columns, which take a fraction of the work. No I/O."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from reprlib import repr as shortened
-from typing import Any
+from typing import Any, NamedTuple
 
 from openlimit.errors import InvalidRequest
 from openlimit.leaky_bucket import Decision, new
@@ -27,15 +27,25 @@ from openlimit.wire import (
 _USUAL = ["requests", "tokens"]
 
 
+class Run(NamedTuple):
+    """Calls that were sent together: what names them to the server."""
+
+    name: str
+    numbers: Sequence[int]
+    places: Sequence[int]
+    """Each call's place in the run when it was first sent."""
+
+
 def write_runs(
-    asked: Iterable[tuple[int, Any]], request: AcquireStreamRequest
-) -> list[tuple[int, Any]]:
-    """Add numbered calls, those that differ in their costs only together.
+    asked: Iterable[tuple[int, Any]], request: AcquireStreamRequest, names: Iterator[str]
+) -> tuple[list[tuple[int, Any]], list[Run]]:
+    """Add numbered calls, those that differ in their costs only together, by names of their own.
 
     Returns what has to be written one by one: what is no call, calls with a request_id, and those
-    of runs in which something cannot be sent.
+    that cannot be sent; and the runs.
     """
     alone: list[tuple[int, Any]] = []
+    runs: list[Run] = []
     alike: tuple[object, ...] | None = None
     run: list[tuple[int, Call]] = []
     costs: list[int] = []
@@ -50,34 +60,64 @@ def write_runs(
             continue
         kind = (model, key, max_wait, *by_unit)
         if kind != alike:
-            alone += _unless_written(run, costs, request)
+            alone += _unless_written(run, costs, request, names, runs)
             alike, run, costs = kind, [], []
         run.append(each)
         costs += by_unit.values()
-    return alone + _unless_written(run, costs, request)
+    return alone + _unless_written(run, costs, request, names, runs), runs
+
+
+def write_repeated(
+    name: str, calls: Sequence[tuple[int, int, Call]], request: AcquireStreamRequest
+) -> Run:
+    """Add calls of one run again: their numbers, and the places that they had in it."""
+    numbers, places = [each[0] for each in calls], [each[1] for each in calls]
+    costs = [cost for _, _, call in calls for cost in call.costs.values()]
+    run = _write_run(calls[0][2], numbers, costs, request)
+    run.request_id = name
+    run.places.extend(places)
+    return Run(name, numbers, places)
 
 
 def _unless_written(
-    calls: list[tuple[int, Call]], costs: list[int], request: AcquireStreamRequest
+    calls: list[tuple[int, Call]],
+    costs: list[int],
+    request: AcquireStreamRequest,
+    names: Iterator[str],
+    runs: list[Run],
 ) -> list[tuple[int, Call]]:
     if not calls:
         return calls
-    run = request.runs.add()
-    model, key, by_unit, max_wait, *_ = calls[0][1]
+    numbers = [number for number, _ in calls]
     try:
-        require_name("model", model)
-        run.model = model
-        if key:
-            require_name("key", key)
-            run.key = key
-        write_max_wait(max_wait, run)
-        run.units.extend(by_unit)
-        run.ids.extend([number for number, _ in calls])
-        run.costs.extend(costs)
+        _write_run(calls[0][1], numbers, costs, request).request_id = name = next(names)
     except (InvalidRequest, TypeError, ValueError, OverflowError):
         del request.runs[-1]
-        return calls
+        if len(calls) == 1:
+            return calls
+        return [
+            each
+            for call in calls
+            for each in _unless_written([call], [*call[1].costs.values()], request, names, runs)
+        ]
+    runs.append(Run(name, numbers, range(len(numbers))))
     return []
+
+
+def _write_run(
+    call: Call, numbers: list[int], costs: list[int], request: AcquireStreamRequest
+) -> AcquireRun:
+    run = request.runs.add()
+    require_name("model", call.model)
+    run.model = call.model
+    if call.key:
+        require_name("key", call.key)
+        run.key = call.key
+    write_max_wait(call.max_wait, run)
+    run.units.extend(call.costs)
+    run.ids.extend(numbers)
+    run.costs.extend(costs)
+    return run
 
 
 def read_run(run: AcquireRun, kept: float | None = None) -> Sequence[Call | InvalidRequest]:

@@ -45,13 +45,6 @@ class Call(NamedTuple):
     The server's own business: it is not sent."""
 
 
-def acquire_request(call: Call) -> AcquireRequest:
-    """The message for a call; raises InvalidRequest for what cannot be sent."""
-    request = AcquireRequest()
-    write_call(call, request)
-    return request
-
-
 def write_call(call: Call, request: AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
     model, key, costs, max_wait, request_id, *_ = call

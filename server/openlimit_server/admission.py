@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from openlimit import stores
@@ -41,9 +42,9 @@ async def admit(
     for limit, cost in zip(demand.limits, demand.costs, strict=True):
         if cost > limit.amount:
             return CostExceedsLimit(limit.unit, cost, limit.amount)
-    ticket = call.request_id or os.urandom(16).hex()
+    ticket = _ticket_of(call)
     # The same on every server, and nobody gets another's by guessing.
-    slot = reservation_ids.slot_of_request(call.model, call.key, ticket, call.place)
+    slot = reservation_ids.slot_of_request(call.model, call.key, ticket)
 
     async def reserve_for_slot(max_wait: float) -> Answer:
         return await reserve(slot, max_wait)
@@ -51,6 +52,15 @@ async def admit(
     asker = asker or os.urandom(8).hex()
     answer = await turns.admit(demand.bucket, slot, asker, demand.max_wait, held, reserve_for_slot)
     return Queued(ticket) if isinstance(answer, Place) else answer
+
+
+def _ticket_of(call: Call) -> str:
+    """Names the call when it is asked again, alone: one of a run has a ticket of its own."""
+    if not call.request_id:
+        return os.urandom(16).hex()
+    if not call.place:
+        return call.request_id
+    return blake2b(repr((call.request_id, call.place)).encode(), digest_size=16).hexdigest()
 
 
 async def renew(turns: Turns | None, reserved: Reserved) -> Answer:

@@ -1,4 +1,7 @@
-"""``grpc.health.v1`` of a server that has one service: both are up, down or stopping together.
+"""``grpc.health.v1`` of a server that has one service.
+
+The server, named by "", is SERVING while it lives: whoever restarts what is not must not restart it
+because its store is away. The service is SERVING while it can answer; a drain ends both.
 
 Not with grpcio's own servicer: there a watcher that leaves cuts others off, and one that does not
 read keeps the status from changing.
@@ -15,23 +18,24 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 class _State(NamedTuple):
     status: int
+    """That of the service."""
     is_last: bool
     replaced: asyncio.Event
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Tells whether the server (named by "") and its service are serving; at first they are.
+    """Tells whether the server and its service are serving; at first they are.
 
     A change reaches every watcher as soon as that one reads; one that is slow may miss what has
     been changed again by then.
     """
 
     def __init__(self, service: str) -> None:
-        self._services = {"", service}
+        self._service = service
         self._state = _State(HealthCheckResponse.SERVING, False, asyncio.Event())
 
     def set_serving(self, serving: bool) -> None:
-        """Turn SERVING or NOT_SERVING. Does not block; without effect once draining."""
+        """Turn the service SERVING or NOT_SERVING. Does not block; no effect once draining."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         if status != self._state.status:
             self._replace(status, is_last=False)
@@ -46,19 +50,26 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             self._state = _State(status, is_last, asyncio.Event())
             before.replaced.set()
 
+    def _status(self, name: str, state: _State) -> int:
+        if name == self._service:
+            return state.status
+        if name:
+            return HealthCheckResponse.SERVICE_UNKNOWN
+        return HealthCheckResponse.NOT_SERVING if state.is_last else HealthCheckResponse.SERVING
+
     async def Check(
         self, request: HealthCheckRequest, context: ServicerContext[Any, Any]
     ) -> HealthCheckResponse:
-        if request.service not in self._services:
+        status = self._status(request.service, self._state)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
-        return HealthCheckResponse(status=self._state.status)
+        return HealthCheckResponse(status=status)
 
     async def Watch(self, request: HealthCheckRequest, context: ServicerContext[Any, Any]) -> None:
-        is_known = request.service in self._services
         told = None
         while True:
             state = self._state
-            status = state.status if is_known else HealthCheckResponse.SERVICE_UNKNOWN
+            status = self._status(request.service, state)
             if status != told:
                 await context.write(HealthCheckResponse(status=status))
                 told = status

@@ -269,7 +269,9 @@ class Policies:
         return self._rules.by_name.get(reserved.bucket.partition(":")[0])
 
     def _learn(self, settlement: telling.Settlement) -> None:
-        """From a call that was settled, once."""
+        """From a call that was settled, once, and was made: one that was not says nothing."""
+        if settlement.costs.get("requests") == 0:
+            return
         reserved = reservation_ids.read(settlement.reservation_id)
         policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
         if output is not None and reserved.model and policy and policy.token_costs:

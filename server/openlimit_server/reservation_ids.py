@@ -35,9 +35,9 @@ def names() -> Iterator[str]:
             yield f"{lot}-{number}"
 
 
-def slot_of_request(model: str, key: str, request_id: str, place: int) -> str:
+def slot_of_request(model: str, key: str, request_id: str) -> str:
     """What the slot is called of a call with this request id."""
-    asked = repr((model, key, request_id, place)).encode()
+    asked = repr((model, key, request_id)).encode()
     return blake2b(asked, digest_size=8).hexdigest()
 
 

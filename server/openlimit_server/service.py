@@ -28,6 +28,7 @@ from openlimit_server.turns import HELD
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
+_ROUNDS = 5
 _MOST_IN_BATCH = 1000
 _TOLD = items.KINDS.values()
 _Request = TypeVar("_Request", bound=Message)
@@ -94,11 +95,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return response
 
     async def drain(self) -> None:
-        """Refuse new calls as UNAVAILABLE; returns once none has come for a moment.
+        """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
 
-        Until then the server must not stop: gRPC ends as CANCELLED, with no hint to try again,
-        what has arrived but was not yet handed to a servicer. Calls in flight go on; streams
-        answer what they have read, and end.
+        Returns when the calls are refused that had arrived, or soon: a server that stops sends its
+        clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
+        servicer by then. Calls in flight go on.
         """
         self._handlers = {
             "Acquire": _unary(self._refuse, AcquireRequest),
@@ -108,10 +109,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._policies.drain()
         for stream in self._streams:
             stream.drain()
-        seen = -1
-        while seen < self._refused:
+        for _ in range(_ROUNDS):  # and no longer, whatever clients do
             seen = self._refused
             await asyncio.sleep(_QUIET)
+            if seen == self._refused:
+                break
 
     async def _answer(self, asked: Asked) -> Answer:
         [answer] = await self._policies.answer([asked], HELD)

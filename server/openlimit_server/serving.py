@@ -28,6 +28,7 @@ from openlimit_server.settings import MEMORY, Settings, load_policies
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
+_MOST_MISSED = 2  # probes of the store in a row, until it counts as away
 
 _OPTIONS = [
     # The largest sensible request is a few kilobytes.
@@ -69,19 +70,20 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
-    watching = asyncio.create_task(_watch(store, health))
+    always = any(policy.on_store_failure == "allow" for policy in policies)
+    watching = asyncio.create_task(_watch(store, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     _log.info("%s: draining for %g s at most", await stopped, settings.grace)
     end = asyncio.get_running_loop().time() + settings.grace
+    watching.cancel()
     health.drain()
     reflection.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
-    watching.cancel()
     await store.aclose()
     _log.info("stopped")
 
@@ -95,15 +97,21 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
     return buckets, buckets
 
 
-async def _watch(store: AsyncStore, health: HealthServicer) -> None:
-    """Keep the health what the store's is: whether it decides."""
-    serving = True
+async def _watch(store: AsyncStore, health: HealthServicer, *, always: bool) -> None:
+    """Keep the service's health what the store's is, whether it decides; or ``always`` good.
+
+    One answer in time makes it good; it takes several that are missed in a row to make it bad.
+    """
+    missed = 0
     while True:
         trouble = await probe(store)
-        if serving != (trouble is None):
-            serving = not serving
-            health.set_serving(serving)
-            _log.warning(f"NOT_SERVING: {_said(trouble)}" if trouble else "the store decides again")
+        if trouble and missed + 1 == _MOST_MISSED:
+            health.set_serving(always)
+            _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))
+        elif not trouble and missed >= _MOST_MISSED:
+            health.set_serving(True)
+            _log.warning("the store decides again")
+        missed = missed + 1 if trouble else 0
         await asyncio.sleep(_WATCH_EVERY)
 
 

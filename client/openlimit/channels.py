@@ -1,0 +1,139 @@
+"""Channels to servers: how they spread, notice that a server is gone, and which proxy they take."""
+
+import json
+import os
+import sys
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
+
+import grpc
+
+_SERVICE = "openlimit.v1.RateLimitService"
+_SERVICE_CONFIG = {
+    # Of several addresses each process takes another, and none whose server drains or is not well.
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": _SERVICE},
+}
+_OPTIONS = [
+    # Connections that know of nobody else: what one fork or failure hangs up is its own.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.service_config_disable_resolution", 1),
+    # A server that was restarted is found again within a second or so, not within minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # the time that connecting may take
+    # A peer that vanished without a goodbye is noticed while calls wait for it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+]
+
+
+HEALTH_CALL_FAILED = "health check call failed"
+"""What gRPC says of a server of which it is not told how well it is."""
+
+
+def open_channel(
+    address: str, credentials: grpc.ChannelCredentials | None, *, asks_health: bool = True
+) -> grpc.Channel:
+    """A channel to the server at an address, in plain text where there are no credentials.
+
+    Unless ``asks_health``, it takes a server that can be reached for one that is well.
+    """
+    # A proxy is for the world outside: it would ask another machine's port, if any.
+    options = [
+        *_OPTIONS,
+        ("grpc.enable_http_proxy", int(not _is_local(address))),
+        ("grpc.inhibit_health_checking", int(not asks_health)),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def proxy_of(address: str) -> str:
+    """The proxy that a channel to the address takes and the variable that names it; or "".
+
+    Without its credentials.
+    """
+    variable = next(filter(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy")), "")
+    if not variable or _is_local(address):
+        return ""
+    proxy = os.environ[variable]
+    try:
+        if any(_is_excepted(host) for host in _hosts(address)):
+            return ""
+        found = urlsplit(proxy)
+        where = f"{found.hostname}:{found.port}" if found.port else found.hostname or "?"
+    except ValueError:
+        where = "?"
+    return f"{where} ({variable})"
+
+
+def _hosts(address: str) -> list[str]:
+    """The hosts of an address as gRPC writes it."""
+    _, scheme, rest = address.rpartition("ipv4:") if "ipv4:" in address else ("", "", address)
+    if not scheme:
+        _, scheme, rest = address.rpartition("ipv6:") if "ipv6:" in address else ("", "", address)
+    targets = rest.split(",") if scheme else [rest.rpartition("/")[2].removeprefix("dns:")]
+    return [urlsplit(f"//{target}").hostname or "" for target in targets]
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return True
+    try:
+        return all(_is_loopback(host) for host in _hosts(address))
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_excepted(host: str) -> bool:
+    """Whether no_proxy says so, by the end of a name or by a network."""
+    environment = os.environ  # as gRPC reads it: the names are in small letters
+    said = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
+    for each in filter(None, map(str.strip, said.split(","))):
+        if host.endswith(each):
+            return True
+        try:
+            if ip_address(host) in ip_network(each):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _is_patched() -> bool:
+    """Whether gevent has replaced threads by greenlets."""
+    monkey = sys.modules.get("gevent.monkey")
+    return bool(monkey and monkey.is_module_patched("threading"))
+
+
+_WAS_PATCHED = _is_patched()
+
+
+def cooperate_with_gevent() -> None:
+    """gRPC waits in C, where greenlets cannot be switched unless it is told of them.
+
+    Raises RuntimeError where gevent came too late: what was imported before blocks all greenlets.
+    """
+    if not _is_patched():
+        return
+    if not _WAS_PATCHED:
+        raise RuntimeError(
+            "gevent has patched threads after openlimit was imported, and calls would hang: run "
+            "gevent.monkey.patch_all() before anything else is imported"
+        )
+    from grpc.experimental import gevent
+
+    gevent.init_gevent()  # does nothing the second time
