@@ -20,8 +20,9 @@
 --            limits        [name, unit, amount, capacity, rate, most] each
 --            requests      [key, kept] each: which of the KEYS remembers it, for how long from now;
 --                          if that is negative, for so long from the start
---            questions     [name, max_wait, costs, request, place] reserves, without a bound if
---                          max_wait is negative; request is which of those it is, if any
+--            questions     [name, max_wait, costs] reserves, without a bound if max_wait is
+--                          negative; [names, max_wait, costs, request, places] for as many of a
+--                          run, with which of those requests
 --                          [1, name, lot, number, start] cancels, [2, name, lot, number, start,
 --                          change] settles; lot is which of the KEYS remembers that, or 0
 --                          [3, length] pauses, 0 to go on; [4, levels] observes
@@ -218,15 +219,21 @@ local function reserve(name, max_wait, costs)
   return YES, wait, by
 end
 
-local repeats, runs = {}, {}
+local answers, repeats, runs = {}, {}, {}
 local lots = {}  -- until when what was marked in them is to be remembered, by key
+
+local function answer(what, wait, by)
+  local n_ = #answers
+  answers[n_ + 1], answers[n_ + 2], answers[n_ + 3] = what, wait, by
+end
 
 local function milliseconds_until(time)
   return string.format('%.0f', math.max(1, math.ceil((time - now) / 1000)))
 end
 
 -- What was granted to one request, whose places may have been asked in several calls: in batches of
--- {now, places, waits, units, names, costs}, of which all but the first are lists.
+-- {now, places, waits, units, names, costs}, of which all but the first are lists; where nothing
+-- had to wait, waits and units are false.
 local function recall_run(request)
   local which, kept = unpack(call.requests[request])
   local run = {which = which, kept = kept, until_ = 0, batches = {}, batch_of = {}, index_of = {}}
@@ -247,41 +254,67 @@ local function recall_run(request)
   return run
 end
 
--- Reserves, unless that was granted before.
-local function reserve_once(name, max_wait, costs, request, place)
+local function repeated(batch, i)
+  local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
+  -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
+  local lot, number = string.match(names_[i], '^(.+)%-(%d+)$')
+  if redis.call('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
+    return CANCELLED, 0, 0
+  end
+  local start, charged = at_ + (waits and waits[i] or 0), {}
+  for j, cost in ipairs(costs_[i]) do
+    charged[j] = exact(cost)
+  end
+  repeats[#repeats + 1] = table.concat({exact(start), limited_bys and limited_bys[i] or '-',
+                                        table.concat(charged, ','), names_[i]}, ' ')
+  return REPEAT, math.max(0, start - now), 0
+end
+
+-- Those of a batch that were granted.
+local function granted_of(places, waits, limited_bys, names_, costs_)
+  local granted = {{}, {}, {}, {}, {}}
+  for i = 1, #names_ do
+    if waits[i] then
+      local j = #granted[1] + 1
+      granted[1][j], granted[2][j], granted[3][j] = places[i], waits[i], limited_bys[i]
+      granted[4][j], granted[5][j] = names_[i], costs_[i]
+    end
+  end
+  return unpack(granted)
+end
+
+-- Reserves for some places of a run, as far as that was not granted before.
+local function reserve_run(names_, max_wait, costs_, request, places)
   local run = runs[request] or recall_run(request)
-  local batch = run.batch_of[place]
-  if batch then
-    local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
-    local i = run.index_of[place]
-    local start, charged = at_ + waits[i], {}
-    -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
-    local lot, number = string.match(names_[i], '^(.+)%-(%d+)$')
-    if redis.call('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
-      return CANCELLED, 0, 0
+  local batch_of, index_of = run.batch_of, run.index_of
+  local waits, limited_bys, longest, all_granted = {}, {}, -1, true
+  local batch = {now, places, waits, limited_bys, names_, costs_}
+  for i, name in ipairs(names_) do
+    local what, wait, by
+    local place = places[i]
+    if batch_of[place] then
+      what, wait, by = repeated(batch_of[place], index_of[place])
+    else
+      what, wait, by = reserve(name, max_wait, costs_[i])
     end
-    for j, cost in ipairs(costs_[i]) do
-      charged[j] = exact(cost)
+    if what == YES then
+      batch_of[place], index_of[place] = batch, i
+      waits[i], limited_bys[i], longest = wait, units[by] or '-', wait  -- they start in order
+    else
+      all_granted = false
     end
-    repeats[#repeats + 1] = table.concat(
-      {exact(start), limited_bys[i], table.concat(charged, ','), names_[i]}, ' ')
-    return REPEAT, math.max(0, start - now), 0
+    answer(what, wait, by)
   end
-  local what, wait, by = reserve(name, max_wait, costs)
-  if what == YES then
-    batch = run.fresh
-    if not batch then
-      batch = {now, {}, {}, {}, {}, {}}
-      run.fresh, run.batches[#run.batches + 1] = batch, batch
+  if longest >= 0 then
+    if not all_granted then
+      places, waits, limited_bys, names_, costs_
+        = granted_of(places, waits, limited_bys, names_, costs_)
     end
-    local i = #batch[2] + 1
-    batch[2][i], batch[3][i], batch[4][i] = place, wait, units[by] or '-'
-    batch[5][i], batch[6][i] = name, costs
-    run.batch_of[place], run.index_of[place] = batch, i
-    local kept = run.kept < 0 and wait - run.kept or run.kept
-    run.until_ = math.max(run.until_, now + kept)
+    run.batches[#run.batches + 1] = {now, places, longest > 0 and waits,
+                                     longest > 0 and limited_bys, names_, costs_}
+    local kept = run.kept < 0 and longest - run.kept or run.kept
+    run.until_, run.fresh = math.max(run.until_, now + kept), true
   end
-  return what, wait, by
 end
 
 -- All but plain reserving; made when it is asked for, since making so many functions takes as long
@@ -506,20 +539,16 @@ local function corrections()
 end
 
 local tell
-local answers = {}
 for _, question in ipairs(call.questions) do
-  local what, wait, by
-  local name, max_wait, costs, request, place = unpack(question)
-  if type(name) == 'number' then
+  local first = type(question[1])
+  if first == 'number' then
     tell = tell or corrections()
-    what, wait, by = tell(unpack(question)), 0, 0
-  elseif request then
-    what, wait, by = reserve_once(name, max_wait, costs, request, place)
+    answer(tell(unpack(question)), 0, 0)
+  elseif first == 'table' then
+    reserve_run(unpack(question))
   else
-    what, wait, by = reserve(name, max_wait, costs)
+    answer(reserve(unpack(question)))
   end
-  answers[#answers + 1], answers[#answers + 2] = what, wait
-  answers[#answers + 1] = by
 end
 answers[#answers + 1] = now
 for _, before in ipairs(repeats) do

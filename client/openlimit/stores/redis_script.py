@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, cast
 
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.leaky_bucket import SECOND, Decision, least_levels, new
+from openlimit.leaky_bucket import SECOND, Costs, Decision, least_levels, new
 from openlimit.stores import (
     MARKED,
     REPEATABLE,
@@ -68,7 +68,7 @@ class BucketCall:
         call: dict[str, Any] = {
             "clock": self._clock,
             "limits": self._limits,
-            "questions": list(map(self._argument, self.questions)),
+            "questions": self._arguments(),
         }
         if len(self._keys) > 1:
             call |= {
@@ -96,13 +96,31 @@ class BucketCall:
             )
         ]
 
-    def _argument(self, question: Question) -> Sequence[Any]:
-        if isinstance(question, Demand):
-            _, _, costs, max_wait, name, request, place = question
-            max_wait = -1 if max_wait == inf else max_wait
+    def _arguments(self) -> list[Sequence[Any]]:
+        """The questions; those that follow each other in a run as columns."""
+        arguments: list[Sequence[Any]] = []
+        run: tuple[Request, float] | None = None
+        for question in self.questions:
+            if type(question) is not Demand:
+                arguments.append(self._told(question))
+                run = None
+                continue
+            _, _, cost, max_wait, name, request, place = question
             if not request:
-                return name, max_wait, costs
-            return name, max_wait, costs, self._request(request), place
+                arguments.append((name, _bound(max_wait), cost))
+                run = None
+                continue
+            if not run or request is not run[0] or max_wait != run[1]:
+                run = request, max_wait
+                names, costs, places = list[str](), list[Costs](), list[int]()
+                which = self._request(request)
+                arguments.append((names, _bound(max_wait), costs, which, places))
+            names.append(name)
+            costs.append(cost)
+            places.append(place)
+        return arguments
+
+    def _told(self, question: Question) -> Sequence[Any]:
         match question:
             case Withdrawal(_, _, name, start):
                 return _CANCEL, name, *self._marked(name, start)
@@ -189,6 +207,10 @@ def script_calls(
         call.questions.append(question)
         call.places.append(place)
     return calls
+
+
+def _bound(max_wait: float) -> float:
+    return -1 if max_wait == inf else max_wait
 
 
 def _answer(question: Question, what: int, wait: int, limit: int, now: int) -> Answer:
