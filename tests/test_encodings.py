@@ -220,7 +220,7 @@ def test_without_any_vocabulary_one_warning_and_an_estimate(
         }
     assert counts == {estimate(PROSE)}
     assert [
-        record.getMessage().count('pip install "openlimit[offline]"') for record in caplog.records
+        record.getMessage().count('pip install "openlimitHW[offline]"') for record in caplog.records
     ] == [1]
 
 

