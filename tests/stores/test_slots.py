@@ -55,7 +55,11 @@ async def ask(slots: AsyncSlots, questions: Sequence[SlotQuestion]) -> list[int 
     return [answer.ahead or IN if isinstance(answer, Place) else bool(answer) for answer in answers]
 
 
-@pytest.fixture(scope="module", params=[None, redis, valkey, cluster], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[None, redis, valkey, cluster],
+    ids=["memory", "redis", "valkey", "cluster"],
+)
 def served(request: pytest.FixtureRequest) -> Iterator[Served | None]:
     topology: Callable[[], AbstractContextManager[Served]] | None = request.param
     if topology is None:
