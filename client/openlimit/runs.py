@@ -14,6 +14,7 @@ from openlimit.v1.rate_limit_pb2 import (
     GrantRun,
 )
 from openlimit.wire import (
+    MAX_QUESTION,
     Call,
     include_split,
     read_amounts,
@@ -72,16 +73,17 @@ def _unless_written(
         run.units.extend(by_unit)
         run.ids.extend([number for number, _ in calls])
         run.costs.extend(costs)
+        if run.ByteSize() <= MAX_QUESTION * len(calls):
+            return []
     except (InvalidRequest, TypeError, ValueError, OverflowError):
-        del request.runs[-1]
-        return calls
-    return []
+        pass
+    del request.runs[-1]
+    return calls
 
 
-def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:
-    """The call of each id, or what is wrong with it."""
-    count = len(run.ids)
-    units, costs = [*run.units], [*run.costs]
+def read_run(run: AcquireRun, first: int, last: int) -> Sequence[Call | InvalidRequest]:
+    """The call of each id from the first to before the last, or what is wrong with it."""
+    units, ids, count = [*run.units], len(run.ids), len(run.ids[first:last])
     try:
         model, key = run.model, run.key
         require_name("model", model)
@@ -91,13 +93,14 @@ def read_run(run: AcquireRun) -> Sequence[Call | InvalidRequest]:
         if len(read_amounts("units", dict.fromkeys(units, 0))) < len(units):
             # Each id is told so: what the message repeats must not be repeated for all of them.
             raise InvalidRequest("units", f"must differ, not {shortened(units)}")
-        if len(costs) != count * len(units):
+        if len(run.costs) != ids * len(units):
             raise InvalidRequest(
                 "costs",
-                f"must be as many as ids times units, {count * len(units)}, not {len(costs)}",
+                f"must be as many as ids times units, {ids * len(units)}, not {len(run.costs)}",
             )
     except InvalidRequest as error:
         return [error] * count
+    costs = run.costs[first * len(units) : (first + count) * len(units)]
     if units == _USUAL and min(costs, default=0) >= 0:
         return [
             new(Call, (model, key, {"requests": requests, "tokens": tokens}, max_wait, ""))

@@ -18,6 +18,8 @@ from openlimit.v1.rate_limit_pb2 import (
 MAX_NAME = 256
 MAX_UNITS = 16
 MAX_REQUEST_ID = 64
+MAX_QUESTION = 8_000
+"""Bytes. The longest names fit; 128 questions are less than the megabyte that a server takes."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that."""
