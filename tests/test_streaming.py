@@ -32,7 +32,7 @@ from openlimit.v1.rate_limit_pb2 import (
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit_server.faults import Faults
+from openlimit_server.internal_errors import InternalErrors
 from openlimit_server.policies import Policies
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import DEFAULT_POLICIES, PolicySettings
@@ -378,13 +378,13 @@ async def test_a_fault_is_logged_once_and_everybody_is_answered(
 def test_a_fault_that_goes_on_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     """With how often it has happened meanwhile; another one is logged at once."""
     clock = FakeClock()
-    faults = Faults(lambda: clock() / 1e6)
+    errors = InternalErrors(lambda: clock() / 1e6)
 
     def fail(error: Exception) -> None:
         try:
             raise error
         except Exception as raised:
-            faults.could_not_decide(raised)
+            errors.could_not_decide(raised)
 
     for _ in range(100):
         fail(ValueError())

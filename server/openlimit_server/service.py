@@ -21,7 +21,7 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
 )
-from openlimit_server.faults import could_not_decide
+from openlimit_server.internal_errors import could_not_decide
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.slices import SLICE, Share, Slices
 from openlimit_server.streaming import Stream

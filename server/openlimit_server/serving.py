@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from contextlib import suppress
+from ipaddress import ip_address
 from math import inf
 from typing import Any, TextIO
 
@@ -26,6 +27,7 @@ from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import MEMORY, ConfigurationError, Settings, load_policies
 
+_ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
 # Costs nothing, and goes the way of every decision.
@@ -78,7 +80,10 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
-    _log.info("%s: draining for %g s at most", await stopped, settings.grace)
+    reason = await stopped
+    _log.info("%s: draining for %g s at most", reason, settings.grace)
+    if reason == _ORPHANED:  # and whoever starts the server anew needs its port
+        stopping = asyncio.create_task(server.stop(settings.grace))
     end = asyncio.get_running_loop().time() + settings.grace
     health.drain()
     reflection.drain()
@@ -86,6 +91,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+    if reason == _ORPHANED:
+        await stopping
     watching.cancel()
     await store.aclose()
     _log.info("stopped")
@@ -121,7 +128,10 @@ async def _watch(store: AsyncStore, health: HealthServicer) -> None:
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
-    """The name of the first signal that asks to stop, or that the stream has ended."""
+    """The name of the first signal that asks to stop, or that the stream has ended.
+
+    SIGHUP, which reloads other servers and is sent by terminals that close, is ignored.
+    """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -131,16 +141,31 @@ def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        _log.warning,
+        "SIGHUP is ignored; restart the server to have it read its configuration again",
+    )
     if or_end_of:
         end = or_end_of.fileno()
-        loop.add_reader(end, stop, "the supervisor is gone")
+        loop.add_reader(end, stop, _ORPHANED)
         stopped.add_done_callback(lambda _: loop.remove_reader(end))  # it stays readable
     return stopped
 
 
+def address_to_ask(listen: str) -> str:
+    """Where the server is reached that listens there: on this machine, if it listens everywhere."""
+    host, colon, port = listen.rpartition(":")
+    with suppress(ValueError):
+        everywhere = ip_address(host.removeprefix("[").removesuffix("]"))
+        if everywhere.is_unspecified:
+            host = "[::1]" if everywhere.version == 6 else "127.0.0.1"
+    return host + colon + port
+
+
 def check(settings: Settings) -> str | None:
     """Ask the server at the listen address for its health; None, or what is wrong with it."""
-    address = settings.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    address = address_to_ask(settings.listen)
     # A proxy is for the world outside: it would ask another machine's port, if any.
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:

@@ -22,7 +22,7 @@ from openlimit.errors import InvalidRequest, OpenLimitError
 from openlimit.leaky_bucket import Decision
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.wire import TIMEOUT, Call
-from openlimit_server.faults import could_not_decide
+from openlimit_server.internal_errors import could_not_decide
 from openlimit_server.policies import Answer, Asked, Policies
 from openlimit_server.slices import SLICE, Share, Slices
 from openlimit_server.turns import HELD

@@ -12,7 +12,7 @@ _EVERY = 10.0  # seconds from one traceback to the next of the same fault
 _log = logging.getLogger("openlimit")
 
 
-class Faults:
+class InternalErrors:
     """Logs what goes wrong: one traceback for all that the same line of code spoils meanwhile.
 
     ``clock`` returns seconds and must not run backwards.
@@ -41,4 +41,4 @@ class Faults:
         return LimiterUnavailable("", "the server could not decide")
 
 
-could_not_decide = Faults().could_not_decide
+could_not_decide = InternalErrors().could_not_decide
