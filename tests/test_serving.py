@@ -11,12 +11,14 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
+from grpc_reflection.v1alpha.reflection_pb2 import (
+    ServerReflectionRequest,
+    ServerReflectionResponse,
 )
 from grpc_status import rpc_status
 
@@ -186,11 +188,34 @@ def test_health_overall_and_per_service(channel: grpc.Channel) -> None:
         assert answer.status == HealthCheckResponse.SERVING
 
 
-def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
-    """Tools such as grpcurl find the service and its messages without the proto file."""
-    described = ProtoReflectionDescriptorDatabase(channel)
-    assert "openlimit.v1.RateLimitService" in described.get_services()
-    assert described.FindFileContainingSymbol("openlimit.v1.AcquireRequest").package
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -> None:
+    """Tools such as grpcurl find the services and their messages without proto files, whichever
+    version they know."""
+    reflect: Any = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
+    )
+
+    def ask(**question: Any) -> Any:
+        [answer] = reflect(iter([ServerReflectionRequest(**question)]), timeout=10)
+        return answer
+
+    services = {each.name for each in ask(list_services="*").list_services_response.service}
+    assert services == {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "openlimit.v1.RateLimitService",
+    }
+    for name in (*services, "openlimit.v1.AcquireRequest"):
+        pool = DescriptorPool()
+        files = ask(file_containing_symbol=name).file_descriptor_response.file_descriptor_proto
+        assert files
+        for file in reversed(files):
+            pool.AddSerializedFile(file)
+        assert pool.FindFileContainingSymbol(name).package == name.rpartition(".")[0]
 
 
 def test_check_asks_the_health_service(server: ServerProcess) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc.aio import ServicerContext
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 
@@ -19,7 +19,7 @@ class _State(NamedTuple):
     replaced: asyncio.Event
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):
+class HealthServicer:
     """Tells whether the server (named by "") and its service are serving; at first they are.
 
     A change reaches every watcher as soon as that one reads; one that is slow may miss what has
@@ -29,6 +29,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, service: str) -> None:
         self._services = {"", service}
         self._state = _State(HealthCheckResponse.SERVING, False, asyncio.Event())
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For a server. Not the generated one: it lacks List, or takes messages for it that only
+        some versions have."""
+        read, write = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self.Check, read, write),
+                "List": grpc.unary_unary_rpc_method_handler(self.List),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, read, write),
+            },
+        )
 
     def set_serving(self, serving: bool) -> None:
         """Turn SERVING or NOT_SERVING. Does not block; without effect once draining."""
@@ -53,6 +66,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
         return HealthCheckResponse(status=self._state.status)
 
+    async def List(self, _: bytes, __: ServicerContext[Any, Any]) -> bytes:
+        """A HealthListResponse, ``map<string, HealthCheckResponse> statuses = 1``."""
+        status = HealthCheckResponse(status=self._state.status).SerializeToString()
+        return b"".join(
+            _field(1, _field(1, name.encode()) + _field(2, status))
+            for name in sorted(self._services)
+        )
+
     async def Watch(self, request: HealthCheckRequest, context: ServicerContext[Any, Any]) -> None:
         is_known = request.service in self._services
         told = None
@@ -65,3 +86,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             if state.is_last:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             await state.replaced.wait()
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field on the wire whose data is shorter than 128 bytes."""
+    return bytes([number << 3 | 2, len(data)]) + data

@@ -14,8 +14,6 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha import reflection_pb2_grpc
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from openlimit.leaky_bucket import Decision, Limit
 from openlimit.stores import AsyncStore, Demand
@@ -63,11 +61,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     store, slots = _stores(settings)
     service = RateLimitServicer(Policies(policies, store, slots=slots))
     health = HealthServicer(SERVICE)
-    reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
-    server.add_generic_rpc_handlers([service])
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # untyped
-    add_reflection(reflection, server)
+    reflection = ReflectionServicer((SERVICE, HEALTH))
+    server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
