@@ -47,6 +47,10 @@ class ServerProcess:
         self.stop()
         raise RuntimeError(f"the server did not start: {said}")
 
+    def said(self) -> str:
+        """All that it has logged."""
+        return Path(self._log.name).read_text()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this process, and to no other."""
         self._process.send_signal(number)

@@ -5,7 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2_grpc
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit_server.health import HealthServicer
@@ -19,14 +22,19 @@ def health() -> HealthServicer:
 
 
 @pytest.fixture
-async def stub(health: HealthServicer) -> AsyncIterator[Any]:
+async def channel(health: HealthServicer) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_generic_rpc_handlers([health.handler()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield health_pb2_grpc.HealthStub(channel)
+        yield channel
     await server.stop(0)
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Any:
+    return health_pb2_grpc.HealthStub(channel)
 
 
 def watch(stub: Any, service: str) -> Any:
@@ -91,3 +99,45 @@ async def test_a_drain_is_told_to_every_watcher_and_is_final(
         assert (await each.read()).status == NOT_SERVING
         assert await each.code() is grpc.StatusCode.UNAVAILABLE
     assert (await stub.Check(HealthCheckRequest())).status == NOT_SERVING
+
+
+def list_response() -> Any:
+    """The class of HealthListResponse, from its definition in grpc.health.v1."""
+    file = FileDescriptorProto(name="list.proto", package="list", syntax="proto3")
+    file.dependency.append(health_pb2.DESCRIPTOR.name)
+    response = file.message_type.add(name="HealthListResponse")
+    field = FieldDescriptorProto
+    for message, number, name, kind, repeated in (
+        (response, 1, "statuses", "list.HealthListResponse.StatusesEntry", True),
+        (response.nested_type.add(name="StatusesEntry"), 1, "key", None, False),
+        (response.nested_type[0], 2, "value", "grpc.health.v1.HealthCheckResponse", False),
+    ):
+        message.field.add(
+            name=name,
+            number=number,
+            type=field.TYPE_MESSAGE if kind else field.TYPE_STRING,
+            type_name=f".{kind}" if kind else None,
+            label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
+        )
+    response.nested_type[0].options.map_entry = True
+    pool = DescriptorPool()
+    pool.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName("list.HealthListResponse"))
+
+
+async def test_all_services_are_listed(
+    health: HealthServicer, channel: grpc.aio.Channel, stub: Any
+) -> None:
+    """Each with the status that Check tells."""
+    response = list_response()
+    ask: Any = channel.unary_unary(
+        "/grpc.health.v1.Health/List", response_deserializer=response.FromString
+    )
+    for status in (SERVING, NOT_SERVING):
+        health.set_serving(status == SERVING)
+        listed = (await ask(b"", timeout=10)).statuses
+        assert set(listed) == {"", "a.Service"}
+        for name, answer in listed.items():
+            told = await stub.Check(HealthCheckRequest(service=name), timeout=10)
+            assert answer.status == told.status

@@ -1,25 +1,31 @@
 """A real server process over a real socket: the contract on the wire, health, the command."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
+from grpc_reflection.v1alpha.reflection_pb2 import (
+    ServerReflectionRequest,
+    ServerReflectionResponse,
 )
 from grpc_status import rpc_status
 
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, CancelRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.serving import address_to_ask
+from tests.redis_process import free_port
 from tests.server_process import ServerProcess, serving, serving_policies
 
 POLICIES = """
@@ -182,11 +188,34 @@ def test_health_overall_and_per_service(channel: grpc.Channel) -> None:
         assert answer.status == HealthCheckResponse.SERVING
 
 
-def test_reflection_describes_the_service(channel: grpc.Channel) -> None:
-    """Tools such as grpcurl find the service and its messages without the proto file."""
-    described = ProtoReflectionDescriptorDatabase(channel)
-    assert "openlimit.v1.RateLimitService" in described.get_services()
-    assert described.FindFileContainingSymbol("openlimit.v1.AcquireRequest").package
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -> None:
+    """Tools such as grpcurl find the services and their messages without proto files, whichever
+    version they know."""
+    reflect: Any = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
+    )
+
+    def ask(**question: Any) -> Any:
+        [answer] = reflect(iter([ServerReflectionRequest(**question)]), timeout=10)
+        return answer
+
+    services = {each.name for each in ask(list_services="*").list_services_response.service}
+    assert services == {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "openlimit.v1.RateLimitService",
+    }
+    for name in (*services, "openlimit.v1.AcquireRequest"):
+        pool = DescriptorPool()
+        files = ask(file_containing_symbol=name).file_descriptor_response.file_descriptor_proto
+        assert files
+        for file in reversed(files):
+            pool.AddSerializedFile(file)
+        assert pool.FindFileContainingSymbol(name).package == name.rpartition(".")[0]
 
 
 def test_check_asks_the_health_service(server: ServerProcess) -> None:
@@ -209,6 +238,64 @@ def test_check_asks_the_health_service(server: ServerProcess) -> None:
     dead = check("127.0.0.1:1")
     assert dead.returncode == 1
     assert "no answer from 127.0.0.1:1: UNAVAILABLE" in dead.stderr
+
+
+@pytest.mark.parametrize(
+    ("listen", "asked"),
+    [
+        ("0.0.0.0:50051", "127.0.0.1:50051"),
+        ("[::]:50051", "[::1]:50051"),
+        ("[0:0:0:0:0:0:0:0]:50051", "[::1]:50051"),
+        ("10.0.0.0:50051", "10.0.0.0:50051"),
+        ("127.0.0.1:50051", "127.0.0.1:50051"),
+        ("[fe80::]:50051", "[fe80::]:50051"),
+        ("[fe80::1%eth0]:50051", "[fe80::1%eth0]:50051"),
+        ("localhost:50051", "localhost:50051"),
+        ("*:50051", "*:50051"),
+        ("dns:///10.0.0.0:50051", "dns:///10.0.0.0:50051"),
+        ("ipv4:10.0.0.0:50051", "ipv4:10.0.0.0:50051"),
+        ("unix:/tmp/0.0.0.0:1.sock", "unix:/tmp/0.0.0.0:1.sock"),
+        ("unix:0.0.0.0:1", "unix:0.0.0.0:1"),
+    ],
+)
+def test_a_server_that_listens_everywhere_is_asked_on_this_machine(listen: str, asked: str) -> None:
+    """Only a whole host that stands for all addresses is replaced."""
+    assert address_to_ask(listen) == asked
+
+
+def test_closed_standard_descriptors_are_no_trouble() -> None:
+    """Each of them, and all: a socket that got such a number would make libuv abort."""
+    command = [sys.executable, "-m", "openlimit_server", "--listen"]
+    running = []
+    for closed in ("0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"):
+        address = f"127.0.0.1:{free_port()}"
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command, address]
+        process = subprocess.Popen(shell, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running.append((process, address))
+    try:
+        for process, address in running:
+            with grpc.insecure_channel(address) as channel:
+                ask: Any = RateLimitServiceStub(channel).Acquire
+                assert ask(AcquireRequest(model="m"), timeout=20, wait_for_ready=True)
+            process.terminate()
+            assert process.wait(10) == 0
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait(10)
+
+
+def test_sighup_is_ignored_and_said_to_be(
+    server: ServerProcess, stub: RateLimitServiceStub
+) -> None:
+    """It must not kill: it is what a terminal sends that closes."""
+    server.signal(signal.SIGHUP)
+    for _ in range(500):
+        if "SIGHUP is ignored" in server.said():
+            break
+        time.sleep(0.02)
+    assert "SIGHUP is ignored" in server.said()
+    assert stub.Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
 
 
 def test_a_second_server_on_the_port_does_not_start(server: ServerProcess) -> None:

@@ -1,26 +1,42 @@
 """AcquireStream and AcquireBatch of a real server, as a client in any language sees them."""
 
+import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from queue import SimpleQueue
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from openlimit import items, wire
+from openlimit import items, stores, wire
+from openlimit.stores import AsyncStore
+from openlimit.stores.memory import MemoryStore
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
+    AcquireRun,
     AcquireStreamRequest,
+    AcquireStreamResponse,
     Answer,
     CancelRequest,
     Question,
+    SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.internal_errors import InternalErrors
+from openlimit_server.policies import Policies
+from openlimit_server.service import SERVICE, RateLimitServicer
+from openlimit_server.settings import DEFAULT_POLICIES, PolicySettings
+from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving, serving_policies
 
@@ -193,6 +209,213 @@ def test_who_does_not_read_costs_no_memory(server: ServerProcess) -> None:
         with grpc.insecure_channel(server.address) as another:
             assert RateLimitServiceStub(another).Acquire(AcquireRequest(model="fast"), timeout=5)
         call.cancel()
+
+
+class CountingStore(MemoryStore):
+    """How many questions it has decided, and how many at most in one step."""
+
+    decided = most = 0
+
+    async def adecide(self, questions: Sequence[stores.Question]) -> list[stores.Answer]:
+        self.decided += len(questions)
+        self.most = max(self.most, len(questions))
+        return await super().adecide(questions)
+
+
+@asynccontextmanager
+async def serving_here(store: AsyncStore, split_by: Sequence[str] = ()) -> AsyncIterator[str]:
+    """A server on this event loop, whose work can be counted; its address."""
+    limits = {"requests": ((1e9, 60, None),)}
+    policy = PolicySettings.model_construct(
+        name="all", models=("*",), limits=limits, split_by=split_by
+    )
+    server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
+    server.add_generic_rpc_handlers([RateLimitServicer(Policies([policy], store))])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+ALONE = AcquireStreamRequest(questions=[acquire(i, "m") for i in range(5000)])
+IN_RUNS = AcquireStreamRequest(
+    runs=[AcquireRun(model="m", units=["tokens"], ids=range(9000), costs=[1] * 9000)]
+)
+BATCH = AcquireBatchRequest(acquisitions=[AcquireRequest(model="m")] * 1000)
+
+
+@pytest.mark.parametrize("flood", [ALONE, IN_RUNS, BATCH])
+async def test_a_flood_does_not_hold_up_a_call(flood: Message) -> None:
+    """While many ask for all they can get, little of it is decided before one that asks for one."""
+    store = CountingStore()
+    data = flood.SerializeToString()
+
+    async def pour(channel: grpc.aio.Channel) -> None:
+        if flood is BATCH:
+            ask: Any = channel.unary_unary(f"/{SERVICE}/AcquireBatch")
+            while True:
+                await ask(data)
+        call: Any = channel.stream_stream(f"/{SERVICE}/AcquireStream")()
+
+        async def read() -> None:
+            while await call.read():
+                pass
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            while True:
+                await call.write(data)
+
+    async with serving_here(store) as address, grpc.aio.insecure_channel(address) as channel:
+        ask = RateLimitServiceStub(channel).Acquire
+        pouring = [asyncio.create_task(pour(channel)) for _ in range(30)]
+        while store.decided < 5_000:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0)
+        between = []
+        for _ in range(10):
+            before = store.decided
+            assert await ask(AcquireRequest(model="good"), timeout=60)
+            between.append(store.decided - before)
+        for each in pouring:
+            each.cancel()
+        await asyncio.gather(*pouring, return_exceptions=True)
+    assert store.most <= 256
+    assert median(between) < 5_000
+
+
+async def test_a_client_may_ask_all_at_once_and_read_then() -> None:
+    """As many as may be in flight: neither side waits for the other."""
+    data = AcquireStreamRequest(questions=[acquire(i, "m") for i in range(100)]).SerializeToString()
+    async with (
+        serving_here(MemoryStore()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call: Any = channel.stream_stream(f"/{SERVICE}/AcquireStream")(timeout=30)
+        for _ in range(items.MOST_IN_FLIGHT // 100):
+            await call.write(data)
+        await call.done_writing()
+        answered = 0
+        while message := await call.read():
+            answered += len(AcquireStreamResponse.FromString(message).answers)
+    assert answered == items.MOST_IN_FLIGHT
+
+
+async def test_a_message_of_answers_is_bounded_by_its_bytes() -> None:
+    """However long names are, no message is larger than clients take, and all are answered."""
+    ids = [f"{i:016x}.{'0' * 16}-1.1.1{'-1' * 2900}.all:{{all}}" for i in range(500)]
+    questions = [
+        Question(id=i, settle=SettleRequest(reservation_id=each)) for i, each in enumerate(ids)
+    ]
+    sizes, answered = [], set[int]()
+    async with (
+        serving_here(MemoryStore()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        call: Any = channel.stream_stream(f"/{SERVICE}/AcquireStream")(timeout=60)
+        for first in range(0, 500, 100):
+            message = AcquireStreamRequest(questions=questions[first : first + 100])
+            await call.write(message.SerializeToString())
+        await call.done_writing()
+        while data := await call.read():
+            sizes.append(len(data))
+            answers = AcquireStreamResponse.FromString(data).answers
+            assert {answer.error.code for answer in answers} == {Code.Value("NOT_FOUND")}
+            answered |= {answer.id for answer in answers}
+    assert answered == set(range(500))
+    assert max(sizes) <= 1 << 20
+
+
+async def test_a_batch_is_answered_in_a_message_that_clients_take() -> None:
+    """Also one of a thousand calls whose ids are as long as can be."""
+    split_by = ("model", "key")
+    async with (
+        serving_here(MemoryStore(), split_by) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        calls = [AcquireRequest(model="%" * 256, key="%" * 256)] * 1000
+        ask = RateLimitServiceStub(channel).AcquireBatch
+        answer = await ask(AcquireBatchRequest(acquisitions=calls), timeout=60)
+    assert len(answer.results) == 1000
+    assert answer.results[0].granted.reservation_id
+
+
+class BrokenStore(MemoryStore):
+    """Has a fault that nobody has thought of."""
+
+    async def adecide(self, questions: Sequence[stores.Question]) -> list[stores.Answer]:
+        if not isinstance(questions[0], stores.Secret):
+            raise ZeroDivisionError
+        return await super().adecide(questions)
+
+
+async def test_a_fault_is_logged_once_and_everybody_is_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a stream and alone; clients are told nothing of the inside."""
+    async with (
+        serving_here(BrokenStore()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub = RateLimitServiceStub(channel)
+        call: Any = stub.AcquireStream(timeout=60)
+        await call.write(ALONE)
+        await call.done_writing()
+        said = [answer.error.message async for message in call for answer in message.answers]
+        assert said == ["the server could not decide"] * 5000
+        for ask in (
+            stub.Acquire(AcquireRequest(model="m"), timeout=60),
+            stub.AcquireBatch(AcquireBatchRequest(acquisitions=[AcquireRequest(model="m")])),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="the server could not decide") as caught:
+                await ask
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert [record.message for record in caplog.records] == ["could not decide"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_fault_that_goes_on_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """With how often it has happened meanwhile; another one is logged at once."""
+    clock = FakeClock()
+    errors = InternalErrors(lambda: clock() / 1e6)
+
+    def fail(error: Exception) -> None:
+        try:
+            raise error
+        except Exception as raised:
+            errors.could_not_decide(raised)
+
+    for _ in range(100):
+        fail(ValueError())
+    fail(KeyError())
+    clock.now += 11_000_000
+    fail(ValueError())
+    assert [record.message for record in caplog.records] == [
+        "could not decide",
+        "could not decide",
+        "could not decide; it failed so 99 times more before this",
+    ]
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What gRPC raises then ends the stream without an error."""
+    # Stands in for a race inside gRPC, which raises this or cancels.
+    context = AsyncMock()
+    context.invocation_metadata = lambda: ()
+    context.read.return_value = AcquireStreamRequest(
+        questions=[acquire(1, "m")]
+    ).SerializeToString()
+    context.write.side_effect = grpc.aio.InternalError('Failed "execute_batch"')
+    policies = Policies(DEFAULT_POLICIES, MemoryStore())
+    details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
+    handler: Any = RateLimitServicer(policies).service(details)
+    await handler.stream_stream(None, context)
+    context.write.assert_called_once()
+    context.abort.assert_not_called()
+    assert not caplog.records
 
 
 def test_a_stopping_server_answers_what_it_has_read(tmp_path: Any) -> None:

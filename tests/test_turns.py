@@ -97,10 +97,12 @@ def stubs(servers: list[ServerProcess]) -> Iterator[list[RateLimitServiceStub]]:
         ]
 
 
-def acquire(stub: RateLimitServiceStub, model: str, **fields: Any) -> AcquireResponse:
+def acquire(
+    stub: RateLimitServiceStub, model: str, *, timeout: float = 10, **fields: Any
+) -> AcquireResponse:
     """Raises the error that the call is answered."""
     try:
-        return stub.Acquire(AcquireRequest(model=model, **fields), timeout=10)
+        return stub.Acquire(AcquireRequest(model=model, **fields), timeout=timeout)
     except grpc.RpcError as error:
         raise error_of_call(error, "") from None
 
@@ -168,6 +170,22 @@ def test_who_is_held_long_is_told_to_ask_again_and_keeps_its_place(stubs: Stubs)
         assert not later.done()
         release(other, running[1])
         assert later.result(5).reservation_id
+
+
+def test_a_short_deadline_keeps_its_place(stubs: Stubs) -> None:
+    """A call is held for half of what is left of its deadline, so that QUEUED comes in time."""
+    one, other = stubs[0], stubs[-1]
+    running = [acquire(one, "long-deadline"), acquire(other, "long-deadline")]
+    with pytest.raises(Queued) as first:
+        acquire(one, "long-deadline", timeout=0.6)
+    with pytest.raises(Queued) as second:
+        acquire(other, "long-deadline", timeout=0.6)
+    release(one, running[0])
+    with pytest.raises(Queued):
+        acquire(one, "long-deadline", timeout=0.4, request_id=second.value.ticket)
+    assert acquire(other, "long-deadline", timeout=5, request_id=first.value.ticket).lease.seconds
+    release(other, running[1])
+    assert acquire(one, "long-deadline", timeout=5, request_id=second.value.ticket).lease.seconds
 
 
 def test_asking_again_is_answered_the_same_and_takes_one_slot(stubs: Stubs) -> None:

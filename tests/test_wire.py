@@ -135,6 +135,14 @@ TOLD = st.one_of(
 )
 
 
+def read_questions(
+    request: AcquireStreamRequest, kept: float | None = None
+) -> tuple[list[int], list[items.Asked | InvalidRequest]]:
+    """The numbers of all of a message's questions, and what each asks."""
+    slices = [*items.read_questions(request, kept)]
+    return [n for numbers, _ in slices for n in numbers], [a for _, asked in slices for a in asked]
+
+
 @given(TOLD)
 def test_what_is_told_survives_the_wire(told: items.Told) -> None:
     """On the stream and alone, the server reads what the client tells."""
@@ -144,7 +152,7 @@ def test_what_is_told_survives_the_wire(told: items.Told) -> None:
     kind = items.KINDS[type(told)]
     alone = kind.read(getattr(sent, kind.question))  # the message of the unary call
     assert sent.id == 7
-    numbers, asked = items.read_questions(AcquireStreamRequest(questions=[sent]))
+    numbers, asked = read_questions(AcquireStreamRequest(questions=[sent]))
     assert numbers == [7]
     for read in (*asked, alone):
         assert (type(read), read) == (type(told), told)
@@ -190,7 +198,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
     wrong, runs = items.write_questions(enumerate(calls), request, map(str, count()))
     errors = dict(wrong)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
-    numbers, asked = items.read_questions(sent)
+    numbers, asked = read_questions(sent)
     assert items.count_questions(sent) == len(numbers)
     read = dict(zip(numbers, asked, strict=True))
     assert read.keys() | errors.keys() == set(range(len(calls)))
@@ -210,7 +218,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
         again = AcquireStreamRequest()
         half = [(n, place, calls[n]) for n, place in zip(run.numbers, run.places, strict=True)][::2]
         assert write_repeated(run.name, half, again).numbers == [n for n, *_ in half]
-        numbers, asked = items.read_questions(again)
+        numbers, asked = read_questions(again)
         pairs = zip(asked, map(read.__getitem__, numbers), strict=True)
         assert all(one == other or isinstance(one, InvalidRequest) for one, other in pairs)
 
@@ -240,7 +248,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
 )
 def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
     """Each of its questions is answered by what is wrong."""
-    for number, asked in zip(*items.read_questions(AcquireStreamRequest(runs=[run])), strict=True):
+    for number, asked in zip(*read_questions(AcquireStreamRequest(runs=[run])), strict=True):
         assert number in run.ids
         assert isinstance(asked, InvalidRequest)
         assert asked.field == field
@@ -249,7 +257,7 @@ def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
 def test_what_is_wrong_with_a_run_is_said_in_a_few_words() -> None:
     """Each id is told: repeating what came would make gigabytes of one message."""
     run = AcquireRun(model="m", units=["tokens"] * 10_000, ids=[1])
-    _, [error] = items.read_questions(AcquireStreamRequest(runs=[run]))
+    _, [error] = read_questions(AcquireStreamRequest(runs=[run]))
     assert isinstance(error, InvalidRequest)
     assert len(str(error)) < 200
 
@@ -259,10 +267,76 @@ def test_runs_count_even_if_nothing_is_in_them() -> None:
     assert items.count_questions(AcquireStreamRequest(runs=[AcquireRun()] * 7)) == 7
 
 
+LONG = "%" * 256
+UNITS = {f"u{i:02}{'x' * 61}": 2**62 for i in range(15)}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        wire.Call(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9, "r" * 64),
+        wire.Call(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9),
+        telling.Settlement("i" * telling.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
+        telling.Observed(LONG, LONG, UNITS),
+    ],
+)
+def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(asked: items.Asked) -> None:
+    """However long the names are."""
+    request = AcquireStreamRequest()
+    numbered = [(2**63 + i, asked) for i in range(128)]
+    wrong, _ = items.write_questions(numbered, request, map("{:019}".format, count()))
+    assert not wrong
+    assert items.count_questions(request) == 128
+    assert request.ByteSize() < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        wire.Call("m", "", {"requests": 1, "tokens": 1, "x" * 1_000_000: 1}, None),
+        wire.Call("m", "", {"requests": 1, **{f"u{i}": 1 for i in range(10_000)}}, None, "r"),
+        telling.Penalty("x" * 1_000_000, "", 1),
+        telling.Cancellation("x" * 1_000_000, ""),
+        telling.Settlement("id", "", {"x" * 1_000_000: 1}),
+    ],
+)
+def test_a_question_that_is_too_large_spoils_no_other(asked: items.Asked) -> None:
+    """It is refused before it is sent: a message that is too large would end the whole stream."""
+    call = wire.Call("m", "", {"requests": 1, "tokens": 1}, None)
+    request = AcquireStreamRequest()
+    numbered = [(1, call), (2, asked), (3, call)]
+    [(number, error)], _ = items.write_questions(numbered, request, map(str, count()))
+    assert number == 2
+    assert "bytes" in error.reason
+    assert sorted(read_questions(request)[0]) == [1, 3]
+
+
+def test_a_message_is_read_in_slices_that_take_about_as_long() -> None:
+    """Whatever it holds: long runs are cut, short ones and questions are put together."""
+    alone = AcquireRequest(model="m")
+    message = AcquireStreamRequest(
+        questions=[Question(id=i, acquire=alone) for i in range(100)],
+        runs=[
+            AcquireRun(
+                model="m", units=["tokens"], ids=range(first, first + size), costs=[7] * size
+            )
+            for first, size in [(100, 1000), *((1100 + i, 1) for i in range(100))]
+        ]
+        + [AcquireRun(model="m")] * 100,
+    )
+    slices = [*items.read_questions(message)]
+    assert [len(numbers) for numbers, _ in slices[:3]] == [32, 32, 32]
+    assert all(len(numbers) <= 256 for numbers, _ in slices)
+    assert len(slices) < 25
+    assert [number for numbers, _ in slices for number in numbers] == [*range(1200)]
+    costs = {call.costs["tokens"] for _, asked in slices[4:] for call in asked}  # type: ignore[union-attr]  # none is wrong
+    assert costs == {7}
+
+
 def test_a_run_without_units_costs_requests() -> None:
     """As an acquisition does that names no cost."""
     run = AcquireRun(model="m", ids=[1, 2])
-    _, asked = items.read_questions(AcquireStreamRequest(runs=[run]))
+    _, asked = read_questions(AcquireStreamRequest(runs=[run]))
     assert asked == [wire.Call("m", "", {"requests": 1, "tokens": 0}, None)] * 2
 
 
@@ -273,7 +347,7 @@ def test_a_run_that_is_safe_to_repeat_tells_its_places(units: list[str]) -> None
 
     def places(**fields: Any) -> list[object]:
         run.MergeFrom(AcquireRun(**fields))
-        _, asked = items.read_questions(AcquireStreamRequest(runs=[run]), kept=2.5)
+        _, asked = read_questions(AcquireStreamRequest(runs=[run]), kept=2.5)
         calls = [call for call in asked if isinstance(call, wire.Call)]
         assert {(call.request_id, call.kept) for call in calls} == {(run.request_id, 2.5)}
         return [call.place for call in calls]

@@ -1,17 +1,28 @@
 """Several worker processes on one port, over a shared Redis."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
+import grpc
 import pytest
 
 from openlimit import RemoteLimiter
+from openlimit.v1.rate_limit_pb2 import AcquireRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.settings import ConfigurationError, Settings
+from openlimit_server.workers import supervise
 from tests.redis_process import RedisProcess, serving_redis
 from tests.server_process import ServerProcess, serving
 
@@ -36,6 +47,15 @@ def workers_of(server: ServerProcess) -> set[int]:
             return found
         time.sleep(0.02)
     raise AssertionError("there are no two workers")
+
+
+def wait_until_said(server: ServerProcess, what: str, times: int) -> None:
+    """So often, by the supervisor and its workers together."""
+    for _ in range(500):
+        if server.said().count(what) == times:
+            return
+        time.sleep(0.02)
+    raise AssertionError(server.said())
 
 
 def is_running(pid: int) -> bool:
@@ -89,6 +109,65 @@ def test_no_worker_outlives_its_supervisor(server: ServerProcess) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("a worker goes on alone")
+
+
+def test_a_killed_supervisors_port_is_free_for_the_next(
+    server: ServerProcess, redis: RedisProcess
+) -> None:
+    """Its workers leave the port at once, however many calls clients keep them busy with."""
+    workers_of(server)
+    wait_until_said(server, "serving on", 2)
+    over = threading.Event()
+
+    def keep_asking() -> None:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = RateLimitServiceStub(channel)
+            while not over.is_set():
+                with suppress(grpc.RpcError):
+                    stub.Acquire(AcquireRequest(model="m"), timeout=1)
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor() as threads:
+        for _ in range(2):
+            threads.submit(keep_asking)
+        try:
+            server.signal(signal.SIGKILL)
+            server.wait()
+            again = ("--store", redis.url, "--workers", "2")
+            with serving(*again, port=server.port) as restarted:
+                with RemoteLimiter(restarted.address) as limiter:
+                    assert limiter.reserve("m", {"requests": 1, "tokens": 1}).reservation_id
+                assert len(workers_of(restarted)) == 2
+        finally:
+            over.set()
+
+
+def test_sighup_is_ignored(server: ServerProcess) -> None:
+    """By the supervisor and by its workers, until there is something to reload: they say so."""
+    serving_workers = workers_of(server)
+    wait_until_said(server, "serving on", 2)
+    for pid in (server.pid, *serving_workers):
+        os.kill(pid, signal.SIGHUP)
+    wait_until_said(server, "SIGHUP is ignored", 3)
+    assert workers_of(server) == serving_workers
+    with RemoteLimiter(server.address) as limiter:
+        assert limiter.reserve("m", {"requests": 1, "tokens": 1}).reservation_id
+
+
+@pytest.mark.parametrize("listen", ["[::]:0", "[::1]:0"])
+async def test_workers_need_ipv6_for_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, listen: str, redis: RedisProcess
+) -> None:
+    """Where the machine has none, that is said, as with any address it does not have."""
+
+    def no_ipv6(family: int) -> NoReturn:
+        assert family == socket.AF_INET6
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", no_ipv6)
+    settings = Settings.model_construct(listen=listen, store=redis.url, workers=2, config=None)
+    with pytest.raises(ConfigurationError, match="this machine has no IPv6"):
+        await supervise(settings)
 
 
 def started(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,6 @@
 """The items of a stream: questions, and the answers to them. No I/O."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -34,6 +34,7 @@ from openlimit.v1.rate_limit_pb2 import (
     Question,
 )
 from openlimit.wire import (
+    MAX_QUESTION,
     Call,
     duration,
     microseconds,
@@ -45,6 +46,9 @@ from openlimit.wire import (
 
 MOST_IN_FLIGHT = 10_000
 """Questions of one stream that may be undecided."""
+# One question of a run is the unit. A slice takes about half a millisecond.
+_SLICE = _PART = 128
+_RUN, _ALONE = 8, 4
 
 Told = Cancellation | Settlement | Release | Renewal | Penalty | Observed
 """What is told about a call, which is not a question for a start."""
@@ -100,22 +104,40 @@ def count_questions(request: AcquireStreamRequest) -> int:
 
 def read_questions(
     request: AcquireStreamRequest, kept: float | None = None
-) -> tuple[list[int], list[Asked | InvalidRequest]]:
+) -> Iterator[tuple[list[int], list[Asked | InvalidRequest]]]:
     """The numbers of the questions, and what each asks or what is wrong with it.
 
-    ``kept`` is what calls in runs get that are safe to repeat.
+    In slices, each of which is read when it is its turn: all take about the same time. ``kept`` is
+    what calls in runs get that are safe to repeat.
     """
     numbers: list[int] = []
     asked: list[Asked | InvalidRequest] = []
+    size = 0
+    for part, outcomes, weight in _parts(request, kept):
+        numbers += part
+        asked += outcomes
+        size += weight
+        if size >= _SLICE:
+            yield numbers, asked
+            numbers, asked, size = [], [], 0
+    if numbers:
+        yield numbers, asked
+
+
+def _parts(
+    request: AcquireStreamRequest, kept: float | None
+) -> Iterator[tuple[Sequence[int], Sequence[Asked | InvalidRequest], int]]:
+    """Numbers, what they ask, and how much of a slice that takes."""
     for question in request.questions:
-        numbers.append(question.id)
-        asked.append(
-            readable(question.acquire) if question.HasField("acquire") else _read_told(question)
-        )
+        yield [question.id], [_read_question(question)], _ALONE
     for run in request.runs:
-        numbers += run.ids
-        asked += read_run(run, kept)
-    return numbers, asked
+        for first in range(0, len(run.ids) or 1, _PART):
+            ids = run.ids[first : first + _PART]
+            yield ids, read_run(run, first, first + _PART, kept), _RUN + len(ids)
+
+
+def _read_question(question: Question) -> Asked | InvalidRequest:
+    return readable(question.acquire) if question.HasField("acquire") else _read_told(question)
 
 
 def _read_told(question: Question) -> Told | InvalidRequest:
@@ -154,6 +176,16 @@ def write_question(number: int, asked: Asked, question: Question) -> None:
     else:
         kind = KINDS[type(asked)]
         _write_told(kind, asked, getattr(question, kind.question))
+    _require_size(question)
+
+
+def _require_size(question: Message) -> None:
+    size = question.ByteSize()
+    if size > MAX_QUESTION:
+        raise InvalidRequest(
+            "request",
+            f"cannot be sent: it takes {size} bytes, and {MAX_QUESTION} at most; shorten its names",
+        )
 
 
 def _write_told(kind: Kind, told: Told, message: Message) -> None:

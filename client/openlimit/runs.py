@@ -15,6 +15,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import (
     MAX_PLACES,
+    MAX_QUESTION,
     Call,
     include_split,
     read_amounts,
@@ -117,14 +118,17 @@ def _write_run(
     run.units.extend(call.costs)
     run.ids.extend(numbers)
     run.costs.extend(costs)
+    if run.ByteSize() > MAX_QUESTION * len(numbers):
+        raise InvalidRequest("request", "is too large")
     return run
 
 
-def read_run(run: AcquireRun, kept: float | None = None) -> Sequence[Call | InvalidRequest]:
-    """The call of each id, or what is wrong with it. ``kept`` is for those that have a
-    request_id."""
-    count = len(run.ids)
-    units, costs = [*run.units], [*run.costs]
+def read_run(
+    run: AcquireRun, first: int, last: int, kept: float | None = None
+) -> Sequence[Call | InvalidRequest]:
+    """The call of each id from the first to before the last, or what is wrong with it. ``kept`` is
+    for those that have a request_id."""
+    units, ids, count = [*run.units], len(run.ids), len(run.ids[first:last])
     try:
         model, key = run.model, run.key
         require_name("model", model)
@@ -134,15 +138,16 @@ def read_run(run: AcquireRun, kept: float | None = None) -> Sequence[Call | Inva
         if len(read_amounts("units", dict.fromkeys(units, 0))) < len(units):
             # Each id is told so: what the message repeats must not be repeated for all of them.
             raise InvalidRequest("units", f"must differ, not {shortened(units)}")
-        if len(costs) != count * len(units):
+        if len(run.costs) != ids * len(units):
             raise InvalidRequest(
                 "costs",
-                f"must be as many as ids times units, {count * len(units)}, not {len(costs)}",
+                f"must be as many as ids times units, {ids * len(units)}, not {len(run.costs)}",
             )
         request_id = read_request_id(run)
-        places = _read_places(run) if request_id else repeat(0, count)
+        places = _read_places(run)[first:last] if request_id else repeat(0, count)
     except InvalidRequest as error:
         return [error] * count
+    costs = run.costs[first * len(units) : (first + count) * len(units)]
     if units == _USUAL and min(costs, default=0) >= 0:
         return [
             new(

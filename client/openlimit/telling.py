@@ -15,6 +15,9 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import duration, read_amounts, read_duration, read_units, require_name
 
+MAX_RESERVATION_ID = 6_000
+"""Characters: more than any has, and few enough to be repeated in an answer."""
+
 
 class Cancellation(NamedTuple):
     """Gives back a reservation that has not started."""
@@ -77,6 +80,11 @@ def read_name(
     """The reservation's id and its key; raises InvalidRequest where they cannot be ones."""
     if not request.reservation_id:
         raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
+    if len(request.reservation_id) > MAX_RESERVATION_ID:
+        size = len(request.reservation_id)
+        raise InvalidRequest(
+            "reservation_id", f"must have at most {MAX_RESERVATION_ID} characters, not {size}"
+        )
     require_name("key", request.key)
     return request.reservation_id, request.key
 

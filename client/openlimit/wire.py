@@ -19,6 +19,8 @@ MAX_UNITS = 16
 MAX_REQUEST_ID = 64
 MAX_PLACES = 1000
 """Acquisitions of a run that is safe to repeat."""
+MAX_QUESTION = 8_000
+"""Bytes. The longest names fit; 128 questions are less than the megabyte that a server takes."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,19 @@ _WINDOWS = (
 )
 
 
+def open_standard_descriptors() -> None:
+    """Lead those that are closed nowhere: else sockets get their numbers, and libuv aborts."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(opened, True)  # by workers
+
+
 def main() -> None:
     """Exit 0 after a drain or a good health check; 1 for bad health; 2 for what cannot start."""
+    open_standard_descriptors()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if sys.platform == "win32":
         _refuse(_WINDOWS)

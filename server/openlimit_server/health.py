@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc.aio import ServicerContext
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 
@@ -23,7 +23,7 @@ class _State(NamedTuple):
     replaced: asyncio.Event
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):
+class HealthServicer:
     """Tells whether the server and its service are serving; at first they are.
 
     A change reaches every watcher as soon as that one reads; one that is slow may miss what has
@@ -33,6 +33,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, service: str) -> None:
         self._service = service
         self._state = _State(HealthCheckResponse.SERVING, False, asyncio.Event())
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For a server. Not the generated one: it lacks List, or takes messages for it that only
+        some versions have."""
+        read, write = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self.Check, read, write),
+                "List": grpc.unary_unary_rpc_method_handler(self.List),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, read, write),
+            },
+        )
 
     def set_serving(self, serving: bool) -> None:
         """Turn the service SERVING or NOT_SERVING. Does not block; no effect once draining."""
@@ -65,6 +78,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
         return HealthCheckResponse(status=status)
 
+    async def List(self, _: bytes, __: ServicerContext[Any, Any]) -> bytes:
+        """A HealthListResponse, ``map<string, HealthCheckResponse> statuses = 1``."""
+        states = {name: self._status(name, self._state) for name in ("", self._service)}
+        return b"".join(
+            _field(1, _field(1, name.encode()) + _field(2, _serving(status)))
+            for name, status in states.items()
+        )
+
     async def Watch(self, request: HealthCheckRequest, context: ServicerContext[Any, Any]) -> None:
         told = None
         while True:
@@ -76,3 +97,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             if state.is_last:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             await state.replaced.wait()
+
+
+def _serving(status: int) -> bytes:
+    return HealthCheckResponse(status=status).SerializeToString()
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field on the wire whose data is shorter than 128 bytes."""
+    return bytes([number << 3 | 2, len(data)]) + data

@@ -1,22 +1,46 @@
-"""Server reflection whose streams end when the server drains."""
+"""Server reflection, as v1 and as v1alpha, whose streams end when the server drains.
+
+The versions differ in their package only, so that the messages of one serve for both.
+"""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc.aio import ServicerContext
-from grpc_reflection.v1alpha import reflection
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2 import (
+    ServerReflectionRequest,
+    ServerReflectionResponse,
+)
+
+_ALPHA = reflection.SERVICE_NAME
+_V1 = _ALPHA.replace("v1alpha", "v1")
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):
     """Describes the services to tools, which may keep a stream open for as long as they run."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        super().__init__(services)
+        _describe_v1()
+        super().__init__({*services, _ALPHA, _V1})
         self._is_draining = False
         self._waits: set[asyncio.Timeout] = set()
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Of both versions, for a server."""
+        info = grpc.stream_stream_rpc_method_handler(
+            self.ServerReflectionInfo,
+            request_deserializer=ServerReflectionRequest.FromString,
+            response_serializer=ServerReflectionResponse.SerializeToString,
+        )
+        return [
+            grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info})
+            for name in (_ALPHA, _V1)
+        ]
 
     def drain(self) -> None:
         """End the streams once what was asked is answered. Does not block."""
@@ -55,3 +79,14 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
             if request is None:
                 return
             yield request
+
+
+def _describe_v1() -> None:
+    """Make it known to reflection itself: grpcio-reflection has v1alpha only."""
+    try:
+        descriptor_pool.Default().FindFileContainingSymbol(_V1)
+    except KeyError:
+        alpha, v1 = FileDescriptorProto(), FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+        text_format.Parse(text_format.MessageToString(alpha).replace("v1alpha", "v1"), v1)
+        descriptor_pool.Default().AddSerializedFile(v1.SerializeToString())

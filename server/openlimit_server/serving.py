@@ -1,18 +1,18 @@
 """The composition root: store, policies, servicers, health, signals and drain."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, TextIO
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha import reflection_pb2_grpc
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import AsyncStore
@@ -26,6 +26,7 @@ from openlimit_server.reflection import ReflectionServicer
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import MEMORY, Settings, load_policies
 
+_ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
 _MOST_MISSED = 2  # probes of the store in a row, until it counts as away
@@ -33,6 +34,8 @@ _MOST_MISSED = 2  # probes of the store in a row, until it counts as away
 _OPTIONS = [
     # The largest sensible request is a few kilobytes.
     ("grpc.max_receive_message_length", 1 << 20),
+    # Else gRPC reads megabytes ahead of each client, and 200 that send too much take a gigabyte.
+    ("grpc.http2.bdp_probe", 0),
     # Thousands of callers may ask in the same instant. By default gRPC refuses calls, at random,
     # once 1,000 wait to be picked up; answering takes a fraction of a millisecond each.
     ("grpc.server.max_pending_requests", 100_000),
@@ -60,22 +63,23 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     store, slots = _stores(settings)
     service = RateLimitServicer(Policies(policies, store, slots=slots))
     health = HealthServicer(SERVICE)
-    reflection = ReflectionServicer((SERVICE, HEALTH, REFLECTION))
-    server.add_generic_rpc_handlers([service])
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # untyped
-    add_reflection(reflection, server)
+    reflection = ReflectionServicer((SERVICE, HEALTH))
+    server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
+    _spare_the_collector()
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
     watching = asyncio.create_task(_watch(store, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
-    _log.info("%s: draining for %g s at most", await stopped, settings.grace)
+    reason = await stopped
+    _log.info("%s: draining for %g s at most", reason, settings.grace)
+    if reason == _ORPHANED:  # and whoever starts the server anew needs its port
+        stopping = asyncio.create_task(server.stop(settings.grace))
     end = asyncio.get_running_loop().time() + settings.grace
     watching.cancel()
     health.drain()
@@ -84,8 +88,18 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+    if reason == _ORPHANED:
+        await stopping
     await store.aclose()
     _log.info("stopped")
+
+
+def _spare_the_collector() -> None:
+    """A full collection stops all callers: by default, one in a flood takes 50 ms several times a
+    second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
@@ -124,7 +138,10 @@ def _said(trouble: LimiterUnavailable) -> str:
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
-    """The name of the first signal that asks to stop, or that the stream has ended."""
+    """The name of the first signal that asks to stop, or that the stream has ended.
+
+    SIGHUP, which reloads other servers and is sent by terminals that close, is ignored.
+    """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -134,16 +151,31 @@ def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        _log.warning,
+        "SIGHUP is ignored; restart the server to have it read its configuration again",
+    )
     if or_end_of:
         end = or_end_of.fileno()
-        loop.add_reader(end, stop, "the supervisor is gone")
+        loop.add_reader(end, stop, _ORPHANED)
         stopped.add_done_callback(lambda _: loop.remove_reader(end))  # it stays readable
     return stopped
 
 
+def address_to_ask(listen: str) -> str:
+    """Where the server is reached that listens there: on this machine, if it listens everywhere."""
+    host, colon, port = listen.rpartition(":")
+    with suppress(ValueError):
+        everywhere = ip_address(host.removeprefix("[").removesuffix("]"))
+        if everywhere.is_unspecified:
+            host = "[::1]" if everywhere.version == 6 else "127.0.0.1"
+    return host + colon + port
+
+
 def check(settings: Settings) -> str | None:
     """Ask the server at the listen address for its health; None, or what is wrong with it."""
-    address = settings.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    address = address_to_ask(settings.listen)
     # A proxy is for the world outside: it would ask another machine's port, if any.
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:

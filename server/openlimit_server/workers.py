@@ -2,7 +2,8 @@
 
 The kernel shares connections out among them (SO_REUSEPORT). Each gets its settings on stdin, where
 they cannot be read from a list of processes, and stops when that ends: none outlives its
-supervisor, however that goes.
+supervisor, however that goes. Workers of a supervisor that was killed leave the port at once, so
+that a new one can take it while they finish their calls.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from openlimit_server import binding
 from openlimit_server.serving import stop_signal
@@ -19,6 +20,7 @@ from openlimit_server.settings import ConfigurationError, Settings, load_policie
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds until one that keeps dying is started again
 _HEALTHY_AFTER = 10.0  # seconds
+_LEAVE_WITHIN = 1.0  # seconds, of a port whose supervisor has died
 _LATE = 2.0  # seconds beyond the grace time, after which a worker is killed
 
 WORKER = "worker"
@@ -97,22 +99,36 @@ def _reserve(listen: str) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # First without SO_REUSEPORT: two servers of one user would silently share the calls.
-    with _bound(family, host, int(number), reuse=False) as first:
+    with _free(family, host, int(number)) as first:
         port = first.getsockname()[1]
     return _bound(family, host, port, reuse=True)
 
 
+def _free(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    """Bound to a port that nobody listens on, or only the workers of a supervisor that has just
+    died."""
+    end = time.monotonic() + _LEAVE_WITHIN
+    while True:
+        try:
+            return _bound(family, host, port, reuse=False)
+        except ConfigurationError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_LEAVE_WITHIN / 20)
+
+
 def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -> socket.socket:
-    opened = socket.socket(family)
-    try:
-        # Connections that ended a moment ago are no server.
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse))
-        opened.bind((host, port))
-    except OSError as error:
-        opened.close()
-        listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise binding.cannot_listen(listen, error) from error
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(socket.socket(family))  # fails where there is no IPv6
+            # Connections that ended a moment ago are no server.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse))
+            opened.bind((host, port))
+        except OSError as error:
+            listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise binding.cannot_listen(listen, error) from error
+        stack.pop_all()
     return opened
 
 

@@ -118,8 +118,9 @@ class RateLimitServiceServicer(object):
 
         Where the policy limits how many calls run at the same time, the call needs a slot first. Those
         that have none wait in the order in which they came: the server holds the question for some
-        two seconds, then answers QUEUED. Who asks the same again within three seconds, with the
-        ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+        two seconds, or half of what is left of the call's deadline if that is less, then answers
+        QUEUED. Who asks the same again within three seconds, with the ticket as its request_id, keeps
+        its place. max_wait counts from the first time; who gives up
         cancels the call or asks no more. The answer has the lease; the slot is held from the start
         until the call is settled or released, or its lease ends without a renewal.
         """
@@ -130,7 +131,7 @@ class RateLimitServiceServicer(object):
     def AcquireBatch(self, request, context):
         """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
         its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
-        slot is answered QUEUED at once.
+        slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +144,8 @@ class RateLimitServiceServicer(object):
         Questions about one bucket are decided in the order in which they are sent; what has to wait
         for a slot is answered when it has one, and holds up nothing else. An item that fails
         is answered by its error and harms no other; at most 10,000 items are in flight, more are
-        RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+        RESOURCE_EXHAUSTED. A client that does not read its answers is not read from. Messages take at
+        most a megabyte, those of the server as well. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
         has read and ends the call as UNAVAILABLE.
 

@@ -57,15 +57,16 @@ class RateLimitServiceStub:
 
     Where the policy limits how many calls run at the same time, the call needs a slot first. Those
     that have none wait in the order in which they came: the server holds the question for some
-    two seconds, then answers QUEUED. Who asks the same again within three seconds, with the
-    ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+    two seconds, or half of what is left of the call's deadline if that is less, then answers
+    QUEUED. Who asks the same again within three seconds, with the ticket as its request_id, keeps
+    its place. max_wait counts from the first time; who gives up
     cancels the call or asks no more. The answer has the lease; the slot is held from the start
     until the call is settled or released, or its lease ends without a renewal.
     """
     AcquireBatch: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]
     """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
     its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
-    slot is answered QUEUED at once.
+    slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
     AcquireStream: _grpc.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]
     """AcquireStream carries any number of questions over one call, many in a message, and their
@@ -74,7 +75,8 @@ class RateLimitServiceStub:
     Questions about one bucket are decided in the order in which they are sent; what has to wait
     for a slot is answered when it has one, and holds up nothing else. An item that fails
     is answered by its error and harms no other; at most 10,000 items are in flight, more are
-    RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+    RESOURCE_EXHAUSTED. A client that does not read its answers is not read from. Messages take at
+    most a megabyte, those of the server as well. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
     has read and ends the call as UNAVAILABLE.
 
@@ -134,15 +136,16 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
 
     Where the policy limits how many calls run at the same time, the call needs a slot first. Those
     that have none wait in the order in which they came: the server holds the question for some
-    two seconds, then answers QUEUED. Who asks the same again within three seconds, with the
-    ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+    two seconds, or half of what is left of the call's deadline if that is less, then answers
+    QUEUED. Who asks the same again within three seconds, with the ticket as its request_id, keeps
+    its place. max_wait counts from the first time; who gives up
     cancels the call or asks no more. The answer has the lease; the slot is held from the start
     until the call is settled or released, or its lease ends without a renewal.
     """
     AcquireBatch: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]  # type: ignore[assignment]
     """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
     its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
-    slot is answered QUEUED at once.
+    slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
     AcquireStream: _aio.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]  # type: ignore[assignment]
     """AcquireStream carries any number of questions over one call, many in a message, and their
@@ -151,7 +154,8 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     Questions about one bucket are decided in the order in which they are sent; what has to wait
     for a slot is answered when it has one, and holds up nothing else. An item that fails
     is answered by its error and harms no other; at most 10,000 items are in flight, more are
-    RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+    RESOURCE_EXHAUSTED. A client that does not read its answers is not read from. Messages take at
+    most a megabyte, those of the server as well. When the client has ended its side, the
     server answers what it has read and ends the call; when the server stops, it answers what it
     has read and ends the call as UNAVAILABLE.
 
@@ -214,8 +218,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Where the policy limits how many calls run at the same time, the call needs a slot first. Those
         that have none wait in the order in which they came: the server holds the question for some
-        two seconds, then answers QUEUED. Who asks the same again within three seconds, with the
-        ticket as its request_id, keeps its place. max_wait counts from the first time; who gives up
+        two seconds, or half of what is left of the call's deadline if that is less, then answers
+        QUEUED. Who asks the same again within three seconds, with the ticket as its request_id, keeps
+        its place. max_wait counts from the first time; who gives up
         cancels the call or asks no more. The answer has the lease; the slot is held from the start
         until the call is settled or released, or its lease ends without a renewal.
         """
@@ -228,7 +233,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rate_limit_pb2.AcquireBatchResponse, _abc.Awaitable[_rate_limit_pb2.AcquireBatchResponse]]:
         """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
         its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
-        slot is answered QUEUED at once.
+        slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
         """
 
     @_abc_1.abstractmethod
@@ -243,7 +248,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         Questions about one bucket are decided in the order in which they are sent; what has to wait
         for a slot is answered when it has one, and holds up nothing else. An item that fails
         is answered by its error and harms no other; at most 10,000 items are in flight, more are
-        RESOURCE_EXHAUSTED. Who does not read is not read from. When the client has ended its side, the
+        RESOURCE_EXHAUSTED. A client that does not read its answers is not read from. Messages take at
+        most a megabyte, those of the server as well. When the client has ended its side, the
         server answers what it has read and ends the call; when the server stops, it answers what it
         has read and ends the call as UNAVAILABLE.
 
