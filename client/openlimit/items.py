@@ -48,7 +48,7 @@ MOST_IN_FLIGHT = 10_000
 """Questions of one stream that may be undecided."""
 # One question of a run is the unit. A slice takes about half a millisecond.
 _SLICE = _PART = 128
-_RUN, _ALONE = 8, 4
+_RUN, _ALONE = 8, 2
 
 Told = Cancellation | Settlement | Release | Renewal | Penalty | Observed
 """What is told about a call, which is not a question for a start."""
