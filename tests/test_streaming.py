@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from openlimit.v1.rate_limit_pb2 import (
     Question,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.streaming import Stream
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving, serving_policies
 
@@ -71,6 +73,27 @@ class Talk:
                 assert answer.id not in found
                 found[answer.id] = answer
         return found
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        ("5", 10),
+        ("0.1", 1),
+        ("-3", 1),
+        ("nan", 1),
+        ("31", 60),
+        ("inf", 60),
+        ("soon", 60),
+        (None, 60),
+    ],
+)
+def test_runs_are_kept_for_twice_the_clients_timeout(timeout: str | None, seconds: float) -> None:
+    """For a second at least, a minute at most and where it says nothing."""
+    metadata = () if timeout is None else ((wire.TIMEOUT, timeout),)
+    context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
+    policies: Any = None
+    assert Stream(policies, context)._kept == seconds
 
 
 def acquire(number: int, model: str, **fields: Any) -> Question:

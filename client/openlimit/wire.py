@@ -22,7 +22,7 @@ MAX_PLACES = 1000
 """Acquisitions of a run that is safe to repeat."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
-for a slot is told to ask again before that."""
+for a slot is told to ask again before that; what is granted to a run is known for twice as long."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 _UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -35,10 +35,11 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `now` (Unix time) until the provider wants to be asked again; None: not said.
+    """Seconds from now until the provider wants to be asked again; None: not said.
 
-    More than a day, negative and what is neither a number nor a date count as not said; a date
-    that has passed is 0.
+    A date is compared with the response's own, for clocks differ; without that, with `now` (Unix
+    time). More than a day, negative and what is neither a number nor a date count as not said; a
+    date that has passed is 0.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -48,12 +49,20 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     elif seconds is not None:
         wait = seconds
     else:
-        try:
-            date = parsedate_tz(given.get("retry-after", ""))
-            wait = max(0.0, mktime_tz(date) - now) if date else _DAY + 1
-        except (ValueError, OverflowError):
+        until, sent = _date(given.get("retry-after", "")), _date(given.get("date", ""))
+        if until is None:
             return None
+        wait = max(0.0, until - (now if sent is None else sent))
     return wait if wait <= _DAY else None
+
+
+def _date(text: str) -> float | None:
+    """In Unix time."""
+    try:
+        date = parsedate_tz(text)
+        return mktime_tz(date) if date else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _number(text: str) -> float | None:
