@@ -39,10 +39,11 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `now` (Unix time) until the provider wants to be asked again; None: not said.
+    """Seconds from now until the provider wants to be asked again; None: not said.
 
-    More than a day, negative and what is neither a number nor a date count as not said; a date
-    that has passed is 0.
+    A date is compared with the response's own, for clocks differ; without that, with `now` (Unix
+    time). More than a day, negative and what is neither a number nor a date count as not said; a
+    date that has passed is 0.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -52,11 +53,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     elif whole is not None:
         wait = whole
     else:
-        try:
-            date = parsedate_tz(given.get("retry-after", ""))
-            wait = max(0.0, mktime_tz(date) - now) if date else DAY + 1
-        except (ValueError, OverflowError):
-            return None
+        until = _date(given.get("retry-after", ""))
+        wait = DAY + 1 if until is None else max(0.0, until - _sent_at(given, now))
     return wait if wait <= DAY else None
 
 
@@ -64,7 +62,9 @@ def reset(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `now` until the provider's limits have room again; None: not said.
 
     Of those of which nothing remains; if there is none, of any, since one has refused a call.
+    Dates are compared as by ``retry_after``.
     """
+    now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
     left, resets = remaining(headers), {}
     for name, value in headers.items():
         if match := _RESET.fullmatch(name.lower()):
@@ -84,6 +84,21 @@ def _until(text: str, now: float) -> float | None:
     try:
         date = datetime.fromisoformat(text.strip())
         return date.timestamp() - now if date.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _sent_at(given: Mapping[str, str], now: float) -> float:
+    """When the response was made by the provider's own clock; `now` where it does not say so."""
+    sent = _date(given.get("date", ""))
+    return now if sent is None else sent
+
+
+def _date(text: str) -> float | None:
+    """In Unix time."""
+    try:
+        date = parsedate_tz(text)
+        return mktime_tz(date) if date else None
     except (ValueError, OverflowError):
         return None
 
