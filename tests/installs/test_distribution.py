@@ -1,4 +1,4 @@
-"""Every way to install that the README shows, and what each brings."""
+"""Every way to install that docs/installation.md shows, and what each brings."""
 
 import re
 import shutil
@@ -8,8 +8,8 @@ import pytest
 
 from tests.installs.environment import ROOT, Environment
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r'^    (pip install ".*?"|pip install \S+)', README, re.MULTILINE)
+PAGE = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r'^    (pip install ".*?"|pip install \S+)', PAGE, re.MULTILINE)
 CALL = "openlimit.ChatRateLimiter().wait_for_capacity_sync(1)"
 # A server on a free port, and a call through it.
 SERVE_AND_CALL = """
@@ -60,9 +60,9 @@ def test_an_installation_of_the_readme_works(
 def test_a_project_of_a_worker_installs_the_wheel(
     environment: Environment, tmp_path: Path, wheel: Path
 ) -> None:
-    """The README's requirements.txt and the steps of its Dockerfile, in a folder as it says."""
-    [requirement] = re.findall(r"^    (\./wheels/.*)$", README, re.MULTILINE)
-    [dockerfile] = re.findall(r"^```dockerfile\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """The page's requirements.txt and the steps of its Dockerfile, in a folder as it says."""
+    [requirement] = re.findall(r"^    (\./wheels/.*)$", PAGE, re.MULTILINE)
+    [dockerfile] = re.findall(r"^```dockerfile\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     project, app = tmp_path / "project", tmp_path / "app"
     (project / "wheels").mkdir(parents=True)
     app.mkdir()

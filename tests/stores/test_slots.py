@@ -365,7 +365,7 @@ async def test_redis_goes_on_when_its_clock_is_set_back() -> None:
 
 @pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
 async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
-    """What the README lists for limits on concurrency is enough."""
+    """What docs/redis.md lists for limits on concurrency is enough."""
     allowed = "+evalsha +script|load +time +hmget +hget +hset +hdel +pexpire +zadd +zrem +zscore "
     allowed += "+zrank +zcount +zrange +zrangebyscore +zremrangebyscore +zremrangebyrank"
     config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
