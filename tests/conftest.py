@@ -11,7 +11,7 @@ from tests.timeline import Timeline
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
 
-hypothesis.settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
