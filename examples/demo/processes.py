@@ -136,6 +136,7 @@ async def server(directory: Path, limits: Limits) -> AsyncIterator[str]:
         "  - name: demo\n"
         '    models: ["gpt-4o", "gpt-4o-*"]\n'
         f"    limits: {{requests: {limits.requests}/minute, tokens: {limits.tokens}/minute}}\n"
+        "    default_output: 15\n"  # what this provider takes a call without a maximum to write
     )
     port = _free_port()
     address = f"127.0.0.1:{port}"
