@@ -10,12 +10,13 @@ EXAMPLES = [
     (errors.CostExceedsLimit("tokens", 6001, 6000), "split the call or raise the limit"),
     (errors.WaitTooLong(12.5, "tokens"), "the wait for tokens would be 12.5 s"),
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
+    (errors.WaitTooLong(0.6, "concurrent"), "no slot became free within max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),
     (errors.UnknownReservation("a.b"), "pass the id and the key of the acquisition"),
     (errors.UnknownReservation("a.b", expired=True), "settle a call within 15 minutes"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
     (errors.Queued("t1"), "ask again at once with the request_id 't1'"),
-    (errors.LimiterUnavailable("host:1", "refused"), "let calls go on without it"),
+    (errors.LimiterUnavailable("host:1", "refused"), "check that it runs and can be reached"),
 ]
 
 

@@ -148,3 +148,13 @@ def test_clients_run_on_windows(server: ServerProcess) -> None:
     )
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "module"),
+    [("anthropic", "anthropic"), ("langchain", "langchain_core"), ("litellm", "litellm")],
+)
+def test_an_integration_without_its_package_says_what_to_install(extra: str, module: str) -> None:
+    """As the server and the limiters with Redis do."""
+    done = run(without(module), f"import openlimit.integrations.{extra}")
+    assert done.stderr.endswith(f'pip install "openlimitHW[{extra}]"\n')

@@ -71,11 +71,11 @@ def test_sync_and_async_share_a_bucket(limiter: RemoteLimiter) -> None:
         async with limiter.limit(model="m-share", tokens=10) as reservation:
             return reservation
 
-    with limiter.limit(model="m-share", tokens=100) as first:
+    with limiter.limit(model="m-share", tokens=160) as first:
         assert (first.wait, first.limited_by) == (0, "")
     second = asyncio.run(call())
     assert second.wait is not None
-    assert 0 < second.wait <= 0.1
+    assert 0 < second.wait <= 0.7
     assert second.limited_by == "tokens"
 
 
@@ -146,12 +146,12 @@ async def test_a_call_may_have_a_longest_wait_of_its_own(
             with pytest.raises(WaitTooLong):
                 await limiter.limit(model="m-own", tokens=6000, max_wait=max_wait).__aenter__()
     with RemoteLimiter(server.address, max_wait=0) as impatient:
-        impatient.limit(model="m-longer", tokens=101).__enter__()
+        impatient.limit(model="m-longer", tokens=160).__enter__()
         with pytest.raises(WaitTooLong):
             impatient.limit(model="m-longer", tokens=1).__enter__()
         for max_wait in (5, float("inf")):
             async with impatient.limit(model="m-longer", tokens=1, max_wait=max_wait) as call:
-                assert 0 < (call.wait or 0) < 0.1
+                assert (call.wait or 0) < 0.7
 
 
 async def test_what_needs_a_model_says_so(server: ServerProcess, limiter: RemoteLimiter) -> None:
@@ -192,6 +192,8 @@ async def test_what_needs_a_model_says_so(server: ServerProcess, limiter: Remote
         ("max_wait", "5"),
         ("max_wait", True),
         ("address", None),
+        ("address", "http://localhost:50051"),
+        ("credentials", "secret"),
         ("key", None),
         ("key", 5),
     ],

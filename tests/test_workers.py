@@ -79,6 +79,7 @@ def test_workers_answer_as_one(server: ServerProcess) -> None:
 
 def test_a_worker_that_dies_is_replaced(server: ServerProcess) -> None:
     """Calls go on, and soon there are as many workers as before."""
+    wait_until_said(server, "serving on", 2)
     before = workers_of(server)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)

@@ -52,6 +52,11 @@ class WaitTooLong(OpenLimitError):
         self.limited_by = limited_by
 
     def __str__(self) -> str:
+        if self.limited_by == "concurrent":
+            return (
+                "no slot became free within max_wait; nothing was charged; try again in about "
+                f"{self.retry_after:.6g} s or raise max_wait"
+            )
         cause = f" for {self.limited_by}" if self.limited_by else ""
         return (
             f"the wait{cause} would be {self.retry_after:.6g} s, longer than max_wait; nothing was "
@@ -145,6 +150,5 @@ class LimiterUnavailable(OpenLimitError):
 
     def __str__(self) -> str:
         return (
-            f"no decision from {self.address}: {self.reason}; check that it runs and is within "
-            'reach, or let calls go on without it: RemoteLimiter(on_unavailable="allow")'
+            f"no decision from {self.address}: {self.reason}; check that it runs and can be reached"
         )

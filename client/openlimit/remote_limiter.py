@@ -15,6 +15,8 @@ from openlimit.remote import RemoteBuckets
 from openlimit.telling import Observed, Penalty, Release
 from openlimit.wire import Call, read_amounts, require_name
 
+_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ class RemoteLimiter(RateLimiter):
         credentials: grpc.ChannelCredentials | None = None,
         on_unavailable: Literal["raise", "allow"] = "raise",
     ) -> None:
-        if not isinstance(address, str) or not address:
+        if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
             raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
         if not isinstance(key, str):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
@@ -54,6 +56,9 @@ class RemoteLimiter(RateLimiter):
         require_wait(max_wait)
         if not (isinstance(timeout, int | float) and 0 < timeout < inf):
             raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout!r}")
+        if not isinstance(credentials, grpc.ChannelCredentials | None):
+            example = "grpc.ssl_channel_credentials()"
+            raise InvalidRequest("credentials", f"must be such as {example}, not {credentials!r}")
         if on_unavailable not in ("raise", "allow"):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         self._address = address

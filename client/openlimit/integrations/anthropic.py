@@ -2,12 +2,21 @@
 
 from typing import Any
 
-from anthropic import APIRequest, APIResponse, AsyncAPIResponse, AsyncCallNext, CallNext, Middleware
-
 from openlimit.integrations.attempt import Attempt
 from openlimit.integrations.call_params import route_of
+from openlimit.integrations.extras import from_extra
 from openlimit.integrations.following import follow
 from openlimit.rate_limiter import RateLimiter
+
+with from_extra("anthropic"):
+    from anthropic import (
+        APIRequest,
+        APIResponse,
+        AsyncAPIResponse,
+        AsyncCallNext,
+        CallNext,
+        Middleware,
+    )
 
 __all__ = ["LimitedMiddleware"]
 

@@ -2,10 +2,12 @@
 
 from functools import partial
 
-from langchain_core.rate_limiters import BaseRateLimiter
-
 from openlimit.errors import WaitTooLong
+from openlimit.integrations.extras import from_extra
 from openlimit.rate_limiter import RateLimiter
+
+with from_extra("langchain"):
+    from langchain_core.rate_limiters import BaseRateLimiter
 
 __all__ = ["LimitedCalls"]
 

@@ -6,13 +6,15 @@ from functools import partial
 from http.client import OK
 from typing import Any
 
-import litellm
-from litellm.integrations.custom_logger import CustomLogger
-
 from openlimit.background import when_dropped
 from openlimit.integrations.attempt import aenter, enter, observe, pause, reserved, settle
+from openlimit.integrations.extras import from_extra
 from openlimit.rate_limiter import RateLimiter
 from openlimit.reservation import Reservation
+
+with from_extra("litellm"):
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
 
 __all__ = ["LimitedLogger"]
 
