@@ -146,7 +146,7 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
             "limits.yaml:5: policies[1].name: a policy named 'a' stands above already",
         ),
         (ONE.replace("name: a", "name: a b"), "limits.yaml:2: policies[0].name: expected a n"),
-        (ONE.replace("'*'", "''"), "limits.yaml:3: policies[0].models[0]: "),
+        (ONE.replace("'*'", "~"), "limits.yaml:3: policies[0].models[0]: expected a model or a "),
         (ONE.replace("['*']", "[]"), "limits.yaml:3: policies[0].models: "),
         (ONE.replace("['*']", "gpt-4o"), "limits.yaml:3: policies[0].models: "),
         (HEAD + "    limits: {}", "limits.yaml:4: policies[0].limits: "),

@@ -78,8 +78,9 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: fields.Name
-    models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Names, and patterns in which * and ? are wild; the first policy that matches decides."""
+    models: tuple[str, ...] = Field(min_length=1)
+    """Names, and patterns in which * and ? are wild; the first policy that matches decides. ""
+    is for calls without a model, which no pattern covers."""
     limits: dict[Annotated[str, AfterValidator(_unit)], fields.Limits] = Field(min_length=1)
     """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
     split_by: tuple[Literal["model", "key"], ...] = ()
