@@ -182,7 +182,7 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
             assert details["ErrorInfo"].reason == "UNKNOWN_MODEL"
         batch = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire]))
         answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.answers]
-        results = [*batch.results, *answers]
+        results: list[Any] = [*batch.results, *answers]
         assert len(results) == 3
         for result in results:
             assert 'list "" in the models of a policy' in result.error.message
