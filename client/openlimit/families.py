@@ -30,9 +30,9 @@ class Family:
 
 
 # Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
-# the budget is larger (https://community.openai.com/t/1377015; there the small models cost less than
-# by the factors of the guide, which stand here). From 5.5 on an image is shown in full unless high
-# detail is asked for, from 6 on without a bound
+# the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
+# than by the factors of the guide, which stand here). From 5.5 on an image is shown in full unless
+# high detail is asked for, from 6 on without a bound
 # (https://huggingface.co/datasets/JOHNISKING/image-token-cost and, for 6.1,
 # https://docs.apiyi.com/en/faq/vision-image-too-large).
 _LARGER = 2500
