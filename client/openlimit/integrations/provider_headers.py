@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
-from openlimit.integrations.provider_errors import DAY, seconds
+from openlimit.integrations.provider_errors import DAY, believed, seconds
 
 __all__ = ["remaining", "reset", "retry_after"]
 
@@ -41,8 +41,8 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `now` (Unix time) until the provider wants to be asked again; None: not said.
 
-    More than a day, negative and what is neither a number nor a date count as not said; a date
-    that has passed is 0.
+    See ``believed``. A date that has passed is 0; what is negative, or neither a number nor a date,
+    counts as not said.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -53,17 +53,19 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         wait = whole
     else:
         try:
-            date = parsedate_tz(given.get("retry-after", ""))
-            wait = max(0.0, mktime_tz(date) - now) if date else DAY + 1
+            if not (date := parsedate_tz(given.get("retry-after", ""))):
+                return None
+            wait = max(0.0, mktime_tz(date) - now)
         except (ValueError, OverflowError):
             return None
-    return wait if wait <= DAY else None
+    return believed(wait)
 
 
 def reset(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `now` until the provider's limits have room again; None: not said.
 
-    Of those of which nothing remains; if there is none, of any, since one has refused a call.
+    Of those of which nothing remains; if there is none, of any, since one has refused a call. More
+    than a day counts as not said: some tell the time there.
     """
     left, resets = remaining(headers), {}
     for name, value in headers.items():
