@@ -12,6 +12,7 @@ EXAMPLES = [
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
     (errors.WaitTooLong(0.6, "concurrent"), "no slot became free within max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),
+    (errors.UnknownModel(""), 'pass the model, or list "" in the models of a policy'),
     (errors.UnknownReservation("a.b"), "pass the id and the key of the acquisition"),
     (errors.UnknownReservation("a.b", expired=True), "settle a call within 15 minutes"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),

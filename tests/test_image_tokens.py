@@ -2,6 +2,7 @@
 
 import struct
 from base64 import b64encode
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -142,3 +143,16 @@ def test_original_detail_has_a_budget_of_its_own(size: tuple[int, int] | None, t
     cost = Patches(32, 1536, 1.2, original=10_000)
     assert cost.tokens(size, "original") == tokens
     assert cost.tokens(size, "high") == min(tokens, 1844)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [((256, 256), 77), ((1920, 1080), 2448), ((3840, 2160), 9792), ((4032, 3024), 14_364)],
+)
+def test_an_image_is_shown_in_full_unless_another_detail_is_asked_for(
+    size: tuple[int, int], tokens: int
+) -> None:
+    """As measured with GPT-6: https://huggingface.co/datasets/JOHNISKING/image-token-cost."""
+    cost = Patches(32, 2500, 1.2, original=inf, in_full=True)
+    assert [cost.tokens(size, detail) for detail in (None, "auto", "original")] == [tokens] * 3
+    assert cost.tokens(size, "high") == cost.tokens(size, "low") == min(tokens, 3000)

@@ -19,8 +19,8 @@ from openlimit_server.settings import DEFAULT_POLICIES, PolicySettings
 from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 
-PATTERNS = st.text("ab*?[]", min_size=1, max_size=4)
-MODELS = st.text("ab[]", min_size=1, max_size=4)
+PATTERNS = st.text("ab*?[]", max_size=4)
+MODELS = st.text("ab[]", max_size=4)
 
 
 def matches(model: str, pattern: str) -> bool:
@@ -40,10 +40,15 @@ def policy(number: int, models: list[str]) -> PolicySettings:
 
 @given(st.lists(st.lists(PATTERNS, min_size=1, max_size=3), min_size=1, max_size=6), MODELS)
 async def test_the_first_policy_that_matches_decides(rules: list[list[str]], model: str) -> None:
-    """Whether it names the model in full or by a pattern, its place in the file counts."""
+    """Whether it names the model in full or by a pattern, its place in the file counts. A call
+    without a model is covered only where "" is listed."""
     policies = Policies([policy(i, models) for i, models in enumerate(rules)], MemoryStore())
     [answer] = await policies.answer([Call(model, "", {"requests": 1}, None)])
-    matching = [i for i, models in enumerate(rules) if any(matches(model, each) for each in models)]
+    matching = [
+        i
+        for i, models in enumerate(rules)
+        if (any(matches(model, each) for each in models) if model else "" in models)
+    ]
     if matching:
         assert isinstance(answer, Decision)
         assert f".p{matching[0]}:" in answer.reservation_id
@@ -74,6 +79,25 @@ async def test_brackets_are_not_wild(pattern: str, others: list[str]) -> None:
     assert all(isinstance(each, UnknownModel) for each in refused)
     told = Settlement(answer.reservation_id, "", {"requests": 0})
     assert await policies.answer([told]) == [True]
+
+
+async def test_a_call_without_a_model_has_a_bucket_of_its_own() -> None:
+    """Also beside a model or a key that is called as the policy; and its output is learned."""
+    given = GIVEN | {"models": ["", "t"], "split_by": ["model"], "reserve_output": "learned"}
+    given["limits"] = {"output_tokens": "1000000/minute"}
+    policies = Policies([PolicySettings.model_validate(given)], MemoryStore())
+    for _ in range(59):
+        calls = [Call(model, "", {"requests": 1, "input_tokens": 0}, None) for model in ("", "t")]
+        nameless, named = await policies.answer(calls)
+        assert isinstance(nameless, Decision)
+        assert isinstance(named, Decision)
+        assert ".t:{:t}" in nameless.reservation_id
+        assert ".t:{t}" in named.reservation_id
+        told = Settlement(nameless.reservation_id, "", {"output_tokens": 7})
+        assert await policies.answer([told]) == [True]
+    [nameless] = await policies.answer([calls[0]])
+    assert isinstance(nameless, Decision)
+    assert nameless.reservation_id.split(".")[3] == "7"
 
 
 async def test_a_default_policy_covers_each_model_as_before() -> None:

@@ -22,7 +22,16 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 )
 from grpc_status import rpc_status
 
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, CancelRequest
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireBatchRequest,
+    AcquireRequest,
+    AcquireRun,
+    AcquireStreamRequest,
+    CancelRequest,
+    ObserveRequest,
+    PenalizeRequest,
+    Question,
+)
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.serving import address_to_ask
 from tests.redis_process import free_port
@@ -123,7 +132,6 @@ def test_cancel_gives_back_a_reservation_that_waits(stub: RateLimitServiceStub) 
 @pytest.mark.parametrize(
     ("field", "request_"),
     [
-        ("model", AcquireRequest(tokens=1)),
         ("model", AcquireRequest(model="x" * 257)),
         ("key", AcquireRequest(model="gpt-4o", key="x" * 257)),
         ("tokens", AcquireRequest(model="gpt-4o", tokens=-1)),
@@ -150,6 +158,49 @@ def test_a_malformed_field_is_named(
     [violation] = details["BadRequest"].field_violations
     assert violation.field == field
     assert violation.description
+
+
+def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) -> None:
+    """By whatever way it asks or tells, and no pattern covers it."""
+    policies = POLICIES.replace('["gpt-*"]', '["*"]')
+    tell = {
+        "Penalize": PenalizeRequest(retry_after=Duration(seconds=60)),
+        "Observe": ObserveRequest(remaining={"images": 0}),
+    }
+    acquire = AcquireRequest(tokens=1, units={"images": 1})
+    run = AcquireRun(units=["requests", "images"], ids=[2], costs=[1, 1])
+    question = Question(id=1, acquire=acquire)
+    asked = [AcquireStreamRequest(questions=[question], runs=[run])]
+    with (
+        serving_policies(tmp_path, policies) as server,
+        grpc.insecure_channel(server.address) as to,
+    ):
+        stub = RateLimitServiceStub(to)
+        for method, request in {"Acquire": acquire, **tell}.items():
+            code, details = refused(getattr(stub, method), request)
+            assert code is grpc.StatusCode.NOT_FOUND
+            assert details["ErrorInfo"].reason == "UNKNOWN_MODEL"
+        batch = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire]))
+        answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.answers]
+        results: list[Any] = [*batch.results, *answers]
+        assert len(results) == 3
+        for result in results:
+            assert 'list "" in the models of a policy' in result.error.message
+    policies = policies.replace('["*"]', '["*", ""]')
+    with (
+        serving_policies(tmp_path, policies) as server,
+        grpc.insecure_channel(server.address) as to,
+    ):
+        stub = RateLimitServiceStub(to)
+        assert seconds(stub.Acquire(acquire).wait) == 0
+        [result] = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire])).results
+        assert 0.5 < seconds(result.granted.wait) <= 1
+        grants = [each for part in stub.AcquireStream(iter(asked)) for each in part.grants]
+        assert sorted(number for run in grants for number in run.ids) == [1, 2]
+        assert 2_000_000 < max(wait for run in grants for wait in run.wait_micros) <= 3_000_000
+        for method, request in tell.items():
+            getattr(stub, method)(request)
+        assert seconds(stub.Acquire(acquire).wait) > 59
 
 
 def test_an_absurd_cost_is_refused_for_good(stub: RateLimitServiceStub) -> None:

@@ -346,30 +346,39 @@ def test_images_count_by_their_size_and_detail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "high", "original"),
+    ("model", "high", "auto", "original"),
     [
-        ("gpt-5", 70 + 8 * 140, 70 + 8 * 140),
-        ("gpt-5-codex", 70 + 8 * 140, 70 + 8 * 140),
-        ("gpt-5.1-2025-11-13", 70 + 8 * 140, 70 + 8 * 140),
-        ("o3", 75 + 8 * 150, 75 + 8 * 150),
-        ("gpt-4.1-mini", 2489, 2489),
-        ("gpt-5-mini", 2489, 2489),
-        ("gpt-5.1-codex-mini", 2489, 2489),
-        ("codex-mini-latest", 2642, 2642),
-        ("gpt-5.2", 1844, 12_000),
-        ("openai/gpt-5.2-pro-2025-12-11", 1844, 12_000),
-        ("gpt-5.3-codex", 1844, 12_000),
-        ("gpt-5.4", 3000, 12_000),
-        ("gpt-5.4-mini-2026-03-17", 4050, 16_200),
-        ("gpt-5.10", 3000, 12_000),
-        ("GPT-6", 3000, 12_000),
-        ("claude-sonnet-4-5", 4784, 4784),
+        ("gpt-5", *[70 + 8 * 140] * 3),
+        ("gpt-5-codex", *[70 + 8 * 140] * 3),
+        ("gpt-5.1-2025-11-13", *[70 + 8 * 140] * 3),
+        ("o3", *[75 + 8 * 150] * 3),
+        ("gpt-4.1-mini", *[2489] * 3),
+        ("gpt-5-mini", *[2489] * 3),
+        ("gpt-5.1-codex-mini", *[2489] * 3),
+        ("codex-mini-latest", *[2642] * 3),
+        ("gpt-5.2", 1844, 1844, 12_000),
+        ("openai/gpt-5.2-pro-2025-12-11", 1844, 1844, 12_000),
+        ("gpt-5.3-codex", 1844, 1844, 12_000),
+        ("gpt-5.4", 3000, 3000, 12_000),
+        ("gpt-5.4-mini-2026-03-17", 4050, 4050, 16_200),
+        ("gpt-5.5", 3000, 12_000, 12_000),
+        ("gpt-5.6-codex", 3000, 12_000, 12_000),
+        ("gpt-5.10", 3000, 14_400, 14_400),
+        ("GPT-6", 3000, 14_400, 14_400),
+        ("gpt-6.1-sol", 3000, 14_400, 14_400),
+        ("gpt-6-mini", 4050, 19_440, 19_440),
+        ("claude-sonnet-4-5", *[4784] * 3),
+        ("gemini-3-pro", *[2240] * 3),
     ],
 )
-def test_images_count_as_their_model_sees_them(model: str, high: int, original: int) -> None:
+def test_images_count_as_their_model_sees_them(
+    model: str, high: int, auto: int, original: int
+) -> None:
     """The most that one costs, by tiles or by patches, in the detail asked for."""
     image = {"type": "input_image", "image_url": "https://example.com/cat.png"}
     assert tokens_of([{**image, "detail": "high"}], model) == high
+    assert tokens_of([{**image, "detail": "auto"}], model) == auto
+    assert tokens_of([image], model) == auto
     assert tokens_of([{**image, "detail": "original"}], model) == original
 
 
@@ -378,7 +387,9 @@ def test_payloads_are_not_read_as_text() -> None:
     payload = "AAEC" * 250_000
     pdf = "data:application/pdf;base64," + payload
     started = time.process_time()
-    assert tokens_of([{"type": "input_audio", "input_audio": {"data": payload}}]) == 937
+    audio = {"type": "input_audio", "input_audio": {"data": payload}}
+    assert tokens_of([audio]) == 937
+    assert tokens_of([audio], "gemini-2.5-pro") == 3000
     assert tokens_of([{"type": "file", "file": {"file_data": pdf, "filename": "a.pdf"}}]) == 18_752
     assert tokens_of([{"type": "input_file", "file_data": pdf}]) == 18_750
     assert tokens_of([{"type": "input_file", "file_id": "file-1"}]) == 4500

@@ -168,6 +168,29 @@ def usage_of(input_tokens: int, output_tokens: int) -> dict[str, int]:
             usage_of(20, 47),
         ),
         (BEDROCK, usage_of(111, 7)),
+        (
+            {"inputTokens": 4, "outputTokens": 7, "totalTokens": 1118}
+            | {"cacheReadInputTokenCount": 1000, "cacheWriteInputTokenCount": 107},
+            usage_of(111, 7),
+        ),
+        (
+            {"inputTokenCount": 4, "outputTokenCount": 7, "invocationLatency": 900}
+            | {"cacheReadInputTokenCount": 0, "cacheWriteInputTokenCount": 107},
+            usage_of(111, 7),
+        ),
+        ({"prompt_token_count": 9, "generation_token_count": 2}, usage_of(9, 2)),
+        (
+            {"input_tokens": 4, "output_tokens": 7, "cache_creation_input_tokens": None}
+            | {
+                "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 7}
+            },
+            usage_of(111, 7),
+        ),
+        (
+            {"prompt_tokens": 33, "completion_tokens": 7163, "total_tokens": 7196}
+            | {"citation_tokens": 20016, "reasoning_tokens": 73997},
+            usage_of(33, 81160),
+        ),
         ({"inputTokens": 30, "outputTokens": 9, "totalTokens": 39}, usage_of(30, 9)),
         ({"inputTokens": 0, "outputTokens": 9, "cacheReadInputTokens": 50}, usage_of(0, 9)),
         (
@@ -260,7 +283,7 @@ def test_a_zero_that_cannot_be_true_is_not_told(usage: Any, units: dict[str, int
         ({"tokens": 2**63}, "not 9223372036854775808"),
         ({"promptEvalCount": 2}, r"usage\['promptEvalCount'\]: is neither a provider's nor a unit"),
         ({"tokensIn": 2, "tokens": 3}, r"usage\['tokensIn'\]"),
-        (SimpleNamespace(inputTokenCount=3), "usage: must be the usage"),
+        (SimpleNamespace(inputTextTokenCount=3), "usage: must be the usage"),
         ({"inputTokens": -1}, r"usage\['inputTokens'\]"),
         ({"promptTokenCount": "9"}, r"usage\['promptTokenCount'\]"),
         ({1: 2}, r"usage\[1\]"),

@@ -235,7 +235,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
             AcquireRun(model="m", units=[*map("u{}".format, range(17))], ids=[1]),
             "units",
         ),
-        (AcquireRun(model="", units=["tokens"], ids=[1], costs=[1]), "model"),
+        (AcquireRun(model="m" * 257, units=["tokens"], ids=[1], costs=[1]), "model"),
         (AcquireRun(model="m", key="k" * 257, units=["tokens"], ids=[1], costs=[1]), "key"),
         (AcquireRun(model="m", ids=[1], max_wait=Duration(nanos=-1)), "max_wait"),
         (AcquireRun(model="m", ids=[1], request_id="x" * 65), "request_id"),

@@ -1,11 +1,14 @@
 """What a call costs Claude, whose tokenizer is not public: estimates that err high.
 
-Text counts as so many times its o200k tokens, and more outside the Latin script. As measured at the
-provider, text in Latin letters takes 1.15 to 1.33 times o200k in models up to 4.6, and up to 1.47
-times that from 4.7 on. The last tokenizer that was public, Claude 2's, takes up to 4 times o200k in
-other scripts. So English and code count about a third too high, other scripts up to three times.
-The count can be too low for what no such measurement covers, such as a long run of one letter, and
-for tools that run at the provider, whose definitions are not public.
+Text counts as so many times its o200k tokens, and more outside the Latin script. The factors are
+estimates, not checked at the provider. In models up to 4.6 text in Latin letters is known to take
+more than 1.15 times o200k at times: 1.6 leaves room above that. From 4.7 on the same text takes up
+to 1.35 times as many, says Anthropic, and 1.47 times, say users who asked its token counter
+(https://www.claudecodecamp.com/p/i-measured-claude-4-7-s-new-tokenizer-here-s-what-it-costs-you).
+Claude 2's tokenizer, the last public one, takes up to 4 times o200k in other scripts, which is what
+the additions for these are for. So English and code should count about a third too high, other
+scripts up to three times. The count can be too low for what nobody has published, such as a long
+run of one letter, and for tools that run at the provider, whose definitions are not public.
 
 Sources: Anthropic's documentation, "Tool use with Claude" (the system prompt that tools bring, what
 the built-in ones add) and "Token counting" (its weather example, 403 tokens).
@@ -16,10 +19,15 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any, NamedTuple
 
-__all__ = ["TOOL_BLOCK", "Claude"]
+__all__ = ["LATER", "PER_TOKEN", "TOOL_BLOCK", "Claude"]
+
+PER_TOKEN = 1.6
+"""Of o200k, up to 4.6."""
+LATER = 1.47
+"""So many times that from 4.7 on."""
 
 TOOL_BLOCK = 40
-"""The markup around a call of a tool, or around its result."""
+"""The markup around a call of a tool, or around its result: a guess."""
 
 # Further tokens per character, by script: Greek to Arabic; Indic, Thai and other scripts with
 # letters of three bytes, and symbols; Chinese, Japanese and Korean; what is beyond, as emoji.
@@ -31,10 +39,9 @@ _SCRIPTS = (
 )
 
 # What the documentation says that they add, for the tokenizer of before 4.7. A computer's system
-# prompt is longer by some 150 than that of other tools.
-_PER_TOKEN_THEN = 1.6
-_BUILT_IN = {"bash": 245, "text_editor": 700, "computer": 735 + 155}
-_OTHER_BUILT_IN = 2500  # web search and the like, of which it says nothing
+# prompt of 466 to 499 tokens ("Computer use tool") is longer than that of other tools.
+_BUILT_IN = {"bash": 245, "text_editor": 700, "computer": 735 + 499 - 346}
+_OTHER_BUILT_IN = 2500  # a guess, for web search and the like, of which it says nothing
 _VERSION = re.compile(r"_\d{8}$")
 
 
@@ -60,4 +67,4 @@ class Claude(NamedTuple):
         if not isinstance(kind, str) or kind in {"custom", "function"}:
             return 0
         tokens = _BUILT_IN.get(_VERSION.sub("", kind), _OTHER_BUILT_IN)
-        return ceil(tokens * self.per_token / _PER_TOKEN_THEN)
+        return ceil(tokens * self.per_token / PER_TOKEN)

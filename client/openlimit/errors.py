@@ -65,13 +65,18 @@ class WaitTooLong(OpenLimitError):
 
 
 class UnknownModel(OpenLimitError):
-    """No policy of the server covers the model. Attribute: ``model``."""
+    """No policy of the server covers the model. Attribute: ``model``, empty if none is named."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self.model = model
 
     def __str__(self) -> str:
+        if not self.model:
+            return (
+                'no policy covers calls without a model; pass the model, or list "" in the models '
+                "of a policy in the server's configuration"
+            )
         return (
             f"no policy covers the model {self.model!r}; check its spelling, or add a policy to "
             'the server\'s configuration whose models include it (models: ["*"] covers all)'

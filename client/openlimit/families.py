@@ -6,8 +6,9 @@ The framing is that of OpenAI's cookbook, notebook "How to count tokens with tik
 import functools
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import ceil, inf
 
-from openlimit.claude_tokens import Claude
+from openlimit.claude_tokens import LATER, PER_TOKEN, Claude
 from openlimit.image_tokens import ImageCost, Patches, Tiles
 
 __all__ = ["Family", "family_of"]
@@ -23,18 +24,28 @@ class Family:
     per_name: int = 1
     per_function: int = 7
     image: ImageCost = _GPT_4O
+    per_second: int = 10
+    """Of a recording."""
     claude: Claude | None = None
 
 
-# From GPT-5.2 on; from GPT-5.4 on with a larger budget (measured: a square of 1600 pixels costs
-# 2500 patches times 1.2). The factors of the small models are those of the guide: what they are
-# charged with was measured as less.
+# Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
+# the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
+# than by the factors of the guide, which stand here). From 5.5 on an image is shown in full unless
+# high detail is asked for, from 6 on without a bound
+# (https://huggingface.co/datasets/JOHNISKING/image-token-cost and, for 6.1,
+# https://docs.apiyi.com/en/faq/vision-image-too-large).
 _LARGER = 2500
 _ORIGINAL = 10_000
 
-_OLDER = Claude(1.6, 346)  # up to 4.6; Claude 3 has longer prompts
-_CLAUDE_3 = Claude(1.6, 530)
-_NEWER = Claude(2.35, 510)  # the tokenizer of 4.7: up to 1.47 times as many, prompts alike
+# Gemini's highest resolution, four times what Gemini 3 was measured to take by default, and more
+# than six tiles of Gemini 2 cost; a recording takes 32 tokens a second. Google, "Media resolution"
+# and "Audio understanding".
+_GEMINI = Tiles(2240, 0)
+
+_OLDER = Claude(PER_TOKEN, 346)  # up to 4.6; Claude 3 has longer prompts
+_CLAUDE_3 = Claude(PER_TOKEN, 530)
+_NEWER = Claude(PER_TOKEN * LATER, ceil(346 * LATER))
 
 
 def _claude(claude: Claude) -> Family:
@@ -53,15 +64,20 @@ _FAMILIES = {
     "gpt-5-mini*": Family(image=Patches(32, 1536, 1.62)),
     "gpt-5-nano*": Family(image=Patches(32, 1536, 2.46)),
     "gpt-5.1-codex-mini*": Family(image=Patches(32, 1536, 1.62)),
-    "gpt-[5-9]*-mini*": Family(image=Patches(32, _LARGER, 1.62, original=_ORIGINAL)),
-    "gpt-[5-9]*-nano*": Family(image=Patches(32, _LARGER, 2.46, original=_ORIGINAL)),
+    "gpt-5.4-mini*": Family(image=Patches(32, _LARGER, 1.62, original=_ORIGINAL)),
+    "gpt-5.4-nano*": Family(image=Patches(32, _LARGER, 2.46, original=_ORIGINAL)),
+    "gpt-[5-9]*-mini*": Family(image=Patches(32, _LARGER, 1.62, original=inf, in_full=True)),
+    "gpt-[5-9]*-nano*": Family(image=Patches(32, _LARGER, 2.46, original=inf, in_full=True)),
     "gpt-5": Family(image=Tiles(70, 140)),
     "gpt-5-*": Family(image=Tiles(70, 140)),
     "gpt-5.1": Family(image=Tiles(70, 140)),
     "gpt-5.1-*": Family(image=Tiles(70, 140)),
     "gpt-5.[23]": Family(image=Patches(32, 1536, 1.2, original=_ORIGINAL)),
     "gpt-5.[23]-*": Family(image=Patches(32, 1536, 1.2, original=_ORIGINAL)),
-    "gpt-[5-9]*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
+    "gpt-5.4": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
+    "gpt-5.4-*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
+    "gpt-5.[5-9]*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL, in_full=True)),
+    "gpt-[5-9]*": Family(image=Patches(32, _LARGER, 1.2, original=inf, in_full=True)),
     "o[13]*": Family(image=Tiles(75, 150)),
     "o4-mini*": Family(image=Patches(32, 1536, 1.72)),
     "codex-mini*": Family(image=Patches(32, 1536, 1.72)),
@@ -73,6 +89,7 @@ _FAMILIES = {
     "*claude-*-4@*": _claude(_OLDER),
     "*claude-*-4[-.][0-6]*": _claude(_OLDER),
     "*claude*": _claude(_NEWER),
+    "*gemini*": Family(image=_GEMINI, per_second=32),
     "*": Family(),
 }
 

@@ -17,7 +17,7 @@ __all__ = ["PAGE", "audio_tokens", "file_tokens", "sealed_tokens"]
 
 PAGE = 4500
 """A page with 3,000 tokens of text (Anthropic, "PDF support": 1,500 to 3,000) and its image."""
-_AUDIO_BYTES_PER_TOKEN = 800  # 10 tokens a second, of a recording with 8 kB a second
+_AUDIO_BYTES_PER_SECOND = 8000
 _FILE_BYTES_PER_TOKEN = 40  # a scanned page of 100 kB
 _NO_TEXT = bytes([*range(7), 11, *range(14, 27), *range(28, 32), 127])  # as `file` tells them apart
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -35,9 +35,9 @@ def sealed_tokens(sealed: object) -> int:
     return -(-len(sealed) * 3 // 16) if isinstance(sealed, str) else 0
 
 
-def audio_tokens(encoded: object) -> int:
+def audio_tokens(encoded: object, per_second: int) -> int:
     """A recording in base64, from its size: too low if it has less than 8 kB a second."""
-    return _size(encoded) // _AUDIO_BYTES_PER_TOKEN
+    return _size(encoded) * per_second // _AUDIO_BYTES_PER_SECOND
 
 
 def file_tokens(source: object, count: Callable[[str], int]) -> int:

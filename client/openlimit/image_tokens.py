@@ -2,7 +2,7 @@
 to know an image's size from its first bytes.
 
 An image whose size is not known here, such as one given by its address, counts as the largest that
-the model is shown. Nothing is ever fetched.
+the model is shown, if there is one. Nothing is ever fetched.
 """
 
 from binascii import a2b_base64
@@ -28,6 +28,7 @@ class ImageCost(Protocol):
 
 
 _LARGEST: Size = (2048, 768)  # no other shape has more tiles
+_PHOTO = 12_000  # patches of 32 pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +57,26 @@ class Patches:
     """An amount per square patch, up to a budget to which larger images are shrunk.
 
     Sources: OpenAI, "Images and vision" (patches of 32 pixels, 1536 at most, times a factor per
-    model); Anthropic, "Vision" (patches of 28 pixels, one token each).
+    model; for later models see families.py); Anthropic, "Vision" (patches of 28 pixels, one token
+    each).
     """
 
     side: int
     budget: int
     per_patch: float = 1.0
-    original: int = 0
-    """The budget in original detail, where the model has one."""
+    original: float = 0
+    """The budget in original detail, where the model has one; inf where nothing bounds it."""
+    in_full: bool = False
+    """Whether original is the detail of who asks for none."""
 
     def tokens(self, size: Size | None, detail: object = None) -> int:
-        """Low detail costs the same."""
-        budget = max(self.budget, self.original if detail == "original" else 0)
-        if size:
-            budget = min(budget, ceil(size[0] / self.side) * ceil(size[1] / self.side))
-        return ceil(round(budget * self.per_patch, 6))  # not for a rounding's sake one more
+        """Low detail costs the same as high. Where nothing bounds an image whose size is not known,
+        it counts as a photo of twelve megapixels."""
+        is_full = detail == "original" or (self.in_full and detail not in ("low", "high"))
+        budget = max(self.budget, self.original if is_full else 0)
+        patches = ceil(size[0] / self.side) * ceil(size[1] / self.side) if size else _PHOTO
+        # Not for a rounding's sake one more.
+        return ceil(round(min(budget, patches) * self.per_patch, 6))
 
 
 def image_size(source: str) -> Size | None:

@@ -130,7 +130,8 @@ class PromptCounter:
         if name in _NOT_SHOWN:
             return 0
         if name in {"audio", "input_audio"} and isinstance(value, Mapping):
-            return self.content(value.get("transcript")) + audio_tokens(value.get("data"))
+            heard = audio_tokens(value.get("data"), self._family.per_second)
+            return self.content(value.get("transcript")) + heard
         if name in _SEALED and isinstance(value, str):
             return sealed_tokens(value)
         if isinstance(value, str):

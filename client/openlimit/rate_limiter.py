@@ -87,7 +87,8 @@ class RateLimiter(ABC):
         """
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
-        self._penalize(_name_of(model), min(retry_after, MAX_RETRY_AFTER))
+        self._require_model(name := _name_of(model))
+        self._penalize(name, min(retry_after, MAX_RETRY_AFTER))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
@@ -106,7 +107,8 @@ class RateLimiter(ABC):
                 raise InvalidRequest(
                     f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
                 )
-        self._observe(_name_of(model), remaining)
+        self._require_model(name := _name_of(model))
+        self._observe(name, remaining)
 
     @abstractmethod
     def reserve(
@@ -139,13 +141,18 @@ class RateLimiter(ABC):
     def release(self, decision: Decision) -> None:
         """Free the slot of a call that has ended."""
 
+    def _require_model(self, model: str) -> None:  # noqa: B027 - most do not need it
+        """Raise InvalidRequest if it is empty and the user has to say it."""
+
+    # Of a call that an SDK made the model may be empty with every limiter.
+
     @abstractmethod
     def _penalize(self, model: str, retry_after: float) -> None:
-        """For at most MAX_RETRY_AFTER seconds; raises InvalidRequest for want of a model."""
+        """For at most MAX_RETRY_AFTER seconds; raises InvalidRequest for an impossible model."""
 
     @abstractmethod
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        """By unit; raises InvalidRequest for want of a model."""
+        """By unit; raises InvalidRequest for an impossible model."""
 
     @abstractmethod
     def close(self) -> None:

@@ -106,6 +106,10 @@ class RemoteLimiter(RateLimiter):
     def release(self, decision: Decision) -> None:
         self._buckets.tell(Release(decision.reservation_id, self._key))
 
+    def _require_model(self, model: str) -> None:
+        if not model:
+            raise InvalidRequest("model", "is required by the server, such as model='gpt-4o'")
+
     def _penalize(self, model: str, retry_after: float) -> None:
         require_name("model", model)
         self._buckets.tell(Penalty(model, self._key, retry_after))

@@ -21,17 +21,20 @@ _OWN_NAMES = {"input_tokens", "output_tokens"}
 # What each provider calls it; Google's and AWS's SDKs for Python use their own cases.
 _PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_token_count")
 """The input, with what was read from a cache and what was written to it."""
-_INPUT = ("input_tokens", "inputTokens")
+_INPUT = ("input_tokens", "inputTokens", "inputTokenCount")
 """The input. Where caches are told beside it, without these."""
 _BESIDE_PROMPT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
 _OUTPUT = (
     *("completion_tokens", "output_tokens", "outputTokens"),
     *("candidatesTokenCount", "candidates_token_count"),
+    *("outputTokenCount", "generation_token_count"),
 )
 _BESIDE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
 _TOTAL = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
-_CACHE_WRITES = ("cache_creation_input_tokens", "cacheWriteInputTokens")
-_CACHE_READS = ("cache_read_input_tokens", "cacheReadInputTokens")
+_CACHE_WRITES = (
+    *("cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
+)
+_CACHE_READS = (*("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"),)
 _DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 _TELLING = {*_PROMPT, *_INPUT, *_OUTPUT, *_TOTAL}
@@ -85,6 +88,8 @@ def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
 
 def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
     reads, writes = _largest(said, _CACHE_READS), _largest(said, _CACHE_WRITES)
+    if isinstance(by_lifetime := _get(usage, "cache_creation"), Mapping):  # the same, in parts
+        writes = max(writes, sum(map(_counted, by_lifetime.values())))
     prompt = _largest(said, _PROMPT)
     if prompt < reads and prompt:  # it was told without them, and so is the total
         reads = 0
@@ -114,8 +119,12 @@ def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
 
 
 def _reasoning(usage: object) -> int:
-    numbers = (_get(_get(usage, details), "reasoning_tokens") for details in _DETAILS)
-    return max(whole_number(number) or 0 for number in numbers)
+    places = (usage, *(_get(usage, details) for details in _DETAILS))
+    return max(_counted(_get(place, "reasoning_tokens")) for place in places)
+
+
+def _counted(number: object) -> int:
+    return whole_number(number) or 0
 
 
 def _iterations(usage: object) -> Iterable[Mapping[str, int]]:

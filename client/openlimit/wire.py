@@ -123,11 +123,9 @@ def readable(request: AcquireRequest) -> Call | InvalidRequest:
 
 @functools.lru_cache(maxsize=1024)
 def require_name(field: Literal["model", "key"], name: object) -> None:
-    """Raise InvalidRequest unless it is a name that the server takes."""
+    """Raise InvalidRequest unless it is a name that the server takes; it may be empty."""
     if not isinstance(name, str):
         raise InvalidRequest(field, f"must be a text, not {name!r}")
-    if not name and field == "model":
-        raise InvalidRequest("model", "is required by the server, such as model='gpt-4o'")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:

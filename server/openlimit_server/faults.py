@@ -123,11 +123,12 @@ def _wrong(fault: ErrorDetails) -> str:
         return message
     if word := spelling.closest(came, _WORDS.get(field, ())):
         return f"{message}; write {word}"
-    if came in _WORDS.get(f"{field}[]", ()):
-        return f"{message}; write [{came}]"
+    several = [each.strip() for each in came.split(",") if each.strip()]
     if field == "models":
-        return f'{message}; write ["{shown(came)[1:-1]}"]'
-    return message
+        several = [f'"{shown(each)[1:-1]}"' for each in several]
+    elif not {*several} <= {*_WORDS.get(f"{field}[]", ())}:
+        several = []
+    return f"{message}; write [{', '.join(several)}]" if several else message
 
 
 def _unknown(name: str, depth: int, fields: Mapping[int, Collection[str]]) -> str:

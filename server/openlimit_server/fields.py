@@ -11,6 +11,8 @@ from pydantic import (
     WrapValidator,
 )
 
+from openlimit.leaky_bucket import MAX_RETRY_AFTER
+from openlimit.wire import MAX_NAME
 from openlimit_server import notation
 
 _MIN_LEASE = 1.0  # seconds
@@ -25,6 +27,24 @@ def _renewable(lease: float) -> float:
             f"not {lease:g}s"
         )
     return lease
+
+
+def _believable(pause: float) -> float:
+    if pause > MAX_RETRY_AFTER:
+        raise ValueError("must be 1d at most: nothing that is told holds calls up for longer")
+    return pause
+
+
+def _matching(pattern: str) -> str:
+    """Refuse what would silently cover no model."""
+    if pattern != pattern.strip():
+        raise ValueError(
+            f"has spaces around it, which no model has, so it would cover none; write "
+            f'"{notation.shown(pattern.strip())[1:-1]}"'
+        )
+    if len(pattern.replace("*", "").encode()) > MAX_NAME:
+        raise ValueError(f"is longer than any model's name, which has {MAX_NAME} bytes at most")
+    return pattern
 
 
 def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[_Limit, ...]:
@@ -51,6 +71,10 @@ Duration = Annotated[float, BeforeValidator(notation.duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
 """Seconds."""
+Pause = Annotated[Duration, AfterValidator(_believable)]
+"""Seconds."""
+Model = Annotated[str, AfterValidator(_matching)]
+"""A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(notation.address)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _count = partial(notation.whole_number, least=1)

@@ -274,7 +274,7 @@ class Policies:
             return
         reserved = reservation_ids.read(settlement.reservation_id)
         policy, output = self._policy_of(reserved), settlement.costs.get("output_tokens")
-        if output is not None and reserved.model and policy and policy.token_costs:
+        if output is not None and policy and policy.token_costs:
             policy.token_costs.learn(reserved.model, output)
 
     def _made(self, reserved: Reserved, key: str, policy: Policy) -> bool:
@@ -315,7 +315,8 @@ class Policies:
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        bucket = f"{policy.name}:{{{split or policy.name}}}"  # a hash tag of Redis, never empty
+        # A hash tag of Redis is never empty; and what is quoted has no colon.
+        bucket = f"{policy.name}:{{{split or f':{policy.name}'}}}"
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         learns = policy.token_costs and policy.token_costs.learned
         signer = self._signer(policy.units, bucket, key, secret, model if learns else "")

@@ -73,9 +73,9 @@ class Rules:
                 self._patterns.append((i, re.compile("|".join(patterns))))
 
     def first_that_covers(self, model: str) -> Policy:
-        """Raises UnknownModel."""
+        """Raises UnknownModel. No pattern covers a call without a model, only the name ""."""
         names_it = self._first_to_name.get(model, len(self.all))
-        for i, pattern in self._patterns:
+        for i, pattern in self._patterns if model else ():
             if i > names_it:
                 break
             if pattern.match(model):

@@ -78,8 +78,9 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: fields.Name
-    models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Names, and patterns in which * and ? are wild; the first policy that matches decides."""
+    models: tuple[fields.Model, ...] = Field(min_length=1)
+    """Names, and patterns in which * and ? are wild; the first policy that matches decides. ""
+    is for calls without a model, which no pattern covers."""
     limits: dict[Annotated[str, AfterValidator(_unit)], fields.Limits] = Field(min_length=1)
     """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
     split_by: tuple[Literal["model", "key"], ...] = ()
@@ -97,7 +98,7 @@ class PolicySettings(BaseModel):
     as a rule."""
     default_output: fields.Output = 1000
     """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
-    max_pause: fields.Duration = 3600.0
+    max_pause: fields.Pause = 3600.0
     """Seconds: a provider that says to try again later than that is believed no longer."""
 
     @field_validator("reserve_output", "default_output")

@@ -418,6 +418,31 @@ def test_a_call_that_names_no_model_passes_with_one_warning(
     assert second.startswith("calls of 'mmm")
 
 
+def test_a_policy_for_calls_without_a_model(tmp_path: Any, caplog: Any) -> None:
+    """They are charged to it and settled, and what the provider says holds back its calls."""
+    policies = BUSY.replace('"*"', '""').replace("60s", "1h")
+    usage = httpx2.Response(200, json={"usage": {"total_tokens": 600}})
+    refusal = httpx2.Response(429, headers={"retry-after": "40"})
+    answers = iter([usage, refusal])
+    inner = httpx2.MockTransport(lambda _: next(answers))
+    with (
+        serving_policies(tmp_path, policies) as server,
+        RemoteLimiter(server.address) as limiter,
+        httpx2.Client(transport=LimitedTransport(limiter, inner)) as client,
+    ):
+        client.post("http://provider/v1/embeddings", json={"input": "Hi"})
+        assert 50 < _wait_without_a_model(limiter, 600) <= 60
+        client.post("http://provider/v1/embeddings", json={"input": ""})
+        assert 30 < _wait_without_a_model(limiter, 0) <= 40
+    assert not caplog.records
+
+
+def _wait_without_a_model(limiter: RemoteLimiter, tokens: int) -> float:
+    with pytest.raises(WaitTooLong) as caught:
+        limiter.limit(tokens=tokens, max_wait=0).__enter__()
+    return caught.value.retry_after
+
+
 @pytest.mark.parametrize("model", ["", "gpt-4o"])
 def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: Any) -> None:
     """Where no policy covers it; a call without any passes with a warning."""

@@ -20,7 +20,7 @@ from openlimit.integrations.provider_errors import is_of_limits, is_of_money, re
         ("Please retry in 34.074824224s.", 34.074824224),
         ("try again in 5 minutes", 300),
         ("Please try again in 86400 seconds", 86400),
-        ("Please try again in 25 hours", None),
+        ("Please try again in 25 hours", 86400),
         ("Please try again in 9 moons", None),
         ("Please try again in 9", None),
         ("Please try again later; the limit is 20s", None),
@@ -32,7 +32,7 @@ from openlimit.integrations.provider_errors import is_of_limits, is_of_money, re
     ],
 )
 def test_the_wait_is_read_from_details_and_sentences(error: str, wait: float | None) -> None:
-    """As Gemini, OpenAI, Azure and Groq have it; more than a day counts as not said."""
+    """As Gemini, OpenAI, Azure and Groq have it; more than a day counts as a day."""
     assert retry_after(error) == (wait if wait is None else pytest.approx(wait))
 
 

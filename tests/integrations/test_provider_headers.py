@@ -61,12 +61,14 @@ def test_what_is_no_sensible_number_is_left_out(value: str) -> None:
         ({"retry-after-ms": "soon", "retry-after": "1"}, 1),
         ({"retry-after": "0"}, 0),
         ({"retry-after": "86400"}, 86400),
-        ({"retry-after": "86401"}, None),
+        ({"retry-after": "604800"}, 86400),
         ({"retry-after-ms": "99999999999"}, None),
+        ({"retry-after": "1700000000"}, None),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, 30),
         ({"retry-after": "Tue, 14 Nov 2023 23:13:50 +0100"}, 30),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:50 -0000"}, 30),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:10 GMT"}, 0),
+        ({"retry-after": "Tue, 21 Nov 2023 22:13:10 GMT"}, 86400),
         ({"retry-after": "Tue, 14 Nov 2033 22:13:10 GMT"}, None),
         (
             {
@@ -83,7 +85,7 @@ def test_what_is_no_sensible_number_is_left_out(value: str) -> None:
 def test_the_wait_is_read_in_milliseconds_else_seconds_or_as_a_date(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    """Beyond a day it counts as not said."""
+    """Beyond a day it counts as a day, which a policy may shorten; beyond a year it is no wait."""
     assert retry_after(headers, NOW) == seconds
 
 

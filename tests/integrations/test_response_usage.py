@@ -44,6 +44,10 @@ ON_SEVERAL_LINES = (
 BEDROCK = b"".join(
     packed(line[6:].decode()) for line in MESSAGES.splitlines() if line.startswith(b"data: ")
 )
+METRICS = {"inputTokenCount": 11, "outputTokenCount": 5, "invocationLatency": 900}
+LLAMA = packed('{"generation": "Hi", "prompt_token_count": null}') + packed(
+    json.dumps({"generation": "", "amazon-bedrock-invocationMetrics": METRICS})
+)
 CONVERSE = framed({"delta": {"text": "Hi"}}) + framed({"usage": {"inputTokens": 11}})
 STREAMS = [
     (CHAT, {"prompt_tokens": 11, "total_tokens": 16}),
@@ -53,6 +57,7 @@ STREAMS = [
     (MOONSHOT, {"prompt_tokens": 11}),
     (ON_SEVERAL_LINES, {"prompt_tokens": 11}),
     (BEDROCK, MESSAGE_USAGE),
+    (LLAMA, METRICS),
 ]
 
 
@@ -84,8 +89,9 @@ def test_a_stream_that_is_left_after_its_last_event_has_told_all(
 @pytest.mark.parametrize(("body", "_"), STREAMS)
 def test_a_stream_that_is_left_earlier_has_told_nothing_final(body: bytes, _: Any) -> None:
     """What has been written so far is not known."""
-    if body is BEDROCK:
-        last_event = len(body) - len(packed('{"type": "message_stop"}'))
+    if body in (BEDROCK, LLAMA):  # each frame begins with its length
+        last_event = body.rindex(b"\0\0\0", 0, body.rindex(b":event-type"))
+        last_event = body.rindex(b"\0\0\0", 0, last_event)
     else:
         last_event = body[:-2].rindex(b"data:")
     assert read(body[:last_event], ended=False) is None

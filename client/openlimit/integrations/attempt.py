@@ -107,12 +107,12 @@ class Attempt:
     def _observe(self) -> None:
         if not self._observed:
             self._observed = True
-            observe(self._limiter, self.reservation.model, self._headers)
+            observe(self._limiter, self.reservation, self._headers)
 
     def _pause(self, error: str | None) -> None:
         if not self._paused:
-            model = self.reservation.model
-            self._paused = pause(self._limiter, model, self._status, self._headers, error)
+            reservation, status = self.reservation, self._status
+            self._paused = pause(self._limiter, reservation, status, self._headers, error)
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
@@ -173,15 +173,18 @@ def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
         reservation.settle(used)
 
 
-def observe(limiter: RateLimiter, model: str, headers: Mapping[str, str]) -> None:
+def observe(limiter: RateLimiter, reservation: Reservation, headers: Mapping[str, str]) -> None:
     """Tell the limiter what a response says remains of the provider's limits."""
-    if left := provider_headers.remaining(headers):
-        with suppress(InvalidRequest):  # of a call that names no model
-            limiter.observe(left, model)
+    if _is_limited(reservation) and (left := provider_headers.remaining(headers)):
+        limiter._observe(reservation.model, left)
 
 
 def pause(
-    limiter: RateLimiter, model: str, status: int, headers: Mapping[str, str], error: str | None
+    limiter: RateLimiter,
+    reservation: Reservation,
+    status: int,
+    headers: Mapping[str, str],
+    error: str | None,
 ) -> bool:
     """Hold everybody back for as long as a response says; whether it says so.
 
@@ -196,10 +199,14 @@ def pause(
         wait = provider_errors.retry_after(error)
     if wait is None and known and refused and not provider_errors.is_of_money(error):
         wait = provider_headers.reset(headers, now)
-    if wait:
-        with suppress(InvalidRequest):  # the same
-            limiter.penalize(wait, model)
+    if wait and _is_limited(reservation):
+        limiter._penalize(reservation.model, wait)
     return wait is not None
+
+
+def _is_limited(reservation: Reservation) -> bool:
+    """Whether the limiter knows its model: of a call that passed unlimited nobody need be told."""
+    return reservation.wait is not None
 
 
 def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> Iterator[bytes]:

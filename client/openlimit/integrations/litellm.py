@@ -138,13 +138,13 @@ class LimitedLogger(CustomLogger):
         reservation, streamed = held.reservation, bool(call.get("stream"))
         plain = {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()}
         if streamed:  # its headers are of its start
-            observe(self._limiter, reservation.model, plain)
+            observe(self._limiter, reservation, plain)
         with suppress(Exception):  # a usage without sense: the charge is kept
             settle(reservation, _usage_of(response), streamed=streamed)
         reservation.__exit__(None, None, None)
         if not streamed:
-            observe(self._limiter, reservation.model, plain)
-        pause(self._limiter, reservation.model, status, plain, error)
+            observe(self._limiter, reservation, plain)
+        pause(self._limiter, reservation, status, plain, error)
 
 
 def _usage_of(response: Any) -> object:

@@ -6,10 +6,10 @@ such as "Please try again in 1.2s". Errors are texts here: JSON, or the message 
 
 import re
 
-__all__ = ["DAY", "is_of_limits", "is_of_money", "retry_after", "seconds"]
+__all__ = ["DAY", "believed", "is_of_limits", "is_of_money", "retry_after", "seconds"]
 
 DAY = 86400
-"""Seconds. No limit of a provider takes longer to have room again."""
+"""Seconds. No pause takes longer, whatever a provider says."""
 _NUMBER = r"\d{1,15}(?:\.\d{1,18})?"
 _AMOUNT = re.compile(
     rf"({_NUMBER})\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?![a-z])",
@@ -37,14 +37,19 @@ def is_of_money(error: str) -> bool:
 
 
 def retry_after(error: str) -> float | None:
-    """Seconds until the provider wants to be asked again; None: not said, or more than a day."""
+    """Seconds until the provider wants to be asked again, at most a day; None: not said."""
     if delay := _RETRY_DELAY.search(error):
         wait = float(delay[1])
     elif sentence := _SENTENCE.search(error):
         wait = _sum(sentence[1])
     else:
         return None
-    return wait if wait <= DAY else None
+    return believed(wait)
+
+
+def believed(wait: float) -> float | None:
+    """More than a day counts as a day; more than a year as not said, since that is a time."""
+    return min(wait, DAY) if wait <= 365 * DAY else None
 
 
 def seconds(text: str) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
-from openlimit.integrations.provider_errors import DAY, seconds
+from openlimit.integrations.provider_errors import DAY, believed, seconds
 
 __all__ = ["remaining", "reset", "retry_after"]
 
@@ -41,9 +41,9 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from now until the provider wants to be asked again; None: not said.
 
-    A date is compared with the response's own, for clocks differ; without that, with `now` (Unix
-    time). More than a day, negative and what is neither a number nor a date count as not said; a
-    date that has passed is 0.
+    See ``believed``. A date is compared with the response's own, for clocks differ; without that,
+    with `now` (Unix time). One that has passed is 0; what is negative, or neither a number nor a
+    date, counts as not said.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -54,15 +54,17 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         wait = whole
     else:
         until = _date(given.get("retry-after", ""))
-        wait = DAY + 1 if until is None else max(0.0, until - _sent_at(given, now))
-    return wait if wait <= DAY else None
+        if until is None:
+            return None
+        wait = max(0.0, until - _sent_at(given, now))
+    return believed(wait)
 
 
 def reset(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `now` until the provider's limits have room again; None: not said.
 
-    Of those of which nothing remains; if there is none, of any, since one has refused a call.
-    Dates are compared as by ``retry_after``.
+    Of those of which nothing remains; if there is none, of any, since one has refused a call. Dates
+    are compared as by ``retry_after``. More than a day counts as not said: some tell the time.
     """
     now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
     left, resets = remaining(headers), {}

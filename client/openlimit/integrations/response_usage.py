@@ -11,7 +11,8 @@ from openlimit.integrations.body_texts import Texts, texts_of
 __all__ = ["BodyReader"]
 
 _TELLING = re.compile(
-    rb'"(usage|usageMetadata|error)"\s*:\s*+(?!null)|"type"\s*:\s*"error"|"message_stop"'
+    rb'"(usage|usageMetadata|amazon-bedrock-invocationMetrics|error)"\s*:\s*+(?!null)'
+    rb'|"type"\s*:\s*"error"|"message_stop"'
 )
 _MARK = b"\xef\xbb\xbf"  # with which some begin UTF-8
 _OUTPUT = {"output_tokens", "outputTokens"}
@@ -108,6 +109,10 @@ class BodyReader:
         for place in (event, response, _mapping(event.get("x_groq")), _mapping(choice)):
             told = place.get("usage") or place.get("usageMetadata")
             self._usage = _merged(self._usage, _mapping(told))
+        # Bedrock adds its own count to the last event of any model; few models have theirs.
+        metrics = _mapping(event.get("amazon-bedrock-invocationMetrics"))
+        self._usage = self._usage or metrics
+        self._last_seen |= bool(metrics)
         error = event.get("error") or response.get("error")
         if error or event.get("type") == "error":
             self._error = json.dumps(error or event)

@@ -30,7 +30,7 @@ class RateLimitServiceStub(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
     unknown, expired, another key's or has no slot any more (ErrorInfo, reason
     UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
@@ -100,7 +100,7 @@ class RateLimitServiceServicer(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
     unknown, expired, another key's or has no slot any more (ErrorInfo, reason
     UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
@@ -268,7 +268,7 @@ class RateLimitService(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
     unknown, expired, another key's or has no slot any more (ErrorInfo, reason
     UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is

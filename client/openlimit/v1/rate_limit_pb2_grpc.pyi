@@ -35,7 +35,7 @@ class RateLimitServiceStub:
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+      - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
         unknown, expired, another key's or has no slot any more (ErrorInfo, reason
         UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
@@ -117,7 +117,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+      - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
         unknown, expired, another key's or has no slot any more (ErrorInfo, reason
         UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
@@ -195,7 +195,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors are gRPC status codes with google.rpc details:
 
-      - NOT_FOUND: no policy covers the model (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
+      - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
         unknown, expired, another key's or has no slot any more (ErrorInfo, reason
         UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
