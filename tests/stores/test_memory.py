@@ -1,6 +1,7 @@
 """The memory store: the contract, and what only memory promises."""
 
 import os
+import sys
 import tracemalloc
 from math import inf
 
@@ -138,6 +139,7 @@ def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
         told(store, once(str(i), (0, 0), str(i)))
         told(store, settlement(str(i), (0, 0), (0, 0)))
         assert max(len(lots), len(runs)) <= 50
+        assert max(sum(map(len, each._to_look_at.values())) for each in (lots, runs)) <= 100
     for i in range(100):  # a few are dropped by each
         clock.advance(1000)
         told(store, once(f"x{i}", (0, 0), "x"))
@@ -158,3 +160,31 @@ def test_a_run_takes_little_memory(store: MemoryStore) -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / 10_000 < 30
+
+
+def test_repeating_one_place_of_a_run_looks_at_no_other(store: MemoryStore) -> None:
+    """However many there are and in whatever steps they were asked: a stream that repeats them one
+    by one must not hold up the others."""
+    for steps in (10, 1000):
+        for first in range(0, 1000, 1000 // steps):
+            request = Request(f"in {steps}")
+            places = range(first, first + 1000 // steps)
+            store.decide(
+                [
+                    demand(costs=(0, 0), name=f"lot-{i}")._replace(request=request, place=i)
+                    for i in places
+                ]
+            )
+        again = demand(costs=(0, 0))._replace(request=Request(f"in {steps}"), place=999)
+        store.decide([again])
+        steps_taken = 0
+
+        def count(*_: object) -> None:
+            nonlocal steps_taken
+            steps_taken += 1
+
+        sys.setprofile(count)
+        answers = store.decide([again])
+        sys.setprofile(None)
+        assert isinstance(answers[0], Repeat)
+        assert steps_taken < 200

@@ -17,6 +17,7 @@ from redis.exceptions import AskError, MovedError
 from openlimit import RemoteLimiter, background
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis_cluster import leads_to, read_map
+from openlimit_server.policies import Policies
 from openlimit_server.probe import _PROBES, probe
 from tests.clock import FakeClock
 from tests.redis_process import VALKEY
@@ -153,9 +154,10 @@ async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
     assert sorted(slot * 8 // SLOTS for slot in slots) == list(range(8))
     async with asking(cluster.url) as store:
         await healed(store)
-        assert await probe(store) is None
+        policies = Policies([], store)
+        assert await probe(store, policies) is None
         cluster.masters[1].signal(signal.SIGSTOP)
-        assert await probe(store) is None
+        assert await probe(store, policies) is None
         cluster.masters[1].signal(signal.SIGCONT)
 
 
@@ -173,7 +175,9 @@ def test_a_single_node_of_a_cluster_is_no_store(cluster: Cluster) -> None:
                     failures.append(error.reason)
     meant = node.replace("redis://", "redis+cluster://")
     assert len(failures) > 5
-    assert all(f"is a node of a Redis Cluster: use {meant}" in each for each in failures)
+    for failure in failures:  # it may be down, too
+        assert "is a node of a Redis Cluster" in failure
+        assert failure.endswith(f": use {meant}")
 
 
 @asynccontextmanager
