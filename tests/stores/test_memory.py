@@ -115,6 +115,15 @@ def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
     assert line == "more than 3 lots of settled reservations are to be remembered: 1 forgotten"
 
 
+def test_a_lot_that_was_forgotten_and_begun_again_settles_nothing_twice(clock: FakeClock) -> None:
+    """What it knows by then is not all that it knew."""
+    store = MemoryStore(clock, at_most=3)
+    asked = [settlement(f"{lot}-0", (1, 10), (1, 0), start=START + lot) for lot in range(4)]
+    assert store.decide(asked) == [True] * 4
+    assert told(store, settlement("0-1", (1, 10), (1, 0), start=START + 9)) is True
+    assert isinstance(told(store, asked[0]), UnknownReservation)
+
+
 def test_requests_beyond_what_is_remembered_are_counted(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
