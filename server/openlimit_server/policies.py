@@ -77,7 +77,7 @@ class Policies:
         A call that finds no slot is ``held`` for so many seconds, and then Queued. ``asker`` names
         who asks, for ``give_back``. What ``later`` takes has no answer here.
         """
-        if not self._secrets and (trouble := await self._read_secret()):
+        if trouble := await self.unready():
             return [self._unanswered(each, trouble) for each in asked]
         answers: list[Answer] = [False] * len(asked)
         question: Any
@@ -121,6 +121,10 @@ class Policies:
             else:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
+
+    async def unready(self) -> LimiterUnavailable | None:
+        """Why nothing can be decided yet; None from when the store has once told its secret."""
+        return None if self._secrets else await self._read_secret()
 
     async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
         """What was granted to an asker that is gone: slots, and what has not started."""

@@ -1,4 +1,4 @@
-"""Whether the store decides, asked the way that calls go."""
+"""Whether calls can be decided, asked the way that they go."""
 
 from math import inf
 
@@ -6,6 +6,7 @@ from openlimit.background import tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.leaky_bucket import Limit
 from openlimit.stores import AsyncStore, Demand
+from openlimit_server.policies import Policies
 
 _LIMITS = [Limit.per("requests", 1, 1)]
 # One in each eighth of a Redis cluster's slots. They cost nothing, so they make nobody wait.
@@ -14,13 +15,16 @@ _PROBES = [
 ]
 
 
-async def probe(store: AsyncStore) -> LimiterUnavailable | None:
-    """None if most buckets are decided, else what came instead. Never raises.
+async def probe(store: AsyncStore, policies: Policies) -> LimiterUnavailable | None:
+    """None if the policies are ready and most buckets are decided, else what came instead. Never
+    raises.
 
     Most, and not all: while one node of a cluster is away, the others' callers are served. And not
     one: a single node of a cluster decides what it holds itself, and most calls fail.
     """
     try:
+        if trouble := await policies.unready():
+            return trouble
         outcomes = await store.areserve(_PROBES)
     except Exception as error:
         tell_of_fault("looking after the store", error)

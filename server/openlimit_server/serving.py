@@ -61,7 +61,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Two servers on one port would silently share its calls, each with buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
-    service = RateLimitServicer(Policies(policies, store, slots=slots))
+    rules = Policies(policies, store, slots=slots)
+    service = RateLimitServicer(rules)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
@@ -72,7 +73,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _spare_the_collector()
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
-    watching = asyncio.create_task(_watch(store, health, always=always))
+    watching = asyncio.create_task(_watch(store, rules, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
@@ -111,14 +112,17 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
     return buckets, buckets
 
 
-async def _watch(store: AsyncStore, health: HealthServicer, *, always: bool) -> None:
+async def _watch(
+    store: AsyncStore, policies: Policies, health: HealthServicer, *, always: bool
+) -> None:
     """Keep the service's health what the store's is, whether it decides; or ``always`` good.
 
-    One answer in time makes it good; it takes several that are missed in a row to make it bad.
+    One answer in time makes it good; it takes several that are missed in a row to make it bad, or
+    one before there was any.
     """
-    missed = 0
+    missed = _MOST_MISSED - 1
     while True:
-        trouble = await probe(store)
+        trouble = await probe(store, policies)
         if trouble and missed + 1 == _MOST_MISSED:
             health.set_serving(always)
             _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))

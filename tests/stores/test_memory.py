@@ -1,6 +1,7 @@
 """The memory store: the contract, and what only memory promises."""
 
 import os
+import sys
 import tracemalloc
 from math import inf
 
@@ -114,6 +115,15 @@ def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
     assert line == "more than 3 lots of settled reservations are to be remembered: 1 forgotten"
 
 
+def test_a_lot_that_was_forgotten_and_begun_again_settles_nothing_twice(clock: FakeClock) -> None:
+    """What it knows by then is not all that it knew."""
+    store = MemoryStore(clock, at_most=3)
+    asked = [settlement(f"{lot}-0", (1, 10), (1, 0), start=START + lot) for lot in range(4)]
+    assert store.decide(asked) == [True] * 4
+    assert told(store, settlement("0-1", (1, 10), (1, 0), start=START + 9)) is True
+    assert isinstance(told(store, asked[0]), UnknownReservation)
+
+
 def test_requests_beyond_what_is_remembered_are_counted(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +148,7 @@ def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
         told(store, once(str(i), (0, 0), str(i)))
         told(store, settlement(str(i), (0, 0), (0, 0)))
         assert max(len(lots), len(runs)) <= 50
+        assert max(sum(map(len, each._to_look_at.values())) for each in (lots, runs)) <= 100
     for i in range(100):  # a few are dropped by each
         clock.advance(1000)
         told(store, once(f"x{i}", (0, 0), "x"))
@@ -158,3 +169,31 @@ def test_a_run_takes_little_memory(store: MemoryStore) -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / 10_000 < 30
+
+
+def test_repeating_one_place_of_a_run_looks_at_no_other(store: MemoryStore) -> None:
+    """However many there are and in whatever steps they were asked: a stream that repeats them one
+    by one must not hold up the others."""
+    for steps in (10, 1000):
+        for first in range(0, 1000, 1000 // steps):
+            request = Request(f"in {steps}")
+            places = range(first, first + 1000 // steps)
+            store.decide(
+                [
+                    demand(costs=(0, 0), name=f"lot-{i}")._replace(request=request, place=i)
+                    for i in places
+                ]
+            )
+        again = demand(costs=(0, 0))._replace(request=Request(f"in {steps}"), place=999)
+        store.decide([again])
+        steps_taken = 0
+
+        def count(*_: object) -> None:
+            nonlocal steps_taken
+            steps_taken += 1
+
+        sys.setprofile(count)
+        answers = store.decide([again])
+        sys.setprofile(None)
+        assert isinstance(answers[0], Repeat)
+        assert steps_taken < 200

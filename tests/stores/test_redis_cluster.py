@@ -18,8 +18,9 @@ from redis.exceptions import AskError, MovedError
 from openlimit import background
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis_cluster import leads_to, read_map
-from openlimit.v1.rate_limit_pb2 import AcquireRequest
+from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.policies import Policies
 from openlimit_server.probe import _PROBES, probe
 from tests.clock import FakeClock
 from tests.redis_process import VALKEY
@@ -156,9 +157,10 @@ async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
     assert sorted(slot * 8 // SLOTS for slot in slots) == list(range(8))
     async with asking(cluster.url) as store:
         await healed(store)
-        assert await probe(store) is None
+        policies = Policies([], store)
+        assert await probe(store, policies) is None
         cluster.masters[1].signal(signal.SIGSTOP)
-        assert await probe(store) is None
+        assert await probe(store, policies) is None
         cluster.masters[1].signal(signal.SIGCONT)
 
 
@@ -167,14 +169,12 @@ def test_a_single_node_of_a_cluster_is_no_store(cluster: Cluster) -> None:
     node = cluster.masters[0].url
     with serving("--store", node) as server:
         wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+        # A RemoteLimiter does not even ask a server that is not well.
         with grpc.insecure_channel(server.address) as channel:
-            stub = RateLimitServiceStub(channel)
-            failures = list[str]()
-            for i in range(20):
-                try:
-                    stub.Acquire(AcquireRequest(model=f"model-{i}"), timeout=5)
-                except grpc.RpcError as error:
-                    failures.append(str(error))
+            requests = [AcquireRequest(model=f"model-{i}") for i in range(20)]
+            batch = AcquireBatchRequest(acquisitions=requests)
+            results = RateLimitServiceStub(channel).AcquireBatch(batch, timeout=10).results
+    failures = [each.error.message for each in results if each.HasField("error")]
     meant = node.replace("redis://", "redis+cluster://")
     assert len(failures) > 5
     assert all(f"is a node of a Redis Cluster: use {meant}" in each for each in failures)

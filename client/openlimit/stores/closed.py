@@ -12,12 +12,18 @@ SETTLED, CANCELLED = 0b01, 0b11
 class Lot:
     """The marks of a lot's reservations, four in a byte, and until when they matter."""
 
-    __slots__ = ("marks", "name", "until")
+    __slots__ = ("lost_until", "marks", "name", "until")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lost_until: float) -> None:
         self.name = name
+        self.lost_until = lost_until
+        """Marks that it had once may be forgotten, if they mattered no longer than this."""
         self.marks = bytearray()
         self.until = -inf
+
+    def may_have_lost(self, start: float) -> bool:
+        """Whether the mark of a reservation that started then may be forgotten."""
+        return start + MARKED <= self.lost_until
 
     def of(self, number: int) -> int:
         """The mark of the reservation with this number."""
@@ -34,11 +40,7 @@ class Closed:
     def find(self, reservation_id: str, now: float) -> tuple[Lot, int]:
         """The lot of a reservation and its number there."""
         name, number = numbered(reservation_id)
-        return self.lots.get(name, now) or Lot(name), number
-
-    def may_be_forgotten(self, start: float) -> bool:
-        """Whether one that started then may have been marked, though its lot has no marks."""
-        return start + MARKED <= self.lots.forgotten_until
+        return self.lots.get(name, now) or Lot(name, self.lots.forgotten_until), number
 
     def mark(self, lot: Lot, number: int, mark: int, start: float, now: float) -> None:
         """Mark a reservation that was found."""

@@ -183,7 +183,7 @@ class MemoryStore:
         lot, number = self._closed.find(reservation_id, now)
         if lot.of(number):
             return False
-        if not lot.marks and self._closed.may_be_forgotten(start):
+        if lot.may_have_lost(start):
             return too_late(reservation_id)
         settled = self._settle_now(bucket, settlement, now)
         if settled is True:

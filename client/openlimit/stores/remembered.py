@@ -41,6 +41,7 @@ class Remembered(Generic[V]):
         self._values: dict[_Key, V] = {}
         self._to_look_at: dict[float, list[_Key]] = {}  # by the end of a window of time
         self._ends: list[float] = []  # a heap of these
+        self._gone: dict[float, int] = {}  # how many of those keys have no value any more
         self._say_at = -inf
         self.forgotten_early = 0
         """How many values."""
@@ -71,12 +72,21 @@ class Remembered(Generic[V]):
         self._look_at(key, value.until)
 
     def _look_at(self, key: _Key, until: float) -> None:
-        end = (until // _WINDOW + 1) * _WINDOW
+        end = _window(until)
         keys = self._to_look_at.get(end)
         if keys is None:
             keys = self._to_look_at[end] = []
             heappush(self._ends, end)
         keys.append(key)
+
+    def _look_no_more(self, until: float) -> None:
+        """At one of those that end then: else the keys of a flood outlive its values by far."""
+        end = _window(until)
+        if keys := self._to_look_at.get(end):
+            self._gone[end] = self._gone.get(end, 0) + 1
+            if 2 * self._gone[end] > len(keys):
+                keys[:] = [key for key in keys if key in self._values] or keys[-1:]
+                self._gone[end] = 0
 
     def _drop(self, now: float) -> None:
         for _ in range(_LOOKS):
@@ -85,7 +95,9 @@ class Remembered(Generic[V]):
             keys = self._to_look_at[self._ends[0]]
             key = keys.pop()
             if not keys:
-                del self._to_look_at[heappop(self._ends)]
+                end = heappop(self._ends)
+                del self._to_look_at[end]
+                self._gone.pop(end, None)
             value = self._values.get(key)
             if value is not None and value.until <= now:
                 del self._values[key]
@@ -97,6 +109,7 @@ class Remembered(Generic[V]):
         deleted before it."""
         for key in list(islice(self._values, 1 + self._most // 100)):
             until = self._values.pop(key).until
+            self._look_no_more(until)
             if until > now:
                 self.forgotten_early += 1
                 self.forgotten_until = max(self.forgotten_until, until)
@@ -106,3 +119,8 @@ class Remembered(Generic[V]):
                 "more than %d %s are to be remembered: %d forgotten",
                 *(self._most, self._what, self.forgotten_early),
             )
+
+
+def _window(time: float) -> float:
+    """The end of the window of time that this is in."""
+    return (time // _WINDOW + 1) * _WINDOW

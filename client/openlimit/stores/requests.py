@@ -7,7 +7,7 @@ for a run and not one for each of its grants, and what they have in common is ke
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -32,9 +32,14 @@ class Granted(NamedTuple):
     reservation_id: str
     costs: Costs
 
-    def granted(self) -> "list[Granted]":
-        """Itself, which is smaller than a batch of one."""
-        return [self]
+    @property
+    def places(self) -> tuple[int]:
+        """Its own: it is a batch of one, and smaller than that."""
+        return (self.place,)
+
+    def granted(self, place: int) -> "Granted":
+        """Itself."""
+        return self
 
 
 class _Batch(NamedTuple):
@@ -54,34 +59,46 @@ class _Batch(NamedTuple):
     costs: "array[int] | array[float]"
     """Those of the first, then those of the second, and so on."""
 
-    def granted(self) -> list[Granted]:
-        names = [
-            self.lot + name if name[:1] == "-" else name for name in self.names.split("\n")[1:]
-        ]
-        width = len(self.costs) // len(self.places)
-        costs = iter(self.costs)
-        waits, limited_by = self.waits, self.limited_by
-        if not waits:
-            waits, limited_by = [0] * len(names), [""] * len(names)
-        return [
-            Granted(place, self.at + wait, by, name, tuple(islice(costs, width)))
-            for place, wait, by, name in zip(self.places, waits, limited_by, names, strict=True)
-        ]
+    def granted(self, place: int) -> Granted:
+        """To one of the places."""
+        i, width = self.places.index(place), len(self.costs) // len(self.places)
+        name = self.names.split("\n", i + 2)[i + 1]
+        return Granted(
+            place,
+            self.at + (self.waits[i] if self.waits else 0),
+            self.limited_by[i] if self.limited_by else "",
+            self.lot + name if name[:1] == "-" else name,
+            tuple(self.costs[i * width : (i + 1) * width]),
+        )
 
 
 class Run:
     """What was granted to one request, whose places may have been asked in several steps."""
 
-    __slots__ = ("_batches", "until")
+    __slots__ = ("_batch_of", "_batches", "_indexed", "until")
 
     def __init__(self) -> None:
         self.until = 0.0
         """From then on it may be forgotten."""
         self._batches: tuple[_Batch | Granted, ...] = ()
+        # By place, its batch, counted from 1; of so many batches, since most runs are never asked
+        # for again.
+        self._batch_of: array[int] | None = None
+        self._indexed = 0
 
-    def by_place(self) -> dict[int, Granted]:
-        """All of it."""
-        return {each.place: each for batch in self._batches for each in batch.granted()}
+    def granted(self, place: int) -> Granted | None:
+        """What was granted to a place, found as fast in whatever steps the others were asked."""
+        if self._batch_of is None:
+            self._batch_of = array("I")
+        batch_of = self._batch_of
+        while self._indexed < len(self._batches):
+            places = self._batches[self._indexed].places
+            self._indexed += 1
+            batch_of.extend([0] * (max(places) + 1 - len(batch_of)))
+            for each in places:
+                batch_of[each] = self._indexed
+        which = batch_of[place] if place < len(batch_of) else 0
+        return self._batches[which - 1].granted(place) if which else None
 
     def add(
         self, demands: Sequence[Demand], granted: Sequence[Decision], request: Request, now: float
@@ -124,11 +141,11 @@ class Requests:
             if granted:
                 self._remember(key, None, demands, granted, now)
                 return granted
-        known = run.by_place() if run else {}
+        known: dict[int, Granted] = {}  # of what is decided now
         answers, fresh, granted = list[Answer](), list[Demand](), list[Decision]()
         for demand in demands:
             _, _, costs, max_wait, name, _, place = demand
-            if before := known.get(place):
+            if before := known.get(place) or (run and run.granted(place)):
                 answers.append(self._repeat(before, now))
                 continue
             outcome = bucket.reserve(costs, now, max_wait, name)
