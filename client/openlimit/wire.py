@@ -17,7 +17,7 @@ from openlimit.v1.rate_limit_pb2 import (
 MAX_NAME = 256
 MAX_UNITS = 16
 MAX_REQUEST_ID = 64
-MAX_PLACES = 1000
+MAX_PLACES = 128
 """Acquisitions of a run that is safe to repeat."""
 MAX_QUESTION = 8_000
 """Bytes. The longest names fit; 128 questions are less than the megabyte that a server takes."""
