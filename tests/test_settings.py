@@ -399,7 +399,6 @@ def test_units_of_an_own_kind_can_be_limited(file: Path) -> None:
         (ONE.replace("'*'", "' gpt-4o'"), 'no model has, so it would cover none; write "gpt-4o"'),
         (ONE.replace("'*'", "' '"), 'no model has, so it would cover none; write ""'),
         (ONE.replace("*", "m" * 257), "is longer than any model's name, which has 256 bytes at "),
-        (ONE + "    max_pause: 2d", "must be 1d at most: nothing that is told holds calls up for"),
         (ONE + "    split_by: [keys]", "expected model or key, not 'keys'; write key"),
         (ONE + "    on_store_failure: Allow", "expected refuse or allow, not 'Allow'; write allow"),
         (ONE + "    concurrent: 10k", "from 1 to 1000000, not '10k'; write 10000"),

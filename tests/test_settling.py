@@ -355,7 +355,7 @@ def test_everything_goes_over_the_stream(servers: Servers) -> None:
         ("Settle", "units", SettleRequest(reservation_id="x", units={"No": 1})),
         ("Settle", "units.images", SettleRequest(reservation_id="x", units={"images": -1})),
         ("Cancel", "key", CancelRequest(reservation_id="x", key="x" * 257)),
-        ("Penalize", "model", PenalizeRequest(retry_after=Duration(seconds=1))),
+        ("Penalize", "model", PenalizeRequest(model="m" * 257)),
         ("Penalize", "retry_after", PenalizeRequest(model="one")),
         ("Penalize", "retry_after", PenalizeRequest(model="one", retry_after=Duration(nanos=-1))),
         (
@@ -363,7 +363,7 @@ def test_everything_goes_over_the_stream(servers: Servers) -> None:
             "retry_after",
             PenalizeRequest(model="one", retry_after=Duration(seconds=86401)),
         ),
-        ("Observe", "model", ObserveRequest(remaining={"tokens": 1})),
+        ("Observe", "model", ObserveRequest(model="m" * 257)),
         ("Observe", "remaining.tokens", ObserveRequest(model="one", remaining={"tokens": -1})),
         ("Observe", "remaining", ObserveRequest(model="one", remaining={"": 1})),
         (

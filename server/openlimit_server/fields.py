@@ -11,7 +11,6 @@ from pydantic import (
     WrapValidator,
 )
 
-from openlimit.leaky_bucket import MAX_RETRY_AFTER
 from openlimit.wire import MAX_NAME
 from openlimit_server import notation
 
@@ -27,12 +26,6 @@ def _renewable(lease: float) -> float:
             f"not {lease:g}s"
         )
     return lease
-
-
-def _believable(pause: float) -> float:
-    if pause > MAX_RETRY_AFTER:
-        raise ValueError("must be 1d at most: nothing that is told holds calls up for longer")
-    return pause
 
 
 def _matching(pattern: str) -> str:
@@ -70,8 +63,6 @@ Limits = Annotated[
 Duration = Annotated[float, BeforeValidator(notation.duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
-"""Seconds."""
-Pause = Annotated[Duration, AfterValidator(_believable)]
 """Seconds."""
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""

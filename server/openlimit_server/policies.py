@@ -319,8 +319,9 @@ class Policies:
         parts = {"model": model, "key": key}
         # Quoted, so that no model or key can reach into another's bucket.
         split = ":".join(quote(parts[part], safe="") for part in policy.split_by)
-        # A hash tag of Redis is never empty; and what is quoted has no colon.
-        bucket = f"{policy.name}:{{{split or f':{policy.name}'}}}"
+        if not split:  # a hash tag of Redis is never empty; and what is quoted has no colon
+            split = f":{policy.name}" if policy.split_by else policy.name
+        bucket = f"{policy.name}:{{{split}}}"
         secret = self._secrets[0] if self._secrets else b""  # then nothing is granted either
         learns = policy.token_costs and policy.token_costs.learned
         signer = self._signer(policy.units, bucket, key, secret, model if learns else "")

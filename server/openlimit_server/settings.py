@@ -98,7 +98,7 @@ class PolicySettings(BaseModel):
     as a rule."""
     default_output: fields.Output = 1000
     """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
-    max_pause: fields.Pause = 3600.0
+    max_pause: fields.Duration = 3600.0
     """Seconds: a provider that says to try again later than that is believed no longer."""
 
     @field_validator("reserve_output", "default_output")
