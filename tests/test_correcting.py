@@ -221,7 +221,7 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
         assert bucket.cancel(name, 0)
     assert (bucket.at, bucket.levels) == (0, [2.0] if kind == "pause" else [9.0])
     wait = 2 * SECOND if kind == "pause" else 9 * SECOND
-    assert bucket.reserve([10], 0) == Decision(wait, "tokens", "")
+    assert bucket.reserve([10], 0) == Decision(wait, "tokens", "", start=wait)
 
 
 def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
@@ -264,4 +264,4 @@ def test_a_pause_names_no_unit() -> None:
     bucket.reserve([10], 0)
     bucket.reserve([10], 0)
     bucket.pause(60 * SECOND, 0)
-    assert bucket.reserve([0], 0) == Decision(60 * SECOND, "", "")
+    assert bucket.reserve([0], 0) == Decision(60 * SECOND, "", "", start=60 * SECOND)

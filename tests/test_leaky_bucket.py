@@ -141,7 +141,7 @@ def test_a_call_behind_a_large_one_is_limited_by_the_same_unit() -> None:
     bucket = Bucket(limits)
     bucket.reserve([1, 10], now=0)
     bucket.reserve([1, 100], now=0)
-    assert bucket.reserve([1, 0], now=0) == Decision(SECOND, "tokens", "")
+    assert bucket.reserve([1, 0], now=0) == Decision(SECOND, "tokens", "", start=SECOND)
 
 
 def test_too_long_a_wait_is_refused_with_the_wait() -> None:

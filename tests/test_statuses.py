@@ -6,8 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 import trustme
+from google.rpc.code_pb2 import Code
+from google.rpc.status_pb2 import Status
 
 from openlimit import LimiterUnavailable, RemoteLimiter
+from openlimit.statuses import error_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def server(authority: trustme.CA) -> Iterator[dict[str, str]]:
         "plain text": serving.add_insecure_port("127.0.0.1:0"),
     }
     serving.start()
-    yield {name: f"localhost:{port}" for name, port in ports.items()}
+    yield {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     serving.stop(None).wait()
 
 
@@ -63,3 +66,11 @@ def test_a_port_where_nobody_listens_is_no_matter_of_tls() -> None:
         limiter.wait_for_capacity_sync(1, "gpt-4o")
     assert "refused" in caught.value.reason
     assert "TLS" not in caught.value.reason
+
+
+def test_a_server_that_is_not_well_is_told_from_one_that_is_away() -> None:
+    """gRPC says "backend unhealthy" of one whose store is away."""
+    said = "connections to all backends failing; last error: ipv4:127.0.0.1:1: backend unhealthy"
+    error = error_of(Status(code=Code.Value("UNAVAILABLE"), message=said), "limiter:50051")
+    assert isinstance(error, LimiterUnavailable)
+    assert error.reason.endswith("as while its store is away: see its log)")

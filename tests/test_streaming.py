@@ -36,6 +36,8 @@ from openlimit_server.internal_errors import InternalErrors
 from openlimit_server.policies import Policies
 from openlimit_server.service import SERVICE, RateLimitServicer
 from openlimit_server.settings import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.slices import Slices
+from openlimit_server.streaming import Stream
 from tests.clock import FakeClock
 from tests.redis_process import serving_redis
 from tests.server_process import ServerProcess, serving, serving_policies
@@ -87,6 +89,27 @@ class Talk:
                 assert answer.id not in found
                 found[answer.id] = answer
         return found
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        ("5", 10),
+        ("0.1", 1),
+        ("-3", 1),
+        ("nan", 1),
+        ("31", 60),
+        ("inf", 60),
+        ("soon", 60),
+        (None, 60),
+    ],
+)
+def test_runs_are_kept_for_twice_the_clients_timeout(timeout: str | None, seconds: float) -> None:
+    """For a second at least, a minute at most and where it says nothing."""
+    metadata = () if timeout is None else ((wire.TIMEOUT, timeout),)
+    context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
+    policies: Any = None
+    assert Stream(policies, context, Slices())._kept == seconds
 
 
 def acquire(number: int, model: str, **fields: Any) -> Question:

@@ -18,7 +18,10 @@ class Timeline:
         self.slept: list[float] = []
         fake_time = SimpleNamespace(monotonic=self._monotonic, sleep=self._sleep)
         monkeypatch.setattr(reservation, "time", fake_time)
-        monkeypatch.setattr(reservation, "asyncio", SimpleNamespace(sleep=self._asleep))
+        fake_asyncio = SimpleNamespace(
+            sleep=self._asleep, get_running_loop=asyncio.get_running_loop
+        )
+        monkeypatch.setattr(reservation, "asyncio", fake_asyncio)
         monkeypatch.setattr(MemoryStore.__init__, "__defaults__", (self.clock,))
 
     def _monotonic(self) -> float:

@@ -34,7 +34,7 @@ _OUTAGES = {
 }
 # What gRPC says where a server speaks TLS and the client does not, or no HTTP/2 at all.
 _PERHAPS_TLS = re.compile(
-    "failed to connect to all addresses.*"
+    "(failed to connect to all addresses|connections to all backends failing).*"
     "(: Socket closed|Connection reset by peer|Expected SETTINGS frame)",
     re.DOTALL,
 )
@@ -134,6 +134,8 @@ def _advice(said: str) -> str:
         )
     if _PERHAPS_TLS.match(said):
         return " (if the port speaks TLS, pass credentials=grpc.ssl_channel_credentials(…))"
+    if said.endswith(": backend unhealthy"):
+        return " (the server runs but cannot decide, as while its store is away: see its log)"
     return ""
 
 

@@ -23,7 +23,7 @@ MAX_QUESTION = 8_000
 """Bytes. The longest names fit; 128 questions are less than the megabyte that a server takes."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
-for a slot is told to ask again before that."""
+for a slot is told to ask again before that; what is granted to a run is known for twice as long."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 

@@ -70,6 +70,14 @@ def test_what_is_no_sensible_number_is_left_out(value: str) -> None:
         ({"retry-after": "Tue, 14 Nov 2023 22:13:10 GMT"}, 0),
         ({"retry-after": "Tue, 21 Nov 2023 22:13:10 GMT"}, 86400),
         ({"retry-after": "Tue, 14 Nov 2033 22:13:10 GMT"}, None),
+        (
+            {
+                "Date": "Tue, 14 Nov 2033 22:13:01 GMT",
+                "retry-after": "Tue, 14 Nov 2033 22:13:10 GMT",
+            },
+            9,
+        ),
+        ({"date": "long ago", "retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, 30),
         ({"retry-after": "Tue, 99 Nov 99999999999 22:13:10 GMT"}, None),
         ({"retry-after": "in 5 minutes"}, None),
     ],

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from hypothesis import given
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
-from openlimit import RemoteLimiter, background
+from openlimit import background
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis_cluster import leads_to, read_map
+from openlimit.v1.rate_limit_pb2 import AcquireRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.probe import _PROBES, probe
 from tests.clock import FakeClock
 from tests.redis_process import VALKEY
@@ -164,13 +167,14 @@ def test_a_single_node_of_a_cluster_is_no_store(cluster: Cluster) -> None:
     node = cluster.masters[0].url
     with serving("--store", node) as server:
         wait_for_health(server, HealthCheckResponse.NOT_SERVING)
-        with RemoteLimiter(server.address) as limiter:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = RateLimitServiceStub(channel)
             failures = list[str]()
             for i in range(20):
                 try:
-                    limiter.reserve(f"model-{i}", {"requests": 1})
-                except LimiterUnavailable as error:
-                    failures.append(error.reason)
+                    stub.Acquire(AcquireRequest(model=f"model-{i}"), timeout=5)
+                except grpc.RpcError as error:
+                    failures.append(str(error))
     meant = node.replace("redis://", "redis+cluster://")
     assert len(failures) > 5
     assert all(f"is a node of a Redis Cluster: use {meant}" in each for each in failures)

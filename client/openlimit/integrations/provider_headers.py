@@ -39,10 +39,11 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `now` (Unix time) until the provider wants to be asked again; None: not said.
+    """Seconds from now until the provider wants to be asked again; None: not said.
 
-    See ``believed``. A date that has passed is 0; what is negative, or neither a number nor a date,
-    counts as not said.
+    See ``believed``. A date is compared with the response's own, for clocks differ; without that,
+    with `now` (Unix time). One that has passed is 0; what is negative, or neither a number nor a
+    date, counts as not said.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -52,12 +53,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     elif whole is not None:
         wait = whole
     else:
-        try:
-            if not (date := parsedate_tz(given.get("retry-after", ""))):
-                return None
-            wait = max(0.0, mktime_tz(date) - now)
-        except (ValueError, OverflowError):
+        until = _date(given.get("retry-after", ""))
+        if until is None:
             return None
+        wait = max(0.0, until - _sent_at(given, now))
     return believed(wait)
 
 
@@ -65,8 +64,10 @@ def reset(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds from `now` until the provider's limits have room again; None: not said.
 
     Of those of which nothing remains; if there is none, of any, since one has refused a call. More
-    than a day counts as not said: some tell the time there.
+    than a day counts as not said: some tell the time there. Dates are compared as by
+    ``retry_after``.
     """
+    now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
     left, resets = remaining(headers), {}
     for name, value in headers.items():
         if match := _RESET.fullmatch(name.lower()):
@@ -86,6 +87,21 @@ def _until(text: str, now: float) -> float | None:
     try:
         date = datetime.fromisoformat(text.strip())
         return date.timestamp() - now if date.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _sent_at(given: Mapping[str, str], now: float) -> float:
+    """When the response was made by the provider's own clock; `now` where it does not say so."""
+    sent = _date(given.get("date", ""))
+    return now if sent is None else sent
+
+
+def _date(text: str) -> float | None:
+    """In Unix time."""
+    try:
+        date = parsedate_tz(text)
+        return mktime_tz(date) if date else None
     except (ValueError, OverflowError):
         return None
 

@@ -257,8 +257,9 @@ end
 local function repeated(batch, i)
   local at_, _, waits, limited_bys, names_, costs_ = unpack(batch)
   -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
+  -- So it may be missing on a node of a cluster that its slot is leaving, which is an error.
   local lot, number = string.match(names_[i], '^(.+)%-(%d+)$')
-  if redis.call('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
+  if redis.pcall('GETBIT', call.lots .. (lot or names_[i]), 2 * (number or 0) + 1) == 1 then
     return CANCELLED, 0, 0
   end
   local start, charged = at_ + (waits and waits[i] or 0), {}

@@ -22,7 +22,7 @@ PLACE_KEPT = 3 * SECOND
 """A place in the queue is lost unless it is asked for again within this time."""
 LEFT_KEPT = 60 * SECOND
 """For so long a name that has left does not come in again: late repeats hold no slot."""
-MOST_LEFT = 10_000
+MOST_LEFT = 100_000
 """Names per bucket that are remembered to have left; the oldest are forgotten first."""
 _SPARE_ENDS = 64
 
