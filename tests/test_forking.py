@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 import pytest
 
@@ -156,14 +157,14 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
         def deliver(self, outcomes: object) -> None:
             while not opening.is_forking:
                 time.sleep(0.001)
-            went_on.append(opening._lock.acquire(timeout=10))
+            went_on.put(opening._lock.acquire(timeout=10))
             opening._lock.release()
 
-    went_on = list[bool]()
+    went_on = SimpleQueue[bool]()
     with RemoteLimiter(server.address) as limiter:
         limiter.reserve("m", COST)
         connection = limiter._buckets._use.connection
         assert connection
         connection.ask(Call("m", "", COST, None), Connecting(), None)
         assert forked(lambda: None) == 0
-    assert went_on == [True]
+        assert went_on.get(timeout=10)

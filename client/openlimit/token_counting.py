@@ -5,10 +5,10 @@ counted in prompt_tokens.py, text in encodings.py, images and files in image_tok
 file_tokens.py.
 
 How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
-too high for most else. For Claude, whose tokenizer is not public, it is about a third too high, see
-claude_tokens.py. For models of other providers text counts as OpenAI's newest encoding does, which
-can be too low, most of all outside the Latin script. What no caller can know, and so what can be
-too low everywhere: a previous response, what a hosted tool finds, files given by id or address.
+too high for most else. For Claude, whose tokenizer is not public, it is an estimate that errs high,
+see claude_tokens.py. For models of other providers text counts as OpenAI's newest encoding does,
+which can be too low, most of all outside the Latin script. What no caller can know, and so what can
+be too low everywhere: a previous response, what a hosted tool finds, files given by id or address.
 """
 
 from collections.abc import Mapping
