@@ -46,14 +46,14 @@ class Breaking(MemorySlots):
 def test_work_that_fails(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told with its traceback, once however often it fails, and later work is done."""
     monkeypatch.setattr(threading, "excepthook", lambda _: pytest.fail("it was not survived"))
+    others = threading.enumerate()
     for _ in range(3):
         in_background(lambda: 1 / 0)
     done = Event()
     in_background(done.set)
     assert done.wait(5)
-    for thread in threading.enumerate():
-        if thread.name == "openlimit-background":
-            thread.join(5)
+    for thread in {*threading.enumerate()}.difference(others):
+        thread.join(5)
     [fault] = faults(caplog)
     assert "a fault while working in the background, which goes on: ZeroDivisionError" in fault
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +16,12 @@ import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter, connections, sharing
 from openlimit.channels import proxy_of
+from openlimit.items import Told
+from openlimit.teller import Teller
+from openlimit.telling import Cancellation
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, GrantRun
-from tests.server_process import ServerProcess, serving_policies
+from tests.server_process import ServerProcess, serving, serving_policies
+from tests.tcp_relay import relaying
 
 COST = {"requests": 1, "tokens": 1}
 
@@ -85,6 +90,124 @@ def test_a_connection_outlives_its_limiters_for_a_while(
             break
         time.sleep(0.02)
     assert connection.is_closed
+
+
+def test_connections_that_nobody_can_share_do_not_pile_up(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those of limiters with credentials of their own in each call."""
+    monkeypatch.setattr(sharing, "_LINGER", 60)
+    monkeypatch.setattr(sharing, "_MOST_LINGERING", len(sharing._shared) + 2)
+    left = list[connections.Connection]()
+    for _ in range(10):
+        credentials = grpc.local_channel_credentials()
+        with RemoteLimiter(server.address, credentials=credentials) as limiter:
+            left.append(connection_of(limiter))
+    for _ in range(200):
+        if sum(not each.is_closed for each in left) <= 2:
+            break
+        time.sleep(0.02)
+    assert 1 <= sum(not each.is_closed for each in left) <= 2
+    for each in left:
+        each.idle_since -= 60
+        each.close(1)
+
+
+async def test_who_sleeps_longer_than_a_connection_gives_back(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is cancelled once its limiter and the connection of that are closed."""
+    monkeypatch.setattr(sharing, "_LINGER", 0.01)
+    with RemoteLimiter(server.address, timeout=6) as limiter:
+        connection = connection_of(limiter)
+        limiter.penalize(60, "sleepy")
+        sleeper = asyncio.create_task(limiter.wait_for_capacity(1, "sleepy"))
+        await asyncio.sleep(0.2)
+    for _ in range(200):
+        if connection.is_closed:
+            break
+        await asyncio.sleep(0.02)
+    told = list[tuple[object, bool]]()
+    tell = Teller.tell
+
+    def record(teller: Teller, each: Told, at: float | None = None) -> bool:
+        told.append((each, tell(teller, each, at)))
+        return told[-1][1]
+
+    monkeypatch.setattr(Teller, "tell", record)
+    sleeper.cancel()
+    await asyncio.gather(sleeper, return_exceptions=True)
+    monkeypatch.undo()
+    with RemoteLimiter(server.address) as limiter:
+        limiter.penalize(0, "sleepy")
+    assert [(type(each), is_told) for each, is_told in told] == [
+        (Cancellation, False),
+        (Cancellation, True),
+    ]
+
+
+def test_a_stream_that_is_silent_from_its_first_question_is_left(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the connection has answered before, and its packets are dropped since."""
+    monkeypatch.setattr(connections, "_SILENT", 0.3)
+    loop = asyncio.new_event_loop()
+    relays = relaying(server.port)
+    relay = loop.run_until_complete(relays.__aenter__())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        with RemoteLimiter(relay.url.removeprefix("redis://"), timeout=5) as limiter:
+            stream = connection_of(limiter)._stream
+            assert stream
+            stream._call.cancel()  # as a proxy does after some time
+            while limiter._buckets._use.connection._stream is stream:  # type: ignore[union-attr]
+                time.sleep(0.01)
+            loop.call_soon_threadsafe(relay.forget)
+            time.sleep(0.1)
+            limiter.reserve("m", COST)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(relays.__aexit__(None, None, None))
+        loop.close()
+
+
+def test_in_an_outage_nobody_who_is_allowed_waits_out_the_timeout_again() -> None:
+    """Whichever attempt to reach the server is under way."""
+    with (
+        serving() as hanging,
+        RemoteLimiter(hanging.address, timeout=10, on_unavailable="allow") as limiter,
+    ):
+        connection = connection_of(limiter)
+        hanging.signal(signal.SIGSTOP)
+        connection.is_away = True  # as callers find out
+        began = time.monotonic()
+        assert not limiter.reserve("m", COST).reservation_id
+        assert not asyncio.run(limiter.areserve("m", COST)).reservation_id
+        assert time.monotonic() - began < 5
+        hanging.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("failing", ["openlimit-stream", "other"])
+def test_no_thread_to_be_had_is_an_outage_that_ends(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Neither this library's nor gRPC's: callers wait it out, and no question is left behind."""
+    start, failed = threading.Thread.start, list[str]()
+
+    def refuse(thread: threading.Thread) -> None:
+        if (thread.name == "openlimit-stream") is (failing == "openlimit-stream") and not failed:
+            failed.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with RemoteLimiter(server.address, timeout=8 + len(failing)) as limiter:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        limiter.reserve("m", COST)
+        monkeypatch.undo()
+        assert failed
+        assert not connection_of(limiter)._questions._waiting
 
 
 def test_closing_a_limiter_leaves_the_calls_of_others(server: ServerProcess) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
 
 import pytest
 
@@ -134,7 +133,7 @@ def test_children_touch_nothing_of_their_parents(server: ServerProcess) -> None:
         held, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with connection.leases._changed, connection._questions._lock:
+            with connection.teller.leases._changed, connection._questions._lock:
                 held.set()
                 over.wait()
 
@@ -155,16 +154,21 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
         is_patient = True
 
         def deliver(self, outcomes: object) -> None:
+            answered.set()
             while not opening.is_forking:
                 time.sleep(0.001)
-            went_on.put(opening._lock.acquire(timeout=10))
+            went_on.append(opening._lock.acquire(timeout=10))
             opening._lock.release()
+            over.set()
 
-    went_on = SimpleQueue[bool]()
+    went_on = list[bool]()
+    answered, over = threading.Event(), threading.Event()
     with RemoteLimiter(server.address) as limiter:
         limiter.reserve("m", COST)
         connection = limiter._buckets._use.connection
         assert connection
         connection.ask(Call("m", "", COST, None), Connecting(), None)
+        assert answered.wait(5)
         assert forked(lambda: None) == 0
-        assert went_on.get(timeout=10)
+        assert over.wait(15)
+    assert went_on == [True]

@@ -311,7 +311,7 @@ async def test_closing_tells_what_the_server_was_away_for(redis: RedisProcess) -
             async with limiter.limit(model="m", tokens=90_000) as reservation:
                 server.stop()
                 reservation.settle({"tokens": 1})
-            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter)._owed)
+            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter).teller.owed)
             server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
             channel = grpc.insecure_channel(server.address)
             await asyncio.to_thread(grpc.channel_ready_future(channel).result, 10)
@@ -335,7 +335,7 @@ async def test_what_is_told_in_vain_leaves_room_for_calls(
             redis.stop()
             for each in reservations:
                 each.settle({"tokens": 1})
-            owed = connection_of(limiter)._owed
+            owed = connection_of(limiter).teller.owed
             assert await asyncio.to_thread(gone, lambda: len(owed) < len(reservations))
             answered = list[int]()
             questions = connection_of(limiter)._questions

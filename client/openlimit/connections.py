@@ -6,11 +6,8 @@ not answered goes out again on the next one, to whichever server takes it.
 
 import asyncio
 import logging
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from threading import local
 from typing import Any
@@ -20,24 +17,24 @@ import grpc
 from openlimit import items
 from openlimit.background import in_background
 from openlimit.channels import HEALTH_CALL_FAILED, cooperate_with_gevent, open_channel, proxy_of
-from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
+from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.forks import forkable, opening
-from openlimit.leaky_bucket import Decision
-from openlimit.leases import Leases
-from openlimit.mailboxes import LoopMailbox, Mailbox, Slot, ToldMailbox
+from openlimit.mailboxes import LoopMailbox, Mailbox, Slot
 from openlimit.questions import Questions
 from openlimit.stream import Stream, closed
-from openlimit.telling import Cancellation, Release, Renewal, Settlement
+from openlimit.teller import Teller
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
-_COOL_DOWN = 0.1  # seconds in which a stream that brought nothing is not opened again
+_COOL_DOWN = 0.1  # seconds in which a stream that brought nothing, or ended at once, is not opened
 _SILENT = 4.0  # seconds after which a server is left that has answered before
 _LOOK_EVERY = 0.1  # seconds, at most so often
 _BEFORE_FORK = 1.0  # seconds that what is under way gets to be answered
-_MOST_OWED = 10_000
-_TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
-_REPEATABLE = Cancellation | Settlement | Release
-_FINAL = InvalidRequest | UnknownReservation
+_RECONNECTED = 1.5  # seconds after which gRPC has found a server that is back
+IMPATIENT = 0.25
+"""Seconds that callers wait at most who do not wait out an outage."""
+
+_unusable: list[grpc.Channel] = []
+"""Those for which gRPC could not start a thread: to close one would wait for that for ever."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +53,10 @@ class Connection:
         self.address = address
         self.timeout = timeout
         self._credentials = credentials
-        self._questions = Questions(self.unclaimed)
+        self._begin()
         self._channel: grpc.Channel | None = None
+        self._is_proven = False
+        """Whether anything was answered over this channel."""
         self._asks_health = True
         self._stream: Stream | None = None
         self._is_pausing = False
@@ -69,10 +68,6 @@ class Connection:
         """Whether callers have run out of time, and nothing was answered since."""
         self.is_closed = False
         self._looked_at = 0.0
-        self._owed: deque[items.Told] = deque(maxlen=_MOST_OWED)
-        self._tell_again_at = 0.0
-        self._told = ToldMailbox(self._failed)
-        self.leases = Leases(self._renew)
         self._thread = local()  # has the mailboxes of the thread's event loop
         self.latest_mailbox: LoopMailbox | None = None
         """The patient one that was asked for last, by any thread."""
@@ -81,11 +76,19 @@ class Connection:
         self.is_lingering = False
         forkable.add(self)
 
+    def _begin(self) -> None:
+        """With no question; also in a forked child, which touches nothing of its parent's."""
+        self.teller = Teller(
+            self.address, self.timeout, self.ask, lambda: self._questions.is_jammed
+        )
+        self._questions = Questions(self.teller.unclaimed)
+
     def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> int | None:
         """Send a question as soon as can be; its number, or None once this is closed."""
         number = self._questions.add(asked, mailbox, slot)
         if stream := self._stream:
-            stream.wake()
+            if stream.is_sender_idle:
+                stream.wake()
         elif self._is_pausing:
             if not mailbox.is_patient and self._questions.forget(number):
                 mailbox.deliver([(slot, self._error(), asked)])
@@ -96,34 +99,6 @@ class Connection:
     def forget(self, number: int) -> bool:
         """Nobody waits for this outcome any more; False where it is being delivered already."""
         return self._questions.forget(number)
-
-    def tell(self, told: items.Told) -> bool:
-        """Send what nobody waits for; neither blocks nor raises. False once this is closed.
-
-        What is safe to repeat is kept while the server is away, and sent when it answers again.
-        """
-        if isinstance(told, _REPEATABLE):  # each is of a call that is over
-            self.leases.let_go(told[:2])
-        if self._questions.is_jammed:  # callers give up one by one, this would pile up
-            self._failed(told, LimiterUnavailable(self.address, "it does not answer"))
-            return True
-        return sys.is_finalizing() or self.ask(told, self._told, None) is not None
-
-    def give_back(self, decision: Decision, key: str) -> None:
-        """Cancel it unless it has started, and free its slot in any case, by ``tell``."""
-        if decision.wait:
-            self.tell(Cancellation(decision.reservation_id, key))
-        if decision.lease:
-            self.tell(Release(decision.reservation_id, key))
-
-    def unclaimed(self, asked: Any, outcome: object) -> None:
-        """Give back what was granted to a caller that is gone, also if its start has come."""
-        if not isinstance(outcome, Decision):
-            return
-        self.give_back(outcome, asked.key)
-        if outcome.reservation_id and not outcome.wait:
-            nothing = dict.fromkeys((*asked.costs, "input_tokens", "output_tokens"), 0)
-            self.tell(Settlement(outcome.reservation_id, asked.key, nothing))
 
     def no_answer(self) -> Exception:
         """What callers are told that have run out of time."""
@@ -140,8 +115,11 @@ class Connection:
         self._questions.resume()
         if stream := self._stream:
             stream.wake()
-            if stream.is_useful and stream.silence() > _SILENT and not opening.is_forking:
+            # Connecting has a time of its own: until then, a server is not silent.
+            if self._is_proven and stream.silence() > _SILENT and not opening.is_forking:
                 self._leave(stream)
+        else:
+            self._go_on()
 
     def is_silent(self) -> bool:
         """Whether what was asked before is still not answered, so that asking is idle."""
@@ -155,30 +133,48 @@ class Connection:
         if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
             if mailbox:
                 mailbox.clear()
+            timeout = self.timeout if is_patient else min(self.timeout, IMPATIENT)
             mailbox = LoopMailbox(
-                self.timeout, is_patient, self.no_answer, self._overdue, self.unclaimed
+                timeout, is_patient, self.no_answer, self._overdue, self.teller.unclaimed
             )
             setattr(self._thread, name, mailbox)
         if is_patient:
             self.latest_mailbox = mailbox
         return mailbox
 
-    def flush(self) -> None:
-        """Let what was told be answered, and what nobody waits for, for the timeout at most."""
-        self._tell_again()
-        if self._stream:
-            self._questions.wait_for_told(self.timeout)
+    def flush(self, within: float) -> None:
+        """Let what was told be heard, and what was given up be given back, for so many seconds at
+        most; briefly where callers wait in vain already."""
+        if self.is_away:
+            within = min(within, _RECONNECTED)
+        until = time.monotonic() + within
+        rounds = 2  # what was given up is answered, and then given back
+        self.teller.tell_again()
+        while rounds and (left := until - time.monotonic()) > 0:
+            is_heard = self._questions.wait_for_told(min(left, _LOOK_EVERY))
+            if (is_heard or self.is_away) and not self.teller.owed:
+                rounds -= 1
+                continue
+            time.sleep(min(left, _COOL_DOWN))
+            self.look()
+            self.teller.tell_again()
+        if rounds:
+            self.is_away = True
 
-    def close(self) -> None:
-        """Let what is under way be answered, for the timeout at most, and hang up."""
-        self._tell_again()
+    def close(self, within: float) -> None:
+        """``flush``, let what is under way be answered, within so many seconds, and hang up."""
+        until = time.monotonic() + within
+        self.flush(within)
         with opening:
             self.is_closed = True
         if stream := self._stream:
-            stream.close(self.timeout)
+            is_busy = self._questions.in_flight > 0 and not self.is_away
+            stream.close(max(_COOL_DOWN, until - time.monotonic()) if is_busy else _COOL_DOWN)
             stream.join(_COOL_DOWN)
         self._questions.rewind(closed, for_good=True, forget=True)
-        self.leases.clear()
+        self.teller.leases.clear()
+        if owed := len(self.teller.owed):
+            _log.warning("%d settlements and the like did not reach %s", owed, self.address)
         with opening:
             self._hang_up(self._channel)
             forkable.discard(self)
@@ -192,11 +188,9 @@ class Connection:
 
     def after_fork_in_child(self) -> None:
         self.is_closed = True
-        self._parents = self._stream, self._questions, self._owed  # never to be collected
+        self._parents = self._stream, self._questions, self.teller  # never to be collected
         self._stream, self._is_pausing = None, False
-        self._questions = Questions(self.unclaimed)
-        self._owed = deque()
-        self.leases.forget()
+        self._begin()
 
     def _open(self) -> bool:
         if opening.is_forking:  # who forks may be waiting for this very thread
@@ -209,11 +203,18 @@ class Connection:
                     self._channel = open_channel(
                         self.address, self._credentials, asks_health=self._asks_health
                     )
+                    self._is_proven = False
                 stub = RateLimitServiceStub(self._channel)
-                self._stream = Stream(
-                    *(stub, self.address, self.timeout, self._questions),
-                    *(self._answered, self._ended),
-                )
+                try:
+                    self._stream = Stream(
+                        *(stub, self.address, self.timeout, self._questions),
+                        *(self._answered, self._ended),
+                    )
+                except RuntimeError as error:  # there are no more threads; later there may be
+                    _unusable.append(self._channel)
+                    self._channel = None
+                    self._met(partial(self._unavailable, str(error)))
+                    self._rewind(for_good=False)
         return True
 
     def _go_on(self) -> None:
@@ -227,8 +228,10 @@ class Connection:
             self.is_away = False
         else:
             self._met(partial(LimiterUnavailable, *trouble.args))
-        if self._owed and time.monotonic() > self._tell_again_at:
-            self._tell_again()
+        if stream is self._stream:
+            self._is_proven = True
+        if self.teller.owed:
+            self.teller.heard()
 
     def _met(self, trouble: Callable[[], Any]) -> None:
         if self._trouble is None:
@@ -248,7 +251,8 @@ class Connection:
                 self._doubt_health(error.reason)
             else:
                 self._met(failure)
-            self._is_pausing = is_outage and not stream.is_useful
+            is_idle = not stream.is_useful or stream.age() < _COOL_DOWN
+            self._is_pausing = is_outage and is_idle
             self._stream = None
         self._rewind(for_good=self.is_closed or not is_outage)
         if self._is_pausing:
@@ -256,7 +260,7 @@ class Connection:
             self._is_pausing = False
         if not self.is_closed:
             if time.monotonic() < self._in_trouble_since + self.timeout:
-                self._tell_again()
+                self.teller.tell_again()
             self._go_on()
 
     def _doubt_health(self, reason: str) -> None:
@@ -304,22 +308,3 @@ class Connection:
     def _overdue(self, mailbox: LoopMailbox, before: int) -> tuple[list[Slot], bool]:
         self.look()
         return self._questions.overdue(mailbox, before)
-
-    def _tell_again(self) -> None:
-        """What could not be told while the server was away."""
-        for _ in range(len(self._owed)):
-            with suppress(IndexError):  # another thread was faster
-                self.tell(self._owed.popleft())
-
-    def _failed(self, told: items.Told, error: Exception) -> None:
-        if isinstance(told, _REPEATABLE) and not isinstance(error, _FINAL):
-            self._owed.append(told)
-            if self._stream:  # it is the store that is away
-                self._tell_again_at = time.monotonic() + _TELL_AGAIN_AFTER
-            return
-        if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
-            self.leases.let_go(told[:2])
-        _log.info("%s had no effect: %s", told, error)
-
-    def _renew(self, held: tuple[str, str]) -> None:
-        self.tell(Renewal(*held))

@@ -21,10 +21,6 @@ class Leases:
 
     def __init__(self, renew: Callable[[Any], None]) -> None:
         self._renew = renew
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, in a forked child: its parent's calls, lock and thread are its parent's."""
         self._changed = Condition()
         self._held: dict[Any, float] = {}
         """Seconds between renewals, by reservation."""

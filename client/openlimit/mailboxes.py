@@ -42,17 +42,18 @@ class ThreadMailbox:
 
 
 class ToldMailbox:
-    """Nobody waits for what is only told: ``failed`` takes the errors."""
+    """Nobody waits for what is only told: a slot is the time of that, ``failed`` takes the errors
+    after what was told and its time."""
 
     is_patient = False
 
-    def __init__(self, failed: Callable[[Any, Exception], None]) -> None:
+    def __init__(self, failed: Callable[[Any, float, Exception], None]) -> None:
         self._failed = failed
 
-    def deliver(self, outcomes: Sequence[tuple[Any, Outcome, Any]]) -> None:
-        for _, outcome, told in outcomes:
+    def deliver(self, outcomes: Sequence[tuple[float, Outcome, Any]]) -> None:
+        for at, outcome, told in outcomes:
             if isinstance(outcome, Exception):
-                self._failed(told, outcome)
+                self._failed(told, at, outcome)
 
 
 Slot = asyncio.Future[Outcome]

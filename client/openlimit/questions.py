@@ -154,10 +154,11 @@ class Questions:
         trouble = self._deliver(outcomes)
         with self._lock:
             if self.carrier is carrier:
-                self.in_flight -= len(outcomes)
+                # A server may answer twice, which must not hide that it is silent later.
+                self.in_flight = max(0, self.in_flight - len(outcomes))
             runs = self._runs
             while runs and self._waiting.keys().isdisjoint(runs[0].numbers):
-                if not self._given_up.keys().isdisjoint(runs[0].numbers):
+                if self._given_up and not self._given_up.keys().isdisjoint(runs[0].numbers):
                     break
                 runs.popleft()
             if self._watchers:
@@ -196,21 +197,25 @@ class Questions:
             self._changed.notify_all()
         self._deliver([(number, failure()) for number in failed], postpone=False)
 
-    def wait_for_told(self, within: float) -> None:
-        """Until what was told or given up so far is answered or the stream has ended."""
+    def wait_for_told(self, within: float) -> bool:
+        """Until what was told or given up so far is answered or the stream has ended.
+
+        Whether it is answered.
+        """
         mark = next(numbers)
         with self._changed:
             rewound = self._rewound
 
-            def is_over() -> bool:
-                return rewound < self._rewound or not any(
+            def is_answered() -> bool:
+                return not any(
                     number < mark and (number in self._given_up or not self._is_call(number))
                     for number in (*self._waiting, *self._given_up)
                 )
 
             self._watchers += 1
-            self._changed.wait_for(is_over, within)
+            self._changed.wait_for(lambda: rewound < self._rewound or is_answered(), within)
             self._watchers -= 1
+            return rewound == self._rewound and is_answered()
 
     def _requeue(self, numbers: Sequence[int], runs: Sequence[Run]) -> None:
         """Under the names that they had; what had none, or one of its own, as it is."""

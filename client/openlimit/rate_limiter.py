@@ -82,8 +82,9 @@ class RateLimiter(ABC):
         """Let no call of the model start for so many seconds: the provider has answered 429.
 
         For everyone who shares the limit; starts that were granted before stay as they are.
-        Neither blocks nor raises for an outage. More than a day counts as a day; 0 lifts a pause. A
-        RemoteLimiter needs the model; those of one process or one Redis have one bucket for all.
+        Neither blocks nor raises for an outage; a RemoteLimiter sends the rest of the pause when
+        its server is back. More than a day counts as a day; 0 lifts a pause. A RemoteLimiter needs
+        the model; those of one process or one Redis have one bucket for all.
         """
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")

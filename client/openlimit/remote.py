@@ -14,12 +14,13 @@ from weakref import finalize
 import grpc
 
 from openlimit import items, wire
-from openlimit.connections import Connection
-from openlimit.errors import Queued
+from openlimit.connections import IMPATIENT, Connection
+from openlimit.errors import LimiterUnavailable, Queued
 from openlimit.leaky_bucket import SECOND, Decision
 from openlimit.mailboxes import Outcome, ThreadMailbox
 from openlimit.sharing import release, shared
 from openlimit.stream import closed
+from openlimit.teller import to_give_back
 
 _LOOK_EVERY = 0.25  # seconds
 _PATIENT, _IMPATIENT = ThreadMailbox(is_patient=True), ThreadMailbox(is_patient=False)
@@ -54,18 +55,20 @@ class RemoteBuckets:
         """Ask the server; blocks for the timeout at most, or until there is a slot."""
         while True:
             connection = self._connection()
-            mailbox = _PATIENT if self._waits(connection) else _IMPATIENT
+            is_patient = self._waits(connection)
+            mailbox = _PATIENT if is_patient else _IMPATIENT
             slot: SimpleQueue[Outcome] = SimpleQueue()
             number = connection.ask(call, mailbox, slot)
             if number is None:
                 continue
-            outcome = self._wait(connection, call, number, slot)
+            within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
+            outcome = self._wait(connection, call, number, slot, within)
             if isinstance(outcome, Queued):
                 call = call._replace(request_id=outcome.ticket)
                 continue
             if isinstance(outcome, Exception):
                 raise outcome
-            return self._granted(connection, cast(Decision, outcome))
+            return self._granted(connection, outcome)
 
     def _wait(
         self,
@@ -73,8 +76,9 @@ class RemoteBuckets:
         call: wire.Call,
         number: int,
         slot: "SimpleQueue[Outcome]",
+        within: float,
     ) -> Outcome:
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + within
         try:
             while (left := until - time.monotonic()) > 0:
                 try:
@@ -83,7 +87,7 @@ class RemoteBuckets:
                     connection.look()
         except BaseException:
             if not connection.forget(number):
-                connection.unclaimed(call, slot.get())
+                connection.teller.unclaimed(call, slot.get())
             raise
         return connection.no_answer() if connection.forget(number) else slot.get()
 
@@ -110,7 +114,9 @@ class RemoteBuckets:
                 if not connection.forget(number):
                     mailbox.abandon(slot, call)
                 raise
-            return self._granted(connection, decision) if decision.lease else decision
+            if type(decision) is Decision and not decision.lease:  # as nearly always
+                return decision
+            return self._granted(connection, decision)
 
     def tell(self, told: items.Told) -> None:
         """Send what nobody waits for; neither blocks nor raises.
@@ -119,20 +125,21 @@ class RemoteBuckets:
         once closed, for callers that still slept or ran then.
         """
         connection = self._use.connection
-        if connection is None or not connection.tell(told):
+        if connection is None or not connection.teller.tell(told):
             connection = shared(*self._parameters)
-            connection.tell(told)
+            connection.teller.tell(told)
             release(connection)
         self._use.held.discard(cast(Any, told[:2]))
 
     def give_back(self, decision: Decision) -> None:
         """Cancel it unless it has started, and free its slot in any case, by ``tell``."""
-        (self._use.connection or shared(*self._parameters)).give_back(decision, self._key)
+        for told in to_give_back(decision, self._key):
+            self.tell(told)
 
     def close(self) -> None:
         """Let what was told arrive, for the timeout at most."""
         if (connection := self._use.connection) and not connection.is_closed:
-            connection.flush()
+            connection.flush(self._timeout)
         _let_go(self._use)
 
     def _connection(self) -> Connection:
@@ -151,11 +158,13 @@ class RemoteBuckets:
             raise connection.no_answer()
         return False
 
-    def _granted(self, connection: Connection, decision: Decision) -> Decision:
+    def _granted(self, connection: Connection, decision: object) -> Decision:
+        if not isinstance(decision, Decision):
+            raise LimiterUnavailable(connection.address, f"it answers {decision!r} to a call")
         if decision.lease:
             held = decision.reservation_id, self._key
             self._use.held.add(held)
-            connection.leases.hold(held, decision.wait / SECOND, decision.lease)
+            connection.teller.leases.hold(held, decision.wait / SECOND, decision.lease)
         return decision
 
 
@@ -174,5 +183,5 @@ def _let_go(use: _Use) -> None:
     use.closed = True
     if connection := use.connection:
         while use.held:
-            connection.leases.let_go(use.held.pop())
+            connection.teller.leases.let_go(use.held.pop())
         release(connection, use)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
-from threading import Lock
+from sys import modules
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -62,7 +62,7 @@ class Reservation:
     Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own.
     """
 
-    __slots__ = ("_decision", "_entered", "_reserver", "costs", "max_wait", "model")
+    __slots__ = ("_decision", "_idle", "_reserver", "costs", "max_wait", "model")
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Reservation:
         self.costs = costs
         self.max_wait = max_wait
         self._decision: Decision | None = None
-        self._entered = Lock()  # held from entry to exit; only ever tried, so nobody waits for it
+        self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
     def __repr__(self) -> str:
         state = "not entered" if self.wait is None else f"waited {self.wait:.6g} s"
@@ -112,8 +112,7 @@ class Reservation:
         self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
 
     def __enter__(self) -> Self:
-        if not self._entered.acquire(False):
-            raise _entered_already()
+        self._begin()
         decision = None
         try:
             decision = self._decision = self._reserver.reserve(
@@ -124,16 +123,16 @@ class Reservation:
                 while (left := start - time.monotonic()) > 0:
                     time.sleep(left)
         except BaseException:
-            self._entered.release()
+            self._idle.append(True)
             if decision is not None:
                 self._reserver.cancel(decision)
             raise
         return self
 
     async def __aenter__(self) -> Self:
-        _require_asyncio()
-        if not self._entered.acquire(False):
-            raise _entered_already()
+        if "trio" in modules:
+            _require_asyncio()
+        self._begin()
         decision = None
         try:
             decision = self._decision = await self._reserver.areserve(
@@ -145,14 +144,14 @@ class Reservation:
                 while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
                     await asyncio.sleep(left)
         except GeneratorExit:
-            self._entered.release()
+            self._idle.append(True)
             if decision is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
                 in_background(partial(self._reserver.cancel, decision))
             raise
         except BaseException:
-            self._entered.release()
+            self._idle.append(True)
             if decision is not None:
                 self._reserver.cancel(decision)
             raise
@@ -166,10 +165,9 @@ class Reservation:
     ) -> None:
         """Keep the charge, free the slot. Does nothing once it is left."""
         decision = self._decision
-        try:
-            self._entered.release()
-        except RuntimeError:  # not entered, or left already
+        if self._idle:  # not entered, or left already
             return
+        self._idle.append(True)
         if decision and decision.lease:
             self._reserver.release(decision)
 
@@ -181,6 +179,12 @@ class Reservation:
     ) -> None:
         """Keep the charge, free the slot."""
         self.__exit__(kind, error, traceback)
+
+    def _begin(self) -> None:
+        try:
+            self._idle.pop()
+        except IndexError:
+            raise _entered_already() from None
 
     def _settle(self, used: Mapping[str, int]) -> None:
         decision = self._decision

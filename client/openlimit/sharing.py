@@ -11,6 +11,7 @@ from openlimit.connections import Connection
 from openlimit.forks import opening
 
 _LINGER = 2.0  # seconds
+_MOST_LINGERING = 32  # with credentials of its own, each call may leave one
 _Key = tuple[str, float, grpc.ChannelCredentials | None]
 
 _shared: dict[_Key, Connection] = {}
@@ -42,21 +43,26 @@ def release(connection: Connection, user: object = None) -> None:
 
 def _linger(connection: Connection) -> None:
     while True:
-        time.sleep(max(0.0, connection.idle_since + _LINGER - time.monotonic()))
+        within = _LINGER if len(_shared) <= _MOST_LINGERING else 0.0
+        time.sleep(max(0.0, connection.idle_since + within - time.monotonic()))
+        if connection.teller.owed:  # until the server is back
+            connection.teller.tell_again()
+            connection.idle_since = time.monotonic()
         with opening:
             connection.is_lingering = False  # first: who leaves from now on starts another
             if connection.users or connection.is_closed:
                 return
-            if time.monotonic() >= connection.idle_since + _LINGER:
+            if time.monotonic() >= connection.idle_since + within:
                 for key in [key for key, each in _shared.items() if each is connection]:
                     del _shared[key]
                 break
             connection.is_lingering = True
-    connection.close()
+    connection.close(connection.timeout)
 
 
 @atexit.register
 def _close_all() -> None:
     """What was given back last must not be lost."""
+    began = time.monotonic()
     for connection in list(_shared.values()):
-        connection.close()
+        connection.close(began + connection.timeout - time.monotonic())

@@ -31,7 +31,7 @@ class Stream:
     """Sends ``questions`` until the call ends, which is not opened again.
 
     ``answered`` takes the answers to a message, ``ended`` the error that ended the call; both in
-    this stream's own thread, with the stream.
+    this stream's own thread, with the stream. Raises RuntimeError where no thread can be started.
     """
 
     def __init__(
@@ -48,22 +48,33 @@ class Stream:
         self._answered = answered
         self._ended = ended
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._is_sender_idle = False
+        self.is_sender_idle = False
+        """Whether what is asked goes out only after ``wake``."""
         self._is_last = False
         self.is_useful = False
         """Whether the server has answered anything."""
-        self._heard_at = time.monotonic()
+        self._opened_at = self._heard_at = time.monotonic()
         self._is_over = Event()
         questions.carrier = self
         self._call = stub.AcquireStream(self._requests(), metadata=((TIMEOUT, f"{timeout:g}"),))
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # there are no more threads
+            self._is_over.set()
+            self._wake.put(None)
+            self._call.cancel()
+            raise
 
     def wake(self) -> None:
         """There is something new to be sent."""
-        if self._is_sender_idle:
-            self._is_sender_idle = False
+        if self.is_sender_idle:
+            self.is_sender_idle = False
             self._wake.put(None)
+
+    def age(self) -> float:
+        """For how many seconds it has been open."""
+        return time.monotonic() - self._opened_at
 
     def silence(self) -> float:
         """For how many seconds nothing came, though there are questions that wait for it."""
@@ -94,10 +105,10 @@ class Stream:
             if is_last:
                 return
             # Looked at once more when others know that they have to wake this.
-            self._is_sender_idle = True
+            self.is_sender_idle = True
             if not self._questions.sendable() > 0:
                 self._wake.get()
-            self._is_sender_idle = False
+            self.is_sender_idle = False
 
     def _read(self) -> None:
         failure: Callable[[], OpenLimitError]
@@ -107,7 +118,7 @@ class Stream:
                 self._heard_at = time.monotonic()
                 self._answered(self, items.read_answers(response, self._address))
                 self.is_useful = True
-                if self._is_sender_idle and self._questions.sendable() > 0:
+                if self.is_sender_idle and self._questions.sendable() > 0:
                     self.wake()
         except grpc.RpcError as error:
             failure = partial(error_of_call, error, self._address)

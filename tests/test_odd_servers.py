@@ -1,0 +1,109 @@
+"""Servers that answer what was not asked, twice, or in no sensible way: no caller may suffer."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from openlimit import LimiterUnavailable, RemoteLimiter
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireStreamRequest,
+    AcquireStreamResponse,
+    Answer,
+    GrantRun,
+    SettleResponse,
+)
+
+COST = {"requests": 1, "tokens": 1}
+Answering = Callable[[list[int]], Iterator[AcquireStreamResponse]]
+
+
+class _Server(grpc.GenericRpcHandler):
+    def __init__(self, answer: Answering, *, once: bool) -> None:
+        self._answer = answer
+        self._once = once
+        self.streams = 0
+
+    def service(self, handler_call_details: Any) -> Any:
+        if "Health" in handler_call_details.method:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._serve)
+
+    def _serve(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
+        self.streams += 1
+        for message in messages:
+            runs = AcquireStreamRequest.FromString(message).runs
+            for response in self._answer([each for run in runs for each in run.ids]):
+                yield response.SerializeToString()
+            if self._once:
+                return
+
+
+@contextmanager
+def answering(answer: Answering, *, once: bool = False) -> Iterator[tuple[_Server, str]]:
+    """A server that does, and its address; it ends each stream after ``once``."""
+    handler = _Server(answer, once=once)
+    served = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    port = served.add_insecure_port("127.0.0.1:0")
+    served.start()
+    try:
+        yield handler, f"127.0.0.1:{port}"
+    finally:
+        served.stop(None).wait()
+
+
+def nothing(_: list[int]) -> Iterator[AcquireStreamResponse]:
+    yield AcquireStreamResponse()
+
+
+def another(_: list[int]) -> Iterator[AcquireStreamResponse]:
+    yield AcquireStreamResponse(answers=[Answer(id=2**62, settled=SettleResponse(settled=True))])
+
+
+def settled(ids: list[int]) -> Iterator[AcquireStreamResponse]:
+    settled = SettleResponse(settled=True)
+    yield AcquireStreamResponse(answers=[Answer(id=each, settled=settled) for each in ids])
+
+
+def thrice(ids: list[int]) -> Iterator[AcquireStreamResponse]:
+    for _ in range(3):
+        granted = GrantRun(ids=ids, reservation_ids=map(str, ids))
+        yield AcquireStreamResponse(grants=[granted])
+
+
+@pytest.mark.parametrize("answer", [nothing, another])
+def test_a_server_that_ends_each_stream_at_once_is_not_flooded(answer: Answering) -> None:
+    """Though it answers something first, which helps nobody."""
+    with answering(answer, once=True) as (handler, address):
+        with (
+            RemoteLimiter(address, timeout=0.5) as limiter,
+            pytest.raises(LimiterUnavailable, match="has ended the stream"),
+        ):
+            limiter.reserve("m", COST)
+        assert handler.streams <= 20
+
+
+async def test_an_answer_of_another_kind_is_no_decision() -> None:
+    """It is an outage, for which a limiter may let calls start."""
+    with answering(settled) as (_, address):
+        with RemoteLimiter(address, timeout=3) as limiter:
+            with pytest.raises(LimiterUnavailable, match="it answers True to a call"):
+                limiter.reserve("m", COST)
+            with pytest.raises(LimiterUnavailable, match="it answers True to a call"):
+                await limiter.areserve("m", COST)
+        with RemoteLimiter(address, timeout=3, on_unavailable="allow") as allowing:
+            assert allowing.reserve("m", COST).wait == 0
+            assert (await allowing.areserve("m", COST)).wait == 0
+
+
+def test_answers_that_are_repeated_do_not_hide_a_silence() -> None:
+    """Each counts once, so that what is not answered later is seen to be missing."""
+    with answering(thrice) as (_, address), RemoteLimiter(address, timeout=3) as limiter:
+        for _ in range(20):
+            limiter.reserve("m", COST)
+        connection = limiter._buckets._use.connection
+        assert connection
+        assert connection._questions.in_flight == 0
