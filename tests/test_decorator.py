@@ -19,7 +19,7 @@ from openlimit.token_counting import count_tokens
 from tests.timeline import Timeline
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello!"}]
-COST = count_tokens({"model": "gpt-4", "messages": MESSAGES})
+COST = count_tokens(model="gpt-4", messages=MESSAGES)
 
 
 @pytest.fixture

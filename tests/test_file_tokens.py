@@ -23,7 +23,7 @@ def tokens_of(part: dict[str, Any], model: str = "gpt-4o") -> int:
     """What a part adds to a response's input."""
     call = {"model": model, "input": [{"role": "user", "content": [part]}]}
     empty = {"model": model, "input": [{"role": "user", "content": []}]}
-    return count_tokens(call) - count_tokens(empty)
+    return count_tokens(**call) - count_tokens(**empty)
 
 
 def counted(text: str, model: str = "gpt-4o") -> int:

@@ -98,7 +98,7 @@ def test_a_call_without_a_maximum_tells_no_output(
     costs = ChatRateLimiter().limit(**CHAT, **params).costs
     assert costs.get("output_tokens") == output
     assert costs["tokens"] - costs["input_tokens"] == (output or 15 * params.get("n", 1))
-    assert costs["tokens"] == count_tokens(CHAT | params)
+    assert costs["tokens"] == count_tokens(**CHAT | params)
 
 
 def test_an_embedding_writes_nothing_and_says_so() -> None:
@@ -112,7 +112,7 @@ def test_with_waits_until_the_call_may_start(timeline: Timeline) -> None:
     limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
     for _ in range(3):
         with limiter.limit(**CHAT) as reservation:
-            assert reservation.costs["tokens"] == count_tokens(CHAT)
+            assert reservation.costs["tokens"] == count_tokens(**CHAT)
     assert timeline.slept == [1, pytest.approx(1, abs=1e-5)]
     assert reservation.wait == pytest.approx(1, abs=1e-5)
     assert reservation.limited_by == "requests"
@@ -122,7 +122,7 @@ def test_costs_by_unit() -> None:
     """A counted call knows its input and its output, a known cost does not; more can be added."""
     limiter = ChatRateLimiter()
     chat = {**CHAT, "max_tokens": 100, "n": 2}
-    tokens = count_tokens(chat)
+    tokens = count_tokens(**chat)
     counted = {"requests": 1, "tokens": tokens, "input_tokens": tokens - 200, "output_tokens": 200}
     known = {"requests": 1, "tokens": 5}
     assert limiter.limit(**chat).costs == counted

@@ -97,7 +97,7 @@ def test_with_waits_until_the_call_may_start(
     """Each entry sleeps once, for as long as Redis says."""
     for _ in range(3):
         with limiter.limit(**CHAT) as reservation:
-            assert reservation.costs["tokens"] == count_tokens(CHAT)
+            assert reservation.costs["tokens"] == count_tokens(**CHAT)
     limiter.wait_for_capacity_sync(1)
     # Redis has a clock of its own, by which no time goes by in these sleeps.
     assert timeline.slept == pytest.approx([1, 2, 3], abs=0.9)

@@ -126,7 +126,7 @@ def test_max_wait(server: ServerProcess, limiter: RemoteLimiter) -> None:
         for _ in range(3):
             with pytest.raises(WaitTooLong, match="longer than max_wait") as caught:
                 impatient.limit(model="m-max", tokens=6000).__enter__()
-            assert 59 < caught.value.retry_after <= 60
+            assert 50 < caught.value.retry_after <= 60
             assert caught.value.limited_by == "tokens"
         assert time.monotonic() - began < 5
     with RemoteLimiter(server.address, max_wait=float("inf")) as patient:
@@ -142,7 +142,7 @@ async def test_a_call_may_have_a_longest_wait_of_its_own(
         for _ in range(3):
             with pytest.raises(WaitTooLong) as caught:
                 limiter.limit(model="m-own", tokens=6000, max_wait=max_wait).__enter__()
-            assert 59 < caught.value.retry_after <= 60
+            assert 50 < caught.value.retry_after <= 60
             with pytest.raises(WaitTooLong):
                 await limiter.limit(model="m-own", tokens=6000, max_wait=max_wait).__aenter__()
     with RemoteLimiter(server.address, max_wait=0) as impatient:

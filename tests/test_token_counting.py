@@ -88,16 +88,14 @@ USER = {"role": "user", "content": "hi"}
 
 def tokens_of(content: object, model: str = "gpt-4o") -> int:
     """What a user message's content adds to an empty one."""
-    empty = count_tokens({"model": model, "messages": [{"role": "user"}]})
-    return (
-        count_tokens({"model": model, "messages": [{"role": "user", "content": content}]}) - empty
-    )
+    empty = count_tokens(model=model, messages=[{"role": "user"}])
+    return count_tokens(model=model, messages=[{"role": "user", "content": content}]) - empty
 
 
 def added(**params: Any) -> int:
     """What further parameters add to a small chat call."""
     call = {"model": "gpt-4o", "messages": [USER]}
-    return count_tokens({**call, **params}) - count_tokens(call)
+    return count_tokens(**{**call, **params}) - count_tokens(**call)
 
 
 class NumPyLike:
@@ -127,7 +125,7 @@ class NumPyLike:
 )
 def test_messages_count_as_published(model: str, tokens: int) -> None:
     """The cookbook's messages count as OpenAI's API counted them, plus the default output."""
-    assert count_tokens({"model": model, "messages": JARGON}) == tokens + DEFAULT_OUTPUT
+    assert count_tokens(model=model, messages=JARGON) == tokens + DEFAULT_OUTPUT
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def test_messages_count_as_published(model: str, tokens: int) -> None:
 def test_tools_count_as_published(tools: dict[str, Any], model: str, tokens: int) -> None:
     """The cookbook's tool counts as OpenAI's API counted it, in every API's form."""
     params = {"model": model, "messages": ASKING, **tools, "max_tokens": 1}
-    assert count_tokens(params) == tokens + 1
+    assert count_tokens(**params) == tokens + 1
 
 
 @pytest.mark.parametrize(
@@ -189,9 +187,9 @@ def test_the_first_valid_maximum_is_reserved_for_each_choice(
 
 def test_a_model_alone_reserves_its_output() -> None:
     """Without any input a call counts as the output it reserves."""
-    assert count_tokens({"model": "gpt-4o"}) == 15
-    assert count_tokens({"model": "gpt-4o", "max_tokens": 512}) == 512
-    assert count_tokens({}) == 15
+    assert count_tokens(model="gpt-4o") == 15
+    assert count_tokens(model="gpt-4o", max_tokens=512) == 512
+    assert count_tokens() == 15
 
 
 @pytest.mark.parametrize(
@@ -212,7 +210,7 @@ def test_a_model_alone_reserves_its_output() -> None:
 )
 def test_completions_count_their_prompts(params: dict[str, Any], tokens: int) -> None:
     """A completion counts texts or token ids, and an output for each completion it writes."""
-    assert count_tokens({"model": "gpt-3.5-turbo-instruct", **params}) == tokens
+    assert count_tokens(**{"model": "gpt-3.5-turbo-instruct", **params}) == tokens
 
 
 @pytest.mark.parametrize(
@@ -232,7 +230,7 @@ def test_completions_count_their_prompts(params: dict[str, Any], tokens: int) ->
 )
 def test_embeddings_have_no_output(params: dict[str, Any], tokens: int) -> None:
     """An embedding counts its texts or token ids alone, recognized by model or parameters."""
-    assert count_tokens({"model": "text-embedding-3-small", **params}) == tokens
+    assert count_tokens(**{"model": "text-embedding-3-small", **params}) == tokens
 
 
 @pytest.mark.parametrize(
@@ -248,19 +246,19 @@ def test_embeddings_have_no_output(params: dict[str, Any], tokens: int) -> None:
 def test_input_and_output_are_told_apart(params: dict[str, Any], split: tuple[int, int]) -> None:
     """Each kind of call has what it is shown and what it may write, which are its tokens."""
     assert count_split({"model": "gpt-4o", **params}) == split
-    assert count_tokens({"model": "gpt-4o", **params}) == sum(split)
+    assert count_tokens(**{"model": "gpt-4o", **params}) == sum(split)
 
 
 def test_a_response_counts_like_the_same_chat() -> None:
     """A response's instructions and input count as a system and a user message do."""
-    chat = count_tokens({"model": "gpt-4o", "messages": ASKING, "max_tokens": 7})
+    chat = count_tokens(model="gpt-4o", messages=ASKING, max_tokens=7)
     instructions, question = (message["content"] for message in ASKING)
     response = {"model": "gpt-4o", "instructions": instructions, "max_output_tokens": 7}
     parts = [{"type": "input_text", "text": question}]
-    assert count_tokens({**response, "input": question}) == chat
-    assert count_tokens({**response, "input": [ASKING[1]]}) == chat
-    assert count_tokens({**response, "input": [{"role": "user", "content": parts}]}) == chat
-    assert count_tokens({"model": "gpt-4o", "input": ASKING, "max_output_tokens": 7}) == chat
+    assert count_tokens(**{**response, "input": question}) == chat
+    assert count_tokens(**{**response, "input": [ASKING[1]]}) == chat
+    assert count_tokens(**{**response, "input": [{"role": "user", "content": parts}]}) == chat
+    assert count_tokens(model="gpt-4o", input=ASKING, max_output_tokens=7) == chat
 
 
 def test_items_of_a_response_are_counted() -> None:
@@ -271,8 +269,8 @@ def test_items_of_a_response_are_counted() -> None:
     screenshot = {"type": "computer_screenshot", "image_url": "data:image/png;base64," + WIDE_PNG}
 
     def tokens(*items: object) -> int:
-        return count_tokens({"model": "gpt-4o", "input": [USER, *items]}) - count_tokens(
-            {"model": "gpt-4o", "input": [USER]}
+        return count_tokens(model="gpt-4o", input=[USER, *items]) - count_tokens(
+            model="gpt-4o", input=[USER]
         )
 
     assert tokens(call) == 3 + 1 + 6
@@ -291,7 +289,7 @@ def test_items_of_a_response_are_counted() -> None:
 def test_a_stored_prompt_counts_its_variables() -> None:
     """A response made from a stored prompt is no completion; the variables count."""
     prompt = {"id": "pmpt_1", "variables": {"city": "hello world"}}
-    assert count_tokens({"model": "gpt-4o", "prompt": prompt}) == 2 + 15
+    assert count_tokens(model="gpt-4o", prompt=prompt) == 2 + 15
 
 
 def test_an_anthropic_message_is_counted() -> None:
@@ -314,8 +312,8 @@ def test_an_anthropic_message_is_counted() -> None:
     assert tokens([{"type": "web_search_tool_result", "content": []}]) == 40
     plain = {"type": "text", "media_type": "text/plain", "data": "hello world"}
     assert tokens([{"type": "document", "source": plain, "title": "hello"}]) == 4 + 2
-    system = count_tokens({"model": "claude-sonnet-4-5", "messages": [USER], "system": [text]})
-    assert system == count_tokens({"model": "claude-sonnet-4-5", "messages": [USER]}) + 3 + 2 + 4
+    system = count_tokens(model="claude-sonnet-4-5", messages=[USER], system=[text])
+    assert system == count_tokens(model="claude-sonnet-4-5", messages=[USER]) + 3 + 2 + 4
 
 
 def test_a_conversation_with_tools_costs_claude_their_markup() -> None:
@@ -325,8 +323,8 @@ def test_a_conversation_with_tools_costs_claude_their_markup() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call, call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "hello"},
     ]
-    assert count_tokens({"model": "claude-sonnet-4-5", "messages": messages}) > 15 + 3 * 40
-    assert count_tokens({"model": "gpt-4o", "messages": messages}) < 15 + 40
+    assert count_tokens(model="claude-sonnet-4-5", messages=messages) > 15 + 3 * 40
+    assert count_tokens(model="gpt-4o", messages=messages) < 15 + 40
 
 
 def test_images_count_by_their_size_and_detail() -> None:
@@ -421,8 +419,8 @@ def test_sealed_content_counts_by_its_size(content: dict[str, Any], model: str) 
     message = {"role": "assistant", "content": None, "thinking_blocks": [content]}
     empty = {"role": "assistant", "content": None}
     assert (
-        count_tokens({"model": model, "messages": [message]})
-        == count_tokens({"model": model, "messages": [empty]}) + 23
+        count_tokens(model=model, messages=[message])
+        == count_tokens(model=model, messages=[empty]) + 23
     )
 
 
@@ -458,15 +456,15 @@ def test_odd_content_counts_its_text(content: object, tokens: int) -> None:
 def test_tool_calls_count_with_their_arguments() -> None:
     """An assistant's tool calls count their names and arguments, and not their ids."""
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "hello"}}
-    empty = count_tokens({"model": "gpt-4o", "messages": [{"role": "assistant", "content": None}]})
+    empty = count_tokens(model="gpt-4o", messages=[{"role": "assistant", "content": None}])
     message = {"role": "assistant", "content": None, "tool_calls": [call, call]}
-    assert count_tokens({"model": "gpt-4o", "messages": [message]}) == empty + 2 * (3 + 1 + 1)
+    assert count_tokens(model="gpt-4o", messages=[message]) == empty + 2 * (3 + 1 + 1)
     answer = {"role": "tool", "tool_call_id": "call_1", "content": "hello"}
-    assert count_tokens({"model": "gpt-4o", "messages": [answer]}) == empty + 1
+    assert count_tokens(model="gpt-4o", messages=[answer]) == empty + 1
     legacy = {"role": "assistant", "function_call": call["function"]}
-    assert count_tokens({"model": "gpt-4o", "messages": [legacy]}) == empty + 3 + 1 + 1
+    assert count_tokens(model="gpt-4o", messages=[legacy]) == empty + 3 + 1 + 1
     strange = {"role": "assistant", "function_call": {"name": "f", "arguments": {"a": 1}}}
-    assert count_tokens({"model": "gpt-4o", "messages": [strange]}) > empty + 3 + 2
+    assert count_tokens(model="gpt-4o", messages=[strange]) > empty + 3 + 2
 
 
 class City(BaseModel):
@@ -551,13 +549,13 @@ def completion(**message: Any) -> ChatCompletion:
 def test_a_message_of_the_sdk_counts_as_its_dict() -> None:
     """An assistant's message may be put back as the SDK gave it, parsed or not."""
     plain = {"role": "assistant", "content": '{"name": "hello"}'}
-    expected = count_tokens({"model": "gpt-4o", "messages": [USER, plain]})
+    expected = count_tokens(model="gpt-4o", messages=[USER, plain])
     message = completion(**plain).choices[0].message
     parsed = ParsedChatCompletionMessage[City].model_validate(
         {**plain, "parsed": {"name": "hello"}}
     )
-    assert count_tokens({"model": "gpt-4o", "messages": [USER, message]}) == expected
-    assert count_tokens({"model": "gpt-4o", "messages": [USER, parsed]}) == expected
+    assert count_tokens(model="gpt-4o", messages=[USER, message]) == expected
+    assert count_tokens(model="gpt-4o", messages=[USER, parsed]) == expected
 
 
 def test_output_of_the_sdk_counts_as_input() -> None:
@@ -573,22 +571,22 @@ def test_output_of_the_sdk_counts_as_input() -> None:
     )
     reasoning = ResponseReasoningItem(id="rs_1", type="reasoning", summary=[])
     params = {"model": "gpt-4o", "input": [reasoning, output], "max_output_tokens": 1}
-    assert count_tokens(params) == 3 + 3 + (3 + 1 + 2) + 1
+    assert count_tokens(**params) == 3 + 3 + (3 + 1 + 2) + 1
 
 
 def test_absent_parameters_do_not_tell_the_kind() -> None:
     """A parameter given as None or as the SDK's mark is as good as not given."""
-    expected = count_tokens({"model": "gpt-4o", "input": "hello"})
+    expected = count_tokens(model="gpt-4o", input="hello")
     absent = {"messages": openai.omit, "prompt": None, "dimensions": openai.NOT_GIVEN}
-    assert count_tokens({"model": "gpt-4o", "input": "hello", **absent}) == expected
-    assert count_tokens({"messages": [USER], "tools": openai.omit, "model": None}) > 15
+    assert count_tokens(**{"model": "gpt-4o", "input": "hello", **absent}) == expected
+    assert count_tokens(messages=[USER], tools=openai.omit, model=None) > 15
 
 
 @pytest.mark.parametrize("messages", ["hello", {"role": "user"}, 5, iter([USER])])
 def test_messages_that_are_no_list_are_refused(messages: object) -> None:
     """Messages that the API would refuse, or that counting would use up, raise InvalidRequest."""
     with pytest.raises(InvalidRequest, match="expected a list") as refused:
-        count_tokens({"model": "gpt-4o", "messages": messages})
+        count_tokens(model="gpt-4o", messages=messages)
     assert refused.value.field == "messages"
 
 
@@ -605,7 +603,7 @@ def test_messages_that_are_no_list_are_refused(messages: object) -> None:
 def test_what_would_be_miscounted_is_refused(name: str, value: object) -> None:
     """A parameter without a sensible reading is named, not silently counted as absent."""
     with pytest.raises(InvalidRequest) as refused:
-        count_tokens({"model": "gpt-4o", "messages": [USER], name: value})
+        count_tokens(**{"model": "gpt-4o", "messages": [USER], name: value})
     assert refused.value.field == name
 
 
@@ -624,7 +622,7 @@ def test_what_would_be_miscounted_is_refused(name: str, value: object) -> None:
 def test_bytes_and_iterators_are_refused(params: dict[str, object]) -> None:
     """They would count as nothing, or be used up."""
     with pytest.raises(InvalidRequest, match="pass a text or a list"):
-        count_tokens({"model": "gpt-4o", **params})
+        count_tokens(**{"model": "gpt-4o", **params})
 
 
 def test_what_contains_itself_is_refused() -> None:
@@ -634,9 +632,9 @@ def test_what_contains_itself_is_refused() -> None:
     schema: dict[str, object] = {}
     schema["properties"] = {"a": {"items": schema}}
     with pytest.raises(InvalidRequest):
-        count_tokens({"model": "gpt-4o", "messages": [{"role": "user", "content": content}]})
+        count_tokens(model="gpt-4o", messages=[{"role": "user", "content": content}])
     with pytest.raises(InvalidRequest):
-        count_tokens({"messages": [USER], "tools": [{"name": "f", "parameters": schema}]})
+        count_tokens(messages=[USER], tools=[{"name": "f", "parameters": schema}])
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -673,9 +671,9 @@ def test_nothing_legal_raises(kind: str, value: object, messages: object, model:
     params = {"model": model, "messages": messages, kind: value}
     if kind in ("n", "tools"):  # a number or a list is all that these may be
         with suppress(InvalidRequest):
-            assert count_tokens(params) >= 0
+            assert count_tokens(**params) >= 0
     else:
-        assert count_tokens(params) >= 0
+        assert count_tokens(**params) >= 0
 
 
 @example(model="claude-3", messages=[], last={"role": []})
@@ -684,17 +682,17 @@ def test_a_further_message_never_counts_less(
     model: str, messages: list[object], last: object
 ) -> None:
     """Adding a message to a call never lowers its count."""
-    fewer = count_tokens({"model": model, "messages": messages})
-    assert count_tokens({"model": model, "messages": [*messages, last]}) >= fewer
-    response = count_tokens({"model": "gpt-4o", "input": [{}, *messages]})
-    assert count_tokens({"model": "gpt-4o", "input": [{}, *messages, last]}) >= response
+    fewer = count_tokens(model=model, messages=messages)
+    assert count_tokens(model=model, messages=[*messages, last]) >= fewer
+    response = count_tokens(model="gpt-4o", input=[{}, *messages])
+    assert count_tokens(model="gpt-4o", input=[{}, *messages, last]) >= response
 
 
 def test_a_usual_call_is_counted_in_microseconds() -> None:
     """A chat call of some 500 tokens does not hold up the event loop."""
     call = {"model": "gpt-4o", "messages": JARGON * 4}
-    assert 400 < count_tokens(call) < 600
+    assert 400 < count_tokens(**call) < 600
     started = time.process_time()
     for _ in range(50):
-        count_tokens(call)
+        count_tokens(**call)
     assert (time.process_time() - started) / 50 < 0.005

@@ -22,7 +22,7 @@ from openlimit.local_limiter import (
     EmbeddingRateLimiterWithRedis,
 )
 from openlimit.reservation import Reservation
-from openlimit.utilities import count_tokens
+from openlimit.token_counting import count_tokens
 
 __all__ = [
     "ChatRateLimiter",

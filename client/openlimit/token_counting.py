@@ -43,8 +43,11 @@ class TokenCount(NamedTuple):
     output: int
 
 
-def count_tokens(params: Mapping[str, Any]) -> int:
-    """Tokens a call may use, its input plus the output it reserves: the sum of ``count_split``."""
+def count_tokens(**params: Any) -> int:
+    """Tokens that ``.limit(**params)`` charges: the call's input, and the output it reserves.
+
+    Takes exactly what the API call takes. See ``count_split``.
+    """
     return sum(count_split(params))
 
 

@@ -1,29 +1,17 @@
-"""Counting the tokens of a call that is not limited here.
+"""The counting functions of the library that this one succeeds, by the names that it gave them.
 
-The three functions with long names, like this module's name, are those of the library that this
-one succeeds: they take what the call itself takes, by position too.
+They take what the API call itself takes, by position too. New code uses ``openlimit.count_tokens``.
 """
 
 from typing import Any
 
-from openlimit import token_counting
+from openlimit.token_counting import count_tokens
 
 __all__ = [
-    "count_tokens",
     "num_tokens_consumed_by_chat_request",
     "num_tokens_consumed_by_completion_request",
     "num_tokens_consumed_by_embedding_request",
 ]
-
-
-def count_tokens(**params: Any) -> int:
-    """Tokens that ``.limit(**params)`` charges: the call's input, and the output it reserves.
-
-    Takes exactly what the API call takes; how it is counted, and how far the count can be off, is
-    told in token_counting.py. Blocks while it counts. Raises InvalidRequest where a parameter has
-    no sensible reading.
-    """
-    return token_counting.count_tokens(params)
 
 
 def num_tokens_consumed_by_chat_request(

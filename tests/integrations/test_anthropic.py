@@ -24,7 +24,7 @@ MESSAGE: Any = {
     "messages": [{"role": "user", "content": "Hello!"}],
     "max_tokens": 50,
 }
-CHARGE = ("claude-test", count_tokens(MESSAGE))
+CHARGE = ("claude-test", count_tokens(**MESSAGE))
 USED = {"tokens": 16, "input_tokens": 11, "output_tokens": 5}
 BUSY = '{name: all, models: ["*"], limits: {requests: 60/hour burst 60s, tokens: 600/minute}}'
 

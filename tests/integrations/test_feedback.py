@@ -64,7 +64,7 @@ async def told(limiter: RemoteLimiter) -> None:
 
 async def test_what_a_call_has_not_used_is_free_for_the_next(client: openai.AsyncOpenAI) -> None:
     """Twice as many calls pass as would if each kept what it reserves, streamed or not."""
-    calls = 2 * 600 // count_tokens(CHAT)
+    calls = 2 * 600 // count_tokens(**CHAT)
     for _ in range(calls // 2):
         await client.chat.completions.create(**CHAT)
         async for _ in await client.chat.completions.create(**CHAT, **WITH_USAGE):

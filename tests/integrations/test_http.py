@@ -32,7 +32,7 @@ USED = {"tokens": 16, "input_tokens": 11, "output_tokens": 5}
 
 
 def charge(params: dict[str, Any]) -> tuple[str, int]:
-    return params["model"], count_tokens(params)
+    return params["model"], count_tokens(**params)
 
 
 @pytest.fixture(params=[httpx, httpx2], ids=["httpx", "httpx2"])

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM warns of what it do
 
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 CHAT: Any = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 50}
-CHARGE = ("gpt-4o", count_tokens(CHAT))
+CHARGE = ("gpt-4o", count_tokens(**CHAT))
 CLAUDE: Any = {"model": "anthropic/claude-test", "messages": HELLO, "max_tokens": 50}
-CLAUDE_CHARGE = ("claude-test", count_tokens(CLAUDE | {"model": "claude-test"}))
+CLAUDE_CHARGE = ("claude-test", count_tokens(**CLAUDE | {"model": "claude-test"}))
 USED = {"tokens": 16, "input_tokens": 11, "output_tokens": 5}
 EMBEDDED = {"tokens": 11, "input_tokens": 11, "output_tokens": 0}
 BUSY = '{name: all, models: ["*"], limits: {requests: 60/hour burst 60s, tokens: 600/minute}}'
@@ -78,8 +78,8 @@ async def test_every_synchronous_call_is_charged_and_settled(witness: Witness) -
         CHARGE,
         CLAUDE_CHARGE,
         ("text-embedding-3-small", 1),
-        ("gpt-3.5-turbo-instruct", count_tokens({"messages": [{"role": "user", "content": "Hi"}]})),
-        ("gpt-4o", count_tokens({"input": "Hello!", "model": "gpt-4o", "max_output_tokens": 50})),
+        ("gpt-3.5-turbo-instruct", count_tokens(messages=[{"role": "user", "content": "Hi"}])),
+        ("gpt-4o", count_tokens(input="Hello!", model="gpt-4o", max_output_tokens=50)),
     ]
     assert sorted(u["tokens"] for u in witness.settled) == [11, 16, 16, 16, 16]
 
@@ -99,7 +99,7 @@ async def test_every_asynchronous_call_is_charged_and_settled(witness: Witness) 
         CHARGE,
         CLAUDE_CHARGE,
         ("text-embedding-3-small", 1),
-        ("gpt-4o", count_tokens(response)),
+        ("gpt-4o", count_tokens(**response)),
         CHARGE,
         CLAUDE_CHARGE,
     ]
