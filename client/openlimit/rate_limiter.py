@@ -82,9 +82,9 @@ class RateLimiter(ABC):
         """Let no call of the model start for so many seconds: the provider has answered 429.
 
         For everyone who shares the limit; starts that were granted before stay as they are.
-        Neither blocks nor raises for an outage; a RemoteLimiter tells what is left of the pause once
-        its server is back. More than a day counts as a day; 0 lifts a pause. A RemoteLimiter needs
-        the model; those of one process or one Redis have one bucket for all.
+        Neither blocks nor raises for an outage; once its server is back, a RemoteLimiter tells it
+        what is left of the pause. More than a day counts as a day; 0 lifts a pause. A RemoteLimiter
+        needs the model; those of one process or one Redis have one bucket for all.
         """
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
