@@ -245,14 +245,16 @@ class Connection:
         with opening:  # it may end while it is being opened
             if self._stream is not stream:  # it was left
                 return
-            if isinstance(error, LimiterUnavailable) and not stream.is_useful:
+            if isinstance(error, LimiterUnavailable) and not (
+                stream.is_useful or stream.is_closing
+            ):
                 if not self._trouble or HEALTH_CALL_FAILED not in error.reason:
                     self._met(partial(self._unavailable, error.reason))
                 self._doubt_health(error.reason)
             else:
                 self._met(failure)
             is_idle = not stream.is_useful or stream.age() < _COOL_DOWN
-            self._is_pausing = is_outage and is_idle
+            self._is_pausing = is_outage and is_idle and not stream.is_closing
             self._stream = None
         self._rewind(for_good=self.is_closed or not is_outage)
         if self._is_pausing:

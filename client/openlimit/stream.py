@@ -50,7 +50,8 @@ class Stream:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self.is_sender_idle = False
         """Whether what is asked goes out only after ``wake``."""
-        self._is_last = False
+        self.is_closing = False
+        """Whether this side ends it."""
         self.is_useful = False
         """Whether the server has answered anything."""
         self._opened_at = self._heard_at = time.monotonic()
@@ -82,7 +83,7 @@ class Stream:
 
     def close(self, within: float) -> None:
         """Let what was asked be answered, within so many seconds, and end the call."""
-        self._is_last = True
+        self.is_closing = True
         self._wake.put(None)
         self._is_over.wait(within)
         self._call.cancel()
@@ -95,7 +96,7 @@ class Stream:
     def _requests(self) -> Iterator[AcquireStreamRequest]:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self._is_over.is_set():
-            is_last = self._is_last
+            is_last = self.is_closing
             was_silent = self._questions.in_flight <= 0
             if request := self._questions.take(self):
                 if was_silent:
