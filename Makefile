@@ -19,7 +19,7 @@ test: .venv/dev ## run the checks and the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
-	$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 5 --dist loadfile $(ARGS)
 
 test-all: .venv/dev ## what needs more: fresh installations, other versions of Python; as root on Debian
 	$(BIN)/pytest tests/installs --timeout 1200 $(ARGS)

@@ -42,7 +42,8 @@ async def test_refused_until_it_is_there(server: RedisProcess, face: Face) -> No
     """Nobody listens at first: all callers are told so in time, and served once it is up."""
     server.kill()
     async with asking(server.url, face) as store:
-        assert "Connect" in await all_give_up(store)
+        # On a busy machine, to be refused takes longer than the timeout.
+        assert "connect" in (await all_give_up(store)).lower()
         server.start()
         assert await healed(store) == 0
 
