@@ -158,10 +158,11 @@ def test_a_stream_that_is_silent_from_its_first_question_is_left(
     thread.start()
     try:
         with RemoteLimiter(relay.url.removeprefix("redis://"), timeout=5) as limiter:
-            stream = connection_of(limiter)._stream
+            connection = connection_of(limiter)
+            stream = connection._stream
             assert stream
             stream._call.cancel()  # as a proxy does after some time
-            while limiter._buckets._use.connection._stream is stream:  # type: ignore[union-attr]
+            while connection._stream is stream:
                 time.sleep(0.01)
             loop.call_soon_threadsafe(relay.forget)
             time.sleep(0.1)
