@@ -122,7 +122,7 @@ def _left_open(before: list[threading.Thread], server: RedisProcess) -> tuple[li
     threads = [thread.name for thread in threading.enumerate() if thread not in before]
     with server.client() as client:
         ours = [each for each in client.client_list() if each["cmd"] == "evalsha"]
-    ours_alone = [name for name in threads if name.startswith("openlimit")]
+    ours_alone = [name for name in threads if name.startswith("openlimit-redis")]
     return ours_alone, len(asyncio.all_tasks()), len(ours)
 
 
