@@ -354,3 +354,16 @@ def test_greenlets_wait_beside_each_other(server: ServerProcess) -> None:
 def test_gevent_that_comes_too_late_is_told_at_once(server: ServerProcess) -> None:
     """What was imported before would block all greenlets."""
     assert "before anything else is imported" in run_greenlets("", server.address).stderr
+
+
+async def test_a_closed_limiter_asks_no_more(server: ServerProcess) -> None:
+    """Blocking or not, also while its connection stays open for others."""
+    async with RemoteLimiter(server.address) as other:
+        limiter = RemoteLimiter(server.address)
+        await limiter.areserve("m", COST)
+        await limiter.aclose()
+        with pytest.raises(RuntimeError, match="this limiter was closed"):
+            await limiter.areserve("m", COST)
+        with pytest.raises(RuntimeError, match="this limiter was closed"):
+            limiter.reserve("m", COST)
+        assert (await other.areserve("m", COST)).reservation_id

@@ -95,7 +95,8 @@ class RemoteBuckets:
         """``reserve`` for event loops."""
         while True:
             connection = self._use.connection
-            if connection is None or connection.is_closed:
+            # The connection may stay open for a while after the limiter was closed.
+            if connection is None or connection.is_closed or self._use.closed:
                 connection = self._connection()
             is_patient = self._is_patient or self._waits(connection)
             mailbox = connection.latest_mailbox
