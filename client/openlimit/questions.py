@@ -1,4 +1,4 @@
-"""What was asked over a connection and is not answered yet, whichever stream carries it.
+"""The questions of a connection that are not answered yet, whichever stream carries them.
 
 A stream may break off at any moment, and its server may have decided what it did not answer. So
 what was sent goes out again on the next stream under the names that it had on the first, and the

@@ -171,7 +171,7 @@ class RemoteBuckets:
 
 @dataclass(eq=False)
 class _Use:
-    """What has to be let go of; it outlives the buckets, until that is done."""
+    """A limiter's share in its connection. It outlives the limiter until it is released."""
 
     connection: Connection | None = None
     held: set[tuple[str, str]] = field(default_factory=set)

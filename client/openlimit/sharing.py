@@ -62,7 +62,7 @@ def _linger(connection: Connection) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    """What was given back last must not be lost."""
+    """The last reservations that were given back must reach their store or server."""
     began = time.monotonic()
     for connection in list(_shared.values()):
         connection.close(began + connection.timeout - time.monotonic())

@@ -187,6 +187,6 @@ _stores: WeakSet[RedisStore] = WeakSet()
 
 @atexit.register
 def _close_stores() -> None:
-    """What was given back last must not be lost."""
+    """The last reservations that were given back must reach their store or server."""
     for store in list(_stores):
         store.close()
