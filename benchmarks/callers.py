@@ -21,7 +21,7 @@ from benchmarks.measuring import MODEL, Server, cpu, process, product
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from tests.redis_process import RedisProcess, serving_redis
+from tests.support.redis_process import RedisProcess, serving_redis
 
 CALLERS = (1, 32, 256, 2_000)
 _OF_THREADS = (1, 32, 64, 256)  # more only take turns at one interpreter

@@ -7,9 +7,9 @@ from math import inf
 from statistics import median
 
 from benchmarks.measuring import Rate
-from openlimit.leaky_bucket import Limit
-from openlimit.stores import Demand
+from openlimit.bucket.bucket import Limit
 from openlimit.stores.memory import MemoryStore
+from openlimit.stores.protocol import Demand
 
 # Large enough that nothing waits, slow enough that no bucket runs empty meanwhile.
 _LIMITS = (

@@ -21,9 +21,9 @@ from benchmarks.callers import asking
 from benchmarks.measuring import Server, cpu, product
 from benchmarks.memory import Row
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire import Call
-from openlimit_server.policies import Policies
-from openlimit_server.settings import PolicySettings, load_policies
+from openlimit.wire.fields import Call
+from openlimit_server.config.settings import PolicySettings, load_policies
+from openlimit_server.engine.engine import Policies
 
 _POLICIES = (1, 100, 10_000, 100_000)
 _LOADED = (1, 100, 1_000)

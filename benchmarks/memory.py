@@ -16,7 +16,7 @@ from benchmarks.measuring import MODEL, Server, product, resident
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from tests.redis_process import RedisProcess, serving_redis
+from tests.support.redis_process import RedisProcess, serving_redis
 
 _BUCKETS = 100_000
 _STREAMS = 500

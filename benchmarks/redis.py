@@ -11,13 +11,13 @@ import redis.asyncio
 import uvloop
 
 from benchmarks.measuring import MODEL, Call, Rate, latencies, product, rate
-from openlimit.leaky_bucket import Limit
-from openlimit.stores import Demand
-from openlimit.stores.redis import RedisBuckets, parse_redis_url
-from openlimit.stores.redis_script import BUCKET, script_calls
+from openlimit.bucket.bucket import Limit
+from openlimit.stores.protocol import Demand
+from openlimit.stores.redis.script import BUCKET, script_calls
+from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from tests.redis_process import serving_redis
+from tests.support.redis_process import serving_redis
 
 _CALLERS = 256
 _BATCH = 256

@@ -15,8 +15,8 @@ from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tests.redis_process import serving_redis
-from tests.server_process import ServerProcess
+from tests.support.redis_process import serving_redis
+from tests.support.server_process import ServerProcess
 
 # Charges stay: what a call pours leaks in years.
 LEDGER = """
@@ -52,7 +52,7 @@ def roll(
         options = ("--config", str(config), "--store", redis.url, "--workers", str(workers))
         servers = [ServerProcess(*options), ServerProcess(*options)]
         address = "ipv4:" + ",".join(server.address for server in servers)
-        command = [sys.executable, "-m", "tests.rolling_member", address, str(rate)]
+        command = [sys.executable, "-m", "tests.support.rolling_member", address, str(rate)]
         clients: list[subprocess.Popen[str]] = []
         try:
             clients.extend(

@@ -6,8 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.redis_process import MISSING, REDIS
-from tests.timeline import Timeline
+from tests.support.redis_process import MISSING, REDIS
+from tests.support.timeline import Timeline
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
 

@@ -13,7 +13,7 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
-from openlimit.local_limiter import (
+from openlimit.local import (
     ChatRateLimiter,
     ChatRateLimiterWithRedis,
     CompletionRateLimiter,
@@ -22,7 +22,7 @@ from openlimit.local_limiter import (
     EmbeddingRateLimiterWithRedis,
 )
 from openlimit.reservation import Reservation
-from openlimit.token_counting import count_tokens
+from openlimit.tokens.counting import count_tokens
 
 __all__ = [
     "ChatRateLimiter",
@@ -52,7 +52,7 @@ if exists(f"{__path__[0]}/redis_rate_limiters.py"):  # it has that file, and thi
     )
 
 if TYPE_CHECKING:
-    from openlimit.remote_limiter import RemoteLimiter
+    from openlimit.remote.limiter import RemoteLimiter
 else:  # hidden from type checkers, which would take every name for one of this module's
 
     def __getattr__(name: str) -> object:
@@ -60,7 +60,7 @@ else:  # hidden from type checkers, which would take every name for one of this 
         if name != "RemoteLimiter":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            from openlimit.remote_limiter import RemoteLimiter
+            from openlimit.remote.limiter import RemoteLimiter
         except Exception as error:  # gRPC and protobuf each have an error of their own for this
             raise ImportError(
                 f"RemoteLimiter cannot use the installed gRPC or protobuf ({error}); "

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from openlimit.background import in_background
-from openlimit.leaky_bucket import SECOND, Decision
-from openlimit.usage import units_of
+from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.providers.usage import units_of
 
 
 class Reserver(Protocol):

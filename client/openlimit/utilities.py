@@ -5,7 +5,7 @@ They take what the API call itself takes, by position too. New code uses ``openl
 
 from typing import Any
 
-from openlimit.token_counting import count_tokens
+from openlimit.tokens.counting import count_tokens
 
 __all__ = [
     "num_tokens_consumed_by_chat_request",

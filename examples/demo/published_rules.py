@@ -1,6 +1,6 @@
 """What a chat call costs, counted by the provider itself from the JSON body it received.
 
-Written from the published rules alone, so that it can disagree with ``openlimit.token_counting``:
+Written from the published rules alone, so that it can disagree with ``openlimit.tokens.counting``:
 messages and tools from OpenAI's cookbook, "How to count tokens with tiktoken"; images from
 OpenAI's guide "Images and vision", calculating costs. Knows gpt-4o and gpt-4o-mini.
 
@@ -18,7 +18,7 @@ import tiktoken
 
 # Only the vocabulary comes from openlimit, which finds it without a network; the name is private
 # because nobody but this demo needs the bare encoding.
-from openlimit.encodings import _local_encoding
+from openlimit.tokens.encodings import _local_encoding
 
 _IMAGE_COSTS = {"gpt-4o": (85, 170), "gpt-4o-mini": (2833, 5667)}  # the base, and each tile
 

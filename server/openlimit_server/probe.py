@@ -3,10 +3,10 @@
 from math import inf
 
 from openlimit.background import tell_of_fault
+from openlimit.bucket.bucket import Limit
 from openlimit.errors import LimiterUnavailable
-from openlimit.leaky_bucket import Limit
-from openlimit.stores import AsyncStore, Demand
-from openlimit_server.policies import Policies
+from openlimit.stores.protocol import AsyncStore, Demand
+from openlimit_server.engine.engine import Policies
 
 _LIMITS = [Limit.per("requests", 1, 1)]
 # One in each eighth of a Redis cluster's slots. They cost nothing, so they make nobody wait.

@@ -15,8 +15,8 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import ExitStack, suppress
 
 from openlimit_server import binding
-from openlimit_server.serving import stop_signal
-from openlimit_server.settings import ConfigurationError, Settings, load_policies
+from openlimit_server.config.settings import ConfigurationError, Settings, load_policies
+from openlimit_server.run import stop_signal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds until one that keeps dying is started again
 _HEALTHY_AFTER = 10.0  # seconds

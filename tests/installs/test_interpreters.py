@@ -10,9 +10,10 @@ from tests.installs.interpreters import interpreter
 
 # What differs between versions: imports, event loops, threads and forks, and others' packages.
 SOME = (
-    "tests/integrations tests/stores/test_memory.py tests/test_decorator.py tests/test_forking.py "
-    "tests/test_main.py tests/test_public_api.py tests/test_redis_limiters.py tests/test_remote.py "
-    "tests/test_reservation.py tests/test_serving.py tests/test_stream.py tests/test_workers.py"
+    "tests/unit tests/contracts/test_memory.py tests/system/integrations "
+    "tests/system/redis/test_limiters.py tests/system/test_forking.py tests/system/test_main.py "
+    "tests/system/test_public_api.py tests/system/test_remote.py tests/system/test_reservation.py "
+    "tests/system/test_serving.py tests/system/test_stream.py tests/system/test_workers.py"
 )
 
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.call_params import route_of
 from openlimit.integrations.extras import from_extra
 from openlimit.integrations.following import follow
-from openlimit.rate_limiter import RateLimiter
+from openlimit.limiter import RateLimiter
+from openlimit.providers.calls import route_of
 
 with from_extra("anthropic"):
     from anthropic import (

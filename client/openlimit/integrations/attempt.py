@@ -9,13 +9,14 @@ from http.client import OK, SERVICE_UNAVAILABLE, TOO_MANY_REQUESTS
 from typing import Any, Self
 
 from openlimit.errors import InvalidRequest, UnknownModel
-from openlimit.integrations import provider_errors, provider_headers
-from openlimit.integrations.call_params import Route, params_of
-from openlimit.integrations.response_usage import BodyReader
-from openlimit.rate_limiter import RateLimiter
+from openlimit.limiter import RateLimiter
+from openlimit.providers import errors as provider_errors
+from openlimit.providers import headers as provider_headers
+from openlimit.providers.calls import Route, params_of
+from openlimit.providers.responses import BodyReader
+from openlimit.providers.usage import units_of
 from openlimit.reservation import Reservation
-from openlimit.token_counting import DEFAULT_OUTPUT
-from openlimit.usage import units_of
+from openlimit.tokens.counting import DEFAULT_OUTPUT
 
 __all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle"]
 

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.call_params import Route, route_of
 from openlimit.integrations.following import answered, package_of, redirected
-from openlimit.rate_limiter import RateLimiter
+from openlimit.limiter import RateLimiter
+from openlimit.providers.calls import Route, route_of
 
 __all__ = ["AsyncLimitedTransport", "LimitedTransport"]
 

@@ -4,7 +4,7 @@ from functools import partial
 
 from openlimit.errors import WaitTooLong
 from openlimit.integrations.extras import from_extra
-from openlimit.rate_limiter import RateLimiter
+from openlimit.limiter import RateLimiter
 
 with from_extra("langchain"):
     from langchain_core.rate_limiters import BaseRateLimiter

@@ -9,7 +9,7 @@ from typing import Any
 from openlimit.background import when_dropped
 from openlimit.integrations.attempt import aenter, enter, observe, pause, reserved, settle
 from openlimit.integrations.extras import from_extra
-from openlimit.rate_limiter import RateLimiter
+from openlimit.limiter import RateLimiter
 from openlimit.reservation import Reservation
 
 with from_extra("litellm"):

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from openlimit.stores import MARKED, numbered
+from openlimit.stores.protocol import MARKED, numbered
 from openlimit.stores.remembered import Remembered
 
 SETTLED, CANCELLED = 0b01, 0b11

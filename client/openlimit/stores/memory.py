@@ -8,8 +8,9 @@ from threading import Lock
 from typing import Any, cast
 from weakref import WeakSet
 
-from openlimit.leaky_bucket import Bucket
-from openlimit.stores import (
+from openlimit.bucket.bucket import Bucket
+from openlimit.stores.closed import CANCELLED, SETTLED, Closed
+from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Answer,
     Demand,
@@ -25,7 +26,6 @@ from openlimit.stores import (
     not_started,
     too_late,
 )
-from openlimit.stores.closed import CANCELLED, SETTLED, Closed
 from openlimit.stores.requests import Requests, at_once
 
 

@@ -11,10 +11,18 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from openlimit.bucket.bucket import Bucket, Costs, Decision, new
 from openlimit.errors import InvalidRequest
-from openlimit.leaky_bucket import Bucket, Costs, Decision, new
-from openlimit.stores import REPEATABLE, Answer, Demand, Repeat, Request, numbered, was_cancelled
 from openlimit.stores.closed import CANCELLED, Closed
+from openlimit.stores.protocol import (
+    REPEATABLE,
+    Answer,
+    Demand,
+    Repeat,
+    Request,
+    numbered,
+    was_cancelled,
+)
 from openlimit.stores.remembered import Remembered
 
 _COSTS, _NAME, _PLACE = itemgetter(2), itemgetter(4), itemgetter(6)

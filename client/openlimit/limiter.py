@@ -1,0 +1,222 @@
+"""The front end that every limiter shares, local or remote."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from reprlib import repr as shortened
+from typing import Any, Self
+
+from openlimit.bucket.bucket import MAX_RETRY_AFTER, Decision
+from openlimit.decorator import F, limited
+from openlimit.errors import InvalidRequest
+from openlimit.reservation import Reservation
+from openlimit.tokens.counting import count_split, is_absent, tells_output, whole_number
+
+_MOST = 2**63  # what the wire carries
+
+
+class RateLimiter(ABC):
+    """The front end that every limiter shares. One object serves threads and event loops alike."""
+
+    def limit(self, /, **params: Any) -> Reservation:
+        """The place in the queue of the API call with these parameters, for with or async with.
+
+        Takes exactly what the call takes: chat, completion, embedding and Responses calls are
+        told apart by their parameters, and their tokens counted: ``tokens``, and of these
+        ``input_tokens`` and ``output_tokens``. A call that sets no maximum tells no
+        ``output_tokens``, so that a server may charge what it knows of its model; its ``tokens``
+        have 15 for the output. With ``tokens=n`` nothing is counted and nothing split.
+        ``units={"images": 2}`` adds costs in further units, or replaces those of the same name.
+        Units without a limit cost nothing. ``max_wait`` is the longest wait that this call accepts,
+        in seconds: entering raises WaitTooLong for a longer one, and then nothing is charged and no
+        place is kept. 0 tries without waiting; None leaves it to the limiter.
+
+        Raises InvalidRequest where a parameter has no sensible reading.
+        """
+        model, max_wait = params.get("model"), params.get("max_wait")
+        if not isinstance(model, str):
+            model = _name_of(model)
+        if max_wait is not None:
+            require_wait(max_wait)
+        tokens = params.get("tokens")
+        if tokens is None:
+            split = count_split(params)
+            costs = _costs(sum(split))
+            costs["input_tokens"] = split.input
+            if not split.output or tells_output(params):  # else it is for a server to say
+                costs["output_tokens"] = split.output
+        else:
+            costs = _costs(tokens)
+        if "units" in params:
+            costs |= _further_costs(params["units"])
+            if tokens is not None and "input_tokens" in costs:  # the rest is output
+                costs.setdefault("output_tokens", max(0, costs["tokens"] - costs["input_tokens"]))
+        return Reservation(self, model, costs, max_wait)
+
+    def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:
+        """Decorate a function that takes what the API call takes: each of its calls is limited.
+
+        It may be a function, a coroutine function, a generator or an asynchronous generator;
+        positional and default arguments count like keywords. ``max_wait`` is that of ``limit``,
+        for calls that do not give their own.
+        """
+        require_wait(max_wait)
+        return partial(limited, partial(self.limit, max_wait=max_wait))
+
+    async def wait_for_capacity(self, num_tokens: int, model: str = "") -> None:
+        """Reserve one request of so many tokens and wait for its start.
+
+        Nobody tells when the call ends: limits on concurrency see none that lasts.
+        """
+        async with Reservation(self, _name_of(model), _costs(num_tokens)):
+            pass
+
+    def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
+        """``wait_for_capacity`` that blocks the thread."""
+        with Reservation(self, _name_of(model), _costs(num_tokens)):
+            pass
+
+    def penalize(self, retry_after: float, model: str = "") -> None:
+        """Let no call of the model start for so many seconds: the provider has answered 429.
+
+        For everyone who shares the limit; starts that were granted before stay as they are.
+        Neither blocks nor raises for an outage; a RemoteLimiter sends the rest of the pause when
+        its server is back. More than a day counts as a day; 0 lifts a pause. A RemoteLimiter needs
+        the model; those of one process or one Redis have one bucket for all.
+        """
+        if not (isinstance(retry_after, int | float) and retry_after >= 0):
+            raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
+        self._require_model(name := _name_of(model))
+        self._penalize(name, min(retry_after, MAX_RETRY_AFTER))
+
+    def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
+        """Correct the model's bucket by what the provider says remains, by unit.
+
+        It is taken for what remains now, of which what leaks in a second is left to others. It can
+        only make calls wait longer, for everyone who shares the limit. Units that are not
+        limited are ignored. Neither blocks nor raises for an outage. A RemoteLimiter needs the
+        model.
+        """
+        if not isinstance(remaining, Mapping):
+            raise InvalidRequest("remaining", f"must be such as {{'tokens': 9}}, not {remaining!r}")
+        for unit, amount in remaining.items():
+            if not isinstance(unit, str):
+                raise InvalidRequest("remaining", f"a unit is a name such as tokens, not {unit!r}")
+            if not (isinstance(amount, int | float) and amount >= 0):
+                raise InvalidRequest(
+                    f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
+                )
+        self._require_model(name := _name_of(model))
+        self._observe(name, remaining)
+
+    @abstractmethod
+    def reserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps.
+
+        Raises WaitTooLong beyond ``max_wait`` seconds; None is the limiter's own bound.
+        """
+
+    @abstractmethod
+    async def areserve(
+        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
+    ) -> Decision:
+        """``reserve`` for event loops."""
+
+    # What follows neither blocks nor raises.
+
+    @abstractmethod
+    def cancel(self, decision: Decision) -> None:
+        """Give back a reservation before its start."""
+
+    @abstractmethod
+    def settle(
+        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        """Replace what a started call has reserved by what it has used; frees its slot."""
+
+    @abstractmethod
+    def release(self, decision: Decision) -> None:
+        """Free the slot of a call that has ended."""
+
+    def _require_model(self, model: str) -> None:  # noqa: B027 - most do not need it
+        """Raise InvalidRequest if it is empty and the user has to say it."""
+
+    # Of a call that an SDK made the model may be empty with every limiter.
+
+    @abstractmethod
+    def _penalize(self, model: str, retry_after: float) -> None:
+        """For at most MAX_RETRY_AFTER seconds; raises InvalidRequest for an impossible model."""
+
+    @abstractmethod
+    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
+        """By unit; raises InvalidRequest for an impossible model."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let what is under way end, and hang up. Blocks meanwhile."""
+
+    async def aclose(self) -> None:
+        """``close`` for event loops."""
+        # In a thread of its own: the loop's own may all be asleep in limiters.
+        thread = ThreadPoolExecutor(1, "openlimit-close")
+        try:
+            await asyncio.get_running_loop().run_in_executor(thread, self.close)
+        finally:
+            thread.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def require_wait(max_wait: object) -> None:
+    """Raise InvalidRequest unless it is a longest wait, in seconds, or None."""
+    if max_wait is not None and not (
+        isinstance(max_wait, int | float) and not isinstance(max_wait, bool) and max_wait >= 0
+    ):
+        raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait!r}")
+
+
+def _name_of(model: object) -> str:
+    if isinstance(model, str):
+        return model
+    if is_absent(model):
+        return ""
+    raise InvalidRequest("model", f"must be a text such as 'gpt-4o', not {shortened(model)}")
+
+
+def _costs(tokens: object) -> dict[str, int]:
+    if type(tokens) is int and 0 <= tokens < _MOST:  # as nearly always
+        return {"requests": 1, "tokens": tokens}
+    return {"requests": 1, "tokens": _cost("tokens", tokens)}
+
+
+def _further_costs(units: object) -> dict[str, int]:
+    if units is None:
+        return {}
+    if not isinstance(units, Mapping):
+        raise InvalidRequest("units", f"must be such as {{'images': 2}}, not {units!r}")
+    if "tokens" in units:
+        raise InvalidRequest("units", "tokens has a parameter of its own: tokens=512")
+    if odd := [unit for unit in units if not isinstance(unit, str)]:
+        raise InvalidRequest("units", f"a unit is a name such as images, not {odd[0]!r}")
+    return {unit: _cost(f"units.{unit}", cost) for unit, cost in units.items()}
+
+
+def _cost(field: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None or not 0 <= number < _MOST:
+        raise InvalidRequest(field, f"must be a whole number, 0 or more, not {value!r}")
+    return number

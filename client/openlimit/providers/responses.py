@@ -1,0 +1,141 @@
+"""Finds the usage, and errors, in the body of a response while the body passes by. Pure."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from openlimit.providers.bodies import Texts, texts_of
+
+__all__ = ["BodyReader"]
+
+_TELLING = re.compile(
+    rb'"(usage|usageMetadata|amazon-bedrock-invocationMetrics|error)"\s*:\s*+(?!null)'
+    rb'|"type"\s*:\s*"error"|"message_stop"'
+)
+_MARK = b"\xef\xbb\xbf"  # with which some begin UTF-8
+_OUTPUT = {"output_tokens", "outputTokens"}
+_LAST_EVENTS = (
+    "message_stop",
+    "response.completed",
+    "response.failed",
+    "response.incomplete",
+)
+
+
+class BodyReader:
+    """Takes a body as it comes.
+
+    ``decode`` undoes the encoding of a body that is whole or was left, in pieces, and may raise
+    after any of them; None: it has none. Ask for ``usage`` and ``error`` once nothing else comes.
+    """
+
+    def __init__(self, decode: Callable[[bytes], Iterable[bytes]] | None = None) -> None:
+        self._decode = decode
+        self._head: list[bytes] = []  # what came before its kind was known, or encoded
+        self._texts: Texts | None = None
+        self._over = False
+        self._opening: Mapping[str, Any] = {}
+        self._usage: Mapping[str, Any] = {}
+        self._last_seen = False
+        self._error = ""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        if self._decode:
+            self._head.append(data)
+        else:
+            self._read(data)
+
+    def usage(self, *, ended: bool) -> Mapping[str, Any] | None:
+        """What the call has used; None while that is not sure. ``ended``: the body was whole."""
+        self._finish()
+        if not self._usage or not (ended or self._last_seen):
+            return None
+        return _merged(self._opening, self._usage)
+
+    def error(self) -> str:
+        """What the body says went wrong, as JSON; empty for nothing."""
+        self._finish()
+        return self._error
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._decode:
+            body, self._head = b"".join(self._head), []
+            with suppress(Exception):  # of one that was left, what came is read
+                for data in self._decode(body):
+                    self._read(data)
+        if self._texts is None:
+            self._choose(b"".join(self._head), whole=True)
+        if self._texts:
+            self._learn_from(self._texts.rest())
+
+    def _read(self, data: bytes) -> None:
+        if self._texts is None:
+            self._head.append(data)
+            self._choose(b"".join(self._head), whole=False)
+        else:
+            self._learn_from(self._texts.feed(data))
+
+    def _choose(self, head: bytes, *, whole: bool) -> None:
+        self._texts = texts_of(head, whole=whole)
+        if self._texts:
+            self._head = []
+            self._learn_from(self._texts.feed(head.removeprefix(_MARK)))
+
+    def _learn_from(self, texts: Iterable[bytes]) -> None:
+        for text in texts:
+            if text == b"[DONE]":
+                self._last_seen = True
+            # Most events are a few words of text and no usage. Quotes within text are escaped.
+            elif _TELLING.search(text):
+                event = _parsed(text)
+                # Gemini answers with a list of what would else be events.
+                for each in event if isinstance(event, list) else [event]:
+                    self._learn(_mapping(each))
+
+    def _learn(self, event: Mapping[str, Any]) -> None:
+        # Anthropic opens with the input's usage, where the output is a placeholder, and ends with
+        # the output's, which repeats only some of the input's or has zeros there. OpenAI's chunks
+        # have it at the top, the events of its responses inside, Groq's and Moonshot's elsewhere.
+        opening = _mapping(_mapping(event.get("message")).get("usage"))
+        self._opening = _merged(self._opening, {n: opening[n] for n in opening if n not in _OUTPUT})
+        response, choices = _mapping(event.get("response")), event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        for place in (event, response, _mapping(event.get("x_groq")), _mapping(choice)):
+            told = place.get("usage") or place.get("usageMetadata")
+            self._usage = _merged(self._usage, _mapping(told))
+        # Bedrock adds its own count to the last event of any model; few models have theirs.
+        metrics = _mapping(event.get("amazon-bedrock-invocationMetrics"))
+        self._usage = self._usage or metrics
+        self._last_seen |= bool(metrics)
+        error = event.get("error") or response.get("error")
+        if error or event.get("type") == "error":
+            self._error = json.dumps(error or event)
+        self._last_seen |= event.get("type") in _LAST_EVENTS
+
+
+def _merged(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What several events have told: counters only grow, so a smaller one says less."""
+    merged = dict(known)
+    for name, value in told.items():
+        before = merged.get(name)
+        both = isinstance(before, int | float) and isinstance(value, int | float)
+        if value is not None and not (both and value < before):
+            merged[name] = value
+    return merged
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

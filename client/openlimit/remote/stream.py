@@ -1,0 +1,147 @@
+"""One AcquireStream call: what any thread asks goes out, many questions a message.
+
+What is asked while a message is on its way out makes up the next one: no timer, no fixed size, so
+a lone caller waits for nobody, and the more callers there are, the less each costs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.remote.questions import Questions
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire import messages as items
+from openlimit.wire import status as statuses
+from openlimit.wire.fields import TIMEOUT
+
+_CANCELLED_AFTER = 1.0  # seconds at most until a call that was cancelled has ended
+
+
+class Stream:
+    """Sends ``questions`` until the call ends, which is not opened again.
+
+    ``answered`` takes the answers to a message, ``ended`` the error that ended the call; both in
+    this stream's own thread, with the stream. Raises RuntimeError where no thread can be started.
+    """
+
+    def __init__(
+        self,
+        stub: RateLimitServiceStub,
+        address: str,
+        timeout: float,
+        questions: Questions,
+        answered: Callable[["Stream", Sequence[tuple[int, items.Outcome]]], None],
+        ended: Callable[["Stream", Callable[[], OpenLimitError]], None],
+    ) -> None:
+        self._address = address
+        self._questions = questions
+        self._answered = answered
+        self._ended = ended
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self.is_sender_idle = False
+        """Whether what is asked goes out only after ``wake``."""
+        self.is_closing = False
+        """Whether this side ends it."""
+        self.is_useful = False
+        """Whether the server has answered anything."""
+        self._opened_at = self._heard_at = time.monotonic()
+        self._is_over = Event()
+        questions.carrier = self
+        self._call = stub.AcquireStream(self._requests(), metadata=((TIMEOUT, f"{timeout:g}"),))
+        self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
+        try:
+            self._reader.start()
+        except RuntimeError:  # there are no more threads
+            self._is_over.set()
+            self._wake.put(None)
+            self._call.cancel()
+            raise
+
+    def wake(self) -> None:
+        """There is something new to be sent."""
+        if self.is_sender_idle:
+            self.is_sender_idle = False
+            self._wake.put(None)
+
+    def age(self) -> float:
+        """For how many seconds it has been open."""
+        return time.monotonic() - self._opened_at
+
+    def silence(self) -> float:
+        """For how many seconds nothing came, though there are questions that wait for it."""
+        return time.monotonic() - self._heard_at if self._questions.in_flight > 0 else 0.0
+
+    def close(self, within: float) -> None:
+        """Let what was asked be answered, within so many seconds, and end the call."""
+        self.is_closing = True
+        self._wake.put(None)
+        self._is_over.wait(within)
+        self._call.cancel()
+        self._is_over.wait(_CANCELLED_AFTER)
+
+    def join(self, within: float) -> None:
+        """Wait for the thread: not for ever, it may wait for the one that calls this."""
+        self._reader.join(within)
+
+    def _requests(self) -> Iterator[AcquireStreamRequest]:
+        """What grpc sends, in a thread of its own, each as soon as the one before is out."""
+        while not self._is_over.is_set():
+            is_last = self.is_closing
+            was_silent = self._questions.in_flight <= 0
+            if request := self._questions.take(self):
+                if was_silent:
+                    self._heard_at = time.monotonic()
+                yield request
+                continue
+            if is_last:
+                return
+            # Looked at once more when others know that they have to wake this.
+            self.is_sender_idle = True
+            if not self._questions.sendable() > 0:
+                self._wake.get()
+            self.is_sender_idle = False
+
+    def _read(self) -> None:
+        failure: Callable[[], OpenLimitError]
+        failure = partial(LimiterUnavailable, self._address, "the server has ended the stream")
+        try:
+            for response in self._call:
+                self._heard_at = time.monotonic()
+                self._answered(self, items.read_answers(response, self._address))
+                self.is_useful = True
+                if self.is_sender_idle and self._questions.sendable() > 0:
+                    self.wake()
+        except grpc.RpcError as error:
+            failure = partial(error_of_call, error, self._address)
+        except Exception as error:  # whatever a strange server makes of it, nobody may hang
+            failure = partial(LimiterUnavailable, self._address, f"answers in garbage: {error!r}")
+            self._call.cancel()
+        self._is_over.set()
+        self._wake.put(None)
+        self._ended(self, failure)
+
+
+def closed() -> RuntimeError:
+    """What calls through a limiter that was closed raise."""
+    return RuntimeError("this limiter was closed; create a new one")
+
+
+def error_of_call(call: Any, address: str) -> OpenLimitError:
+    """The error that a call has ended with."""
+    status = None
+    with suppress(ValueError, DecodeError):  # trailers that belong to no such status
+        status = rpc_status.from_call(call)
+    if status is None:  # from gRPC itself or a proxy, not from the service
+        status = Status(code=call.code().value[0], message=call.details() or "")
+    return statuses.error_of(status, address)

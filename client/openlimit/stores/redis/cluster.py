@@ -1,0 +1,123 @@
+"""Which node of a Redis cluster holds a bucket, as the cluster last said."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from openlimit.background import tell_of_fault
+from openlimit.stores.redis.address import GUIDE_TIMEOUT, RedisAddress, shuffled
+from openlimit.stores.redis.connection import hang_up
+from openlimit.stores.redis.reasons import is_expected, reason
+
+Place = tuple[str, int]
+"""Host and port of a node."""
+
+_REFRESH_AFTER = 0.1  # seconds from one question to the cluster to the next
+_UNKNOWN = "?"  # the host of a node that was told to go by its name and was given none
+
+
+class _Map(NamedTuple):
+    masters: list[Place | None]
+    """By slot; None where no node has it."""
+    nodes: set[Place]
+    """Masters and replicas."""
+
+    @property
+    def is_whole(self) -> bool:
+        return None not in self.masters
+
+
+class ClusterSlots:
+    """The map from keys to nodes. It stays in use while a newer one is being fetched."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._map: _Map | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._next_refresh = 0.0
+        self.failure = "no node of the cluster has answered yet"
+        """Why there is no newer map."""
+
+    async def ready(self) -> bool:
+        """Whether there is a map, within the address's timeout."""
+        if self._map is None:
+            self.doubt()
+            if self._refreshing:
+                await asyncio.wait([self._refreshing], timeout=self._address.timeout)
+        return self._map is not None
+
+    def place(self, key: str) -> Place | None:
+        """The node that holds a key; None where no node does, as far as the map goes."""
+        return self._map and self._map.masters[key_slot(key.encode(errors="replace"))]
+
+    def doubt(self) -> None:
+        """Fetch a newer map in the background, unless one was asked for just now."""
+        is_refreshing = self._refreshing and not self._refreshing.done()
+        if not is_refreshing and self._loop.time() >= self._next_refresh:
+            self._refreshing = self._loop.create_task(self._refresh())
+
+    async def aclose(self) -> None:
+        """Ask no more."""
+        if self._refreshing:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        self._map = None
+
+    async def _refresh(self) -> None:
+        """The first whole map that any node has, else the one with the fewest gaps."""
+        best: _Map | None = None
+        for place in shuffled(set(self._address.hosts) | (self._map.nodes if self._map else set())):
+            try:
+                found = await self._fetch(place)
+            except Exception as error:  # whatever it is, the next node may answer
+                if not is_expected(error):
+                    tell_of_fault("reading a cluster's map", error)
+                self.failure = f"{place[0]}:{place[1]}: {reason(error, self._address)}"
+                continue
+            if best is None or found.masters.count(None) < best.masters.count(None):
+                best = found
+            if best.is_whole:
+                break
+        self._map = best or self._map
+        self._next_refresh = self._loop.time() + _REFRESH_AFTER
+
+    async def _fetch(self, place: Place) -> _Map:
+        client = self._address.guide(*place)
+        try:
+            async with asyncio.timeout(GUIDE_TIMEOUT):
+                # Not as redis-py reads it, which knows no node without a host.
+                ask: Any = client.execute_command  # it is not typed
+                return read_map(await ask("CLUSTER", "SLOTS"), place[0])
+        finally:
+            await hang_up(client)
+
+
+def read_map(reply: Any, asked: str) -> _Map:
+    """What CLUSTER SLOTS says; a node without a host is at the host that was ``asked``.
+
+    Raises what comes for a reply that is none.
+    """
+    found = _Map([None] * REDIS_CLUSTER_HASH_SLOTS, set())
+    for first, last, *nodes in reply:
+        places = [_place(node, asked) for node in nodes]
+        found.nodes.update(places)
+        for slot in range(first, last + 1):
+            found.masters[slot] = places[0]
+    return found
+
+
+def _place(node: Sequence[Any], asked: str) -> Place:
+    host, port, *more = node
+    name = host.decode() if host else ""
+    if name == _UNKNOWN:
+        details = more[1] if len(more) > 1 else []
+        name = dict(zip(details[::2], details[1::2], strict=False)).get(b"ip", b"").decode()
+    return name or asked, int(port)
+
+
+def leads_to(host: str, port: int, asked: str) -> Place:
+    """Where a redirection leads that the host ``asked`` has answered with."""
+    return (asked if host in ("", _UNKNOWN) else host), port

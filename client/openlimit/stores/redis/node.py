@@ -1,0 +1,245 @@
+"""One Redis server, asked in round trips: what is asked during one makes up the next.
+
+No timer and no fixed size: a lone caller waits for nobody, and the more callers there are, the less
+each costs.
+
+Nothing is charged twice, because nothing that may have been carried out is sent again: redis-py's
+retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it be asked once
+more. A trip whose answer is lost is an outage for its callers; it was charged once at most, which
+makes others wait longer, never less. After any failure a new connection has to answer before it is
+sent decisions, so a Redis that hangs does not collect those of callers that have given up. A
+connection that the server has closed while it was idle is replaced before anything is sent.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from openlimit.background import tell_if_failed, tell_of_fault
+from openlimit.errors import LimiterUnavailable
+from openlimit.expiries import Expiries
+from openlimit.stores.redis.address import CONNECT_TIMEOUT, RedisAddress
+from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load
+from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
+from openlimit.stores.redis.script import AnyAnswer, AnyQuestion, script_calls
+
+Clock = Callable[[], float]
+"""Microseconds, the same for all who ask; for tests, since Redis has its own."""
+
+# Passes of the event loop before a trip: whoever is asking in this very moment comes along. When
+# nobody is, they take microseconds, of which a trip takes a hundred.
+_PASSES = 8
+# What Redis and this process deal with in a tenth of a second or so.
+_MOST_QUESTIONS, _MOST_BUCKETS = 10_000, 1000
+# Seconds for which a server that has failed is not tried again: callers are told so at once.
+_COOL_DOWN = 0.1
+# Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
+# is. Up to version 6 what a script runs into is an error of another kind.
+_WRONG_SERVER = (ReadOnlyError, ClusterDownError)
+_WRONG_SERVER_OF_SCRIPT = "-READONLY"
+_EVICTS = (
+    "the Redis at %s evicts keys when its memory is full (maxmemory-policy %s). A bucket that is "
+    "evicted forgets what it was charged: set maxmemory-policy noeviction"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Asked:
+    """Questions in the queue for the next round trip."""
+
+    __slots__ = ("answers", "asking", "questions")
+
+    def __init__(self, questions: Sequence[AnyQuestion], asking: bool) -> None:
+        self.questions = questions
+        self.asking = asking
+        loop = asyncio.get_running_loop()
+        self.answers: asyncio.Future[list[AnyAnswer | AskError]] = loop.create_future()
+
+
+class RedisNode:
+    """A server that ``new_client`` connects to, asked by one event loop.
+
+    ``abandoned`` takes questions, and the answers that came too late for a cancelled caller.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        new_client: Callable[[], Redis],
+        clock: Clock | None,
+        abandoned: Callable[[Sequence[AnyQuestion], Sequence[AnyAnswer | AskError]], None],
+    ) -> None:
+        self._address = address
+        self._new_client = new_client
+        self._clock = clock
+        self._abandoned = abandoned
+        self._loop = asyncio.get_running_loop()
+        self._client: Redis | None = None  # one that has answered
+        self._connecting: asyncio.Task[None] | None = None
+        self._evicting = ""
+        self._failure = ""
+        self._retry_at = 0.0
+        self._queue: deque[_Asked] = deque()
+        self._expiries = Expiries(address.timeout, TimeoutError)
+        self.trips: asyncio.Task[None] | None = None
+        """Under way, for whoever has asked."""
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def ask(
+        self, questions: Sequence[AnyQuestion], asking: bool = False
+    ) -> list[AnyAnswer | AskError]:
+        """Answer in order, within the address's timeout; ``asking`` follows a redirection.
+
+        An outage is LimiterUnavailable for each question, a redirection its AskError.
+        """
+        if self._client is None and (failure := await self._connected()):
+            return [failure] * len(questions)
+        asked = _Asked(questions, asking)
+        self._queue.append(asked)
+        self._expiries.watch(asked.answers)
+        if self.trips is None:
+            self.trips = self._loop.create_task(self._make_trips())
+            self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
+        try:
+            return await asked.answers
+        except TimeoutError:
+            return [self._unavailable(self._too_slow())] * len(questions)
+        except asyncio.CancelledError:
+            if not asked.answers.cancelled():
+                self._abandoned(questions, asked.answers.result())
+            raise
+
+    async def aclose(self) -> None:
+        """Hang up. Nobody may be asking."""
+        if self._connecting:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        self._expiries.close()
+        if self._client:
+            client, self._client = self._client, None
+            await hang_up(client)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _connected(self) -> LimiterUnavailable | None:
+        """Once there is a connection, or an error; who asks later may find one."""
+        if self._loop.time() < self._retry_at:
+            return self._unavailable(self._failure)
+        if self._connecting is None or self._connecting.done():
+            self._connecting = self._loop.create_task(self._connect())
+        await asyncio.wait([self._connecting], timeout=self._address.timeout)
+        return None if self._client else self._unavailable(self._failure)
+
+    async def _connect(self) -> None:
+        self._failure = slow_connection(self._address)  # for whoever cannot wait that long
+        client = self._new_client()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                policy = await load(client)
+            self._client = client
+            if policy and policy != self._evicting:
+                _log.warning(_EVICTS, self._address, policy)
+            self._evicting = policy
+        except Exception as error:  # of the network, Redis, a certificate, a host's name
+            self._lose(client, error)
+        finally:
+            if client is not self._client:
+                await hang_up(client)
+
+    async def _make_trips(self) -> None:
+        try:
+            while self._queue:
+                for _ in range(_PASSES):
+                    await asyncio.sleep(0)
+                if self._client and has_ended(self._client):
+                    self._drop(self._client)
+                    await self._connected()
+                batch = self._next_batch()
+                self._deliver(batch, await self._trip(batch))
+        finally:
+            self.trips = None
+
+    def _next_batch(self) -> list[_Asked]:
+        """In order, as much as Redis answers in a moment: the rest must not run out of time."""
+        batch, size, buckets = list[_Asked](), 0, set[str]()
+        while self._queue and size < _MOST_QUESTIONS and len(buckets) < _MOST_BUCKETS:
+            asked = self._queue.popleft()
+            # Whoever was cancelled or ran out of time while it queued is charged nothing.
+            if not asked.answers.done():
+                batch.append(asked)
+                size += len(asked.questions)
+                buckets.update(question.bucket for question in asked.questions)
+        return batch
+
+    async def _trip(self, batch: Sequence[_Asked]) -> list[AnyAnswer | AskError]:
+        questions = [question for asked in batch for question in asked.questions]
+        client = self._client
+        if client is None:  # lost by the trip before, or it has ended and there is no other yet
+            return [self._unavailable(self._failure)] * len(questions)
+        try:
+            calls = script_calls(questions, self._address.prefix, self._clock)
+            asking = any(asked.asking for asked in batch)
+            async with asyncio.timeout(self._address.timeout):
+                replies = await evaluate(client, calls, asking)
+            answers: dict[int, AnyAnswer | AskError] = {}
+            for call, reply in zip(calls, replies, strict=True):
+                if isinstance(reply, Exception):
+                    trouble = self._trouble(client, call.key, reply)
+                    answers |= dict.fromkeys(call.places, trouble)
+                else:
+                    answers |= zip(call.places, call.answers(reply), strict=True)
+            return [answers[place] for place in range(len(questions))]
+        except Exception as error:  # whatever it is, nobody may be left waiting
+            self._lose(client, error)
+            return [self._unavailable(self._failure)] * len(questions)
+
+    def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
+        if isinstance(reply, AskError):
+            return reply
+        wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
+        if wrong or not isinstance(reply, ResponseError):
+            self._lose(client, reply)
+        return self._unavailable(f"{key}: {reason(reply, self._address)}")
+
+    def _deliver(self, batch: Sequence[_Asked], answers: Sequence[AnyAnswer | AskError]) -> None:
+        rest = iter(answers)
+        for asked in batch:
+            own = list(islice(rest, len(asked.questions)))
+            if asked.answers.done():
+                self._abandoned(asked.questions, own)
+            else:
+                asked.answers.set_result(own)
+
+    def _lose(self, client: Redis, error: Exception) -> None:
+        """Hang up, so that the next caller finds whoever serves by then."""
+        if not is_expected(error):
+            tell_of_fault("asking Redis", error)
+        timed_out = isinstance(error, TimeoutError) and not str(error)
+        self._failure = self._too_slow() if timed_out else reason(error, self._address)
+        self._retry_at = self._loop.time() + _COOL_DOWN
+        if client is self._client:
+            self._drop(client)
+
+    def _drop(self, client: Redis) -> None:
+        self._client = None
+        closing = self._loop.create_task(hang_up(client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _too_slow(self) -> str:
+        return f"no answer within {self._address.timeout:g} s"
+
+    def _unavailable(self, reason: str) -> LimiterUnavailable:
+        return LimiterUnavailable(str(self._address), reason)

@@ -1,0 +1,192 @@
+"""Buckets in Redis, shared by all who ask there."""
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+from weakref import WeakSet, finalize
+
+from openlimit.background import tell_of_fault
+from openlimit.errors import LimiterUnavailable
+from openlimit.stores.protocol import Answer, Demand, Outcome, Question
+from openlimit.stores.redis.address import RedisAddress
+from openlimit.stores.redis.buckets import RedisBuckets, granted
+from openlimit.stores.redis.node import Clock
+from openlimit.stores.redis.url import parse_redis_url
+
+__all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
+
+
+class RedisStore:
+    """The buckets of a Redis, for threads, event loops and forked children alike: a Store.
+
+    A daemon thread of each process asks for all of them; nothing is started or connected before
+    the first question. Closing lets what is under way end; who asks later starts anew. At the end
+    of the process it is closed.
+    """
+
+    one_lot = RedisBuckets.one_lot
+
+    def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
+        self._address = address
+        self._clock = clock
+        # By process: a forked child has no use for its parent's thread and connections.
+        self._homes: dict[int, _Home] = {}
+        finalize(self, _let_go, self._homes).atexit = False
+        _stores.add(self)
+
+    def __repr__(self) -> str:
+        return f"<RedisStore at {self._address}>"
+
+    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return cast(list[Outcome], self.decide(demands))
+
+    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+        return cast(list[Outcome], await self.adecide(demands))
+
+    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._ask(questions)
+        try:
+            return await asyncio.wrap_future(asked)
+        except BaseException:
+            self._abandon(questions, asked)
+            raise
+
+    def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        asked = self._ask(questions)
+        try:
+            return asked.result()
+        except BaseException:
+            self._abandon(questions, asked)
+            raise
+
+    def tell(self, question: Question) -> None:
+        self._ask([question])
+
+    def close(self) -> None:
+        if home := self._homes.pop(os.getpid(), None):
+            home.close()
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _ask(self, questions: Sequence[Question]) -> Future[list[Answer]]:
+        while True:
+            home = self._homes.get(os.getpid())
+            if home is None:
+                try:
+                    fresh = _Home(self._address, self._clock)
+                except (OSError, RuntimeError) as error:  # no more descriptors or threads
+                    return self._nowhere(questions, error)
+                home = self._homes.setdefault(os.getpid(), fresh)
+                if home is not fresh:  # another thread was faster
+                    fresh.close()
+            if asked := home.decide(questions):
+                return asked
+
+    def _nowhere(self, questions: Sequence[Question], error: Exception) -> Future[list[Answer]]:
+        asked = Future[list[Answer]]()
+        failure = LimiterUnavailable(str(self._address), f"this process cannot ask it: {error}")
+        asked.set_result([failure] * len(questions))
+        return asked
+
+    def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        """Nobody waits for this any more: what it grants is given back."""
+        if sys.is_finalizing() or asked.cancel():
+            return
+        if withdrawals := granted(questions, asked.result()):  # decided just now
+            self._ask(withdrawals)
+
+
+class _Home:
+    """A thread with the event loop that asks Redis for all of a process."""
+
+    def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
+        self._answering: set[asyncio.Task[None]] = set()
+        # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
+        self._lock = threading.RLock()
+        self._closed = False
+        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
+        self._thread = threading.Thread(
+            target=lambda: self._run(address, clock, ready),
+            name="openlimit-redis",
+            daemon=True,
+        )
+        self._thread.start()
+        self._loop, self._end, self._buckets = ready.result()
+
+    def decide(self, questions: Sequence[Question]) -> Future[list[Answer]] | None:
+        """Ask on the loop; None when this has been closed meanwhile.
+
+        What is granted once the future is cancelled is given back.
+        """
+        asked = Future[list[Answer]]()
+        with self._lock:
+            if self._closed:
+                return None
+            self._loop.call_soon_threadsafe(self._start, questions, asked)
+        return asked
+
+    def let_go(self) -> None:
+        """Let what is under way end, then hang up and end the thread. Does not block."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._end.set)
+
+    def close(self) -> None:
+        """``let_go``, and wait for it. Not from the thread itself."""
+        self.let_go()
+        self._thread.join()
+
+    def _run(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._live(address, clock, ready))
+        except Exception as error:
+            if ready.done():
+                tell_of_fault("asking Redis", error)
+            else:
+                ready.set_exception(error)
+
+    async def _live(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
+        buckets, end = RedisBuckets(address, clock), asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), end, buckets))
+        await end.wait()
+        await buckets.aclose()
+
+    def _start(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        task = self._loop.create_task(self._answer(questions, asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+        try:
+            answers = await self._buckets.adecide(questions)
+        except BaseException as error:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
+            return
+        if asked.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+            asked.set_result(answers)
+        else:
+            self._buckets.give_back(questions, answers)
+
+
+def _let_go(homes: dict[int, _Home]) -> None:
+    if home := homes.pop(os.getpid(), None):
+        home.let_go()
+
+
+_stores: WeakSet[RedisStore] = WeakSet()
+
+
+@atexit.register
+def _close_stores() -> None:
+    """The last reservations that were given back must reach their store or server."""
+    for store in list(_stores):
+        store.close()

@@ -1,0 +1,185 @@
+"""The tokens a call may use, counted from the parameters it is about to be made with.
+
+Here the kinds of calls are told apart and their output is reserved. What the model is shown is
+counted in prompt_tokens.py, text in encodings.py, images and files in image_tokens.py and
+file_tokens.py.
+
+How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
+too high for most else. For Claude, whose tokenizer is not public, it is an estimate that errs high,
+see claude_tokens.py. For models of other providers text counts as OpenAI's newest encoding does,
+which can be too low, most of all outside the Latin script. What no caller can know, and so what can
+be too low everywhere: a previous response, what a hosted tool finds, files given by id or address.
+"""
+
+from collections.abc import Mapping
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex
+
+from openlimit.errors import InvalidRequest
+from openlimit.tokens.encodings import base_model
+from openlimit.tokens.prompt import PromptCounter, is_list, plain
+
+__all__ = [
+    "DEFAULT_OUTPUT",
+    "TokenCount",
+    "count_split",
+    "count_tokens",
+    "is_absent",
+    "tells_output",
+    "whole_number",
+]
+
+DEFAULT_OUTPUT = 15
+"""What a call that sets no maximum is taken to write."""
+_FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
+_FORMATS += ["output_format", "output_config"]  # Anthropic's
+_MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+class TokenCount(NamedTuple):
+    """Tokens of a call."""
+
+    input: int
+    output: int
+
+
+def count_tokens(**params: Any) -> int:
+    """Tokens that ``.limit(**params)`` charges: the call's input, and the output it reserves.
+
+    Takes exactly what the API call takes. See ``count_split``.
+    """
+    return sum(count_split(params))
+
+
+def count_split(params: Mapping[str, Any]) -> TokenCount:
+    """Tokens a call with these API parameters may use: its input, and the output it reserves.
+
+    `params` is what the call itself gets. Its kind shows in its parameters: ``messages`` is a
+    chat completion or an Anthropic message, ``prompt`` a completion, ``input`` an embedding (by
+    the model's name, by ``dimensions`` or ``encoding_format``, or because it is a list of texts
+    or token ids), and anything else a response. SDK objects count as what they are sent as;
+    ``None`` and the SDKs' marks for "not given" count as absent.
+
+    The output is the first of ``max_completion_tokens``, ``max_output_tokens`` and ``max_tokens``
+    that is a positive integer, else 15, for each of the choices asked for (``n``, ``best_of``,
+    prompts); an embedding has none. What only the provider knows (a previous response, a hosted
+    tool's results) is not counted. Of what is given by id or address, a file counts as one page and
+    an image as the largest.
+
+    Blocks for the counting, which takes time linear in the text: about 0.1 s per megabyte. The
+    first count in an encoding loads it, about 0.3 s, or looks for it on the network, a few
+    seconds at most and once per process: see encodings.py.
+
+    Raises InvalidRequest where the API would refuse the call as well (``messages`` is not a list,
+    a maximum is no whole number, a value cannot be written as JSON), and for an iterator, which
+    counting would use up.
+    """
+    given = {name: value for name, value in params.items() if not is_absent(value)}
+    counter = PromptCounter(given.get("model"))
+    try:
+        if "messages" in given:
+            output = _output(given) * _positive(given, "n", 1)
+            return TokenCount(_chat_input(counter, given), output)
+        if "prompt" in given and not isinstance(given["prompt"], Mapping):
+            output = _output(given) * _completions(given)
+            return TokenCount(_completion_input(counter, given), output)
+        if _is_embedding(given):
+            return TokenCount(counter.texts(given["input"]), 0)
+        return TokenCount(_response_input(counter, given), _output(given))
+    except RecursionError:
+        raise InvalidRequest("params", "nested too deeply, or containing itself") from None
+
+
+def tells_output(params: Mapping[str, Any]) -> bool:
+    """Whether a call with these parameters says how much it may write at most."""
+    return any((whole_number(params.get(name)) or 0) > 0 for name in _MAXIMA)
+
+
+def is_absent(value: object) -> bool:
+    """Whether a parameter is as good as not given."""
+    # By name: each SDK has its own such class, and neither needs to be installed.
+    return value is None or type(value).__name__ in {"NotGiven", "Omit"}
+
+
+def _is_embedding(given: Mapping[str, Any]) -> bool:
+    if "input" not in given:
+        return False
+    if (
+        "embed" in base_model(given.get("model"))
+        or "dimensions" in given
+        or "encoding_format" in given
+    ):
+        return True
+    items = given["input"]
+    return (
+        is_list(items) and len(items) > 0 and (isinstance(items[0], str | int) or is_list(items[0]))
+    )
+
+
+def _chat_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    messages = given["messages"]
+    if not is_list(messages):
+        raise InvalidRequest("messages", f"expected a list, got {type(messages).__name__}")
+    system = [{"role": "system", "content": given["system"]}] if "system" in given else []
+    return counter.conversation([*system, *messages]) + _shared_input(counter, given)
+
+
+def _completion_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    return counter.texts(given["prompt"]) + counter.content(given.get("suffix"))
+
+
+def _response_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    items = given.get("input", [])
+    items = list(items) if is_list(items) else [{"role": "user", "content": items}]
+    if "instructions" in given:
+        items.insert(0, {"role": "system", "content": given["instructions"]})
+    template = counter.content(given.get("prompt"))
+    return (counter.conversation(items) if items else 0) + template + _shared_input(counter, given)
+
+
+def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
+    """What chat completions and responses have in common: tools, and the format of the answer."""
+    tools = []
+    for name in ("tools", "functions"):
+        if name in given:
+            if not is_list(given[name]):
+                raise InvalidRequest(name, f"expected a list, got {type(given[name]).__name__}")
+            tools += given[name]
+    formats = (plain(given.get(name)) for name in _FORMATS)
+    return counter.tools(tools) + sum(
+        counter.text(value) for value in formats if isinstance(value, Mapping)
+    )
+
+
+def _output(given: Mapping[str, Any]) -> int:
+    maxima = (_positive(given, name, 0) for name in _MAXIMA)
+    return next(filter(None, maxima), DEFAULT_OUTPUT)
+
+
+def _completions(given: Mapping[str, Any]) -> int:
+    """How many completions are written: `n`, or the `best_of` to choose from, for each prompt."""
+    prompt = given["prompt"]
+    several = is_list(prompt) and len(prompt) > 0 and whole_number(prompt[0]) is None
+    each = max(_positive(given, "n", 1), _positive(given, "best_of", 1))
+    return each * (len(prompt) if several else 1)
+
+
+def _positive(given: Mapping[str, Any], name: str, default: int) -> int:
+    """The parameter if it is a positive integer, the default if it is absent or 0 or less."""
+    if name not in given:
+        return default
+    number = whole_number(given[name])
+    if number is None:
+        raise InvalidRequest(name, f"must be a whole number, not {given[name]!r}")
+    return number if number > 0 else default
+
+
+def whole_number(value: object) -> int | None:
+    """The value as an int: one of Python's or NumPy's, or a float without fraction; else None."""
+    if type(value) is int:  # as nearly always; to ask what supports index takes microseconds
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    return index(value)

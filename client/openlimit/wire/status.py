@@ -1,0 +1,170 @@
+"""Errors to gRPC status and back. No I/O.
+
+Every error carries google.rpc details, so that a client in any language can act on it; the
+table is in the comments of protos/openlimit/v1/rate_limit.proto.
+"""
+
+import re
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from openlimit.bucket.bucket import SECOND
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    OpenLimitError,
+    Queued,
+    UnknownModel,
+    UnknownReservation,
+    WaitTooLong,
+)
+from openlimit.wire.fields import duration, microseconds
+
+DOMAIN = "openlimit"
+# Statuses of a server or a network that is down, overloaded or restarting.
+_OUTAGES = {
+    *(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED),
+    *(Code.CANCELLED, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN),
+}
+# What gRPC says where a server speaks TLS and the client does not, or no HTTP/2 at all.
+_PERHAPS_TLS = re.compile(
+    "(failed to connect to all addresses|connections to all backends failing).*"
+    "(: Socket closed|Connection reset by peer|Expected SETTINGS frame)",
+    re.DOTALL,
+)
+_M = TypeVar("_M", bound=Message)
+
+
+def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
+    """The gRPC code for an error, and the status with its details."""
+    message = str(error)
+    match error:
+        case UnknownModel():
+            code = grpc.StatusCode.NOT_FOUND
+            details = [_info("UNKNOWN_MODEL", model=error.model)]
+        case UnknownReservation():
+            code = grpc.StatusCode.NOT_FOUND
+            known = {"reservation_id": error.reservation_id}
+            if error.expired:
+                known["expired"] = "true"
+            details = [_info("UNKNOWN_RESERVATION", **known)]
+        case CostExceedsLimit(unit=unit):
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
+            details = [_info("COST_EXCEEDS_LIMIT", unit=unit, cost=cost, amount=amount)]
+        case InvalidRequest():
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            violation = BadRequest.FieldViolation(field=error.field, description=error.reason)
+            details = [_info("INVALID_REQUEST"), BadRequest(field_violations=[violation])]
+        case WaitTooLong():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
+            details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+        case Queued():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            details = [_info("QUEUED", ticket=error.ticket)]
+        case LimiterUnavailable():  # what to do about it, the client knows
+            code = grpc.StatusCode.UNAVAILABLE
+            details = [_info("UNAVAILABLE")]
+            message = ": ".join(filter(None, (error.address, error.reason)))
+        case _:
+            raise TypeError(f"no status is declared for {error!r}")
+    return code, _status(code, message, *details)
+
+
+def _info(reason: str, **metadata: str) -> Message:
+    info: Message = ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info
+
+
+def _status(code: grpc.StatusCode, message: str, *details: Message) -> Status:
+    status = Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+TOO_MANY_IN_FLIGHT = _status(
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too many questions of this stream are in flight; ask again when some are answered",
+    _info("TOO_MANY_IN_FLIGHT"),
+)
+
+
+def stopping() -> LimiterUnavailable:
+    """What a server says that drains."""
+    return LimiterUnavailable("", "the server is stopping; ask again once one serves")
+
+
+def error_of(status: Status, address: str) -> OpenLimitError:
+    """The error that a status stands for, which came from the server at this address.
+
+    What the service did not say itself (gRPC, a proxy, another service, garbage) is an outage
+    where asking later can help; else the parameter is named that has to change.
+    """
+    try:
+        error = _declared_error(status)
+    except (ValueError, LookupError, DecodeError):  # its details are not what its reason promises
+        error = None
+    if error is not None:
+        return error
+    code = Code.Name(status.code) if status.code in Code.values() else str(status.code)
+    said = f"{code}: {status.message}"
+    if status.code in _OUTAGES:
+        return LimiterUnavailable(address, said + _advice(status.message))
+    if status.code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
+        return InvalidRequest("credentials", f"{address} refuses them: {said}")
+    return InvalidRequest("address", f"at {address} is no openlimit server for this client: {said}")
+
+
+def _advice(said: str) -> str:
+    """What to do about a connection that gRPC could not make; empty where it says so itself."""
+    if "WRONG_VERSION_NUMBER" in said:
+        return " (the port does not speak TLS: leave out credentials)"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return (
+            " (the credentials do not trust the server's certificate: give its authority's to "
+            "grpc.ssl_channel_credentials)"
+        )
+    if _PERHAPS_TLS.match(said):
+        return " (if the port speaks TLS, pass credentials=grpc.ssl_channel_credentials(…))"
+    if said.endswith(": backend unhealthy"):
+        return " (the server runs but cannot decide, as while its store is away: see its log)"
+    return ""
+
+
+def _declared_error(status: Status) -> OpenLimitError | None:
+    """The error that the details declare."""
+    info = _detail(status, ErrorInfo())
+    match info.reason if info.domain == DOMAIN else "":
+        case "UNKNOWN_MODEL":
+            return UnknownModel(info.metadata["model"])
+        case "UNKNOWN_RESERVATION":
+            expired = info.metadata["expired"] == "true"
+            return UnknownReservation(info.metadata["reservation_id"], expired)
+        case "COST_EXCEEDS_LIMIT":
+            unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
+            return CostExceedsLimit(unit, float(cost), float(amount))
+        case "INVALID_REQUEST":
+            violation = _detail(status, BadRequest()).field_violations[0]
+            return InvalidRequest(violation.field, violation.description)
+        case "WAIT_TOO_LONG":
+            retry = _detail(status, RetryInfo())
+            wait = microseconds(retry.retry_delay) / SECOND
+            return WaitTooLong(wait, info.metadata["limited_by"])
+        case "QUEUED":
+            return Queued(info.metadata["ticket"])
+        case _:
+            return None
+
+
+def _detail(status: Status, kind: _M) -> _M:
+    """The status's detail of this kind, empty where it has none."""
+    any(box.Unpack(kind) for box in status.details)
+    return kind

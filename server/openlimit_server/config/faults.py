@@ -1,0 +1,143 @@
+"""What is wrong with settings, as an operator reads it: where, what was expected and what came."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from openlimit_server.config import spelling
+from openlimit_server.config.notation import shown
+
+Location = tuple[int | str, ...]
+
+# By field; with [] for what its list has.
+_EXPECTED = {
+    "policies": "a list of policies, each of which begins with - name:",
+    "policies[]": "a policy with its fields name, models and limits",
+    "name": "a name of 1 to 64 letters, digits and . _ - that begins with a letter or a digit",
+    "models": 'a list of models such as ["gpt-4o", "gpt-4o-*"]',
+    "models[]": 'a model or a pattern such as "gpt-4o-*"',
+    "limits": "limits by their units, such as {requests: 3500/minute, tokens: 90000/minute}",
+    "split_by": "a list of what has a bucket of its own: [model], [key] or [model, key]",
+    "split_by[]": "model or key",
+    "on_store_failure": "refuse or allow",
+    "reserve_output": "max_tokens or learned",
+    "config": "the name of a YAML file",
+    "grace": "a number of seconds from 0 to 3600",
+    "check": "true or false",
+}
+_ARGPARSE = [
+    (r"unrecognized arguments: (\S+)", "{0}: there is no such option; {hint}"),
+    (r"argument (\S+): expected one argument", "{0}: needs a value"),
+    (r"argument (\S+): ignored explicit argument (.*)", "{0}: takes no value, not {1}"),
+]
+_WORDS = {
+    "split_by[]": ("model", "key"),
+    "on_store_failure": ("refuse", "allow"),
+    "reserve_output": ("max_tokens", "learned"),
+}
+
+
+def of_file(
+    path: str,
+    faults: Collection[ErrorDetails],
+    document: Any,
+    fields: Mapping[int, Collection[str]],
+) -> str:
+    """A line for each fault of a document, whose fields are given by how deep they lie."""
+
+    def words(fault: ErrorDetails) -> str:
+        if fault["type"] == "extra_forbidden":
+            return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
+        return _wrong(fault)
+
+    return _lines(faults, lambda loc: place(path, loc, document), words)
+
+
+def of_options(command: str, faults: Collection[ErrorDetails], arguments: Iterable[str]) -> str:
+    """A line for each fault of options that came from arguments, or else from the environment."""
+    given = {argument.partition("=")[0] for argument in arguments}
+
+    def source(loc: Location) -> str:
+        option = f"--{loc[0]}"
+        return f"{command}: {option if option in given else f'OPENLIMIT_{loc[0]}'.upper()}"
+
+    return _lines(faults, source, _wrong)
+
+
+def of_arguments(command: str, said: str, options: Iterable[str]) -> str:
+    """What is wrong with arguments that could not even be told apart, by what argparse said."""
+    for pattern, words in _ARGPARSE:
+        if match := re.search(pattern, said):
+            name = match[1].removeprefix("--")
+            closest = spelling.closest(name, options) if name != match[1] else None
+            hint = f"write --{closest}" if closest else f"{command} --help lists the options"
+            return f"{command}: {words.format(*match.groups(), hint=hint)}"
+    return f"{command}: {said}"
+
+
+def place(path: str, loc: Location, document: Any) -> str:
+    """``path:line: field``, with the line of the innermost part that the document has."""
+    line, field = "", ""
+    for part in loc:
+        if part == "[key]":
+            continue
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+        try:
+            line = f":{document.lc.data[part][0] + 1}"
+            document = document[part]
+        except (AttributeError, LookupError, TypeError):
+            document = None
+    return f"{path}{line}: {field}"
+
+
+def _lines(
+    faults: Collection[ErrorDetails],
+    source: Callable[[Location], str],
+    words: Callable[[ErrorDetails], str],
+) -> str:
+    def is_within(loc: Location, outer: Location) -> bool:
+        return loc != outer and loc[: len(outer)] == outer
+
+    return "\n".join(
+        f"{source(fault['loc'])}: {words(fault)}"
+        for fault in faults
+        # A list with a faulty entry is said to lack it as well.
+        if not any(is_within(other["loc"], fault["loc"]) for other in faults)
+    )
+
+
+def _wrong(fault: ErrorDetails) -> str:
+    if fault["type"] == "missing":
+        return f"is required: {_EXPECTED[str(fault['loc'][-1])]}"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    *outer, last = fault["loc"]
+    field = f"{outer[-1]}[]" if isinstance(last, int) else last
+    came = fault["input"]
+    if fault["type"] == "too_short" and not came:
+        return f"needs at least one entry: expected {_EXPECTED[field]}"
+    message = f"expected {_EXPECTED[field]}, not {shown(came)}"
+    if not isinstance(came, str) or not came:
+        return message
+    if word := spelling.closest(came, _WORDS.get(field, ())):
+        return f"{message}; write {word}"
+    several = [each.strip() for each in came.split(",") if each.strip()]
+    if field == "models":
+        several = [f'"{shown(each)[1:-1]}"' for each in several]
+    elif not {*several} <= {*_WORDS.get(f"{field}[]", ())}:
+        several = []
+    return f"{message}; write [{', '.join(several)}]" if several else message
+
+
+def _unknown(name: str, depth: int, fields: Mapping[int, Collection[str]]) -> str:
+    """What may have been meant by a field that lies so deep."""
+    if name in fields.get(3, ()):
+        return "is a field of a policy: indent it below policies:, where each begins with - name:"
+    if closest := spelling.closest(name.replace("-", "_"), fields[depth]):
+        return f"is not a field that openlimit knows; write {closest}"
+    if spelling.nearest_unit(name):
+        return "is not a field that openlimit knows; a limit's unit belongs below limits:"
+    known = ", ".join(fields[depth])
+    return f"is not a field that openlimit knows; check its spelling: there are {known}"

@@ -1,0 +1,97 @@
+"""Callers in one process that each want a slot once, over one stream of raw messages.
+
+    python -m tests.support.slot_callers address first count step
+
+They are numbered from ``first`` in steps of ``step``, and ask in the order of their numbers, once a
+line has come on stdin. Prints what happens to them, when on the machine's clock, in seconds:
+``asked``, ``in`` when it has been told to start, ``renewed`` before that is asked for, ``out``
+before it is released.
+"""
+
+import asyncio
+import sys
+import time
+from itertools import count
+from typing import Any
+
+import grpc.aio
+
+from openlimit.errors import Queued
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireRequest,
+    AcquireStreamRequest,
+    Answer,
+    Question,
+    ReleaseRequest,
+    RenewRequest,
+)
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire.status import error_of
+
+EVERY = 0.002  # seconds from one caller of all to the next
+HOLDS, HOLDS_LONG = 0.5, 4.0  # seconds
+LONG = 25  # one of so many callers holds its slot for longer
+
+
+class Talker:
+    """Asks over a stream, each question for whoever waits for its answer."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._call: Any = RateLimitServiceStub(channel).AcquireStream()
+        self._writing = asyncio.Lock()
+        self._ids = count(1)
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self.reading = asyncio.create_task(self._read())
+
+    async def ask(self, question: Question) -> Answer:
+        question.id = next(self._ids)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[question.id] = answer
+        async with self._writing:  # gRPC takes one at a time
+            await self._call.write(AcquireStreamRequest(questions=[question]))
+        return await answer
+
+    async def _read(self) -> None:
+        async for response in self._call:
+            for answer in response.answers:
+                self._answers.pop(answer.id).set_result(answer)
+
+
+def say(what: str, number: int) -> None:
+    print(what, number, time.monotonic(), flush=True)
+
+
+async def caller(talker: Talker, number: int, start: float) -> None:
+    """One call, from its place in the queue to its end."""
+    await asyncio.sleep(start + number * EVERY - time.monotonic())
+    say("asked", number)
+    acquire = AcquireRequest(model="m")
+    while (answer := await talker.ask(Question(acquire=acquire))).HasField("error"):
+        queued = error_of(answer.error, "")
+        assert isinstance(queued, Queued), queued
+        acquire.request_id = queued.ticket
+    say("in", number)
+    named, lease = answer.granted.reservation_id, answer.granted.lease.ToTimedelta().total_seconds()
+    until = time.monotonic() + (HOLDS if number % LONG else HOLDS_LONG)
+    while (left := until - time.monotonic()) > lease / 3:
+        await asyncio.sleep(lease / 3)
+        say("renewed", number)
+        await talker.ask(Question(renew=RenewRequest(reservation_id=named)))
+    await asyncio.sleep(left)
+    say("out", number)
+    await talker.ask(Question(release=ReleaseRequest(reservation_id=named)))
+
+
+async def main(address: str, first: int, callers: int, step: int) -> None:
+    """All callers of this process."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.channel_ready()
+        talker = Talker(channel)
+        say("ready", first)
+        start = float(await asyncio.to_thread(sys.stdin.readline))
+        await asyncio.gather(*(caller(talker, first + i * step, start) for i in range(callers)))
+        talker.reading.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

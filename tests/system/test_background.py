@@ -1,0 +1,185 @@
+"""Work in the background survives whatever it meets, and tells of it once."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from threading import Event
+from typing import Any
+
+import pytest
+
+from openlimit import background
+from openlimit.background import in_background
+from openlimit.bucket.slots import Departure, MemorySlots, Place
+from openlimit.remote.leases import Leases
+from openlimit.remote.waiting import LoopMailbox, Slot
+from openlimit_server import workers
+from openlimit_server.config.settings import Settings
+from openlimit_server.engine import departures
+from openlimit_server.engine.departures import Departures
+from openlimit_server.engine.turns import Turns
+from tests.support.asking import eventually
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "_told", set())
+
+
+def faults(log: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in log.records if each.exc_info]
+
+
+class Breaking(MemorySlots):
+    """Slots whose first questions after ``broken`` was set are met by a fault."""
+
+    broken = 0
+
+    async def adecide(self, questions: Sequence[Any]) -> Any:
+        if self.broken:
+            self.broken -= 1
+            raise TypeError("a fault")
+        return await super().adecide(questions)
+
+
+def test_work_that_fails(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told with its traceback, once however often it fails, and later work is done."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: pytest.fail("it was not survived"))
+    others = threading.enumerate()
+    for _ in range(3):
+        in_background(lambda: 1 / 0)
+    done = Event()
+    in_background(done.set)
+    assert done.wait(5)
+    for thread in {*threading.enumerate()}.difference(others):
+        thread.join(5)
+    [fault] = faults(caplog)
+    assert "a fault while working in the background, which goes on: ZeroDivisionError" in fault
+
+
+def test_a_lease_that_cannot_be_renewed(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are renewed all the same, and so is that one when it is its turn again."""
+    renewed, both_twice = list[str](), Event()
+
+    def renew(name: str) -> None:
+        renewed.append(name)
+        if renewed.count("bad") > 2 and renewed.count("good") > 2:
+            both_twice.set()
+        if name == "bad":
+            raise TypeError("a fault")
+
+    leases = Leases(renew)
+    for name in ("bad", "good"):
+        leases.hold(name, 0, 0.01)
+    assert both_twice.wait(5)
+    leases.clear()
+    assert len(faults(caplog)) == 1
+
+
+async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """There is another one: nobody waits for ever."""
+    looks = 0
+
+    def overdue(_: LoopMailbox, __: int) -> tuple[list[Slot], bool]:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise TypeError("a fault")
+        return [slot], False
+
+    mailbox = LoopMailbox(0.01, True, TimeoutError, overdue, lambda *_: None)
+    slot = mailbox.expect()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slot, 5)
+    assert looks == 3
+    assert len(faults(caplog)) == 1
+
+
+async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are delivered along with it arrive."""
+
+    def unclaimed(*_: object) -> None:
+        raise TypeError("a fault")
+
+    mailbox = LoopMailbox(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
+    gone, waits_on = mailbox.expect(), mailbox.expect()
+    gone.cancel()
+    mailbox.deliver([(gone, True, None), (waits_on, True, None)])
+    assert await asyncio.wait_for(waits_on, 5) is True
+    assert len(faults(caplog)) == 1
+
+
+async def test_a_question_whose_turn_it_is_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits for a slot gets it once it is free, as if nothing had been."""
+    slots = Breaking()
+    turns = Turns(slots, 1, 60)
+    first = await turns.enter("b", "first", "", 60e6)
+    assert isinstance(first, Place)
+    waiting = asyncio.create_task(turns.enter("b", "second", "", 60e6, held=30))
+    await eventually(lambda: bool(turns._lines))
+    slots.broken = 2
+    await eventually(lambda: not slots.broken)
+    await turns.leave("b", "first")
+    second = await asyncio.wait_for(waiting, 5)
+    assert isinstance(second, Place)
+    assert not second.ahead
+    assert len(faults(caplog)) == 1
+
+
+async def test_a_departure_that_fails(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again until it is answered."""
+    monkeypatch.setattr(departures, "_EVERY", 0.01)
+    slots = Breaking()
+    await Turns(slots, 1, 60).enter("b", "n", "", 60e6)
+    leaving = Departures(slots)
+    slots.broken = 3
+    with pytest.raises(TypeError):
+        await leaving.ask(Departure("{b}", "n", ""))
+    await eventually(lambda: not leaving._owed)
+    entered = await Turns(slots, 1, 60).enter("b", "other", "", 0)
+    assert isinstance(entered, Place)
+    assert not entered.ahead
+    assert len(faults(caplog)) == 1
+
+
+async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in the way, it is tried again."""
+    stopped, tried = asyncio.get_running_loop().create_future(), 0
+
+    async def start(_: Settings) -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 3:
+            stopped.set_result("SIGTERM")
+        raise TypeError("a fault")
+
+    monkeypatch.setattr(workers, "_start", start)
+    monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.001)
+    await asyncio.wait_for(workers._keep_running(Settings.load([]), set(), stopped), 5)
+
+
+WITHOUT_DESCRIPTORS = """
+import resource
+from openlimit.stores.redis.store import RedisStore, parse_redis_url
+from tests.contracts.store import demand
+
+store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
+print(*store.reserve([demand()]))
+resource.setrlimit(resource.RLIMIT_NOFILE, most)
+print(*store.reserve([demand()]))
+"""
+
+
+def test_a_process_without_descriptors() -> None:
+    """Nobody is left waiting by a thread that could not start, and later it can."""
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    run = subprocess.run(command, check=True, timeout=30, capture_output=True, text=True)
+    first, second = run.stdout.splitlines()
+    assert "this process cannot ask it: [Errno 24] Too many open files" in first
+    assert "Connection refused" in second

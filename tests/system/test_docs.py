@@ -1,0 +1,106 @@
+"""Every Python snippet of the README and docs/ runs, their YAML is valid, and their links lead."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.demo.provider import Provider
+from examples.demo.provider import serving as serving_provider
+from examples.demo.quota import Limits
+from openlimit_server.config.settings import load_policies
+from tests.support.redis_process import RedisProcess, serving_redis
+from tests.support.server_process import ServerProcess, serving
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(language: str) -> list[tuple[str, str]]:
+    """The fenced blocks of one language, each with the page and the line where it begins."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, block.start()) + 1
+            found.append((f"{page.relative_to(ROOT)}:{line}", block[1]))
+    return found
+
+
+def named(language: str) -> list[object]:
+    """The snippets as parameters that are told by their place."""
+    return [pytest.param(code, id=place) for place, code in snippets(language)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisProcess]:
+    with serving_redis() as redis:
+        yield redis
+
+
+@pytest.mark.parametrize("snippet", named("python"))
+async def test_a_snippet_runs(snippet: str, server: ServerProcess, redis: RedisProcess) -> None:
+    """It runs against a real server and a provider on loopback, and says nothing on stderr."""
+    provider = Provider(Limits(requests=6000, tokens=10**6, burst=60))
+    async with serving_provider(provider) as api:
+        code = snippet.replace("localhost:50051", server.address)
+        assert code != snippet or "RemoteLimiter" not in snippet
+        code = code.replace("redis://localhost:5050", redis.url)
+        if "def call_openai()" in code:  # what the snippet defines is called as well
+            code += "\nimport asyncio\nasyncio.run(call_openai())\n"
+            code += "call_openai_limited(**chat_params)\n"
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-W", "error", "-c", code],
+            env={"OPENAI_BASE_URL": f"{api}/v1", "OPENAI_API_KEY": "unused"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert provider.statistics().accepted == snippet.count("create(")
+
+
+def test_there_are_snippets() -> None:
+    """The pattern above still finds them."""
+    assert len(snippets("python")) == 9
+    assert len(snippets("yaml")) == 2
+
+
+@pytest.mark.parametrize("snippet", named("yaml"))
+def test_a_configuration_is_valid(snippet: str, tmp_path: Path) -> None:
+    """The YAML is accepted as it stands."""
+    config = tmp_path / "limits.yaml"
+    config.write_text(snippet)
+    assert [policy.name for policy in load_policies(config)][-1] == "everything-else"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    """Those to files of the project; a heading is named as forges name it."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings
+            }
+
+
+def test_the_readme_is_short() -> None:
+    """It is for a person in a hurry: what takes longer is in docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 800

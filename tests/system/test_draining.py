@@ -1,0 +1,163 @@
+"""How a server stops: signals, calls that come meanwhile, streams that stay open."""
+
+import asyncio
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count, starmap
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from grpc_status import rpc_status
+
+from openlimit.v1.rate_limit_pb2 import AcquireRequest
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.support.server_process import ServerProcess, serving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_server(number: signal.Signals) -> None:
+    """Watchers see NOT_SERVING, new calls are refused, and it exits 0 within the grace time."""
+    with serving("--grace", "2") as server, grpc.insecure_channel(server.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(HealthCheckRequest(), timeout=20)
+        assert next(watch).status == HealthCheckResponse.SERVING
+        began = time.monotonic()
+        server.signal(number)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        with grpc.insecure_channel(server.address) as late, pytest.raises(grpc.RpcError) as caught:
+            RateLimitServiceStub(late).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert server.wait() == 0
+        assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
+
+
+def test_calls_that_arrive_while_the_server_stops_are_told_to_try_again() -> None:
+    """A call is granted or else UNAVAILABLE, nearly always with its details; what comes when the
+    server is already leaving may be cut off as CANCELLED."""
+
+    callers = 500
+
+    async def ask_until_refused(
+        stub: Any, all_served: asyncio.Barrier
+    ) -> tuple[grpc.StatusCode, str]:
+        for asked in count():
+            try:
+                await stub.Acquire(AcquireRequest(model="gpt-4o", tokens=1), timeout=10)
+            except grpc.aio.AioRpcError as error:
+                status: Any = rpc_status.from_call(cast(grpc.Call, error))
+                reason = ErrorInfo.FromString(status.details[0].value).reason if status else ""
+                return error.code(), reason
+            if not asked:
+                await all_served.wait()
+        raise AssertionError
+
+    async def stop_under_load(server: ServerProcess) -> set[tuple[grpc.StatusCode, str]]:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub, all_served = RateLimitServiceStub(channel), asyncio.Barrier(callers + 1)
+            asking = [
+                asyncio.create_task(ask_until_refused(stub, all_served)) for _ in range(callers)
+            ]
+            await all_served.wait()
+            server.signal(signal.SIGTERM)
+            return set(await asyncio.gather(*asking))
+
+    with serving() as server:
+        refusals = asyncio.run(stop_under_load(server))
+        assert server.wait() == 0
+    codes = {code for code, _ in refusals}
+    assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    # A caller that was too slow to reach the server before it was gone has no details.
+    assert "UNAVAILABLE" in {reason for _, reason in refusals}
+
+
+def test_clients_cannot_keep_a_stopping_server() -> None:
+    """It goes though they ask again and again over the same connection."""
+
+    async def ask(stub: Any) -> None:
+        while True:
+            with suppress(grpc.RpcError):
+                await stub.Acquire(AcquireRequest(model="gpt-4o", tokens=1), timeout=10)
+
+    async def keep(server: ServerProcess) -> int:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            asking = [asyncio.create_task(ask(RateLimitServiceStub(channel))) for _ in range(50)]
+            await asyncio.sleep(0.2)
+            server.signal(signal.SIGTERM)
+            try:
+                return await asyncio.to_thread(server.wait, 20)
+            finally:
+                for each in asking:
+                    each.cancel()
+
+    with serving("--grace", "60") as server:
+        assert asyncio.run(keep(server)) == 0
+
+
+def test_open_streams_do_not_hold_up_a_drain() -> None:
+    """Watches and reflection end once the server stops, long before the grace time is over."""
+    with serving("--grace", "60") as server, grpc.insecure_channel(server.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
+        reflection: Any = ServerReflectionStub(channel)
+        watch = health.Watch(HealthCheckRequest())
+        asked = threading.Event()
+
+        def ask() -> Iterator[ServerReflectionRequest]:
+            yield ServerReflectionRequest(list_services="")
+            asked.wait(60)
+
+        reflected = reflection.ServerReflectionInfo(ask())
+        assert next(watch).status == HealthCheckResponse.SERVING
+        assert next(reflected).list_services_response.service
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        asked.set()
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        for stream in (watch, reflected):
+            with pytest.raises(grpc.RpcError, match="the server is stopping"):
+                next(stream)
+
+
+def test_a_watcher_that_does_not_read_cannot_keep_the_server_alive() -> None:
+    """A client with a window of no bytes is waited for until the grace time is over, no longer."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+        )
+
+    def header(name: bytes, value: bytes) -> bytes:
+        return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/grpc.health.v1.Health/Watch",
+        b":authority": b"localhost",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+    }
+    no_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+    with (
+        serving("--grace", "1") as server,
+        socket.create_connection(("127.0.0.1", server.port)) as s,
+    ):
+        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, no_window))
+        s.sendall(frame(1, 4, 1, b"".join(starmap(header, headers.items()))))
+        s.sendall(frame(0, 1, 1, bytes(5)))  # an empty message: the overall health
+        s.settimeout(10)
+        said = b""
+        while b"application/grpc" not in said:  # the watch has begun
+            said += s.recv(4096)
+        server.signal(signal.SIGTERM)
+        assert server.wait(timeout=1 + 5) == 0

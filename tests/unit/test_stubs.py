@@ -1,0 +1,21 @@
+"""The generated code is what the proto says today."""
+
+import filecmp
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_checked_in_stubs_are_fresh(tmp_path: Path) -> None:
+    """``make stubs`` would change nothing."""
+    environment = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
+    command = ["make", "-s", "stubs", f"OUT={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+    fresh = tmp_path / "openlimit" / "v1"
+    names = [path.name for path in fresh.iterdir()]
+    assert len(names) == 4
+    checked_in = ROOT / "client" / "openlimit" / "v1"
+    _, different, missing = filecmp.cmpfiles(fresh, checked_in, names, shallow=False)
+    assert not different + missing, "the proto has changed: run `make stubs` and commit"
