@@ -1,4 +1,4 @@
-"""Work that whoever causes it must not wait for."""
+"""Work in the background: its caller never waits for it."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ _told: set[tuple[str, type[BaseException]]] = set()
 
 
 def tell_of_fault(work: str, fault: BaseException) -> None:
-    """Log a fault of work that goes on all the same; of each kind the first, as it may recur."""
+    """Log a fault of work that continues anyway. Faults may recur: log the first of each kind."""
     kind = work, type(fault)
     if kind not in _told:
         _told.add(kind)
@@ -21,21 +21,21 @@ def tell_of_fault(work: str, fault: BaseException) -> None:
 
 
 def tell_if_failed(work: str, task: "asyncio.Task[Any]") -> None:
-    """``tell_of_fault`` for a task that has ended and that nobody may have waited for."""
+    """Call ``tell_of_fault`` if this task, which has ended, has failed."""
     if not task.cancelled() and (fault := task.exception()):
         tell_of_fault(work, fault)
 
 
 def in_background(work: Callable[[], object]) -> None:
-    """Do it in a daemon thread; safe to call from the garbage collector, and never raises.
+    """Do the work in a daemon thread. The garbage collector may call this, and it never raises.
 
-    Not at the very end of the process: no new thread gets to run then, and starting one would wait
-    for it for ever.
+    Does nothing while the interpreter shuts down: a new thread does not run then, and starting one
+    would block for ever.
     """
     if not sys.is_finalizing():
         try:
             Thread(target=_survive, args=[work], name="openlimit-background", daemon=True).start()
-        except RuntimeError as error:  # there are no more threads
+        except RuntimeError as error:  # the system has no more threads
             tell_of_fault("working in the background", error)
 
 
@@ -47,9 +47,9 @@ def _survive(work: Callable[[], object]) -> None:
 
 
 def when_dropped(thing: object, work: Callable[[], object]) -> "finalize[..., object]":
-    """Do it in the background once nobody refers to the thing; ``detach`` what this returns if not.
+    """Do the work once nothing refers to the thing; ``detach`` the result to prevent this.
 
-    In the background, since the garbage collector comes at any moment.
+    The work runs in the background, because the garbage collector may interrupt any code.
     """
     dropped = finalize(thing, in_background, work)
     dropped.atexit = False

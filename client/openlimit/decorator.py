@@ -1,4 +1,4 @@
-"""Limiting a function: each call of it enters a reservation for its own arguments."""
+"""Limits a function: each call of it enters a reservation for the call's arguments."""
 
 import asyncio
 import inspect
@@ -13,12 +13,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def limited(limit: Callable[..., Reservation], function: F) -> F:
-    """The function, each call of which waits for ``limit(**its arguments)`` first.
+    """A function that first waits for ``limit(**arguments)``, then calls ``function``.
 
-    Positional and default arguments are named as the function's signature names them. What the
-    function is (coroutine function, generator, asynchronous generator) it stays; generators wait
-    when their first item is asked for. A plain function that wraps a coroutine function, as an
-    SDK's ``create`` does, is taken for one where it is called in an event loop.
+    Positional and default arguments get their names from the function's signature. A coroutine
+    function stays one, and so do generators and asynchronous generators. A generator waits when its
+    first item is requested. A plain function that wraps a coroutine function, such as an SDK's
+    ``create``, counts as a coroutine function if it is called in an event loop.
     """
     fixed = function if isinstance(function, partial) else partial(function)
     signature = inspect.signature(fixed.func)
@@ -60,7 +60,7 @@ def _async_generator(
     reservation: Callable[[tuple[Any, ...], dict[str, Any]], Reservation],
     function: Callable[..., Any],
 ) -> Callable[..., AsyncIterator[Any]]:
-    """What ``yield from`` does for generators: sent values and exceptions reach the function."""
+    """Like ``yield from``, for asynchronous generators: passes on sent values and exceptions."""
 
     @wraps(function)
     async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -82,7 +82,7 @@ def _async_generator(
 
 
 def _called(function: Any) -> Any:
-    """The function that partials, methods and objects come down to when they are called."""
+    """The function that runs when a partial, a method or a callable object is called."""
     while not inspect.isfunction(function):
         if isinstance(function, partial):
             function = function.func
@@ -104,7 +104,7 @@ def _in_event_loop() -> bool:
 
 
 def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """The arguments by name, as the API call takes them."""
+    """The arguments by name, like the parameters of the API call."""
     bound.apply_defaults()
     params: dict[str, Any] = {}
     for name, value in bound.arguments.items():

@@ -1,18 +1,19 @@
-"""The errors openlimit raises.
+"""The errors that openlimit raises.
 
     OpenLimitError
     ├── CostExceedsLimit     the call can never be served: split it or raise the limit
     ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
     ├── UnknownModel         no policy of the server covers the model
-    ├── UnknownReservation   nothing of that name can be cancelled or settled here
+    ├── UnknownReservation   the server knows no such reservation, or it has expired
     ├── InvalidRequest       a parameter is missing or malformed
     ├── Queued               not yet: all slots are taken; only between client and server
-    └── LimiterUnavailable   the limiter did not decide: try again, or go on without
+    └── LimiterUnavailable   the limiter did not decide: try again, or go on without it
 
-Each carries its data as attributes, says in its message what to do next, and survives pickling.
+Each error carries its data as attributes, and its message says what to do next. Every error can be
+pickled.
 """
 
-_MOST_SHOWN = 100  # characters of a name that may be long
+_MOST_SHOWN = 100  # characters; callers choose some names, and these may be long
 
 
 class OpenLimitError(Exception):
@@ -41,9 +42,9 @@ class CostExceedsLimit(OpenLimitError):
 class WaitTooLong(OpenLimitError):
     """The call would have to wait longer than ``max_wait``; nothing was charged.
 
-    Attributes: ``retry_after``, the wait in seconds that a call now would have;
-    ``limited_by``, the unit that sets it, ``concurrent`` where it is how many calls may run at the
-    same time (then the wait is an estimate), empty when not known.
+    Attributes: ``retry_after``, the wait of such a call now, in seconds; ``limited_by``, the unit
+    that causes the wait, or empty if it is not known. If no slot is free, ``limited_by`` is
+    ``concurrent`` and the wait is an estimate.
     """
 
     def __init__(self, retry_after: float, limited_by: str = "") -> None:
@@ -65,7 +66,7 @@ class WaitTooLong(OpenLimitError):
 
 
 class UnknownModel(OpenLimitError):
-    """No policy of the server covers the model. Attribute: ``model``, empty if none is named."""
+    """No policy of the server covers the model. Attribute: ``model``, maybe empty."""
 
     def __init__(self, model: str) -> None:
         super().__init__(model)
@@ -84,9 +85,9 @@ class UnknownModel(OpenLimitError):
 
 
 class UnknownReservation(OpenLimitError):
-    """The reservation is not known here, is another key's, or has expired; nothing was changed.
+    """The reservation is unknown, belongs to another key, or has expired; nothing was changed.
 
-    Attributes: ``reservation_id``; ``expired``, whether only its time is over.
+    Attributes: ``reservation_id``; ``expired``, True if the id is valid but too old.
     """
 
     def __init__(self, reservation_id: str, expired: bool = False) -> None:
@@ -100,19 +101,19 @@ class UnknownReservation(OpenLimitError):
         if self.expired:
             return (
                 f"the reservation {name} has expired and keeps its charge; settle a call within 15 "
-                "minutes from its start"
+                "minutes after its start"
             )
         return (
-            f"no reservation {name} of this key is known, or it has no slot any more; nothing was "
-            "changed; pass the id and the key of the acquisition, and expect ids to end when the "
-            "server's limits change, or with a server whose buckets are in memory"
+            f"this key has no reservation {name}, or the reservation has no slot any more; nothing "
+            "was changed; pass the id and the key of the acquisition; an id is lost when the "
+            "server's limits change, or when a server with buckets in memory stops"
         )
 
 
 class InvalidRequest(OpenLimitError):
     """A parameter is missing or malformed; nothing was charged.
 
-    Attributes: ``field``, the parameter's name; ``reason``, what was expected and what came.
+    Attributes: ``field``, the parameter's name; ``reason``, the expected and the actual value.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -125,10 +126,10 @@ class InvalidRequest(OpenLimitError):
 
 
 class Queued(OpenLimitError):
-    """As many calls run as the policy lets run at once, and this one has a place in their queue.
+    """All slots of the policy are taken, and the call has a place in their queue.
 
-    What a server tells a client, which asks again; users never see it. Attribute: ``ticket``, the
-    ``request_id`` with which to ask, for the same place.
+    A server sends this to a client, and the client repeats the call; users never see it. Attribute:
+    ``ticket``, the ``request_id`` of the repeated call, which keeps the place.
     """
 
     def __init__(self, ticket: str) -> None:
@@ -138,14 +139,14 @@ class Queued(OpenLimitError):
     def __str__(self) -> str:
         return (
             "all slots are taken and the call waits for one; ask again at once with the "
-            f"request_id {self.ticket!r}, or its place is lost"
+            f"request_id {self.ticket!r}, or the call loses its place"
         )
 
 
 class LimiterUnavailable(OpenLimitError):
-    """The limiter could not decide within its timeout: it is down, slow or out of reach.
+    """The limiter did not decide within its timeout: it is down, slow or unreachable.
 
-    Attributes: ``address``, where it was sought; ``reason``, what happened there.
+    Attributes: ``address``, the limiter's address; ``reason``, what happened there.
     """
 
     def __init__(self, address: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Running out of time on an event loop: one timer for all who wait equally long."""
+"""Timeouts on an event loop: one timer for all futures that have the same timeout."""
 
 import asyncio
 from collections import deque
@@ -7,9 +7,10 @@ from typing import Any
 
 
 class Expiries:
-    """Futures of the running loop that get what ``expired`` makes unless they are done in time.
+    """Sets the exception that ``expired`` returns on each future that is not done in time.
 
-    All wait for the same ``timeout``, in seconds, so they expire in the order in which they come.
+    All futures belong to the running loop and have the same ``timeout``, in seconds. So they expire
+    in the order in which they are added.
     """
 
     def __init__(self, timeout: float, expired: Callable[[], Exception]) -> None:
@@ -21,7 +22,7 @@ class Expiries:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, future: "asyncio.Future[Any]") -> None:
-        """Give it the time from now on."""
+        """Start the timeout of this future now."""
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()
@@ -31,7 +32,7 @@ class Expiries:
             self._timer = self._loop.call_at(deadline, self._expire)
 
     def close(self) -> None:
-        """Stop the timer: nobody waits any more."""
+        """Stop the timer. No future expires after this."""
         if self._timer:
             self._timer.cancel()
 

@@ -1,4 +1,4 @@
-"""``openlimit-server``: arguments and environment to settings, then serve."""
+"""``openlimit-server``: reads the settings from arguments and environment, then serves."""
 
 import asyncio
 import logging
@@ -19,29 +19,29 @@ _WINDOWS = (
 
 
 def open_standard_descriptors() -> None:
-    """Lead those that are closed nowhere: else sockets get their numbers, and libuv aborts."""
+    """Open closed ones on /dev/null: otherwise sockets get their numbers, and libuv aborts."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            os.set_inheritable(opened, True)  # by workers
+            opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.set_inheritable(opened, True)  # workers need them too
 
 
 def main() -> None:
-    """Exit 0 after a drain or a good health check; 1 for bad health; 2 for what cannot start."""
+    """Exit 0 after a drain or a good health check, 1 for bad health, 2 if it cannot start."""
     open_standard_descriptors()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if sys.platform == "win32":
         _refuse(_WINDOWS)
-    try:  # here, since the client's installation brings this command without what it imports
+    try:  # here, because the client alone installs this command without the server's packages
         from openlimit_server.config.settings import ConfigurationError, Settings
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
-    except Exception as error:  # gRPC and protobuf refuse old versions by errors of their own
+    except Exception as error:  # gRPC and protobuf refuse old versions with their own errors
         _refuse(_INCOMPLETE.format(error))
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with suppress(ImportError):  # without it, all is only slower
+    with suppress(ImportError):  # without uvloop, the server works but is slower
         import uvloop
 
         new_event_loop = uvloop.new_event_loop

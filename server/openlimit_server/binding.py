@@ -1,4 +1,4 @@
-"""Why a server cannot listen on an address, as its operator reads it: gRPC says only that."""
+"""Says why a server cannot listen on an address. gRPC says only that it cannot."""
 
 import errno
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from openlimit_server.config.settings import ConfigurationError
 
-_LONGEST_PATH = 107  # bytes of a socket's path, on Linux
+_LONGEST_PATH = 107  # bytes; Linux allows no longer path for a socket
 _ANSWERS_WITHIN = 1.0  # seconds
 _REASONS = {
     errno.EADDRINUSE: "the port is in use; stop what listens there, or take another port",
-    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 stands for all that it has",
+    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 means all its addresses",
     errno.EAFNOSUPPORT: "this machine has no IPv6; write 0.0.0.0 for all its addresses",
     errno.EACCES: "ports this low need a privilege; take one above 1023",
 }
@@ -21,8 +21,8 @@ _REASONS = {
 def require_free(listen: str) -> None:
     """Raise ConfigurationError unless a server could listen on this address now.
 
-    Looks names up, and binds and frees the port: for use before anything is served. A socket in the
-    file system that nobody serves any more is free, since a server replaces it.
+    Call it before anything is served: it looks names up, and binds and frees the port. It blocks. A
+    socket in the file system without a server counts as free, because a new server replaces it.
     """
     if listen.startswith("unix:"):
         reason = _why_not_path(Path(listen.removeprefix("unix:").removeprefix("//")))
@@ -33,7 +33,7 @@ def require_free(listen: str) -> None:
 
 
 def cannot_listen(listen: str, reason: str | OSError) -> ConfigurationError:
-    """The error for an address that cannot be had."""
+    """The error for an address that cannot be used."""
     if isinstance(reason, OSError):
         reason = _words(reason)
     return ConfigurationError(f"cannot listen on {listen}: {reason}")
@@ -55,7 +55,7 @@ def _why_not_port(listen: str) -> str | None:
     except OSError as unknown:
         return _words(unknown)
     errors = [error for family, _, _, _, place in places if (error := _bind(family, place))]
-    # A host may have addresses that this machine has not; but none may be another server's.
+    # A host name may have addresses of other machines. But no server may use one of them here.
     taken = [error for error in errors if error.errno == errno.EADDRINUSE]
     if taken or len(errors) == len(places):
         return _words((taken or errors)[0])
@@ -65,7 +65,7 @@ def _why_not_port(listen: str) -> str | None:
 def _bind(family: int, place: tuple[object, ...]) -> OSError | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as tried:
-            # Connections that ended a moment ago are no server.
+            # Ignore connections that have just ended: they are no server.
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(place)
     except OSError as error:
@@ -80,13 +80,13 @@ def _why_not_path(path: Path) -> str | None:
     if not folder.exists():
         return f"there is no folder {folder}; create it first"
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"this user may not write to the folder {folder}"
     if not path.exists():
         return None
     if not stat.S_ISSOCK(path.stat().st_mode):
-        return "a file that is no socket is in its place; remove it, or take another path"
+        return "the file there is not a socket; remove it, or take another path"
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(_ANSWERS_WITHIN)
         if asking.connect_ex(str(path)) == errno.ECONNREFUSED:

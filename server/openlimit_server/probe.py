@@ -1,4 +1,4 @@
-"""Whether calls can be decided, asked the way that they go."""
+"""Checks whether the store decides calls, by the same way that calls take."""
 
 from math import inf
 
@@ -9,18 +9,18 @@ from openlimit.stores.protocol import AsyncStore, Demand
 from openlimit_server.engine.engine import Policies
 
 _LIMITS = [Limit.per("requests", 1, 1)]
-# One in each eighth of a Redis cluster's slots. They cost nothing, so they make nobody wait.
+# One bucket in each eighth of a Redis cluster's slots. Probes cost nothing, so no call waits for
+# them.
 _PROBES = [
     Demand(f"{{health-{number}}}", _LIMITS, [0], inf, "") for number in (0, 1, 2, 3, 10, 11, 12, 13)
 ]
 
 
 async def probe(store: AsyncStore, policies: Policies) -> LimiterUnavailable | None:
-    """None if the policies are ready and most buckets are decided, else what came instead. Never
-    raises.
+    """None if the policies are ready and the store decides most probes, else an error.
 
-    Most, and not all: while one node of a cluster is away, the others' callers are served. And not
-    one: a single node of a cluster decides what it holds itself, and most calls fail.
+    All would be too many: while one node of a cluster is away, the other nodes still serve their
+    callers. One would be too few: if a single node is left, most calls fail. Never raises.
     """
     try:
         if trouble := await policies.unready():

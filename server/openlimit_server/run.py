@@ -29,18 +29,18 @@ from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 _ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
-_MOST_MISSED = 2  # probes of the store in a row, until it counts as away
+_MOST_MISSED = 2  # failed probes in a row after which the store counts as away
 
 _OPTIONS = [
     # The largest sensible request is a few kilobytes.
     ("grpc.max_receive_message_length", 1 << 20),
-    # Else gRPC reads megabytes ahead of each client, and 200 that send too much take a gigabyte.
+    # Otherwise gRPC buffers megabytes for each client: 200 that send too much take a gigabyte.
     ("grpc.http2.bdp_probe", 0),
-    # Thousands of callers may ask in the same instant. By default gRPC refuses calls, at random,
-    # once 1,000 wait to be picked up; answering takes a fraction of a millisecond each.
+    # Thousands of callers may ask at the same instant. By default, gRPC refuses random calls once
+    # 1,000 are waiting. An answer takes a fraction of a millisecond.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Clients may look every so often whether the server is still there.
+    # Clients may ping every 10 s, to notice when the server is gone.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
@@ -51,14 +51,15 @@ _log = logging.getLogger("openlimit")
 async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
-    Draining: health turns NOT_SERVING, new calls are refused, calls in flight finish, streams end.
-    A worker shares its port with others, and also drains when its stdin ends.
-    Raises ConfigurationError, before anything is served, for settings that cannot be used.
+    While it drains, health is NOT_SERVING, new calls are refused, calls in flight finish, and
+    streams end. A worker shares its port with others, and also drains when its stdin ends.
+    Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
     policies = load_policies(settings.config)
-    if not is_worker:  # a worker's port is its supervisor's
+    if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
-    # Two servers on one port would silently share its calls, each with buckets of its own.
+    # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with buckets
+    # of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
     rules = Policies(policies, store, slots=slots)
@@ -79,7 +80,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
-    if reason == _ORPHANED:  # and whoever starts the server anew needs its port
+    if reason == _ORPHANED:  # free the port now: a new supervisor may need it
         stopping = asyncio.create_task(server.stop(settings.grace))
     end = asyncio.get_running_loop().time() + settings.grace
     watching.cancel()
@@ -96,8 +97,10 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
 
 
 def _spare_the_collector() -> None:
-    """A full collection stops all callers: by default, one in a flood takes 50 ms several times a
-    second."""
+    """Make full collections rare: each stops all callers.
+
+    By default, under load, several a second take 50 ms each.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
@@ -115,10 +118,10 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
 async def _watch(
     store: AsyncStore, policies: Policies, health: HealthServicer, *, always: bool
 ) -> None:
-    """Keep the service's health what the store's is, whether it decides; or ``always`` good.
+    """Set the service's health to the store's: SERVING while it decides. ``always``: stay SERVING.
 
-    One answer in time makes it good; it takes several that are missed in a row to make it bad, or
-    one before there was any.
+    One decision in time makes the health good. Several failed probes in a row make it bad, or a
+    single one if no probe has succeeded yet.
     """
     missed = _MOST_MISSED - 1
     while True:
@@ -134,7 +137,7 @@ async def _watch(
 
 
 def _said(trouble: LimiterUnavailable) -> str:
-    """What is wrong with the store, without what its error advises to clients."""
+    """The store's trouble, with advice for operators in place of the advice for clients."""
     return (
         f"no decision from {trouble.address}: {trouble.reason}; check that it runs and that "
         "--store leads to it"
@@ -142,9 +145,9 @@ def _said(trouble: LimiterUnavailable) -> str:
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
-    """The name of the first signal that asks to stop, or that the stream has ended.
+    """Why to stop: the name of the first SIGTERM or SIGINT, or the end of the stream.
 
-    SIGHUP, which reloads other servers and is sent by terminals that close, is ignored.
+    SIGHUP is ignored: it reloads other servers, and terminals send it when they close.
     """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
@@ -158,17 +161,18 @@ def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
     loop.add_signal_handler(
         signal.SIGHUP,
         _log.warning,
-        "SIGHUP is ignored; restart the server to have it read its configuration again",
+        "SIGHUP is ignored; to load a changed configuration, restart the server",
     )
     if or_end_of:
         end = or_end_of.fileno()
         loop.add_reader(end, stop, _ORPHANED)
-        stopped.add_done_callback(lambda _: loop.remove_reader(end))  # it stays readable
+        # A stream that has ended stays readable.
+        stopped.add_done_callback(lambda _: loop.remove_reader(end))
     return stopped
 
 
 def address_to_ask(listen: str) -> str:
-    """Where the server is reached that listens there: on this machine, if it listens everywhere."""
+    """How to reach a server on this machine that listens on ``listen``, such as 0.0.0.0:50051."""
     host, colon, port = listen.rpartition(":")
     with suppress(ValueError):
         everywhere = ip_address(host.removeprefix("[").removesuffix("]"))
@@ -178,9 +182,9 @@ def address_to_ask(listen: str) -> str:
 
 
 def check(settings: Settings) -> str | None:
-    """Ask the server at the listen address for its health; None, or what is wrong with it."""
+    """Ask the server at the listen address for its health. Returns None if good, else the fault."""
     address = address_to_ask(settings.listen)
-    # A proxy is for the world outside: it would ask another machine's port, if any.
+    # Without a proxy: it would connect to a port of its own machine.
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs

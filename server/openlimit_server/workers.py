@@ -1,9 +1,9 @@
-"""Several processes that serve one port, supervised: one that dies is replaced.
+"""Several worker processes serve one port; a supervisor replaces a worker that dies.
 
-The kernel shares connections out among them (SO_REUSEPORT). Each gets its settings on stdin, where
-they cannot be read from a list of processes, and stops when that ends: none outlives its
-supervisor, however that goes. Workers of a supervisor that was killed leave the port at once, so
-that a new one can take it while they finish their calls.
+The kernel distributes connections over the workers (SO_REUSEPORT). A worker gets its settings on
+stdin, because a list of processes would show its arguments. It stops when stdin ends, so it never
+outlives its supervisor. If the supervisor is killed, its workers leave the port at once and finish
+their calls. So a new supervisor can take the port meanwhile.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from openlimit_server import binding
 from openlimit_server.config.settings import ConfigurationError, Settings, load_policies
 from openlimit_server.run import stop_signal
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds until one that keeps dying is started again
-_HEALTHY_AFTER = 10.0  # seconds
-_LEAVE_WITHIN = 1.0  # seconds, of a port whose supervisor has died
-_LATE = 2.0  # seconds beyond the grace time, after which a worker is killed
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
+_HEALTHY_AFTER = 10.0  # seconds of life, after which the pause is short again
+_LEAVE_WITHIN = 1.0  # seconds that the workers of a dead supervisor need to leave the port
+_LATE = 2.0  # seconds after the grace time until a worker is killed
 
 WORKER = "worker"
 """The only argument of a worker."""
@@ -31,7 +31,7 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    load_policies(settings.config)  # a fault in the file is told once, and here
+    load_policies(settings.config)  # report a fault in the file once, before any worker starts
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
@@ -63,7 +63,7 @@ async def _keep_running(
         began = time.monotonic()
         try:
             worker = await _start(settings)
-        except Exception as error:  # no descriptors, no memory: that may pass
+        except Exception as error:  # no descriptors, no memory: both may be temporary
             end = f"a worker could not be started ({error})"
         else:
             running.add(worker)
@@ -89,7 +89,7 @@ async def _start(settings: Settings) -> Process:
 
 
 def _reserve(listen: str) -> socket.socket:
-    """Hold the port, so that it is free and stays this server's while a worker is replaced."""
+    """Hold the port: check that it is free, and keep it while a worker is replaced."""
     host, _, number = listen.rpartition(":")
     if listen.startswith("unix:") or not number.isdecimal():
         raise ConfigurationError(
@@ -98,15 +98,14 @@ def _reserve(listen: str) -> socket.socket:
         )
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # First without SO_REUSEPORT: two servers of one user would silently share the calls.
+    # First without SO_REUSEPORT: with it, two servers of one user would silently share the calls.
     with _free(family, host, int(number)) as first:
         port = first.getsockname()[1]
     return _bound(family, host, port, reuse=True)
 
 
 def _free(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """Bound to a port that nobody listens on, or only the workers of a supervisor that has just
-    died."""
+    """A socket bound to a free port; waits for the workers of a dead supervisor to leave it."""
     end = time.monotonic() + _LEAVE_WITHIN
     while True:
         try:
@@ -121,7 +120,7 @@ def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(socket.socket(family))  # fails where there is no IPv6
-            # Connections that ended a moment ago are no server.
+            # Ignore connections that have just ended: they are no server.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse))
             opened.bind((host, port))
@@ -133,5 +132,5 @@ def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -
 
 
 def received_settings() -> Settings:
-    """A worker's settings, from the supervisor at the other end of stdin."""
+    """A worker's settings, which its supervisor writes to stdin."""
     return Settings.model_validate_json(sys.stdin.buffer.readline())
