@@ -1,1 +1,1 @@
-"""``make bench``: ratios measured side by side in one run, since machines are shared and noisy."""
+"""``make bench``: measures ratios side by side in one run, since machines are shared and noisy."""

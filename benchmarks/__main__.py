@@ -1,4 +1,4 @@
-"""Run every benchmark, or those that are named, print tables and, on demand, keep the results.
+"""Runs all benchmarks or the named ones, and prints tables. ``--record`` keeps the results.
 
 ``python -m benchmarks callers goodput --record``
 """
@@ -22,14 +22,14 @@ _PARTS = {
 
 
 def main() -> None:
-    """All of them take about seven minutes."""
+    """Run the benchmarks; all of them take about seven minutes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
     parser.add_argument("--record", action="store_true", help="keep results in benchmarks/results/")
     options = parser.parse_args()
     names = options.parts or [*_PARTS]
     if unknown := {*names} - {*_PARTS}:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(_PARTS)}")
+        parser.error(f"no such part: {', '.join(unknown)}; the parts are {', '.join(_PARTS)}")
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
     for name in names:
         part = _PARTS[name]

@@ -1,4 +1,4 @@
-"""The least that a client of AcquireStream can do: futures by number, and no limiter."""
+"""The smallest client of AcquireStream: futures by number, and no limiter."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,13 +13,13 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 
 class BareStream:
-    """One call of grpc.aio; what is asked while a message goes out makes up the next one.
+    """One call of grpc.aio. While it sends a message, new requests collect for the next message.
 
-    Belongs to the running event loop. When the call ends, those who wait are cancelled.
+    Belongs to the running event loop. When the call ends, all futures that wait are cancelled.
     """
 
     def __init__(self, stub: RateLimitServiceStub) -> None:
-        open_call: Any = stub.AcquireStream  # typed as if an iterator of requests were a must
+        open_call: Any = stub.AcquireStream  # the stub's type demands an iterator of requests
         self._call = open_call()
         self._number = 0
         self._unsent: list[int] = []
@@ -28,7 +28,7 @@ class BareStream:
         self._reader = asyncio.create_task(self._read())
 
     def ask(self) -> "asyncio.Future[None]":
-        """Done once the answer is there, whatever it is."""
+        """A future that is done when the answer arrives, whatever it is."""
         self._number += 1
         answered = self._waiting[self._number] = asyncio.get_running_loop().create_future()
         self._unsent.append(self._number)
@@ -65,7 +65,7 @@ class BareStream:
 
 @asynccontextmanager
 async def opened(server: Server) -> AsyncIterator[BareStream]:
-    """A stream on a connection of its own, for as long as the block runs."""
+    """A stream on its own connection, while the block runs."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(server.address, options) as channel:
         stream = BareStream(RateLimitServiceStub(channel))

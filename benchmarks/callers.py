@@ -1,6 +1,6 @@
-"""What more callers cost: rate and latency of each way to ask, beside a floor of the same kind.
+"""The cost of more callers: rate and latency of each way to acquire, beside a floor of its kind.
 
-A rate is in decisions, p50 and p99 are of a call; cpu is in seconds for a million decisions.
+Rates count decisions. p50 and p99 are latencies of calls. cpu is in seconds per million decisions.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.support.redis_process import RedisProcess, serving_redis
 
 CALLERS = (1, 32, 256, 2_000)
-_OF_THREADS = (1, 32, 64, 256)  # more only take turns at one interpreter
+_OF_THREADS = (1, 32, 64, 256)  # more threads only share one interpreter
 _OF_BATCHES = (1, 4, 16)
 _BATCH = 200
 _ROUNDS = 3
@@ -32,33 +32,33 @@ _USED = {"tokens": 400}
 _SECONDS = 0.5
 
 ECHO, EMPTY = "empty stream echo", "empty unary handler"
-"""The floors."""
+"""The two floors."""
 STREAM, THREADS, UNARY = "async stream", "sync threads", "unary"
 SETTLED = "async stream, each call settled"
 BATCHES = f"batches of {_BATCH}"
 
 Load = Callable[[int, float], Awaitable[list[float]]]
-"""So many callers for so many seconds; returns how long each call took, in seconds."""
+"""Runs this many callers for this many seconds; returns the seconds that each call took."""
 
 
 class Row(NamedTuple):
-    """One way to ask, by so many callers."""
+    """One way to acquire, with one number of callers."""
 
     what: str
     on: str
-    """Where its buckets are; a floor has none."""
+    """Where its buckets are; empty for a floor."""
     callers: int
     a_second: float
-    """Decisions."""
+    """Decisions per second."""
     of_floor: float | None
-    """The rate in relation to that of the floor with as many callers, in the same round."""
+    """The rate divided by the floor's, with as many callers in the same round."""
     p50_ms: float
     p99_ms: float
-    """Of a call."""
+    """Latency of a call."""
     client_cpu: float
     server_cpu: float
     redis_cpu: float | None
-    """Processor seconds for a million decisions."""
+    """Processor seconds per million decisions."""
 
 
 class _Kind(NamedTuple):
@@ -67,21 +67,21 @@ class _Kind(NamedTuple):
     load: Load
     callers: Sequence[int]
     pids: Sequence[int]
-    """Of the server, and of its Redis."""
+    """The processes of the server and of its Redis."""
     floor: str | None = None
     decisions: int = 1
-    """A call."""
+    """Decisions per call."""
 
 
 class _Slice(NamedTuple):
     seconds: float
     took: list[float]
     cpu: list[float]
-    """Of the client, the server and its Redis, in seconds."""
+    """Processor seconds of the client, the server and its Redis."""
 
 
 def rows() -> Iterator[Row]:
-    """By turns in short slices, so that what else the machine does falls on all alike."""
+    """Measure in short slices by turns, so that other work on the machine affects all equally."""
     with (
         process("benchmarks.empty_server") as floor,
         serving_redis() as redis,
@@ -180,11 +180,11 @@ async def _slice(kind: _Kind, callers: int) -> _Slice:
     return _Slice(seconds, took, [b - a for a, b in zip(before, after, strict=True)])
 
 
-# What a caller repeats stands in its loop: a coroutine more a call would be measured as well.
+# Each loop contains its call directly: one more coroutine per call would be measured too.
 
 
 def asking(ask: Callable[[], Awaitable[object]]) -> Load:
-    """Callers that await what a function returns."""
+    """Callers that await the results of a function."""
 
     async def caller(until: float, took: list[float]) -> None:
         while (began := time.perf_counter()) < until:

@@ -1,4 +1,4 @@
-"""How many reservations the arithmetic and the memory store decide on one core."""
+"""Measures how many reservations the arithmetic and the memory store decide on one core."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from openlimit.bucket.bucket import Limit
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Demand
 
-# Large enough that nothing waits, slow enough that no bucket runs empty meanwhile.
+# So large that nothing waits, and so slow that no bucket becomes empty.
 _LIMITS = (
     Limit("requests", 1e9, 1e15, 1e9),
     Limit("tokens", 1e9, 1e15, 1e9),
@@ -23,7 +23,7 @@ _SIZES = (10, 10_000, 1_000_000)
 
 
 def _rate(work: Callable[[], None]) -> float:
-    """The median of some rounds, in operations a second."""
+    """The median of several rounds, in operations per second."""
     rates = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
@@ -33,7 +33,7 @@ def _rate(work: Callable[[], None]) -> float:
 
 
 def dict_updates(size: int) -> float:
-    """The floor: two numbers of one dict entry replaced, entries in random order."""
+    """The floor: replace two numbers of one dict entry, with entries in random order."""
     entries = {f"policy:key-{i}": (0, 0) for i in range(size)}
     names = random.Random(0).choices(list(entries), k=_DECISIONS)
 
@@ -47,7 +47,7 @@ def dict_updates(size: int) -> float:
 
 
 def decisions(buckets: int, batch: int = _BATCH) -> float:
-    """Reservations a second over so many buckets, asked for in random order."""
+    """Reservations per second over this many buckets, in random order."""
     store = MemoryStore()
     names = [f"policy:key-{i}" for i in range(buckets)]
     for name in names:
@@ -65,7 +65,7 @@ def decisions(buckets: int, batch: int = _BATCH) -> float:
 
 
 def rows() -> Iterator[Rate]:
-    """What was measured, its rate, and what to compare it with."""
+    """What it measured, the rate, and a comparison."""
     for what, measure in (("dict update", dict_updates), ("memory store", decisions)):
         first = measure(_SIZES[0])
         yield Rate(f"{what}, {_SIZES[0]} buckets", first, "one core; the floor is a dict update")

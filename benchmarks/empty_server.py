@@ -1,4 +1,4 @@
-"""The floor: a grpc.aio server that answers empty messages, and nothing else."""
+"""The floor: a grpc.aio server that only answers with empty messages."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from openlimit.v1.rate_limit_pb2_grpc import (
 
 
 class Empty(RateLimitServiceServicer):
-    """Reads requests as gRPC does, and decides nothing."""
+    """Lets gRPC read the requests, and decides nothing."""
 
     async def Acquire(
         self, request: AcquireRequest, context: ServicerContext[Any, Any]
@@ -36,16 +36,16 @@ class Empty(RateLimitServiceServicer):
 
 
 _OPTIONS = [
-    # The product's: by default gRPC refuses calls once 1,000 wait to be picked up.
+    # Like the product's: by default, gRPC refuses calls once 1,000 are waiting.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
 ]
 
 
 async def serve() -> None:
-    """Serve on a free port until killed."""
+    """Serve on a free port until the process is killed."""
     server = grpc.aio.server(options=_OPTIONS)
-    add_RateLimitServiceServicer_to_server(Empty(), server)  # type: ignore[abstract] # not all calls
+    add_RateLimitServiceServicer_to_server(Empty(), server)  # type: ignore[abstract] # it lacks some calls
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"serving (port {port})", file=sys.stderr, flush=True)

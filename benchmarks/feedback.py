@@ -1,10 +1,10 @@
-"""What responses teach: workers whose limiter is inside their SDK, beside one around its calls.
+"""The effect of feedback: compares a limiter inside the SDK with a limiter around the calls.
 
-Settling: calls reserve four times what they use, and the provider charges them for what they have
-used when they end, as Anthropic does. Kept charges: they have used less than they reserved, but the
-provider keeps what it has charged, as OpenAI does. Feedback: a consumer that nobody limits takes
-30 % of the provider's tokens, and tries again at once until it has them. Used is the share of the
-tokens that the provider could serve which it served, to all.
+Settling: calls reserve four times what they use. Like Anthropic, the provider charges the actual
+usage when a call ends. Kept charges: calls use less than they reserve. Like OpenAI, the provider
+keeps its first charge. Feedback: an unlimited consumer takes 30 % of the provider's tokens, and
+retries at once until it has them. ``used`` is the part of its capacity in tokens that the provider
+served, to all callers together.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from examples.demo.quota import Limits
 
 _LIMITS = Limits(requests=6_000, tokens=600_000, burst=5)
 _SOON_SHORT = _LIMITS._replace(burst=2)
-"""Of which the second consumer has taken all that was saved up after a few seconds."""
+"""With this burst, the second consumer uses up the saved quota within a few seconds."""
 _USES = 0.25
 _OTHERS = 0.3
 _RETRY = 0.01  # seconds
@@ -32,25 +32,25 @@ AROUND, INSIDE = "limiter around the calls", "limiter inside the SDK"
 
 
 class Row(NamedTuple):
-    """A fleet of workers for some seconds, after some that it takes to learn."""
+    """Results of a fleet of workers, measured after some seconds of learning."""
 
     scenario: str
     what: str
     workers: int
     callers: int
-    """Of all workers."""
+    """The callers of all workers."""
     used: float
     accepted: int
-    """How many of the fleet's calls."""
+    """The fleet's accepted calls."""
     refused: int
-    """How many 429s it got."""
+    """The fleet's 429s."""
     refused_share: float
     refused_before: int
-    """While it was learning."""
+    """The fleet's 429s while it learned."""
 
 
 def rows() -> Iterator[Row]:
-    """Each scenario without what is learned and with it."""
+    """Each scenario without learning and with it."""
     with TemporaryDirectory(prefix="openlimit-feedback-") as directory:
         for scenario in (settling, kept_charges, feedback):
             for inside in (False, True):
@@ -66,7 +66,7 @@ async def settling(directory: Path, *, inside: bool, seconds: float = 10) -> Row
 
 
 async def kept_charges(directory: Path, *, inside: bool, seconds: float = 10) -> Row:
-    """Calls that use less than they reserve, at a provider that does not care."""
+    """Calls that use less than they reserve, at a provider that keeps the whole charge."""
     calls = _calls(directory, tokens=300)
     fleet = Fleet(3, 12, warm_up=5, seconds=seconds, calls=calls, inside=inside)
     async with processes.provider(directory, _SOON_SHORT) as provider:
@@ -111,7 +111,7 @@ async def _row(scenario: str, fleet: Fleet, provider: str, directory: Path) -> R
 
 
 def _calls(directory: Path, tokens: int) -> Path:
-    """A file of a call that reserves about so many tokens."""
+    """A file with one call that reserves about this many tokens."""
     path = directory / f"calls-of-{tokens}.jsonl"
     path.write_text(json.dumps(_call(tokens)) + "\n")
     return path
@@ -124,7 +124,7 @@ def _call(tokens: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _consumer(provider: str, tokens: int) -> AsyncIterator[None]:
-    """One that takes its share of the provider's tokens while the block runs."""
+    """A consumer that takes its share of the provider's tokens while the block runs."""
     call, interval = _call(tokens), tokens / (_OTHERS * _LIMITS.tokens / 60)
 
     async def take(account: aiohttp.ClientSession) -> None:

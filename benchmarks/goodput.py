@@ -1,8 +1,8 @@
-"""What workers get out of a strict provider, with RemoteLimiter and with retries alone.
+"""How much of a strict provider's capacity workers use, with RemoteLimiter or with retries only.
 
-Capacity is what the provider's limits refill; used is the larger share, of requests or of tokens,
-that accepted calls had. Without a limiter, a call that got a 429 is sent again after a pause that
-doubles each time, as with tenacity.
+The capacity is what the provider's limits refill. ``used`` is the accepted calls' share of it, in
+requests or in tokens, whichever is larger. Without a limiter, a call that got a 429 is sent again
+after a pause. The pause doubles each time, as with tenacity.
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from examples.demo.quota import Limits
 _LIMITS = Limits(requests=2_700, tokens=900_000, burst=2)  # the demo's
 _WORKERS = (1, 4, 16)
 _CALLERS = 16  # of each worker
-_WARM_UP = 3  # seconds, in which the bursts are spent
+_WARM_UP = 3  # seconds in which the bursts are spent
 _SECONDS = 6
 
 
 class Row(NamedTuple):
-    """A fleet of workers for some seconds."""
+    """Results of a fleet of workers."""
 
     what: str
     workers: int
     callers: int
-    """Of all workers."""
+    """The callers of all workers."""
     used: float
     accepted: int
     refused: int
-    """How many 429s."""
+    """The number of 429s."""
     wait_p50_s: float
     wait_p99_s: float
-    """From wanting to make an accepted call until it was sent, in seconds."""
+    """Seconds from an accepted call's first attempt until it was sent."""
 
 
 def rows() -> Iterator[Row]:
-    """By turns, each beside the other with as many workers."""
+    """By turns: for each number of workers, first without the limiter, then with it."""
     yield from asyncio.run(_measure())
 
 

@@ -1,6 +1,7 @@
-"""How cost grows with policies, buckets and streams; what buckets, streams and callers weigh.
+"""How the cost grows with policies, buckets and streams; how much memory each of them needs.
 
-Policies and buckets: all of the server's work but gRPC, in one process, ten decisions at a time.
+The costs with policies and buckets contain all of the server's work except gRPC, in one process,
+with ten decisions at a time.
 """
 
 import asyncio
@@ -34,12 +35,12 @@ _AT_ONCE = 10
 _ROUNDS = 3
 _SECONDS = 0.3
 _COSTS = {"requests": 1, "tokens": 500}
-# Large enough that nothing waits, slow enough that no bucket runs empty meanwhile.
+# So large that nothing waits, and so slow that no bucket becomes empty.
 _LIMITS = dict.fromkeys(_COSTS, ((1e12, 1e18, 1e18),))
 
 
 def rows() -> Iterator[Row]:
-    """What grows, at each size; then what one more of it weighs."""
+    """The cost at each size, then the memory for one more bucket, stream or caller."""
     for policies in _POLICIES:
         yield from asyncio.run(_with_policies(policies))
     for policies in _LOADED:
@@ -52,7 +53,7 @@ def rows() -> Iterator[Row]:
 
 
 async def _with_policies(number: int) -> list[Row]:
-    """The last of all policies decides: every other one is looked at before."""
+    """The last policy decides, so the server first tries all others."""
     settings = [
         PolicySettings.model_construct(name=f"p-{i}", models=(f"m-{i}-*",), limits=_LIMITS)
         for i in range(number)
@@ -67,7 +68,7 @@ async def _with_policies(number: int) -> list[Row]:
 
 
 async def _with_buckets(number: int) -> float:
-    """Random ones of them, all in use."""
+    """Microseconds per decision for random buckets, all in use."""
     settings = PolicySettings.model_construct(
         name="p", models=("*",), limits=_LIMITS, split_by=("key",)
     )
@@ -87,7 +88,7 @@ def _call(model: str, key: str = "") -> Call:
 
 
 async def _cost(policies: Policies, calls: Iterator[Call]) -> float:
-    """The median of some rounds, in microseconds a decision."""
+    """The median of several rounds, in microseconds per decision."""
     costs = []
     for _ in range(_ROUNDS):
         began, decided = time.perf_counter(), 0
@@ -99,7 +100,7 @@ async def _cost(policies: Policies, calls: Iterator[Call]) -> float:
 
 
 def _reading(policies: int) -> float:
-    """Seconds, the least of some rounds."""
+    """Seconds to read a file of policies: the minimum of several rounds."""
     limits = "{requests: 3500/minute, tokens: 90000/minute}"
     with TemporaryDirectory() as directory:
         config = Path(directory, "limits.yaml")
@@ -119,7 +120,7 @@ def _reading(policies: int) -> float:
 
 
 async def _with_streams(server: Server) -> list[Row]:
-    """Each on a connection of its own."""
+    """Rates and costs with many streams, each on its own connection."""
     measured = []
     streams: list[BareStream] = []
     async with AsyncExitStack() as stack:
@@ -137,7 +138,7 @@ async def _with_streams(server: Server) -> list[Row]:
 
 
 async def _rate(server: Server, streams: Sequence[BareStream]) -> tuple[float, float]:
-    """Decisions a second, and the server's processor seconds for a million."""
+    """Decisions per second, and the server's processor seconds per million decisions."""
     loads = [asking(stream.ask) for stream in streams]
 
     async def callers(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What all benchmarks measure with: processes of their own, and many callers at a time."""
+"""The tools of all benchmarks: server processes, and many callers at a time."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ policies:
 
 
 class Rate(NamedTuple):
-    """What was measured, its rate, and what to compare it with."""
+    """What was measured, the rate, and a comparison."""
 
     what: str
     a_second: float
@@ -31,7 +31,7 @@ class Rate(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A process that serves, and where."""
+    """A process that serves, and its address."""
 
     address: str
     pid: int
@@ -40,19 +40,19 @@ class Server(NamedTuple):
 def cpu(pid: int) -> float:
     """Processor seconds that a process and its children have used so far, in steps of 10 ms."""
     statistics = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = sum(map(int, statistics[11:15]))  # of its own and of children that have ended
+    ticks = sum(map(int, statistics[11:15]))  # of the process and of its children that have ended
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return ticks / os.sysconf("SC_CLK_TCK") + sum(cpu(int(child)) for child in children)
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
+    """Bytes of resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def process(*command: str) -> Iterator[Server]:
-    """A server of its own process for as long as the block runs."""
+    """A server in its own process, while the block runs."""
     running = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True)
     try:
         assert running.stderr
@@ -70,7 +70,7 @@ def process(*command: str) -> Iterator[Server]:
 
 @contextmanager
 def product(*arguments: str, policies: str = _UNREACHED) -> Iterator[Server]:
-    """An openlimit-server, by default with limits that nobody reaches."""
+    """An openlimit-server, by default with limits that no benchmark reaches."""
     with NamedTemporaryFile("w", suffix=".yaml") as config:
         config.write(policies)
         config.flush()
@@ -80,7 +80,7 @@ def product(*arguments: str, policies: str = _UNREACHED) -> Iterator[Server]:
 
 
 async def rate(call: Call, callers: int, seconds: float) -> float:
-    """Calls a second by all callers together, for a slice of time."""
+    """Calls per second of all callers together, measured for this many seconds."""
     calls = 0
     began = time.perf_counter()
     until = began + seconds
@@ -96,7 +96,7 @@ async def rate(call: Call, callers: int, seconds: float) -> float:
 
 
 async def latencies(call: Call, seconds: float) -> list[float]:
-    """How long each call of one caller takes, in seconds, for a slice of time."""
+    """Seconds that each call of one caller takes, measured for this many seconds."""
     took = []
     until = time.perf_counter() + seconds
     while (began := time.perf_counter()) < until:

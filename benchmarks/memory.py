@@ -1,4 +1,4 @@
-"""What one more bucket, stream or waiting caller weighs, from the growth of whole processes."""
+"""The memory of one more bucket, stream or waiting caller, from the growth of processes."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ _STREAMS = 500
 _CALLERS = 10_000
 _WARM_UP = 500
 _BATCH = 1_000
-# Buckets that stay in use for minutes, and one in which all but the first wait, most for hours.
+# Buckets that stay in use for minutes, and one in which most callers wait for hours.
 _POLICIES = """
 policies:
   - name: keys
@@ -40,7 +40,7 @@ policies:
 
 
 class Row(NamedTuple):
-    """The cost of something, or its weight, where there are so many."""
+    """The cost or the memory of a thing, at one size."""
 
     what: str
     of: int
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    """In kilobytes, each with servers of its own."""
+    """Kilobytes, each measured with new servers."""
     with product(policies=_POLICIES) as server:
         before = resident(server.pid)
         asyncio.run(_fill(server))
@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
         yield _weight("a bucket: Redis", _BUCKETS, _used(store) - before)
     with product(policies=_POLICIES) as server:
         yield _weight("a stream: server", _STREAMS, uvloop.run(_streams(server)))
-    # A client's process has to be a new one: in this one, what was freed before is used again.
+    # The client needs a new process: this one would reuse memory that it has freed before.
     with (
         product(policies=_POLICIES) as server,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as client,
@@ -105,19 +105,19 @@ def _wait(server: Server) -> tuple[int, int]:
 
 
 async def _waiting(server: Server) -> tuple[int, int]:
-    """What the client and the server grow by while callers wait for their start."""
+    """The growth of the client and of the server while callers wait for their start, in bytes."""
 
     async def call(model: str) -> None:
         async with limiter.limit(model=model, tokens=0):
             pass
 
     async with RemoteLimiter(server.address) as limiter:
-        # A connection and full messages need room as well, but only once.
+        # A connection and full messages also need memory, but only once.
         await asyncio.gather(*(call(MODEL) for _ in range(_WARM_UP)))
         before = resident(os.getpid()), resident(server.pid)
         callers = [asyncio.create_task(call("slow")) for _ in range(_CALLERS)]
         await asyncio.sleep(0)
-        await call(MODEL)  # is answered last
+        await call(MODEL)  # the server answers this call last
         after = resident(os.getpid()), resident(server.pid)
         for caller in callers:
             caller.cancel()

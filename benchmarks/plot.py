@@ -1,4 +1,4 @@
-"""Rate and p99 over callers, as an SVG that reads on light and dark pages."""
+"""Draws rate and p99 over callers, as an SVG for light and dark pages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from benchmarks.callers import BATCHES, CALLERS, ECHO, EMPTY, STREAM, THREADS, UNARY, Row
 from benchmarks.results import FOLDER
 
-_GREY = "#808080"  # on white as well as on black
+_GREY = "#808080"  # readable on white and on black
 _LOOKS = {
     ECHO: (_GREY, ":"),
     EMPTY: (_GREY, "-."),
@@ -23,7 +23,7 @@ _LOOKS = {
 
 
 def draw(rows: Sequence[Row]) -> None:
-    """Write benchmarks/results/callers.svg; the same rows make the same file."""
+    """Write benchmarks/results/callers.svg; the same rows give the same file."""
     style: dict[Any, Any] = {
         "svg.hashsalt": "openlimit",
         "svg.fonttype": "none",  # text stays text

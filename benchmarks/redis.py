@@ -1,4 +1,4 @@
-"""What sharing the buckets in Redis costs: the store alone, and the server on it."""
+"""The cost of buckets in Redis: measures the store alone, and a server that uses it."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ _BATCH = 256
 _ROUNDS = 7
 _SECONDS = 0.4
 _UNREACHED = (Limit.per("requests", 1e9, 60), Limit.per("tokens", 1e12, 60))
-# Some thousand starts a second, so that nearly every call of a benchmark queues.
+# A few thousand starts per second, so that nearly every call of the benchmark queues.
 _QUEUEING = (Limit.per("requests", 3e5, 60), Limit.per("tokens", 1e12, 60))
 
 
@@ -66,7 +66,7 @@ async def _stores(url: str) -> dict[str, float]:
 
 
 async def _servers(memory: str, shared: str) -> tuple[list[tuple[float, ...]], list[float]]:
-    """Rates of unary Acquire on memory and on Redis, and median latencies of a lone caller."""
+    """Rates of unary Acquire on memory and on Redis, and a lone caller's median latencies."""
     request = AcquireRequest(model=MODEL, tokens=500)
     async with (
         grpc.aio.insecure_channel(memory) as memory_channel,
@@ -90,7 +90,7 @@ async def _servers(memory: str, shared: str) -> tuple[list[tuple[float, ...]], l
 
 
 def rows() -> Iterator[Rate]:
-    """What was measured, its rate, and what to compare it with."""
+    """What it measured, the rate, and a comparison."""
     with serving_redis() as server:
         stores = uvloop.run(_stores(server.url))
         with product() as memory, product("--store", server.url) as shared:

@@ -1,4 +1,4 @@
-"""Results as tables to read and as JSON to compare: benchmarks/results/latest.json."""
+"""Prints results as tables, and keeps them as JSON in benchmarks/results/latest.json."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _LATEST = FOLDER / "latest.json"
 
 
 def table(rows: Sequence[NamedTuple]) -> str:
-    """Rows of one kind, below the names of their fields."""
+    """A table of rows of one kind, with their field names as header."""
     cells = [[field.replace("_", " ") for field in rows[0]._fields]]
     cells += [[_shown(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -38,9 +38,9 @@ def _shown(value: object) -> str:
 
 
 def keep(part: str, rows: Sequence[NamedTuple], seconds: float) -> dict[str, Any]:
-    """Put the part's rows, and of which machine and revision they are, in place of its last ones.
+    """Replace the part's kept rows by these, with the machine and the revision.
 
-    Returns all that is kept, by part.
+    Returns the results of all parts.
     """
     kept: dict[str, Any] = {}
     with suppress(FileNotFoundError):
@@ -59,7 +59,7 @@ def keep(part: str, rows: Sequence[NamedTuple], seconds: float) -> dict[str, Any
 
 
 def _rounded(value: object) -> object:
-    """No more digits than mean something."""
+    """The value with four significant digits, if it is a float."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

@@ -1,4 +1,4 @@
-"""Servers that are stopped and killed in turn under busy clients: does any call fail?
+"""Stops and kills servers in turn while clients are busy, and counts the calls that fail.
 
 .venv/bin/python -m benchmarks.rolling            ten times, six processes, 50 calls a second each
 .venv/bin/python -m benchmarks.rolling 2 3 20     twice, three processes, 20 calls a second each
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess
 
-# Charges stay: what a call pours leaks in years.
+# Charges stay for the whole run: they need years to leak.
 LEDGER = """
 policies:
   - name: ledger
@@ -29,22 +29,22 @@ _LEVEL = f"level:requests/{3650 * 86400 * 10**6}"
 
 
 class Outcome(NamedTuple):
-    """What all clients saw together, and what was charged for it."""
+    """The results of all clients together, and the total charge."""
 
     started: int
     failed: int
     charged: float
     slowest: float
-    """The longest that an answer took, in seconds."""
+    """The longest time to an answer, in seconds."""
     why: list[str]
 
 
 def roll(
     times: int, processes: int, rate: float, workers: int = 2, between: float = 1.0
 ) -> Outcome:
-    """SIGTERM and kill -9 in turn, to one of two servers after the other; each is restarted.
+    """Send SIGTERM and SIGKILL in turn to each of two servers, and restart it each time.
 
-    ``between`` is the seconds from one being back to the next that goes.
+    ``between``: the seconds from a restart to the next signal.
     """
     with TemporaryDirectory() as folder, serving_redis() as redis:
         config = Path(folder, "limits.yaml")

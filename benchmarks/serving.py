@@ -1,4 +1,4 @@
-"""How close unary Acquire comes to what grpc.aio can do at all."""
+"""Compares unary Acquire with the fastest that grpc.aio can do."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _SECONDS = 0.4
 async def _measure(floor: str, server: str) -> list[tuple[float, ...]]:
     """Rates of the floor, of unary Acquire and of RemoteLimiter.
 
-    In many short slices by turns, so that what else the machine does falls on all alike.
+    Measures many short slices by turns, so that other work on the machine affects all equally.
     """
     request = AcquireRequest(model=MODEL, tokens=500)
     async with (
@@ -49,7 +49,7 @@ async def _measure(floor: str, server: str) -> list[tuple[float, ...]]:
 
 
 def rows() -> Iterator[Rate]:
-    """What was measured, its rate, and what to compare it with."""
+    """What it measured, the rate, and a comparison."""
     with process("benchmarks.empty_server") as floor, product() as server:
         rounds = asyncio.run(_measure(floor.address, server.address))
     rates = [median(rates) for rates in zip(*rounds, strict=True)]

@@ -1,7 +1,8 @@
-"""``python -m examples.demo``: provider and server, two runs, the table.
+"""``python -m examples.demo``: starts provider and server, makes two runs, prints a table.
 
-Exits 0 if the run with the limiter had no 429 and used the promised share of the capacity,
-1 if not or if something failed, 130 after Ctrl-C. All that it started has ended by then.
+Exits with 0 if the run with the limiter got no 429 and used the promised share of the capacity.
+Exits with 1 if it did not or if something failed, and with 130 after Ctrl-C. It first stops all
+processes that it started.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from examples.demo import display, processes
 from examples.demo.measurement import Fleet, measure
 from examples.demo.quota import Limits
 
-# Tokens run out first; requests are not far behind and do so, too, after many short calls.
+# Tokens run out first. Requests are close, and run out after many short calls.
 _LIMITS = Limits(requests=2_700, tokens=900_000, burst=2)
 _FLEET = Fleet(workers=4, concurrency=16, warm_up=3, seconds=12)
 

@@ -1,4 +1,4 @@
-"""What the demo prints: progress while it runs, the table, and whether the promise holds."""
+"""Prints the demo's progress, its table, and whether the promise holds."""
 
 import sys
 import textwrap
@@ -9,11 +9,11 @@ from examples.demo.quota import Limits
 
 PROMISED_SHARE = 0.95
 
-_LINE_EVERY = 5  # seconds, where lines cannot be overwritten
+_LINE_EVERY = 5  # seconds, if the output is not a terminal
 
 
 def progress_of(name: str, fleet: Fleet) -> Progress:
-    """Shows the progress of one run: in one line on a terminal, else in a line now and then."""
+    """Shows the progress of one run: in one line on a terminal, else in a line every 5 s."""
     total = fleet.warm_up + fleet.seconds
     terminal = sys.stdout.isatty()
     shown = -1
@@ -34,7 +34,7 @@ def progress_of(name: str, fleet: Fleet) -> Progress:
 
 
 def end_of_progress() -> None:
-    """Go on below the progress."""
+    """Clear the line of the progress."""
     if sys.stdout.isatty():
         print("\r\x1b[K", end="")
 
@@ -73,20 +73,21 @@ def caption(fleet: Fleet, limits: Limits) -> str:
         "The limiter has the same amounts a minute, and its default burst of 1 s."
     )
     used = (
-        "calls: accepted by the provider. used: their tokens and requests, divided by what was "
-        f"refilled in the same time, without the first {fleet.warm_up:g} s, which spend the bursts "
-        "(a call counts as a whole when it starts, so a little more than 100 % can come out)."
+        "calls: calls that the provider accepted. used: their tokens and requests, divided by the "
+        f"refill in the same time, without the first {fleet.warm_up:g} s, which spend the bursts. "
+        "The provider counts a whole call at its start, so slightly more than 100 % is possible."
     )
     wait = (
-        "wait: of an accepted call, from wanting to make it until it was sent; with the limiter, "
-        "reservation.wait. Without one, a call that got a 429 is sent again after 0.5 s, doubled "
-        "each time up to 8 s; small calls then overtake large ones, so more of them fit."
+        "wait: the time of an accepted call from its first attempt until it was sent; with the "
+        "limiter, reservation.wait. Without a limiter, a call that got a 429 is sent again after "
+        "0.5 s, then after twice that time, up to 8 s. Small calls then overtake large ones, so "
+        "more calls fit."
     )
     return "\n".join(textwrap.fill(text, 95) for text in (setting, used, wait))
 
 
 def verdict(result: Result, limits: Limits) -> tuple[bool, str]:
-    """Whether the run with the limiter kept the promise, and a sentence that says so."""
+    """True if the run with the limiter kept the promise, and a sentence about the result."""
     _, share = result.share(limits)
     kept = not result.whole.refused and share >= PROMISED_SHARE
     return kept, (

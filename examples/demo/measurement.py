@@ -1,4 +1,4 @@
-"""One run of the demo: a fleet of workers against the provider, and what came of it."""
+"""Makes one run of the demo: a fleet of workers calls the provider. Collects the result."""
 
 import asyncio
 import json
@@ -17,23 +17,23 @@ from examples.demo.quota import Limits
 from examples.demo.worker import READY, Report
 
 CALLS = Path(__file__).with_name("calls.jsonl")
-_TICK = 0.5  # seconds from one progress report to the next
+_TICK = 0.5  # seconds between progress reports
 
 
 class Fleet(NamedTuple):
-    """How many workers make how many calls at a time each, and for how long."""
+    """The number of workers, the calls that each makes at a time, and the duration."""
 
     workers: int
     concurrency: int
     warm_up: float
-    """Seconds until the bursts are spent and a queue has formed; then the measurement starts."""
+    """Seconds before the measurement, in which the bursts are spent and a queue forms."""
     seconds: float
-    """Of the measurement."""
+    """The duration of the measurement."""
     calls: Path = CALLS
-    """The parameters of a call in each line."""
+    """A file with the parameters of one call in each line."""
     inside: bool = False
-    """Whether the limiter is inside the SDK, where it learns what calls have used and what the
-    provider says of its limits; else around the calls."""
+    """True: the limiter is inside the SDK, and learns the usage of calls and what the provider says
+    about its limits. False: it is around the calls."""
 
 
 @dataclass
@@ -49,14 +49,14 @@ class Tally:
         self.refused += report.refused
 
     def wait(self, percentile: int) -> float:
-        """Seconds that this percentage of the accepted calls waited at most; NaN for none."""
+        """A percentile of the accepted calls' waits, in seconds; NaN if there are no calls."""
         waits = sorted(self.waits)
         return waits[math.ceil(len(waits) * percentile / 100) - 1] if waits else math.nan
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the provider counted, and what the workers waited."""
+    """What the provider counted, and how long the workers waited."""
 
     whole: Statistics
     """From the first call to the last one."""
@@ -65,7 +65,7 @@ class Result:
     tally: Tally
 
     def share(self, limits: Limits) -> tuple[float, float]:
-        """Accepted requests and tokens in relation to what the limits refill in that time."""
+        """Accepted requests and tokens, divided by what the limits refill in that time."""
         minutes = self.measured.seconds / 60
         return (
             self.measured.accepted / (limits.requests * minutes),
@@ -74,15 +74,15 @@ class Result:
 
 
 Progress = Callable[[float, Tally], None]
-"""Called with the seconds that have passed and what has been reported so far."""
+"""A function of the seconds that have passed and the tally so far."""
 
 
 async def measure(
     fleet: Fleet, provider: str, limiter: str | None, directory: Path, progress: Progress
 ) -> Result:
-    """Run the fleet, with a limiter if there is an address of one.
+    """Run the fleet, with a limiter if ``limiter`` is an address.
 
-    Raises DemoError, in an ExceptionGroup once the workers run, when a process fails.
+    Raises DemoError if a process fails; once the workers run, inside an ExceptionGroup.
     """
     tally = Tally()
     async with AsyncExitStack() as stack:
@@ -131,7 +131,7 @@ async def _collect(worker: Child, tally: Tally) -> None:
 
 
 async def _pass(begin: float, end: float, tally: Tally, progress: Progress) -> None:
-    """Let the seconds from begin to end pass, and report the progress meanwhile."""
+    """Sleep from second ``begin`` to second ``end``, and report the progress."""
     loop = asyncio.get_running_loop()
     origin = loop.time() - begin
     while (passed := loop.time() - origin) < end:

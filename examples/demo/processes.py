@@ -1,4 +1,4 @@
-"""The demo's processes: each is started on its own, and always stopped by its own id."""
+"""Starts the demo's processes, and stops each of them by its own id."""
 
 import asyncio
 import os
@@ -12,16 +12,16 @@ from pathlib import Path
 from examples.demo.quota import Limits
 
 _ROOT = Path(__file__).parents[2]  # where ``examples`` can be imported from
-_START = 20  # seconds that a process gets to start
-_STOP = 5  # seconds that a process gets to end
+_START = 20  # seconds within which a process has to start
+_STOP = 5  # seconds within which a process has to end
 
 
 class DemoError(Exception):
-    """One of the processes did not do its part; the message has the end of what it said."""
+    """A process failed. The message contains the end of its log."""
 
 
 class Child:
-    """A Python process that runs a module; what it writes to stderr goes into a file."""
+    """A Python process that runs a module, with its stderr in a file."""
 
     def __init__(self, name: str, process: Process, log: Path) -> None:
         assert process.stdin
@@ -33,7 +33,7 @@ class Child:
         self._log = log
 
     async def line(self) -> str:
-        """The next line it prints; raises DemoError when there is none."""
+        """The next line that it prints; raises DemoError if there is none."""
         try:
             async with asyncio.timeout(_START):
                 line = await self._stdout.readline()
@@ -44,7 +44,7 @@ class Child:
         return line.decode().strip()
 
     async def lines(self) -> AsyncIterator[str]:
-        """All lines it prints until it ends; raises DemoError unless it ends well."""
+        """All lines that it prints until it ends; raises DemoError if it fails."""
         async for line in self._stdout:
             yield line.decode().strip()
         if await self._process.wait():
@@ -55,11 +55,11 @@ class Child:
         self._stdin.write(f"{line}\n".encode())
 
     def hang_up(self) -> None:
-        """Say that no more lines come."""
+        """Close its stdin: no more lines come."""
         self._stdin.close()
 
     async def listening(self, port: int) -> None:
-        """Wait until something listens on the port; raises DemoError if that does not happen."""
+        """Wait until a process listens on the port; raises DemoError if none does."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_START):
                 while self._process.returncode is None:
@@ -76,14 +76,14 @@ class Child:
         return DemoError(f"the {self._name} {what}:\n{said}")
 
     async def stop(self) -> None:
-        """Ask it to end, and after a while make it."""
+        """Terminate it, and kill it if it does not end in time."""
         try:
             with suppress(ProcessLookupError):
                 self._process.terminate()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STOP):
                     await self._process.wait()
-        finally:  # also when this is interrupted
+        finally:  # also if this task is cancelled
             with suppress(ProcessLookupError):
                 self._process.kill()
         await self._process.wait()
@@ -100,9 +100,9 @@ async def running(name: str, directory: Path, module: str, *arguments: str) -> A
             stdout=PIPE,
             stderr=stderr,
             cwd=_ROOT,
-            # A proxy in the environment is not for loopback.
+            # Do not use a proxy of the environment for loopback.
             env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
-            # Ctrl-C is for the demo, which then stops its processes in order.
+            # Ctrl-C reaches only the demo, which then stops its processes in order.
             start_new_session=True,
         )
     child = Child(name, process, log)
@@ -118,7 +118,8 @@ async def provider(
 ) -> AsyncIterator[str]:
     """A provider with these limits; yields its address.
 
-    With ``uses``, calls use that share of what they reserve, and are charged for it when they end.
+    With ``uses``, each call uses this share of what it reserves. At its end, it is charged for what
+    it has used.
     """
     arguments = [f"--{name}={value}" for name, value in limits._asdict().items()]
     if uses is not None:
@@ -136,7 +137,7 @@ async def server(directory: Path, limits: Limits) -> AsyncIterator[str]:
         "  - name: demo\n"
         '    models: ["gpt-4o", "gpt-4o-*"]\n'
         f"    limits: {{requests: {limits.requests}/minute, tokens: {limits.tokens}/minute}}\n"
-        "    default_output: 15\n"  # what this provider takes a call without a maximum to write
+        "    default_output: 15\n"  # what this provider charges a call without a maximum
     )
     port = _free_port()
     address = f"127.0.0.1:{port}"

@@ -1,14 +1,14 @@
 """A strict provider with OpenAI's interface, on loopback: ``POST /v1/chat/completions``.
 
-It answers 200 with a chat completion, or 429 with OpenAI's headers and error body the moment a
-call finds too little in a bucket. It charges what a call may use at most, as OpenAI does; with
-``--uses 0.25`` a call writes until it has used a quarter of that, and when it ends it is charged
-for that alone, as by Anthropic. ``GET /statistics`` says what it has accepted and refused,
-``POST /reset`` fills its buckets and starts counting anew.
+It answers 200 with a chat completion. If a bucket does not have enough for a call, it answers 429
+at once, with OpenAI's headers and error body. Like OpenAI, it charges the most that a call may use.
+With ``--uses 0.25``, a call uses a quarter of that and, like at Anthropic, is charged for this
+quarter when it ends. ``GET /statistics`` returns how much it has accepted and refused. ``POST
+/reset`` fills its buckets and starts to count from 0.
 
     python -m examples.demo.provider --requests 2700 --tokens 900000 --burst 2
 
-serves on a free port, which it prints, until SIGTERM.
+This command serves on a free port until SIGTERM, and prints the port.
 """
 
 import argparse
@@ -37,11 +37,11 @@ class Statistics(NamedTuple):
     accepted: int
     refused: int
     tokens: int
-    """Charged for the accepted calls, in the end."""
+    """Tokens charged for the accepted calls, after corrections."""
     seconds: float
 
     def since(self, before: "Statistics") -> "Statistics":
-        """What has been added to earlier statistics."""
+        """The difference to earlier statistics."""
         return Statistics(
             self.accepted - before.accepted,
             self.refused - before.refused,
@@ -51,7 +51,7 @@ class Statistics(NamedTuple):
 
 
 class Provider:
-    """One account with its limits, over all models; ``latency`` bounds a reply's, in seconds."""
+    """One account with limits over all models; a reply takes ``latency``: min and max seconds."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Provider:
         self.reset()
 
     def reset(self) -> None:
-        """Full buckets, no calls yet."""
+        """Fill the buckets and forget all calls."""
         self._quota = Quota(self._limits, self._clock)
         self._began = self._clock()
         self._accepted = self._refused = self._tokens = 0
 
     def statistics(self) -> Statistics:
-        """What happened since the last reset."""
+        """Totals since the last reset."""
         seconds = self._clock() - self._began
         return Statistics(self._accepted, self._refused, self._tokens, seconds)
 
@@ -117,7 +117,7 @@ class Provider:
             milliseconds = ceil(refusal.retry_after * 1000)
             headers["retry-after"] = str(ceil(refusal.retry_after))
             headers["retry-after-ms"] = str(milliseconds)
-            # As if all that is not in the bucket had been used in the minute before.
+            # Report all that is missing in the bucket as used in the last minute.
             message = (
                 f"Rate limit reached {on}, Used {amount - refusal.remaining:.0f}, "
                 f"Requested {refusal.requested:.0f}. Please try again in {milliseconds}ms."

@@ -1,11 +1,13 @@
-"""What a chat call costs, counted by the provider itself from the JSON body it received.
+"""Counts what a chat call costs, from the JSON body that the provider received.
 
-Written from the published rules alone, so that it can disagree with ``openlimit.tokens.counting``:
-messages and tools from OpenAI's cookbook, "How to count tokens with tiktoken"; images from
-OpenAI's guide "Images and vision", calculating costs. Knows gpt-4o and gpt-4o-mini.
+It follows the published rules only, so that it can disagree with ``openlimit.tokens.counting``. The
+rules for messages and tools are from OpenAI's cookbook, "How to count tokens with tiktoken". The
+rules for images are from OpenAI's guide "Images and vision", section "Calculating costs". It knows
+gpt-4o and gpt-4o-mini.
 
-Where the rules are silent: a tool call counts 3 and the text of its name and arguments; names of
-types, ids and image details are not counted; a call without a maximum is taken to write 15 tokens.
+The rules leave some cases open. Here, a tool call counts 3 plus the text of its name and arguments.
+Names of types, ids and image details do not count. A call without a maximum counts 15 output
+tokens.
 """
 
 from binascii import a2b_base64
@@ -16,8 +18,8 @@ from typing import Any, NamedTuple
 
 import tiktoken
 
-# Only the vocabulary comes from openlimit, which finds it without a network; the name is private
-# because nobody but this demo needs the bare encoding.
+# Only the vocabulary comes from openlimit, which finds it without a network. The name is private,
+# because only this demo needs the bare encoding.
 from openlimit.tokens.encodings import _local_encoding
 
 _IMAGE_COSTS = {"gpt-4o": (85, 170), "gpt-4o-mini": (2833, 5667)}  # the base, and each tile
@@ -30,11 +32,11 @@ class Usage(NamedTuple):
 
     prompt: int
     output: int
-    """What the call may write at most, all choices together."""
+    """The most that the call may write, for all choices together."""
 
 
 class UnknownContent(ValueError):
-    """A part of a message that these rules have no price for."""
+    """These rules have no price for a part of a message."""
 
 
 @cache
@@ -43,17 +45,17 @@ def _encoding(name: str) -> tiktoken.Encoding:
 
 
 class Counter:
-    """Counts in the encoding of gpt-4o; the first of a process loads it, about 0.3 s."""
+    """Counts in the encoding of gpt-4o. The first one of a process loads it in about 0.3 s."""
 
     def __init__(self) -> None:
         self._encoding = _encoding("o200k_base")
 
     def text(self, text: str) -> int:
-        """Tokens of a text; special tokens are read as plain text."""
+        """Tokens of a text; special tokens count as plain text."""
         return len(self._encoding.encode(text, disallowed_special=()))
 
     def usage(self, body: Json) -> Usage:
-        """The cost of the call with this body; raises UnknownContent for what has no price."""
+        """The cost of a call with this body; raises UnknownContent if a part has no price."""
         prompt = 3 + sum(self._message(body["model"], message) for message in body["messages"])
         most = body.get("max_completion_tokens") or body.get("max_tokens") or 15
         return Usage(prompt + self._tools(body.get("tools", [])), most * body.get("n", 1))

@@ -1,7 +1,7 @@
-"""The provider's strict limits: token buckets that are full at first and refill continuously.
+"""The provider's strict limits: token buckets that begin full and refill continuously.
 
-A token bucket is the mirror image of a leaky bucket; that the provider keeps the other form, and
-shares no code with the limiter, is what makes the demo a test.
+A token bucket is the mirror image of a leaky bucket. The provider uses this other form and shares
+no code with the limiter. So the demo is a real test.
 """
 
 import time
@@ -10,11 +10,11 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 Clock = Callable[[], float]
-"""Seconds, never running backwards."""
+"""Returns seconds, and never runs backwards."""
 
 
 class Limits(NamedTuple):
-    """Requests and tokens per minute, and how many seconds of them the provider takes at once."""
+    """Requests and tokens per minute, and the burst in seconds."""
 
     requests: int
     tokens: int
@@ -22,7 +22,7 @@ class Limits(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a call was not accepted."""
+    """Why a call was refused."""
 
     kind: Literal["requests", "tokens"]
     requested: float
@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 class Bucket:
-    """``amount`` per minute, of which ``burst`` seconds fit in."""
+    """Refills ``amount`` per minute, and holds at most ``burst`` seconds of it."""
 
     def __init__(self, amount: float, burst: float, now: float) -> None:
         self.amount = amount
@@ -42,21 +42,21 @@ class Bucket:
         self._at = now
 
     def remaining(self, now: float) -> float:
-        """What is in it now."""
+        """The content now."""
         return min(self.capacity, self._content + self.rate * (now - self._at))
 
     def take(self, quantity: float, now: float) -> None:
-        """Take out what remains there."""
+        """Remove this quantity; a negative one is put back."""
         self._content = self.remaining(now) - quantity
         self._at = now
 
     def seconds_until(self, quantity: float, now: float) -> float:
-        """How long until so much is in it; 0 when it is already."""
+        """Seconds until it contains this quantity; 0 if it already does."""
         return max(0.0, quantity - self.remaining(now)) / self.rate
 
 
 class Quota:
-    """One bucket for requests and one for tokens, charged together or neither."""
+    """One bucket for requests and one for tokens; both are charged, or none."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -65,7 +65,7 @@ class Quota:
         self.tokens = Bucket(limits.tokens, limits.burst, now)
 
     def charge(self, tokens: int) -> Refusal | None:
-        """Charge one request of so many tokens; None when it was accepted."""
+        """Charge one request with this many tokens; None if it was accepted."""
         now = self._clock()
         if not (refusal := self._refusal(tokens, now)):
             self.requests.take(1, now)
@@ -73,11 +73,11 @@ class Quota:
         return refusal
 
     def give_back(self, tokens: int) -> None:
-        """Put back what a call has not used of what it was charged."""
+        """Put back the unused part of a call's charge."""
         self.tokens.take(-tokens, self._clock())
 
     def headers(self) -> dict[str, str]:
-        """The state after a call, as OpenAI tells it."""
+        """The state after a call, in OpenAI's headers."""
         now = self._clock()
         headers: dict[str, str] = {}
         for kind, bucket in (("requests", self.requests), ("tokens", self.tokens)):
@@ -103,7 +103,7 @@ class Quota:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI's headers write it: ``17ms``, ``1s``, ``1.5s``, ``6m0s``; rounded up to a ms."""
+    """In the format of OpenAI's headers: ``17ms``, ``1.5s``, ``6m0s``; rounded up to 1 ms."""
     milliseconds = ceil(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -1,13 +1,13 @@
-"""One worker process: several callers that make the calls of a file, over and over.
+"""One worker process: several callers make the calls of a file again and again.
 
-Each goes through the real SDK, with its retries off. With a limiter, a call is made inside
-``async with limiter.limit(**params)``, or by a client whose transport limits it. Without one it is
-made at once, and after a 429 again when a backoff is over: 0.5 s, doubled each time up to 8 s, less
-up to a quarter by chance, as the SDK's own retries do.
+Each call uses the real SDK, with its retries off. With a limiter, a call is made inside ``async
+with limiter.limit(**params)``, or by a client whose transport limits it. Without a limiter, a call
+is made at once, and repeated after each 429. Like the SDK's own retries, it first waits for 0.5 s,
+and for twice as long each time up to 8 s, less a random part of up to a quarter.
 
-Ready once it prints its first line; starts when a line comes in on stdin and stops when stdin
-ends, so also when its parent is gone. Callers that still wait then give up, and calls that are
-under way finish. Prints a `Report` as JSON every half second and at the end.
+The worker is ready once it prints its first line. It starts when it reads a line from stdin. It
+stops when stdin ends, which also happens if its parent dies. Then callers that still wait give up,
+and running calls finish. It prints a `Report` as JSON every half second and at the end.
 """
 
 import argparse
@@ -34,25 +34,25 @@ READY = "ready"
 _REPORT_EVERY = 0.5  # seconds
 
 _on_sending: ContextVar[Callable[[], None]] = ContextVar("_on_sending")
-"""What the caller of the SDK wants to be called when its request is sent."""
+"""A callback of the SDK's caller for the moment at which its request is sent."""
 
 
 class Report(NamedTuple):
-    """What happened since the report before."""
+    """What happened since the last report."""
 
     waits: list[float]
-    """One for each accepted call: seconds from wanting to make it until it was sent."""
+    """For each accepted call, the seconds from its first attempt until it was sent."""
     refused: int
-    """Attempts answered by a 429."""
+    """Attempts that got a 429."""
 
 
 def backoff(refusals: int, chance: float) -> float:
-    """Seconds to sleep after so many 429s in a row; ``chance`` is from 0 to 1."""
+    """Seconds to sleep after this many 429s in a row; ``chance`` is from 0 to 1."""
     return min(0.5 * 2.0 ** (refusals - 1), 8.0) * (1 - 0.25 * chance)
 
 
 class _Sending(httpx2.AsyncHTTPTransport):
-    """Says when a request is sent."""
+    """Calls ``_on_sending`` when it sends a request."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         _on_sending.get()()
@@ -60,7 +60,7 @@ class _Sending(httpx2.AsyncHTTPTransport):
 
 
 class Worker:
-    """Callers that share a client and, unless it is None, a limiter, perhaps ``inside`` it."""
+    """Callers that share a client and maybe a limiter; ``inside``: the client contains it."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Worker:
         self._refused = 0
 
     async def run(self, concurrency: int) -> None:
-        """Make calls, so many at a time, until `stop`."""
+        """Make this many calls at a time, until `stop`."""
         async with asyncio.TaskGroup() as callers:
             for _ in range(concurrency):
                 callers.create_task(self._caller())
@@ -94,7 +94,7 @@ class Worker:
             caller.cancel()
 
     def report(self) -> Report:
-        """What is new since the last report."""
+        """What happened since the last report."""
         report = Report(self._waits, self._refused)
         self._waits, self._refused = [], 0
         return report
@@ -183,7 +183,7 @@ async def _main(arguments: argparse.Namespace) -> None:
         limiter = None
         if arguments.limiter:
             limiter = await stack.enter_async_context(RemoteLimiter(arguments.limiter))
-            limiter.limit(**calls[0])  # loads the vocabulary, which is no part of any wait
+            limiter.limit(**calls[0])  # load the vocabulary now, so that no wait includes it
         http_client = None
         if limiter and arguments.inside:
             transport = AsyncLimitedTransport(limiter, _Sending())
@@ -204,7 +204,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 
 
 def load_calls(path: Path) -> list[Params]:
-    """The parameters of a call from each line."""
+    """The parameters of one call from each line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -58,8 +58,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     policies = load_policies(settings.config)
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
-    # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with buckets
-    # of its own.
+    # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
+    # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
     rules = Policies(policies, store, slots=slots)
