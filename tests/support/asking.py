@@ -1,4 +1,4 @@
-"""Asking a store in the ways that faults are tested with."""
+"""Asks a store through each of its faces, for tests of faults."""
 
 import asyncio
 import time
@@ -17,15 +17,15 @@ from tests.support import redis_topologies
 from tests.support.clock import FakeClock
 
 TIMEOUT = 0.25
-"""Seconds that a store takes at most, unless its URL says otherwise."""
+"""The store's default timeout, in seconds."""
 SLACK = 3
-"""Seconds that a slow machine may take on top of that."""
+"""Extra seconds for a slow machine."""
 
 _names = map(str, count())
 
 
 class FromThreads:
-    """The blocking face of a store, each question from a thread of its own."""
+    """The blocking face of a store; each question runs in its own thread."""
 
     one_lot = RedisStore.one_lot
 
@@ -51,17 +51,17 @@ Face = Callable[[str, FakeClock | None], AsyncStore]
 
 
 def buckets(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """For this event loop only."""
+    """A store for this event loop only."""
     return RedisBuckets(parse_redis_url(url), clock)
 
 
 def store(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """For all, asked from this event loop."""
+    """A store for all threads and loops, used from this event loop."""
     return RedisStore(parse_redis_url(url), clock)
 
 
 def threads(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """For all, asked from threads."""
+    """A store for all threads and loops, used from threads."""
     return FromThreads(RedisStore(parse_redis_url(url), clock))
 
 
@@ -72,7 +72,7 @@ FACES: list[Face] = [buckets, store, threads]
 async def asking(
     url: str, face: Face = buckets, clock: FakeClock | None = None
 ) -> AsyncIterator[AsyncStore]:
-    """A store that is closed after the block."""
+    """A store; the end of the block closes it."""
     asked = face(url, clock)
     try:
         yield asked
@@ -81,17 +81,17 @@ async def asking(
 
 
 def a_second(bucket: str = "b") -> Demand:
-    """What delays the next call by a second, once the burst is used up."""
+    """A demand that delays the next call by a second, once the burst is used up."""
     return demand(bucket, (0, 100), name=next(_names))
 
 
 def a_minute(bucket: str = "b") -> Demand:
-    """What delays the next call by a minute less the burst, which outlasts any failover."""
+    """A demand that delays the next call by a minute less the burst: longer than a failover."""
     return demand(bucket, (0, 6000), name=next(_names))
 
 
 async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
-    """The wait of one more such call, in seconds; raises LimiterUnavailable."""
+    """The wait of one more ``a_second`` call, in seconds; raises LimiterUnavailable."""
     [outcome] = await store.areserve([a_second(bucket)])
     if isinstance(outcome, LimiterUnavailable):
         raise outcome
@@ -100,7 +100,7 @@ async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
 
 
 async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") -> str:
-    """Each of so many at once is told in time that the store is unavailable; what one is told."""
+    """Check that many calls at once all fail in time; returns the message of one error."""
 
     async def one() -> LimiterUnavailable:
         began = time.monotonic()
@@ -114,7 +114,7 @@ async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") 
 
 
 async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> float:
-    """The wait of the first call that is decided again, in seconds."""
+    """Call until the store decides again; returns that call's wait, in seconds."""
     until = time.monotonic() + within
     while True:
         try:
@@ -125,5 +125,5 @@ async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> fl
 
 
 async def eventually(true: Callable[[], bool], within: float = 20) -> None:
-    """Wait until something is so, while the store's tasks go on."""
+    """Wait until the function returns True, while the store's tasks continue."""
     await asyncio.to_thread(redis_topologies.eventually, true, within)

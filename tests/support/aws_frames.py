@@ -1,4 +1,4 @@
-"""The frames that AWS streams events in."""
+"""Builds the frames in which AWS streams events."""
 
 import json
 from base64 import b64encode
@@ -6,7 +6,7 @@ from zlib import crc32
 
 
 def framed(event: object) -> bytes:
-    """An event with the headers that Bedrock gives it."""
+    """An event in a frame with Bedrock's headers."""
     headers = b"".join(
         bytes([len(name)]) + name + b"\x07" + len(value).to_bytes(2) + value
         for name, value in {
@@ -22,5 +22,5 @@ def framed(event: object) -> bytes:
 
 
 def packed(event: str) -> bytes:
-    """An event of the model's own API, as InvokeModel has it."""
+    """An event of the model's own API, in the form of InvokeModel."""
     return framed({"bytes": b64encode(event.encode()).decode()})

@@ -1,9 +1,9 @@
-"""One process of a fleet: calls through any of several servers, and what it was told.
+"""One process of a fleet: makes calls through any of several servers, and prints their starts.
 
     python -m tests.support.fleet_member seconds address...
 
-Prints a line for each start: the earliest and the latest time it can have, on the machine's clock,
-in seconds; and its tokens.
+Prints a line for each start: its earliest and its latest possible time in seconds of the machine's
+clock, and its tokens.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ CALLERS = 4
 
 
 async def caller(limiters: list[RemoteLimiter], until: float) -> None:
-    """Call after call; asks the next server where one is away."""
+    """Make call after call; go to the next server if one is away."""
     turns = cycle(random.sample(limiters, len(limiters)))
     limiter = next(turns)
     while (asked := time.monotonic()) < until:
@@ -36,7 +36,7 @@ async def caller(limiters: list[RemoteLimiter], until: float) -> None:
 
 
 async def main(seconds: float, addresses: list[str]) -> None:
-    """All callers of this process."""
+    """Run all callers of this process."""
     until = time.monotonic() + seconds
     async with AsyncExitStack() as stack:
         limiters = [

@@ -1,4 +1,4 @@
-"""Lines of Python in a process of its own, where modules can be missing or old."""
+"""Runs lines of Python in a new process, where modules can be missing or old."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def run(*code: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """A process of its own that runs these lines, and may import from the folder."""
+    """Run these lines in a new process, which can import from the folder."""
     return subprocess.run(
         [sys.executable, "-c", "\n".join(code)],
         env={"PYTHONPATH": str(folder)} if folder else None,
@@ -18,5 +18,5 @@ def run(*code: str, folder: Path | None = None) -> "subprocess.CompletedProcess[
 
 
 def without(*modules: str) -> str:
-    """A line after which these modules cannot be imported."""
+    """A line of code; after it, these modules cannot be imported."""
     return f"import sys; sys.modules.update(dict.fromkeys({modules}))"

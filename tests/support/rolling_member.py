@@ -1,9 +1,9 @@
-"""One process of many that call through any of several servers while these come and go.
+"""One of many processes that make calls through several servers while these stop and start.
 
     python -m tests.support.rolling_member address calls_a_second
 
-Until its stdin ends. Prints how many calls started, how many failed, the slowest answer in seconds,
-and one failure.
+It runs until its stdin ends. Then it prints how many calls started, how many failed, the slowest
+answer in seconds, and one failure.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from openlimit import OpenLimitError, RemoteLimiter
 
 
 async def main(address: str, rate: float) -> None:
-    """Calls at a steady rate, however long each takes."""
+    """Make calls at a steady rate, however long each takes."""
     started, slowest = 0, 0.0
     failures: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Random limits and calls for the properties of the arithmetic."""
+"""Random limits and calls for the property tests of the arithmetic."""
 
 from functools import partial
 from math import inf
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
 from tests.support.reference import Start
 
-# What doubles may be off by, and a start by a thousandth of a microsecond, as a share of what the
-# smallest burst here, a tenth of a second, lets through.
+# The allowed error: that of doubles, and a thousandth of a microsecond of a start. It is a share of
+# what the smallest burst here, a tenth of a second, lets through.
 ROUNDING = 1.1e-8
 
 
@@ -23,7 +23,7 @@ class Ask(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Limits, and the calls that meet them."""
+    """Limits, and calls under these limits."""
 
     limits: tuple[Limit, ...]
     asks: list[Ask]
@@ -35,9 +35,9 @@ SHORT_WAITS = st.sampled_from([0, SECOND, 60 * SECOND, inf])
 
 @st.composite
 def scenes(draw: st.DrawFn, max_waits: st.SearchStrategy[float] = ANY_WAIT) -> Scene:
-    """One to three limits of very different sizes, and calls small, large and too large.
+    """One to three limits of very different sizes, with small, large and too large calls.
 
-    Limits of one unit may get different costs, which makes no difference to the arithmetic.
+    Limits of one unit may get different costs. The arithmetic does not depend on that.
     """
     limits = draw(
         st.lists(
@@ -53,7 +53,7 @@ def scenes(draw: st.DrawFn, max_waits: st.SearchStrategy[float] = ANY_WAIT) -> S
             unique_by=lambda limit: limit.name,
         )
     )
-    # Costs as shares of the amount, so that bursts, queues and overdrafts all come up.
+    # Costs as shares of the amount, so that bursts, queues and overdrafts all occur.
     shares = st.sampled_from([0, 0.001, 0.01, 0.05, 0.3, 1, 1.001])
     costs = st.tuples(*(shares.map(partial(_share, limit.amount)) for limit in limits))
     after = st.one_of(st.just(0), st.integers(0, 2 * SECOND), st.integers(0, 90_000 * SECOND))
@@ -69,7 +69,7 @@ Log = list[tuple[float, Ask, object]]
 
 
 def play(scene: Scene, bucket: Bucket) -> Log:
-    """Every ask with the time it was made and what the bucket answered."""
+    """Make all calls; returns each with its time and the bucket's answer."""
     now, log = 0, Log()
     for ask in scene.asks:
         now += ask.after
@@ -78,5 +78,5 @@ def play(scene: Scene, bucket: Bucket) -> Log:
 
 
 def starts_of(log: Log) -> list[Start]:
-    """What started, and when."""
+    """The calls that started, and when."""
     return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Decision)]

@@ -1,4 +1,4 @@
-"""A real openlimit-server: its own process, a free port, real signals."""
+"""Runs a real openlimit-server: its own process, a free port, real signals."""
 
 import re
 import signal
@@ -14,11 +14,11 @@ _SERVING = re.compile(r"serving on .* \(port (\d+)\)")
 
 
 class ServerProcess:
-    """Started and serving once constructed; ``stop`` it."""
+    """A server that serves once constructed. ``stop`` it."""
 
     def __init__(self, *arguments: str, port: int = 0) -> None:
         command = [sys.executable, "-m", "openlimit_server", "--listen", f"127.0.0.1:{port}"]
-        # A file, not a pipe: a server whose log nobody reads must not stand still.
+        # A file, not a pipe: a server blocks if nobody reads its pipe.
         self._log = NamedTemporaryFile("r", suffix=".log")  # noqa: SIM115 - closed by stop
         with open(self._log.name, "w") as log:
             self._process = subprocess.Popen([*command, *arguments], stderr=log)
@@ -27,7 +27,7 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
 
     def wait_for_log(self, text: str) -> None:
-        """Until it has logged that."""
+        """Wait until the log contains the text."""
         for _ in range(2000):
             if text in Path(self._log.name).read_text():
                 return
@@ -48,7 +48,7 @@ class ServerProcess:
         raise RuntimeError(f"the server did not start: {said}")
 
     def said(self) -> str:
-        """All that it has logged."""
+        """The whole log."""
         return Path(self._log.name).read_text()
 
     def signal(self, number: signal.Signals) -> None:
@@ -56,11 +56,11 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 10) -> int:
-        """The exit code."""
+        """Wait for the end of the process; returns the exit code."""
         return self._process.wait(timeout)
 
     def stop(self) -> None:
-        """Kill it if it still runs, and read what it said last."""
+        """Kill the process if it still runs, and remove the log."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)
@@ -69,7 +69,7 @@ class ServerProcess:
 
 @contextmanager
 def serving(*arguments: str, port: int = 0) -> Iterator[ServerProcess]:
-    """A server for as long as the block runs."""
+    """A server, while the block runs."""
     server = ServerProcess(*arguments, port=port)
     try:
         yield server

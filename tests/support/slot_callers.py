@@ -1,11 +1,11 @@
-"""Callers in one process that each want a slot once, over one stream of raw messages.
+"""Callers in one process. Each takes a slot once, over one stream of raw messages.
 
     python -m tests.support.slot_callers address first count step
 
-They are numbered from ``first`` in steps of ``step``, and ask in the order of their numbers, once a
-line has come on stdin. Prints what happens to them, when on the machine's clock, in seconds:
-``asked``, ``in`` when it has been told to start, ``renewed`` before that is asked for, ``out``
-before it is released.
+Their numbers begin with ``first`` and grow by ``step``. After a line on stdin, they ask in the
+order of their numbers. The process prints their events, with times in seconds of the machine's
+clock: ``asked``; ``in`` when a caller gets its slot; ``renewed`` before it renews; ``out`` before
+it releases.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.status import error_of
 
-EVERY = 0.002  # seconds from one caller of all to the next
+EVERY = 0.002  # seconds between callers with successive numbers
 HOLDS, HOLDS_LONG = 0.5, 4.0  # seconds
-LONG = 25  # one of so many callers holds its slot for longer
+LONG = 25  # one of this many callers holds its slot for HOLDS_LONG
 
 
 class Talker:
-    """Asks over a stream, each question for whoever waits for its answer."""
+    """Sends questions over a stream, and gives each answer to the caller that waits for it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._call: Any = RateLimitServiceStub(channel).AcquireStream()
@@ -47,7 +47,7 @@ class Talker:
         question.id = next(self._ids)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[question.id] = answer
-        async with self._writing:  # gRPC takes one at a time
+        async with self._writing:  # gRPC allows one write at a time
             await self._call.write(AcquireStreamRequest(questions=[question]))
         return await answer
 
@@ -62,7 +62,7 @@ def say(what: str, number: int) -> None:
 
 
 async def caller(talker: Talker, number: int, start: float) -> None:
-    """One call, from its place in the queue to its end."""
+    """Make one call, from its place in the queue to its end."""
     await asyncio.sleep(start + number * EVERY - time.monotonic())
     say("asked", number)
     acquire = AcquireRequest(model="m")
@@ -83,7 +83,7 @@ async def caller(talker: Talker, number: int, start: float) -> None:
 
 
 async def main(address: str, first: int, callers: int, step: int) -> None:
-    """All callers of this process."""
+    """Run all callers of this process."""
     async with grpc.aio.insecure_channel(address) as channel:
         await channel.channel_ready()
         talker = Talker(channel)

@@ -1,4 +1,4 @@
-"""What is between a client and its server: balancers, firewalls, proxies that end connections."""
+"""A relay between client and server. Like balancers and firewalls, it can end connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 
 class Relay:
-    """Passes on what comes in at ``url``; made by ``relaying``."""
+    """Passes on all data that arrives at ``url``; ``relaying`` makes it."""
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -31,23 +31,23 @@ class Relay:
             self._writers.discard(sink)
 
     def close(self) -> None:
-        """Say goodbye on each connection."""
+        """Close each connection properly."""
         for writer in self._writers:
             writer.close()
 
     def reset(self) -> None:
-        """End each connection without a goodbye."""
+        """Reset each connection."""
         for writer in self._writers:
             writer.transport.abort()
 
     def forget(self) -> None:
-        """Pass on nothing more of what is connected now, and tell nobody."""
+        """Silently drop all further data of the present connections."""
         self._is_deaf |= self._writers
 
 
 @asynccontextmanager
 async def relaying(to: int) -> AsyncIterator[Relay]:
-    """In front of a port of 127.0.0.1, for as long as the block runs."""
+    """A relay in front of a port of 127.0.0.1, while the block runs."""
     relay = Relay(to)
     server = await asyncio.start_server(relay.connected, "127.0.0.1", 0)
     relay.url = "redis://127.0.0.1:{1}".format(*server.sockets[0].getsockname())

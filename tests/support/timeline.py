@@ -1,4 +1,4 @@
-"""Time that passes only while a reservation sleeps."""
+"""A fake time that passes only while a reservation sleeps."""
 
 import asyncio
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from tests.support.clock import FakeClock
 
 
 class Timeline:
-    """Stands in for the clock and the sleep of reservations and of new memory stores."""
+    """Replaces the clock and the sleep of reservations and of new memory stores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock()
@@ -29,7 +29,7 @@ class Timeline:
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(round(seconds, 6))
-        self.clock.advance(seconds + 1e-6)  # no sleep ends early
+        self.clock.advance(seconds + 1e-6)  # like a real sleep, it never ends early
 
     async def _asleep(self, seconds: float) -> None:
         self._sleep(seconds)

@@ -1,4 +1,4 @@
-"""TLS that asks for a client's certificate, in front of a server that speaks none itself."""
+"""A TLS relay in front of a server without TLS. It requires a client certificate."""
 
 import asyncio
 import ssl
@@ -12,7 +12,7 @@ import trustme
 
 
 class Certificates(NamedTuple):
-    """PEM files: an authority, and what it issued to the client and to the server."""
+    """PEM files: an authority, and its certificates for the client and the server."""
 
     authority: Path
     client: Path
@@ -20,7 +20,7 @@ class Certificates(NamedTuple):
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """New ones; the server's is for the name localhost alone."""
+    """Make new certificates; the server's is only for the name localhost."""
     files = Certificates(*(folder / f"{name}.pem" for name in Certificates._fields))
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(files.authority))
@@ -34,7 +34,7 @@ def make_certificates(folder: Path) -> Certificates:
 
 @contextmanager
 def tls_in_front_of(port: int, certificates: Certificates) -> Iterator[int]:
-    """The port on 127.0.0.1 that takes TLS, for as long as the block runs."""
+    """Yields a port on 127.0.0.1 that accepts TLS, while the block runs."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.authority)
     context.load_cert_chain(certificates.server)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -44,7 +44,7 @@ def tls_in_front_of(port: int, certificates: Certificates) -> Iterator[int]:
         try:
             while some := await source.read(65536):
                 sink.write(some)
-        except OSError:  # a client that was turned away, or hung up
+        except OSError:  # the relay refused the client, or the client hung up
             pass
         finally:
             sink.close()
@@ -62,7 +62,7 @@ def tls_in_front_of(port: int, certificates: Certificates) -> Iterator[int]:
             task.cancel()
         while relays:
             await asyncio.wait(relays)
-        await asyncio.sleep(0.01)  # for the closed connections to be gone
+        await asyncio.sleep(0.01)  # let the closed connections end
 
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="tls-relay")
