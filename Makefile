@@ -1,7 +1,7 @@
-# A fresh machine needs Python 3.11 or newer and make; everything else goes into .venv.
+# You need Python 3.11 or newer and make. Everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Both names: newer versions of pip read the second one for what builds the package.
+# Newer versions of pip read the second variable for the build's own packages.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
 OUT ?= client
 
