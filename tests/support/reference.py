@@ -7,7 +7,7 @@ calls in this window fit? This is the definition of conformance.
 from collections.abc import Sequence
 from fractions import Fraction
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 
 Start = tuple[float, Sequence[float]]
 

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from tests.support.reference import Start
 
 # The allowed error: that of doubles, and a thousandth of a microsecond of a start. It is a share of
@@ -79,4 +81,4 @@ def play(scene: Scene, bucket: Bucket) -> Log:
 
 def starts_of(log: Log) -> list[Start]:
     """The calls that started, and when."""
-    return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Decision)]
+    return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Grant)]

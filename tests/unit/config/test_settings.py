@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit_server.config.settings import (
     ConfigurationError,
     PolicySettings,
