@@ -14,7 +14,7 @@ from openlimit.operations import Cancellation, Observed, Penalty, Settlement
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit.wire.fields import Call
-from openlimit_server.config.settings import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock
 from tests.support.redis_process import serving_redis

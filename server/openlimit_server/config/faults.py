@@ -39,6 +39,10 @@ _WORDS = {
 }
 
 
+class ConfigurationError(Exception):
+    """The settings cannot be used; the message has a line for each fault."""
+
+
 def of_file(
     path: str,
     faults: Collection[ErrorDetails],
