@@ -89,7 +89,7 @@ def place(path: str, loc: Location, document: Any) -> str:
             continue
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
         try:
-            line = f":{document.lc.data[part][0] + 1}"
+            line = f":{document.lines[part]}"
             document = document[part]
         except (AttributeError, LookupError, TypeError):
             document = None

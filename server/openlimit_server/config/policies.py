@@ -188,8 +188,7 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     try:
         document = marked_yaml.parse(path.read_text(encoding="utf-8"))
     except marked_yaml.NotYAML as error:
-        place = f"{path}:{error.line}" if error.line else path
-        raise ConfigurationError(f"{place}: {error}") from error
+        raise ConfigurationError(f"{path}:{error.line}: {error}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]

@@ -175,7 +175,10 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + f"    max_wait: {'9' * 5000}", "limits.yaml:5: policies[0].max_wait: expected a du"),
         (ONE + "    max_wait: 2020-13-45", "limits.yaml:5: policies[0].max_wait: expected a dura"),
         (ONE + f"    max_wait: {'[' * 3000}", "limits.yaml:5: nested too deeply"),
-        ("a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)), "limits.yaml: nested too deep"),
+        (
+            "a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)),
+            "limits.yaml:51: nested too deeply",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, message: str) -> None:
@@ -218,6 +221,17 @@ def test_the_largest_limit_can_be_served(file: Path) -> None:
         Limit.per("a", 1, 315_360_000),
     )
     assert all(isfinite(limit.capacity) for limit in policy.limits)
+
+
+def test_a_mapping_takes_over_another(file: Path) -> None:
+    """With <<, in the other's order; its own fields win, and a fault is told where it stands."""
+    shared = "policies:\n  - &a\n    name: a\n    models: [x]\n    limits: {b: 9/day, c: 9/day}\n"
+    file.write_text(shared + "  - <<: *a\n    name: b\n    limits: {d: 9/day}\n")
+    first, second = load_policies(file)
+    assert (first.units, second.units) == (("b", "c"), ("d",))
+    assert (first.models, second.models, second.name) == (("x",), ("x",), "b")
+    faulty = shared.replace("9/day}", "9}") + "  - {<<: *a, name: b}\n"
+    assert [line.split(":")[1] for line in refusal(file, faulty).splitlines()] == ["5", "5"]
 
 
 @pytest.mark.parametrize("field", ["limits: {tokens: *a9}", "models: *a9\n    models: *a9"])
@@ -420,6 +434,8 @@ def test_units_of_an_own_kind_can_be_limited(file: Path) -> None:
         (ONE + "    [a]: 5", ":5: has a list where the name of a field is expected"),
         (ONE + "    : 5", ":5: has an empty value where the name of a field is expected"),
         (ONE + "    max_wait: \x07", ":5: has the character 0x07, which YAML forbids"),
+        (ONE + "    a: |\n  \n      x", ":7: is indented further than the first line of its text:"),
+        (ONE + "    <<: 5", ":5: has << without a mapping that it takes over"),
     ],
 )  # fmt: skip
 def test_a_message_says_how_to_write_it(file: Path, text: str, end: str) -> None:
