@@ -1,7 +1,7 @@
 """How the fields of settings are read, and between which bounds."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -82,6 +82,7 @@ Duration = Annotated[float, BeforeValidator(notation.duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
 """Seconds."""
+Split = Literal["model", "key"]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(notation.address)]

@@ -8,15 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, events
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    CollectionEndEvent,
-    MappingStartEvent,
-    ScalarEvent,
-    StreamEndEvent,
-)
 from ruamel.yaml.reader import ReaderError
 
 from openlimit_server.config.notation import shown
@@ -45,12 +38,7 @@ _PLAIN = [
 
 
 class NotYAML(Exception):
-    """The text is no YAML that can be used; the message says why."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(reason)
-        self.line = line
-        """From 1."""
+    """The data are no YAML that can be used; the message is the line, from 1, and why."""
 
 
 class _Mapping(dict[str, Any]):
@@ -63,47 +51,52 @@ class _List(list[Any]):
         self.lines: list[int] = []
 
 
-def parse(text: str) -> Any:
+def parse(data: bytes) -> Any:
     """The document; its mappings and lists have ``lines``, by key or index. Raises NotYAML.
 
     An alias is the same object as its anchor, so a few lines of aliases take little memory.
     """
     try:
+        text = data.decode()
         return _Reader(YAML(typ="safe", pure=True).parse(text)).document()
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise NotYAML(_line(mark), _plain(error)) from error
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        problem = f"has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
+        raise NotYAML(f"{line}: {problem}") from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise NotYAML(
-            line, f"has the character {error.character:#04x}, which YAML forbids"
-        ) from error
+        problem = f"has the character {error.character:#04x}, which YAML forbids"
+        raise NotYAML(f"{line}: {problem}") from error
+    except MarkedYAMLError as error:
+        line = _line(error.problem_mark or error.context_mark)
+        raise NotYAML(f"{line}: {_plain(error)}") from error
 
 
 class _Reader:
     """Builds a document from the parser's events in one pass."""
 
-    def __init__(self, events: Iterator[Any]) -> None:
-        self._events = events
+    def __init__(self, read: Iterator[Any]) -> None:
+        self._events = read
         self._anchors: dict[str, Any] = {}
 
     def document(self) -> Any:
         next(self._events)  # the stream starts
-        if isinstance(next(self._events), StreamEndEvent):
+        if isinstance(next(self._events), events.StreamEndEvent):
             return None
         value = self._value(next(self._events))
         next(self._events)  # the document ends
-        if not isinstance(event := next(self._events), StreamEndEvent):
+        if not isinstance(event := next(self._events), events.StreamEndEvent):
             raise _fault(event, "begins a second document (---): a configuration is one")
         return value
 
     def _value(self, event: Any, depth: int = 0) -> Any:
-        if isinstance(event, AliasEvent):
+        if isinstance(event, events.AliasEvent):
             if event.anchor not in self._anchors:
                 quoted = f'"*{event.anchor}"'
                 raise _fault(event, f"has a value that begins with *: put it in quotes, {quoted}")
             return self._anchors[event.anchor]
-        is_text, is_mapping = (isinstance(event, kind) for kind in (ScalarEvent, MappingStartEvent))
+        is_text = isinstance(event, events.ScalarEvent)
+        is_mapping = isinstance(event, events.MappingStartEvent)
         if event.tag and not (is_text and event.tag == f"{_TAG}str"):
             tag = shown(event.tag.replace(_TAG, "!!"))
             raise _fault(event, f"has the tag {tag}, which means nothing here: leave it out")
@@ -119,7 +112,7 @@ class _Reader:
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
         """What lies in a list, or the keys and values of a mapping in turn, with their events."""
-        while not isinstance(event := next(self._events), CollectionEndEvent):
+        while not isinstance(event := next(self._events), events.CollectionEndEvent):
             yield event, self._value(event, depth)
 
 
@@ -137,7 +130,7 @@ def _fill_mapping(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None
         if key in mapping:
             raise _fault(event, f"has {shown(key)} a second time: keep one of them")
         of_value, value = next(entries)
-        if key == "<<" and event.implicit[0]:
+        if key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
             taken_over += value if isinstance(value, _List) else [value]
             if not all(isinstance(each, _Mapping) for each in taken_over):
                 raise _fault(of_value, "has << without a mapping that it takes over")
@@ -154,7 +147,7 @@ def _line(mark: Any) -> int:
 
 
 def _fault(event: Any, problem: str) -> NotYAML:
-    return NotYAML(_line(event.start_mark), problem)
+    return NotYAML(f"{_line(event.start_mark)}: {problem}")
 
 
 def _plain(error: MarkedYAMLError) -> str:

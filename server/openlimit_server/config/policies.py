@@ -1,10 +1,10 @@
 """The policies: what the YAML file of them may say, validated once into frozen values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -54,7 +54,7 @@ class PolicySettings(BaseModel):
     is for calls without a model, which no pattern covers."""
     limits: Annotated[tuple[Limit, ...], GetPydanticSchema(lambda _, read: read(_LimitsByUnit))]
     """One or several of each unit; in the file, a mapping of units to limits."""
-    split_by: tuple[Literal["model", "key"], ...] = ()
+    split_by: tuple[fields.Split, ...] = ()
     """What has a bucket of its own; with nothing, all calls share one."""
     max_wait: fields.Duration | None = None
     """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
@@ -134,6 +134,18 @@ class PolicySettings(BaseModel):
                     f"must be at most {most}, twice its limit or what leaks in a day, not {amount}",
                 )
 
+    @field_validator("name")
+    @classmethod
+    def _is_new(cls, name: str, info: ValidationInfo) -> str:
+        above: set[str] = set() if info.context is None else info.context  # names in the same file
+        if name in above:
+            raise ValueError(
+                f"a policy named {name!r} stands above already; names must differ, since each has "
+                "buckets of its own"
+            )
+        above.add(name)
+        return name
+
     @field_validator("reserve_output", "default_output")
     @classmethod
     def _output_is_limited(cls, value: str | int, info: ValidationInfo) -> str | int:
@@ -156,21 +168,17 @@ class PolicySettings(BaseModel):
         return lease
 
 
-def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
-    limits = (Limit.per("requests", 3500, 60), Limit.per("tokens", tokens, 60))
-    return PolicySettings.model_construct(
-        name=name, models=tuple(models), limits=limits, split_by=("model",)
-    )
+def _default(name: str, models: Sequence[str], tokens: str) -> PolicySettings:
+    limits = {"requests": "3500/minute", "tokens": tokens}
+    policy = {"name": name, "models": models, "limits": limits, "split_by": ["model"]}
+    return PolicySettings.model_validate(policy)
 
 
+_COMPLETION = ["text-*-00?", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"]
 DEFAULT_POLICIES = (
-    _default("embedding", ["text-embedding-*"], 70_000_000),
-    _default(
-        "completion",
-        ["text-*-00?", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"],
-        350_000,
-    ),
-    _default("chat", ["*"], 90_000),
+    _default("embedding", ["text-embedding-*"], "70000000/minute"),
+    _default("completion", _COMPLETION, "350000/minute"),
+    _default("chat", ["*"], "90000/minute"),
 )
 """What is served without a configuration: the limits of the local limiters, for each model."""
 
@@ -182,19 +190,13 @@ class _File(BaseModel):
 
 
 def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
-    """The policies of a file, or the default ones; raises ConfigurationError."""
+    """The policies of a file, or the default ones; raises ConfigurationError. Blocks to read."""
     if path is None:
         return DEFAULT_POLICIES
     try:
-        document = marked_yaml.parse(path.read_text(encoding="utf-8"))
+        document = marked_yaml.parse(path.read_bytes())
     except marked_yaml.NotYAML as error:
-        raise ConfigurationError(f"{path}:{error.line}: {error}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise ConfigurationError(
-            f"{path}:{line}: has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
-        ) from error
+        raise ConfigurationError(f"{path}:{error}") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(document, dict):
@@ -203,21 +205,7 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
             f"not {notation.shown(document)}"
         )
     try:
-        policies = _File.model_validate(document).policies
+        return _File.model_validate(document, context=set[str]()).policies
     except Invalid as error:
         known = {1: _File.model_fields, 3: PolicySettings.model_fields}
-        wrong = faults.of_file(str(path), error.errors(), document, known)
-        raise ConfigurationError(wrong) from error
-    _require_unique_names(path, policies, document)
-    return policies
-
-
-def _require_unique_names(path: Path, policies: tuple[PolicySettings, ...], document: Any) -> None:
-    first: dict[str, int] = {}
-    for i, policy in enumerate(policies):
-        if first.setdefault(policy.name, i) != i:
-            place = faults.place(str(path), ("policies", i, "name"), document)
-            raise ConfigurationError(
-                f"{place}: a policy named {policy.name!r} stands above already; "
-                "names must differ, since each has buckets of its own"
-            )
+        raise faults.of_file(str(path), error.errors(), document, known) from error

@@ -9,7 +9,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, fields, spelling
-from openlimit_server.config.faults import ConfigurationError
 
 MEMORY = "memory://"
 _COMMAND = "openlimit-server"
@@ -86,8 +85,6 @@ class Settings(BaseSettings):
             # In model_config, _env_ignore_empty would mean empty arguments as well.
             return cls(_cli_parse_args=arguments, _env_ignore_empty=True)  # type: ignore[call-arg]  # pydantic's
         except Invalid as error:
-            wrong = faults.of_options(_COMMAND, error.errors(), arguments)
-            raise ConfigurationError(wrong) from error
+            raise faults.of_options(_COMMAND, error.errors(), arguments) from error
         except SettingsError as error:
-            wrong = faults.of_arguments(_COMMAND, str(error), cls.model_fields)
-            raise ConfigurationError(wrong) from error
+            raise faults.of_arguments(_COMMAND, str(error), cls.model_fields) from error
