@@ -89,10 +89,9 @@ def test_the_largest_limit_can_be_served() -> None:
 
 def test_a_mapping_takes_over_another(file: Path) -> None:
     """With <<, in the other's order; its own fields win."""
-    shared = (
-        "policies:\n  - &a\n    name: a\n    models: [x]\n    limits: &l {b: 9/day, c: 8/day}\n"
-    )
-    file.write_text(shared + "  - <<: *a\n    name: b\n    limits: {<<: *l, d: 9/day, b: 7/day}\n")
+    shared = "name: a\n    models: [x]\n    limits: &l {b: 9/day, c: 8/day}"
+    other = "name: b\n    limits: {<<: *l, d: 9/day, b: 7/day}"
+    file.write_text(f"policies:\n  - &a\n    {shared}\n  - <<: *a\n    {other}\n")
     first, second = load_policies(file)
     amounts = [[(limit.unit, limit.amount) for limit in each.limits] for each in (first, second)]
     assert amounts == [[("b", 9), ("c", 8)], [("d", 9), ("b", 7), ("c", 8)]]
