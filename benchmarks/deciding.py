@@ -7,7 +7,7 @@ from math import inf
 from statistics import median
 
 from benchmarks.measuring import Rate
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Demand
 

@@ -20,9 +20,9 @@ from benchmarks.bare_stream import BareStream, opened
 from benchmarks.callers import asking
 from benchmarks.measuring import Server, cpu, product
 from benchmarks.memory import Row
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
+from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
-from openlimit.wire.fields import Call
 from openlimit_server.config.policies import PolicySettings, load_policies
 from openlimit_server.engine.engine import Policies
 
@@ -83,11 +83,11 @@ async def _with_buckets(number: int) -> float:
     return cost
 
 
-def _call(model: str, key: str = "") -> Call:
-    return Call(model, key, _COSTS, None)
+def _call(model: str, key: str = "") -> Acquire:
+    return Acquire(model, key, _COSTS, None)
 
 
-async def _cost(policies: Policies, calls: Iterator[Call]) -> float:
+async def _cost(policies: Policies, calls: Iterator[Acquire]) -> float:
     """The median of some rounds, in microseconds a decision."""
     costs = []
     for _ in range(_ROUNDS):

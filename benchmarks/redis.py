@@ -11,7 +11,7 @@ import redis.asyncio
 import uvloop
 
 from benchmarks.measuring import MODEL, Call, Rate, latencies, product, rate
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit.stores.protocol import Demand
 from openlimit.stores.redis.script import BUCKET, script_calls
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url

@@ -8,9 +8,10 @@ from functools import partial
 from reprlib import repr as shortened
 from typing import Any, Self
 
-from openlimit.bucket.bucket import MAX_RETRY_AFTER, Decision
+from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
+from openlimit.operations import Grant
 from openlimit.reservation import Reservation
 from openlimit.tokens.counting import count_split, is_absent, tells_output, whole_number
 
@@ -112,9 +113,7 @@ class RateLimiter(ABC):
         self._observe(name, remaining)
 
     @abstractmethod
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps.
 
         Raises WaitTooLong beyond ``max_wait`` seconds; None is the limiter's own bound.
@@ -123,23 +122,21 @@ class RateLimiter(ABC):
     @abstractmethod
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    ) -> Grant:
         """``reserve`` for event loops."""
 
     # What follows neither blocks nor raises.
 
     @abstractmethod
-    def cancel(self, decision: Decision) -> None:
+    def cancel(self, decision: Grant) -> None:
         """Give back a reservation before its start."""
 
     @abstractmethod
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
+    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
         """Replace what a started call has reserved by what it has used; frees its slot."""
 
     @abstractmethod
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         """Free the slot of a call that has ended."""
 
     def _require_model(self, model: str) -> None:  # noqa: B027 - most do not need it

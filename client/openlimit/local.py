@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Mapping
 from math import inf
 
-from openlimit.bucket.bucket import SECOND, Decision, Limit, pause_of
+from openlimit.bucket.limit import SECOND, Limit, pause_of
 from openlimit.errors import InvalidRequest
 from openlimit.limiter import RateLimiter
+from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Demand, Observation, Pause, Settlement, Store, Withdrawal
 
@@ -52,9 +53,7 @@ class LocalLimiter(RateLimiter):
         """Tokens a minute."""
         return self._limits[1].amount
 
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         [outcome] = self._store.reserve([self._demand(costs, max_wait)])
         if isinstance(outcome, Exception):
             raise outcome
@@ -62,18 +61,16 @@ class LocalLimiter(RateLimiter):
 
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    ) -> Grant:
         [outcome] = await self._store.areserve([self._demand(costs, max_wait)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def cancel(self, decision: Decision) -> None:
+    def cancel(self, decision: Grant) -> None:
         self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
 
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
+    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
         costs = self._charges(reserved)
         actual = [
             used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
@@ -82,7 +79,7 @@ class LocalLimiter(RateLimiter):
             Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
         )
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         """Nothing to do: concurrency is not limited here."""
 
     def _penalize(self, model: str, retry_after: float) -> None:

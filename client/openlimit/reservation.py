@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from openlimit.background import in_background
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
+from openlimit.operations import Grant
 from openlimit.providers.usage import units_of
 
 
@@ -22,25 +23,21 @@ class Reserver(Protocol):
     Only reserving may block, and raise what can happen to it.
     """
 
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         """Charge the costs and say how long to wait; may block on I/O."""
 
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    ) -> Grant:
         """``reserve`` for event loops."""
 
-    def cancel(self, decision: Decision) -> None:
+    def cancel(self, decision: Grant) -> None:
         """Give back a reservation before its start."""
 
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
+    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
         """Replace what a started call has reserved by what it has used; frees its slot."""
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         """Free the slot of a call that has ended."""
 
 
@@ -75,7 +72,7 @@ class Reservation:
         self.model = model
         self.costs = costs
         self.max_wait = max_wait
-        self._decision: Decision | None = None
+        self._decision: Grant | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
     def __repr__(self) -> str:
@@ -192,7 +189,7 @@ class Reservation:
             raise RuntimeError("enter the reservation first: with limiter.limit(…) as reservation")
         if decision.reservation_id:
             # Without its id and lease it keeps what it waited, and is settled no more.
-            self._decision = Decision(decision.wait, decision.limited_by, "")
+            self._decision = Grant(decision.wait, decision.limited_by, "")
             self._reserver.settle(decision, self.costs, used)
 
 

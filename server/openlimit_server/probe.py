@@ -3,7 +3,7 @@
 from math import inf
 
 from openlimit.background import tell_of_fault
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import AsyncStore, Demand
 from openlimit_server.engine.engine import Policies

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Decision, Limit
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import InvalidRequest, UnknownReservation, WaitTooLong
+from openlimit.operations import Grant
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Demand,
@@ -228,7 +229,7 @@ class OnceContract:
     def test_requests_of_different_buckets_are_different(self, store: Store) -> None:
         """The same id elsewhere is another request."""
         answers = store.decide([once("r")._replace(bucket=bucket) for bucket in "xyx"])
-        assert [type(answer) for answer in answers] == [Decision, Decision, Repeat]
+        assert [type(answer) for answer in answers] == [Grant, Grant, Repeat]
 
     def test_a_run_is_granted_once(self, store: Store, clock: FakeClock) -> None:
         """Each of its places, in whatever order and company it is asked again, whether it started
@@ -239,16 +240,16 @@ class OnceContract:
         clock.advance(0.1)
         more = store.decide(in_run([7, 12, 3, 9, 9, 8], small))
         assert waits(more) == [0, 0, 0]
-        names = [each.reservation_id for each in first if isinstance(each, Decision)]
+        names = [each.reservation_id for each in first if isinstance(each, Grant)]
         assert more[0] == Repeat(0, "", names[7], START, small)
         assert more[2] == Repeat(0, "", names[3], START, small)
-        assert isinstance(more[1], Decision)
-        assert isinstance(more[3], Decision)
+        assert isinstance(more[1], Grant)
+        assert isinstance(more[3], Grant)
         assert more[4] == Repeat(0, "", more[3].reservation_id, clock.now, small)
         late = store.decide(in_run([20, 21], (0, 100)))
         again = store.decide(in_run([21, 20, 0], (0, 1)))
         for answer, before in zip(again, [late[1], late[0]], strict=False):
-            assert isinstance(before, Decision)
+            assert isinstance(before, Grant)
             assert before.wait
             assert answer == Repeat(*before[:3], clock.now + before.wait, (0, 100))
         assert again[2] == Repeat(0, "", names[0], START, small)
@@ -259,17 +260,17 @@ class OnceContract:
         """From when the latest of it was decided, however late it starts."""
         store.decide(in_run([0], (0, 500)))
         [waits_] = store.decide(in_run([1], (0, 500)))
-        assert isinstance(waits_, Decision)
+        assert isinstance(waits_, Grant)
         clock.advance(4.9)
         assert [type(each) for each in store.decide(in_run([0, 1]))] == [Repeat, Repeat]
         clock.advance(0.1)
-        assert [type(each) for each in store.decide(in_run([0, 1]))] == [Decision, Decision]
+        assert [type(each) for each in store.decide(in_run([0, 1]))] == [Grant, Grant]
 
     def test_a_place_that_is_asked_twice_at_once_is_granted_once(self, store: Store) -> None:
         """In a run that is new, too."""
         one, two, again = store.decide(in_run([5, 6, 5], (0, 1)))
-        assert isinstance(one, Decision)
-        assert isinstance(two, Decision)
+        assert isinstance(one, Grant)
+        assert isinstance(two, Grant)
         assert again == Repeat(0, "", one.reservation_id, START, (0, 1))
 
     def test_a_refused_request_may_be_granted_later(self, store: Store, clock: FakeClock) -> None:
@@ -301,7 +302,7 @@ class OnceContract:
         with ThreadPoolExecutor(16) as threads:
             asked = [once("r", name=str(i)) for i in range(64)]
             answers = list(threads.map(lambda each: told(store, each), asked))
-        [granted] = [answer for answer in answers if isinstance(answer, Decision)]
+        [granted] = [answer for answer in answers if isinstance(answer, Grant)]
         assert {a.reservation_id for a in answers if isinstance(a, Repeat)} == {
             granted.reservation_id
         }
@@ -329,7 +330,7 @@ class OnceContract:
             answer = told(store, in_bucket(single, message))
             same = told(store, in_bucket(often, message))
             assert repr(same).replace(often, single) == repr(answer)
-            if isinstance(message, Demand) and isinstance(answer, Decision):
+            if isinstance(message, Demand) and isinstance(answer, Grant):
                 granted[message.reservation_id] = answer.start, message.costs
             if isinstance(message, Demand | Settlement | Withdrawal):
                 sent += [message] * random.randint(0, 2)

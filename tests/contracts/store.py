@@ -9,8 +9,10 @@ from threading import Thread
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.operations import Grant
 from openlimit.stores.protocol import (
     Answer,
     AsyncStore,
@@ -52,14 +54,14 @@ async def atold(store: AsyncStore, question: Question) -> Answer:
     return answer
 
 
-def granted(clock: FakeClock, wait: float, limited_by: str = "", name: str = "") -> Decision:
+def granted(clock: FakeClock, wait: float, limited_by: str = "", name: str = "") -> Grant:
     """What is granted now, to start in so many microseconds."""
-    return Decision(wait, limited_by, name, 0.0, clock.now + wait)
+    return Grant(wait, limited_by, name, 0.0, clock.now + wait)
 
 
 def waits(outcomes: Sequence[Answer]) -> list[float]:
     """Each granted wait, in seconds."""
-    return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Decision)]
+    return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Grant)]
 
 
 class StoreContract:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from openlimit.bucket.bucket import SECOND, Decision, Limit
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import (
     Answer,
@@ -108,7 +109,7 @@ class Life:
         self.steps += len(questions)
         for question, answer in zip(questions, expected, strict=True):
             shown = answer if isinstance(answer, bool) else type(answer).__name__
-            if isinstance(answer, Decision) and answer.wait:
+            if isinstance(answer, Grant) and answer.wait:
                 shown = "waits"
             self.answers[f"{type(question).__name__} {shown}"] += 1
         return expected
@@ -121,7 +122,7 @@ class Life:
         ]
         self.asked += [demand for demand in demands if demand.request]
         for demand, answer in zip(demands, self.ask(demands), strict=True):
-            if isinstance(answer, Decision):
+            if isinstance(answer, Grant):
                 self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
 
     def reserve_run(self) -> None:
@@ -144,7 +145,7 @@ class Life:
         if random.random() < 0.5:  # so small that they may start together
             demands = [each._replace(costs=[0] * len(limits)) for each in demands]
         for demand, answer in zip(demands, self.ask(demands), strict=True):
-            if isinstance(answer, Decision):
+            if isinstance(answer, Grant):
                 self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
 
     def correct(self) -> None:
@@ -220,7 +221,7 @@ def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
     often, seldom = STEPS / 20, STEPS / 1000
     assert life.answers["Demand waits"] > often
     for kind in (
-        *("Demand Decision", "Demand WaitTooLong", "Demand CostExceedsLimit", "Demand Repeat"),
+        *("Demand Grant", "Demand WaitTooLong", "Demand CostExceedsLimit", "Demand Repeat"),
         *("Withdrawal True", "Withdrawal False", "Settlement True", "Settlement False"),
         *("Settlement InvalidRequest", "Settlement UnknownReservation"),
         *("Demand InvalidRequest", "Pause True", "Observation True"),

@@ -7,8 +7,9 @@ from math import inf
 
 import pytest
 
-from openlimit.bucket.bucket import SECOND, Decision, Limit
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import UnknownReservation
+from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Demand, Repeat, Request
 from tests.contracts.once import START, OnceContract, once, settlement
@@ -132,9 +133,9 @@ def test_requests_beyond_what_is_remembered_are_counted(
     for name in "abcdef":
         told(store, once(name, (1, 500), f"lot-{name}")._replace(max_wait=inf))
     assert [type(told(store, once(name))) for name in "fed"] == [Repeat] * 3
-    assert isinstance(told(store, once("a")), Decision)
+    assert isinstance(told(store, once("a")), Grant)
     clock.advance(60)
-    assert isinstance(told(store, once("b")), Decision)
+    assert isinstance(told(store, once("b")), Grant)
     assert store._requests.runs.forgotten_early == 5
     said = [record.getMessage().rsplit(": ")[1] for record in caplog.records]
     assert said == ["1 forgotten", "5 forgotten"]

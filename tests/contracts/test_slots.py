@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 from openlimit.bucket.slots import (
     LEFT_KEPT,
     PLACE_KEPT,

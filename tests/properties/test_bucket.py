@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.operations import Grant
 from tests.support.reference import Start, earliest, worst_excess
 from tests.support.scenes import ROUNDING, SHORT_WAITS, Scene, play, scenes, starts_of
 
@@ -30,7 +32,7 @@ def test_worked_examples(limit: Limit, costs: list[float], waits: list[float]) -
     """Calls that arrive at once wait as long as the published examples say."""
     bucket = Bucket([limit])
     decisions = [bucket.reserve([cost], now=0) for cost in costs]
-    assert [d.wait / SECOND for d in decisions if isinstance(d, Decision)] == waits
+    assert [d.wait / SECOND for d in decisions if isinstance(d, Grant)] == waits
 
 
 def test_default_burst() -> None:
@@ -73,7 +75,7 @@ def test_work_conserving(scene: Scene) -> None:
         now += ask.after
         best = earliest(scene.limits, starts, ask.costs, now)
         decision = bucket.reserve(ask.costs, now)
-        if isinstance(decision, Decision):
+        if isinstance(decision, Grant):
             slack = ROUNDING * max(limit.capacity / limit.rate for limit in scene.limits)
             assert -slack - 0.001 <= now + decision.wait - best <= 1 + slack
             starts.append((now + decision.wait, ask.costs))
@@ -92,7 +94,7 @@ def test_all_or_nothing(scene: Scene) -> None:
     log = play(scene, Bucket(scene.limits))
     bucket = Bucket(scene.limits)
     for now, ask, outcome in log:
-        if isinstance(outcome, Decision):
+        if isinstance(outcome, Grant):
             assert bucket.reserve(ask.costs, now, ask.max_wait) == outcome
 
 
@@ -123,14 +125,14 @@ def test_what_can_never_fit_is_refused_for_good(scene: Scene) -> None:
             assert isinstance(outcome, CostExceedsLimit)
             assert (outcome.unit, outcome.cost, outcome.amount) == too_large[0]
         else:
-            assert isinstance(outcome, Decision)
+            assert isinstance(outcome, Grant)
 
 
 @given(scenes())
 def test_limited_by_names_the_unit_that_sets_the_wait(scene: Scene) -> None:
     """A wait names the unit it is for, no wait names none."""
     for _, _, outcome in play(scene, Bucket(scene.limits)):
-        if isinstance(outcome, Decision):
+        if isinstance(outcome, Grant):
             units = [limit.unit for limit in scene.limits]
             assert outcome.limited_by in units if outcome.wait else outcome.limited_by == ""
 
@@ -141,7 +143,7 @@ def test_a_call_behind_a_large_one_is_limited_by_the_same_unit() -> None:
     bucket = Bucket(limits)
     bucket.reserve([1, 10], now=0)
     bucket.reserve([1, 100], now=0)
-    assert bucket.reserve([1, 0], now=0) == Decision(SECOND, "tokens", "", start=SECOND)
+    assert bucket.reserve([1, 0], now=0) == Grant(SECOND, "tokens", "", start=SECOND)
 
 
 def test_too_long_a_wait_is_refused_with_the_wait() -> None:
@@ -151,7 +153,7 @@ def test_too_long_a_wait_is_refused_with_the_wait() -> None:
     refusal = bucket.reserve([1], now=0, max_wait=SECOND - 1)
     assert isinstance(refusal, WaitTooLong)
     assert (refusal.retry_after, refusal.limited_by) == (1.0, "requests")
-    assert isinstance(bucket.reserve([1], now=0, max_wait=SECOND), Decision)
+    assert isinstance(bucket.reserve([1], now=0, max_wait=SECOND), Grant)
 
 
 @given(scenes(), st.data())
@@ -165,7 +167,7 @@ def test_reserving_at_once_is_reserving_one_by_one(scene: Scene, data: st.DataOb
         charged = together.reserve_at_once(costs, now)
         decisions = [alone.reserve(each, now) for each in costs]
         if charged:
-            assert all(isinstance(each, Decision) and not each.wait for each in decisions)
+            assert all(isinstance(each, Grant) and not each.wait for each in decisions)
         else:
             again = [together.reserve(each, now) for each in costs]
             assert repr(again) == repr(decisions)

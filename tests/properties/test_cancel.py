@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from tests.support.reference import worst_excess
 from tests.support.scenes import ROUNDING, Scene, scenes
 
@@ -27,7 +29,7 @@ class Granted(NamedTuple):
 def reserve(bucket: Bucket, costs: tuple[int, ...], now: float, name: str = "") -> float:
     """The start of a reservation that is granted."""
     decision = bucket.reserve(costs, now, inf, name)
-    assert isinstance(decision, Decision)
+    assert isinstance(decision, Grant)
     return now + decision.wait
 
 
@@ -37,7 +39,7 @@ def play_with_cancels(bucket: Bucket, scene: Scene, choose: st.DataObject) -> li
     for i, ask in enumerate(scene.asks):
         now += ask.after
         decision = bucket.reserve(ask.costs, now, inf, str(i))
-        if isinstance(decision, Decision):
+        if isinstance(decision, Grant):
             kept.append(Granted(now + decision.wait, ask.costs, str(i)))
         while bool(kept) and choose.draw(st.booleans(), "cancel one"):
             one = choose.draw(st.sampled_from(kept), "which")
@@ -94,7 +96,7 @@ def test_cancelling_never_delays(scene: Scene, data: st.DataObject) -> None:
         now += ask.after
         before = kept.reserve(ask.costs, now, inf, str(i))
         after = cancelled.reserve(ask.costs, now, inf, str(i))
-        if isinstance(before, Decision) and isinstance(after, Decision):
+        if isinstance(before, Grant) and isinstance(after, Grant):
             assert after.wait <= before.wait + 1
             names.append(str(i))
         if bool(names) and data.draw(st.booleans()):
@@ -146,9 +148,9 @@ def test_settling(scene: Scene, data: st.DataObject) -> None:
     for ask in scene.asks:
         now += ask.after
         outcomes = [bucket.reserve(ask.costs, now) for bucket in (less, same, more)]
-        if not all(isinstance(each, Decision) for each in outcomes):
+        if not all(isinstance(each, Grant) for each in outcomes):
             continue
-        low, middle, high = (each.wait for each in outcomes if isinstance(each, Decision))
+        low, middle, high = (each.wait for each in outcomes if isinstance(each, Grant))
         assert low <= middle + 1 <= high + 2
         now += high
         share = data.draw(st.floats(0, 1))
@@ -190,7 +192,7 @@ def test_nothing_starts_in_a_pause(scene: Scene, now: int, length: int) -> None:
     bucket.pause(now + length, now)
     for ask in scene.asks:
         decision = bucket.reserve(ask.costs, now)
-        if isinstance(decision, Decision):
+        if isinstance(decision, Grant):
             assert now + decision.wait >= now + length
 
 
@@ -213,7 +215,7 @@ def test_a_pause_that_is_lifted_leaves_nothing_behind(
     for i, ask in enumerate(scene.asks[split:]):
         now += ask.after
         decision = paused.reserve(ask.costs, now, inf, str(i))
-        if isinstance(decision, Decision):
+        if isinstance(decision, Grant):
             assert now + decision.wait >= 10**18
             names.append(str(i))
         for bucket in (paused, other):
@@ -224,7 +226,7 @@ def test_a_pause_that_is_lifted_leaves_nothing_behind(
     nothing = (0,) * len(scene.limits)
     for costs in (nothing, *(ask.costs for ask in scene.asks)):
         ours, theirs = paused.reserve(costs, now), other.reserve(costs, now)
-        if isinstance(ours, Decision) and isinstance(theirs, Decision):
+        if isinstance(ours, Grant) and isinstance(theirs, Grant):
             assert ours.wait == pytest.approx(theirs.wait, abs=slack)
 
 

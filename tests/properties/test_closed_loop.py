@@ -9,7 +9,9 @@ from random import Random
 import pytest
 
 from examples.demo.quota import Limits, Quota
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from tests.support.clock import FakeClock
 
 RATE = 10_000  # tokens a second
@@ -52,7 +54,7 @@ class Loop:
     def ask(self) -> None:
         self.names += 1
         decision = self.bucket.reserve([self.reserved], self.clock.now, inf, str(self.names))
-        assert isinstance(decision, Decision)
+        assert isinstance(decision, Grant)
         self.after(decision.wait / SECOND + 0.001, "call")
 
     def call(self) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from tests.support.reference import PlainBucket
 from tests.support.scenes import ROUNDING, Scene, scenes
 
@@ -43,7 +45,7 @@ class Life:
         name = str(self._names)
         self._names += 1
         decision = self.bucket.reserve(costs, self.now, reservation_id=name)
-        if not isinstance(decision, Decision):
+        if not isinstance(decision, Grant):
             return None
         granted = Granted(name, self.now + decision.wait, costs)
         self.kept.append(granted)
@@ -210,7 +212,7 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
     bucket = Bucket([TOKENS])
     bucket.reserve([2], 0)
     for name in "abc":
-        assert isinstance(bucket.reserve([10], 0, reservation_id=name), Decision)
+        assert isinstance(bucket.reserve([10], 0, reservation_id=name), Grant)
     if kind == "settle":
         bucket.settle([2], [9], 0)
     elif kind == "observe":
@@ -221,7 +223,7 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
         assert bucket.cancel(name, 0)
     assert (bucket.at, bucket.levels) == (0, [2.0] if kind == "pause" else [9.0])
     wait = 2 * SECOND if kind == "pause" else 9 * SECOND
-    assert bucket.reserve([10], 0) == Decision(wait, "tokens", "", start=wait)
+    assert bucket.reserve([10], 0) == Grant(wait, "tokens", "", start=wait)
 
 
 def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
@@ -229,7 +231,7 @@ def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
     bucket = Bucket([TOKENS])
     bucket.reserve([10], 0)
     bucket.reserve([2], 8 * SECOND)
-    assert isinstance(bucket.reserve([10], 8 * SECOND, reservation_id="waits"), Decision)
+    assert isinstance(bucket.reserve([10], 8 * SECOND, reservation_id="waits"), Grant)
     bucket.settle([10], [0], 8 * SECOND)
     bucket.settle([2], [5], 8 * SECOND)
     assert bucket.cancel("waits", 8 * SECOND)
@@ -264,4 +266,4 @@ def test_a_pause_names_no_unit() -> None:
     bucket.reserve([10], 0)
     bucket.reserve([10], 0)
     bucket.pause(60 * SECOND, 0)
-    assert bucket.reserve([0], 0) == Decision(60 * SECOND, "", "", start=60 * SECOND)
+    assert bucket.reserve([0], 0) == Grant(60 * SECOND, "", "", start=60 * SECOND)

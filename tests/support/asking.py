@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import count
 
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable
+from openlimit.operations import Grant
 from openlimit.stores.protocol import Answer, AsyncStore, Demand, Outcome, Question
 from openlimit.stores.redis.store import RedisBuckets, RedisStore
 from openlimit.stores.redis.url import parse_redis_url
@@ -95,7 +96,7 @@ async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
     [outcome] = await store.areserve([a_second(bucket)])
     if isinstance(outcome, LimiterUnavailable):
         raise outcome
-    assert isinstance(outcome, Decision)
+    assert isinstance(outcome, Grant)
     return outcome.wait / SECOND
 
 

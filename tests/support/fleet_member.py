@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from itertools import cycle
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 
 CALLERS = 4
 

@@ -7,7 +7,7 @@ whether what started in it fits, which is the definition of conformance itself.
 from collections.abc import Sequence
 from fractions import Fraction
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 
 Start = tuple[float, Sequence[float]]
 

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Bucket, Decision, Limit
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.operations import Grant
 from tests.support.reference import Start
 
 # What doubles may be off by, and a start by a thousandth of a microsecond, as a share of what the
@@ -79,4 +81,4 @@ def play(scene: Scene, bucket: Bucket) -> Log:
 
 def starts_of(log: Log) -> list[Start]:
     """What started, and when."""
-    return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Decision)]
+    return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Grant)]

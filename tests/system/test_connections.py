@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.operations import Cancellation
+from openlimit.operations import Cancel
 from openlimit.remote import connection as connections
 from openlimit.remote import sharing
 from openlimit.remote.channels import proxy_of
@@ -143,8 +143,8 @@ async def test_who_sleeps_longer_than_a_connection_gives_back(
     with RemoteLimiter(server.address) as limiter:
         limiter.penalize(0, "sleepy")
     assert [(type(each), is_told) for each, is_told in told] == [
-        (Cancellation, False),
-        (Cancellation, True),
+        (Cancel, False),
+        (Cancel, True),
     ]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from openlimit import RemoteLimiter
+from openlimit.operations import Acquire
 from openlimit.remote.forks import opening
-from openlimit.wire.fields import Call
 from tests.support.server_process import ServerProcess, serving
 
 COST = {"requests": 1, "tokens": 0}
@@ -167,7 +167,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
         limiter.reserve("m", COST)
         connection = limiter._buckets._use.connection
         assert connection
-        connection.ask(Call("m", "", COST, None), Connecting(), None)
+        connection.ask(Acquire("m", "", COST, None), Connecting(), None)
         assert answered.wait(5)
         assert forked(lambda: None) == 0
         assert over.wait(15)

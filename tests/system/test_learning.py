@@ -7,12 +7,10 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-from openlimit.bucket.bucket import Decision
-from openlimit.operations import Settlement
+from openlimit.operations import Acquire, Grant, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Question, SettleRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire.fields import Call
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock
@@ -44,15 +42,15 @@ class Life:
 
     async def start(self, model: str, tokens: int, **units: int) -> str:
         """The id of its reservation."""
-        call = Call(model, "", {"requests": 1, "tokens": tokens, **units}, None)
+        call = Acquire(model, "", {"requests": 1, "tokens": tokens, **units}, None)
         [answer] = await self._policies.answer([call])
-        assert isinstance(answer, Decision)
+        assert isinstance(answer, Grant)
         assert answer.wait == 0
         return answer.reservation_id
 
     async def settle(self, reservation_id: str, tokens: int, **units: int) -> bool:
         """Whether it has changed something."""
-        told = Settlement(reservation_id, "", {"tokens": tokens, **units})
+        told = Settle(reservation_id, "", {"tokens": tokens, **units})
         [answer] = await self._policies.answer([told])
         assert isinstance(answer, bool)
         return answer

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable, UnknownModel, UnknownReservation
-from openlimit.operations import Cancellation, Observed, Penalty, Settlement
+from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
-from openlimit.wire.fields import Call
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock
@@ -43,14 +42,14 @@ async def test_the_first_policy_that_matches_decides(rules: list[list[str]], mod
     """Whether it names the model in full or by a pattern, its place in the file counts. A call
     without a model is covered only where "" is listed."""
     policies = Policies([policy(i, models) for i, models in enumerate(rules)], MemoryStore())
-    [answer] = await policies.answer([Call(model, "", {"requests": 1}, None)])
+    [answer] = await policies.answer([Acquire(model, "", {"requests": 1}, None)])
     matching = [
         i
         for i, models in enumerate(rules)
         if (any(matches(model, each) for each in models) if model else "" in models)
     ]
     if matching:
-        assert isinstance(answer, Decision)
+        assert isinstance(answer, Grant)
         assert f".p{matching[0]}:" in answer.reservation_id
     else:
         assert isinstance(answer, UnknownModel)
@@ -73,11 +72,11 @@ async def test_brackets_are_not_wild(pattern: str, others: list[str]) -> None:
     policies = Policies([rules], MemoryStore())
     name = pattern.replace("*", "x").replace("?", "x")
     answer, *refused = await policies.answer(
-        [Call(each, "", {"requests": 1}, None) for each in (name, *others)]
+        [Acquire(each, "", {"requests": 1}, None) for each in (name, *others)]
     )
-    assert isinstance(answer, Decision)
+    assert isinstance(answer, Grant)
     assert all(isinstance(each, UnknownModel) for each in refused)
-    told = Settlement(answer.reservation_id, "", {"requests": 0})
+    told = Settle(answer.reservation_id, "", {"requests": 0})
     assert await policies.answer([told]) == [True]
 
 
@@ -87,16 +86,18 @@ async def test_a_call_without_a_model_has_a_bucket_of_its_own() -> None:
     given["limits"] = {"output_tokens": "1000000/minute"}
     policies = Policies([PolicySettings.model_validate(given)], MemoryStore())
     for _ in range(59):
-        calls = [Call(model, "", {"requests": 1, "input_tokens": 0}, None) for model in ("", "t")]
+        calls = [
+            Acquire(model, "", {"requests": 1, "input_tokens": 0}, None) for model in ("", "t")
+        ]
         nameless, named = await policies.answer(calls)
-        assert isinstance(nameless, Decision)
-        assert isinstance(named, Decision)
+        assert isinstance(nameless, Grant)
+        assert isinstance(named, Grant)
         assert ".t:{:t}" in nameless.reservation_id
         assert ".t:{t}" in named.reservation_id
-        told = Settlement(nameless.reservation_id, "", {"output_tokens": 7})
+        told = Settle(nameless.reservation_id, "", {"output_tokens": 7})
         assert await policies.answer([told]) == [True]
     [nameless] = await policies.answer([calls[0]])
-    assert isinstance(nameless, Decision)
+    assert isinstance(nameless, Grant)
     assert nameless.reservation_id.split(".")[3] == "7"
 
 
@@ -105,9 +106,9 @@ async def test_a_default_policy_covers_each_model_as_before() -> None:
     policies = Policies(DEFAULT_POLICIES, MemoryStore())
     models = ["text-davinci-003", "davinci-002", "text-embedding-3-small", "gpt-4o", "text-x-0012"]
     covered = ["completion", "completion", "embedding", "chat", "chat"]
-    answers = await policies.answer([Call(each, "", {"requests": 1}, None) for each in models])
+    answers = await policies.answer([Acquire(each, "", {"requests": 1}, None) for each in models])
     for answer, name in zip(answers, covered, strict=True):
-        assert isinstance(answer, Decision)
+        assert isinstance(answer, Grant)
         assert f".{name}:" in answer.reservation_id
 
 
@@ -115,11 +116,11 @@ GIVEN = {"name": "t", "models": ["*"], "split_by": ["key"], "limits": {"tokens":
 TOKENS = PolicySettings.model_validate(GIVEN)
 
 
-async def granted(policies: Policies, tokens: int, request_id: str = "") -> Decision:
+async def granted(policies: Policies, tokens: int, request_id: str = "") -> Grant:
     """One call of that cost."""
-    call = Call("m", "k", {"requests": 1, "tokens": tokens}, None, request_id)
+    call = Acquire("m", "k", {"requests": 1, "tokens": tokens}, None, request_id)
     [answer] = await policies.answer([call])
-    assert isinstance(answer, Decision)
+    assert isinstance(answer, Grant)
     return answer
 
 
@@ -130,12 +131,12 @@ async def test_a_call_is_settled_within_a_quarter_of_an_hour_from_its_start() ->
     await granted(policies, 60)
     first, second, third = [await granted(policies, 60) for _ in range(3)]
     clock.now += int(first.wait) + 900 * SECOND - 1000
-    told = [Settlement(each.reservation_id, "k", {"tokens": 0}) for each in (first, second, third)]
+    told = [Settle(each.reservation_id, "k", {"tokens": 0}) for each in (first, second, third)]
     assert await policies.answer([told[0], told[0]]) == [True, False]
     clock.advance(60)
     assert await policies.answer([told[1]]) == [True]
     clock.advance(61)
-    for each in (told[2], Cancellation(third.reservation_id, "k"), told[1]):
+    for each in (told[2], Cancel(third.reservation_id, "k"), told[1]):
         [answer] = await policies.answer([each])
         assert isinstance(answer, UnknownReservation)
         assert answer.expired
@@ -158,8 +159,8 @@ async def test_a_servers_wall_clock_means_nothing(monkeypatch: pytest.MonkeyPatc
             set_clock(-20 * 60)
             started, waiting = [await granted(asked, 60) for _ in range(2)]
             set_clock(20 * 60)
-            settlement = Settlement(started.reservation_id, "k", {"tokens": 1})
-            cancellation = Cancellation(waiting.reservation_id, "k")
+            settlement = Settle(started.reservation_id, "k", {"tokens": 1})
+            cancellation = Cancel(waiting.reservation_id, "k")
             assert await informed.answer([settlement, cancellation]) == [True, True]
             assert await asked.answer([settlement, cancellation]) == [False, False]
         for store in stores:
@@ -175,7 +176,7 @@ async def test_a_repeat_says_what_is_left_of_the_wait() -> None:
     clock.advance(4)
     assert await granted(policies, 99, "r") == first._replace(wait=first.wait - 4 * SECOND)
     clock.advance(60)
-    assert await granted(policies, 10, "r") == Decision(0, "", first.reservation_id)
+    assert await granted(policies, 10, "r") == Grant(0, "", first.reservation_id)
     clock.advance(60)
     again = await granted(policies, 10, "r")
     assert again.reservation_id != first.reservation_id
@@ -192,7 +193,7 @@ async def test_a_request_is_not_repeated_under_other_units() -> None:
         policies = Policies([other], store)
         again = await granted(policies, 0, "r")
         assert await granted(policies, 0, "r") == again
-        told = Settlement(again.reservation_id, "k", {})
+        told = Settle(again.reservation_id, "k", {})
         assert await policies.answer([told]) == [True]
 
 
@@ -206,7 +207,7 @@ async def test_a_providers_remainder_is_for_the_shortest_period() -> None:
         }
     )
     policies = Policies([rules], MemoryStore(FakeClock()))
-    assert await policies.answer([Observed("m", "", {"requests": 18})]) == [None]
+    assert await policies.answer([Observe("m", "", {"requests": 18})]) == [None]
     waits = [(await granted(policies, 0)).wait for _ in range(10)]
     assert waits[:8] == [0] * 8  # the burst of a second is ten, so is the headroom: two are taken
     assert waits[8:] == [SECOND / 10, SECOND / 5]
@@ -217,10 +218,10 @@ async def test_a_pause_is_believed_for_as_long_as_the_policy_says() -> None:
     for setting, longest in (({}, 3600), ({"max_pause": "90s"}, 90), ({"max_pause": "7d"}, 86400)):
         rules = PolicySettings.model_validate({**GIVEN, **setting})
         policies = Policies([rules], MemoryStore(FakeClock()))
-        assert await policies.answer([Penalty("m", "k", 86400.0)]) == [None]
+        assert await policies.answer([Penalize("m", "k", 86400.0)]) == [None]
         assert (await granted(policies, 0)).wait == longest * SECOND
         policies = Policies([rules], MemoryStore(FakeClock()))
-        assert await policies.answer([Penalty("m", "k", 9.0)]) == [None]
+        assert await policies.answer([Penalize("m", "k", 9.0)]) == [None]
         assert (await granted(policies, 0)).wait == 9 * SECOND
 
 
@@ -231,10 +232,10 @@ async def test_a_unit_that_no_limit_counts_is_logged_once(
     several = [policy(0, ["a"]), policy(1, ["b"])]
     policies = Policies(several, MemoryStore())
     usual = {"requests": 1, "tokens": 5, "input_tokens": 3, "output_tokens": 2}
-    calls = [Call(model, "", {**usual, "image": 2}, None) for model in ("a", "b", "a")]
-    first, *_ = await policies.answer([Call("a", "", usual, None), *calls])
-    assert isinstance(first, Decision)
-    await policies.answer([Settlement(first.reservation_id, "", {"songs": 1, "image": 1})])
+    calls = [Acquire(model, "", {**usual, "image": 2}, None) for model in ("a", "b", "a")]
+    first, *_ = await policies.answer([Acquire("a", "", usual, None), *calls])
+    assert isinstance(first, Grant)
+    await policies.answer([Settle(first.reservation_id, "", {"songs": 1, "image": 1})])
     assert caplog.messages == [
         f"policy {name}: calls cost {unit}, which it does not count, since its limits are of "
         "requests; add a limit, or mend the callers"
@@ -247,7 +248,7 @@ async def test_callers_that_make_up_units_fill_no_log(caplog: pytest.LogCaptureF
     policies = Policies([policy(0, ["*"])], MemoryStore())
     for i in range(40):
         costs = {"requests": 1, "tokens": 0, f"a{i}": 1, f"b{i}": 1, f"c{i}": 1}
-        await policies.answer([Call("m", "", costs, None)])
+        await policies.answer([Acquire("m", "", costs, None)])
     assert len(caplog.messages) == 16
     assert [message.endswith("further units are not told of") for message in caplog.messages] == [
         *[False] * 15,
@@ -259,7 +260,7 @@ async def test_policies_made_anew_over_the_same_store_know_its_ids() -> None:
     """A store has one secret."""
     store = MemoryStore()
     one = await granted(Policies([TOKENS], store), 10)
-    told = Settlement(one.reservation_id, "k", {"tokens": 5})
+    told = Settle(one.reservation_id, "k", {"tokens": 5})
     assert await Policies([TOKENS], store).answer([told]) == [True]
     [answer] = await Policies([TOKENS], MemoryStore()).answer([told])
     assert isinstance(answer, UnknownReservation)
@@ -272,18 +273,18 @@ async def test_while_the_store_is_away_nothing_is_unknown() -> None:
     memory = Policies([TOKENS], MemoryStore())
     one = await granted(memory, 10)
     allowing = TOKENS.model_copy(update={"on_store_failure": "allow"})
-    call = Call("m", "k", {"requests": 1}, None)
+    call = Acquire("m", "k", {"requests": 1}, None)
     for rules, start in ((TOKENS, False), (allowing, True)):
         answers = await Policies([rules], store).answer(
             [
                 call,
-                Settlement(one.reservation_id, "k", {}),
-                Cancellation(one.reservation_id, "k"),
-                Penalty("m", "k", 1.0),
-                Observed("m", "k", {}),
+                Settle(one.reservation_id, "k", {}),
+                Cancel(one.reservation_id, "k"),
+                Penalize("m", "k", 1.0),
+                Observe("m", "k", {}),
             ]
         )
-        assert (answers[0] == Decision(0, "", "")) is start
+        assert (answers[0] == Grant(0, "", "")) is start
         assert all(isinstance(each, LimiterUnavailable) for each in answers[start:])
     await store.aclose()
 
@@ -297,7 +298,7 @@ async def test_a_new_secret_is_learned_of_by_all_who_ask_meanwhile() -> None:
         await granted(one, 0)
         redis.client().flushall()
         ids = [(await granted(other, 0)).reservation_id for _ in range(3)]
-        told = [Settlement(each, "k", {}) for each in ids]
+        told = [Settle(each, "k", {}) for each in ids]
         redis.signal(signal.SIGSTOP)
         for each in told:
             [answer] = await one.answer([each])
@@ -305,7 +306,7 @@ async def test_a_new_secret_is_learned_of_by_all_who_ask_meanwhile() -> None:
         redis.signal(signal.SIGCONT)
         while isinstance(answer, LimiterUnavailable):
             await asyncio.sleep(0.01)
-            [answer] = await one.answer([Call("m", "k", {"requests": 1}, None)])
+            [answer] = await one.answer([Acquire("m", "k", {"requests": 1}, None)])
         assert await asyncio.gather(*(one.answer([each]) for each in told)) == [[True]] * 3
         for store in stores:
             await store.aclose()

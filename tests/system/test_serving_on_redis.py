@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 from openlimit_server.rpc.service import SERVICE
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies

@@ -19,11 +19,11 @@ import grpc
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
+from openlimit.operations import Acquire
 from openlimit.remote import sharing
 from openlimit.remote.connection import Connection
 from openlimit.remote.questions import Questions
 from openlimit.remote.waiting import ThreadMailbox
-from openlimit.wire.fields import Call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -399,7 +399,7 @@ def test_the_garbage_collector_comes_while_the_overdue_are_looked_for() -> None:
     mailbox, slot = ThreadMailbox(is_patient=True), SimpleQueue[Any]()
     thresholds = gc.get_threshold()
     questions = Questions(lambda *_: None)
-    numbers = [questions.add(Call("m", "", COST, None), mailbox, slot) for _ in range(5000)]
+    numbers = [questions.add(Acquire("m", "", COST, None), mailbox, slot) for _ in range(5000)]
     gc.collect()
     try:
         for number in numbers[:100]:

@@ -15,7 +15,6 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from openlimit.bucket.bucket import Decision
 from openlimit.bucket.slots import MemorySlots, Place
 from openlimit.errors import (
     CostExceedsLimit,
@@ -25,7 +24,7 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
-from openlimit.operations import Release, Renewal, Settlement
+from openlimit.operations import Acquire, Grant, Release, Renew, Settle
 from openlimit.remote.stream import error_of_call
 from openlimit.stores.memory import MemoryStore
 from openlimit.v1.rate_limit_pb2 import (
@@ -40,7 +39,6 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
-from openlimit.wire.fields import Call
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import turns
 from openlimit_server.engine.engine import Policies
@@ -368,28 +366,28 @@ async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() 
     limits = {"name": "p", "models": ["*"], "limits": {"requests": "9/second"}, "concurrent": 1}
     settings = PolicySettings.model_validate({**limits, "lease": "20m"})
     policies = Policies([settings], MemoryStore(clock), slots=MemorySlots(clock))
-    call = Call("m", "k", {"requests": 1}, 0)
+    call = Acquire("m", "k", {"requests": 1}, 0)
     for kind in ("release", "renew", "settle"):
         [granted] = await policies.answer([call])
-        assert isinstance(granted, Decision)
+        assert isinstance(granted, Grant)
         assert granted.lease == 20 * 60
         clock.advance(16 * 60)
         named = granted.reservation_id, "k"
-        [answer] = await policies.answer([Renewal(*named)])
+        [answer] = await policies.answer([Renew(*named)])
         assert answer == 20 * 60
         clock.advance(16 * 60)
         assert isinstance((await policies.answer([call]))[0], WaitTooLong)
         if kind == "release":
             assert await policies.answer([Release(*named)]) == [True]
         elif kind == "renew":
-            assert await policies.answer([Renewal(*named)]) == [20 * 60]
+            assert await policies.answer([Renew(*named)]) == [20 * 60]
             clock.advance(20 * 60)  # it has crashed
         else:
-            [answer] = await policies.answer([Settlement(*named, {})])
+            [answer] = await policies.answer([Settle(*named, {})])
             assert isinstance(answer, UnknownReservation)
             assert answer.expired
             await asyncio.sleep(0)  # it leaves in the background
-            assert isinstance((await policies.answer([call]))[0], Decision)
+            assert isinstance((await policies.answer([call]))[0], Grant)
 
 
 def test_a_call_that_was_cancelled_comes_in_no_more(stubs: Stubs) -> None:

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit_server.engine.learned_output import LearnedOutput
 from openlimit_server.engine.token_costs import TokenCosts
 

@@ -21,7 +21,8 @@ from openlimit import (
     Reservation,
     WaitTooLong,
 )
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
+from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
 from openlimit.tokens.counting import count_tokens
 from tests.support.timeline import Timeline
@@ -34,18 +35,16 @@ class Slots(ChatRateLimiter):
 
     taken = 0
 
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         self.taken += 1
         return super().reserve(model, costs, max_wait)._replace(lease=30, wait=0)
 
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    ) -> Grant:
         return self.reserve(model, costs, max_wait)
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         self.taken -= 1
 
 

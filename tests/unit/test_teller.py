@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from openlimit import LimiterUnavailable
-from openlimit.operations import Cancellation, Observed, Penalty, Release, Renewal, Settlement
+from openlimit.operations import Cancel, Observe, Penalize, Release, Renew, Settle
 from openlimit.remote import teller
 from openlimit.remote.teller import Teller
 from openlimit.wire import messages as items
 
-SETTLEMENT = Settlement("id", "", {"tokens": 1})
+SETTLEMENT = Settle("id", "", {"tokens": 1})
 
 
 class Server:
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server(monkeypatch)
 
 
-@pytest.mark.parametrize("told", [SETTLEMENT, Cancellation("id", ""), Release("id", "")])
+@pytest.mark.parametrize("told", [SETTLEMENT, Cancel("id", ""), Release("id", "")])
 def test_what_became_of_a_call_is_told_once_the_server_is_back(
     server: Server, told: items.Told
 ) -> None:
@@ -65,10 +65,10 @@ def test_what_no_server_remembers_is_told_no_more(server: Server) -> None:
 
 def test_a_pause_is_told_for_what_is_left_of_it(server: Server) -> None:
     """However often it was told in vain."""
-    assert server.heard_after(Penalty("m", "", 30), 4, 6, 10) == [Penalty("m", "", 10)]
+    assert server.heard_after(Penalize("m", "", 30), 4, 6, 10) == [Penalize("m", "", 10)]
 
 
-@pytest.mark.parametrize("told", [Penalty("m", "", 30), Penalty("m", "", 0)])
+@pytest.mark.parametrize("told", [Penalize("m", "", 30), Penalize("m", "", 0)])
 def test_a_pause_that_is_over_is_not_told(server: Server, told: items.Told) -> None:
     """Nor its end, which might end another's."""
     assert server.heard_after(told, 20, 11) == []
@@ -76,10 +76,10 @@ def test_a_pause_that_is_over_is_not_told(server: Server, told: items.Told) -> N
 
 def test_the_end_of_a_pause_survives_a_restart(server: Server) -> None:
     """As calls do, for the timeout."""
-    assert server.heard_after(Penalty("m", "", 0), 4) == [Penalty("m", "", 0)]
+    assert server.heard_after(Penalize("m", "", 0), 4) == [Penalize("m", "", 0)]
 
 
-@pytest.mark.parametrize("told", [Observed("m", "", {"tokens": 1}), Renewal("id", "")])
+@pytest.mark.parametrize("told", [Observe("m", "", {"tokens": 1}), Renew("id", "")])
 def test_what_was_true_of_a_moment_is_not_told_later(server: Server, told: items.Told) -> None:
     """The next of its kind replaces it."""
     assert server.heard_after(told, 0.1) == []

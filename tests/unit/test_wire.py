@@ -9,8 +9,7 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit import operations as telling
-from openlimit.bucket.bucket import Decision
+from openlimit import operations
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -21,6 +20,7 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
+from openlimit.operations import Grant
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
@@ -31,6 +31,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import fields as wire
 from openlimit.wire import messages as items
+from openlimit.wire import reports
 from openlimit.wire import status as statuses
 from openlimit.wire.columns import write_repeated
 
@@ -48,7 +49,7 @@ ERRORS = st.one_of(
 
 @given(
     st.builds(
-        wire.Call,
+        operations.Acquire,
         model=st.text(st.characters(codec="utf-8"), min_size=1, max_size=64),
         key=TEXT,
         costs=st.fixed_dictionaries(
@@ -61,7 +62,7 @@ ERRORS = st.one_of(
         kept=st.none(),
     )
 )
-def test_a_call_survives_the_wire(call: wire.Call) -> None:
+def test_a_call_survives_the_wire(call: operations.Acquire) -> None:
     """What the server reads is what the client asked."""
     request = AcquireRequest()
     wire.write_call(call, request)
@@ -85,14 +86,14 @@ def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: i
 
 
 LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
-AT_ONCE = st.builds(Decision, st.just(0), st.just(""), TEXT, LEASES, st.just(0.0))
+AT_ONCE = st.builds(Grant, st.just(0), st.just(""), TEXT, LEASES, st.just(0.0))
 
 
-DECISIONS = AT_ONCE | st.builds(Decision, st.integers(1, 10**15), TEXT, TEXT, LEASES, st.just(0.0))
+DECISIONS = AT_ONCE | st.builds(Grant, st.integers(1, 10**15), TEXT, TEXT, LEASES, st.just(0.0))
 
 
 @given(DECISIONS)
-def test_a_decision_survives_the_wire(decision: Decision) -> None:
+def test_a_decision_survives_the_wire(decision: Grant) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()
     wire.write_decision(decision, message)
@@ -129,12 +130,14 @@ AMOUNTS = st.dictionaries(
 )
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
 TOLD = st.one_of(
-    st.builds(telling.Cancellation, IDS, TEXT),
-    st.builds(telling.Settlement, IDS, TEXT, AMOUNTS),
-    st.builds(telling.Release, IDS, TEXT),
-    st.builds(telling.Renewal, IDS, TEXT),
-    st.builds(telling.Penalty, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)),
-    st.builds(telling.Observed, IDS, TEXT, AMOUNTS),
+    st.builds(operations.Cancel, IDS, TEXT),
+    st.builds(operations.Settle, IDS, TEXT, AMOUNTS),
+    st.builds(operations.Release, IDS, TEXT),
+    st.builds(operations.Renew, IDS, TEXT),
+    st.builds(
+        operations.Penalize, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)
+    ),
+    st.builds(operations.Observe, IDS, TEXT, AMOUNTS),
 )
 
 
@@ -165,9 +168,9 @@ def test_what_is_told_survives_the_wire(told: items.Told) -> None:
 def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
     """What it changed, a lease, or just that it is done."""
     outcomes: list[items.Outcome] = [True, False]
-    if kind is telling.Renewal:
+    if kind is operations.Renew:
         outcomes = [30.0]
-    elif kind in (telling.Penalty, telling.Observed):
+    elif kind in (operations.Penalize, operations.Observe):
         outcomes = [None]
     for outcome in outcomes:
         response = AcquireStreamResponse()
@@ -179,7 +182,7 @@ def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
 
 CALLS = st.lists(
     st.builds(
-        wire.Call,
+        operations.Acquire,
         model=st.sampled_from(["gpt-4o", "", "m" * 257]),
         key=st.sampled_from(["", "team"]),
         costs=st.fixed_dictionaries(
@@ -195,7 +198,7 @@ CALLS = st.lists(
 
 
 @given(CALLS)
-def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
+def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) -> None:
     """Each is read as it was, or is wrong for itself; those in runs keep their order."""
     request = AcquireStreamRequest()
     wrong, runs = items.write_questions(enumerate(calls), request, map(str, count()))
@@ -210,7 +213,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[wire.Call]) -> None:
         assert (number in errors) == (not is_sendable)
         if is_sendable and call.costs["requests"] >= 0:
             named = read[number]
-            assert isinstance(named, wire.Call)
+            assert isinstance(named, operations.Acquire)
             assert named._replace(request_id=call.request_id, place=0) == call
             assert named.request_id
         elif is_sendable:
@@ -277,10 +280,10 @@ UNITS = {f"u{i:02}{'x' * 61}": 2**62 for i in range(15)}
 @pytest.mark.parametrize(
     "asked",
     [
-        wire.Call(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9, "r" * 64),
-        wire.Call(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9),
-        telling.Settlement("i" * telling.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
-        telling.Observed(LONG, LONG, UNITS),
+        operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9, "r" * 64),
+        operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9),
+        operations.Settle("i" * reports.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
+        operations.Observe(LONG, LONG, UNITS),
     ],
 )
 def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(asked: items.Asked) -> None:
@@ -296,16 +299,18 @@ def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(asked: it
 @pytest.mark.parametrize(
     "asked",
     [
-        wire.Call("m", "", {"requests": 1, "tokens": 1, "x" * 1_000_000: 1}, None),
-        wire.Call("m", "", {"requests": 1, **{f"u{i}": 1 for i in range(10_000)}}, None, "r"),
-        telling.Penalty("x" * 1_000_000, "", 1),
-        telling.Cancellation("x" * 1_000_000, ""),
-        telling.Settlement("id", "", {"x" * 1_000_000: 1}),
+        operations.Acquire("m", "", {"requests": 1, "tokens": 1, "x" * 1_000_000: 1}, None),
+        operations.Acquire(
+            "m", "", {"requests": 1, **{f"u{i}": 1 for i in range(10_000)}}, None, "r"
+        ),
+        operations.Penalize("x" * 1_000_000, "", 1),
+        operations.Cancel("x" * 1_000_000, ""),
+        operations.Settle("id", "", {"x" * 1_000_000: 1}),
     ],
 )
 def test_a_question_that_is_too_large_spoils_no_other(asked: items.Asked) -> None:
     """It is refused before it is sent: a message that is too large would end the whole stream."""
-    call = wire.Call("m", "", {"requests": 1, "tokens": 1}, None)
+    call = operations.Acquire("m", "", {"requests": 1, "tokens": 1}, None)
     request = AcquireStreamRequest()
     numbered = [(1, call), (2, asked), (3, call)]
     [(number, error)], _ = items.write_questions(numbered, request, map(str, count()))
@@ -340,7 +345,7 @@ def test_a_run_without_units_costs_requests() -> None:
     """As an acquisition does that names no cost."""
     run = AcquireRun(model="m", ids=[1, 2])
     _, asked = read_questions(AcquireStreamRequest(runs=[run]))
-    assert asked == [wire.Call("m", "", {"requests": 1, "tokens": 0}, None)] * 2
+    assert asked == [operations.Acquire("m", "", {"requests": 1, "tokens": 0}, None)] * 2
 
 
 @pytest.mark.parametrize("units", [["requests", "tokens"], ["requests", "tokens", "images"]])
@@ -351,7 +356,7 @@ def test_a_run_that_is_safe_to_repeat_tells_its_places(units: list[str]) -> None
     def places(**fields: Any) -> list[object]:
         run.MergeFrom(AcquireRun(**fields))
         _, asked = read_questions(AcquireStreamRequest(runs=[run]), kept=2.5)
-        calls = [call for call in asked if isinstance(call, wire.Call)]
+        calls = [call for call in asked if isinstance(call, operations.Acquire)]
         assert {(call.request_id, call.kept) for call in calls} == {(run.request_id, 2.5)}
         return [call.place for call in calls]
 
@@ -361,7 +366,7 @@ def test_a_run_that_is_safe_to_repeat_tells_its_places(units: list[str]) -> None
 
 
 @given(st.dictionaries(st.integers(0, 2**64 - 1), DECISIONS), st.booleans())
-def test_grants_that_share_a_message_survive_it(grants: dict[int, Decision], in_runs: bool) -> None:
+def test_grants_that_share_a_message_survive_it(grants: dict[int, Grant], in_runs: bool) -> None:
     """In runs, or one by one for clients that do not know those."""
     response = AcquireStreamResponse()
     items.write_answers([(n, None, grant) for n, grant in grants.items()], response, in_runs)
@@ -382,18 +387,18 @@ def test_an_answer_of_a_kind_to_come_is_no_grant() -> None:
 def test_a_pause_of_nothing_is_sent_as_one() -> None:
     """It is not the same as none said: it lifts a pause."""
     question = Question()
-    items.write_question(1, telling.Penalty("m", "", 0), question)
+    items.write_question(1, operations.Penalize("m", "", 0), question)
     received = Question.FromString(question.SerializeToString())
-    assert telling.read_penalty(received.penalize) == telling.Penalty("m", "", 0)
+    assert reports.read_penalty(received.penalize) == operations.Penalize("m", "", 0)
 
 
 @pytest.mark.parametrize(
     "told",
     [
-        telling.Cancellation("id", "\ud800"),
-        telling.Settlement("id", "", {"tokens": 2**63}),
-        telling.Settlement("id", "", {"images": 1.5}),  # type: ignore[dict-item]  # what is tested
-        telling.Penalty("m", "", float("inf")),
+        operations.Cancel("id", "\ud800"),
+        operations.Settle("id", "", {"tokens": 2**63}),
+        operations.Settle("id", "", {"images": 1.5}),  # type: ignore[dict-item]  # what is tested
+        operations.Penalize("m", "", float("inf")),
     ],
 )
 def test_what_cannot_be_sent_is_refused(told: items.Told) -> None:

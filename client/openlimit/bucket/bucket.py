@@ -14,96 +14,17 @@ The idea is the virtual scheduling form of the generic cell rate algorithm (ITU-
 one schedule for several limits, which are charged together or not at all.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import NamedTuple
 
+from openlimit.bucket.limit import SECOND, Costs, Limit, least_levels
 from openlimit.bucket.pending import Pending, Queue, changed, least_of, less, most_of, sum_of
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-
-SECOND = 1_000_000
-"""Microseconds in a second: the unit of every time in this module."""
-UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
-"""What a unit may be called."""
-
-LONGEST_HOLD = 86_400 * SECOND
-"""Microseconds: the longest pause, and the longest that calls which cost more than they reserved
-hold up others, however many and however much."""
-MAX_RETRY_AFTER = LONGEST_HOLD // SECOND
-"""Seconds: the longest pause."""
+from openlimit.operations import Grant, new
 
 # A start is rounded up to a whole microsecond, but not for an excess that is only the rounding
 # error of a double: a thousandth of a microsecond early is closer than the doubles are.
 _SLACK = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """An amount of one unit per period (microseconds), and the capacity of its bucket (units)."""
-
-    unit: str
-    amount: float
-    period: float
-    capacity: float
-    rate: float = field(init=False)
-    """Units that leak per microsecond."""
-    headroom: float = field(init=False)
-    """Units that are left at the provider where it says what remains: what leaks in a second, or
-    the capacity if that is less."""
-    most: float = field(init=False)
-    """The units that a bucket holds at most, whatever is said of calls: its fill by reserving, and
-    what leaks in the longest hold."""
-    name: str = field(init=False)
-    """Tells it from others of its unit, and stays when the amount changes: ``requests`` for what is
-    per minute, else with the period in microseconds, such as ``requests/86400000000``."""
-
-    def __post_init__(self) -> None:
-        for name in ("amount", "period", "capacity"):
-            value = getattr(self, name)
-            if not 0 < value < inf:
-                raise ValueError(f"{name} of the {self.unit} limit must be above 0, not {value}")
-        object.__setattr__(self, "rate", self.amount / self.period)
-        object.__setattr__(self, "headroom", min(self.capacity, self.rate * SECOND))
-        most = max(self.amount, self.capacity) + self.rate * LONGEST_HOLD
-        object.__setattr__(self, "most", most)
-        name = self.unit if self.period == 60 * SECOND else f"{self.unit}/{self.period:.17g}"
-        object.__setattr__(self, "name", name)
-
-    @classmethod
-    def per(cls, unit: str, amount: float, period: float, burst: float | None = None) -> "Limit":
-        """A limit of ``amount`` units per ``period`` seconds that holds ``burst`` seconds of it.
-
-        Without a burst: one second for periods up to a minute, else the whole period, because a
-        day's quota is not to be dripped out.
-        """
-        if burst is None:
-            burst = min(1, period) if period <= 60 else period
-        return cls(unit, amount, period * SECOND, amount * burst / period)
-
-
-Costs = Sequence[float]
-"""What one call pours in: a cost per limit, in the order of the bucket's limits, none negative."""
-
-
-class Decision(NamedTuple):
-    """A granted reservation: the call may start after the wait, and has been charged for then."""
-
-    wait: float
-    """From the decision to the start, in whole microseconds."""
-    limited_by: str
-    """The unit that sets the wait; empty when there is none."""
-    reservation_id: str
-    """Names the reservation, to cancel it before its start and to settle it after."""
-    lease: float = 0.0
-    """Seconds from the start for which the call holds a slot; 0 where it has none."""
-    start: float = 0.0
-    """By the store's clock, in microseconds; 0 where only the wait is known."""
-
-
-new = tuple.__new__
-"""Makes a named tuple in half the time that calling its class takes, for what is made per call."""
 
 
 class Bucket:
@@ -134,7 +55,7 @@ class Bucket:
 
     def reserve(
         self, costs: Costs, now: float, max_wait: float = inf, reservation_id: str = ""
-    ) -> Decision | CostExceedsLimit | WaitTooLong:
+    ) -> Grant | CostExceedsLimit | WaitTooLong:
         """Charge every limit for the earliest start that conforms, or refuse and charge none.
 
         A refusal is returned, not raised: one among many decisions must not end the others.
@@ -169,7 +90,7 @@ class Bucket:
             levels = self._leak(start)
             levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
         self.at, self.levels, self.limited_by = start, levels, limited_by
-        return new(Decision, (wait, limited_by, reservation_id, 0.0, start))
+        return new(Grant, (wait, limited_by, reservation_id, 0.0, start))
 
     def reserve_at_once(self, costs: Sequence[Costs], now: float) -> bool:
         """Charge several costs, if all may start right now; else charge none. Whether it did.
@@ -357,16 +278,3 @@ class Bucket:
         pending[reservation_id] = Pending(
             start, costs, self.at, self.levels, self.limited_by, self._version
         )
-
-
-def pause_of(retry_after: float) -> int:
-    """Seconds in microseconds: 0, which lifts a pause, only for 0 itself."""
-    return round(retry_after * SECOND) or ceil(retry_after * SECOND)
-
-
-def least_levels(limits: Sequence[Limit], remaining: Sequence[float]) -> list[float]:
-    """How full the buckets are at least where the provider says what remains of each limit."""
-    return [
-        max(0.0, limit.capacity + limit.headroom - left)
-        for limit, left in zip(limits, remaining, strict=True)
-    ]

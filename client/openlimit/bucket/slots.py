@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple, Protocol
 
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import monotonic
 

@@ -8,9 +8,9 @@ the larger counts, for a call must not be charged less than it can cost.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from openlimit.bucket.bucket import UNIT
 from openlimit.errors import InvalidRequest
 from openlimit.tokens.counting import whole_number
+from openlimit.units import UNIT
 
 __all__ = ["units_of"]
 

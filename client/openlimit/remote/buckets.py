@@ -13,14 +13,15 @@ from weakref import finalize
 
 import grpc
 
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit import operations
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable, Queued
+from openlimit.operations import Grant
 from openlimit.remote.connection import IMPATIENT, Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.teller import to_give_back
 from openlimit.remote.waiting import Outcome, ThreadMailbox
-from openlimit.wire import fields as wire
 from openlimit.wire import messages as items
 
 _LOOK_EVERY = 0.25  # seconds
@@ -52,7 +53,7 @@ class RemoteBuckets:
         self._use = _Use()
         finalize(self, _let_go, self._use).atexit = False
 
-    def reserve(self, call: wire.Call) -> Decision:
+    def reserve(self, call: operations.Acquire) -> Grant:
         """Ask the server; blocks for the timeout at most, or until there is a slot."""
         while True:
             connection = self._connection()
@@ -74,7 +75,7 @@ class RemoteBuckets:
     def _wait(
         self,
         connection: Connection,
-        call: wire.Call,
+        call: operations.Acquire,
         number: int,
         slot: "SimpleQueue[Outcome]",
         within: float,
@@ -92,7 +93,7 @@ class RemoteBuckets:
             raise
         return connection.no_answer() if connection.forget(number) else slot.get()
 
-    async def areserve(self, call: wire.Call) -> Decision:
+    async def areserve(self, call: operations.Acquire) -> Grant:
         """``reserve`` for event loops."""
         while True:
             connection = self._use.connection
@@ -116,7 +117,7 @@ class RemoteBuckets:
                 if not connection.forget(number):
                     mailbox.abandon(slot, call)
                 raise
-            if type(decision) is Decision and not decision.lease:  # as nearly always
+            if type(decision) is Grant and not decision.lease:  # as nearly always
                 return decision
             return self._granted(connection, decision)
 
@@ -133,7 +134,7 @@ class RemoteBuckets:
             release(connection)
         self._use.held.discard(cast(Any, told[:2]))
 
-    def give_back(self, decision: Decision) -> None:
+    def give_back(self, decision: Grant) -> None:
         """Cancel it unless it has started, and free its slot in any case, by ``tell``."""
         for told in to_give_back(decision, self._key):
             self.tell(told)
@@ -160,8 +161,8 @@ class RemoteBuckets:
             raise connection.no_answer()
         return False
 
-    def _granted(self, connection: Connection, decision: object) -> Decision:
-        if not isinstance(decision, Decision):
+    def _granted(self, connection: Connection, decision: object) -> Grant:
+        if not isinstance(decision, Grant):
             raise LimiterUnavailable(connection.address, f"it answers {decision!r} to a call")
         if decision.lease:
             held = decision.reservation_id, self._key

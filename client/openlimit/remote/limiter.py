@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import grpc
 
-from openlimit import operations as telling
-from openlimit.bucket.bucket import Decision, new
+from openlimit import operations
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.limiter import RateLimiter, require_wait
-from openlimit.operations import Observed, Penalty, Release
+from openlimit.operations import Acquire, Grant, Observe, Penalize, Release, new
 from openlimit.remote.buckets import RemoteBuckets
-from openlimit.wire.fields import Call, read_amounts, require_name
+from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
 
@@ -75,9 +74,7 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         try:
             return self._available(self._buckets.reserve(self._call(model, costs, max_wait)))
         except LimiterUnavailable as error:
@@ -85,25 +82,23 @@ class RemoteLimiter(RateLimiter):
 
     def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Coroutine[Any, Any, Decision]:
+    ) -> Coroutine[Any, Any, Grant]:
         asked = self._buckets.areserve(self._call(model, costs, max_wait))
         return self._ask_or_go_on(asked) if self._allow else asked
 
-    async def _ask_or_go_on(self, asked: Coroutine[Any, Any, Decision]) -> Decision:
+    async def _ask_or_go_on(self, asked: Coroutine[Any, Any, Grant]) -> Grant:
         try:
             return self._available(await asked)
         except LimiterUnavailable as error:
             return self._without(error)
 
-    def cancel(self, decision: Decision) -> None:
+    def cancel(self, decision: Grant) -> None:
         self._buckets.give_back(decision)
 
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
-        self._buckets.tell(telling.Settlement(decision.reservation_id, self._key, used))
+    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
+        self._buckets.tell(operations.Settle(decision.reservation_id, self._key, used))
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         self._buckets.tell(Release(decision.reservation_id, self._key))
 
     def _require_model(self, model: str) -> None:
@@ -112,32 +107,32 @@ class RemoteLimiter(RateLimiter):
 
     def _penalize(self, model: str, retry_after: float) -> None:
         require_name("model", model)
-        self._buckets.tell(Penalty(model, self._key, retry_after))
+        self._buckets.tell(Penalize(model, self._key, retry_after))
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
         require_name("model", model)
         amounts = {unit: int(min(amount, 2**62)) for unit, amount in remaining.items()}
-        self._buckets.tell(Observed(model, self._key, read_amounts("remaining", amounts)))
+        self._buckets.tell(Observe(model, self._key, read_amounts("remaining", amounts)))
 
     def close(self) -> None:
         """Finish giving reservations back, for the timeout at most, and hang up for good."""
         self._buckets.close()
 
-    def _call(self, model: str, costs: Mapping[str, int], max_wait: float | None) -> Call:
+    def _call(self, model: str, costs: Mapping[str, int], max_wait: float | None) -> Acquire:
         longest = self._max_wait if max_wait is None else max_wait
         return new(
-            Call, (model, self._key, costs, None if longest == inf else longest, "", 0, None)
+            Acquire, (model, self._key, costs, None if longest == inf else longest, "", 0, None)
         )
 
-    def _available(self, decision: Decision) -> Decision:
+    def _available(self, decision: Grant) -> Grant:
         self._unavailable = False
         return decision
 
-    def _without(self, error: LimiterUnavailable) -> Decision:
+    def _without(self, error: LimiterUnavailable) -> Grant:
         """Raise, or let the call start unlimited; one warning for each outage."""
         if not self._allow:
             raise error
         if not self._unavailable:
             self._unavailable = True
             _log.warning("calls go on unlimited until it is back: %s", error)
-        return Decision(0, "", "")
+        return Grant(0, "", "")

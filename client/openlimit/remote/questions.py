@@ -13,11 +13,11 @@ from threading import Condition, RLock
 from typing import Any
 
 from openlimit.errors import LimiterUnavailable
+from openlimit.operations import Acquire
 from openlimit.remote.waiting import Mailbox, Outcome, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire import messages as items
 from openlimit.wire.columns import Run, write_repeated
-from openlimit.wire.fields import Call
 
 _MOST_IN_MESSAGE = 128
 _MOST_TO_SEND = 10 * items.MOST_IN_FLIGHT
@@ -139,7 +139,7 @@ class Questions:
                 calls = [
                     (number, place, call)
                     for number, place in zip(names, places, strict=True)
-                    if isinstance(call := self._asked(number), Call)
+                    if isinstance(call := self._asked(number), Acquire)
                 ]
                 if calls:
                     self.in_flight += len(calls)
@@ -262,7 +262,7 @@ class Questions:
         return found[2] if found else self._given_up.get(number)
 
     def _is_call(self, number: int) -> bool:
-        return isinstance(self._asked(number), Call)
+        return isinstance(self._asked(number), Acquire)
 
     def _is_open(self, number: int) -> bool:
         return number in self._waiting or number in self._given_up

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from openlimit.bucket.bucket import Decision
 from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
-from openlimit.operations import Cancellation, Penalty, Release, Renewal, Settlement
+from openlimit.operations import Cancel, Grant, Penalize, Release, Renew, Settle
 from openlimit.remote.leases import Leases
 from openlimit.remote.waiting import ToldMailbox
 from openlimit.wire import messages as items
@@ -19,7 +18,7 @@ _MOST_OWED = 10_000
 _OWED_FOR = 900.0  # seconds: servers remember a reservation no longer
 _TELL_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _WARN_EVERY = 60.0  # seconds
-_OF_A_CALL = Cancellation | Settlement | Release
+_OF_A_CALL = Cancel | Settle | Release
 _FINAL = InvalidRequest | UnknownReservation
 
 _log = logging.getLogger(__name__)
@@ -66,13 +65,13 @@ class Teller:
 
     def unclaimed(self, asked: Any, outcome: object) -> None:
         """Give back what was granted to a caller that is gone, also if its start has come."""
-        if not isinstance(outcome, Decision):
+        if not isinstance(outcome, Grant):
             return
         for told in to_give_back(outcome, asked.key):
             self.tell(told)
         if outcome.reservation_id and not outcome.wait:
             nothing = dict.fromkeys((*asked.costs, "input_tokens", "output_tokens"), 0)
-            self.tell(Settlement(outcome.reservation_id, asked.key, nothing))
+            self.tell(Settle(outcome.reservation_id, asked.key, nothing))
 
     def heard(self) -> None:
         """The server has answered something: now and then, tell it what could not be told."""
@@ -89,7 +88,7 @@ class Teller:
 
     def _as_of_now(self, told: items.Told, at: float) -> tuple[items.Told | None, float]:
         now = time.monotonic()
-        if not isinstance(told, Penalty):
+        if not isinstance(told, Penalize):
             return told if now < at + _OWED_FOR else None, at
         if told.retry_after == 0:  # the end of a pause, which others may have begun anew since
             return told if now < at + self._timeout else None, at
@@ -97,7 +96,7 @@ class Teller:
         return told._replace(retry_after=left) if left > 0 else None, now
 
     def _failed(self, told: items.Told, at: float, error: Exception) -> None:
-        if isinstance(told, _OF_A_CALL | Penalty) and not isinstance(error, _FINAL):
+        if isinstance(told, _OF_A_CALL | Penalize) and not isinstance(error, _FINAL):
             if len(self.owed) == _MOST_OWED and at > self._warn_at:
                 self._warn_at = at + _WARN_EVERY
                 _log.warning(
@@ -108,19 +107,19 @@ class Teller:
             self.owed.append((told, at))
             self._tell_again_at = time.monotonic() + _TELL_AGAIN_AFTER
             return
-        if isinstance(told, Renewal) and isinstance(error, UnknownReservation):
+        if isinstance(told, Renew) and isinstance(error, UnknownReservation):
             self.leases.let_go(told[:2])
         _log.info("%s had no effect: %s", told, error)
 
     def _renew(self, held: tuple[str, str]) -> None:
-        self.tell(Renewal(*held))
+        self.tell(Renew(*held))
 
 
-def to_give_back(decision: Decision, key: str) -> list[items.Told]:
+def to_give_back(decision: Grant, key: str) -> list[items.Told]:
     """What cancels it unless it has started, and frees its slot in any case."""
     told: list[items.Told] = []
     if decision.wait:
-        told.append(Cancellation(decision.reservation_id, key))
+        told.append(Cancel(decision.reservation_id, key))
     if decision.lease:
         told.append(Release(decision.reservation_id, key))
     return told

@@ -8,14 +8,14 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from openlimit.background import tell_of_fault
-from openlimit.bucket.bucket import Decision
+from openlimit.operations import Grant
 
 numbers = count(1)
 """Of all questions of this process, in the order in which they are asked."""
 _TICKS, _MOST_TICKS = 16, 10_000  # in the time that callers wait
 _LONGEST_TICK = 0.5  # seconds
 
-Outcome = Decision | bool | float | Exception | None
+Outcome = Grant | bool | float | Exception | None
 """What items.Outcome says, or any other error."""
 
 

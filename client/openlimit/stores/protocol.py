@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.bucket.bucket import SECOND, Costs, Decision, Limit
+from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -12,6 +12,7 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
+from openlimit.operations import Grant
 
 Limits = Sequence[Limit]
 
@@ -137,7 +138,7 @@ class Repeat(NamedTuple):
     """What was charged then."""
 
 
-Outcome = Decision | CostExceedsLimit | WaitTooLong | LimiterUnavailable
+Outcome = Grant | CostExceedsLimit | WaitTooLong | LimiterUnavailable
 Answer = Outcome | Repeat | bool | str | InvalidRequest | UnknownReservation
 """To a demand its outcome, or Repeat; InvalidRequest where what was granted to it before has been
 cancelled. To a withdrawal and a settlement, whether it has changed something; UnknownReservation

@@ -7,7 +7,7 @@ from itertools import islice
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 
 _WINDOW = 1 * SECOND
 _LOOKS = 4  # a call adds one key and drops up to this many, so they never pile up

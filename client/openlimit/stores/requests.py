@@ -11,8 +11,10 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from openlimit.bucket.bucket import Bucket, Costs, Decision, new
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest
+from openlimit.operations import Grant, new
 from openlimit.stores.closed import CANCELLED, Closed
 from openlimit.stores.protocol import (
     REPEATABLE,
@@ -109,7 +111,7 @@ class Run:
         return self._batches[which - 1].granted(place) if which else None
 
     def add(
-        self, demands: Sequence[Demand], granted: Sequence[Decision], request: Request, now: float
+        self, demands: Sequence[Demand], granted: Sequence[Grant], request: Request, now: float
     ) -> None:
         """What was just granted to demands for other places."""
         longest = granted[-1].wait  # they start in order
@@ -150,7 +152,7 @@ class Requests:
                 self._remember(key, None, demands, granted, now)
                 return granted
         known: dict[int, Granted] = {}  # of what is decided now
-        answers, fresh, granted = list[Answer](), list[Demand](), list[Decision]()
+        answers, fresh, granted = list[Answer](), list[Demand](), list[Grant]()
         for demand in demands:
             _, _, costs, max_wait, name, _, place = demand
             if before := known.get(place) or (run and run.granted(place)):
@@ -158,7 +160,7 @@ class Requests:
                 continue
             outcome = bucket.reserve(costs, now, max_wait, name)
             answers.append(outcome)
-            if isinstance(outcome, Decision):
+            if isinstance(outcome, Grant):
                 known[place] = new(Granted, (place, outcome.start, outcome.limited_by, name, costs))
                 fresh.append(demand)
                 granted.append(outcome)
@@ -179,7 +181,7 @@ class Requests:
         key: tuple[str, str],
         run: Run | None,
         demands: Sequence[Demand],
-        granted: Sequence[Decision],
+        granted: Sequence[Grant],
         now: float,
     ) -> None:
         request = demands[0].request
@@ -192,11 +194,11 @@ class Requests:
             self.runs.keep(key, run, now)
 
 
-def at_once(bucket: Bucket, demands: Sequence[Demand], now: float) -> Sequence[Decision]:
+def at_once(bucket: Bucket, demands: Sequence[Demand], now: float) -> Sequence[Grant]:
     """Grant all of a bucket's demands, if they may start right now; else none."""
     if not bucket.reserve_at_once([*map(_COSTS, demands)], now):
         return ()
-    return [new(Decision, (0, "", name, 0.0, now)) for name in map(_NAME, demands)]
+    return [new(Grant, (0, "", name, 0.0, now)) for name in map(_NAME, demands)]
 
 
 def _packed(numbers: Iterable[Iterable[float]]) -> "array[int] | array[float]":

@@ -5,8 +5,8 @@ from itertools import repeat
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
-from openlimit.bucket.bucket import Decision, new
 from openlimit.errors import InvalidRequest
+from openlimit.operations import Acquire, Grant, new
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRun,
     AcquireStreamRequest,
@@ -16,7 +16,6 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.wire.fields import (
     MAX_PLACES,
     MAX_QUESTION,
-    Call,
     include_split,
     read_amounts,
     read_max_wait,
@@ -48,11 +47,11 @@ def write_runs(
     alone: list[tuple[int, Any]] = []
     runs: list[Run] = []
     alike: tuple[object, ...] | None = None
-    run: list[tuple[int, Call]] = []
+    run: list[tuple[int, Acquire]] = []
     costs: list[int] = []
     for each in asked:
         call = each[1]
-        if type(call) is not Call:
+        if type(call) is not Acquire:
             alone.append(each)
             continue
         model, key, by_unit, max_wait, request_id, *_ = call
@@ -69,7 +68,7 @@ def write_runs(
 
 
 def write_repeated(
-    name: str, calls: Sequence[tuple[int, int, Call]], request: AcquireStreamRequest
+    name: str, calls: Sequence[tuple[int, int, Acquire]], request: AcquireStreamRequest
 ) -> Run:
     """Add calls of one run again: their numbers, and the places that they had in it."""
     numbers, places = [each[0] for each in calls], [each[1] for each in calls]
@@ -81,12 +80,12 @@ def write_repeated(
 
 
 def _unless_written(
-    calls: list[tuple[int, Call]],
+    calls: list[tuple[int, Acquire]],
     costs: list[int],
     request: AcquireStreamRequest,
     names: Iterator[str],
     runs: list[Run],
-) -> list[tuple[int, Call]]:
+) -> list[tuple[int, Acquire]]:
     if not calls:
         return calls
     numbers = [number for number, _ in calls]
@@ -106,7 +105,7 @@ def _unless_written(
 
 
 def _write_run(
-    call: Call, numbers: list[int], costs: list[int], request: AcquireStreamRequest
+    call: Acquire, numbers: list[int], costs: list[int], request: AcquireStreamRequest
 ) -> AcquireRun:
     run = request.runs.add()
     require_name("model", call.model)
@@ -125,7 +124,7 @@ def _write_run(
 
 def read_run(
     run: AcquireRun, first: int, last: int, kept: float | None = None
-) -> Sequence[Call | InvalidRequest]:
+) -> Sequence[Acquire | InvalidRequest]:
     """The call of each id from the first to before the last, or what is wrong with it. ``kept`` is
     for those that have a request_id."""
     units, ids, count = [*run.units], len(run.ids), len(run.ids[first:last])
@@ -151,7 +150,7 @@ def read_run(
     if units == _USUAL and min(costs, default=0) >= 0:
         return [
             new(
-                Call,
+                Acquire,
                 (
                     *(model, key, {"requests": requests, "tokens": tokens}, max_wait),
                     *(request_id, place, kept),
@@ -160,7 +159,7 @@ def read_run(
             for requests, tokens, place in zip(costs[::2], costs[1::2], places, strict=True)
         ]
     rows = zip(*[iter(costs)] * len(units), strict=True) if units else repeat((), count)
-    common = Call(model, key, {}, max_wait, request_id, 0, kept)
+    common = Acquire(model, key, {}, max_wait, request_id, 0, kept)
     return [
         _read_call(common, dict(zip(units, row, strict=True)), place)
         for row, place in zip(rows, places, strict=True)
@@ -178,7 +177,7 @@ def _read_places(run: AcquireRun) -> Sequence[int]:
     return places
 
 
-def _read_call(common: Call, costs: dict[str, int], place: int) -> Call | InvalidRequest:
+def _read_call(common: Acquire, costs: dict[str, int], place: int) -> Acquire | InvalidRequest:
     try:
         amounts = {"requests": 1, "tokens": 0, **read_amounts("costs", costs)}
     except InvalidRequest as error:
@@ -187,7 +186,7 @@ def _read_call(common: Call, costs: dict[str, int], place: int) -> Call | Invali
     return common._replace(costs=amounts, place=place)
 
 
-def write_grants(grants: Iterable[tuple[int, Decision]], response: AcquireStreamResponse) -> None:
+def write_grants(grants: Iterable[tuple[int, Grant]], response: AcquireStreamResponse) -> None:
     """Add the grants of numbered calls, those that the same unit limits together."""
     limited_by: str | None = None
     ids: list[int] = []
@@ -220,11 +219,11 @@ def _write_grants(
             run.wait_micros.extend(map(int, waits))
 
 
-def read_grants(run: GrantRun) -> list[tuple[int, Decision]]:
+def read_grants(run: GrantRun) -> list[tuple[int, Grant]]:
     """The grants by the numbers of their calls."""
     limited_by = run.limited_by
     waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
     return [
-        (number, new(Decision, (wait, limited_by, name, 0.0, 0.0)))
+        (number, new(Grant, (wait, limited_by, name, 0.0, 0.0)))
         for number, wait, name in zip(run.ids, waits, run.reservation_ids, strict=True)
     ]

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 
-from openlimit.bucket.bucket import SECOND, UNIT, Decision, new
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest
+from openlimit.operations import Acquire, Grant, new
+from openlimit.units import UNIT
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireResponse,
@@ -28,26 +30,7 @@ _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 
 
-class Call(NamedTuple):
-    """What a limiter decides: one API call and what it costs."""
-
-    model: str
-    key: str
-    costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
-    ``output_tokens``, where these are given."""
-    max_wait: float | None
-    """Seconds; None for the policy's own bound."""
-    request_id: str = ""
-    """Makes it safe to repeat; empty for none."""
-    place: int = 0
-    """Tells it from others with the same request_id: its place in their run."""
-    kept: float | None = None
-    """Seconds from the decision for which a repeat is known; None: until a minute after the start.
-    The server's own business: it is not sent."""
-
-
-def write_call(call: Call, request: AcquireRequest) -> None:
+def write_call(call: Acquire, request: AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
     model, key, costs, max_wait, request_id, *_ = call
     try:
@@ -68,7 +51,7 @@ def write_call(call: Call, request: AcquireRequest) -> None:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
 
 
-def read_request(request: AcquireRequest) -> Call:
+def read_request(request: AcquireRequest) -> Acquire:
     """The call of a message; raises InvalidRequest for a field that is missing or malformed."""
     model, key, tokens = request.model, request.key, request.tokens
     require_name("model", model)
@@ -81,7 +64,7 @@ def read_request(request: AcquireRequest) -> Call:
         costs |= read_units(request.units)
         include_split(costs)
     max_wait, request_id = read_max_wait(request), read_request_id(request)
-    return new(Call, (model, key, costs, max_wait, request_id, 0, None))
+    return new(Acquire, (model, key, costs, max_wait, request_id, 0, None))
 
 
 def include_split(costs: dict[str, int]) -> None:
@@ -113,7 +96,7 @@ def read_request_id(message: AcquireRequest | AcquireRun) -> str:
     return request_id
 
 
-def readable(request: AcquireRequest) -> Call | InvalidRequest:
+def readable(request: AcquireRequest) -> Acquire | InvalidRequest:
     """The call of a message, or what is wrong with it: for one among many."""
     try:
         return read_request(request)
@@ -179,7 +162,7 @@ def microseconds(value: Duration) -> int:
     return value.seconds * SECOND - (-value.nanos // 1000)
 
 
-def write_decision(decision: Decision, response: AcquireResponse) -> None:
+def write_decision(decision: Grant, response: AcquireResponse) -> None:
     """Fill an empty message in place, which is twice as fast as by keywords."""
     wait, limited_by, reservation_id, lease, _ = decision
     response.reservation_id = reservation_id
@@ -192,8 +175,8 @@ def write_decision(decision: Decision, response: AcquireResponse) -> None:
         response.lease.CopyFrom(duration(lease * SECOND))
 
 
-def read_response(response: AcquireResponse) -> Decision:
+def read_response(response: AcquireResponse) -> Grant:
     """The decision of a message."""
     wait = microseconds(response.wait) if response.HasField("wait") else 0
     lease = microseconds(response.lease) / SECOND if response.HasField("lease") else 0.0
-    return new(Decision, (wait, response.limited_by, response.reservation_id, lease, 0.0))
+    return new(Grant, (wait, response.limited_by, response.reservation_id, lease, 0.0))

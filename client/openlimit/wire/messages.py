@@ -6,24 +6,9 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
-from openlimit.operations import (
-    Cancellation,
-    Observed,
-    Penalty,
-    Release,
-    Renewal,
-    Settlement,
-    read_name,
-    read_observed,
-    read_penalty,
-    read_settlement,
-    write_named,
-    write_observed,
-    write_penalty,
-    write_settlement,
-)
+from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Release, Renew, Settle
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
@@ -34,13 +19,22 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.wire.columns import Run, read_grants, read_run, write_grants, write_runs
 from openlimit.wire.fields import (
     MAX_QUESTION,
-    Call,
     duration,
     microseconds,
     read_response,
     readable,
     write_call,
     write_decision,
+)
+from openlimit.wire.reports import (
+    read_name,
+    read_observed,
+    read_penalty,
+    read_settlement,
+    write_named,
+    write_observed,
+    write_penalty,
+    write_settlement,
 )
 from openlimit.wire.status import error_of, status_of
 
@@ -50,11 +44,11 @@ MOST_IN_FLIGHT = 10_000
 _SLICE = _PART = 128
 _RUN, _ALONE = 8, 2
 
-Told = Cancellation | Settlement | Release | Renewal | Penalty | Observed
+Told = Cancel | Settle | Release | Renew | Penalize | Observe
 """What is told about a call, which is not a question for a start."""
-Asked = Call | Told
+Asked = Acquire | Told
 """A call to be granted, or what is told about one."""
-Outcome = Decision | bool | float | OpenLimitError | None
+Outcome = Grant | bool | float | OpenLimitError | None
 """A grant; whether what was told has changed something; a lease in seconds; why there is neither.
 None for what changes things without saying."""
 
@@ -74,7 +68,7 @@ class Kind(NamedTuple):
     read: Callable[[Any], Told]
 
 
-def _named(kind: type[Cancellation | Release | Renewal]) -> Callable[[Any], Told]:
+def _named(kind: type[Cancel | Release | Renew]) -> Callable[[Any], Told]:
     return lambda request: kind(*read_name(request))
 
 
@@ -86,12 +80,12 @@ def _kind(
 
 
 KINDS: dict[type[Told], Kind] = {
-    Cancellation: _kind("Cancel", "cancelled", write_named, _named(Cancellation)),
-    Settlement: _kind("Settle", "settled", write_settlement, read_settlement),
+    Cancel: _kind("Cancel", "cancelled", write_named, _named(Cancel)),
+    Settle: _kind("Settle", "settled", write_settlement, read_settlement),
     Release: _kind("Release", "released", write_named, _named(Release)),
-    Renewal: _kind("Renew", "renewed", write_named, _named(Renewal)),
-    Penalty: _kind("Penalize", "penalized", write_penalty, read_penalty),
-    Observed: _kind("Observe", "observed", write_observed, read_observed),
+    Renew: _kind("Renew", "renewed", write_named, _named(Renew)),
+    Penalize: _kind("Penalize", "penalized", write_penalty, read_penalty),
+    Observe: _kind("Observe", "observed", write_observed, read_observed),
 }
 """Everything that can be told."""
 _BY_QUESTION = {kind.question: kind for kind in KINDS.values()}
@@ -171,7 +165,7 @@ def write_questions(
 def write_question(number: int, asked: Asked, question: Question) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
     question.id = number
-    if isinstance(asked, Call):
+    if isinstance(asked, Acquire):
         write_call(asked, question.acquire)
     else:
         kind = KINDS[type(asked)]
@@ -204,9 +198,9 @@ def write_answers(
 
     ``in_runs`` is for clients that send runs.
     """
-    grants: list[tuple[int, Decision]] = []
+    grants: list[tuple[int, Grant]] = []
     for number, asked, answer in answers:
-        if isinstance(answer, Decision) and in_runs and not answer.lease:
+        if isinstance(answer, Grant) and in_runs and not answer.lease:
             grants.append((number, answer))
         else:
             _write_answer(asked, answer, response.answers.add(id=number))
@@ -214,7 +208,7 @@ def write_answers(
 
 
 def _write_answer(asked: object, answer: Outcome | Status, message: Answer) -> None:
-    if isinstance(answer, Decision):
+    if isinstance(answer, Grant):
         write_decision(answer, message.granted)
     elif isinstance(answer, OpenLimitError):
         message.error.CopyFrom(status_of(answer)[1])

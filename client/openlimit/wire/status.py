@@ -13,7 +13,7 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,

@@ -11,7 +11,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from openlimit.bucket.bucket import UNIT
+from openlimit.units import UNIT
 from openlimit.wire.fields import MAX_NAME
 from openlimit_server.config import notation, spelling
 

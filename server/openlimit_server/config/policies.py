@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic import ValidationError as Invalid
 
-from openlimit.bucket.bucket import LONGEST_HOLD, SECOND, Limit
+from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, fields, marked_yaml, notation
 from openlimit_server.config.faults import ConfigurationError

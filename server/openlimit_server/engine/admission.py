@@ -14,9 +14,9 @@ from openlimit.errors import (
     Queued,
     UnknownReservation,
 )
+from openlimit.operations import Acquire
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import Demand
-from openlimit.wire.fields import Call
 from openlimit.wire.messages import Outcome as Answer
 from openlimit_server.engine import ids as reservation_ids
 from openlimit_server.engine.ids import Reserved
@@ -28,7 +28,7 @@ Later = Callable[[int, Coroutine[Any, Any, Answer]], None]
 
 async def admit(
     turns: Turns,
-    call: Call,
+    call: Acquire,
     demand: Demand,
     held: float,
     asker: str,
@@ -54,7 +54,7 @@ async def admit(
     return Queued(ticket) if isinstance(answer, Place) else answer
 
 
-def _ticket_of(call: Call) -> str:
+def _ticket_of(call: Acquire) -> str:
     """Names the call when it is asked again, alone: one of a run has a ticket of its own."""
     if not call.request_id:
         return os.urandom(16).hex()

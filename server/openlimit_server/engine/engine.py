@@ -10,8 +10,8 @@ from types import CoroutineType
 from typing import Any, cast
 from urllib.parse import quote
 
-from openlimit import operations as telling
-from openlimit.bucket.bucket import SECOND, Decision, new, pause_of
+from openlimit import operations
+from openlimit.bucket.limit import SECOND, pause_of
 from openlimit.bucket.slots import AsyncSlots, MemorySlots
 from openlimit.errors import (
     LimiterUnavailable,
@@ -19,10 +19,10 @@ from openlimit.errors import (
     UnknownModel,
     UnknownReservation,
 )
+from openlimit.operations import Acquire, Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Demand, Question, Repeat, Request
 from openlimit.wire import messages as items
-from openlimit.wire.fields import Call
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import admission
 from openlimit_server.engine import ids as reservation_ids
@@ -91,7 +91,7 @@ class Policies:
         requests = _Requests()
         for place, each in enumerate(asked):
             try:
-                if isinstance(each, Call):
+                if isinstance(each, Acquire):
                     target = self._target(each.model, each.key)
                     request = requests.of(target, each) if each.request_id else None
                     if target[0].turns:
@@ -117,10 +117,10 @@ class Policies:
         for place, question, signer, answer in zip(
             places, questions, signers, decided, strict=True
         ):
-            if signer and isinstance(answer, Decision):
+            if signer and isinstance(answer, Grant):
                 wait, limited_by, name, _, start = answer
                 reservation_id = signer.id_of(name, start, question.costs)
-                answers[place] = new(Decision, (wait, limited_by, reservation_id, 0.0, 0.0))
+                answers[place] = new(Grant, (wait, limited_by, reservation_id, 0.0, 0.0))
             else:
                 answers[place] = self._answer_of(asked[place], answer)
         return answers
@@ -129,7 +129,7 @@ class Policies:
         """Why nothing can be decided yet; None from when the store has once told its secret."""
         return None if self._secrets else await self._read_secret()
 
-    async def give_back(self, granted: Sequence[tuple[Call, Decision]], asker: str) -> None:
+    async def give_back(self, granted: Sequence[tuple[Acquire, Grant]], asker: str) -> None:
         """What was granted to an asker that is gone: slots, and what has not started."""
         for call, decision in granted:
             policy, bucket, *_ = self._target(call.model, call.key)
@@ -138,7 +138,7 @@ class Policies:
                 policy.turns.give_up(bucket, slot, asker)
         await self.answer(
             [
-                telling.Cancellation(decision.reservation_id, call.key)
+                operations.Cancel(decision.reservation_id, call.key)
                 for call, decision in granted
                 # By its request id it can be asked for again.
                 if decision.wait and not call.request_id
@@ -152,7 +152,7 @@ class Policies:
                 policy.turns.drain()
 
     async def _in_turn(
-        self, target: _Target, call: Call, request: Request | None, held: float, asker: str
+        self, target: _Target, call: Acquire, request: Request | None, held: float, asker: str
     ) -> Answer:
         """The decision of a call that needs a slot."""
         policy, _, signer, names = target
@@ -161,17 +161,17 @@ class Policies:
         async def reserve(slot: str, max_wait: float) -> Answer:
             named = demand._replace(max_wait=max_wait, reservation_id=next(names))
             [answer] = await self._store.adecide([named])
-            if isinstance(answer, Decision | Repeat):
+            if isinstance(answer, Grant | Repeat):
                 costs = answer.costs if isinstance(answer, Repeat) else demand.costs
                 name = signer.id_of(answer.reservation_id, answer.start, costs, slot)
-                return Decision(answer.wait, answer.limited_by, name)
+                return Grant(answer.wait, answer.limited_by, name)
             if isinstance(answer, LimiterUnavailable):
                 return answer  # without a start, the slot is freed
             return self._answer_of(call, answer)
 
         answer = await admission.admit(turns, call, demand, held, asker, reserve)
         if isinstance(answer, LimiterUnavailable) and self._may_start(call):
-            return Decision(0, "", "")
+            return Grant(0, "", "")
         return answer
 
     def _unanswered(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
@@ -188,24 +188,24 @@ class Policies:
         match answer:
             case Repeat(wait, limited_by, name, start, costs):
                 signer = self._target(asked.model, asked.key)[2]
-                return Decision(wait, limited_by, signer.id_of(name, start, costs))
-            case LimiterUnavailable() if isinstance(asked, Call) and self._may_start(asked):
-                return Decision(0, "", "")
+                return Grant(wait, limited_by, signer.id_of(name, start, costs))
+            case LimiterUnavailable() if isinstance(asked, Acquire) and self._may_start(asked):
+                return Grant(0, "", "")
             case UnknownReservation():
                 return UnknownReservation(asked.reservation_id, answer.expired)
-            case True if isinstance(asked, telling.Settlement) and self._learns:
+            case True if isinstance(asked, operations.Settle) and self._learns:
                 self._learn(asked)
-            case bool() if isinstance(asked, telling.Penalty | telling.Observed):
+            case bool() if isinstance(asked, operations.Penalize | operations.Observe):
                 return None
         return cast(Answer, answer)
 
-    def _may_start(self, call: Call) -> bool:
+    def _may_start(self, call: Acquire) -> bool:
         return self._target(call.model, call.key)[0].allows_without_store
 
     async def _told(self, told: items.Told) -> Question | Coroutine[Any, Any, Answer]:
         """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
-            case telling.Settlement():
+            case operations.Settle():
                 reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._reserved(reservation_id, key)
                 policy.uncounted.notice(costs_by_unit)
@@ -219,30 +219,30 @@ class Policies:
                     ),
                 )
                 return self._closing(told, question, policy, reserved)
-            case telling.Cancellation(reservation_id, key):
+            case operations.Cancel(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 withdrawal = stores.Withdrawal(
                     reserved.bucket, policy.limits, reserved.name, reserved.start
                 )
                 return self._closing(told, withdrawal, policy, reserved)
-            case telling.Release(reservation_id, key):
+            case operations.Release(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 return admission.release(_turns(policy, reserved), reserved)
-            case telling.Renewal(reservation_id, key):
+            case operations.Renew(reservation_id, key):
                 policy, reserved = await self._reserved(reservation_id, key)
                 return admission.renew(_turns(policy, reserved), reserved)
-            case telling.Penalty(model, key, retry_after):
+            case operations.Penalize(model, key, retry_after):
                 policy, bucket, *_ = self._target(model, key)
                 pause = pause_of(min(retry_after, policy.max_pause))
                 return stores.Pause(bucket, policy.limits, pause)
-            case telling.Observed(model, key, remaining):
+            case operations.Observe(model, key, remaining):
                 policy, bucket, *_ = self._target(model, key)
                 left = [remaining.get(unit, inf) for unit in policy.observed]
                 return stores.Observation(bucket, policy.limits, left)
 
     def _closing(
         self,
-        told: telling.Settlement | telling.Cancellation,
+        told: operations.Settle | operations.Cancel,
         question: Question,
         policy: Policy,
         reserved: Reserved,
@@ -251,7 +251,7 @@ class Policies:
         turns = _turns(policy, reserved)
         if not turns:
             return question
-        is_over = isinstance(told, telling.Settlement)
+        is_over = isinstance(told, operations.Settle)
         return admission.close(turns, reserved, self._decide_alone(told, question), is_over)
 
     async def _decide_alone(self, asked: Asked, question: Question) -> Answer:
@@ -275,7 +275,7 @@ class Policies:
     def _policy_of(self, reserved: Reserved) -> Policy | None:
         return self._rules.by_name.get(reserved.bucket.partition(":")[0])
 
-    def _learn(self, settlement: telling.Settlement) -> None:
+    def _learn(self, settlement: operations.Settle) -> None:
         """From a call that was settled, once, and was made: one that was not says nothing."""
         if settlement.costs.get("requests") == 0:
             return
@@ -346,7 +346,7 @@ class _Requests:
         self._id = ""
         self._latest = Request("")
 
-    def of(self, target: _Target, call: Call) -> Request:
+    def of(self, target: _Target, call: Acquire) -> Request:
         """That of a call with a request_id."""
         if call.request_id is not self._id or target is not self._target:
             # Written like this, no two are the same: nobody gets another's reservation, and nothing
@@ -358,7 +358,7 @@ class _Requests:
         return self._latest
 
 
-def _demand(target: _Target, call: Call, name: str, request: Request | None) -> Demand:
+def _demand(target: _Target, call: Acquire, name: str, request: Request | None) -> Demand:
     model, _, costs_by_unit, max_wait, _, place, _ = call
     policy, bucket, *_ = target
     if len(costs_by_unit) > 2:  # beside requests and tokens

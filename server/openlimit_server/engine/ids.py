@@ -16,8 +16,9 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import NamedTuple
 
-from openlimit.bucket.bucket import Costs, new
+from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest
+from openlimit.operations import new
 
 _ID = re.compile(
     r"[0-9a-f]{16}\.([0-9a-f]{16}-[0-9]{1,4})(?:~([0-9a-f]{16}))?"

@@ -6,7 +6,7 @@ from fnmatch import translate
 from itertools import filterfalse
 from typing import NamedTuple
 
-from openlimit.bucket.bucket import LONGEST_HOLD, SECOND, Limit
+from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.bucket.slots import AsyncSlots
 from openlimit.errors import InvalidRequest, UnknownModel
 from openlimit_server.config.policies import PolicySettings

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from math import inf
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit_server.engine.learned_output import LearnedOutput
 
 _TOKENS, _INPUT, _OUTPUT = "tokens", "input_tokens", "output_tokens"

@@ -18,9 +18,10 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed, tell_of_fault
-from openlimit.bucket.bucket import SECOND, Decision
+from openlimit.bucket.limit import SECOND
 from openlimit.bucket.slots import AsyncSlots, Departure, Entry, Extension, Place, SlotAnswer
 from openlimit.errors import LimiterUnavailable, WaitTooLong
+from openlimit.operations import Grant
 from openlimit.wire.messages import Outcome as Answer
 from openlimit_server.engine.departures import Departures
 
@@ -119,7 +120,7 @@ class Turns:
         except BaseException:
             self.give_up(bucket, name, asker)
             raise
-        if not isinstance(answer, Decision):
+        if not isinstance(answer, Grant):
             self.give_up(bucket, name, asker)  # whoever is refused need not wait for that as well
             return answer
         if answer.wait:

@@ -11,8 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit.bucket.bucket import Decision
 from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.operations import Grant
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
@@ -71,7 +71,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         # A client that is told QUEUED in time keeps its place; one whose call ran out loses it.
         held = HELD if left is None else min(HELD, left / 2)
         answer = await self._answer(wire.read_request(request), held)
-        assert isinstance(answer, Decision)
+        assert isinstance(answer, Grant)
         response = AcquireResponse()
         wire.write_decision(answer, response)
         return response
@@ -95,7 +95,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             await share.take(SLICE)
             for answer in decided.result():
                 result = response.results.add()
-                if isinstance(answer, Decision):
+                if isinstance(answer, Grant):
                     wire.write_decision(answer, result.granted)
                 else:
                     assert isinstance(answer, OpenLimitError)

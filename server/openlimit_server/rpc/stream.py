@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
-from openlimit.bucket.bucket import Decision
 from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.operations import Acquire, Grant
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.wire import messages as items
 from openlimit.wire import status as statuses
-from openlimit.wire.fields import TIMEOUT, Call
+from openlimit.wire.fields import TIMEOUT
 from openlimit_server.engine.engine import Answer, Asked, Policies
 from openlimit_server.engine.turns import HELD
 from openlimit_server.rpc.internal_errors import could_not_decide
@@ -236,7 +236,7 @@ class Stream:
         granted = [
             (asked, answer)
             for _, asked, answer in self._unwritten
-            if isinstance(asked, Call) and isinstance(answer, Decision)
+            if isinstance(asked, Acquire) and isinstance(answer, Grant)
         ]
         if granted:
             giving_back = self._policies.give_back(granted, self._asker)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from openlimit import ChatRateLimiter
-from openlimit.bucket.bucket import Decision
+from openlimit.operations import Grant
 from tests.support.loopback_provider import Provider, serving
 
 
@@ -22,25 +22,21 @@ class Witness(ChatRateLimiter):
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
 
-    def reserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         self.charged.append((model, costs["tokens"]))
         return super().reserve(model, costs, max_wait)._replace(lease=30)
 
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Decision:
+    ) -> Grant:
         self.charged.append((model, costs["tokens"]))
         return (await super().areserve(model, costs, max_wait))._replace(lease=30)
 
-    def settle(
-        self, decision: Decision, reserved: Mapping[str, int], used: Mapping[str, int]
-    ) -> None:
+    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
         self.settled.append(dict(used))
         self.over += 1
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Grant) -> None:
         self.over += 1
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:

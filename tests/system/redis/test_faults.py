@@ -7,8 +7,9 @@ from math import inf
 
 import pytest
 
-from openlimit.bucket.bucket import SECOND, Decision, Limit
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import LimiterUnavailable
+from openlimit.operations import Grant
 from openlimit.stores.protocol import Demand, Repeat
 from tests.contracts.once import in_run, once, settlement
 from tests.contracts.store import LIMITS, atold, demand, waits, withdrawal
@@ -161,7 +162,7 @@ async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:
                 assert isinstance(taken, LimiterUnavailable)
                 assert "WRONGTYPE" in str(taken)
                 assert "openlimit:taken" in str(taken)
-                assert isinstance(free, Decision)
+                assert isinstance(free, Grant)
             client.delete("openlimit:taken")
             assert await wait_of(store, "taken") == 0
 
@@ -267,7 +268,7 @@ async def test_what_is_remembered_outlives_its_bucket_and_expires(server: RedisP
     async with asking(server.url) as store:
         request, [in_run_] = once("r", (0, 1), "n-0"), in_run([3], (0, 1))
         granted, _ = await store.adecide([request, in_run_])
-        assert isinstance(granted, Decision)
+        assert isinstance(granted, Grant)
         start = granted.start
         later = [settlement(f"s-{i}", (0, 1), (0, 1), start=start - i * SECOND) for i in (30, 5, 9)]
         assert await store.adecide(later) == [True] * 3

@@ -19,7 +19,7 @@ from openlimit import (
     LimiterUnavailable,
     WaitTooLong,
 )
-from openlimit.bucket.bucket import SECOND
+from openlimit.bucket.limit import SECOND
 from openlimit.tokens.counting import count_tokens
 from tests.support.asking import SLACK, TIMEOUT
 from tests.support.redis_process import RedisProcess, serving_redis

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from openlimit.bucket.bucket import Decision
 from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.operations import Grant
 from openlimit.stores.protocol import Repeat, Request, Secret, Settlement
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
@@ -179,14 +179,14 @@ def test_a_user_that_may_do_nothing_else(binary: str) -> None:
         store = RedisStore(parse_redis_url(f"redis://limiter:p%40ss@127.0.0.1:{server.port}"))
         demands = [demand(costs=(1, 100), name=name) for name in "ab"]
         first, second = store.reserve(demands)
-        assert isinstance(first, Decision)
-        assert isinstance(second, Decision)
+        assert isinstance(first, Grant)
+        assert isinstance(second, Grant)
         assert second.wait > 0
         assert told(store, withdrawal("b", "b"))
         assert told(store, Secret("secret")) == "secret"
         again = demand(costs=(1, 100), name="lot-1")._replace(request=Request("r"))
         reserved, repeated = store.decide([again, again])
-        assert isinstance(reserved, Decision)
+        assert isinstance(reserved, Grant)
         assert isinstance(repeated, Repeat)
         assert told(store, withdrawal("b", "lot-1")._replace(start=reserved.start)) is True
         assert isinstance(told(store, again), InvalidRequest)
@@ -226,4 +226,4 @@ def test_tls_with_certificates_for_both_sides(tmp_path: Path) -> None:
             store = RedisStore(parse_redis_url(url))
             [outcome] = store.reserve([demand()])
             store.close()
-            assert isinstance(outcome, Decision if is_trusted else LimiterUnavailable)
+            assert isinstance(outcome, Grant if is_trusted else LimiterUnavailable)

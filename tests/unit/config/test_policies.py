@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from openlimit import ChatRateLimiter, CompletionRateLimiter, EmbeddingRateLimiter
-from openlimit.bucket.bucket import SECOND, Limit
+from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import InvalidRequest
 from openlimit_server.config.policies import PolicySettings, load_policies
 

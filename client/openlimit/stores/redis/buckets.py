@@ -8,9 +8,9 @@ from typing import Any, cast, overload
 from redis.exceptions import AskError, MovedError
 
 from openlimit.background import tell_if_failed
-from openlimit.bucket.bucket import Decision
 from openlimit.bucket.slots import SlotAnswer, SlotQuestion
 from openlimit.errors import LimiterUnavailable
+from openlimit.operations import Grant
 from openlimit.stores.protocol import Answer, Demand, Outcome, Question, Withdrawal
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterSlots, Place, leads_to
@@ -145,6 +145,6 @@ def granted(
     return [
         Withdrawal(question.bucket, question.limits, question.reservation_id)
         for question, answer in zip(questions, answers, strict=True)
-        if isinstance(question, Demand) and isinstance(answer, Decision)
+        if isinstance(question, Demand) and isinstance(answer, Grant)
         if answer.wait and not question.request
     ]

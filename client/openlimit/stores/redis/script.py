@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, cast
 
-from openlimit.bucket.bucket import SECOND, Costs, Decision, least_levels, new
+from openlimit.bucket.limit import SECOND, Costs, least_levels
 from openlimit.bucket.slots import Departure, Entry, Extension, SlotAnswer, SlotQuestion
 from openlimit.errors import CostExceedsLimit, WaitTooLong
+from openlimit.operations import Grant, new
 from openlimit.stores.protocol import (
     MARKED,
     REPEATABLE,
@@ -222,7 +223,7 @@ def _answer(question: Question, what: int, wait: int, limit: int, now: int) -> A
         return not_started() if what == _NOT_STARTED else what == _YES
     unit = question.limits[limit - 1].unit if limit else ""
     if what == _YES:
-        return new(Decision, (wait, unit, question.reservation_id, 0.0, now + wait))
+        return new(Grant, (wait, unit, question.reservation_id, 0.0, now + wait))
     if what == _EXCEEDS_LIMIT:
         cost, amount = question.costs[limit - 1], question.limits[limit - 1].amount
         return CostExceedsLimit(unit, cost, amount)
