@@ -172,6 +172,14 @@ def test_all_faults_of_a_file_are_told_at_once(file: Path) -> None:
     assert [line.split(":")[1] for line in refusal(file, text).splitlines()] == ["2", "3", "4"]
 
 
+def test_every_name_that_stands_above_is_told(file: Path) -> None:
+    """Beside the other faults of the file, each on its line."""
+    again = "  - name: a\n    models: []\n    limits: {b: 9/day}\n"
+    lines = refusal(file, f"policies:\n{3 * again}").splitlines()
+    assert [line.split(":")[1] for line in lines] == ["3", "5", "6", "8", "9"]
+    assert ["stands above" in line for line in lines] == [False, True, False, True, False]
+
+
 def test_files_that_cannot_be_read(file: Path) -> None:
     """A missing file, a folder and bytes that are no text are refused with the path."""
     with pytest.raises(ConfigurationError, match=r"limits\.yaml: cannot be read: No such file"):
