@@ -6,7 +6,7 @@ import socket
 import stat
 from pathlib import Path
 
-from openlimit_server.config.settings import ConfigurationError
+from openlimit_server.config.faults import ConfigurationError
 
 _LONGEST_PATH = 107  # bytes; Linux allows no longer path for a socket
 _ANSWERS_WITHIN = 1.0  # seconds

@@ -1,7 +1,7 @@
-"""The nearest right spelling of what was mistyped, or is written as another tool wants it.
+"""The nearest right spelling of a text that was mistyped or is written for another tool.
 
-Pure guesses, for messages alone: what is asked for a spelling is wrong already, and who shows a
-guess makes sure that it can be read.
+These are guesses, for messages only. The text is known to be wrong; check a guess before you show
+it.
 """
 
 import re
@@ -11,37 +11,31 @@ from ipaddress import IPv6Address, ip_address
 from math import isfinite
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
-"""What every call may cost without saying so; any further unit is one that callers name."""
+"""Units that calls cost without naming them; callers name all others."""
 _OTHER_WORDS = {
     "requests": ("req", "reqs", "call", "calls", "rps", "rpm", "rph", "rpd", "request"),
     "tokens": ("tok", "toks", "total_tokens", "tps", "tpm", "tph", "tpd", "token"),
     "input_tokens": ("input", "itps", "itpm", "itph", "itpd", "prompt_tokens"),
-    "output_tokens": (
-        "output",
-        "otps",
-        "otpm",
-        "otph",
-        "otpd",
-        "output_token",
-        "completion_tokens",
-    ),
+    "output_tokens": ("output", "otps", "otpm", "otph", "otpd", "completion_tokens"),
 }
-_WORDS_OF_PERIODS = {
-    "ms": ("ms", "msec", "millisecond"),
-    "s": ("s", "sec", "second"),
-    "m": ("m", "min", "minute"),
-    "h": ("h", "hr", "hour"),
-    "d": ("d", "day"),
+SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+"""By the letters of a duration's unit."""
+PERIODS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
+"""What a limit calls one of such a unit."""
+_TIMES = {
+    **{word: (1, word) for word in SECONDS},
+    **{word: (1, letter) for letter, word in PERIODS.items()},
+    "msec": (1, "ms"),
+    "millisecond": (1, "ms"),
+    "sec": (1, "s"),
+    "min": (1, "m"),
+    "hr": (1, "h"),
+    "w": (7, "d"),
+    "week": (7, "d"),
+    "month": (30, "d"),
+    "y": (365, "d"),
+    "year": (365, "d"),
 }
-_PERIODS = {
-    form: letter
-    for letter, words in _WORDS_OF_PERIODS.items()
-    for word in words
-    for form in (word, f"{word}s")
-} | {"ms": "ms"}
-_NAMES = {letter: words[-1] for letter, words in _WORDS_OF_PERIODS.items() if letter != "ms"}
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DAYS = {"w": 7, "week": 7, "weeks": 7, "month": 30, "months": 30, "y": 365, "year": 365}
 _MULTIPLES = {"": 1, "k": 1000, "thousand": 1000, "m": 10**6, "million": 10**6}
 _AMOUNT = r"\s*(\d[\d.,_ ]*)\s*(k|m|thousand|million|)\s*"
 _NUMBER = re.compile(_AMOUNT)
@@ -56,15 +50,15 @@ _SHORTEST_TO_CORRECT = 6  # letters: shorter words are one edit from too many ot
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The one of the known words that a word looks like, if any does."""
+    """The known word that looks most like this one, if any does."""
     return next(iter(get_close_matches(word.lower(), known, 1)), None)
 
 
 def nearest_unit(name: str) -> str | None:
-    """The unit that a name is a slip for, itself if it is one; None for a unit of its own kind.
+    """The known unit that a name means, possibly misspelt; None for a unit of its own kind.
 
-    A slip is a single edit, upper case, a hyphen, or another tool's word such as ``rpm``: a unit
-    such as ``image_tokens`` must stay possible.
+    One edit, upper case, a hyphen, or another tool's word such as ``rpm`` counts as misspelt. More
+    does not, since units such as ``image_tokens`` must stay possible.
     """
     name = name.lower().replace("-", "_")
     if match := _PER_PERIOD.fullmatch(name):
@@ -101,20 +95,20 @@ def number(text: str) -> str | None:
 
 
 def duration(text: str) -> str | None:
-    """One number and its unit for a text such as 5 minutes, 1h30m or 5, which are seconds."""
+    """One number and its unit for a text such as 5 minutes, 1h30m or 5 (seconds)."""
     text = _tidy(text)
     parts = _DURATION.findall(text)
     if not parts or _DURATION.sub("", text):
         return None
     total, letters = 0.0, []
     for amount, word in parts:
-        letter = _PERIODS.get(word or "s", "d")
-        if letter == "d" and word not in _PERIODS and word not in _DAYS:
+        several, letter = _TIMES.get(word or "s") or _TIMES.get(word.removesuffix("s"), (0, ""))
+        if not letter:
             return None
-        total += float(amount.replace(",", ".")) * _DAYS.get(word, 1) * _SECONDS[letter]
+        total += float(amount.replace(",", ".")) * several * SECONDS[letter]
         letters.append(letter)
-    smallest = min(letters, key=_SECONDS.__getitem__)
-    return f"{total / _SECONDS[smallest]:.10g}{smallest}"
+    smallest = min(letters, key=SECONDS.__getitem__)
+    return f"{total / SECONDS[smallest]:.10g}{smallest}"
 
 
 def limit(text: str) -> str | None:
@@ -127,8 +121,8 @@ def limit(text: str) -> str | None:
     written = duration(period)
     if not written:
         return None
-    if written[:1] == "1" and written[1:] in _NAMES:
-        written = _NAMES[written[1:]]
+    if written[:1] == "1":
+        written = PERIODS.get(written[1:], written)
     try:
         amount = f"{float(_plain(amount)) * _MULTIPLES[multiple]:.15g}"
     except ValueError:
@@ -170,10 +164,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _tidy(text: str) -> str:
-    """Lower case, a space at most between words: the patterns take long for more."""
+    """Lower case, with single spaces: the patterns are slow on long runs of them."""
     return " ".join(text.lower().split())
 
 
 def _plain(amount: str) -> str:
-    """Without what parts its thousands."""
+    """Without separators of thousands."""
     return re.sub(r"(?<=\d)[,_ ](?=\d{3}(?!\d))", "", amount.strip())

@@ -1,0 +1,213 @@
+"""Policies: the schema of one, the YAML file of them, and what is served without a file."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic import ValidationError as Invalid
+
+from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
+from openlimit.errors import InvalidRequest
+from openlimit_server.config import faults, fields, marked_yaml, notation
+from openlimit_server.config.faults import ConfigurationError
+
+
+def _unit(name: str) -> str:
+    if name in PolicySettings.model_fields:
+        raise ValueError("is a field of the policy, not a unit: write it beside limits:")
+    return fields.unit(name)
+
+
+def _in_a_row(limits: Mapping[str, tuple[fields.Limit, ...]]) -> tuple[Limit, ...]:
+    return tuple(Limit.per(unit, *each) for unit, several in limits.items() for each in several)
+
+
+_LimitsByUnit = Annotated[
+    dict[Annotated[str, AfterValidator(_unit)], fields.Limits],
+    Field(min_length=1),
+    AfterValidator(_in_a_row),
+]
+
+
+class PolicySettings(BaseModel):
+    """One policy: the models it covers, their limits, and how calls are split into buckets.
+
+    A frozen value, which the engine uses as it is. The properties are computed once each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: fields.Name
+    models: tuple[fields.Model, ...] = Field(min_length=1)
+    """Names, and patterns in which * and ? are wild. The first policy that covers a model decides.
+    The name "" covers calls without a model; no pattern does."""
+    limits: Annotated[tuple[Limit, ...], GetPydanticSchema(lambda _, read: read(_LimitsByUnit))]
+    """One or several for each unit. In the file: a mapping of units to their limits."""
+    split_by: tuple[fields.Split, ...] = ()
+    """Each value of these has its own bucket; if empty, all calls share one."""
+    max_wait: fields.Duration | None = None
+    """Seconds that a call waits at most if it gives no maximum; None: a day."""
+    concurrent: fields.Concurrent | None = None
+    """Calls of one bucket that may run at the same time; None: any number."""
+    lease: fields.Lease = 30.0
+    """Seconds without a sign of life after which a call loses its slot."""
+    on_store_failure: Literal["refuse", "allow"] = "refuse"
+    """While the store is away, calls are refused as UNAVAILABLE, or start without limits."""
+    reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
+    """What a call reserves for its output: its maximum, or what calls of its model mostly write."""
+    default_output: fields.Output = 1000
+    """Tokens that a call without a maximum reserves for its output, until something is learned."""
+    max_pause: fields.Duration = 3600.0
+    """Seconds: the longest pause that a provider's Retry-After can cause."""
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each limit, in the limits' order."""
+        return tuple(limit.unit for limit in self.limits)
+
+    @cached_property
+    def zeros(self) -> tuple[int, ...]:
+        """A zero for each limit: the cost of a call that names none of the units."""
+        return (0,) * len(self.limits)
+
+    @cached_property
+    def observed(self) -> tuple[str, ...]:
+        """For each limit: its unit if what a provider says remains is meant for it, else "".
+
+        Providers speak of a unit's shortest period.
+        """
+        shortest: dict[str, float] = {}
+        for limit in self.limits:
+            shortest[limit.unit] = min(limit.period, shortest.get(limit.unit, inf))
+        return tuple(
+            limit.unit if limit.period == shortest[limit.unit] else "" for limit in self.limits
+        )
+
+    @cached_property
+    def default_wait(self) -> float:
+        """Microseconds that a call waits at most if it gives no maximum."""
+        return LONGEST_HOLD if self.max_wait is None else self.max_wait * SECOND
+
+    @cached_property
+    def longest_wait(self) -> float:
+        """Microseconds that a call waits at most, whatever maximum it gives."""
+        return max(self.default_wait, LONGEST_HOLD)
+
+    @cached_property
+    def allows_without_store(self) -> bool:
+        """Whether calls start unlimited while the store is away; else they are refused."""
+        return self.on_store_failure == "allow"
+
+    @cached_property
+    def most_used(self) -> Mapping[str, int]:
+        """By unit, the most that one call can have cost: twice the limit's amount, or what leaks in
+        a day if that is more. The smallest bound of a unit's limits counts."""
+        most: dict[str, int] = {}
+        for limit in self.limits:
+            bound = int(max(2 * limit.amount, limit.rate * LONGEST_HOLD))
+            most[limit.unit] = min(bound, most.get(limit.unit, bound))
+        if "tokens" in most:
+            for part in ("input_tokens", "output_tokens"):
+                most[part] = min(most["tokens"], most.get(part, most["tokens"]))
+        return most
+
+    def require_sensible(self, used: Mapping[str, int]) -> None:
+        """Raise InvalidRequest for an amount that is more than ``most_used`` of its unit."""
+        for unit, amount in used.items():
+            most = self.most_used.get(unit, amount)
+            if amount > most:
+                field = unit if unit == "tokens" else f"units.{unit}"
+                raise InvalidRequest(
+                    field,
+                    f"must be at most {most}, twice its limit or what leaks in a day, not {amount}",
+                )
+
+    @field_validator("name")
+    @classmethod
+    def _is_new(cls, name: str, info: ValidationInfo) -> str:
+        above: set[str] = set() if info.context is None else info.context  # names in the same file
+        if name in above:
+            raise ValueError(
+                f"a policy named {name!r} stands above already; names must differ, since each has "
+                "buckets of its own"
+            )
+        above.add(name)
+        return name
+
+    @field_validator("reserve_output", "default_output")
+    @classmethod
+    def _output_is_limited(cls, value: str | int, info: ValidationInfo) -> str | int:
+        limits: tuple[Limit, ...] | None = info.data.get("limits")  # None where these are at fault
+        limited = any(each.unit in ("tokens", "output_tokens") for each in limits or ())
+        if value != "max_tokens" and limits and not limited:
+            raise ValueError(
+                f"{value} needs a limit of tokens or output_tokens, which it is for; add one, or "
+                "leave it out"
+            )
+        return value
+
+    @field_validator("lease")
+    @classmethod
+    def _lease_is_of_a_slot(cls, lease: float, info: ValidationInfo) -> float:
+        if info.data.get("concurrent", ...) is None:
+            raise ValueError(
+                "is for how long a slot is held, so it needs concurrent, such as concurrent: 50"
+            )
+        return lease
+
+
+def _default(name: str, models: Sequence[str], tokens: str) -> PolicySettings:
+    limits = {"requests": "3500/minute", "tokens": tokens}
+    policy = {"name": name, "models": models, "limits": limits, "split_by": ["model"]}
+    return PolicySettings.model_validate(policy)
+
+
+_COMPLETION = ["text-*-00?", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"]
+DEFAULT_POLICIES = (
+    _default("embedding", ["text-embedding-*"], "70000000/minute"),
+    _default("completion", _COMPLETION, "350000/minute"),
+    _default("chat", ["*"], "90000/minute"),
+)
+"""Served without a file: the limits of the local limiters, for each model on its own."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    policies: tuple[PolicySettings, ...] = Field(min_length=1)
+
+
+def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
+    """The policies of a file; the default ones for None.
+
+    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
+    """
+    if path is None:
+        return DEFAULT_POLICIES
+    try:
+        document = marked_yaml.parse(path.read_bytes())
+    except marked_yaml.NotYAML as error:
+        raise ConfigurationError(f"{path}:{error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            f"{path}:1: expected a mapping with policies: and a list below it, "
+            f"not {notation.shown(document)}"
+        )
+    try:
+        return _File.model_validate(document, context=set[str]()).policies
+    except Invalid as error:
+        known = {1: _File.model_fields, 3: PolicySettings.model_fields}
+        raise faults.of_file(str(path), error.errors(), document, known) from error
