@@ -7,8 +7,8 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.following import answered, package_of, redirected
+from openlimit.integrations._attempt import Attempt
+from openlimit.integrations._following import answered, package_of, redirected
 from openlimit.limiter import RateLimiter
 from openlimit.providers.calls import Route, route_of
 

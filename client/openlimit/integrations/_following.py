@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from openlimit.background import when_dropped
-from openlimit.integrations.attempt import Attempt
+from openlimit.integrations._attempt import Attempt
 
 __all__ = ["answered", "follow", "package_of", "redirected"]
 
