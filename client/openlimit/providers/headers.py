@@ -1,9 +1,8 @@
-"""What providers say of their own limits in the headers of a response. Pure.
+"""What providers say about their own limits in the headers of a response. Pure.
 
-OpenAI and Azure: ``x-ratelimit-remaining-{requests,tokens}``. Anthropic:
-``anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-remaining``. Anybody who refuses:
-``retry-after-ms`` (Azure, OpenAI), else ``retry-after`` in seconds or as a date. When a limit has
-room again: ``x-ratelimit-reset-…`` as a duration, ``anthropic-ratelimit-…-reset`` as a date.
+The names of the headers of limits are in each provider's file; a reset is a duration (OpenAI) or a
+date (Anthropic). Whoever refuses a call sends ``retry-after-ms`` (Azure, OpenAI), or
+``retry-after`` in seconds or as a date.
 """
 
 import re
@@ -11,15 +10,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
+from openlimit.providers import PROVIDERS
 from openlimit.providers.errors import DAY, believed, seconds
 
 __all__ = ["remaining", "reset", "retry_after"]
 
-_REMAINING = re.compile(
-    r"x-ratelimit-remaining-(requests|tokens)"
-    r"|anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-remaining"
+_REMAINING, _RESET = (
+    re.compile("|".join(each.headers.format(word) for each in PROVIDERS if each.headers))
+    for word in ("remaining", "reset")
 )
-_RESET = re.compile(_REMAINING.pattern.replace("remaining", "reset"))
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
 _MOST = 2**53  # beyond, the number is none that a provider means
 
@@ -34,7 +33,7 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
         if match := _REMAINING.fullmatch(name.lower()):
             number = _number(value)
             if number is not None and number <= _MOST:
-                left[(match[1] or match[2]).replace("-", "_")] = number
+                left[_unit(match)] = number
     return left
 
 
@@ -72,9 +71,13 @@ def reset(headers: Mapping[str, str], now: float) -> float | None:
         if match := _RESET.fullmatch(name.lower()):
             wait = _until(value, now)
             if wait is not None and wait <= DAY:
-                resets[(match[1] or match[2]).replace("-", "_")] = max(0.0, wait)
+                resets[_unit(match)] = max(0.0, wait)
     spent = [resets[unit] for unit in resets if left.get(unit) == 0]
     return max(spent or resets.values(), default=None)
+
+
+def _unit(match: re.Match[str]) -> str:
+    return match[match.lastindex or 0].replace("-", "_")
 
 
 def _until(text: str, now: float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from openlimit.bucket.bucket import UNIT
 from openlimit.errors import InvalidRequest
+from openlimit.providers import PROVIDERS
 from openlimit.tokens.counting import whole_number
 
 __all__ = ["units_of"]
@@ -18,23 +19,14 @@ _MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
 """Anthropic's names and those of OpenAI's responses are those of units too."""
 
-# What each provider calls it; Google's and AWS's SDKs for Python use their own cases.
-_PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_token_count")
-"""The input, with what was read from a cache and what was written to it."""
-_INPUT = ("input_tokens", "inputTokens", "inputTokenCount")
-"""The input. Where caches are told beside it, without these."""
-_BESIDE_PROMPT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
-_OUTPUT = (
-    *("completion_tokens", "output_tokens", "outputTokens"),
-    *("candidatesTokenCount", "candidates_token_count"),
-    *("outputTokenCount", "generation_token_count"),
-)
-_BESIDE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
-_TOTAL = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
-_CACHE_WRITES = (
-    *("cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
-)
-_CACHE_READS = (*("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"),)
+
+def _names(number: str) -> tuple[str, ...]:
+    return tuple(name for each in PROVIDERS for name in getattr(each.usage, number))
+
+
+_PROMPT, _INPUT, _OUTPUT, _TOTAL = map(_names, ("prompt", "input", "output", "total"))
+_BESIDE_PROMPT, _BESIDE_OUTPUT = map(_names, ("beside_prompt", "beside_output"))
+_CACHE_READS, _CACHE_WRITES = map(_names, ("cache_reads", "cache_writes"))
 _DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 _TELLING = {*_PROMPT, *_INPUT, *_OUTPUT, *_TOTAL}
