@@ -20,13 +20,13 @@ _REMAINING, _RESET = (
     for word in ("remaining", "reset")
 )
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
-_MOST = 2**53  # beyond, the number is none that a provider means
+_MOST = 2**53  # no provider means more
 
 
 def remaining(headers: Mapping[str, str]) -> dict[str, float]:
     """What is left of the provider's limits by unit, such as ``{"requests": 3, "tokens": 171}``.
 
-    Upper and lower case are the same. What is negative, absurdly large or no number is left out.
+    Upper and lower case are the same. Negative or absurdly large values and other text are ignored.
     """
     left = {}
     for name, value in headers.items():
@@ -38,11 +38,11 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from now until the provider wants to be asked again; None: not said.
+    """Seconds from now until the provider accepts the next call; None: it does not say.
 
-    See ``believed``. A date is compared with the response's own, for clocks differ; without that,
-    with `now` (Unix time). One that has passed is 0; what is negative, or neither a number nor a
-    date, counts as not said.
+    See ``believed``. A date is compared with the response's own date, since clocks differ; if there
+    is none, with `now` (Unix time). A date in the past is 0; a negative number, or what is neither
+    a number nor a date, is ignored.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -60,10 +60,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def reset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `now` until the provider's limits have room again; None: not said.
+    """Seconds from `now` until the provider's limits have room again; None: it does not say.
 
-    Of those of which nothing remains; if there is none, of any, since one has refused a call. Dates
-    are compared as by ``retry_after``. More than a day counts as not said: some tell the time.
+    The longest of the limits that are used up; if none is, of all, since one has refused a call.
+    Dates are compared as in ``retry_after``. More than a day is ignored, since some send a time.
     """
     now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
     left, resets = remaining(headers), {}
@@ -94,7 +94,7 @@ def _until(text: str, now: float) -> float | None:
 
 
 def _sent_at(given: Mapping[str, str], now: float) -> float:
-    """When the response was made by the provider's own clock; `now` where it does not say so."""
+    """When the provider sent the response, by its own clock; `now` if it does not say."""
     sent = _date(given.get("date", ""))
     return now if sent is None else sent
 

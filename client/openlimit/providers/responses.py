@@ -29,10 +29,10 @@ _MARK = b"\xef\xbb\xbf"  # with which some begin UTF-8
 
 
 class BodyReader:
-    """Takes a body as it comes.
+    """Reads a body piece by piece; ask for ``usage`` and ``error`` after the last one.
 
-    ``decode`` undoes the encoding of a body that is whole or was left, in pieces, and may raise
-    after any of them; None: it has none. Ask for ``usage`` and ``error`` once nothing else comes.
+    ``decode`` undoes the encoding of all that has come; it yields pieces and may raise after any
+    of them. None: the body is not encoded.
     """
 
     def __init__(self, decode: Callable[[bytes], Iterable[bytes]] | None = None) -> None:
@@ -53,14 +53,14 @@ class BodyReader:
             self._read(data)
 
     def usage(self, *, ended: bool) -> Mapping[str, Any] | None:
-        """What the call has used; None while that is not sure. ``ended``: the body was whole."""
+        """What the call has used; None if that is not certain. ``ended``: the body was complete."""
         self._finish()
         if not self._usage or not (ended or self._last_seen):
             return None
         return _merged(self._opening, self._usage)
 
     def error(self) -> str:
-        """What the body says went wrong, as JSON; empty for nothing."""
+        """The error in the body, as JSON; empty if there is none."""
         self._finish()
         return self._error
 
@@ -70,7 +70,7 @@ class BodyReader:
         self._over = True
         if self._decode:
             body, self._head = b"".join(self._head), []
-            with suppress(Exception):  # of one that was left, what came is read
+            with suppress(Exception):  # what came before the error counts
                 for data in self._decode(body):
                     self._read(data)
         if self._texts is None:
@@ -128,7 +128,7 @@ def _at(value: object, place: Iterable[str]) -> Mapping[str, Any]:
 
 
 def _merged(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """What several events have told: counters only grow, so a smaller one says less."""
+    """The numbers of several events together: counters only grow, so the larger one counts."""
     merged = dict(known)
     for name, value in told.items():
         before = merged.get(name)

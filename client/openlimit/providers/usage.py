@@ -1,8 +1,8 @@
-"""What a call has used, read from what the provider's SDK says about it.
+"""Reads what a call has used from the usage that a provider's SDK gives.
 
-Two rules hold for every provider. What is not told is not a zero: no call has an input of 0, unless
-a cache was read, and a lone output of 0 is a placeholder. And where numbers contradict each other,
-the larger counts, for a call must not be charged less than it can cost.
+Two rules hold for every provider. A missing number is not a zero: no call has an input of 0 unless
+a cache was read, and a lone output of 0 is a placeholder. Where numbers contradict each other the
+larger one counts, so that no call is charged less than it can cost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ __all__ = ["units_of"]
 
 _MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
-"""Anthropic's names and those of OpenAI's responses are those of units too."""
+"""Names of Anthropic and of OpenAI's responses that are names of units too."""
 
 
 def _names(number: str) -> tuple[str, ...]:
@@ -37,15 +37,15 @@ _PROVIDERS_NAMES = {*_NUMBERS} - _OWN_NAMES
 def units_of(usage: object) -> dict[str, int]:
     """The costs by unit that a usage stands for: ``tokens``, ``input_tokens``, ``output_tokens``.
 
-    `usage` is the usage object of OpenAI's chat completions, completions, embeddings, responses,
-    images or transcriptions, of those who imitate them, of an Anthropic message, of Gemini
-    (``usage_metadata``) or of Bedrock's Converse, the same as a mapping, or numbers by unit, such
-    as ``{"tokens": 12, "images": 2}``. What it does not tell, or what cannot be true, is absent
-    from the answer, which may be empty.
+    `usage` is a usage object, or the same as a mapping: of OpenAI's chat completions, completions,
+    embeddings, responses, images or transcriptions, of providers that imitate these, of an
+    Anthropic message, of Gemini (``usage_metadata``) or of Bedrock's Converse. Or it is numbers by
+    unit, such as ``{"tokens": 12, "images": 2}``. The answer omits numbers that are missing or
+    cannot be true, so it may be empty.
 
-    Cache writes count as input; cache reads do not where Anthropic's names tell them, for so it
-    counts towards its limits, https://docs.anthropic.com/en/api/rate-limits. What the total has
-    beyond input and output is output: reasoning, which xAI and Gemini tell beside it.
+    Cache writes count as input. Cache reads do not count where they have a number of their own:
+    Anthropic's limits do not count them either, https://docs.anthropic.com/en/api/rate-limits. What
+    the total has beyond input and output counts as output: xAI and Gemini give reasoning so.
 
     Raises InvalidRequest for anything else: numbers that are negative or no whole numbers, an
     object or a mapping without any of these.
@@ -57,7 +57,7 @@ def units_of(usage: object) -> dict[str, int]:
         return _with_total(units)
     said = {name: value for name in _NUMBERS if (value := _get(usage, name)) is not None}
     if not said.keys() & _TELLING:
-        if _get(usage, "type") == "duration":  # OpenAI's, of a recording: it tells no tokens
+        if _get(usage, "type") == "duration":  # OpenAI's for a recording: it has no tokens
             return {}
         raise InvalidRequest(
             "usage",
@@ -69,7 +69,7 @@ def units_of(usage: object) -> dict[str, int]:
 
 
 def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
-    """Anthropic's numbers are called as units are, but it always tells more than numbers."""
+    """Anthropic's numbers have the names of units, but its usage is never numbers alone."""
     if not usage or usage.keys() & _PROVIDERS_NAMES or usage.get("type") == "duration":
         return False
     tells_more = any(
@@ -83,7 +83,7 @@ def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
     if isinstance(by_lifetime := _get(usage, "cache_creation"), Mapping):  # the same, in parts
         writes = max(writes, sum(map(_counted, by_lifetime.values())))
     prompt = _largest(said, _PROMPT)
-    if prompt < reads and prompt:  # it was told without them, and so is the total
+    if prompt < reads and prompt:  # the prompt excludes them, and so does the total
         reads = 0
     prompt = max(0, prompt - reads)
     beside_caches = _largest(said, _INPUT) + writes if {*_INPUT} & said.keys() else 0
@@ -120,7 +120,7 @@ def _counted(number: object) -> int:
 
 
 def _iterations(usage: object) -> Iterable[Mapping[str, int]]:
-    """What Anthropic tells only here: of calls that it made for this one, beside this one."""
+    """Calls that Anthropic made in addition, for this one; only this list has their numbers."""
     entries = _get(usage, "iterations")
     for entry in entries if isinstance(entries, list) else ():
         if _get(entry, "type") == "compaction":
