@@ -41,9 +41,12 @@ class Stores(NamedTuple):
     clock: FakeClock
 
 
-@pytest.fixture(scope="module", params=[REDIS, VALKEY], ids=["redis", "valkey"])
+# By name: where both are one server, pytest would take equal parameters for one fixture, and the
+# second run would begin with the buckets of the first.
+@pytest.fixture(scope="module", params=["redis", "valkey"])
 def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
-    with serving_redis(binary=request.param) as server:
+    binary = {"redis": REDIS, "valkey": VALKEY}[request.param]
+    with serving_redis(binary=binary) as server:
         clock = FakeClock()
         shared = RedisStore(parse_redis_url(server.url + "?timeout=5"), clock)
         yield Stores(MemoryStore(clock), shared, clock)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.extras import from_extra
-from openlimit.integrations.following import follow
+from openlimit.integrations._attempt import Attempt
+from openlimit.integrations._extras import from_extra
+from openlimit.integrations._following import follow
 from openlimit.limiter import RateLimiter
 from openlimit.providers.calls import route_of
 

@@ -4,11 +4,10 @@ They go into a client of httpx or of httpx2, whichever the SDK takes.
 """
 
 from threading import Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from openlimit.integrations.attempt import Attempt
-from openlimit.integrations.following import answered, package_of, redirected
+from openlimit.integrations._attempt import Attempt
+from openlimit.integrations._following import answered, package_of, redirected
 from openlimit.limiter import RateLimiter
 from openlimit.providers.calls import Route, route_of
 
@@ -112,12 +111,7 @@ class LimitedTransport(_Limited, _Sync):
             self._transport.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, exc_type: Any = None, exc_value: Any = None, traceback: Any = None) -> None:
         if self._transport:
             self._transport.__exit__(exc_type, exc_value, traceback)
 
@@ -155,10 +149,7 @@ class AsyncLimitedTransport(_Limited, _Async):
         return self
 
     async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
+        self, exc_type: Any = None, exc_value: Any = None, traceback: Any = None
     ) -> None:
         if self._transport:
             await self._transport.__aexit__(exc_type, exc_value, traceback)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from openlimit.errors import WaitTooLong
-from openlimit.integrations.extras import from_extra
+from openlimit.integrations._extras import from_extra
 from openlimit.limiter import RateLimiter
 
 with from_extra("langchain"):

@@ -7,8 +7,8 @@ from http.client import OK
 from typing import Any
 
 from openlimit.background import when_dropped
-from openlimit.integrations.attempt import aenter, enter, observe, pause, reserved, settle
-from openlimit.integrations.extras import from_extra
+from openlimit.integrations._attempt import aenter, enter, observe, pause, reserved, settle
+from openlimit.integrations._extras import from_extra
 from openlimit.limiter import RateLimiter
 from openlimit.reservation import Reservation
 

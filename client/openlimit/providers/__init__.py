@@ -1,0 +1,24 @@
+"""What differs between the providers of models: one file for each, and its place in a list here."""
+
+import functools
+from fnmatch import fnmatchcase
+
+from openlimit.providers.anthropic import ANTHROPIC
+from openlimit.providers.bedrock import BEDROCK
+from openlimit.providers.gemini import GEMINI
+from openlimit.providers.openai import OPENAI
+from openlimit.providers.provider import Family
+
+__all__ = ["PROVIDERS", "family_of"]
+
+PROVIDERS = (OPENAI, ANTHROPIC, GEMINI, BEDROCK)
+
+_OTHER = Family()
+
+
+@functools.lru_cache(maxsize=256)
+def family_of(model: str) -> Family:
+    """The family of a model, by the name that ``base_model`` gives it."""
+    name = model.lower()
+    families = (item for provider in PROVIDERS for item in provider.families.items())
+    return next((family for pattern, family in families if fnmatchcase(name, pattern)), _OTHER)

@@ -1,7 +1,7 @@
-"""Cuts the body of a response into the JSON texts it consists of, while it passes by. Pure.
+"""Cuts the body of a response into its JSON texts, piece by piece. Pure.
 
-A body is a JSON document, server-sent events, or frames of AWS. Which of them shows in its first
-bytes. Content types are not looked at: the SDKs do not look at them either.
+A body is a JSON document, server-sent events, or frames of AWS; its first bytes tell which. Content
+types are ignored, as the SDKs ignore them.
 """
 
 import json
@@ -20,20 +20,18 @@ _CHECKSUM = 4
 
 
 class Texts(Protocol):
-    """Cuts a body into the JSON texts that it consists of."""
+    """Cuts a body into its JSON texts."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """Those that end within the next bytes."""
+        """The texts that end within the next bytes."""
 
     def rest(self) -> Iterable[bytes]:
-        """What has come since, once nothing else comes."""
+        """What is left after the last bytes."""
 
 
 def texts_of(head: bytes, *, whole: bool) -> Texts | None:
-    """What cuts a body that begins so, and is to be fed with it; None if more has to come first.
-
-    ``whole``: nothing else comes.
-    """
+    """For a body that begins with `head`, which must still be fed; None if it takes more bytes to
+    tell. ``whole``: nothing else comes."""
     start = head.lstrip(_SPACE)
     if start[:1] in (b"{", b"["):
         return _Document()
@@ -45,7 +43,7 @@ def texts_of(head: bytes, *, whole: bool) -> Texts | None:
 
 
 class _Nothing:
-    """A body that tells nothing."""
+    """A body of another kind."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         return ()
@@ -55,7 +53,7 @@ class _Nothing:
 
 
 class _Document:
-    """A JSON document. Its bytes are kept until its end, as its reader's own are."""
+    """A JSON document. Its bytes are kept until its end, as its reader keeps them too."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -69,7 +67,7 @@ class _Document:
 
 
 class _Events:
-    """Server-sent events. Keeps no more than the event that is under way."""
+    """Server-sent events. Keeps the current event only."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What providers say of their own limits in the errors that they answer with. Pure.
+"""What providers say about their own limits in their errors. Pure.
 
 Gemini: ``google.rpc.RetryInfo`` with a ``retryDelay``. OpenAI, Azure, Groq and others: a sentence
 such as "Please try again in 1.2s". Errors are texts here: JSON, or the message of an exception.
@@ -37,7 +37,7 @@ def is_of_money(error: str) -> bool:
 
 
 def retry_after(error: str) -> float | None:
-    """Seconds until the provider wants to be asked again, at most a day; None: not said."""
+    """Seconds until the provider accepts the next call, at most a day; None: it does not say."""
     if delay := _RETRY_DELAY.search(error):
         wait = float(delay[1])
     elif sentence := _SENTENCE.search(error):
@@ -48,7 +48,7 @@ def retry_after(error: str) -> float | None:
 
 
 def believed(wait: float) -> float | None:
-    """More than a day counts as a day; more than a year as not said, since that is a time."""
+    """At most a day; None for more than a year, which is a time rather than a duration."""
     return min(wait, DAY) if wait <= 365 * DAY else None
 
 

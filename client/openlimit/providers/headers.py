@@ -1,9 +1,8 @@
-"""What providers say of their own limits in the headers of a response. Pure.
+"""What providers say about their own limits in the headers of a response. Pure.
 
-OpenAI and Azure: ``x-ratelimit-remaining-{requests,tokens}``. Anthropic:
-``anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-remaining``. Anybody who refuses:
-``retry-after-ms`` (Azure, OpenAI), else ``retry-after`` in seconds or as a date. When a limit has
-room again: ``x-ratelimit-reset-…`` as a duration, ``anthropic-ratelimit-…-reset`` as a date.
+The names of the headers of limits are in each provider's file; a reset is a duration (OpenAI) or a
+date (Anthropic). Whoever refuses a call sends ``retry-after-ms`` (Azure, OpenAI), or
+``retry-after`` in seconds or as a date.
 """
 
 import re
@@ -11,39 +10,39 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
+from openlimit.providers import PROVIDERS
 from openlimit.providers.errors import DAY, believed, seconds
 
 __all__ = ["remaining", "reset", "retry_after"]
 
-_REMAINING = re.compile(
-    r"x-ratelimit-remaining-(requests|tokens)"
-    r"|anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-remaining"
+_REMAINING, _RESET = (
+    re.compile("|".join(each.headers.format(word) for each in PROVIDERS if each.headers))
+    for word in ("remaining", "reset")
 )
-_RESET = re.compile(_REMAINING.pattern.replace("remaining", "reset"))
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
-_MOST = 2**53  # beyond, the number is none that a provider means
+_MOST = 2**53  # no provider means more
 
 
 def remaining(headers: Mapping[str, str]) -> dict[str, float]:
     """What is left of the provider's limits by unit, such as ``{"requests": 3, "tokens": 171}``.
 
-    Upper and lower case are the same. What is negative, absurdly large or no number is left out.
+    Upper and lower case are the same. Negative or absurdly large values and other text are ignored.
     """
     left = {}
     for name, value in headers.items():
         if match := _REMAINING.fullmatch(name.lower()):
             number = _number(value)
             if number is not None and number <= _MOST:
-                left[(match[1] or match[2]).replace("-", "_")] = number
+                left[_unit(match)] = number
     return left
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from now until the provider wants to be asked again; None: not said.
+    """Seconds from now until the provider accepts the next call; None: it does not say.
 
-    See ``believed``. A date is compared with the response's own, for clocks differ; without that,
-    with `now` (Unix time). One that has passed is 0; what is negative, or neither a number nor a
-    date, counts as not said.
+    See ``believed``. A date is compared with the response's own date, since clocks differ; if there
+    is none, with `now` (Unix time). A date in the past is 0; a negative number, or what is neither
+    a number nor a date, is ignored.
     """
     given = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(given.get("retry-after-ms", ""))
@@ -61,10 +60,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def reset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds from `now` until the provider's limits have room again; None: not said.
+    """Seconds from `now` until the provider's limits have room again; None: it does not say.
 
-    Of those of which nothing remains; if there is none, of any, since one has refused a call. Dates
-    are compared as by ``retry_after``. More than a day counts as not said: some tell the time.
+    The longest of the limits that are used up; if none is, of all, since one has refused a call.
+    Dates are compared as in ``retry_after``. More than a day is ignored, since some send a time.
     """
     now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
     left, resets = remaining(headers), {}
@@ -72,9 +71,13 @@ def reset(headers: Mapping[str, str], now: float) -> float | None:
         if match := _RESET.fullmatch(name.lower()):
             wait = _until(value, now)
             if wait is not None and wait <= DAY:
-                resets[(match[1] or match[2]).replace("-", "_")] = max(0.0, wait)
+                resets[_unit(match)] = max(0.0, wait)
     spent = [resets[unit] for unit in resets if left.get(unit) == 0]
     return max(spent or resets.values(), default=None)
+
+
+def _unit(match: re.Match[str]) -> str:
+    return match[match.lastindex or 0].replace("-", "_")
 
 
 def _until(text: str, now: float) -> float | None:
@@ -91,7 +94,7 @@ def _until(text: str, now: float) -> float | None:
 
 
 def _sent_at(given: Mapping[str, str], now: float) -> float:
-    """When the response was made by the provider's own clock; `now` where it does not say so."""
+    """When the provider sent the response, by its own clock; `now` if it does not say."""
     sent = _date(given.get("date", ""))
     return now if sent is None else sent
 

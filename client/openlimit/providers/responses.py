@@ -4,31 +4,35 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
+from openlimit.providers import PROVIDERS
 from openlimit.providers.bodies import Texts, texts_of
 
 __all__ = ["BodyReader"]
 
-_TELLING = re.compile(
-    rb'"(usage|usageMetadata|amazon-bedrock-invocationMetrics|error)"\s*:\s*+(?!null)'
-    rb'|"type"\s*:\s*"error"|"message_stop"'
-)
+
+def _places(attribute: str) -> list[list[str]]:
+    told = (getattr(provider, attribute) for provider in PROVIDERS)
+    return [place.split(".") for place in dict.fromkeys(chain(*told))]
+
+
+_OPENINGS, _USAGES, _TOTALS = map(_places, ("opening", "usages", "totals"))
+_OUTPUT = {name for provider in PROVIDERS for name in provider.usage.output}
+_LAST_EVENTS = [each for provider in PROVIDERS for each in provider.last_events]
+_NAMES = dict.fromkeys([*(place[-1] for place in [*_USAGES, *_TOTALS]), "error"])
+_SIGNS = [rf'{name}"\s*:\s*+(?!null)' for name in _NAMES] + [r'type"\s*:\s*"error"']
+_SIGNS += [f'{re.escape(each)}"' for each in _LAST_EVENTS]
+_TELLING = re.compile(f'"(?:{"|".join(_SIGNS)})'.encode())
 _MARK = b"\xef\xbb\xbf"  # with which some begin UTF-8
-_OUTPUT = {"output_tokens", "outputTokens"}
-_LAST_EVENTS = (
-    "message_stop",
-    "response.completed",
-    "response.failed",
-    "response.incomplete",
-)
 
 
 class BodyReader:
-    """Takes a body as it comes.
+    """Reads a body piece by piece; ask for ``usage`` and ``error`` after the last one.
 
-    ``decode`` undoes the encoding of a body that is whole or was left, in pieces, and may raise
-    after any of them; None: it has none. Ask for ``usage`` and ``error`` once nothing else comes.
+    ``decode`` undoes the encoding of all that has come; it yields pieces and may raise after any
+    of them. None: the body is not encoded.
     """
 
     def __init__(self, decode: Callable[[bytes], Iterable[bytes]] | None = None) -> None:
@@ -49,14 +53,14 @@ class BodyReader:
             self._read(data)
 
     def usage(self, *, ended: bool) -> Mapping[str, Any] | None:
-        """What the call has used; None while that is not sure. ``ended``: the body was whole."""
+        """What the call has used; None if that is not certain. ``ended``: the body was complete."""
         self._finish()
         if not self._usage or not (ended or self._last_seen):
             return None
         return _merged(self._opening, self._usage)
 
     def error(self) -> str:
-        """What the body says went wrong, as JSON; empty for nothing."""
+        """The error in the body, as JSON; empty if there is none."""
         self._finish()
         return self._error
 
@@ -66,7 +70,7 @@ class BodyReader:
         self._over = True
         if self._decode:
             body, self._head = b"".join(self._head), []
-            with suppress(Exception):  # of one that was left, what came is read
+            with suppress(Exception):  # what came before the error counts
                 for data in self._decode(body):
                     self._read(data)
         if self._texts is None:
@@ -99,28 +103,32 @@ class BodyReader:
                     self._learn(_mapping(each))
 
     def _learn(self, event: Mapping[str, Any]) -> None:
-        # Anthropic opens with the input's usage, where the output is a placeholder, and ends with
-        # the output's, which repeats only some of the input's or has zeros there. OpenAI's chunks
-        # have it at the top, the events of its responses inside, Groq's and Moonshot's elsewhere.
-        opening = _mapping(_mapping(event.get("message")).get("usage"))
-        self._opening = _merged(self._opening, {n: opening[n] for n in opening if n not in _OUTPUT})
-        response, choices = _mapping(event.get("response")), event.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        for place in (event, response, _mapping(event.get("x_groq")), _mapping(choice)):
-            told = place.get("usage") or place.get("usageMetadata")
-            self._usage = _merged(self._usage, _mapping(told))
-        # Bedrock adds its own count to the last event of any model; few models have theirs.
-        metrics = _mapping(event.get("amazon-bedrock-invocationMetrics"))
-        self._usage = self._usage or metrics
-        self._last_seen |= bool(metrics)
-        error = event.get("error") or response.get("error")
+        for place in _OPENINGS:
+            opening = _at(event, place)
+            told = {name: opening[name] for name in opening if name not in _OUTPUT}
+            self._opening = _merged(self._opening, told)
+        for place in _USAGES:
+            self._usage = _merged(self._usage, _at(event, place))
+        for place in _TOTALS:
+            total = _at(event, place)
+            self._usage = self._usage or total
+            self._last_seen |= bool(total)
+        error = event.get("error") or _at(event, ["response"]).get("error")
         if error or event.get("type") == "error":
             self._error = json.dumps(error or event)
         self._last_seen |= event.get("type") in _LAST_EVENTS
 
 
+def _at(value: object, place: Iterable[str]) -> Mapping[str, Any]:
+    for name in place:
+        value = _mapping(value).get(name)
+        if isinstance(value, list):
+            value = value[0] if value else None
+    return _mapping(value)
+
+
 def _merged(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """What several events have told: counters only grow, so a smaller one says less."""
+    """The numbers of several events together: counters only grow, so the larger one counts."""
     merged = dict(known)
     for name, value in told.items():
         before = merged.get(name)

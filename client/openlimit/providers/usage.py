@@ -1,14 +1,15 @@
-"""What a call has used, read from what the provider's SDK says about it.
+"""Reads what a call has used from the usage that a provider's SDK gives.
 
-Two rules hold for every provider. What is not told is not a zero: no call has an input of 0, unless
-a cache was read, and a lone output of 0 is a placeholder. And where numbers contradict each other,
-the larger counts, for a call must not be charged less than it can cost.
+Two rules hold for every provider. A missing number is not a zero: no call has an input of 0 unless
+a cache was read, and a lone output of 0 is a placeholder. Where numbers contradict each other the
+larger one counts, so that no call is charged less than it can cost.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openlimit.errors import InvalidRequest
+from openlimit.providers import PROVIDERS
 from openlimit.tokens.counting import whole_number
 from openlimit.units import UNIT
 
@@ -16,25 +17,16 @@ __all__ = ["units_of"]
 
 _MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
-"""Anthropic's names and those of OpenAI's responses are those of units too."""
+"""Names of Anthropic and of OpenAI's responses that are names of units too."""
 
-# What each provider calls it; Google's and AWS's SDKs for Python use their own cases.
-_PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_token_count")
-"""The input, with what was read from a cache and what was written to it."""
-_INPUT = ("input_tokens", "inputTokens", "inputTokenCount")
-"""The input. Where caches are told beside it, without these."""
-_BESIDE_PROMPT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
-_OUTPUT = (
-    *("completion_tokens", "output_tokens", "outputTokens"),
-    *("candidatesTokenCount", "candidates_token_count"),
-    *("outputTokenCount", "generation_token_count"),
-)
-_BESIDE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
-_TOTAL = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
-_CACHE_WRITES = (
-    *("cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
-)
-_CACHE_READS = (*("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"),)
+
+def _names(number: str) -> tuple[str, ...]:
+    return tuple(name for each in PROVIDERS for name in getattr(each.usage, number))
+
+
+_PROMPT, _INPUT, _OUTPUT, _TOTAL = map(_names, ("prompt", "input", "output", "total"))
+_BESIDE_PROMPT, _BESIDE_OUTPUT = map(_names, ("beside_prompt", "beside_output"))
+_CACHE_READS, _CACHE_WRITES = map(_names, ("cache_reads", "cache_writes"))
 _DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 _TELLING = {*_PROMPT, *_INPUT, *_OUTPUT, *_TOTAL}
@@ -45,15 +37,15 @@ _PROVIDERS_NAMES = {*_NUMBERS} - _OWN_NAMES
 def units_of(usage: object) -> dict[str, int]:
     """The costs by unit that a usage stands for: ``tokens``, ``input_tokens``, ``output_tokens``.
 
-    `usage` is the usage object of OpenAI's chat completions, completions, embeddings, responses,
-    images or transcriptions, of those who imitate them, of an Anthropic message, of Gemini
-    (``usage_metadata``) or of Bedrock's Converse, the same as a mapping, or numbers by unit, such
-    as ``{"tokens": 12, "images": 2}``. What it does not tell, or what cannot be true, is absent
-    from the answer, which may be empty.
+    `usage` is a usage object, or the same as a mapping: of OpenAI's chat completions, completions,
+    embeddings, responses, images or transcriptions, of providers that imitate these, of an
+    Anthropic message, of Gemini (``usage_metadata``) or of Bedrock's Converse. Or it is numbers by
+    unit, such as ``{"tokens": 12, "images": 2}``. The answer omits numbers that are missing or
+    cannot be true, so it may be empty.
 
-    Cache writes count as input; cache reads do not where Anthropic's names tell them, for so it
-    counts towards its limits, https://docs.anthropic.com/en/api/rate-limits. What the total has
-    beyond input and output is output: reasoning, which xAI and Gemini tell beside it.
+    Cache writes count as input. Cache reads do not count where they have a number of their own:
+    Anthropic's limits do not count them either, https://docs.anthropic.com/en/api/rate-limits. What
+    the total has beyond input and output counts as output: xAI and Gemini give reasoning so.
 
     Raises InvalidRequest for anything else: numbers that are negative or no whole numbers, an
     object or a mapping without any of these.
@@ -65,7 +57,7 @@ def units_of(usage: object) -> dict[str, int]:
         return _with_total(units)
     said = {name: value for name in _NUMBERS if (value := _get(usage, name)) is not None}
     if not said.keys() & _TELLING:
-        if _get(usage, "type") == "duration":  # OpenAI's, of a recording: it tells no tokens
+        if _get(usage, "type") == "duration":  # OpenAI's for a recording: it has no tokens
             return {}
         raise InvalidRequest(
             "usage",
@@ -77,7 +69,7 @@ def units_of(usage: object) -> dict[str, int]:
 
 
 def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
-    """Anthropic's numbers are called as units are, but it always tells more than numbers."""
+    """Anthropic's numbers have the names of units, but its usage is never numbers alone."""
     if not usage or usage.keys() & _PROVIDERS_NAMES or usage.get("type") == "duration":
         return False
     tells_more = any(
@@ -91,7 +83,7 @@ def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
     if isinstance(by_lifetime := _get(usage, "cache_creation"), Mapping):  # the same, in parts
         writes = max(writes, sum(map(_counted, by_lifetime.values())))
     prompt = _largest(said, _PROMPT)
-    if prompt < reads and prompt:  # it was told without them, and so is the total
+    if prompt < reads and prompt:  # the prompt excludes them, and so does the total
         reads = 0
     prompt = max(0, prompt - reads)
     beside_caches = _largest(said, _INPUT) + writes if {*_INPUT} & said.keys() else 0
@@ -128,7 +120,7 @@ def _counted(number: object) -> int:
 
 
 def _iterations(usage: object) -> Iterable[Mapping[str, int]]:
-    """What Anthropic tells only here: of calls that it made for this one, beside this one."""
+    """Calls that Anthropic made in addition, for this one; only this list has their numbers."""
     entries = _get(usage, "iterations")
     for entry in entries if isinstance(entries, list) else ():
         if _get(entry, "type") == "compaction":

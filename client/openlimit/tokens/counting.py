@@ -1,14 +1,13 @@
 """The tokens a call may use, counted from the parameters it is about to be made with.
 
-Here the kinds of calls are told apart and their output is reserved. What the model is shown is
-counted in prompt_tokens.py, text in encodings.py, images and files in image_tokens.py and
-file_tokens.py.
+This module tells the kinds of calls apart and reserves their output. prompt.py counts what the
+model is shown, encodings.py counts text, images.py and files.py count images and files.
 
 How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
 too high for most else. For Claude, whose tokenizer is not public, it is an estimate that errs high,
-see claude_tokens.py. For models of other providers text counts as OpenAI's newest encoding does,
-which can be too low, most of all outside the Latin script. What no caller can know, and so what can
-be too low everywhere: a previous response, what a hosted tool finds, files given by id or address.
+see claude.py. For models of other providers text counts as in OpenAI's newest encoding, which can
+be too low, most of all outside the Latin script. What a caller cannot know is not counted, so any
+count can be too low: a previous response, a hosted tool's results, files given by id or address.
 """
 
 from collections.abc import Mapping

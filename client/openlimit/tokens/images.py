@@ -57,8 +57,8 @@ class Patches:
     """An amount per square patch, up to a budget to which larger images are shrunk.
 
     Sources: OpenAI, "Images and vision" (patches of 32 pixels, 1536 at most, times a factor per
-    model; for later models see families.py); Anthropic, "Vision" (patches of 28 pixels, one token
-    each).
+    model; for later models see providers/openai.py); Anthropic, "Vision" (patches of 28 pixels, one
+    token each).
     """
 
     side: int
@@ -67,7 +67,7 @@ class Patches:
     original: float = 0
     """The budget in original detail, where the model has one; inf where nothing bounds it."""
     in_full: bool = False
-    """Whether original is the detail of who asks for none."""
+    """Whether an image without a detail is shown in original detail."""
 
     def tokens(self, size: Size | None, detail: object = None) -> int:
         """Low detail costs the same as high. Where nothing bounds an image whose size is not known,

@@ -3,8 +3,8 @@
 The framing of messages and tools follows OpenAI's cookbook, notebook "How to count tokens with
 tiktoken", which is exact for plain messages and flat tools. Everything else is an estimate that
 errs high: a schema beyond the flat ones counts as the JSON it is sent as, and a tool call is framed
-like a message. What cannot be read is guessed from its size, see file_tokens.py; what is known of
-Claude, and how far off that is, stands in claude_tokens.py.
+like a message. What cannot be read is guessed from its size, see files.py; claude.py says what is
+known about Claude, and how far off the count can be.
 """
 
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeGuard
 
 from openlimit.errors import InvalidRequest
-from openlimit.providers.families import family_of
+from openlimit.providers import family_of
 from openlimit.tokens.claude import TOOL_BLOCK
 from openlimit.tokens.encodings import base_model, count_text, encoding_name
 from openlimit.tokens.files import PAGE, audio_tokens, file_tokens, sealed_tokens

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
-from openlimit.integrations.attempt import _warn
+from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.tokens.counting import count_tokens
 from tests.support.loopback_provider import Answer, Provider

@@ -1,4 +1,4 @@
-"""One attempt at the provider: its reservation, and what its response teaches the limiter."""
+"""One attempt at a call: its reservation, and what the limiter learns from its response."""
 
 import logging
 import time
@@ -23,17 +23,17 @@ __all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle
 _log = logging.getLogger(__name__)
 _OVERLOADED = 529  # Anthropic's
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)
-_CHARACTERS_PER_TOKEN = 4  # of what cannot be counted
+_CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
 _OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must not set them
 
 
 class Attempt:
     """A request and its response, up to the end of its body.
 
-    Call ``enter`` or ``aenter``, send the request, then call ``answered`` and, unless that says
-    that the body is at hand, ``passed`` for its bytes, ``ended`` after the last of them, and
-    ``closed`` in any case; only ``closed`` where there is no response. Only entering blocks or
-    raises, whatever the provider answers.
+    Call ``enter`` or ``aenter``, send the request, then call ``answered``. If that returns True,
+    the body follows: call ``passed`` for its bytes, ``ended`` after the last of them, and
+    ``closed`` in any case. Without a response call only ``closed``. Only entering blocks or raises,
+    whatever the provider answers.
     """
 
     __slots__ = (
@@ -70,14 +70,14 @@ class Attempt:
         await aenter(self.reservation)
 
     def answered(self, response: Any) -> bool:
-        """Heed the head of a response of httpx or httpx2; whether its body is to follow."""
+        """Read the head of a response of httpx or httpx2; returns whether its body follows."""
         headers, read = response.headers, response.is_closed
         self._status, self._headers = response.status_code, headers
         coded = not read and headers.get("content-encoding", "identity") != "identity"
         self._reader = BodyReader(partial(_decoded, type(response), headers) if coded else None)
         self._pause(None)
-        # A stream's headers are of its start, and its settlement comes on top of what they say. A
-        # document's are of its end: what they say remains has its real cost in it already.
+        # A stream sends its headers at its start: its settlement comes on top of them. A document
+        # sends them at its end: they include its actual cost.
         if self._streams or not response.is_success:
             self._observe()
         if read:
@@ -88,7 +88,7 @@ class Attempt:
 
     def passed(self, data: bytes) -> None:
         """Bytes of the body, as they came."""
-        with suppress(Exception):  # an odd body fails no call: its charge is kept
+        with suppress(Exception):  # an odd body must not fail the call: it keeps its charge
             self._reader.feed(data)
 
     def ended(self) -> None:
@@ -96,7 +96,7 @@ class Attempt:
         self._ended = True
 
     def closed(self) -> None:
-        """Nobody reads on: settle if the usage is known, and free the slot in any case."""
+        """Reading is over: settle if the usage is known, and free the slot in any case."""
         with suppress(Exception):
             usage = self._reader.usage(ended=self._ended)
             settle(self.reservation, usage, streamed=self._streams)
@@ -117,9 +117,9 @@ class Attempt:
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
-    """The reservation, to be entered, for a call with these parameters.
+    """The reservation for a call with these parameters, not yet entered.
 
-    Those that cannot be counted are for the provider to judge, and are charged by their length.
+    Parameters that cannot be counted are charged by their length; the provider may accept them.
     """
     counted = {name: value for name, value in params.items() if name not in _OWN}
     try:
@@ -145,7 +145,7 @@ async def aenter(reservation: Reservation) -> None:
 
 @contextmanager
 def _going_on_without(model: str) -> Iterator[None]:
-    """What the limiter cannot take the provider may take: such calls pass unlimited."""
+    """Let calls pass unlimited that the limiter cannot take: the provider may accept them."""
     try:
         yield
     except InvalidRequest as error:
@@ -164,18 +164,18 @@ def _warn(model: str, reason: str) -> None:
 
 
 def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
-    """By what the provider says was used, None: nothing; raises InvalidRequest for what is none."""
+    """Settle by the usage, if there is one; raises InvalidRequest for what is not a usage."""
     if usage is None:
         return
     used = units_of(usage)
-    if streamed and not used.get("output_tokens"):  # nothing is not streamed: it was not told
+    if streamed and not used.get("output_tokens"):  # a stream has output, so this is missing
         used = {unit: used[unit] for unit in used if unit == "input_tokens"}
     if used:
         reservation.settle(used)
 
 
 def observe(limiter: RateLimiter, reservation: Reservation, headers: Mapping[str, str]) -> None:
-    """Tell the limiter what a response says remains of the provider's limits."""
+    """Pass the remaining limits in a response's headers to the limiter."""
     if _is_limited(reservation) and (left := provider_headers.remaining(headers)):
         limiter._observe(reservation.model, left)
 
@@ -187,10 +187,10 @@ def pause(
     headers: Mapping[str, str],
     error: str | None,
 ) -> bool:
-    """Hold everybody back for as long as a response says; whether it says so.
+    """Stop all calls for as long as a response says; returns whether it says so.
 
-    ``error`` is what its body says went wrong, empty for nothing, None while that is not known: a
-    stream may say so after all began well, with a status of 200.
+    ``error`` is the error in its body, empty if there is none, None if the body has not come yet: a
+    stream that begins with status 200 may still have one.
     """
     now, known, error = time.time(), error is not None, error or ""
     of_limits = provider_errors.is_of_limits(error)
@@ -206,7 +206,7 @@ def pause(
 
 
 def _is_limited(reservation: Reservation) -> bool:
-    """Whether the limiter knows its model: of a call that passed unlimited nobody need be told."""
+    """Whether the limiter knows the model; False for a call that passed unlimited."""
     return reservation.wait is not None
 
 

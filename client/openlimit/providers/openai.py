@@ -1,33 +1,12 @@
-"""What differs between models beside their encoding: framing, images, and Claude.
+"""OpenAI, Azure, and everybody who imitates OpenAI's interface."""
 
-The framing is that of OpenAI's cookbook, notebook "How to count tokens with tiktoken".
-"""
+import re
+from math import inf
 
-import functools
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from math import ceil, inf
+from openlimit.providers.provider import Family, Provider, UsageNames
+from openlimit.tokens.images import Patches, Tiles
 
-from openlimit.tokens.claude import LATER, PER_TOKEN, Claude
-from openlimit.tokens.images import ImageCost, Patches, Tiles
-
-__all__ = ["Family", "family_of"]
-
-_GPT_4O = Tiles(85, 170)
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """In tokens."""
-
-    per_message: int = 3
-    per_name: int = 1
-    per_function: int = 7
-    image: ImageCost = _GPT_4O
-    per_second: int = 10
-    """Of a recording."""
-    claude: Claude | None = None
-
+__all__ = ["OPENAI"]
 
 # Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
 # the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
@@ -38,21 +17,6 @@ class Family:
 _LARGER = 2500
 _ORIGINAL = 10_000
 
-# Gemini's highest resolution, four times what Gemini 3 was measured to take by default, and more
-# than six tiles of Gemini 2 cost; a recording takes 32 tokens a second. Google, "Media resolution"
-# and "Audio understanding".
-_GEMINI = Tiles(2240, 0)
-
-_OLDER = Claude(PER_TOKEN, 346)  # up to 4.6; Claude 3 has longer prompts
-_CLAUDE_3 = Claude(PER_TOKEN, 530)
-_NEWER = Claude(PER_TOKEN * LATER, ceil(346 * LATER))
-
-
-def _claude(claude: Claude) -> Family:
-    return Family(image=Patches(28, 4784), claude=claude)  # the largest budget among its models
-
-
-# The first pattern that the model's name, in lower case, matches; the last matches all.
 _FAMILIES = {
     "gpt-3.5-turbo-0301*": Family(per_message=4, per_name=-1, per_function=10),
     "gpt-3*": Family(per_function=10),
@@ -81,21 +45,23 @@ _FAMILIES = {
     "o[13]*": Family(image=Tiles(75, 150)),
     "o4-mini*": Family(image=Patches(32, 1536, 1.72)),
     "codex-mini*": Family(image=Patches(32, 1536, 1.72)),
-    "*claude-3[-.]7*": _claude(_OLDER),
-    "*claude-[123]*": _claude(_CLAUDE_3),
-    "*claude-instant*": _claude(_CLAUDE_3),
-    "*claude-4-[a-z]*": _claude(_OLDER),
-    "*claude-*-4": _claude(_OLDER),
-    "*claude-*-4@*": _claude(_OLDER),
-    "*claude-*-4[-.][0-6]*": _claude(_OLDER),
-    "*claude*": _claude(_NEWER),
-    "*gemini*": Family(image=_GEMINI, per_second=32),
-    "*": Family(),
 }
 
-
-@functools.lru_cache(maxsize=256)
-def family_of(model: str) -> Family:
-    """The family of a model, by the name that ``base_model`` gives it."""
-    name = model.lower()
-    return next(family for pattern, family in _FAMILIES.items() if fnmatchcase(name, pattern))
+OPENAI = Provider(
+    # Azure has the model in the path.
+    path=re.compile(
+        r"^(?s:.*?/deployments/(?P<model>[^/]+)(?=/))?+(?s:.*)"
+        r"/(?:chat/completions|completions|embeddings|responses)/?$"
+    ),
+    headers="x-ratelimit-{}-(requests|tokens)",
+    usage=UsageNames(
+        prompt=("prompt_tokens",),
+        input=("input_tokens",),
+        output=("completion_tokens", "output_tokens"),
+        total=("total_tokens",),
+    ),
+    # Chat completions, responses, Groq's and Moonshot's.
+    usages=("usage", "response.usage", "x_groq.usage", "choices.usage"),
+    last_events=("response.completed", "response.failed", "response.incomplete"),
+    families=_FAMILIES,
+)

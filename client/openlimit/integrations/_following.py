@@ -1,6 +1,6 @@
-"""Follows the response to an attempt to where it ends: through redirects, to the end of its body.
+"""Follows the response to an attempt through redirects and to the end of its body.
 
-For httpx and httpx2 alike, whichever a response is of.
+Works with responses of httpx and of httpx2.
 """
 
 import sys
@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from openlimit.background import when_dropped
-from openlimit.integrations.attempt import Attempt
+from openlimit.integrations._attempt import Attempt
 
 __all__ = ["answered", "follow", "package_of", "redirected"]
 
@@ -17,19 +17,19 @@ _REDIRECTED = "openlimit"  # in the extensions of a request
 
 
 class _Redirected:
-    """The attempt that a redirect ends in. Not every redirect is followed."""
+    """An attempt that a redirect interrupted. Not every redirect is followed."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._dropped = when_dropped(self, attempt.closed)
 
     def take(self) -> Attempt | None:
-        """For the request that follows it; None if there was one already."""
+        """The attempt, for the request that follows the redirect; None if one took it already."""
         return self._attempt if self._dropped.detach() else None
 
 
 def redirected(request: Any) -> Attempt | None:
-    """The attempt that a request goes on with: clients copy the extensions of the one before."""
+    """The attempt that a request continues: clients copy the extensions of the one before."""
     before = request.extensions.pop(_REDIRECTED, None)
     return before.take() if before else None
 
@@ -49,13 +49,13 @@ def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
             body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
             kind = _of_package(body, getattr(package_of(response), name))
             response.stream = kind(response.stream, attempt)
-    except Exception:  # the call was made: it is not for its limiter to fail it
+    except Exception:  # the call was made: the limiter must not fail it
         attempt.closed()
     return response
 
 
 class _Followed:
-    """The body of a response on its way to its reader, who may also just drop it half read."""
+    """The body of a response on its way to its reader, who may drop it half read."""
 
     def __init__(self, stream: Any, attempt: Attempt) -> None:
         self._stream = stream
@@ -101,11 +101,11 @@ class _AsyncBody(_Followed):
 
 @cache
 def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
-    """The body as the stream of one of both packages, whose clients accept only their own."""
+    """The body as a stream of one package: each package's clients accept only their own."""
     return type(body.__name__, (body, stream), {})
 
 
 def package_of(message: object) -> Any:
-    """The package that a request or response is of."""
+    """httpx or httpx2, whichever made a request or response."""
     names = (kind.__module__.partition(".")[0] for kind in type(message).__mro__)
     return next(sys.modules[name] for name in names if name in {"httpx", "httpx2"})

@@ -1,4 +1,4 @@
-"""What to install where the package is missing that an integration is for."""
+"""Says what to install if an integration's package is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

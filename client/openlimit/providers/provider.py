@@ -1,0 +1,94 @@
+"""What the file of a provider says about it.
+
+Proxies and imitators mix the interfaces of providers. So headers, usages and events are read by the
+names of all providers at once; only a request is read by the rules of one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from openlimit.tokens.claude import Claude
+from openlimit.tokens.images import ImageCost, Tiles
+
+__all__ = ["Family", "Params", "Provider", "UsageNames", "binary", "messages_of"]
+
+Params = Mapping[str, Any]
+
+
+class Family(NamedTuple):
+    """How models count beside their encoding, in tokens.
+
+    The framing is that of OpenAI's cookbook, notebook "How to count tokens with tiktoken".
+    """
+
+    per_message: int = 3
+    per_name: int = 1
+    per_function: int = 7
+    image: ImageCost = Tiles(85, 170)  # gpt-4o's
+    per_second: int = 10
+    """Of a recording."""
+    claude: Claude | None = None
+
+
+class UsageNames(NamedTuple):
+    """What the numbers of a usage are called; SDKs for Python may use another case."""
+
+    prompt: tuple[str, ...] = ()
+    """The input, including what was read from a cache and what was written to it."""
+    input: tuple[str, ...] = ()
+    """The input, without these if they have numbers of their own."""
+    output: tuple[str, ...] = ()
+    total: tuple[str, ...] = ()
+    beside_prompt: tuple[str, ...] = ()
+    beside_output: tuple[str, ...] = ()
+    cache_reads: tuple[str, ...] = ()
+    """Not charged: providers that have this number do not count it towards their limits."""
+    cache_writes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """What differs between providers. A place is written as names from the outside in, with dots
+    between them; a list stands for its first item."""
+
+    path: re.Pattern[str]
+    """Matches the path of a call; may have the groups ``model`` and ``action``."""
+    params: Callable[[Params, str], Params | None] | None = None
+    """Translates parameters, for an action, into those that OpenAI or Anthropic take. None for
+    what needs no translation; may raise TypeError, LookupError or AttributeError."""
+    headers: str = ""
+    """A pattern for the headers of its limits: ``{}`` is remaining or reset, the group the unit."""
+    usage: UsageNames
+    opening: tuple[str, ...] = ()
+    """Places where the first event of a stream has the input's usage, with no output yet."""
+    usages: tuple[str, ...] = ()
+    """Places of the usage in a document or an event; events may repeat it in part."""
+    totals: tuple[str, ...] = ()
+    """Places where the last event has a usage that counts if there was no other."""
+    last_events: tuple[str, ...] = ()
+    """Types of the events after which no usage follows."""
+    families: Mapping[str, Family] = field(default_factory=dict)
+    """By a pattern for the model's name in lower case; the first that matches counts."""
+
+
+def messages_of(
+    messages: list[tuple[str, Any]], part: Callable[[Params], Params]
+) -> dict[str, Any]:
+    """The parameter ``messages`` for roles and their parts, each translated by `part`."""
+    return {
+        "messages": [
+            {"role": role, "content": parts if isinstance(parts, str) else [*map(part, parts)]}
+            for role, parts in messages
+        ]
+    }
+
+
+def binary(kind: str, data: str) -> Params:
+    """An image, a recording or a file in base64, as a part of a message."""
+    if kind.startswith("image"):
+        return {"type": "image_url", "image_url": {"url": f"data:image;base64,{data}"}}
+    if kind.startswith("audio"):
+        return {"type": "input_audio", "input_audio": {"data": data}}
+    return {"type": "file", "file": {"file_data": data}}
