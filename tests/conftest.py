@@ -6,8 +6,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from openlimit.limiter import RateLimiter
+from tests.support.clock import FakeClock
 from tests.support.redis_process import MISSING, REDIS
-from tests.support.timeline import Timeline
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
 
@@ -29,6 +30,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture
-def timeline(monkeypatch: pytest.MonkeyPatch) -> Timeline:
-    """Reservations sleep in no time, and say how long."""
-    return Timeline(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """What limiters wait by: in no time."""
+    fake = FakeClock()
+    monkeypatch.setattr(RateLimiter, "_clock", fake)
+    return fake

@@ -9,6 +9,7 @@ from reprlib import repr as shortened
 from typing import Any, Self
 
 from openlimit.bucket.limit import MAX_RETRY_AFTER
+from openlimit.clock import Clock
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Grant
@@ -20,6 +21,8 @@ _MOST = 2**63  # what the wire carries
 
 class RateLimiter(ABC):
     """The front end that every limiter shares. One object serves threads and event loops alike."""
+
+    _clock = Clock()
 
     def limit(self, /, **params: Any) -> Reservation:
         """The place in the queue of the API call with these parameters, for with or async with.

@@ -114,7 +114,8 @@ class ChatRateLimiter(LocalLimiter):
         token_limit: float = 90_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "chat")
+        store = MemoryStore(self._clock.microseconds)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "chat")
 
 
 class CompletionRateLimiter(LocalLimiter):
@@ -126,9 +127,8 @@ class CompletionRateLimiter(LocalLimiter):
         token_limit: float = 350_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        super().__init__(
-            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "completion"
-        )
+        store = MemoryStore(self._clock.microseconds)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "completion")
 
 
 class EmbeddingRateLimiter(LocalLimiter):
@@ -140,9 +140,8 @@ class EmbeddingRateLimiter(LocalLimiter):
         token_limit: float = 70_000_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        super().__init__(
-            request_limit, token_limit, bucket_size_in_seconds, MemoryStore(), "embedding"
-        )
+        store = MemoryStore(self._clock.microseconds)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "embedding")
 
 
 class ChatRateLimiterWithRedis(LocalLimiter):

@@ -4,7 +4,6 @@ This is the only module that sleeps until a start.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping
 from functools import partial
 from sys import modules
@@ -13,6 +12,7 @@ from typing import Protocol, Self
 
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
+from openlimit.clock import Clock
 from openlimit.operations import Grant
 from openlimit.providers.usage import units_of
 
@@ -22,6 +22,9 @@ class Reserver(Protocol):
 
     Only reserving may block, and raise what can happen to it.
     """
+
+    _clock: Clock
+    """What reservations sleep by."""
 
     def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
         """Charge the costs and say how long to wait; may block on I/O."""
@@ -116,9 +119,10 @@ class Reservation:
                 self.model, self.costs, self.max_wait
             )
             if decision.wait:
-                start = time.monotonic() + decision.wait / SECOND
-                while (left := start - time.monotonic()) > 0:
-                    time.sleep(left)
+                clock = self._reserver._clock
+                start = clock.microseconds() + decision.wait
+                while (left := start - clock.microseconds()) > 0:
+                    clock.sleep(left / SECOND)
         except BaseException:
             self._idle.append(True)
             if decision is not None:
@@ -136,10 +140,11 @@ class Reservation:
                 self.model, self.costs, self.max_wait
             )
             if decision.wait:
-                start = time.monotonic() + decision.wait / SECOND
+                clock = self._reserver._clock
+                start = clock.microseconds() + decision.wait
                 # Once is the rule; some event loops' timers wake a little too early.
-                while (left := start - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing is polled
-                    await asyncio.sleep(left)
+                while (left := start - clock.microseconds()) > 0:
+                    await clock.asleep(left / SECOND)
         except GeneratorExit:
             self._idle.append(True)
             if decision is not None:

@@ -252,7 +252,8 @@ async def test_a_restart_puts_nobody_out_of_the_queue(tmp_path: Path) -> None:
         options = ("--config", str(config), "--store", redis.url + "?timeout=5", "--grace", "1")
         server = ServerProcess(*options)
         try:
-            async with RemoteLimiter(server.address) as limiter:
+            # A server takes seconds to start on a busy machine.
+            async with RemoteLimiter(server.address, timeout=30) as limiter:
                 calls = [asyncio.create_task(call(limiter, number)) for number in range(30)]
                 threads = [asyncio.to_thread(call_in_thread, limiter) for _ in range(3)]
                 waiting = asyncio.gather(*calls, *threads)

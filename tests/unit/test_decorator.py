@@ -16,20 +16,20 @@ from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
 from openlimit import ChatRateLimiter
 from openlimit.tokens.counting import count_tokens
-from tests.support.timeline import Timeline
+from tests.support.clock import FakeClock
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello!"}]
 COST = count_tokens(model="gpt-4", messages=MESSAGES)
 
 
 @pytest.fixture
-def limiter(timeline: Timeline) -> ChatRateLimiter:
+def limiter(clock: FakeClock) -> ChatRateLimiter:
     """One whose second call waits for exactly as long as the first one's tokens leak."""
     return ChatRateLimiter(request_limit=10**6, token_limit=60 * COST)
 
 
 def test_a_function_keeps_its_arguments_result_and_name(
-    limiter: ChatRateLimiter, timeline: Timeline
+    limiter: ChatRateLimiter, clock: FakeClock
 ) -> None:
     """Positional, keyword and default arguments arrive, and are counted alike."""
 
@@ -40,11 +40,11 @@ def test_a_function_keeps_its_arguments_result_and_name(
 
     assert call(MESSAGES, temperature=0) == (MESSAGES, "gpt-4", {"temperature": 0})
     assert call(messages=MESSAGES, model="gpt-4") == (MESSAGES, "gpt-4", {})
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
     assert (call.__name__, call.__doc__) == ("call", "Calls.")
 
 
-async def test_a_coroutine_function(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+async def test_a_coroutine_function(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """It stays one, and waits without blocking."""
 
     @limiter.is_limited()
@@ -54,10 +54,10 @@ async def test_a_coroutine_function(limiter: ChatRateLimiter, timeline: Timeline
     assert inspect.iscoroutinefunction(call)
     assert await call(model="gpt-4", messages=MESSAGES) == "gpt-4"
     assert await call(model="gpt-4", messages=MESSAGES) == "gpt-4"
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
 
 
-def test_a_generator(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+def test_a_generator(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """It waits when its first item is asked for, passes sent values in and its result out."""
 
     @limiter.is_limited()
@@ -69,15 +69,15 @@ def test_a_generator(limiter: ChatRateLimiter, timeline: Timeline) -> None:
     assert inspect.isgeneratorfunction(stream)
     list(stream(MESSAGES, "gpt-4"))
     items: Any = stream(MESSAGES, "gpt-4")
-    assert timeline.slept == []
+    assert clock.slept == []
     assert next(items) == 1
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
     assert items.send("sent") == "sent"
     with pytest.raises(StopIteration, match="done"):
         next(items)
 
 
-async def test_an_asynchronous_generator(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+async def test_an_asynchronous_generator(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """It waits when its first item is asked for, and is closed when its reader leaves."""
     closed = []
 
@@ -93,12 +93,12 @@ async def test_an_asynchronous_generator(limiter: ChatRateLimiter, timeline: Tim
     assert [item async for item in stream(MESSAGES, "gpt-4")] == [1, 2]
     items: Any = stream(MESSAGES, "gpt-4")
     assert await anext(items) == 1
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
     await items.aclose()
     assert closed == [True, True]
 
 
-def test_a_method(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+def test_a_method(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """self is passed on and not counted."""
 
     class Client:
@@ -109,10 +109,10 @@ def test_a_method(limiter: ChatRateLimiter, timeline: Timeline) -> None:
     client = Client()
     assert client.call(MESSAGES, 1, 2, model="gpt-4") == (client, (1, 2))
     assert client.call(MESSAGES, model="gpt-4") == (client, ())
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
 
 
-def test_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+def test_a_partial(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """What a partial fixes counts as well."""
 
     def call(**params: Any) -> Any:
@@ -121,10 +121,10 @@ def test_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
     limited = limiter.is_limited()(functools.partial(call, model="gpt-4", messages=MESSAGES))
     limited()
     assert limited(temperature=1) == {"model": "gpt-4", "messages": MESSAGES, "temperature": 1}
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
 
 
-def test_positional_arguments_of_a_partial(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+def test_positional_arguments_of_a_partial(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """They are counted by the names they have in the function."""
 
     def call(messages: Any, model: str, temperature: int = 0) -> Any:
@@ -133,7 +133,7 @@ def test_positional_arguments_of_a_partial(limiter: ChatRateLimiter, timeline: T
     limited = limiter.is_limited()(functools.partial(call, MESSAGES, temperature=1))
     assert limited("gpt-4") == (MESSAGES, "gpt-4", 1)
     assert limited("gpt-4", temperature=2) == (MESSAGES, "gpt-4", 2)
-    assert timeline.slept == [1]
+    assert clock.slept == [1]
 
 
 async def _create(**params: Any) -> str:
@@ -163,7 +163,7 @@ class _Callable:
     ids=["wraps", "object", "staticmethod", "partial", "mock", "openai"],
 )
 async def test_what_is_a_coroutine_function_inside(
-    limiter: ChatRateLimiter, timeline: Timeline, function: Any
+    limiter: ChatRateLimiter, clock: FakeClock, function: Any
 ) -> None:
     """An SDK's create is a plain function around one; it must not block the loop."""
     limited = limiter.is_limited()(function)
@@ -177,7 +177,7 @@ async def test_what_is_a_coroutine_function_inside(
     else:
         assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
         assert await limited(model="gpt-4", messages=MESSAGES) == "gpt-4"
-        assert timeline.slept == [1]
+        assert clock.slept == [1]
 
 
 def _stream(**params: Any) -> Generator[Any, Any, None]:
@@ -240,7 +240,7 @@ async def test_sending_and_throwing_into_an_asynchronous_generator(
         await anext(items)
 
 
-def test_wrong_arguments_charge_nothing(limiter: ChatRateLimiter, timeline: Timeline) -> None:
+def test_wrong_arguments_charge_nothing(limiter: ChatRateLimiter, clock: FakeClock) -> None:
     """A call that its function would refuse is refused before anything is reserved."""
 
     @limiter.is_limited()
@@ -251,4 +251,4 @@ def test_wrong_arguments_charge_nothing(limiter: ChatRateLimiter, timeline: Time
         with pytest.raises(TypeError, match="missing a required argument: 'model'"):
             call(MESSAGES)  # type: ignore[call-arg] # that is the point
     call(MESSAGES, "gpt-4")
-    assert timeline.slept == []
+    assert clock.slept == []

@@ -4,20 +4,23 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import litellm
 import openai
 import pytest
-from litellm.llms.custom_httpx.http_handler import HTTPHandler
 
 from openlimit import RemoteLimiter, WaitTooLong
-from openlimit.integrations.litellm import LimitedLogger
+from openlimit.providers.usage import units_of
 from openlimit.tokens.counting import count_tokens
+from tests.support.lazily import lazily
 from tests.support.loopback_provider import Answer, Provider
 from tests.support.server_process import serving_policies
 from tests.system.integrations.conftest import Witness
 
+if TYPE_CHECKING:
+    import litellm
+else:
+    litellm = lazily("litellm")
 untyped: Any = litellm
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM warns of what it does itself
@@ -38,6 +41,10 @@ async def _callbacks(
     monkeypatch: pytest.MonkeyPatch, provider: Provider, witness: Witness
 ) -> AsyncIterator[None]:
     """LiteLLM copies its callbacks into further lists, and keeps its clients open."""
+    from litellm.llms.custom_httpx.http_handler import HTTPHandler
+
+    from openlimit.integrations.litellm import LimitedLogger
+
     monkeypatch.setenv("ANTHROPIC_API_BASE", provider.url)
     untyped.suppress_debug_info = True
     untyped.callbacks = [LimitedLogger(witness)]
@@ -191,6 +198,8 @@ async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(
     provider: Provider, tmp_path: Path
 ) -> None:
     """The provider is not asked, also when the Router tries again."""
+    from openlimit.integrations.litellm import LimitedLogger
+
     with serving_policies(tmp_path, f"policies:\n  - {BUSY}") as server:
         async with RemoteLimiter(server.address, max_wait=1) as limiter:
             untyped.callbacks = [LimitedLogger(limiter)]
@@ -223,3 +232,20 @@ async def test_other_calls_pass(witness: Witness) -> None:
     """What costs no tokens is not limited."""
     await litellm.aimage_generation(model="gpt-image-1", prompt="Hi")
     assert witness.charged == []
+
+
+def test_the_usage_of_claude_has_what_was_cached() -> None:
+    """LiteLLM's own class, and what it dumps, count it as input."""
+    from litellm.types.utils import Usage
+
+    usage = Usage(
+        prompt_tokens=1110,
+        completion_tokens=5,
+        total_tokens=1115,
+        cache_creation_input_tokens=100,
+        cache_read_input_tokens=1000,
+    )
+    units = {"tokens": 115, "input_tokens": 110, "output_tokens": 5}
+    assert units_of(usage) == units
+    assert units_of(usage.model_dump()) == units
+    assert units_of(usage.model_dump(exclude_none=True)) == units

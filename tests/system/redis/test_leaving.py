@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+from openlimit.stores.redis.connection import hang_up, load
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.store import atold, waits, withdrawal
@@ -45,6 +46,20 @@ def emptied(server: RedisProcess) -> None:
 
 every_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 from_loops = pytest.mark.parametrize("face", [buckets, store], ids=lambda face: face.__name__)
+
+
+async def test_a_connection_is_closed_though_nobody_waits_for_it(server: RedisProcess) -> None:
+    """At whatever moment of it hanging up is cancelled, as by a store that is closed."""
+    for moment in range(1, 6):
+        client = parse_redis_url(server.url).server()
+        await load(client)
+        [connection] = client.connection_pool._available_connections
+        closing = asyncio.create_task(hang_up(client))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert not connection.is_connected
 
 
 @from_loops

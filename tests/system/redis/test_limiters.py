@@ -22,8 +22,8 @@ from openlimit import (
 from openlimit.bucket.limit import SECOND
 from openlimit.tokens.counting import count_tokens
 from tests.support.asking import SLACK, TIMEOUT
+from tests.support.clock import FakeClock
 from tests.support.redis_process import RedisProcess, serving_redis
-from tests.support.timeline import Timeline
 
 CHAT = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
 # At 6000 tokens a minute this delays the next call by a second, once the burst is used up.
@@ -92,7 +92,7 @@ def test_who_shares_a_bucket(server: RedisProcess, limiter: ChatRateLimiterWithR
 
 
 def test_with_waits_until_the_call_may_start(
-    limiter: ChatRateLimiterWithRedis, timeline: Timeline
+    limiter: ChatRateLimiterWithRedis, clock: FakeClock
 ) -> None:
     """Each entry sleeps once, for as long as Redis says."""
     for _ in range(3):
@@ -100,8 +100,8 @@ def test_with_waits_until_the_call_may_start(
             assert reservation.costs["tokens"] == count_tokens(**CHAT)
     limiter.wait_for_capacity_sync(1)
     # Redis has a clock of its own, by which no time goes by in these sleeps.
-    assert timeline.slept == pytest.approx([1, 2, 3], abs=0.9)
-    assert timeline.slept == sorted(timeline.slept)
+    assert clock.slept == pytest.approx([1, 2, 3], abs=0.9)
+    assert clock.slept == sorted(clock.slept)
     assert reservation.limited_by == "requests"
 
 
@@ -138,7 +138,7 @@ async def test_async_with_waits_without_blocking_the_loop(
 
 
 async def test_the_blocking_face_in_a_running_loop(
-    limiter: ChatRateLimiterWithRedis, timeline: Timeline
+    limiter: ChatRateLimiterWithRedis, clock: FakeClock
 ) -> None:
     """A plain with inside a coroutine blocks it, as any would, and is answered."""
     with limiter.limit(**CHAT):
@@ -147,8 +147,8 @@ async def test_the_blocking_face_in_a_running_loop(
         pass
     with limiter.limit(**CHAT) as reservation:
         pass
-    assert timeline.slept == pytest.approx([1, 2], abs=0.9)
-    assert reservation.wait == timeline.slept[-1]
+    assert clock.slept == pytest.approx([1, 2], abs=0.9)
+    assert reservation.wait == clock.slept[-1]
 
 
 def test_threads_and_loops_share_one_limiter(server: RedisProcess) -> None:
@@ -213,7 +213,7 @@ async def test_a_cancelled_wait_gives_the_reservation_back(
 
 
 def test_an_interrupted_wait_gives_the_reservation_back(
-    limiter: ChatRateLimiterWithRedis, monkeypatch: pytest.MonkeyPatch
+    limiter: ChatRateLimiterWithRedis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in a sleeping thread takes nothing from the others."""
     limiter.wait_for_capacity_sync(6000)
@@ -222,14 +222,14 @@ def test_an_interrupted_wait_gives_the_reservation_back(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("openlimit.reservation.time.sleep", interrupted)
+        patch.setattr(clock, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             limiter.wait_for_capacity_sync(6000)
     limiter.close()
     assert 50 * SECOND < limiter.reserve("", A_SECOND).wait < 60 * SECOND
 
 
-async def test_the_decorator(limiter: ChatRateLimiterWithRedis, timeline: Timeline) -> None:
+async def test_the_decorator(limiter: ChatRateLimiterWithRedis, clock: FakeClock) -> None:
     """Each call of a decorated function, plain or coroutine, waits for its own arguments."""
 
     @limiter.is_limited()
@@ -243,7 +243,7 @@ async def test_the_decorator(limiter: ChatRateLimiterWithRedis, timeline: Timeli
     assert call("gpt-4", 100) == "gpt-4 100"
     assert await acall("gpt-4", tokens=200) == "gpt-4 200 later"
     assert call("gpt-4", tokens=6000) == "gpt-4 6000"
-    assert timeline.slept == pytest.approx([1, 3], abs=0.9)
+    assert clock.slept == pytest.approx([1, 3], abs=0.9)
 
 
 def test_without_redis_it_says_what_to_install() -> None:

@@ -35,8 +35,13 @@ async def _evicting(client: Redis) -> str:
 
 
 async def hang_up(client: Redis) -> None:
-    """Close the connection, whatever state it is in."""
+    """Close the connection, whatever state it is in; also if this is cancelled meanwhile."""
+    # One at most. By itself, as the pool closes it in another task, which may be cancelled before
+    # it has begun.
+    pool = client.connection_pool
     try:
+        for connection in (*pool._available_connections, *pool._in_use_connections):
+            await connection.disconnect()
         await client.aclose()
     except Exception:  # nobody waits for this, and there is nothing left to do about it
         _log.debug("a connection could not be closed", exc_info=True)
