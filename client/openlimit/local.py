@@ -7,7 +7,7 @@ from math import inf
 from openlimit.bucket.limit import SECOND, Limit, pause_of
 from openlimit.errors import InvalidRequest
 from openlimit.limiter import RateLimiter
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Demand, Observation, Pause, Settlement, Store, Withdrawal
 
@@ -53,48 +53,41 @@ class LocalLimiter(RateLimiter):
         """Tokens a minute."""
         return self._limits[1].amount
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        [outcome] = self._store.reserve([self._demand(costs, max_wait)])
+    def acquire(self, call: Acquire) -> Grant:
+        [outcome] = self._store.reserve([self._demand(call)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        [outcome] = await self._store.areserve([self._demand(costs, max_wait)])
+    async def aacquire(self, call: Acquire) -> Grant:
+        [outcome] = await self._store.areserve([self._demand(call)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def cancel(self, decision: Grant) -> None:
-        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
-
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        costs = self._charges(reserved)
-        actual = [
-            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
-        ]
-        self._store.tell(
-            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
-        )
-
-    def release(self, decision: Grant) -> None:
-        """Nothing to do: concurrency is not limited here."""
-
-    def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Pause(self._bucket, self._limits, pause_of(retry_after)))
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        left = [remaining.get(limit.unit, inf) for limit in self._limits]
-        self._store.tell(Observation(self._bucket, self._limits, left))
+    def tell(self, operation: Report) -> None:
+        bucket, limits = self._bucket, self._limits
+        match operation:
+            case Settle(reservation_id, _, used, reserved):
+                costs = self._charges(reserved)
+                actual = [
+                    used.get(limit.unit, cost) for limit, cost in zip(limits, costs, strict=True)
+                ]
+                self._store.tell(Settlement(bucket, limits, reservation_id, costs, actual))
+            case Cancel(reservation_id):
+                self._store.tell(Withdrawal(bucket, limits, reservation_id))
+            case Penalize(_, _, retry_after):
+                self._store.tell(Pause(bucket, limits, pause_of(retry_after)))
+            case Observe(_, _, remaining):
+                left = [remaining.get(limit.unit, inf) for limit in limits]
+                self._store.tell(Observation(bucket, limits, left))
 
     def close(self) -> None:
         self._store.close()
 
-    def _demand(self, costs: Mapping[str, int], max_wait: float | None) -> Demand:
-        charges = self._charges(costs)
-        longest = inf if max_wait is None else max_wait * SECOND
+    def _demand(self, call: Acquire) -> Demand:
+        longest = inf if call.max_wait is None else call.max_wait * SECOND
+        charges = self._charges(call.costs)
         return Demand(self._bucket, self._limits, charges, longest, secrets.token_hex(8))
 
     def _charges(self, costs: Mapping[str, int]) -> list[int]:

@@ -37,6 +37,9 @@ class Settle(NamedTuple):
     key: str
     costs: Mapping[str, int]
     """By unit; one that is absent stays as reserved."""
+    reserved: Mapping[str, int] = {}
+    """By unit, the costs of Acquire, for limiters without a server. They are not sent: a server has
+    them in the id."""
 
 
 class Release(NamedTuple):
@@ -67,8 +70,12 @@ class Observe(NamedTuple):
 
     model: str
     key: str
-    remaining: Mapping[str, int]
-    """By unit."""
+    remaining: Mapping[str, float]
+    """By unit; a server is told whole numbers."""
+
+
+Report = Cancel | Settle | Release | Renew | Penalize | Observe
+"""What nobody waits for."""
 
 
 class Grant(NamedTuple):

@@ -41,7 +41,7 @@ def read_name(
 
 def write_settlement(settlement: Settle, request: SettleRequest) -> None:
     """Fill an empty message in place."""
-    request.reservation_id, request.key, costs = settlement
+    request.reservation_id, request.key, costs, _ = settlement
     for unit, cost in costs.items():
         if unit == "tokens":
             request.tokens = cost
@@ -82,7 +82,7 @@ def write_observed(observed: Observe, request: ObserveRequest) -> None:
     """Fill an empty message in place."""
     request.model, request.key, remaining = observed
     for unit, amount in remaining.items():
-        request.remaining[unit] = amount
+        request.remaining[unit] = int(amount)
 
 
 def read_observed(request: ObserveRequest) -> Observe:

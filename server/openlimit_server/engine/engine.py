@@ -206,7 +206,7 @@ class Policies:
         """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
             case operations.Settle():
-                reservation_id, key, costs_by_unit = told
+                reservation_id, key, costs_by_unit, _ = told
                 policy, reserved = await self._reserved(reservation_id, key)
                 policy.uncounted.notice(costs_by_unit)
                 policy.require_sensible(costs_by_unit)
