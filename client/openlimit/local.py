@@ -5,11 +5,20 @@ from collections.abc import Mapping
 from math import inf
 
 from openlimit.bucket.limit import SECOND, Limit, pause_of
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.limiter import RateLimiter
 from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Demand, Observation, Pause, Settlement, Store, Withdrawal
+from openlimit.stores.protocol import (
+    Acquire,
+    Answer,
+    Cancel,
+    Grants,
+    Observe,
+    Penalize,
+    Settle,
+    Store,
+)
 
 
 class LocalLimiter(RateLimiter):
@@ -34,6 +43,7 @@ class LocalLimiter(RateLimiter):
             Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
             Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
         )
+        self._units = [limit.unit for limit in self._limits]
         self._store = store
         self._bucket = bucket_key
 
@@ -54,51 +64,61 @@ class LocalLimiter(RateLimiter):
         return self._limits[1].amount
 
     def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        [outcome] = self._store.reserve([self._demand(costs, max_wait)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        operation = self._acquire(costs, max_wait)
+        [answer] = self._store.decide([operation])
+        return _grant(answer, operation.lot)
 
     async def areserve(
         self, model: str, costs: Mapping[str, int], max_wait: float | None = None
     ) -> Grant:
-        [outcome] = await self._store.areserve([self._demand(costs, max_wait)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        operation = self._acquire(costs, max_wait)
+        [answer] = await self._store.adecide([operation])
+        return _grant(answer, operation.lot)
 
     def cancel(self, decision: Grant) -> None:
-        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
+        self._store.tell(Cancel(self._bucket, self._limits, decision.reservation_id, 0, None))
 
     def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        costs = self._charges(reserved)
-        actual = [
-            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
-        ]
-        self._store.tell(
-            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
-        )
+        costs = self._costs(reserved)
+        actual = [*map(used.get, self._units, costs)]
+        lot = decision.reservation_id
+        self._store.tell(Settle(self._bucket, self._limits, lot, (0,), None, (costs,), (actual,)))
 
     def release(self, decision: Grant) -> None:
         """Nothing to do: concurrency is not limited here."""
 
     def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Pause(self._bucket, self._limits, pause_of(retry_after)))
+        self._store.tell(Penalize(self._bucket, self._limits, pause_of(retry_after)))
 
     def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        left = [remaining.get(limit.unit, inf) for limit in self._limits]
-        self._store.tell(Observation(self._bucket, self._limits, left))
+        left = [remaining.get(unit, inf) for unit in self._units]
+        self._store.tell(Observe(self._bucket, self._limits, left))
 
     def close(self) -> None:
         self._store.close()
 
-    def _demand(self, costs: Mapping[str, int], max_wait: float | None) -> Demand:
-        charges = self._charges(costs)
+    def _acquire(self, costs: Mapping[str, int], max_wait: float | None) -> Acquire:
         longest = inf if max_wait is None else max_wait * SECOND
-        return Demand(self._bucket, self._limits, charges, longest, secrets.token_hex(8))
+        # A lot of its own: a forked child has others.
+        lot = secrets.token_hex(8)
+        return Acquire(self._bucket, self._limits, (self._costs(costs),), longest, lot, 0)
 
-    def _charges(self, costs: Mapping[str, int]) -> list[int]:
-        return [costs[limit.unit] for limit in self._limits]
+    def _costs(self, costs: Mapping[str, int]) -> list[int]:
+        return [costs[unit] for unit in self._units]
+
+
+def _grant(answer: Answer, lot: str) -> Grant:
+    """What was granted; raises what was answered instead."""
+    if isinstance(answer, LimiterUnavailable):
+        raise answer
+    assert isinstance(answer, Grants)
+    now, waits, limited_by, others = answer
+    if others:
+        [refusal] = others.values()
+        assert isinstance(refusal, Exception)
+        raise refusal
+    wait, by = (waits[0], limited_by[0]) if waits else (0, "")
+    return Grant(wait, by, lot, start=now + wait)
 
 
 class ChatRateLimiter(LocalLimiter):
