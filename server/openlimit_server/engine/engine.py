@@ -23,7 +23,7 @@ from openlimit.operations import Acquire, Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Demand, Question, Repeat, Request
 from openlimit.wire import messages as items
-from openlimit_server.config.settings import PolicySettings
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import admission
 from openlimit_server.engine import ids as reservation_ids
 from openlimit_server.engine.admission import Later
