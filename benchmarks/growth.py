@@ -20,9 +20,10 @@ from benchmarks.bare_stream import BareStream, opened
 from benchmarks.callers import asking
 from benchmarks.measuring import Server, cpu, product
 from benchmarks.memory import Row
+from openlimit.bucket.limit import Limit
 from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
-from openlimit_server.config.settings import PolicySettings, load_policies
+from openlimit_server.config.policies import PolicySettings, load_policies
 from openlimit_server.engine.engine import Policies
 
 _POLICIES = (1, 100, 10_000, 100_000)
@@ -35,7 +36,7 @@ _ROUNDS = 3
 _SECONDS = 0.3
 _COSTS = {"requests": 1, "tokens": 500}
 # Large enough that nothing waits, slow enough that no bucket runs empty meanwhile.
-_LIMITS = dict.fromkeys(_COSTS, ((1e12, 1e18, 1e18),))
+_LIMITS = tuple(Limit.per(unit, 1e12, 1e18, 1e18) for unit in _COSTS)
 
 
 def rows() -> Iterator[Row]:

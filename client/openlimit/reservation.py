@@ -188,7 +188,7 @@ class Reservation:
             max_wait = limiter._max_wait
         elif max_wait == inf:
             max_wait = None
-        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, "", 0, None))
+        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, ""))
 
     def _settle(self, used: Mapping[str, int]) -> None:
         grant = self._grant
@@ -199,7 +199,7 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
             limiter = self._limiter
-            limiter.tell(new(Settle, (reservation_id, limiter._key, used, self.costs)))
+            limiter.tell(new(Settle, (reservation_id, limiter._key, used)))
 
     def _give_back(self, grant: Grant | None) -> None:
         for report in giving_back(grant, self._limiter._key) if grant else ():

@@ -35,7 +35,8 @@ def main() -> None:
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, since the client's installation brings this command without what it imports
-        from openlimit_server.config.settings import ConfigurationError, Settings
+        from openlimit_server.config.faults import ConfigurationError
+        from openlimit_server.config.settings import Settings
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
     except Exception as error:  # gRPC and protobuf refuse old versions by errors of their own

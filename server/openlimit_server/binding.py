@@ -6,7 +6,7 @@ import socket
 import stat
 from pathlib import Path
 
-from openlimit_server.config.settings import ConfigurationError
+from openlimit_server.config.faults import ConfigurationError
 
 _LONGEST_PATH = 107  # bytes of a socket's path, on Linux
 _ANSWERS_WITHIN = 1.0  # seconds

@@ -19,7 +19,8 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding
-from openlimit_server.config.settings import MEMORY, Settings, load_policies
+from openlimit_server.config.policies import load_policies
+from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Policies
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer

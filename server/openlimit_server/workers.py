@@ -15,7 +15,9 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import ExitStack, suppress
 
 from openlimit_server import binding
-from openlimit_server.config.settings import ConfigurationError, Settings, load_policies
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.policies import load_policies
+from openlimit_server.config.settings import Settings
 from openlimit_server.run import stop_signal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds until one that keeps dying is started again

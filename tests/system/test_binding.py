@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from openlimit_server.binding import cannot_listen, require_free
-from openlimit_server.config.settings import ConfigurationError, Settings
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.settings import Settings
 from openlimit_server.workers import supervise
 
 

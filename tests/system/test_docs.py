@@ -12,7 +12,7 @@ import pytest
 from examples.demo.provider import Provider
 from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
-from openlimit_server.config.settings import load_policies
+from openlimit_server.config.policies import load_policies
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
 

@@ -11,7 +11,7 @@ from openlimit.operations import Acquire, Grant, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Question, SettleRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit_server.config.settings import PolicySettings
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock
 from tests.support.redis_process import serving_redis

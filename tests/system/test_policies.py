@@ -13,7 +13,7 @@ from openlimit.errors import LimiterUnavailable, UnknownModel, UnknownReservatio
 from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
-from openlimit_server.config.settings import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock
 from tests.support.redis_process import serving_redis

@@ -62,8 +62,7 @@ async def wait_of(limiter: RateLimiter, tokens: int, model: str = "gpt-4o") -> f
     decision = await limiter.aacquire(a_call(model, {"requests": 1, "tokens": tokens}))
     limiter.tell(Cancel(decision.reservation_id, ""))
     if not decision.wait:
-        cost = {"requests": 1, "tokens": tokens}
-        limiter.tell(Settle(decision.reservation_id, "", {"requests": 0, "tokens": 0}, cost))
+        limiter.tell(Settle(decision.reservation_id, "", {"requests": 0, "tokens": 0}))
     return decision.wait / 1e6
 
 
@@ -164,7 +163,7 @@ async def test_input_and_output_are_settled_each(limiter: RateLimiter) -> None:
     decision = await limiter.aacquire(a_call("split", cost))
     assert decision.wait < 1e6
     used = {"input_tokens": 600, "output_tokens": 0}
-    limiter.tell(Settle(decision.reservation_id, "", used, cost))
+    limiter.tell(Settle(decision.reservation_id, "", used))
     cost |= {"input_tokens": 100}
     decision = await limiter.aacquire(a_call("split", cost))
     assert decision.limited_by == "input_tokens"

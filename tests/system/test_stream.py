@@ -194,7 +194,9 @@ async def test_late_answers_are_given_back(redis: RedisProcess) -> None:
             redis.signal(signal.SIGSTOP)
             cost = {"requests": 1, "tokens": 90_000}
             asked = [asyncio.create_task(limiter.aacquire(a_call("late", cost))) for _ in range(20)]
-            in_threads = [asyncio.to_thread(limiter.acquire, a_call("late", cost)) for _ in range(4)]
+            in_threads = [
+                asyncio.to_thread(limiter.acquire, a_call("late", cost)) for _ in range(4)
+            ]
             gathered = asyncio.gather(*in_threads, return_exceptions=True)
             await asyncio.sleep(0.1)
             for task in asked[::2]:
@@ -318,7 +320,7 @@ async def test_closing_tells_what_the_server_was_away_for(redis: RedisProcess) -
             async with limiter.limit(model="m", tokens=90_000) as reservation:
                 server.stop()
                 reservation.settle({"tokens": 1})
-            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter).reports.owed)
+            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter).reports.owing)
             server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
             channel = grpc.insecure_channel(server.address)
             await asyncio.to_thread(grpc.channel_ready_future(channel).result, 10)
@@ -342,8 +344,8 @@ async def test_what_is_told_in_vain_leaves_room_for_calls(
             redis.stop()
             for each in reservations:
                 each.settle({"tokens": 1})
-            owed = connection_of(limiter).reports.owed
-            assert await asyncio.to_thread(gone, lambda: len(owed) < len(reservations))
+            reports = connection_of(limiter).reports
+            assert await asyncio.to_thread(gone, lambda: reports.owing < len(reservations))
             answered = list[int]()
             heard = Stream.heard
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
+from openlimit.bucket.bucket import Limit
 from openlimit.stores import protocol as stores
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
@@ -34,7 +35,7 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import fields as wire
 from openlimit.wire import messages as items
-from openlimit_server.config.settings import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.engine.engine import Policies
 from openlimit_server.rpc.internal_errors import InternalErrors
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
@@ -250,7 +251,7 @@ class CountingStore(MemoryStore):
 @asynccontextmanager
 async def serving_here(store: AsyncStore, split_by: Sequence[str] = ()) -> AsyncIterator[str]:
     """A server on this event loop, whose work can be counted; its address."""
-    limits = {"requests": ((1e9, 60, None),)}
+    limits = (Limit.per("requests", 1e9, 60),)
     policy = PolicySettings.model_construct(
         name="all", models=("*",), limits=limits, split_by=split_by
     )

@@ -39,7 +39,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
-from openlimit_server.config.settings import PolicySettings
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import turns
 from openlimit_server.engine.engine import Policies
 from tests.support.clock import FakeClock

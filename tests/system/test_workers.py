@@ -21,7 +21,8 @@ import pytest
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit_server.config.settings import ConfigurationError, Settings
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.settings import Settings
 from openlimit_server.workers import supervise
 from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis

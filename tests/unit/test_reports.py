@@ -1,7 +1,6 @@
 """What is reported while the server is away, and for how long it is kept."""
 
 import logging
-from threading import RLock
 from typing import Any
 
 import pytest
@@ -11,7 +10,8 @@ from openlimit.operations import Cancel, Observe, Penalize, Release, Renew, Repo
 from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
-from openlimit.wire.messages import read_questions
+from openlimit.wire.columns import SettleRun
+from openlimit.wire.messages import read_operations
 
 AWAY = LimiterUnavailable("server", "away")
 SETTLEMENT = Settle("id", "", {"tokens": 1})
@@ -24,7 +24,7 @@ class Server:
         self.heard: list[Any] = []
         self.now = 1000.0
         self.is_up = False
-        self.reports = Reports(RLock(), "server", 5, lambda _: None, lambda: self.now)
+        self.reports = Reports("server", 5, lambda _: None, lambda: self.now)
 
     def is_sent(self) -> None:
         """All that there is: it hears that, or the stream ends."""
@@ -32,8 +32,12 @@ class Server:
         request = AcquireStreamRequest()
         while self.is_up and self.reports.write(stream, request, 100):
             pass
-        for _, operations in read_questions(request):
-            self.heard += operations
+        for part in read_operations(request):
+            for each in part.operations:
+                if isinstance(each, SettleRun):
+                    self.heard += map(each.settlement, range(len(each.ids)))
+                else:
+                    self.heard.append(each)
         if not self.is_up:
             self.reports.rewind(stream, AWAY)
 
@@ -68,7 +72,7 @@ def test_what_became_of_a_call_is_sent_once_the_server_is_back(
 def test_what_no_server_remembers_is_sent_no_more(server: Server) -> None:
     """It would only take room."""
     assert server.heard_after(SETTLEMENT, 600, 301) == []
-    assert not server.reports.owed
+    assert not server.reports.owing
 
 
 def test_a_pause_is_sent_for_what_is_left_of_it(server: Server) -> None:
@@ -101,6 +105,6 @@ def test_what_is_forgotten_of_a_long_outage_is_logged(
         for each in range(10_005):
             server.reports.add(Release(str(each), ""))
             server.is_sent()
-    assert len(server.reports.owed) == 10_000
+    assert server.reports.owing == 10_000
     [record] = caplog.records
     assert "charged as reserved" in record.getMessage()

@@ -24,7 +24,7 @@ def flush(connection: Connection, within: float) -> None:
     connection.send_again()
     while rounds and (left := until - time.monotonic()) > 0:
         is_heard = _wait_for_reports(connection, min(left, LOOK_EVERY))
-        if (is_heard or outage.is_hopeless) and not reports.owed:
+        if (is_heard or outage.is_hopeless) and not reports.owing:
             rounds -= 1
             continue
         time.sleep(min(left, _BRIEFLY))
@@ -46,7 +46,7 @@ def close(connection: Connection, within: float) -> None:
         stream.join(_BRIEFLY)
     connection.rewind(stream, for_good=True)
     connection.leases.clear()
-    if owed := len(connection.reports.owed):
+    if owed := connection.reports.owing:
         _log.warning("%d settlements and the like did not reach %s", owed, connection.address)
     with opening:
         connection.channel.close()

@@ -25,7 +25,7 @@ from openlimit.remote.stream import Stream, closed
 from openlimit.remote.waiting import Future, Loops, LoopWaiters, Waiters
 from openlimit.reservation import giving_back, nothing
 from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
-from openlimit.wire.messages import read_answers
+from openlimit.wire.messages import read_outcomes
 
 _COOL_DOWN = 0.1  # seconds in which a stream that brought nothing, or ended at once, is not opened
 _SILENT = 4.0  # seconds after which a server is left that has answered before
@@ -64,7 +64,7 @@ class Connection:
         self.endings = 0
         self.in_flight = InFlight(lock, self.unclaimed)
         self.leases = Leases(lambda held: self.tell(Renew(*held)))
-        self.reports = Reports(lock, self.address, self.timeout, self.leases.let_go)
+        self.reports = Reports(self.address, self.timeout, self.leases.let_go)
         self.stream: Stream | None = None
         self._is_pausing = False
 
@@ -167,17 +167,17 @@ class Connection:
             self._open()
 
     def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:
-        outcomes = read_answers(response, self.address)
-        stream.heard(len(outcomes))
-        trouble = next((each for _, each in outcomes if type(each) is LimiterUnavailable), None)
-        if trouble is None:
-            self.outage.is_over()
-        else:
+        outcomes = read_outcomes(response, self.address)
+        troubles = (each for _, each in outcomes if type(each) is LimiterUnavailable)
+        if response.outcomes and (trouble := next(troubles, None)):
             self.outage.met(partial(LimiterUnavailable, *trouble.args))
+        else:
+            self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
         others = self.in_flight.answered(outcomes)
-        self.reports.answered(stream, others)
+        settled = self.reports.answered(stream, others, response.settled_runs)
+        stream.heard(len(outcomes) + settled)
         with self.changed:
             self.changed.notify_all()
 

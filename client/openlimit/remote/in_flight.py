@@ -17,8 +17,8 @@ from openlimit.operations import Acquire
 from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import Waiters, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
-from openlimit.wire.columns import Run, write_repeated
-from openlimit.wire.messages import write_questions
+from openlimit.wire.columns import AcquireRun, write_acquire_run
+from openlimit.wire.messages import write_operations
 
 Error = Callable[[], Exception]
 
@@ -38,11 +38,11 @@ class InFlight:
         """Sent, and nobody waits for it any more: what it is granted has to be given back."""
         self._to_send: deque[int] = deque()
         self._last_taken = 0
-        self._to_repeat: deque[Run] = deque()
+        self._to_repeat: deque[AcquireRun] = deque()
         self._postponed: set[int] = set()
         """Those that the server could not decide."""
         self._names = map(f"{os.urandom(8).hex()}-{{:x}}".format, count())
-        self._runs: deque[Run] = deque()
+        self._runs: deque[AcquireRun] = deque()
         """Sent on any stream; those of which nothing is open are dropped from the left."""
 
     def add(self, call: Acquire, waiters: Waiters, promise: object) -> int:
@@ -106,7 +106,7 @@ class InFlight:
             calls = [(number, found[2]) for number in taken if (found := self._waiting.get(number))]
             if len(calls) < len(taken):
                 calls = [(number, call) for number in taken if (call := self._call(number))]
-        errors, runs = write_questions(calls, request, self._names)
+        errors, runs, _ = write_operations(calls, request, self._names)
         if errors:
             self.answered(errors)  # that it was not sent is its answer
         with self._lock:
@@ -119,15 +119,12 @@ class InFlight:
         written = 0
         with self._lock:
             while not stream.is_left and self._to_repeat and written < room:
-                name, names, places = self._to_repeat.popleft()
-                calls = [
-                    (number, place, call)
-                    for number, place in zip(names, places, strict=True)
-                    if (call := self._call(number))
-                ]
-                if calls:
-                    written += len(calls)
-                    self._runs.append(write_repeated(name, calls, request))
+                run = self._to_repeat.popleft()
+                run = run.only([i for i, number in enumerate(run.ids) if self._call(number)])
+                if run.ids:
+                    write_acquire_run(run, request.runs.add())
+                    self._runs.append(run)
+                    written += len(run.ids)
         return written
 
     def answered(self, outcomes: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
@@ -135,8 +132,8 @@ class InFlight:
         others = self._deliver(outcomes)
         with self._lock:
             runs = self._runs
-            while runs and self._waiting.keys().isdisjoint(runs[0].numbers):
-                if self._given_up and not self._given_up.keys().isdisjoint(runs[0].numbers):
+            while runs and self._waiting.keys().isdisjoint(runs[0].ids):
+                if self._given_up and not self._given_up.keys().isdisjoint(runs[0].ids):
                     break
                 runs.popleft()
         return others
@@ -174,14 +171,14 @@ class InFlight:
         """Whether some caller before a number has, whose call is not answered."""
         return any(number < before for number in [*self._given_up])
 
-    def _requeue(self, numbers: Sequence[int], runs: Sequence[Run]) -> None:
+    def _requeue(self, numbers: Iterable[int], runs: Iterable[AcquireRun]) -> None:
         """Under the names that they had; what had none, or one of its own, as it is."""
         left = dict.fromkeys(numbers)
         for run in runs:
-            again = [each for each in zip(run.numbers, run.places, strict=True) if each[0] in left]
-            if again:
-                self._to_repeat.append(Run(run.name, *zip(*again, strict=True)))
-                for number, _ in again:
+            again = run.only([i for i, number in enumerate(run.ids) if number in left])
+            if again.ids:
+                self._to_repeat.append(again)
+                for number in again.ids:
                     del left[number]
         self._to_send.extendleft(sorted(left, reverse=True))
 

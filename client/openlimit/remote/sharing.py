@@ -46,7 +46,7 @@ def _linger(connection: Connection) -> None:
     while True:
         within = _LINGER if len(_shared) <= _MOST_LINGERING else 0.0
         time.sleep(max(0.0, connection.idle_since + within - time.monotonic()))
-        if connection.reports.owed:  # until the server is back
+        if connection.reports.owing:  # until the server is back
             connection.send_again()
             connection.idle_since = time.monotonic()
         with opening:

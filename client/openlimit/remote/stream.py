@@ -5,6 +5,7 @@ lone caller waits for nobody, and the more callers there are, the less each cost
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,10 +23,10 @@ from openlimit.operations import Report
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
+from openlimit.wire.columns import MAX_RUN, SettleRun
 from openlimit.wire.fields import TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT
 
-MOST_IN_MESSAGE = 128
 _CANCELLED_AFTER = 1.0  # seconds at most until a call that was cancelled has ended
 
 
@@ -69,7 +70,11 @@ class Stream:
         self.is_useful = False
         """Whether the server has answered anything."""
         self.reports: dict[int, tuple[float, Report]] = {}
-        """Those that are sent and not answered, and when they were true."""
+        """Those that are sent one by one and not answered, by number, and when they were true."""
+        self.settlements: deque[tuple[float, SettleRun]] = deque()
+        """Those that are sent and not acknowledged, in order, and when they were true."""
+        self.settled_runs = 0
+        """How many runs of settlements are acknowledged."""
         # Each is counted by one thread only, so that neither needs a lock.
         self._sent = self._heard = 0
         self._opened_at = self._heard_at = time.monotonic()
@@ -129,7 +134,7 @@ class Stream:
         while not self._is_over.is_set():
             is_last = self.is_closing
             request, count = AcquireStreamRequest(), 0
-            room = min(MOST_IN_MESSAGE, MOST_IN_FLIGHT - self.in_flight)
+            room = min(MAX_RUN, MOST_IN_FLIGHT - self.in_flight)
             for source in self._sources:
                 count += source.write(self, request, room - count)
             if count:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
+from openlimit_server.config.fields import Split
 from openlimit_server.config.notation import shown
 
 Location = tuple[int | str, ...]
@@ -20,9 +21,6 @@ _EXPECTED = {
     "models[]": 'a model or a pattern such as "gpt-4o-*"',
     "limits": "limits by their units, such as {requests: 3500/minute, tokens: 90000/minute}",
     "split_by": "a list of what has a bucket of its own: [model], [key] or [model, key]",
-    "split_by[]": "model or key",
-    "on_store_failure": "refuse or allow",
-    "reserve_output": "max_tokens or learned",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
@@ -32,11 +30,10 @@ _ARGPARSE = [
     (r"argument (\S+): expected one argument", "{0}: needs a value"),
     (r"argument (\S+): ignored explicit argument (.*)", "{0}: takes no value, not {1}"),
 ]
-_WORDS = {
-    "split_by[]": ("model", "key"),
-    "on_store_failure": ("refuse", "allow"),
-    "reserve_output": ("max_tokens", "learned"),
-}
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used; the message has a line for each fault."""
 
 
 def of_file(
@@ -44,7 +41,7 @@ def of_file(
     faults: Collection[ErrorDetails],
     document: Any,
     fields: Mapping[int, Collection[str]],
-) -> str:
+) -> ConfigurationError:
     """A line for each fault of a document, whose fields are given by how deep they lie."""
 
     def words(fault: ErrorDetails) -> str:
@@ -52,10 +49,12 @@ def of_file(
             return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
         return _wrong(fault)
 
-    return _lines(faults, lambda loc: place(path, loc, document), words)
+    return _lines(faults, lambda loc: _place(path, loc, document), words)
 
 
-def of_options(command: str, faults: Collection[ErrorDetails], arguments: Iterable[str]) -> str:
+def of_options(
+    command: str, faults: Collection[ErrorDetails], arguments: Iterable[str]
+) -> ConfigurationError:
     """A line for each fault of options that came from arguments, or else from the environment."""
     given = {argument.partition("=")[0] for argument in arguments}
 
@@ -66,18 +65,19 @@ def of_options(command: str, faults: Collection[ErrorDetails], arguments: Iterab
     return _lines(faults, source, _wrong)
 
 
-def of_arguments(command: str, said: str, options: Iterable[str]) -> str:
+def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
     """What is wrong with arguments that could not even be told apart, by what argparse said."""
     for pattern, words in _ARGPARSE:
         if match := re.search(pattern, said):
             name = match[1].removeprefix("--")
             closest = spelling.closest(name, options) if name != match[1] else None
             hint = f"write --{closest}" if closest else f"{command} --help lists the options"
-            return f"{command}: {words.format(*match.groups(), hint=hint)}"
-    return f"{command}: {said}"
+            said = words.format(*match.groups(), hint=hint)
+            break
+    return ConfigurationError(f"{command}: {said}")
 
 
-def place(path: str, loc: Location, document: Any) -> str:
+def _place(path: str, loc: Location, document: Any) -> str:
     """``path:line: field``, with the line of the innermost part that the document has."""
     line, field = "", ""
     for part in loc:
@@ -85,7 +85,7 @@ def place(path: str, loc: Location, document: Any) -> str:
             continue
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
         try:
-            line = f":{document.lc.data[part][0] + 1}"
+            line = f":{document.lines[part]}"
             document = document[part]
         except (AttributeError, LookupError, TypeError):
             document = None
@@ -96,15 +96,17 @@ def _lines(
     faults: Collection[ErrorDetails],
     source: Callable[[Location], str],
     words: Callable[[ErrorDetails], str],
-) -> str:
+) -> ConfigurationError:
     def is_within(loc: Location, outer: Location) -> bool:
         return loc != outer and loc[: len(outer)] == outer
 
-    return "\n".join(
-        f"{source(fault['loc'])}: {words(fault)}"
-        for fault in faults
-        # A list with a faulty entry is said to lack it as well.
-        if not any(is_within(other["loc"], fault["loc"]) for other in faults)
+    return ConfigurationError(
+        "\n".join(
+            f"{source(fault['loc'])}: {words(fault)}"
+            for fault in faults
+            # A list with a faulty entry is said to lack it as well.
+            if not any(is_within(other["loc"], fault["loc"]) for other in faults)
+        )
     )
 
 
@@ -115,20 +117,20 @@ def _wrong(fault: ErrorDetails) -> str:
         return str(fault["ctx"]["error"])
     *outer, last = fault["loc"]
     field = f"{outer[-1]}[]" if isinstance(last, int) else last
-    came = fault["input"]
+    words = re.findall(r"\w+(?=')", fault.get("ctx", {}).get("expected", ""))  # of a Literal
+    expected, came = " or ".join(words) or _EXPECTED[field], fault["input"]
     if fault["type"] == "too_short" and not came:
-        return f"needs at least one entry: expected {_EXPECTED[field]}"
-    message = f"expected {_EXPECTED[field]}, not {shown(came)}"
-    if not isinstance(came, str) or not came:
-        return message
-    if word := spelling.closest(came, _WORDS.get(field, ())):
-        return f"{message}; write {word}"
-    several = [each.strip() for each in came.split(",") if each.strip()]
-    if field == "models":
-        several = [f'"{shown(each)[1:-1]}"' for each in several]
-    elif not {*several} <= {*_WORDS.get(f"{field}[]", ())}:
-        several = []
-    return f"{message}; write [{', '.join(several)}]" if several else message
+        return f"needs at least one entry: expected {expected}"
+    guess = ""
+    if isinstance(came, str):
+        several = [each.strip() for each in came.split(",") if each.strip()]
+        if field == "models" and several:
+            guess = "[" + ", ".join(f'"{shown(each)[1:-1]}"' for each in several) + "]"
+        elif field == "split_by" and several and {*several} <= {*get_args(Split)}:
+            guess = f"[{', '.join(several)}]"
+        else:
+            guess = spelling.closest(came, words) or ""
+    return f"expected {expected}, not {shown(came)}" + (f"; write {guess}" if guess else "")
 
 
 def _unknown(name: str, depth: int, fields: Mapping[int, Collection[str]]) -> str:

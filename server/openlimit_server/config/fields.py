@@ -1,7 +1,7 @@
 """How the fields of settings are read, and between which bounds."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -11,12 +11,30 @@ from pydantic import (
     WrapValidator,
 )
 
+from openlimit.units import UNIT
 from openlimit.wire.fields import MAX_NAME
-from openlimit_server.config import notation
+from openlimit_server.config import notation, spelling
 
 _MIN_LEASE = 1.0  # seconds
 _MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
-_Limit = tuple[float, float, float | None]
+Limit = tuple[float, float, float | None]
+"""Amount, period and burst in seconds; None for the default burst."""
+
+
+def unit(name: str) -> str:
+    """The name itself; raises ValueError for one that calls do not cost, or cannot."""
+    nearest = spelling.nearest_unit(name)
+    if nearest and nearest != name:
+        raise ValueError(
+            f"is not a unit that calls cost, so it would limit nothing; write {nearest}, such as "
+            f"{nearest}: 3500/minute"
+        )
+    if not UNIT.fullmatch(name):
+        raise ValueError(
+            "expected a unit such as requests, tokens or images: 1 to 64 lower-case letters, "
+            "digits and _, beginning with a letter"
+        )
+    return name
 
 
 def _renewable(lease: float) -> float:
@@ -40,14 +58,14 @@ def _matching(pattern: str) -> str:
     return pattern
 
 
-def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[_Limit, ...]:
+def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[Limit, ...]:
     if not isinstance(value, list):
         return (notation.limit(value),)
     if len(value) > _MOST_LIMITS_OF_A_UNIT:
         raise ValueError(f"expected {_MOST_LIMITS_OF_A_UNIT} limits at most, not {len(value)}")
     if not value:
         raise ValueError("needs at least one entry, such as [10000/minute, 500000/day]")
-    limits: tuple[_Limit, ...] = handler(value)
+    limits: tuple[Limit, ...] = handler(value)
     periods = [period for _, period, _ in limits]
     for period in periods:
         if periods.count(period) > 1:
@@ -56,14 +74,15 @@ def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tup
 
 
 Limits = Annotated[
-    tuple[Annotated[_Limit, BeforeValidator(notation.limit)], ...],
+    tuple[Annotated[Limit, BeforeValidator(notation.limit)], ...],
     WrapValidator(_one_or_several),
 ]
-"""One or several of one unit: amount, period and burst in seconds."""
+"""One or several of one unit."""
 Duration = Annotated[float, BeforeValidator(notation.duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
 """Seconds."""
+Split = Literal["model", "key"]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(notation.address)]

@@ -5,117 +5,154 @@ So 010 is no octal number, 2024-01-01 no date, and a model may be called 4.10 or
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Iterator
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, RoundTripConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml import YAML, events
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
-from ruamel.yaml.resolver import VersionedResolver
-from ruamel.yaml.scanner import RoundTripScanner, ScannerError
-from ruamel.yaml.tag import Tag
 
 from openlimit_server.config.notation import shown
 
 _MAX_NESTING = 50  # far more than any field has
-_TOO_DEEP = "nested too deeply"
 _TAG = "tag:yaml.org,2002:"
-_KNOWN_TAGS = {_TAG + kind for kind in ("str", "seq", "map", "null", "merge")}
-_MEANINGS = {"": "null", "~": "null", "null": "null", "<<": "merge"}
+_EMPTY = ("", "~", "null")
 
 # What ruamel calls a problem, and what it means to somebody who wrote the file.
 _PLAIN = [
     (r"found character '\\t'", "has a tab: indent with spaces"),
     (r"found character '(.)'", "has a value that begins with {0}: put it in quotes"),
-    (r"found undefined alias '(.*)'", 'has a value that begins with *: put it in quotes, "*{0}"'),
     (r"expected alphabetic", "has a value that begins with *, & or %: put it in quotes"),
     (r"mapping values are not", "has a colon where no value can begin: indent the fields of one "
      "policy alike, end each field's name with a colon, and put a text with a colon in quotes"),
     (r"document start", "has a value that begins with %: put it in quotes"),
-    (r"for merging", "has << without a mapping that it takes over"),
     (r"expected <block end>", "is indented differently from the lines that it belongs to"),
     (r"expected ',' or '(.)'",
      "should go on with a comma, or end the bracket of line {line} with {0}"),
     (r"node content|end of stream", "ends too early: close the bracket or quote of line {line}"),
     (r"could not find expected ':'", "has no colon after the name of a field"),
-    (r"another document", "begins a second document (---): a configuration is one"),
     (r"sequence entries are not", "has an entry of a list (-) that must begin its own line"),
+    (r"more indented", "is indented further than the first line of its text: indent both alike"),
     (r"unknown escape", "has a \\ in double quotes, where it is special: use single quotes"),
-    (r"duplicate key (.*)", "has {0} a second time: keep one of them"),
-    (r"^(?:has|is) .*|" + _TOO_DEEP, "{problem}"),
 ]  # fmt: skip
 
 
 class NotYAML(Exception):
-    """The text is no YAML that can be used; the message says why."""
-
-    def __init__(self, line: int | None, reason: str) -> None:
-        super().__init__(reason)
-        self.line = line
-        """From 1; None where it is not known."""
+    """The data are no YAML that can be used; the message is the line, from 1, and why."""
 
 
-class _Scanner(RoundTripScanner):
-    def fetch_flow_collection_start(self, *arguments: Any, **named: Any) -> None:
-        if len(self.flow_context) >= _MAX_NESTING:  # ruamel's time grows with the square of it
-            raise ScannerError(None, None, _TOO_DEEP, self.reader.get_mark())
-        super().fetch_flow_collection_start(*arguments, **named)
+class _Mapping(dict[str, Any]):
+    def __init__(self) -> None:
+        self.lines: dict[str, int] = {}
 
 
-class _Resolver(VersionedResolver):
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        if kind is ScalarNode and implicit[0]:
-            return Tag(suffix=_TAG + _MEANINGS.get(value, "str"))
-        return super().resolve(kind, value, implicit)
+class _List(list[Any]):
+    def __init__(self) -> None:
+        self.lines: list[int] = []
 
 
-class _Constructor(RoundTripConstructor):
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        if node.tag not in _KNOWN_TAGS:
-            name = str(node.tag).replace(_TAG, "!!")
-            problem = f"has the tag {shown(name)}, which means nothing here: leave it out"
-            raise ConstructorError(None, None, problem, node.start_mark)
-        return super().construct_object(node, deep)
+def parse(data: bytes) -> Any:
+    """The document; its mappings and lists have ``lines``, by key or index. Raises NotYAML.
 
-    def check_mapping_key(
-        self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any
-    ) -> bool:
-        if not isinstance(key, str):
-            problem = f"has {shown(key)} where the name of a field is expected"
-            raise ConstructorError(None, None, problem, key_node.start_mark)
-        if isinstance(key, Hashable) and key in mapping:  # ruamel's message spells out both values
-            problem = f"duplicate key {shown(key)}"
-            raise DuplicateKeyError(None, None, problem, key_node.start_mark)
-        return True
-
-
-def parse(text: str) -> Any:
-    """The document; its mappings and lists have ``lc``. Raises NotYAML."""
-    yaml = YAML(pure=True)
-    yaml.Scanner, yaml.Resolver, yaml.Constructor = _Scanner, _Resolver, _Constructor
-    yaml.composer.warn_double_anchors = False  # YAML allows them
+    An alias is the same object as its anchor, so a few lines of aliases take little memory.
+    """
     try:
-        return yaml.load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise NotYAML(line, _plain(error)) from error
+        text = data.decode()
+        return _Reader(YAML(typ="safe", pure=True).parse(text)).document()
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        problem = f"has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
+        raise NotYAML(f"{line}: {problem}") from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise NotYAML(
-            line, f"has the character {error.character:#04x}, which YAML forbids"
-        ) from error
-    except RecursionError as error:
-        raise NotYAML(None, _TOO_DEEP) from error
-    except YAMLError as error:
-        raise NotYAML(None, f"is not YAML: {error}") from error
+        problem = f"has the character {error.character:#04x}, which YAML forbids"
+        raise NotYAML(f"{line}: {problem}") from error
+    except MarkedYAMLError as error:
+        line = _line(error.problem_mark or error.context_mark)
+        raise NotYAML(f"{line}: {_plain(error)}") from error
+
+
+class _Reader:
+    """Builds a document from the parser's events in one pass."""
+
+    def __init__(self, read: Iterator[Any]) -> None:
+        self._events = read
+        self._anchors: dict[str, Any] = {}
+
+    def document(self) -> Any:
+        next(self._events)  # the stream starts
+        if isinstance(next(self._events), events.StreamEndEvent):
+            return None
+        value = self._value(next(self._events))
+        next(self._events)  # the document ends
+        if not isinstance(event := next(self._events), events.StreamEndEvent):
+            raise _fault(event, "begins a second document (---): a configuration is one")
+        return value
+
+    def _value(self, event: Any, depth: int = 0) -> Any:
+        if isinstance(event, events.AliasEvent):
+            if event.anchor not in self._anchors:
+                quoted = f'"*{event.anchor}"'
+                raise _fault(event, f"has a value that begins with *: put it in quotes, {quoted}")
+            return self._anchors[event.anchor]
+        is_text = isinstance(event, events.ScalarEvent)
+        is_mapping = isinstance(event, events.MappingStartEvent)
+        if event.tag and not (is_text and event.tag == f"{_TAG}str"):
+            tag = shown(event.tag.replace(_TAG, "!!"))
+            raise _fault(event, f"has the tag {tag}, which means nothing here: leave it out")
+        if depth > _MAX_NESTING:
+            raise _fault(event, "nested too deeply")
+        value: Any = event.value if is_text else _Mapping() if is_mapping else _List()
+        if is_text and event.implicit[0] and value in _EMPTY:
+            value = None
+        self._anchors[event.anchor] = value  # before it is filled, since it may hold itself
+        if not is_text:
+            (_fill_mapping if is_mapping else _fill_list)(value, self._entries(depth + 1))
+        return value
+
+    def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
+        """What lies in a list, or the keys and values of a mapping in turn, with their events."""
+        while not isinstance(event := next(self._events), events.CollectionEndEvent):
+            yield event, self._value(event, depth)
+
+
+def _fill_list(values: _List, entries: Iterator[tuple[Any, Any]]) -> None:
+    for event, value in entries:
+        values.append(value)
+        values.lines.append(_line(event.start_mark))
+
+
+def _fill_mapping(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None:
+    taken_over: list[Any] = []
+    for event, key in entries:
+        if not isinstance(key, str):
+            raise _fault(event, f"has {shown(key)} where the name of a field is expected")
+        if key in mapping:
+            raise _fault(event, f"has {shown(key)} a second time: keep one of them")
+        of_value, value = next(entries)
+        if key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
+            taken_over += value if isinstance(value, _List) else [value]
+            if not all(isinstance(each, _Mapping) for each in taken_over):
+                raise _fault(of_value, "has << without a mapping that it takes over")
+        else:
+            mapping[key], mapping.lines[key] = value, _line(event.start_mark)
+    for other in taken_over:
+        for key, value in other.items():
+            if key not in mapping:
+                mapping[key], mapping.lines[key] = value, other.lines[key]
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
+
+
+def _fault(event: Any, problem: str) -> NotYAML:
+    return NotYAML(f"{_line(event.start_mark)}: {problem}")
 
 
 def _plain(error: MarkedYAMLError) -> str:
-    problem = str(error.problem)
-    began = error.context_mark or error.problem_mark
-    line = began.line + 1 if began else 1
+    problem = str(error.problem or error.context)
+    line = _line(error.context_mark or error.problem_mark)
     for pattern, words in _PLAIN:
         if match := re.search(pattern, problem, re.DOTALL):
             return words.format(*match.groups(), problem=problem, line=line)

@@ -6,13 +6,12 @@ came instead, and how it is written right where that can be guessed.
 
 import re
 from collections.abc import Callable, Collection
-from math import nan
 from reprlib import Repr
+from typing import Any, TypeVar
 
 from openlimit_server.config import spelling
 
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_PERIODS = {name: spelling.SECONDS[letter] for letter, name in spelling.PERIODS.items()}
 _NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?) ?/ ?(\w[\w.]*)(?: +burst +(\w[\w.]*))?", re.ASCII)
@@ -22,66 +21,60 @@ _ADDRESS = re.compile(
 )
 # Far from where doubles stop counting whole units, and waits stop fitting into a Duration.
 _MAX_AMOUNT = 1e15
-_MAX_DURATION = 3650 * 86400
+_SHORTEST, _LONGEST = 0.001, 3650 * 86400  # seconds of a duration
 _MOST_DIGITS = 20
 _LAST_PORT = 65535
 _LONGEST_TO_GUESS = 100  # characters
+_Value = TypeVar("_Value")
 _shortened = Repr()
 _shortened.maxstring = 60
 
 
 def duration(text: object) -> float:
     """Seconds, from a text such as 500ms, 1.5s, 2m, 1h or 1d."""
-    seconds = _seconds(text)
-    if not _lasts(seconds):
-        expected = "expected a duration from 1ms to 3650d, such as 500ms, 10s, 1m or 1h"
-        guess = _guess(spelling.duration, text, lambda guess: _lasts(_seconds(guess)))
-        raise ValueError(f"{expected}, not {shown(text)}{guess}")
-    return seconds
+    expected = "a duration from 1ms to 3650d, such as 500ms, 10s, 1m or 1h"
+    return _read(text, _seconds, expected, spelling.duration)
 
 
 def limit(text: object) -> tuple[float, float, float | None]:
     """Amount, period and burst (both in seconds) from a text such as 90000/minute burst 10s."""
-    amount, period, burst = parts = _parts(text)
-    if amount < 1:
+    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+    if match and float(match[1]) < 1:
         raise ValueError(
             "expected an amount of 1 or more, since costs are whole numbers, such as 30/minute "
             f"instead of 0.5/second, not {shown(text)}"
         )
-    if amount > _MAX_AMOUNT:
+    if match and float(match[1]) > _MAX_AMOUNT:
         raise ValueError(
             f"expected an amount of 1e15 at most, such as 90000/minute, not {shown(text)}"
         )
-    if not _is_limit(parts):
-        expected = (
-            "expected an amount per second, minute, hour, day or duration (1ms to 3650d), and if "
-            "need be a burst, such as 90000/minute, 500/10s or 90000/minute burst 10s"
-        )
-        guess = _guess(spelling.limit, text, lambda guess: _is_limit(_parts(guess)))
-        raise ValueError(f"{expected}, not {shown(text)}{guess}")
-    return amount, period, burst
+    expected = (
+        "an amount per second, minute, hour, day or duration (1ms to 3650d), and if need be a "
+        "burst, such as 90000/minute, 500/10s or 90000/minute burst 10s"
+    )
+    return _read(text, _parts, expected, spelling.limit)
 
 
 def whole_number(text: object, least: int, most: int) -> int:
     """From digits, without a zero in front, which would be octal to some; or from an int."""
-    number = _whole(text)
-    if not least <= number <= most:
-        guess = _guess(spelling.number, text, lambda guess: least <= _whole(guess) <= most)
-        raise ValueError(
-            f"expected a whole number from {least} to {most}, not {shown(text)}{guess}"
-        )
-    return int(number)
+
+    def number(text: object) -> int | None:
+        if isinstance(text, str) and len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text):
+            text = int(text)
+        if isinstance(text, int) and not isinstance(text, bool) and least <= text <= most:
+            return text
+        return None
+
+    return _read(text, number, f"a whole number from {least} to {most}", spelling.number)
 
 
 def address(text: str) -> str:
     """An address to listen on, as it is: to gRPC, which is lenient, a typo is another address."""
-    if not _is_address(text):
-        raise ValueError(
-            "expected an address such as 0.0.0.0:50051, [::1]:50051 or unix:/run/openlimit.sock, "
-            f"with a port from 0 to 65535, not {shown(text)}"
-            f"{_guess(spelling.address, text, _is_address)}"
-        )
-    return text
+    expected = (
+        "an address such as 0.0.0.0:50051, [::1]:50051 or unix:/run/openlimit.sock, with a port "
+        "from 0 to 65535"
+    )
+    return _read(text, _address, expected, spelling.address)
 
 
 def shown(value: object) -> str:
@@ -96,46 +89,39 @@ def shown(value: object) -> str:
     return _shortened.repr(value)
 
 
-def _seconds(text: object) -> float:
+def _read(
+    text: object,
+    meaning: Callable[[Any], _Value | None],
+    expected: str,
+    spell: Callable[[str], str | None],
+) -> _Value:
+    """What a text means; a refusal if that is None, with the right spelling if there is one."""
+    value = meaning(text)
+    if value is not None:
+        return value
+    guess = spell(text) if isinstance(text, str) and len(text) <= _LONGEST_TO_GUESS else None
+    hint = f"; write {guess}" if guess and meaning(guess) is not None else ""
+    raise ValueError(f"expected {expected}, not {shown(text)}{hint}")
+
+
+def _seconds(text: object) -> float | None:
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    return float(match[1]) * _SECONDS[match[2]] if match else nan
+    seconds = float(match[1]) * spelling.SECONDS[match[2]] if match else 0
+    return seconds if _SHORTEST <= seconds <= _LONGEST else None
 
 
-def _lasts(seconds: float) -> bool:
-    return 0.001 <= seconds <= _MAX_DURATION
-
-
-def _parts(text: object) -> tuple[float, float, float | None]:
-    """Amount, period and burst, each nan where it cannot be read."""
+def _parts(text: object) -> tuple[float, float, float | None] | None:
     match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
     if not match:
-        return nan, nan, None
+        return None
     amount, period, burst = match.groups()
     seconds = _PERIODS.get(period) or _seconds(period)
-    return float(amount), seconds, None if burst is None else _seconds(burst)
+    held = None if burst is None else _seconds(burst)
+    if not seconds or (burst and not held) or not 1 <= float(amount) <= _MAX_AMOUNT:
+        return None
+    return float(amount), seconds, held
 
 
-def _is_limit(parts: tuple[float, float, float | None]) -> bool:
-    amount, period, burst = parts
-    return 1 <= amount <= _MAX_AMOUNT and _lasts(period) and (burst is None or _lasts(burst))
-
-
-def _whole(text: object) -> float:
-    if isinstance(text, str) and len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text):
-        return int(text)
-    return text if isinstance(text, int) and not isinstance(text, bool) else nan
-
-
-def _is_address(text: str) -> bool:
+def _address(text: str) -> str | None:
     match = _ADDRESS.fullmatch(text)
-    return bool(match and int(match[1] or 0) <= _LAST_PORT)
-
-
-def _guess(
-    spell: Callable[[str], str | None], text: object, is_right: Callable[[str], bool]
-) -> str:
-    """The end of a message: how to write it, if that can be guessed."""
-    if not isinstance(text, str) or len(text) > _LONGEST_TO_GUESS:
-        return ""
-    guess = spell(text)
-    return f"; write {guess}" if guess and is_right(guess) else ""
+    return text if match and int(match[1] or 0) <= _LAST_PORT else None

@@ -1,52 +1,17 @@
-"""Arguments, environment and the YAML file, validated once into frozen values.
+"""The process's settings: arguments and environment, validated once into a frozen value."""
 
-Every error names the field, and for the file its line; it says what was expected and what came.
-"""
-
-import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit_server.config import faults, fields, marked_yaml, notation, spelling
+from openlimit_server.config import faults, fields, spelling
 
 MEMORY = "memory://"
 _COMMAND = "openlimit-server"
-_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-
-
-class ConfigurationError(Exception):
-    """The settings cannot be used; the message has a line for each fault."""
-
-
-def _unit(name: str) -> str:
-    if name in PolicySettings.model_fields:
-        raise ValueError("is a field of the policy, not a unit: write it beside limits:")
-    nearest = spelling.nearest_unit(name)
-    if nearest and nearest != name:
-        raise ValueError(
-            f"is not a unit that calls cost, so it would limit nothing; write {nearest}, such as "
-            f"{nearest}: 3500/minute"
-        )
-    if not _UNIT.fullmatch(name):
-        raise ValueError(
-            "expected a unit such as requests, tokens or images: 1 to 64 lower-case letters, "
-            "digits and _, beginning with a letter"
-        )
-    return name
 
 
 def _store(url: object) -> object:
@@ -70,81 +35,6 @@ def _store(url: object) -> object:
     except InvalidRequest as error:
         raise ValueError(error.reason) from error
     return url
-
-
-class PolicySettings(BaseModel):
-    """One rule: which models it covers, its limits, how it is split into buckets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: fields.Name
-    models: tuple[fields.Model, ...] = Field(min_length=1)
-    """Names, and patterns in which * and ? are wild; the first policy that matches decides. ""
-    is for calls without a model, which no pattern covers."""
-    limits: dict[Annotated[str, AfterValidator(_unit)], fields.Limits] = Field(min_length=1)
-    """By unit, one or several: amount, period in seconds, burst in seconds (None: the default)."""
-    split_by: tuple[Literal["model", "key"], ...] = ()
-    """What has a bucket of its own; with nothing, all calls share one."""
-    max_wait: fields.Duration | None = None
-    """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
-    concurrent: fields.Concurrent | None = None
-    """Calls of a bucket that may run at the same time; None: any number."""
-    lease: fields.Lease = 30.0
-    """Seconds for which a call may run without a sign of life before its slot is another's."""
-    on_store_failure: Literal["refuse", "allow"] = "refuse"
-    """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
-    reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
-    """What is reserved for a call's output: all that it may write, or what calls of its model write
-    as a rule."""
-    default_output: fields.Output = 1000
-    """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
-    max_pause: fields.Duration = 3600.0
-    """Seconds: a provider that says to try again later than that is believed no longer."""
-
-    @field_validator("reserve_output", "default_output")
-    @classmethod
-    def _output_is_limited(cls, value: str | int, info: ValidationInfo) -> str | int:
-        limits = info.data.get("limits", {"tokens"})
-        if value != "max_tokens" and not {"tokens", "output_tokens"} & {*limits}:
-            raise ValueError(
-                f"{value} needs a limit of tokens or output_tokens, which it is for; add one, or "
-                "leave it out"
-            )
-        return value
-
-    @field_validator("lease")
-    @classmethod
-    def _lease_is_of_a_slot(cls, lease: float, info: ValidationInfo) -> float:
-        if info.data.get("concurrent", ...) is None:
-            raise ValueError(
-                "is for how long a slot is held, so it needs concurrent, such as concurrent: 50"
-            )
-        return lease
-
-
-def _default(name: str, models: Iterable[str], tokens: int) -> PolicySettings:
-    limits = {"requests": ((3500, 60, None),), "tokens": ((tokens, 60, None),)}
-    return PolicySettings.model_construct(
-        name=name, models=tuple(models), limits=limits, split_by=("model",)
-    )
-
-
-DEFAULT_POLICIES = (
-    _default("embedding", ["text-embedding-*"], 70_000_000),
-    _default(
-        "completion",
-        ["text-*-00?", "davinci-*", "babbage-*", "gpt-3.5-turbo-instruct*"],
-        350_000,
-    ),
-    _default("chat", ["*"], 90_000),
-)
-"""What is served without a configuration: the limits of the local limiters, for each model."""
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    policies: tuple[PolicySettings, ...] = Field(min_length=1)
 
 
 class Settings(BaseSettings):
@@ -195,51 +85,6 @@ class Settings(BaseSettings):
             # In model_config, _env_ignore_empty would mean empty arguments as well.
             return cls(_cli_parse_args=arguments, _env_ignore_empty=True)  # type: ignore[call-arg]  # pydantic's
         except Invalid as error:
-            wrong = faults.of_options(_COMMAND, error.errors(), arguments)
-            raise ConfigurationError(wrong) from error
+            raise faults.of_options(_COMMAND, error.errors(), arguments) from error
         except SettingsError as error:
-            wrong = faults.of_arguments(_COMMAND, str(error), cls.model_fields)
-            raise ConfigurationError(wrong) from error
-
-
-def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
-    """The policies of a file, or the default ones; raises ConfigurationError."""
-    if path is None:
-        return DEFAULT_POLICIES
-    try:
-        document = marked_yaml.parse(path.read_text(encoding="utf-8"))
-    except marked_yaml.NotYAML as error:
-        place = f"{path}:{error.line}" if error.line else path
-        raise ConfigurationError(f"{place}: {error}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise ConfigurationError(
-            f"{path}:{line}: has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            f"{path}:1: expected a mapping with policies: and a list below it, "
-            f"not {notation.shown(document)}"
-        )
-    try:
-        policies = _File.model_validate(document).policies
-    except Invalid as error:
-        known = {1: _File.model_fields, 3: PolicySettings.model_fields}
-        wrong = faults.of_file(str(path), error.errors(), document, known)
-        raise ConfigurationError(wrong) from error
-    _require_unique_names(path, policies, document)
-    return policies
-
-
-def _require_unique_names(path: Path, policies: tuple[PolicySettings, ...], document: Any) -> None:
-    first: dict[str, int] = {}
-    for i, policy in enumerate(policies):
-        if first.setdefault(policy.name, i) != i:
-            place = faults.place(str(path), ("policies", i, "name"), document)
-            raise ConfigurationError(
-                f"{place}: a policy named {policy.name!r} stands above already; "
-                "names must differ, since each has buckets of its own"
-            )
+            raise faults.of_arguments(_COMMAND, str(error), cls.model_fields) from error

@@ -16,32 +16,26 @@ _OTHER_WORDS = {
     "requests": ("req", "reqs", "call", "calls", "rps", "rpm", "rph", "rpd", "request"),
     "tokens": ("tok", "toks", "total_tokens", "tps", "tpm", "tph", "tpd", "token"),
     "input_tokens": ("input", "itps", "itpm", "itph", "itpd", "prompt_tokens"),
-    "output_tokens": (
-        "output",
-        "otps",
-        "otpm",
-        "otph",
-        "otpd",
-        "output_token",
-        "completion_tokens",
-    ),
+    "output_tokens": ("output", "otps", "otpm", "otph", "otpd", "completion_tokens"),
 }
-_WORDS_OF_PERIODS = {
-    "ms": ("ms", "msec", "millisecond"),
-    "s": ("s", "sec", "second"),
-    "m": ("m", "min", "minute"),
-    "h": ("h", "hr", "hour"),
-    "d": ("d", "day"),
+SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+"""By the letters of a duration's unit."""
+PERIODS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
+"""What a limit calls one of such a unit."""
+_TIMES = {
+    **{word: (1, word) for word in SECONDS},
+    **{word: (1, letter) for letter, word in PERIODS.items()},
+    "msec": (1, "ms"),
+    "millisecond": (1, "ms"),
+    "sec": (1, "s"),
+    "min": (1, "m"),
+    "hr": (1, "h"),
+    "w": (7, "d"),
+    "week": (7, "d"),
+    "month": (30, "d"),
+    "y": (365, "d"),
+    "year": (365, "d"),
 }
-_PERIODS = {
-    form: letter
-    for letter, words in _WORDS_OF_PERIODS.items()
-    for word in words
-    for form in (word, f"{word}s")
-} | {"ms": "ms"}
-_NAMES = {letter: words[-1] for letter, words in _WORDS_OF_PERIODS.items() if letter != "ms"}
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DAYS = {"w": 7, "week": 7, "weeks": 7, "month": 30, "months": 30, "y": 365, "year": 365}
 _MULTIPLES = {"": 1, "k": 1000, "thousand": 1000, "m": 10**6, "million": 10**6}
 _AMOUNT = r"\s*(\d[\d.,_ ]*)\s*(k|m|thousand|million|)\s*"
 _NUMBER = re.compile(_AMOUNT)
@@ -108,13 +102,13 @@ def duration(text: str) -> str | None:
         return None
     total, letters = 0.0, []
     for amount, word in parts:
-        letter = _PERIODS.get(word or "s", "d")
-        if letter == "d" and word not in _PERIODS and word not in _DAYS:
+        several, letter = _TIMES.get(word or "s") or _TIMES.get(word.removesuffix("s"), (0, ""))
+        if not letter:
             return None
-        total += float(amount.replace(",", ".")) * _DAYS.get(word, 1) * _SECONDS[letter]
+        total += float(amount.replace(",", ".")) * several * SECONDS[letter]
         letters.append(letter)
-    smallest = min(letters, key=_SECONDS.__getitem__)
-    return f"{total / _SECONDS[smallest]:.10g}{smallest}"
+    smallest = min(letters, key=SECONDS.__getitem__)
+    return f"{total / SECONDS[smallest]:.10g}{smallest}"
 
 
 def limit(text: str) -> str | None:
@@ -127,8 +121,8 @@ def limit(text: str) -> str | None:
     written = duration(period)
     if not written:
         return None
-    if written[:1] == "1" and written[1:] in _NAMES:
-        written = _NAMES[written[1:]]
+    if written[:1] == "1":
+        written = PERIODS.get(written[1:], written)
     try:
         amount = f"{float(_plain(amount)) * _MULTIPLES[multiple]:.15g}"
     except ValueError:

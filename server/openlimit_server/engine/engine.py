@@ -23,7 +23,7 @@ from openlimit.operations import Acquire, Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Demand, Question, Repeat, Request
 from openlimit.wire import messages as items
-from openlimit_server.config.settings import PolicySettings
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import admission
 from openlimit_server.engine import ids as reservation_ids
 from openlimit_server.engine.admission import Later
@@ -206,7 +206,7 @@ class Policies:
         """What is to be asked of the store; or, of what concerns a slot, what deals with it."""
         match told:
             case operations.Settle():
-                reservation_id, key, costs_by_unit, _ = told
+                reservation_id, key, costs_by_unit = told
                 policy, reserved = await self._reserved(reservation_id, key)
                 policy.uncounted.notice(costs_by_unit)
                 policy.require_sensible(costs_by_unit)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.bucket.slots import AsyncSlots
 from openlimit.errors import InvalidRequest, UnknownModel
-from openlimit_server.config.settings import PolicySettings
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.learned_output import LearnedOutput
 from openlimit_server.engine.token_costs import TokenCosts
 from openlimit_server.engine.turns import Turns
@@ -91,9 +91,7 @@ def _expression(pattern: str) -> str:
 
 
 def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
-    limits = tuple(
-        Limit.per(unit, *limit) for unit, of_unit in settings.limits.items() for limit in of_unit
-    )
+    limits = settings.limits
     max_wait = LONGEST_HOLD if settings.max_wait is None else settings.max_wait * SECOND
     return Policy(
         settings.name,
@@ -109,7 +107,7 @@ def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
         _token_costs(settings, limits),
         Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
         settings.max_pause,
-        Uncounted(settings.name, settings.limits),
+        Uncounted(settings.name, settings.units),
         _most_used(limits),
     )
 
@@ -131,7 +129,7 @@ def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
 
 
 def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
-    if not {"tokens", "input_tokens", "output_tokens"} & settings.limits.keys():
+    if not {"tokens", "input_tokens", "output_tokens"} & {*settings.units}:
         return None
     learned = LearnedOutput() if settings.reserve_output == "learned" else None
     return TokenCosts(limits, learned, settings.default_output)

@@ -5,14 +5,13 @@ from math import isfinite
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from openlimit.bucket.limit import Limit
-from openlimit_server.config.settings import (
-    ConfigurationError,
-    PolicySettings,
-    Settings,
-    load_policies,
-)
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.errors import InvalidRequest
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.settings import Settings
 
 GOOD = """
 policies:
@@ -50,14 +49,18 @@ def test_a_file_of_policies(file: Path) -> None:
     file.write_text(GOOD)
     first, second = load_policies(file)
     assert first.models == ("gpt-4o", "gpt-4o-*")
-    assert first.limits == {
-        "requests": ((10000, 60, None), (500000, 86400, None)),
-        "tokens": ((2000000, 60, 5),),
-    }
+    assert first.limits == (
+        Limit.per("requests", 10000, 60),
+        Limit.per("requests", 500000, 86400),
+        Limit.per("tokens", 2000000, 60, 5),
+    )
     assert (first.split_by, first.max_wait) == ((), None)
     assert second.split_by == ("model", "key")
-    assert second.limits["tokens"] == ((90000, 60, None),)
-    assert second.limits["images"] == ((1.5, 10, 3600),)
+    assert second.limits == (
+        Limit.per("requests", 3500, 60),
+        Limit.per("tokens", 90000, 60),
+        Limit.per("images", 1.5, 10, 3600),
+    )
     assert second.max_wait == 0.5
     assert (first.concurrent, second.concurrent, second.lease) == (None, 50, 60)
     assert (first.reserve_output, second.reserve_output) == ("max_tokens", "learned")
@@ -68,11 +71,12 @@ def test_a_file_of_policies(file: Path) -> None:
 def test_without_a_file_the_seeds_defaults_are_served() -> None:
     """Every model is covered, with the amounts of the local limiters and a bucket of its own."""
     policies = load_policies(None)
-    assert {policy.name: policy.limits["tokens"][0][0] for policy in policies} == {
+    assert {policy.name: policy.limits[-1].amount for policy in policies} == {
         "chat": 90_000,
         "completion": 350_000,
         "embedding": 70_000_000,
     }
+    assert all(policy.units == ("requests", "tokens") for policy in policies)
     assert all(policy.split_by == ("model",) for policy in policies)
     assert policies[-1].models == ("*",)
 
@@ -171,7 +175,10 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
         (ONE + f"    max_wait: {'9' * 5000}", "limits.yaml:5: policies[0].max_wait: expected a du"),
         (ONE + "    max_wait: 2020-13-45", "limits.yaml:5: policies[0].max_wait: expected a dura"),
         (ONE + f"    max_wait: {'[' * 3000}", "limits.yaml:5: nested too deeply"),
-        ("a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)), "limits.yaml: nested too deep"),
+        (
+            "a:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 500)),
+            "limits.yaml:51: nested too deeply",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_line_and_field(file: Path, text: str, message: str) -> None:
@@ -209,12 +216,22 @@ def test_the_largest_limit_can_be_served(file: Path) -> None:
     """The bounds themselves are good, with the shortest and the longest of durations."""
     file.write_text(HEAD + "    limits: {tokens: 1000000000000000/1ms burst 3650d, a: 1/3650d}")
     [policy] = load_policies(file)
-    assert policy.limits == {
-        "tokens": ((1e15, 0.001, 315_360_000),),
-        "a": ((1, 315_360_000, None),),
-    }
-    for unit, [limit] in policy.limits.items():
-        assert isfinite(Limit.per(unit, *limit).capacity)
+    assert policy.limits == (
+        Limit.per("tokens", 1e15, 0.001, 315_360_000),
+        Limit.per("a", 1, 315_360_000),
+    )
+    assert all(isfinite(limit.capacity) for limit in policy.limits)
+
+
+def test_a_mapping_takes_over_another(file: Path) -> None:
+    """With <<, in the other's order; its own fields win, and a fault is told where it stands."""
+    shared = "policies:\n  - &a\n    name: a\n    models: [x]\n    limits: {b: 9/day, c: 9/day}\n"
+    file.write_text(shared + "  - <<: *a\n    name: b\n    limits: {d: 9/day}\n")
+    first, second = load_policies(file)
+    assert (first.units, second.units) == (("b", "c"), ("d",))
+    assert (first.models, second.models, second.name) == (("x",), ("x",), "b")
+    faulty = shared.replace("9/day}", "9}") + "  - {<<: *a, name: b}\n"
+    assert [line.split(":")[1] for line in refusal(file, faulty).splitlines()] == ["5", "5"]
 
 
 @pytest.mark.parametrize("field", ["limits: {tokens: *a9}", "models: *a9\n    models: *a9"])
@@ -380,7 +397,7 @@ def test_units_of_an_own_kind_can_be_limited(file: Path) -> None:
     units = ["images", "image_tokens", "characters", "audio_seconds", "usd", "tickets", "cells"]
     file.write_text(HEAD + f"    limits: {{{', '.join(f'{unit}: 9/day' for unit in units)}}}")
     [policy] = load_policies(file)
-    assert [*policy.limits] == units
+    assert [*policy.units] == units
 
 
 @pytest.mark.parametrize(
@@ -417,6 +434,8 @@ def test_units_of_an_own_kind_can_be_limited(file: Path) -> None:
         (ONE + "    [a]: 5", ":5: has a list where the name of a field is expected"),
         (ONE + "    : 5", ":5: has an empty value where the name of a field is expected"),
         (ONE + "    max_wait: \x07", ":5: has the character 0x07, which YAML forbids"),
+        (ONE + "    a: |\n  \n      x", ":7: is indented further than the first line of its text:"),
+        (ONE + "    <<: 5", ":5: has << without a mapping that it takes over"),
     ],
 )  # fmt: skip
 def test_a_message_says_how_to_write_it(file: Path, text: str, end: str) -> None:
@@ -449,3 +468,57 @@ def test_no_message_speaks_python(file: Path, shape: str) -> None:
             for line in refusal(file, text).splitlines():
                 assert not PYTHONS_WORDS.search(line), line
                 assert re.match(r"limits\.yaml:\d+: ", line), line
+
+
+def policy(**fields: object) -> PolicySettings:
+    """A policy for all models, with these fields besides."""
+    return PolicySettings.model_validate({"name": "a", "models": ["*"], **fields})
+
+
+def test_each_limit_has_its_unit_and_its_zero() -> None:
+    """In the limits' order, one for each of several limits of a unit."""
+    given = policy(limits={"tokens": ["9/minute", "9/day"], "a": "9/minute"})
+    assert [limit.unit for limit in given.limits] == ["tokens", "tokens", "a"]
+    assert given.units == ("tokens", "tokens", "a")
+    assert given.zeros == (0, 0, 0)
+
+
+def test_a_providers_remainder_is_for_the_shortest_period_of_a_unit() -> None:
+    """What remains of a day says nothing of what remains of a minute."""
+    given = policy(limits={"tokens": ["9/day", "9/minute"], "a": "9/hour"})
+    assert given.observed == ("", "tokens", "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "longest"),
+    [({}, 86_400, 86_400), ({"max_wait": "5s"}, 5, 86_400), ({"max_wait": "2d"}, 172_800, 172_800)],
+)
+def test_waits_are_bounded(given: dict[str, str], default: int, longest: int) -> None:
+    """By a day, or by the policy's own maximum where that is more."""
+    bounds = policy(limits={"a": "9/day"}, **given)
+    assert (bounds.default_wait, bounds.longest_wait) == (default * SECOND, longest * SECOND)
+
+
+def test_costs_that_no_call_can_have_are_refused() -> None:
+    """Twice the smallest limit of a unit, or what leaks in a day; the parts of tokens as tokens."""
+    given = policy(limits={"tokens": ["1000/day", "10/minute"], "a": "5/day"})
+    parts = {"input_tokens": 2000, "output_tokens": 2000}
+    assert given.most_used == {"tokens": 2000, "a": 10, **parts}
+    given.require_sensible({"tokens": 2000, "a": 10, "of_no_limit": 2**63 - 1})
+    with pytest.raises(InvalidRequest, match=r"^tokens: must be at most 2000, twice its limit"):
+        given.require_sensible({"tokens": 2001})
+    with pytest.raises(InvalidRequest, match=r"^units\.a: must be at most 10, .* not 11"):
+        given.require_sensible({"a": 11})
+
+
+def test_a_policy_says_whether_calls_start_without_the_store() -> None:
+    """They do not, unless that is asked for."""
+    limits = {"a": "9/day"}
+    assert not policy(limits=limits).allows_without_store
+    assert policy(limits=limits, on_store_failure="allow").allows_without_store
+
+
+def test_a_policy_is_frozen() -> None:
+    """Rules are swapped as a whole, never edited."""
+    with pytest.raises(ValidationError, match="frozen"):
+        policy(limits={"a": "9/day"}).name = "b"
