@@ -100,6 +100,14 @@ class GrantRun(NamedTuple):
     others: Mapping[int, Grant | OpenLimitError | None] = {}
     """Those that are answered on their own, whatever the columns say; None: later."""
 
+    def outcome(self, position: int) -> Grant | OpenLimitError | None:
+        """What came of one acquisition."""
+        scope, names, waits, limited_by, others = self
+        if position in others:
+            return others[position]
+        wait, limit = (waits[position], limited_by[position]) if waits else (0, "")
+        return new(Grant, (wait, limit, whole_id(names[position], scope), 0.0, 0.0))
+
 
 Part = tuple[Sequence[int], AcquireRun | SettleRun | InvalidRequest]
 """Numbers on the stream, and what they stand for or what is wrong with each of them."""
