@@ -141,7 +141,7 @@ def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
 def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
     """Numbered settlements, those together that have key, scope and units in common."""
     runs: dict[tuple[str, ...], SettleRun] = {}
-    for number, (reservation_id, key, by_unit) in settlements:
+    for number, (reservation_id, key, by_unit, *_) in settlements:
         own, _, scope = reservation_id.partition("/")
         kind = (key, scope, *by_unit)
         run = runs.get(kind)
