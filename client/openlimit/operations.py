@@ -10,8 +10,7 @@ class Acquire(NamedTuple):
     model: str
     key: str
     costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
-    ``output_tokens``, where these are given."""
+    """By unit; ``requests`` is always among them."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
     request_id: str = ""

@@ -1,7 +1,7 @@
 """Every rule about units: their names, their bounds, and that tokens are input and output."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from openlimit.errors import InvalidRequest
 
@@ -38,8 +38,8 @@ def require_amount(field: str, amount: int) -> None:
         raise InvalidRequest(field, f"must not be negative, not {amount}")
 
 
-def include_parts(costs: dict[str, int]) -> None:
-    """Raise a call's tokens, if it costs any, to its input and output tokens together."""
-    parts = costs.get(INPUT_TOKENS, 0) + costs.get(OUTPUT_TOKENS, 0)
-    if parts > costs.get(TOKENS, 0):
-        costs[TOKENS] = parts
+def include_parts(costs: dict[str, Sequence[int]]) -> None:
+    """Raise the tokens of calls to their input and output tokens together. Costs are columns: by
+    unit, a number for each call; tokens are among them, and one of their parts at least."""
+    parts = [costs[part] for part in (INPUT_TOKENS, OUTPUT_TOKENS) if part in costs]
+    costs[TOKENS] = [*map(max, costs[TOKENS], map(sum, zip(*parts, strict=True)))]

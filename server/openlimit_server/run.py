@@ -21,7 +21,7 @@ from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding
 from openlimit_server.config.policies import load_policies
 from openlimit_server.config.settings import MEMORY, Settings
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
@@ -62,8 +62,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Two servers on one port would silently share its calls, each with buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
-    rules = Policies(policies, store, slots=slots)
-    service = RateLimitServicer(rules)
+    engine = Engine(policies, store, slots=slots)
+    service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
@@ -74,7 +74,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _spare_the_collector()
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
-    watching = asyncio.create_task(_watch(store, rules, health, always=always))
+    watching = asyncio.create_task(_watch(store, engine, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
@@ -114,7 +114,7 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
 
 
 async def _watch(
-    store: AsyncStore, policies: Policies, health: HealthServicer, *, always: bool
+    store: AsyncStore, engine: Engine, health: HealthServicer, *, always: bool
 ) -> None:
     """Keep the service's health what the store's is, whether it decides; or ``always`` good.
 
@@ -123,7 +123,7 @@ async def _watch(
     """
     missed = _MOST_MISSED - 1
     while True:
-        trouble = await probe(store, policies)
+        trouble = await probe(store, engine)
         if trouble and missed + 1 == _MOST_MISSED:
             health.set_serving(always)
             _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))

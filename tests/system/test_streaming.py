@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from openlimit.bucket.bucket import Limit
+from openlimit.bucket.limit import Limit
 from openlimit.stores import protocol as stores
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore

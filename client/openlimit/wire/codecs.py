@@ -105,7 +105,7 @@ def _read_name(
 
 def _write_settle(settlement: Settle, request: messages.SettleRequest) -> None:
     """Fill an empty message in place."""
-    request.reservation_id, request.key, costs = settlement
+    request.reservation_id, request.key, costs, *_ = settlement
     for unit, cost in costs.items():
         if unit == TOKENS:
             request.tokens = cost

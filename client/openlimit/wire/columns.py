@@ -105,6 +105,14 @@ class GrantRun(NamedTuple):
     others: Mapping[int, Grant | OpenLimitError | None] = {}
     """Those that are answered on their own, whatever the columns say; None: later."""
 
+    def outcome(self, position: int) -> Grant | OpenLimitError | None:
+        """What came of one acquisition."""
+        scope, names, waits, limited_by, others = self
+        if position in others:
+            return others[position]
+        wait, limit = (waits[position], limited_by[position]) if waits else (0, "")
+        return new(Grant, (wait, limit, whole_id(names[position], scope), 0.0, 0.0))
+
 
 Part = tuple[Sequence[int], AcquireRun | SettleRun | InvalidRequest]
 """Numbers on the stream, and what they stand for or what is wrong with each of them."""
@@ -138,7 +146,7 @@ def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
 def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
     """Numbered settlements, those together that have key, scope and units in common."""
     runs: dict[tuple[str, ...], SettleRun] = {}
-    for number, (reservation_id, key, by_unit) in settlements:
+    for number, (reservation_id, key, by_unit, *_) in settlements:
         own, _, scope = reservation_id.partition("/")
         kind = (key, scope, *by_unit)
         run = runs.get(kind)

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Acquire, Grant, new
-from openlimit.units import TOKENS, include_parts, require_amount, require_units
+from openlimit.units import TOKENS, require_amount, require_units
 from openlimit.v1 import rate_limit_pb2 as messages
 
 MAX_NAME = 256
@@ -51,7 +51,6 @@ def read_acquire(request: messages.AcquireRequest) -> Acquire:
     costs = {"requests": 1, TOKENS: tokens}
     if request.units:
         costs |= read_units(request.units)
-        include_parts(costs)
     return new(Acquire, (model, key, costs, read_max_wait(request), read_request_id(request)))
 
 

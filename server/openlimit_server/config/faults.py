@@ -1,4 +1,4 @@
-"""What is wrong with settings, as an operator reads it: where, what was expected and what came."""
+"""What is wrong with the settings, for operators: where, what was expected and what came."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,7 +12,7 @@ from openlimit_server.config.notation import shown
 
 Location = tuple[int | str, ...]
 
-# By field; with [] for what its list has.
+# By field; with [] for an entry of its list.
 _EXPECTED = {
     "policies": "a list of policies, each of which begins with - name:",
     "policies[]": "a policy with its fields name, models and limits",
@@ -42,7 +42,7 @@ def of_file(
     document: Any,
     fields: Mapping[int, Collection[str]],
 ) -> ConfigurationError:
-    """A line for each fault of a document, whose fields are given by how deep they lie."""
+    """A line for each fault of a document. ``fields`` are the known ones at each depth."""
 
     def words(fault: ErrorDetails) -> str:
         if fault["type"] == "extra_forbidden":
@@ -55,7 +55,7 @@ def of_file(
 def of_options(
     command: str, faults: Collection[ErrorDetails], arguments: Iterable[str]
 ) -> ConfigurationError:
-    """A line for each fault of options that came from arguments, or else from the environment."""
+    """A line for each fault of options from the arguments, or else from the environment."""
     given = {argument.partition("=")[0] for argument in arguments}
 
     def source(loc: Location) -> str:
@@ -66,7 +66,7 @@ def of_options(
 
 
 def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
-    """What is wrong with arguments that could not even be told apart, by what argparse said."""
+    """The fault of arguments that argparse could not take apart, from its message."""
     for pattern, words in _ARGPARSE:
         if match := re.search(pattern, said):
             name = match[1].removeprefix("--")
@@ -78,7 +78,7 @@ def of_arguments(command: str, said: str, options: Iterable[str]) -> Configurati
 
 
 def _place(path: str, loc: Location, document: Any) -> str:
-    """``path:line: field``, with the line of the innermost part that the document has."""
+    """``path:line: field``; the line is that of the innermost part which the document has."""
     line, field = "", ""
     for part in loc:
         if part == "[key]":
@@ -104,7 +104,7 @@ def _lines(
         "\n".join(
             f"{source(fault['loc'])}: {words(fault)}"
             for fault in faults
-            # A list with a faulty entry is said to lack it as well.
+            # pydantic also reports a list as too short when an entry of it is wrong.
             if not any(is_within(other["loc"], fault["loc"]) for other in faults)
         )
     )
@@ -134,7 +134,7 @@ def _wrong(fault: ErrorDetails) -> str:
 
 
 def _unknown(name: str, depth: int, fields: Mapping[int, Collection[str]]) -> str:
-    """What may have been meant by a field that lies so deep."""
+    """For an unknown field at this depth, what may have been meant."""
     if name in fields.get(3, ()):
         return "is a field of a policy: indent it below policies:, where each begins with - name:"
     if closest := spelling.closest(name.replace("-", "_"), fields[depth]):

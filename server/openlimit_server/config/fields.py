@@ -1,4 +1,4 @@
-"""How the fields of settings are read, and between which bounds."""
+"""The types of the settings' fields: how each is read, and its bounds."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ Limit = tuple[float, float, float | None]
 
 
 def unit(name: str) -> str:
-    """The name itself; raises ValueError for one that calls do not cost, or cannot."""
+    """The name itself; raises ValueError for a typo of a known unit, and for an invalid name."""
     nearest = spelling.nearest_unit(name)
     if nearest and nearest != name:
         raise ValueError(
@@ -47,7 +47,7 @@ def _renewable(lease: float) -> float:
 
 
 def _matching(pattern: str) -> str:
-    """Refuse what would silently cover no model."""
+    """Refuse a pattern that can match no model."""
     if pattern != pattern.strip():
         raise ValueError(
             f"has spaces around it, which no model has, so it would cover none; write "
@@ -77,7 +77,7 @@ Limits = Annotated[
     tuple[Annotated[Limit, BeforeValidator(notation.limit)], ...],
     WrapValidator(_one_or_several),
 ]
-"""One or several of one unit."""
+"""The limits of one unit: one, or a list."""
 Duration = Annotated[float, BeforeValidator(notation.duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]

@@ -1,7 +1,7 @@
-"""YAML to texts, lists and mappings that know their lines; what is wrong with it in plain words.
+"""Reads YAML into texts, lists and mappings that know their lines; faults are in plain words.
 
-Values stay texts as they were written: which of them are numbers or durations, the fields know.
-So 010 is no octal number, 2024-01-01 no date, and a model may be called 4.10 or on.
+All values stay texts, and the fields decide which are numbers or durations. So 010 is no octal
+number, 2024-01-01 is no date, and a model may be called 4.10 or on.
 """
 
 import re
@@ -18,7 +18,7 @@ _MAX_NESTING = 50  # far more than any field has
 _TAG = "tag:yaml.org,2002:"
 _EMPTY = ("", "~", "null")
 
-# What ruamel calls a problem, and what it means to somebody who wrote the file.
+# What ruamel calls a problem, and what it means to the author of the file.
 _PLAIN = [
     (r"found character '\\t'", "has a tab: indent with spaces"),
     (r"found character '(.)'", "has a value that begins with {0}: put it in quotes"),
@@ -38,7 +38,7 @@ _PLAIN = [
 
 
 class NotYAML(Exception):
-    """The data are no YAML that can be used; the message is the line, from 1, and why."""
+    """The data are not YAML that can be used. The message is the line (from 1) and the reason."""
 
 
 class _Mapping(dict[str, Any]):
@@ -73,7 +73,7 @@ def parse(data: bytes) -> Any:
 
 
 class _Reader:
-    """Builds a document from the parser's events in one pass."""
+    """Builds the document from the parser's events, in one pass."""
 
     def __init__(self, read: Iterator[Any]) -> None:
         self._events = read
@@ -111,7 +111,7 @@ class _Reader:
         return value
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
-        """What lies in a list, or the keys and values of a mapping in turn, with their events."""
+        """Each entry of a list, or each key and then its value, with the event that began it."""
         while not isinstance(event := next(self._events), events.CollectionEndEvent):
             yield event, self._value(event, depth)
 

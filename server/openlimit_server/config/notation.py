@@ -1,7 +1,7 @@
-"""How limits, durations, numbers and addresses are written, and how a message shows what was.
+"""How limits, durations, numbers and addresses are written, and how messages show a value.
 
-Each function takes what came, whatever it is, and raises ValueError with what was expected, what
-came instead, and how it is written right where that can be guessed.
+Each function takes any value. It raises ValueError with what was expected, what came instead, and
+the right spelling if that can be guessed.
 """
 
 import re
@@ -56,7 +56,7 @@ def limit(text: object) -> tuple[float, float, float | None]:
 
 
 def whole_number(text: object, least: int, most: int) -> int:
-    """From digits, without a zero in front, which would be octal to some; or from an int."""
+    """From an int, or from digits. A leading zero is refused: some would read it as octal."""
 
     def number(text: object) -> int | None:
         if isinstance(text, str) and len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text):
@@ -69,7 +69,7 @@ def whole_number(text: object, least: int, most: int) -> int:
 
 
 def address(text: str) -> str:
-    """An address to listen on, as it is: to gRPC, which is lenient, a typo is another address."""
+    """The address itself. gRPC is lenient: it would take a typo for another address."""
     expected = (
         "an address such as 0.0.0.0:50051, [::1]:50051 or unix:/run/openlimit.sock, with a port "
         "from 0 to 65535"
@@ -78,9 +78,9 @@ def address(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: shortened, and without what a list or a mapping holds.
+    """A value as messages show it: shortened, and without the contents of a list or mapping.
 
-    Anchors let a few lines of YAML hold more than any message could.
+    With anchors, a few lines of YAML can hold more than any message could show.
     """
     if value is None:
         return "an empty value"
@@ -95,7 +95,7 @@ def _read(
     expected: str,
     spell: Callable[[str], str | None],
 ) -> _Value:
-    """What a text means; a refusal if that is None, with the right spelling if there is one."""
+    """The meaning of a text. If it is None, the refusal has the right spelling if that is known."""
     value = meaning(text)
     if value is not None:
         return value

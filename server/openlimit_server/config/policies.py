@@ -1,4 +1,4 @@
-"""The policies: what the YAML file of them may say, validated once into frozen values."""
+"""Policies: the schema of one, the YAML file of them, and what is served without a file."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -41,36 +41,35 @@ _LimitsByUnit = Annotated[
 
 
 class PolicySettings(BaseModel):
-    """One rule: which models it covers, their limits, how these are split into buckets.
+    """One policy: the models it covers, their limits, and how calls are split into buckets.
 
-    What can be worked out from the fields alone is worked out once, when first asked for.
+    A frozen value, which the engine uses as it is. The properties are computed once each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: fields.Name
     models: tuple[fields.Model, ...] = Field(min_length=1)
-    """Names, and patterns in which * and ? are wild; the first policy that matches decides. ""
-    is for calls without a model, which no pattern covers."""
+    """Names, and patterns in which * and ? are wild. The first policy that covers a model decides.
+    The name "" covers calls without a model; no pattern does."""
     limits: Annotated[tuple[Limit, ...], GetPydanticSchema(lambda _, read: read(_LimitsByUnit))]
-    """One or several of each unit; in the file, a mapping of units to limits."""
+    """One or several for each unit. In the file: a mapping of units to their limits."""
     split_by: tuple[fields.Split, ...] = ()
-    """What has a bucket of its own; with nothing, all calls share one."""
+    """Each value of these has its own bucket; if empty, all calls share one."""
     max_wait: fields.Duration | None = None
-    """Seconds a caller waits at most that does not say so itself; None: as long as it takes."""
+    """Seconds that a call waits at most if it gives no maximum; None: a day."""
     concurrent: fields.Concurrent | None = None
-    """Calls of a bucket that may run at the same time; None: any number."""
+    """Calls of one bucket that may run at the same time; None: any number."""
     lease: fields.Lease = 30.0
-    """Seconds for which a call may run without a sign of life before its slot is another's."""
+    """Seconds without a sign of life after which a call loses its slot."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
-    """Whether calls are refused as UNAVAILABLE or start unlimited while the store is away."""
+    """While the store is away, calls are refused as UNAVAILABLE, or start without limits."""
     reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
-    """What is reserved for a call's output: all that it may write, or what calls of its model write
-    as a rule."""
+    """What a call reserves for its output: its maximum, or what calls of its model mostly write."""
     default_output: fields.Output = 1000
-    """Tokens reserved for the output of a call that gives no maximum, until more is learned."""
+    """Tokens that a call without a maximum reserves for its output, until something is learned."""
     max_pause: fields.Duration = 3600.0
-    """Seconds: a provider that says to try again later than that is believed no longer."""
+    """Seconds: the longest pause that a provider's Retry-After can cause."""
 
     @cached_property
     def units(self) -> tuple[str, ...]:
@@ -79,14 +78,14 @@ class PolicySettings(BaseModel):
 
     @cached_property
     def zeros(self) -> tuple[int, ...]:
-        """A zero for each limit: what a call costs that names none of their units."""
+        """A zero for each limit: the cost of a call that names none of the units."""
         return (0,) * len(self.limits)
 
     @cached_property
     def observed(self) -> tuple[str, ...]:
-        """For each limit the unit whose remainder at the provider it follows, or "" for none.
+        """For each limit: its unit if what a provider says remains is meant for it, else "".
 
-        Providers report what remains of a unit's shortest period.
+        Providers speak of a unit's shortest period.
         """
         shortest: dict[str, float] = {}
         for limit in self.limits:
@@ -97,7 +96,7 @@ class PolicySettings(BaseModel):
 
     @cached_property
     def default_wait(self) -> float:
-        """Microseconds that a call waits at most that gives no maximum."""
+        """Microseconds that a call waits at most if it gives no maximum."""
         return LONGEST_HOLD if self.max_wait is None else self.max_wait * SECOND
 
     @cached_property
@@ -112,8 +111,8 @@ class PolicySettings(BaseModel):
 
     @cached_property
     def most_used(self) -> Mapping[str, int]:
-        """By unit, the most that one call can have cost: twice the amount of its limit, or what
-        leaks in a day, whichever is more."""
+        """By unit, the most that one call can have cost: twice the limit's amount, or what leaks in
+        a day if that is more. The smallest bound of a unit's limits counts."""
         most: dict[str, int] = {}
         for limit in self.limits:
             bound = int(max(2 * limit.amount, limit.rate * LONGEST_HOLD))
@@ -124,7 +123,7 @@ class PolicySettings(BaseModel):
         return most
 
     def require_sensible(self, used: Mapping[str, int]) -> None:
-        """Raise InvalidRequest if no call can have cost so much of a unit."""
+        """Raise InvalidRequest for an amount that is more than ``most_used`` of its unit."""
         for unit, amount in used.items():
             most = self.most_used.get(unit, amount)
             if amount > most:
@@ -180,7 +179,7 @@ DEFAULT_POLICIES = (
     _default("completion", _COMPLETION, "350000/minute"),
     _default("chat", ["*"], "90000/minute"),
 )
-"""What is served without a configuration: the limits of the local limiters, for each model."""
+"""Served without a file: the limits of the local limiters, for each model on its own."""
 
 
 class _File(BaseModel):
@@ -190,7 +189,10 @@ class _File(BaseModel):
 
 
 def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
-    """The policies of a file, or the default ones; raises ConfigurationError. Blocks to read."""
+    """The policies of a file; the default ones for None.
+
+    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
+    """
     if path is None:
         return DEFAULT_POLICIES
     try:

@@ -15,7 +15,7 @@ _COMMAND = "openlimit-server"
 
 
 def _store(url: object) -> object:
-    """The URL, if buckets can live there. A message repeats nothing that a password could be in."""
+    """The URL itself if it is one of a store. Messages never repeat it: it may hold a password."""
     if url == MEMORY:
         return url
     try:

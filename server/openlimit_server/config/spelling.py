@@ -1,7 +1,7 @@
-"""The nearest right spelling of what was mistyped, or is written as another tool wants it.
+"""The nearest right spelling of a text that was mistyped or is written for another tool.
 
-Pure guesses, for messages alone: what is asked for a spelling is wrong already, and who shows a
-guess makes sure that it can be read.
+These are guesses, for messages only. The text is known to be wrong; check a guess before you show
+it.
 """
 
 import re
@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, ip_address
 from math import isfinite
 
 UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
-"""What every call may cost without saying so; any further unit is one that callers name."""
+"""Units that calls cost without naming them; callers name all others."""
 _OTHER_WORDS = {
     "requests": ("req", "reqs", "call", "calls", "rps", "rpm", "rph", "rpd", "request"),
     "tokens": ("tok", "toks", "total_tokens", "tps", "tpm", "tph", "tpd", "token"),
@@ -50,15 +50,15 @@ _SHORTEST_TO_CORRECT = 6  # letters: shorter words are one edit from too many ot
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The one of the known words that a word looks like, if any does."""
+    """The known word that looks most like this one, if any does."""
     return next(iter(get_close_matches(word.lower(), known, 1)), None)
 
 
 def nearest_unit(name: str) -> str | None:
-    """The unit that a name is a slip for, itself if it is one; None for a unit of its own kind.
+    """The known unit that a name means, possibly misspelt; None for a unit of its own kind.
 
-    A slip is a single edit, upper case, a hyphen, or another tool's word such as ``rpm``: a unit
-    such as ``image_tokens`` must stay possible.
+    One edit, upper case, a hyphen, or another tool's word such as ``rpm`` counts as misspelt. More
+    does not, since units such as ``image_tokens`` must stay possible.
     """
     name = name.lower().replace("-", "_")
     if match := _PER_PERIOD.fullmatch(name):
@@ -95,7 +95,7 @@ def number(text: str) -> str | None:
 
 
 def duration(text: str) -> str | None:
-    """One number and its unit for a text such as 5 minutes, 1h30m or 5, which are seconds."""
+    """One number and its unit for a text such as 5 minutes, 1h30m or 5 (seconds)."""
     text = _tidy(text)
     parts = _DURATION.findall(text)
     if not parts or _DURATION.sub("", text):
@@ -164,10 +164,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _tidy(text: str) -> str:
-    """Lower case, a space at most between words: the patterns take long for more."""
+    """Lower case, with single spaces: the patterns are slow on long runs of them."""
     return " ".join(text.lower().split())
 
 
 def _plain(amount: str) -> str:
-    """Without what parts its thousands."""
+    """Without separators of thousands."""
     return re.sub(r"(?<=\d)[,_ ](?=\d{3}(?!\d))", "", amount.strip())
