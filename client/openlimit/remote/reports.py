@@ -91,14 +91,14 @@ class Reports:
                 elif not -_TOGETHER < at - since < _TOGETHER:
                     break
                 self._unsent.popleft()
-                if type(report) is SettleRun:
+                if isinstance(report, SettleRun):
                     count += len(report.ids)
                     write_settle_run(report, request.settlements.add())
                     stream.settlements.append((at, report))
                     continue
                 count += 1
                 new.append((number, report))
-                if type(report) is not Settle:
+                if not isinstance(report, Settle):
                     alone[number] = at, report
             if new:
                 errors, _, runs = write_operations(new, request, iter(()))
