@@ -46,7 +46,7 @@ class BareStream:
             numbers, self._unsent = self._unsent, []
             request = AcquireStreamRequest()
             for number in numbers:
-                question = request.questions.add()
+                question = request.operations.add()
                 question.id = number
                 question.acquire.model = MODEL
                 question.acquire.tokens = 500
@@ -56,7 +56,7 @@ class BareStream:
     async def _read(self) -> None:
         try:
             async for response in self._call:
-                for answer in response.answers:
+                for answer in response.outcomes:
                     self._waiting.pop(answer.id).set_result(None)
         finally:
             for answered in self._waiting.values():

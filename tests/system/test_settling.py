@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 
+from openlimit.operations import Grant
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
@@ -19,11 +20,12 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     CancelRequest,
     ObserveRequest,
+    Operation,
     PenalizeRequest,
-    Question,
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire.messages import read_outcomes
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import serving
 from tests.system.test_serving import refused, seconds
@@ -134,8 +136,8 @@ def test_what_no_call_can_have_cost_is_refused(servers: Servers) -> None:
         SettleRequest(reservation_id=granted.reservation_id, **fields) for _, fields in absurd
     ]
     talk = Talk(servers.second)
-    talk.send(*(Question(id=i, settle=each) for i, each in enumerate(requests)))
-    answers = talk.answers(len(requests))
+    talk.send(*(Operation(id=i, settle=each) for i, each in enumerate(requests)))
+    answers = talk.outcomes(len(requests))
     for i, (field, _) in enumerate(absurd):
         _, details = refused(servers.first.Settle, requests[i])
         [violation] = details["BadRequest"].field_violations
@@ -232,9 +234,11 @@ def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
         assert (violation.field, "cancelled" in violation.description) == ("request_id", True)
         requests = iter([AcquireStreamRequest(runs=[run])])
         [response] = stub.AcquireStream(requests, timeout=5)
-        assert [answer.id for answer in response.answers] == [1]
-        assert "cancelled" in response.answers[0].error.message
-        assert [*response.grants[0].ids] == [2]
+        first, *others = response.outcomes
+        assert first.id == 1
+        assert "cancelled" in first.error.message
+        repeated = [each.id for each in others if each.HasField("granted")]
+        assert [*repeated, *(id for run in response.grants for id in run.ids)] == [2]
     assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 1
 
 
@@ -280,16 +284,9 @@ def test_a_request_repeated_at_once_everywhere_is_charged_once(servers: Servers)
 def run_granted(stub: RateLimitServiceStub, run: AcquireRun) -> dict[int, tuple[str, int]]:
     """The reservation and the wait, in microseconds, of each id of a run."""
     [response] = stub.AcquireStream(iter([AcquireStreamRequest(runs=[run])]), timeout=5)
-    return {
-        number: (name, wait)
-        for grants in response.grants
-        for number, name, wait in zip(
-            grants.ids,
-            grants.reservation_ids,
-            grants.wait_micros or [0] * len(grants.ids),
-            strict=True,
-        )
-    }
+    granted = read_outcomes(response, "")
+    assert all(isinstance(grant, Grant) for _, grant in granted)
+    return {id: (grant.reservation_id, int(grant.wait)) for id, grant in granted}  # type: ignore[union-attr]  # as asserted
 
 
 def test_a_run_repeated_elsewhere_is_charged_once(servers: Servers) -> None:
@@ -321,20 +318,20 @@ def test_everything_goes_over_the_stream(servers: Servers) -> None:
     ask = AcquireRequest(model="each-stream", key="k", tokens=100, request_id="r")
     talk = Talk(servers.second)
     talk.send(
-        Question(id=1, acquire=ask),
-        Question(id=2, settle=foreign),
-        Question(id=3, settle=settlement),
-        Question(id=4, settle=settlement),
-        Question(id=5, penalize=pause),
-        Question(id=6, observe=ObserveRequest(model="each-stream", key="k")),
-        Question(id=7, acquire=ask),
-        Question(id=8, observe=ObserveRequest(model="nobody")),
-        Question(id=9, penalize=PenalizeRequest(model="each-stream")),
-        Question(id=10, settle=SettleRequest(reservation_id="x", key="k" * 300)),
+        Operation(id=1, acquire=ask),
+        Operation(id=2, settle=foreign),
+        Operation(id=3, settle=settlement),
+        Operation(id=4, settle=settlement),
+        Operation(id=5, penalize=pause),
+        Operation(id=6, observe=ObserveRequest(model="each-stream", key="k")),
+        Operation(id=7, acquire=ask),
+        Operation(id=8, observe=ObserveRequest(model="nobody")),
+        Operation(id=9, penalize=PenalizeRequest(model="each-stream")),
+        Operation(id=10, settle=SettleRequest(reservation_id="x", key="k" * 300)),
     )
-    answers = talk.answers(10)
+    answers = talk.outcomes(10)
     assert answers[1].granted.reservation_id == answers[7].granted.reservation_id
-    assert [answers[i].WhichOneof("answer") for i in (3, 4, 5, 6)] == [
+    assert [answers[i].WhichOneof("outcome") for i in (3, 4, 5, 6)] == [
         *("settled", "settled", "penalized", "observed")
     ]
     assert [answers[i].settled.settled for i in (3, 4)] == [True, False]
