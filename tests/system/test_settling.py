@@ -18,11 +18,13 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireResponse,
     AcquireRun,
     AcquireStreamRequest,
+    AcquireStreamResponse,
     CancelRequest,
     ObserveRequest,
     Operation,
     PenalizeRequest,
     SettleRequest,
+    SettleRun,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.messages import read_outcomes
@@ -238,7 +240,7 @@ def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
         assert first.id == 1
         assert "cancelled" in first.error.message
         repeated = [each.id for each in others if each.HasField("granted")]
-        assert [*repeated, *(id for run in response.grants for id in run.ids)] == [2]
+        assert [*repeated, *(each for run in response.grants for each in run.ids)] == [2]
     assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 1
 
 
@@ -285,8 +287,11 @@ def run_granted(stub: RateLimitServiceStub, run: AcquireRun) -> dict[int, tuple[
     """The reservation and the wait, in microseconds, of each id of a run."""
     [response] = stub.AcquireStream(iter([AcquireStreamRequest(runs=[run])]), timeout=5)
     granted = read_outcomes(response, "")
-    assert all(isinstance(grant, Grant) for _, grant in granted)
-    return {id: (grant.reservation_id, int(grant.wait)) for id, grant in granted}  # type: ignore[union-attr]  # as asserted
+    return {
+        number: (grant.reservation_id, int(grant.wait))
+        for number, grant in granted
+        if isinstance(grant, Grant)
+    }
 
 
 def test_a_run_repeated_elsewhere_is_charged_once(servers: Servers) -> None:
@@ -307,6 +312,87 @@ def test_a_run_repeated_elsewhere_is_charged_once(servers: Servers) -> None:
     assert alone.reservation_id == first[0][0]
     # Six of 40 less the burst of 100: nothing was charged twice.
     assert 1.2 < seconds(acquire(servers.second, model, 0, units={"images": 600}).wait) <= 1.4
+
+
+def settle_run(names: list[str], costs: list[int], **fields: Any) -> SettleRun:
+    """Settlements in tokens, of ids of one scope."""
+    [scope] = {name.partition("/")[2] for name in names}
+    owns = [name.partition("/")[0] for name in names]
+    run = SettleRun(scope=scope, units=["tokens"], ids=range(100, 100 + len(names)), **fields)
+    run.reservation_ids.extend(owns)
+    run.costs.extend(costs)
+    return run
+
+
+def stream(stub: RateLimitServiceStub, *requests: AcquireStreamRequest) -> AcquireStreamResponse:
+    """All that is answered to these messages."""
+    answered = AcquireStreamResponse()
+    for response in stub.AcquireStream(iter(requests), timeout=5):
+        answered.MergeFrom(response)
+    return answered
+
+
+def test_a_run_settles_before_the_acquisitions_of_its_message(servers: Servers) -> None:
+    """On whichever server, each once; it is acknowledged, and answered only where it fails."""
+    model, units = "shared-runs", ["requests", "tokens"]
+    run = AcquireRun(model=model, units=units, ids=range(4), costs=[1, 25] * 4)
+    granted = run_granted(servers.first, run)
+    names = [name for name, wait in granted.values() if not wait]
+    assert len(names) == 4
+    settling = settle_run(names, [0, 0, 25, 0])
+    answered = stream(
+        servers.second, AcquireStreamRequest(runs=[run], settlements=[settling, settling])
+    )
+    assert answered.settled_runs == 2
+    assert not answered.outcomes
+    [again] = answered.grants
+    assert [*again.ids] == [0, 1, 2, 3]
+    # 25 were in, and of 100 more there is room for 75.
+    waits = [wait / 1e6 for wait in again.wait_micros]
+    assert waits[:3] == [0, 0, 0]
+    assert 0 < waits[3] <= 0.25
+    answered = stream(servers.first, AcquireStreamRequest(settlements=[settling]))
+    assert (answered.settled_runs, len(answered.outcomes)) == (1, 0)
+
+
+def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) -> None:
+    """It is answered by its error, and all others are settled; so is a run of whole ids, which may
+    be of any models."""
+    model, units = "shared-failing", ["requests", "tokens"]
+    acquire(servers.first, model, 40)
+    run = AcquireRun(model=model, units=units, ids=range(5), costs=[1, 20] * 5)
+    granted = run_granted(servers.second, run)
+    names = [name for name, _ in granted.values()]
+    assert [wait > 0 for _, wait in granted.values()] == [False, False, False, True, True]
+    forged = "0" * 16 + names[1][16:]
+    garbage = "x/" + names[0].partition("/")[2]
+    failing = settle_run([names[0], forged, names[4], names[2], garbage], [0, 0, 0, 10**15, 0])
+    whole = SettleRun(ids=range(200, 205), units=["tokens"], costs=[0] * 5)
+    other = acquire(servers.first, "one", 10).reservation_id
+    whole.reservation_ids.extend([names[1], "x", forged, other, "x/y"])
+    others = [
+        SettleRun(key="another", scope=failing.scope, ids=[300], reservation_ids=["x"]),
+        SettleRun(scope=failing.scope.replace("shared", "gone"), ids=[301]),
+        SettleRun(scope="no scope", ids=[302], reservation_ids=["x"]),
+        SettleRun(),
+    ]
+    others[1].reservation_ids.extend(failing.reservation_ids[:1])
+    answered = stream(
+        servers.first, AcquireStreamRequest(settlements=[failing, whole, *others])
+    )
+    assert answered.settled_runs == 6
+    errors = {each.id: each.error for each in answered.outcomes}
+    assert len(errors) == len(answered.outcomes)
+    unknown = {number for number, error in errors.items() if error.code == Code.Value("NOT_FOUND")}
+    assert unknown == {101, 202, 301}
+    assert errors[101].message == errors[202].message
+    assert errors.keys() - unknown == {102, 103, 104, 201, 204, 300, 302}
+    assert "has not started" in errors[102].message
+    for name in names[:2]:
+        request = SettleRequest(reservation_id=name, tokens=5)
+        assert not servers.second.Settle(request, timeout=5).settled
+    assert not servers.second.Settle(SettleRequest(reservation_id=other, tokens=1)).settled
+    assert servers.second.Settle(SettleRequest(reservation_id=names[2], tokens=1)).settled
 
 
 def test_everything_goes_over_the_stream(servers: Servers) -> None:
