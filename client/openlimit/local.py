@@ -7,18 +7,10 @@ from math import inf
 from openlimit.bucket.limit import SECOND, Limit, pause_of
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.limiter import RateLimiter
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle, new
+from openlimit.stores import protocol
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import (
-    Acquire,
-    Answer,
-    Cancel,
-    Grants,
-    Observe,
-    Penalize,
-    Settle,
-    Store,
-)
+from openlimit.stores.protocol import Answer, Grants, Store
 
 
 class LocalLimiter(RateLimiter):
@@ -63,51 +55,50 @@ class LocalLimiter(RateLimiter):
         """Tokens a minute."""
         return self._limits[1].amount
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        operation = self._acquire(costs, max_wait)
+    def acquire(self, call: Acquire) -> Grant:
+        operation = self._operation(call)
         [answer] = self._store.decide([operation])
-        return _grant(answer, operation.lot)
+        return _grant(answer, operation)
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        operation = self._acquire(costs, max_wait)
+    async def aacquire(self, call: Acquire) -> Grant:
+        operation = self._operation(call)
         [answer] = await self._store.adecide([operation])
-        return _grant(answer, operation.lot)
+        return _grant(answer, operation)
 
-    def cancel(self, decision: Grant) -> None:
-        self._store.tell(Cancel(self._bucket, self._limits, decision.reservation_id, 0, None))
-
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        costs = self._costs(reserved)
-        actual = [*map(used.get, self._units, costs)]
-        lot = decision.reservation_id
-        self._store.tell(Settle(self._bucket, self._limits, lot, (0,), None, (costs,), (actual,)))
-
-    def release(self, decision: Grant) -> None:
-        """Nothing to do: concurrency is not limited here."""
-
-    def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Penalize(self._bucket, self._limits, pause_of(retry_after)))
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        left = [remaining.get(unit, inf) for unit in self._units]
-        self._store.tell(Observe(self._bucket, self._limits, left))
+    def tell(self, operation: Report) -> None:
+        bucket, limits = self._bucket, self._limits
+        match operation:
+            case Settle(reservation_id, _, used):
+                lot, *reserved = reservation_id.split(".")
+                costs = [*map(int, reserved)]
+                actual = [*map(used.get, self._units, costs)]
+                self._store.tell(
+                    protocol.Settle(bucket, limits, lot, (0,), None, (costs,), (actual,))
+                )
+            case Cancel(reservation_id):
+                lot = reservation_id.partition(".")[0]
+                self._store.tell(protocol.Cancel(bucket, limits, lot, 0, None))
+            case Penalize(_, _, retry_after):
+                self._store.tell(protocol.Penalize(bucket, limits, pause_of(retry_after)))
+            case Observe(_, _, remaining):
+                left = [remaining.get(unit, inf) for unit in self._units]
+                self._store.tell(protocol.Observe(bucket, limits, left))
 
     def close(self) -> None:
         self._store.close()
 
-    def _acquire(self, costs: Mapping[str, int], max_wait: float | None) -> Acquire:
-        longest = inf if max_wait is None else max_wait * SECOND
+    def _operation(self, call: Acquire) -> protocol.Acquire:
+        longest = inf if call.max_wait is None else call.max_wait * SECOND
         # A lot of its own: a forked child has others.
         lot = secrets.token_hex(8)
-        return Acquire(self._bucket, self._limits, (self._costs(costs),), longest, lot, 0)
+        costs = self._costs(call.costs)
+        return protocol.Acquire(self._bucket, self._limits, (costs,), longest, lot, 0)
 
     def _costs(self, costs: Mapping[str, int]) -> list[int]:
         return [costs[unit] for unit in self._units]
 
 
-def _grant(answer: Answer, lot: str) -> Grant:
+def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
     """What was granted; raises what was answered instead."""
     if isinstance(answer, LimiterUnavailable):
         raise answer
@@ -118,7 +109,9 @@ def _grant(answer: Answer, lot: str) -> Grant:
         assert isinstance(refusal, Exception)
         raise refusal
     wait, by = (waits[0], limited_by[0]) if waits else (0, "")
-    return Grant(wait, by, lot, start=now + wait)
+    # Its id carries what it reserved, as those of servers do.
+    reservation_id = ".".join((operation.lot, *map(str, operation.costs[0])))
+    return new(Grant, (wait, by, reservation_id, 0.0, now + wait))
 
 
 class ChatRateLimiter(LocalLimiter):

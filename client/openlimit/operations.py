@@ -61,11 +61,13 @@ class Observe(NamedTuple):
 
     model: str
     key: str
-    remaining: Mapping[str, int]
-    """By unit."""
+    remaining: Mapping[str, float]
+    """By unit; a server is told whole numbers."""
 
 
-Operation = Acquire | Cancel | Settle | Release | Renew | Penalize | Observe
+Report = Cancel | Settle | Release | Renew | Penalize | Observe
+"""What nobody waits for."""
+Operation = Acquire | Report
 
 
 class Grant(NamedTuple):

@@ -14,13 +14,14 @@ from openlimit import background
 from openlimit.background import in_background
 from openlimit.bucket.slots import Departure, MemorySlots, Place
 from openlimit.remote.leases import Leases
-from openlimit.remote.waiting import LoopMailbox, Slot
+from openlimit.remote.waiting import Future, LoopWaiters
 from openlimit_server import workers
 from openlimit_server.config.settings import Settings
 from openlimit_server.engine import departures
 from openlimit_server.engine.departures import Departures
 from openlimit_server.engine.turns import Turns
 from tests.support.asking import eventually
+from tests.support.calls import a_call
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +83,17 @@ async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) 
     """There is another one: nobody waits for ever."""
     looks = 0
 
-    def overdue(_: LoopMailbox, __: int) -> tuple[list[Slot], bool]:
+    def overdue(_: LoopWaiters, __: int) -> tuple[list[Future], bool]:
         nonlocal looks
         looks += 1
         if looks < 3:
             raise TypeError("a fault")
-        return [slot], False
+        return [future], False
 
-    mailbox = LoopMailbox(0.01, True, TimeoutError, overdue, lambda *_: None)
-    slot = mailbox.expect()
+    waiters = LoopWaiters(0.01, True, TimeoutError, overdue, lambda *_: None)
+    future = waiters.expect()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slot, 5)
+        await asyncio.wait_for(future, 5)
     assert looks == 3
     assert len(faults(caplog)) == 1
 
@@ -103,10 +104,11 @@ async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFix
     def unclaimed(*_: object) -> None:
         raise TypeError("a fault")
 
-    mailbox = LoopMailbox(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
-    gone, waits_on = mailbox.expect(), mailbox.expect()
+    waiters = LoopWaiters(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
+    gone, waits_on = waiters.expect(), waiters.expect()
     gone.cancel()
-    mailbox.deliver([(gone, True, None), (waits_on, True, None)])
+    call = a_call("m", {})
+    waiters.deliver([(gone, True, call), (waits_on, True, call)])
     assert await asyncio.wait_for(waits_on, 5) is True
     assert len(faults(caplog)) == 1
 

@@ -146,7 +146,7 @@ def _write_observe(observation: Observe, request: messages.ObserveRequest) -> No
     """Fill an empty message in place."""
     request.model, request.key, remaining = observation
     for unit, amount in remaining.items():
-        request.remaining[unit] = amount
+        request.remaining[unit] = int(amount)
 
 
 def _read_observe(request: messages.ObserveRequest) -> Observe:

@@ -86,6 +86,11 @@ class SettleRun(NamedTuple):
         """The whole id of one."""
         return whole_id(self.reservation_ids[position], self.scope)
 
+    def settlement(self, position: int) -> Settle:
+        """One by itself."""
+        by_unit = dict(zip(self.units, self.only([position]).costs, strict=True))
+        return Settle(self.reservation_id(position), self.key, by_unit)
+
 
 class GrantRun(NamedTuple):
     """What came of the acquisitions of a run, by their positions."""
