@@ -29,8 +29,8 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     CancelRequest,
     ObserveRequest,
+    Operation,
     PenalizeRequest,
-    Question,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.run import address_to_ask
@@ -169,8 +169,8 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
     }
     acquire = AcquireRequest(tokens=1, units={"images": 1})
     run = AcquireRun(units=["requests", "images"], ids=[2], costs=[1, 1])
-    question = Question(id=1, acquire=acquire)
-    asked = [AcquireStreamRequest(questions=[question], runs=[run])]
+    question = Operation(id=1, acquire=acquire)
+    asked = [AcquireStreamRequest(operations=[question], runs=[run])]
     with (
         serving_policies(tmp_path, policies) as server,
         grpc.insecure_channel(server.address) as to,
@@ -181,7 +181,7 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
             assert code is grpc.StatusCode.NOT_FOUND
             assert details["ErrorInfo"].reason == "UNKNOWN_MODEL"
         batch = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire]))
-        answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.answers]
+        answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.outcomes]
         results: list[Any] = [*batch.results, *answers]
         assert len(results) == 3
         for result in results:

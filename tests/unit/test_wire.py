@@ -67,21 +67,6 @@ def test_a_call_survives_the_wire(call: operations.Acquire) -> None:
     assert fields.read_acquire(sent) == call
 
 
-@pytest.mark.parametrize(
-    ("tokens", "units", "read"),
-    [
-        (7, {"input_tokens": 9}, 9),
-        (0, {"input_tokens": 9, "output_tokens": 2}, 11),
-        (20, {"input_tokens": 9, "output_tokens": 2}, 20),
-        (7, {"images": 9}, 7),
-    ],
-)
-def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: int) -> None:
-    """Who gives no more than those is charged for them as tokens too."""
-    request = AcquireRequest(model="m", tokens=tokens, units=units)
-    assert fields.read_acquire(request).costs == {"requests": 1, "tokens": read, **units}
-
-
 LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
 AT_ONCE = st.builds(Grant, st.just(0), st.just(""), TEXT, LEASES, st.just(0.0))
 

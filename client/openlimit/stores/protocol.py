@@ -57,9 +57,9 @@ class Acquire(NamedTuple):
     max_wait: float
     """``inf`` for no bound."""
     lot: str
-    """With a number it names a reservation: ``first`` the first, and so on. Unique, and so is the
-    pair; empty for reservations that are never cancelled or settled. A lot takes two bits of memory
-    for each number up to the highest that was settled or cancelled."""
+    """With a number it names a reservation, the first one with ``first``. No two have the same;
+    empty for reservations that are never cancelled or settled. Numbers are below 65,536: a lot
+    takes two bits of memory for each up to the highest that was settled or cancelled."""
     first: int
     request: Request | None = None
     """If there is one: what was granted to it and a place is answered by Repeat from then on, and

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from itertools import count
+from operator import add
 from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
@@ -67,7 +68,7 @@ class Scope:
     """Makes and reads the ids of one lot and bucket for one key; and for one ``model``, if the ids
     are to tell it. The first of the ``secrets`` signs, the others once did."""
 
-    __slots__ = ("_format", "_macs", "bucket", "lot", "model", "text")
+    __slots__ = ("_format", "_macs", "_width", "bucket", "lot", "model", "text")
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Scope:
     ) -> None:
         self.lot, self.bucket, self.model = lot, bucket, model
         self.text = f"{lot}.{bucket}{model}"
+        self._width = len(units)
         self._format = f".%d.%d.{'-'.join(['%d'] * len(units))}"
         # What all its ids have in common; copying it takes less than half of the time.
         common = f"{' '.join(units)}\0{len(key)}\0{key}{len(self.text)}\0{self.text}".encode()
@@ -90,51 +92,53 @@ class Scope:
         rest = self._format % (number, start, *costs)
         if slot:
             rest = f"{rest}.{slot}"
-        mac = self._macs[0].copy()
-        mac.update(rest.encode())
-        return mac.hexdigest() + rest
+        [mac] = _signed(self._macs[0], [rest])
+        return mac + rest
 
     def owns(self, first: int, starts: Iterable[float], costs: Iterable[Costs]) -> list[str]:
         """``own`` of reservations that were granted with the numbers from the first on."""
-        form, common, made = self._format, self._macs[0], []
-        for number, start, row in zip(count(first), starts, costs):
-            rest = form % (number, start, *row)
-            mac = common.copy()
-            mac.update(rest.encode())
-            made.append(mac.hexdigest() + rest)
-        return made
+        form = self._format
+        rests = [
+            form % (number, start, *row) for number, start, row in zip(count(first), starts, costs)
+        ]
+        return [*map(add, _signed(self._macs[0], rests), rests)]
 
     def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
         """What ids say, of which this is before the slash, and the positions of those that it has
         not made, of which nothing is said."""
-        numbers, starts, slots, strangers = list[int](), list[int](), list[str](), list[int]()
-        rows = list[Costs]()
-        common, *older = self._macs
-        for i, own in enumerate(owns):
-            data = own.encode()
-            mac = common.copy()
-            mac.update(data[_MAC:])
-            if not (
-                compare_digest(mac.hexdigest().encode(), data[:_MAC])
-                or (older and self._was_made(data, older))
-            ):
-                strangers.append(i)
-                continue
-            _, number, start, costs, *slot = own.split(".")
-            numbers.append(int(number))
-            starts.append(int(start))
-            rows.append([*map(int, costs.split("-"))])
-            slots.append(slot[0] if slot else "")
-        return new(Reserved, (numbers, starts, rows, slots)), strangers
+        rests = [own[_MAC:] for own in owns]
+        strangers: list[int] = []
+        if not _are_equal(_signed(self._macs[0], rests), [own[:_MAC] for own in owns]):
+            strangers = [i for i, own in enumerate(owns) if not self._has_made(own)]
+            rests = [rest for i, rest in enumerate(rests) if i not in strangers]
+        fields = [rest.split(".") for rest in rests]
+        if not fields:
+            return Reserved([], [], [], []), strangers
+        _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no slot
+        flat = map(int, "-".join(costs).split("-"))
+        rows = [*zip(*[flat] * self._width, strict=True)]
+        slots = [each[4] if len(each) > 4 else "" for each in fields]
+        return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, slots)), strangers
 
-    def _was_made(self, data: bytes, older: Iterable[Any]) -> bool:
-        """Whether it is signed by one of the secrets that the store had before."""
-        for common in older:
-            mac = common.copy()
-            mac.update(data[_MAC:])
-            if compare_digest(mac.hexdigest().encode(), data[:_MAC]):
-                return True
-        return False
+    def _has_made(self, own: str) -> bool:
+        """Now, or with one of the secrets that the store had before."""
+        return any(_are_equal(_signed(common, [own[_MAC:]]), [own[:_MAC]]) for common in self._macs)
+
+
+def _signed(common: Any, rests: Iterable[str]) -> list[str]:
+    """The mac of each."""
+    macs = []
+    for rest in rests:
+        mac = common.copy()
+        mac.update(rest.encode())
+        macs.append(mac.hexdigest())
+    return macs
+
+
+def _are_equal(macs: list[str], others: list[str]) -> bool:
+    """Whether all are, in a time that does not tell how much of them is. None is longer than a
+    mac."""
+    return compare_digest("".join(macs).encode(), "".join(others).encode())
 
 
 def read_scope(text: str) -> tuple[str, str, str]:

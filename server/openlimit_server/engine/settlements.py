@@ -91,7 +91,7 @@ class Settlements:
             errors = {i: ids.strange(run.reservation_ids[i], run.scope) for i in strangers}
             left = [i for i in left if i not in errors]
             run = run.only(left)
-        if policy and (wrong := not_sensible(policy, run)):
+        if policy and left and (wrong := not_sensible(policy, run)):
             errors |= {left[i]: error for i, error in wrong.items()}
             fit = [i for i in range(len(left)) if i not in wrong]
             left, run, reserved = [left[i] for i in fit], run.only(fit), reserved.only(fit)
