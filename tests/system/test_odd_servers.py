@@ -12,8 +12,8 @@ from openlimit import LimiterUnavailable, RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     AcquireStreamResponse,
-    Answer,
     GrantRun,
+    Outcome,
     SettleResponse,
 )
 from tests.support.calls import a_call
@@ -61,12 +61,12 @@ def nothing(_: list[int]) -> Iterator[AcquireStreamResponse]:
 
 
 def another(_: list[int]) -> Iterator[AcquireStreamResponse]:
-    yield AcquireStreamResponse(answers=[Answer(id=2**62, settled=SettleResponse(settled=True))])
+    yield AcquireStreamResponse(outcomes=[Outcome(id=2**62, settled=SettleResponse(settled=True))])
 
 
 def settled(ids: list[int]) -> Iterator[AcquireStreamResponse]:
     settled = SettleResponse(settled=True)
-    yield AcquireStreamResponse(answers=[Answer(id=each, settled=settled) for each in ids])
+    yield AcquireStreamResponse(outcomes=[Outcome(id=each, settled=settled) for each in ids])
 
 
 def thrice(ids: list[int]) -> Iterator[AcquireStreamResponse]:
