@@ -275,7 +275,7 @@ async def test_what_was_given_up_is_not_sent_later() -> None:
                 failed = await asyncio.gather(*asked, return_exceptions=True)
                 assert all(isinstance(each, LimiterUnavailable) for each in failed)
             in_flight = connection_of(limiter).in_flight
-            assert not in_flight.is_ready()
+            assert not any(in_flight.queues)
             assert not in_flight._waiting
             server.signal(signal.SIGCONT)
 

@@ -163,7 +163,7 @@ class Connection:
     def _go_on(self) -> None:
         if stream := self.stream:
             stream.wake()
-        elif not self._is_pausing and (self.in_flight.is_ready() or self.reports.is_ready()):
+        elif not self._is_pausing and any((*self.in_flight.queues, *self.reports.queues)):
             self._open()
 
     def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:

@@ -44,6 +44,7 @@ class InFlight:
         self._names = map(f"{os.urandom(8).hex()}-{{:x}}".format, count())
         self._runs: deque[AcquireRun] = deque()
         """Sent on any stream; those of which nothing is open are dropped from the left."""
+        self.queues = self._to_send, self._to_repeat
 
     def add(self, call: Acquire, waiters: Waiters, promise: object) -> int:
         """The number of a new call, whose outcome goes to the promise."""
@@ -82,10 +83,6 @@ class InFlight:
             promise for number, promise in waiting if number < before and self.forget(number)
         ]
         return promises, len(waiting) > len(promises)
-
-    def is_ready(self) -> bool:
-        """Whether there are any to be sent."""
-        return bool(self._to_send or self._to_repeat)
 
     def write(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
         """Add at most so many to a message, or one run that is repeated; returns how many."""

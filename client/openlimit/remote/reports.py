@@ -50,6 +50,7 @@ class Reports:
         self._lock = RLock()
         self._unsent: deque[tuple[int, float, Report | SettleRun]] = deque()
         """Their numbers, and when they were true."""
+        self.queues = [self._unsent]
         self._owed: deque[tuple[float, Report | SettleRun]] = deque()
         """What has to be sent again, and when it was true."""
         self.owing = 0
@@ -64,10 +65,6 @@ class Reports:
             self._unsent.append((next(numbers), now, report))
         else:  # the server seems to hang; callers give up one by one, this would pile up
             self._failed(now, report, LimiterUnavailable(self._address, "it does not answer"))
-
-    def is_ready(self) -> bool:
-        """Whether there are any to be sent."""
-        return bool(self._unsent)
 
     def are_open(self, stream: Stream | None, before: int) -> bool:
         """Whether some before a number are not sent, or not answered on the stream."""
@@ -91,14 +88,14 @@ class Reports:
                 elif not -_TOGETHER < at - since < _TOGETHER:
                     break
                 self._unsent.popleft()
-                if type(report) is SettleRun:
+                if isinstance(report, SettleRun):
                     count += len(report.ids)
                     write_settle_run(report, request.settlements.add())
                     stream.settlements.append((at, report))
                     continue
                 count += 1
                 new.append((number, report))
-                if type(report) is not Settle:
+                if not isinstance(report, Settle):
                     alone[number] = at, report
             if new:
                 errors, _, runs = write_operations(new, request, iter(()))

@@ -6,7 +6,7 @@ lone caller waits for nobody, and the more callers there are, the less each cost
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -33,8 +33,9 @@ _CANCELLED_AFTER = 1.0  # seconds at most until a call that was cancelled has en
 class Source(Protocol):
     """Has operations to send."""
 
-    def is_ready(self) -> bool:
-        """Whether there are any."""
+    @property
+    def queues(self) -> Sequence[Sized]:
+        """It has some unless all of these are empty."""
 
     def write(self, stream: "Stream", request: AcquireStreamRequest, room: int) -> int:
         """Add at most so many to a message of the stream, unless it was left; returns how many."""
@@ -58,6 +59,7 @@ class Stream:
         self._address = address
         self._timeout = timeout
         self._sources = sources
+        self._queues = [queue for source in sources for queue in source.queues]
         self._answered = answered
         self._ended = ended
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -133,15 +135,18 @@ class Stream:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self._is_over.is_set():
             is_last = self.is_closing
-            request, count = AcquireStreamRequest(), 0
-            room = min(MAX_RUN, MOST_IN_FLIGHT - self.in_flight)
-            for source in self._sources:
-                count += source.write(self, request, room - count)
-            if count:
-                if self.in_flight <= 0:
-                    self._heard_at = time.monotonic()
-                self._sent += count
-                yield request
+            if self._is_ready():
+                request, count = AcquireStreamRequest(), 0
+                in_flight = self._sent - self._heard
+                room = min(MAX_RUN, MOST_IN_FLIGHT - in_flight)
+                for source in self._sources:
+                    if any(source.queues):
+                        count += source.write(self, request, room - count)
+                if count:
+                    if in_flight <= 0:
+                        self._heard_at = time.monotonic()
+                    self._sent += count
+                    yield request
                 continue
             if is_last:
                 return
@@ -152,9 +157,8 @@ class Stream:
             self.is_sender_idle = False
 
     def _is_ready(self) -> bool:
-        if self.is_left or self.in_flight >= MOST_IN_FLIGHT:
-            return False
-        return any(source.is_ready() for source in self._sources)
+        has_room = not self.is_left and self._sent - self._heard < MOST_IN_FLIGHT
+        return has_room and any(self._queues)
 
     def _read(self) -> None:
         failure: Callable[[], OpenLimitError]
