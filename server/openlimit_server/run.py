@@ -14,10 +14,10 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from openlimit.bucket.slots import AsyncSlots, MemorySlots
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server import binding
 from openlimit_server.config.policies import load_policies
 from openlimit_server.config.settings import MEMORY, Settings

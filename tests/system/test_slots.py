@@ -15,7 +15,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from openlimit.bucket.slots import MemorySlots, Place
+from openlimit.bucket.slots import Place
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -27,6 +27,7 @@ from openlimit.errors import (
 from openlimit.operations import Acquire, Grant, Release, Renew, Settle
 from openlimit.remote.stream import error_of_call
 from openlimit.stores.memory import MemoryStore
+from openlimit.stores.slots import MemorySlots
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,

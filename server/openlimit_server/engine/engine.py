@@ -5,7 +5,6 @@ from math import inf
 from typing import Any
 
 from openlimit.bucket.limit import pause_of
-from openlimit.bucket.slots import AsyncSlots, MemorySlots
 from openlimit.errors import LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import (
     Acquire,
@@ -20,6 +19,7 @@ from openlimit.operations import (
 )
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, acquire_runs
 from openlimit_server.config.policies import PolicySettings

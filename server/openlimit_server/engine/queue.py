@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND
-from openlimit.bucket.slots import AsyncSlots, Place, SlotAnswer
+from openlimit.bucket.slots import Place
 from openlimit.errors import LimiterUnavailable, WaitTooLong
 from openlimit.operations import Grant
+from openlimit.stores.slots import AsyncSlots
 from openlimit.wire.codecs import Outcome
 from openlimit_server.engine.releases import Releases
 
@@ -43,8 +44,8 @@ _numbers = count()
 class _Waiter:
     """A caller that is held."""
 
-    def __init__(self, entry: slots.Entry, place: Place) -> None:
-        self.entry = entry._replace(asker="")  # only the first request makes it one's own
+    def __init__(self, acquire: slots.Acquire, place: Place) -> None:
+        self.acquire = acquire._replace(asker="")  # only the first request makes it one's own
         self.ahead = place.ahead
         self.order = place.arrival, next(_numbers)
         self.end: asyncio.Future[Place | LimiterUnavailable | None]
@@ -78,7 +79,7 @@ class _Queue:
         timer.cancel()
         self.wake.clear()
 
-    def deliver(self, first: Sequence[_Waiter], answers: Sequence[SlotAnswer]) -> bool:
+    def deliver(self, first: Sequence[_Waiter], answers: Sequence[slots.Answer]) -> bool:
         """Whether none of them has to wait any longer."""
         for waiter, answer in zip(first, answers, strict=True):
             assert not isinstance(answer, bool)
@@ -138,28 +139,28 @@ class SlotQueue:
         A place in the queue is kept for a repeat with the same name. Cancelled, this gives up the
         slot or place, unless another ``asker`` has entered by that name meanwhile.
         """
-        entry = slots.Entry(_hash_tag(bucket), name, self._most, self._lease, asker)
-        self._releases.forget(entry.bucket, name)
+        acquire = slots.Acquire(_hash_tag(bucket), name, self._most, self._lease, asker)
+        self._releases.forget(acquire.bucket, name)
         try:
-            [place] = await self._store.adecide([entry])
+            [place] = await self._store.adecide([acquire])
             assert not isinstance(place, bool)
             answer: Place | WaitTooLong | LimiterUnavailable = place
             if isinstance(place, Place) and place.ahead:
-                answer = await self._wait(entry, place, max_wait, hold)
+                answer = await self._wait(acquire, place, max_wait, hold)
         except BaseException:
             self.give_up(bucket, name, asker)
             raise
         if isinstance(answer, LimiterUnavailable):
-            self._releases.owe(slots.Departure(entry.bucket, name, asker))
+            self._releases.owe(slots.Release(acquire.bucket, name, asker))
         return answer
 
     async def _wait(
-        self, entry: slots.Entry, place: Place, max_wait: float, hold: float
+        self, acquire: slots.Acquire, place: Place, max_wait: float, hold: float
     ) -> Place | WaitTooLong | LimiterUnavailable:
         patience = (max_wait - place.waited) / SECOND
-        waiter = _Waiter(entry, place)
+        waiter = _Waiter(acquire, place)
         if patience > 0 and hold > 0 and not self._draining:
-            queue = self._queue(entry.bucket)
+            queue = self._queue(acquire.bucket)
             queue.add(waiter)
             try:
                 await asyncio.wait([waiter.end], timeout=min(patience, hold))
@@ -172,13 +173,13 @@ class SlotQueue:
             return end
         if patience > (0 if self._draining else hold):
             return place
-        self.give_up(entry.bucket, entry.name, entry.asker)
+        self.give_up(acquire.bucket, acquire.name, acquire.asker)
         return WaitTooLong(waiter.ahead * self._pace / SECOND, "concurrent")
 
     async def renew(self, bucket: str, name: str, wait: float = 0) -> bool | LimiterUnavailable:
         """Begin the lease anew, ``wait`` microseconds from now; whether a slot is held."""
         [held] = await self._store.adecide(
-            [slots.Extension(_hash_tag(bucket), name, self._most, self._lease + wait)]
+            [slots.Renew(_hash_tag(bucket), name, self._most, self._lease + wait)]
         )
         assert not isinstance(held, Place)
         return held
@@ -200,10 +201,10 @@ class SlotQueue:
         return self._start(self._release(bucket, name, asker))
 
     async def _release(self, bucket: str, name: str, asker: str) -> bool | LimiterUnavailable:
-        departure = slots.Departure(_hash_tag(bucket), name, asker)
-        is_freed = await self._releases.release(departure)
+        releasing = slots.Release(_hash_tag(bucket), name, asker)
+        is_freed = await self._releases.release(releasing)
         assert not isinstance(is_freed, Place)
-        if queue := self._queues.get(departure.bucket):
+        if queue := self._queues.get(releasing.bucket):
             queue.wake.set()
         return is_freed
 
@@ -242,8 +243,8 @@ class SlotQueue:
     async def _look_up(self, queue: _Queue, most: int) -> None:
         # All that is behind a caller that has to wait has to wait as well.
         while first := queue.waiters[:most]:
-            entries = [waiter.entry for waiter in first]
-            if not queue.deliver(first, await self._store.adecide(entries)):
+            asked = [waiter.acquire for waiter in first]
+            if not queue.deliver(first, await self._store.adecide(asked)):
                 break
             most *= 2
 

@@ -7,8 +7,9 @@ it until its lease ends.
 import asyncio
 
 from openlimit.background import tell_of_fault
-from openlimit.bucket.slots import AsyncSlots, Departure, SlotAnswer
+from openlimit.bucket.slots import Answer, Release
 from openlimit.errors import LimiterUnavailable
+from openlimit.stores.slots import AsyncSlots
 
 _EVERY = 1.0  # seconds
 _MOST = 10_000  # some hundred bytes each; slots of older ones are freed when their leases end
@@ -19,25 +20,25 @@ class Releases:
 
     def __init__(self, store: AsyncSlots) -> None:
         self._store = store
-        self._owed: dict[tuple[str, str], Departure] = {}
+        self._owed: dict[tuple[str, str], Release] = {}
         self._sending: asyncio.Task[None] | None = None
 
-    async def release(self, departure: Departure) -> SlotAnswer:
+    async def release(self, releasing: Release) -> Answer:
         """The answer; after an outage or a fault, it is sent again."""
         try:
-            [answer] = await self._store.adecide([departure])
+            [answer] = await self._store.adecide([releasing])
         except Exception:
-            self.owe(departure)
+            self.owe(releasing)
             raise
         if isinstance(answer, LimiterUnavailable):
-            self.owe(departure)
+            self.owe(releasing)
         return answer
 
-    def owe(self, departure: Departure) -> None:
+    def owe(self, releasing: Release) -> None:
         """Send it in a moment."""
         if len(self._owed) >= _MOST:
             del self._owed[next(iter(self._owed))]
-        self._owed[departure.bucket, departure.name] = departure
+        self._owed[releasing.bucket, releasing.name] = releasing
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._send_again())
 
@@ -54,7 +55,7 @@ class Releases:
             except Exception as error:  # they stay owed
                 tell_of_fault("freeing slots", error)
                 continue
-            for departure, answer in zip(owed, answers, strict=False):
-                key = departure.bucket, departure.name
-                if not isinstance(answer, LimiterUnavailable) and self._owed.get(key) is departure:
+            for releasing, answer in zip(owed, answers, strict=False):
+                key = releasing.bucket, releasing.name
+                if not isinstance(answer, LimiterUnavailable) and self._owed.get(key) is releasing:
                     del self._owed[key]
