@@ -46,18 +46,18 @@ class BareStream:
             numbers, self._unsent = self._unsent, []
             request = AcquireStreamRequest()
             for number in numbers:
-                question = request.questions.add()
-                question.id = number
-                question.acquire.model = MODEL
-                question.acquire.tokens = 500
+                operation = request.operations.add()
+                operation.id = number
+                operation.acquire.model = MODEL
+                operation.acquire.tokens = 500
             await self._call.write(request)
         self._writer = None
 
     async def _read(self) -> None:
         try:
             async for response in self._call:
-                for answer in response.answers:
-                    self._waiting.pop(answer.id).set_result(None)
+                for outcome in response.outcomes:
+                    self._waiting.pop(outcome.id).set_result(None)
         finally:
             for answered in self._waiting.values():
                 answered.cancel()

@@ -28,8 +28,8 @@ class Empty(RateLimitServiceServicer):
     ) -> AsyncIterator[AcquireStreamResponse]:
         async for request in request_iterator:
             response = AcquireStreamResponse()
-            for question in request.questions:
-                answer = response.answers.add()
+            for question in request.operations:
+                answer = response.outcomes.add()
                 answer.id = question.id
                 answer.granted.SetInParent()
             yield response

@@ -25,7 +25,7 @@ from openlimit.bucket.limit import Limit
 from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.policies import PolicySettings, load_policies
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 
 _POLICIES = (1, 100, 10_000, 100_000)
 _LOADED = (1, 100, 1_000)
@@ -59,12 +59,12 @@ async def _with_policies(number: int) -> list[Row]:
         PolicySettings.model_construct(name=f"p-{i}", models=(f"m-{i}-*",), limits=_LIMITS)
         for i in range(number)
     ]
-    policies = Policies(settings, MemoryStore())
+    engine = Engine(settings, MemoryStore())
     known = cycle([_call(f"m-{number - 1}-x")])
     new = (_call(f"m-{number - 1}-{i}") for i in count())
     return [
-        Row("deciding for a model asked before", number, await _cost(policies, known), "µs"),
-        Row("deciding for a new model", number, await _cost(policies, new), "µs"),
+        Row("deciding for a model asked before", number, await _cost(engine, known), "µs"),
+        Row("deciding for a new model", number, await _cost(engine, new), "µs"),
     ]
 
 
@@ -74,12 +74,12 @@ async def _with_buckets(number: int) -> float:
         name="p", models=("*",), limits=_LIMITS, split_by=("key",)
     )
     store = MemoryStore()
-    policies = Policies([settings], store)
+    engine = Engine([settings], store)
     for first in range(0, number, 1000):
         last = min(first + 1000, number)
-        await policies.answer([_call("m", f"key-{i}") for i in range(first, last)])
+        await engine.decide([_call("m", f"key-{i}") for i in range(first, last)])
     keys = Random(0).choices(range(number), k=100_000)
-    cost = await _cost(policies, cycle([_call("m", f"key-{i}") for i in keys]))
+    cost = await _cost(engine, cycle([_call("m", f"key-{i}") for i in keys]))
     assert len(store) == number
     return cost
 
@@ -88,13 +88,13 @@ def _call(model: str, key: str = "") -> Acquire:
     return Acquire(model, key, _COSTS, None)
 
 
-async def _cost(policies: Policies, calls: Iterator[Acquire]) -> float:
-    """The median of several rounds, in microseconds per decision."""
+async def _cost(engine: Engine, calls: Iterator[Acquire]) -> float:
+    """The median of some rounds, in microseconds a decision."""
     costs = []
     for _ in range(_ROUNDS):
         began, decided = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < _SECONDS:
-            await policies.answer([*islice(calls, _AT_ONCE)])
+            await engine.decide([*islice(calls, _AT_ONCE)])
             decided += _AT_ONCE
         costs.append(1e6 * passed / decided)
     return median(costs)

@@ -1,7 +1,7 @@
 """The front end that every limiter shares, local or remote."""
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,14 +12,14 @@ from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.clock import Clock
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
-from openlimit.operations import Grant
-from openlimit.reservation import Reservation
+from openlimit.operations import Observe, Penalize
+from openlimit.reservation import Backend, Reservation
 from openlimit.tokens.counting import count_split, is_absent, tells_output, whole_number
 
 _MOST = 2**63  # what the wire carries
 
 
-class RateLimiter(ABC):
+class RateLimiter(Backend):
     """The front end that every limiter shares. One object serves threads and event loops alike."""
 
     _clock = Clock()
@@ -93,7 +93,7 @@ class RateLimiter(ABC):
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
         self._require_model(name := _name_of(model))
-        self._penalize(name, min(retry_after, MAX_RETRY_AFTER))
+        self.tell(Penalize(name, self._key, min(retry_after, MAX_RETRY_AFTER)))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
@@ -113,47 +113,10 @@ class RateLimiter(ABC):
                     f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
                 )
         self._require_model(name := _name_of(model))
-        self._observe(name, remaining)
+        self.tell(Observe(name, self._key, remaining))
 
-    @abstractmethod
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        """Charge the costs by unit and say how long to wait; may block on I/O, never sleeps.
-
-        Raises WaitTooLong beyond ``max_wait`` seconds; None is the limiter's own bound.
-        """
-
-    @abstractmethod
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        """``reserve`` for event loops."""
-
-    # What follows neither blocks nor raises.
-
-    @abstractmethod
-    def cancel(self, decision: Grant) -> None:
-        """Give back a reservation before its start."""
-
-    @abstractmethod
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        """Replace what a started call has reserved by what it has used; frees its slot."""
-
-    @abstractmethod
-    def release(self, decision: Grant) -> None:
-        """Free the slot of a call that has ended."""
-
-    def _require_model(self, model: str) -> None:  # noqa: B027 - most do not need it
-        """Raise InvalidRequest if it is empty and the user has to say it."""
-
-    # Of a call that an SDK made the model may be empty with every limiter.
-
-    @abstractmethod
-    def _penalize(self, model: str, retry_after: float) -> None:
-        """For at most MAX_RETRY_AFTER seconds; raises InvalidRequest for an impossible model."""
-
-    @abstractmethod
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        """By unit; raises InvalidRequest for an impossible model."""
+    def _require_model(self, model: str) -> None:
+        """Raise InvalidRequest unless it is a model that users may name."""
 
     @abstractmethod
     def close(self) -> None:

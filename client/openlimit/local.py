@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from math import inf
 
 from openlimit.bucket.limit import SECOND, Limit, pause_of
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.limiter import RateLimiter
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle, new
+from openlimit.stores import protocol
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Demand, Observation, Pause, Settlement, Store, Withdrawal
+from openlimit.stores.protocol import Answer, Grants, Store
 
 
 class LocalLimiter(RateLimiter):
@@ -34,6 +35,7 @@ class LocalLimiter(RateLimiter):
             Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
             Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
         )
+        self._units = [limit.unit for limit in self._limits]
         self._store = store
         self._bucket = bucket_key
 
@@ -53,52 +55,63 @@ class LocalLimiter(RateLimiter):
         """Tokens a minute."""
         return self._limits[1].amount
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        [outcome] = self._store.reserve([self._demand(costs, max_wait)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def acquire(self, call: Acquire) -> Grant:
+        operation = self._operation(call)
+        [answer] = self._store.decide([operation])
+        return _grant(answer, operation)
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        [outcome] = await self._store.areserve([self._demand(costs, max_wait)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    async def aacquire(self, call: Acquire) -> Grant:
+        operation = self._operation(call)
+        [answer] = await self._store.adecide([operation])
+        return _grant(answer, operation)
 
-    def cancel(self, decision: Grant) -> None:
-        self._store.tell(Withdrawal(self._bucket, self._limits, decision.reservation_id))
-
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        costs = self._charges(reserved)
-        actual = [
-            used.get(limit.unit, cost) for limit, cost in zip(self._limits, costs, strict=True)
-        ]
-        self._store.tell(
-            Settlement(self._bucket, self._limits, decision.reservation_id, costs, actual)
-        )
-
-    def release(self, decision: Grant) -> None:
-        """Nothing to do: concurrency is not limited here."""
-
-    def _penalize(self, model: str, retry_after: float) -> None:
-        self._store.tell(Pause(self._bucket, self._limits, pause_of(retry_after)))
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        left = [remaining.get(limit.unit, inf) for limit in self._limits]
-        self._store.tell(Observation(self._bucket, self._limits, left))
+    def tell(self, operation: Report) -> None:
+        bucket, limits = self._bucket, self._limits
+        match operation:
+            case Settle(reservation_id, _, used):
+                lot, *reserved = reservation_id.split(".")
+                costs = [*map(int, reserved)]
+                actual = [*map(used.get, self._units, costs)]
+                self._store.tell(
+                    protocol.Settle(bucket, limits, lot, (0,), None, (costs,), (actual,))
+                )
+            case Cancel(reservation_id):
+                lot = reservation_id.partition(".")[0]
+                self._store.tell(protocol.Cancel(bucket, limits, lot, 0, None))
+            case Penalize(_, _, retry_after):
+                self._store.tell(protocol.Penalize(bucket, limits, pause_of(retry_after)))
+            case Observe(_, _, remaining):
+                left = [remaining.get(unit, inf) for unit in self._units]
+                self._store.tell(protocol.Observe(bucket, limits, left))
 
     def close(self) -> None:
         self._store.close()
 
-    def _demand(self, costs: Mapping[str, int], max_wait: float | None) -> Demand:
-        charges = self._charges(costs)
-        longest = inf if max_wait is None else max_wait * SECOND
-        return Demand(self._bucket, self._limits, charges, longest, secrets.token_hex(8))
+    def _operation(self, call: Acquire) -> protocol.Acquire:
+        longest = inf if call.max_wait is None else call.max_wait * SECOND
+        # A lot of its own: a forked child has others.
+        lot = secrets.token_hex(8)
+        costs = self._costs(call.costs)
+        return protocol.Acquire(self._bucket, self._limits, (costs,), longest, lot, 0)
 
-    def _charges(self, costs: Mapping[str, int]) -> list[int]:
-        return [costs[limit.unit] for limit in self._limits]
+    def _costs(self, costs: Mapping[str, int]) -> list[int]:
+        return [costs[unit] for unit in self._units]
+
+
+def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
+    """What was granted; raises what was answered instead."""
+    if isinstance(answer, LimiterUnavailable):
+        raise answer
+    assert isinstance(answer, Grants)
+    now, waits, limited_by, others = answer
+    if others:
+        [refusal] = others.values()
+        assert isinstance(refusal, Exception)
+        raise refusal
+    wait, by = (waits[0], limited_by[0]) if waits else (0, "")
+    # Its id carries what it reserved, as those of servers do.
+    reservation_id = ".".join((operation.lot, *map(str, operation.costs[0])))
+    return new(Grant, (wait, by, reservation_id, 0.0, now + wait))
 
 
 class ChatRateLimiter(LocalLimiter):

@@ -1,26 +1,20 @@
-"""The operations of a limiter: what callers ask and report, and what is granted."""
+"""The operations of a limiter, each defined once, and what is granted."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Acquire(NamedTuple):
-    """What a limiter decides: one API call and what it costs."""
+    """Reserves the cost of one API call."""
 
     model: str
     key: str
     costs: Mapping[str, int]
-    """By unit; ``requests`` is always among them. ``tokens`` are no fewer than ``input_tokens`` and
-    ``output_tokens``, where these are given."""
+    """By unit; ``requests`` is always among them."""
     max_wait: float | None
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
     """Makes it safe to repeat; empty for none."""
-    place: int = 0
-    """Tells it from others with the same request_id: its place in their run."""
-    kept: float | None = None
-    """Seconds from the decision for which a repeat is known; None: until a minute after the start.
-    The server's own business: it is not sent."""
 
 
 class Cancel(NamedTuple):
@@ -31,7 +25,7 @@ class Cancel(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """What a started call has really cost."""
+    """Replaces what a started call has reserved by what it really cost, and frees its slot."""
 
     reservation_id: str
     key: str
@@ -54,7 +48,7 @@ class Renew(NamedTuple):
 
 
 class Penalize(NamedTuple):
-    """A provider's "too many requests, try again later"."""
+    """Pauses a model: its provider said "too many requests, try again later"."""
 
     model: str
     key: str
@@ -63,12 +57,17 @@ class Penalize(NamedTuple):
 
 
 class Observe(NamedTuple):
-    """What a provider says remains."""
+    """Passes on what a provider says remains of its limits."""
 
     model: str
     key: str
-    remaining: Mapping[str, int]
-    """By unit."""
+    remaining: Mapping[str, float]
+    """By unit; a server is told whole numbers."""
+
+
+Report = Cancel | Settle | Release | Renew | Penalize | Observe
+"""What nobody waits for."""
+Operation = Acquire | Report
 
 
 class Grant(NamedTuple):

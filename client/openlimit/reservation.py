@@ -4,44 +4,50 @@ This is the only module that sleeps until a start.
 """
 
 import asyncio
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import partial
+from math import inf
 from sys import modules
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import Clock
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Cancel, Grant, Release, Report, Settle, new
 from openlimit.providers.usage import units_of
 
 
-class Reserver(Protocol):
-    """Decides the start of a call, and learns what became of it.
+class Backend(ABC):
+    """Decides when calls start, and learns what becomes of them.
 
-    Only reserving may block, and raise what can happen to it.
+    One object serves threads and event loops alike.
     """
 
     _clock: Clock
     """What reservations sleep by."""
+    _key = ""
+    """Whose calls these are, for policies that split by it."""
+    _max_wait: float | None = None
+    """The longest wait of calls that do not give theirs, in seconds; None for no bound but the
+    policy's."""
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        """Charge the costs and say how long to wait; may block on I/O."""
+    @abstractmethod
+    def acquire(self, call: Acquire) -> Grant:
+        """Charge the call and say how long to wait; may block on I/O, never sleeps until the start.
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        """``reserve`` for event loops."""
+        Raises CostExceedsLimit, WaitTooLong, UnknownModel or InvalidRequest, and then nothing is
+        charged; or LimiterUnavailable.
+        """
 
-    def cancel(self, decision: Grant) -> None:
-        """Give back a reservation before its start."""
+    @abstractmethod
+    async def aacquire(self, call: Acquire) -> Grant:
+        """``acquire`` for event loops. Cancelling it gives back what is granted."""
 
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        """Replace what a started call has reserved by what it has used; frees its slot."""
-
-    def release(self, decision: Grant) -> None:
-        """Free the slot of a call that has ended."""
+    @abstractmethod
+    def tell(self, operation: Report) -> None:
+        """Carry out an operation that nobody waits for; neither blocks nor raises for an outage."""
 
 
 class Reservation:
@@ -62,20 +68,20 @@ class Reservation:
     Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own.
     """
 
-    __slots__ = ("_decision", "_idle", "_reserver", "costs", "max_wait", "model")
+    __slots__ = ("_grant", "_idle", "_limiter", "costs", "max_wait", "model")
 
     def __init__(
         self,
-        reserver: Reserver,
+        limiter: Backend,
         model: str,
         costs: Mapping[str, int],
         max_wait: float | None = None,
     ) -> None:
-        self._reserver = reserver
+        self._limiter = limiter
         self.model = model
         self.costs = costs
         self.max_wait = max_wait
-        self._decision: Grant | None = None
+        self._grant: Grant | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
     def __repr__(self) -> str:
@@ -85,12 +91,12 @@ class Reservation:
     @property
     def wait(self) -> float | None:
         """Seconds from the decision to the start; None before that."""
-        return self._decision and self._decision.wait / SECOND
+        return self._grant and self._grant.wait / SECOND
 
     @property
     def limited_by(self) -> str:
         """The unit that has set the wait; empty when there was none."""
-        return self._decision.limited_by if self._decision else ""
+        return self._grant.limited_by if self._grant else ""
 
     def settle(self, usage: object) -> None:
         """Replace what was reserved by what the call has really used, and free its slot.
@@ -109,53 +115,47 @@ class Reservation:
 
     def cancel(self) -> None:
         """The call was not made and will not be: give back all that was reserved, like settle."""
-        self._settle(dict.fromkeys((*self.costs, "input_tokens", "output_tokens"), 0))
+        self._settle(nothing(self.costs))
 
     def __enter__(self) -> Self:
-        self._begin()
-        decision = None
+        call = self._begin()
+        grant = None
         try:
-            decision = self._decision = self._reserver.reserve(
-                self.model, self.costs, self.max_wait
-            )
-            if decision.wait:
-                clock = self._reserver._clock
-                start = clock.microseconds() + decision.wait
+            grant = self._grant = self._limiter.acquire(call)
+            if grant.wait:
+                clock = self._limiter._clock
+                start = clock.microseconds() + grant.wait
                 while (left := start - clock.microseconds()) > 0:
                     clock.sleep(left / SECOND)
         except BaseException:
             self._idle.append(True)
-            if decision is not None:
-                self._reserver.cancel(decision)
+            self._give_back(grant)
             raise
         return self
 
     async def __aenter__(self) -> Self:
         if "trio" in modules:
             _require_asyncio()
-        self._begin()
-        decision = None
+        call = self._begin()
+        grant = None
         try:
-            decision = self._decision = await self._reserver.areserve(
-                self.model, self.costs, self.max_wait
-            )
-            if decision.wait:
-                clock = self._reserver._clock
-                start = clock.microseconds() + decision.wait
+            grant = self._grant = await self._limiter.aacquire(call)
+            if grant.wait:
+                clock = self._limiter._clock
+                start = clock.microseconds() + grant.wait
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - clock.microseconds()) > 0:
                     await clock.asleep(left / SECOND)
         except GeneratorExit:
             self._idle.append(True)
-            if decision is not None:
+            if grant is not None:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
-                in_background(partial(self._reserver.cancel, decision))
+                in_background(partial(self._give_back, grant))
             raise
         except BaseException:
             self._idle.append(True)
-            if decision is not None:
-                self._reserver.cancel(decision)
+            self._give_back(grant)
             raise
         return self
 
@@ -166,12 +166,12 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         """Keep the charge, free the slot. Does nothing once it is left."""
-        decision = self._decision
         if self._idle:  # not entered, or left already
             return
+        grant = self._grant
         self._idle.append(True)
-        if decision and decision.lease:
-            self._reserver.release(decision)
+        if grant and grant.lease:
+            self._limiter.tell(Release(grant.reservation_id, self._limiter._key))
 
     async def __aexit__(
         self,
@@ -182,20 +182,45 @@ class Reservation:
         """Keep the charge, free the slot."""
         self.__exit__(kind, error, traceback)
 
-    def _begin(self) -> None:
+    def _begin(self) -> Acquire:
         try:
             self._idle.pop()
         except IndexError:
             raise _entered_already() from None
+        limiter, max_wait = self._limiter, self.max_wait
+        if max_wait is None:
+            max_wait = limiter._max_wait
+        elif max_wait == inf:
+            max_wait = None
+        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, ""))
 
     def _settle(self, used: Mapping[str, int]) -> None:
-        decision = self._decision
-        if decision is None:
+        grant = self._grant
+        if grant is None:
             raise RuntimeError("enter the reservation first: with limiter.limit(…) as reservation")
-        if decision.reservation_id:
+        wait, limited_by, reservation_id, *_ = grant
+        if reservation_id:
             # Without its id and lease it keeps what it waited, and is settled no more.
-            self._decision = Grant(decision.wait, decision.limited_by, "")
-            self._reserver.settle(decision, self.costs, used)
+            self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
+            limiter = self._limiter
+            limiter.tell(new(Settle, (reservation_id, limiter._key, used)))
+
+    def _give_back(self, grant: Grant | None) -> None:
+        for report in giving_back(grant, self._limiter._key) if grant else ():
+            self._limiter.tell(report)
+
+
+def giving_back(grant: Grant, key: str) -> Iterator[Cancel | Release]:
+    """What gives a reservation back unless it has started, and frees its slot in any case."""
+    if grant.wait:
+        yield Cancel(grant.reservation_id, key)
+    if grant.lease:
+        yield Release(grant.reservation_id, key)
+
+
+def nothing(costs: Mapping[str, int]) -> dict[str, int]:
+    """What a call has cost that was not made."""
+    return dict.fromkeys((*costs, "input_tokens", "output_tokens"), 0)
 
 
 def _entered_already() -> RuntimeError:

@@ -14,14 +14,14 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from openlimit.bucket.slots import AsyncSlots, MemorySlots
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server import binding
 from openlimit_server.config.policies import load_policies
 from openlimit_server.config.settings import MEMORY, Settings
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
@@ -63,8 +63,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store, slots = _stores(settings)
-    rules = Policies(policies, store, slots=slots)
-    service = RateLimitServicer(rules)
+    engine = Engine(policies, store, slots=slots)
+    service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
@@ -75,7 +75,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _spare_the_collector()
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
-    watching = asyncio.create_task(_watch(store, rules, health, always=always))
+    watching = asyncio.create_task(_watch(store, engine, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
@@ -117,7 +117,7 @@ def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
 
 
 async def _watch(
-    store: AsyncStore, policies: Policies, health: HealthServicer, *, always: bool
+    store: AsyncStore, engine: Engine, health: HealthServicer, *, always: bool
 ) -> None:
     """Set the service's health to the store's: SERVING while it decides. ``always``: stay SERVING.
 
@@ -126,7 +126,7 @@ async def _watch(
     """
     missed = _MOST_MISSED - 1
     while True:
-        trouble = await probe(store, policies)
+        trouble = await probe(store, engine)
         if trouble and missed + 1 == _MOST_MISSED:
             health.set_serving(always)
             _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))

@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from itertools import count
 from math import inf
 from threading import Thread
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.operations import Grant
+from openlimit.errors import CostExceedsLimit, OpenLimitError, WaitTooLong
 from openlimit.stores.protocol import (
+    Acquire,
     Answer,
     AsyncStore,
-    Demand,
-    Outcome,
-    Question,
+    Cancel,
+    Grants,
+    Operation,
+    Repeat,
+    Settle,
     Store,
-    Withdrawal,
 )
 from tests.support.clock import FakeClock
 from tests.support.scenes import SHORT_WAITS, Scene, scenes
@@ -30,38 +33,98 @@ _UNUSED = count()
 LIMITS = (Limit.per("requests", 600, 60), Limit.per("tokens", 6000, 60))
 
 
-def demand(
-    bucket: str = "b", costs: Sequence[float] = (1, 10), max_wait: float = inf, name: str = ""
-) -> Demand:
+class Granted(NamedTuple):
+    """One acquisition that was granted now."""
+
+    wait: float
+    limited_by: str
+    lot: str
+    number: int
+    start: float
+
+
+Outcome = Granted | Repeat | bool | str | OpenLimitError
+"""What became of one acquisition or settlement, or of another operation; True if that was done."""
+
+
+def acquire(
+    bucket: str = "b",
+    costs: Sequence[float] = (1, 10),
+    max_wait: float = inf,
+    lot: str = "",
+    number: int = 0,
+) -> Acquire:
     """One of the usual limits, whose burst is 10 requests and 100 tokens."""
-    return Demand(bucket, LIMITS, costs, max_wait, name)
+    return Acquire(bucket, LIMITS, (costs,), max_wait, lot, number)
 
 
-def withdrawal(bucket: str, name: str) -> Withdrawal:
+def cancel(bucket: str, lot: str, start: float | None = None, number: int = 0) -> Cancel:
     """Of a reservation in one of those buckets."""
-    return Withdrawal(bucket, LIMITS, name)
+    return Cancel(bucket, LIMITS, lot, number, start)
 
 
-def told(store: Store, question: Question) -> Answer:
-    """The answer to one question."""
-    [answer] = store.decide([question])
-    return answer
+def outcomes_of(operation: Operation, answer: Answer) -> list[Outcome]:
+    """One by one."""
+    if isinstance(operation, Acquire | Settle) and isinstance(answer, OpenLimitError):
+        return [answer] * len(operation[2] if isinstance(operation, Acquire) else operation.numbers)
+    if isinstance(operation, Settle):
+        assert isinstance(answer, dict)
+        return [answer.get(i, True) for i in range(len(operation.numbers))]
+    if not isinstance(operation, Acquire):
+        assert isinstance(answer, bool | str | OpenLimitError)
+        return [answer]
+    assert isinstance(answer, Grants)
+    now, waits, limited_by, others = answer
+    _, _, costs, _, lot, first, *_ = operation
+    assert len(waits) == len(limited_by)
+    assert len(waits) == (len(costs) if any(waits) else 0)
+    outcomes: list[Outcome] = []
+    for i in range(len(costs)):
+        wait, by = (waits[i], limited_by[i]) if waits else (0, "")
+        outcomes.append(others.get(i) or Granted(wait, by, lot, first + i, now + wait))
+    return outcomes
 
 
-async def atold(store: AsyncStore, question: Question) -> Answer:
+def ask(store: Store, operations: Sequence[Operation]) -> list[Outcome]:
+    """What becomes of each."""
+    answers = store.decide(operations)
+    return [
+        outcome
+        for operation, answer in zip(operations, answers, strict=True)
+        for outcome in outcomes_of(operation, answer)
+    ]
+
+
+async def aask(store: AsyncStore, operations: Sequence[Operation]) -> list[Outcome]:
     """The same for event loops."""
-    [answer] = await store.adecide([question])
-    return answer
+    answers = await store.adecide(operations)
+    return [
+        outcome
+        for operation, answer in zip(operations, answers, strict=True)
+        for outcome in outcomes_of(operation, answer)
+    ]
 
 
-def granted(clock: FakeClock, wait: float, limited_by: str = "", name: str = "") -> Grant:
+def ask_one(store: Store, operation: Operation) -> Outcome:
+    """Of which there is one."""
+    [outcome] = ask(store, [operation])
+    return outcome
+
+
+async def aask_one(store: AsyncStore, operation: Operation) -> Outcome:
+    """The same for event loops."""
+    [outcome] = await aask(store, [operation])
+    return outcome
+
+
+def granted(clock: FakeClock, wait: float, limited_by: str = "", lot: str = "") -> Granted:
     """What is granted now, to start in so many microseconds."""
-    return Grant(wait, limited_by, name, 0.0, clock.now + wait)
+    return Granted(wait, limited_by, lot, 0, clock.now + wait)
 
 
-def waits(outcomes: Sequence[Answer]) -> list[float]:
+def waits(outcomes: Sequence[Outcome]) -> list[float]:
     """Each granted wait, in seconds."""
-    return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Grant)]
+    return [outcome.wait / SECOND for outcome in outcomes if isinstance(outcome, Granted)]
 
 
 class StoreContract:
@@ -73,23 +136,24 @@ class StoreContract:
 
     def test_a_batch_is_decided_in_order(self, store: Store) -> None:
         """What comes first in a batch starts first, and one bucket's load is not another's."""
-        outcomes = store.reserve([demand("a", (1, 50))] * 3 + [demand("b", (1, 50))] * 3)
+        outcomes = ask(store, [acquire("a", (1, 50))] * 3 + [acquire("b", (1, 50))] * 3)
         assert waits(outcomes) == [0, 0, 0.5, 0, 0, 0.5]
 
     async def test_both_faces_share_their_buckets(self, store: Store) -> None:
         """What was reserved synchronously weighs on what is reserved asynchronously."""
-        store.reserve([demand(costs=(1, 100))])
-        [outcome] = await store.areserve([demand(costs=(1, 100), name="x")])
+        ask(store, [acquire(costs=(1, 100))])
+        [outcome] = await aask(store, [acquire(costs=(1, 100), lot="x")])
         assert waits([outcome]) == [1]
-        assert await atold(store, withdrawal("b", "x"))
-        assert waits(store.reserve([demand(costs=(1, 100), name="y")])) == [1]
-        assert told(store, withdrawal("b", "y"))
+        assert await aask_one(store, cancel("b", "x"))
+        assert waits(ask(store, [acquire(costs=(1, 100), lot="y")])) == [1]
+        assert ask_one(store, cancel("b", "y"))
 
     def test_a_refusal_is_an_answer_of_its_own(self, store: Store) -> None:
-        """A refused demand is returned among the others and charges nothing."""
+        """A refused acquisition is returned among the others and charges nothing."""
         costs = [(1, 100), (1, 6001), (1, 1), (1, 50)]
-        first, too_large, too_long, last = store.reserve(
-            [demand(costs=cost, max_wait=0 if cost == (1, 1) else inf) for cost in costs]
+        first, too_large, too_long, last = ask(
+            store,
+            [acquire(costs=cost, max_wait=0 if cost == (1, 1) else inf) for cost in costs],
         )
         assert waits([first, last]) == [0, 0.5]
         assert isinstance(too_large, CostExceedsLimit)
@@ -100,38 +164,38 @@ class StoreContract:
     def test_a_decision_carries_its_name_and_what_limits_it(
         self, store: Store, clock: FakeClock
     ) -> None:
-        """The answer repeats the reservation's id, names the unit that sets the wait, and tells the
+        """The answer names the reservation, names the unit that sets the wait, and tells the
         start by the store's clock."""
-        outcomes = store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
+        outcomes = ask(store, [acquire(costs=(1, 100), lot=name) for name in "ab"])
         assert outcomes == [granted(clock, 0, "", "a"), granted(clock, SECOND, "tokens", "b")]
 
     def test_time_leaks(self, store: Store, clock: FakeClock) -> None:
         """The store's own clock decides how much has leaked."""
-        store.reserve([demand(costs=(1, 100))])
+        ask(store, [acquire(costs=(1, 100))])
         clock.advance(0.25)
-        assert waits(store.reserve([demand(costs=(1, 50))])) == [0.25]
+        assert waits(ask(store, [acquire(costs=(1, 50))])) == [0.25]
 
     def test_cancelling(self, store: Store, clock: FakeClock) -> None:
         """A reservation is given back once, in its own bucket, until its start."""
-        store.reserve([demand(costs=(1, 100), name=name) for name in ("now", "soon", "late")])
-        assert not told(store, withdrawal("b", "now"))
-        assert not told(store, withdrawal("other", "late"))
-        assert not told(store, withdrawal("b", "unknown"))
-        assert told(store, withdrawal("b", "late"))
-        assert not told(store, withdrawal("b", "late"))
+        ask(store, [acquire(costs=(1, 100), lot=name) for name in ("now", "soon", "late")])
+        assert not ask_one(store, cancel("b", "now"))
+        assert not ask_one(store, cancel("other", "late"))
+        assert not ask_one(store, cancel("b", "unknown"))
+        assert ask_one(store, cancel("b", "late"))
+        assert not ask_one(store, cancel("b", "late"))
         clock.advance(1)
-        assert not told(store, withdrawal("b", "soon"))
-        assert waits(store.reserve([demand(costs=(1, 100))])) == [1]
+        assert not ask_one(store, cancel("b", "soon"))
+        assert waits(ask(store, [acquire(costs=(1, 100))])) == [1]
 
     def test_other_limits_keep_the_levels(self, store: Store, clock: FakeClock) -> None:
         """Where a policy's amounts change, what was poured stays poured, in units."""
-        store.reserve([demand(costs=(1, 100))])
+        ask(store, [acquire(costs=(1, 100))])
         half = (Limit.per("requests", 600, 60), Limit.per("tokens", 3000, 60))
-        [outcome] = store.reserve([demand(costs=(1, 50), name="a")._replace(limits=half)])
+        [outcome] = ask(store, [acquire(costs=(1, 50), lot="a")._replace(limits=half)])
         assert waits([outcome]) == [2]
-        assert told(store, withdrawal("b", "a")._replace(limits=half))
+        assert ask_one(store, cancel("b", "a")._replace(limits=half))
         other = (Limit.per("images", 600, 60), *half[1:])
-        outcomes = store.reserve([demand(costs=(1, 50), name="c")._replace(limits=other)] * 2)
+        outcomes = ask(store, [acquire(costs=(1, 50), lot="c")._replace(limits=other)] * 2)
         assert outcomes == [
             granted(clock, 2 * SECOND, "tokens", "c"),
             granted(clock, 3 * SECOND, "tokens", "c"),
@@ -141,37 +205,37 @@ class StoreContract:
         """Each holds by itself, named by its unit, and keeps its level whatever joins it."""
         minute, day = Limit.per("requests", 60, 60), Limit.per("requests", 3, 86400)
 
-        def ask(*limits: Limit) -> Outcome:
-            [outcome] = store.reserve([Demand("b", limits, (1,) * len(limits), inf, "x")])
+        def acquire_of(*limits: Limit) -> Outcome:
+            [outcome] = ask(store, [Acquire("b", limits, ((1,) * len(limits),), inf, "x", 0)])
             return outcome
 
-        assert ask(minute, day) == granted(clock, 0, "", "x")
-        assert ask(minute, day) == granted(clock, SECOND, "requests", "x")
+        assert acquire_of(minute, day) == granted(clock, 0, "", "x")
+        assert acquire_of(minute, day) == granted(clock, SECOND, "requests", "x")
         clock.advance(2)
-        assert ask(day) == granted(clock, 0, "", "x")  # the third of three a day
-        assert ask(day, minute) == granted(clock, 28798 * SECOND, "requests", "x")
-        assert ask(minute) == granted(clock, 28799 * SECOND, "requests", "x")
+        assert acquire_of(day) == granted(clock, 0, "", "x")  # the third of three a day
+        assert acquire_of(day, minute) == granted(clock, 28798 * SECOND, "requests", "x")
+        assert acquire_of(minute) == granted(clock, 28799 * SECOND, "requests", "x")
 
     def test_the_smallest_of_one_unit_refuses(self, store: Store) -> None:
         """A cost that exceeds one limit of its unit is refused with that one's amount."""
         limits = (Limit.per("tokens", 600, 60), Limit.per("tokens", 500, 86400))
-        [outcome] = store.reserve([Demand("b", limits, (501, 501), inf, "")])
+        [outcome] = ask(store, [Acquire("b", limits, ((501, 501),), inf, "", 0)])
         assert isinstance(outcome, CostExceedsLimit)
         assert (outcome.unit, outcome.cost, outcome.amount) == ("tokens", 501, 500)
 
     def test_a_days_quota(self, store: Store, clock: FakeClock) -> None:
         """It may be used up at once, and comes back evenly over a day."""
         limits = (Limit.per("requests", 24, 86400),)
-        asked = [Demand("b", limits, (1,), inf, "")] * 25
-        assert waits(store.reserve(asked)) == [0] * 24 + [3600]
+        asked = [Acquire("b", limits, ((1,),), inf, "", 0)] * 25
+        assert waits(ask(store, asked)) == [0] * 24 + [3600]
         clock.advance(86400)
-        assert waits(store.reserve(asked[:24])) == [0] * 23 + [3600]
+        assert waits(ask(store, asked[:24])) == [0] * 23 + [3600]
 
     def test_without_a_unit_its_wait_goes_on_unnamed(self, store: Store, clock: FakeClock) -> None:
         """Starts that were handed out stay, though the limit that set them is gone."""
-        store.reserve([demand(costs=(1, 100), name=name) for name in "ab"])
-        assert not told(store, withdrawal("b", "b")._replace(limits=LIMITS[:1]))
-        [outcome] = store.reserve([demand(costs=(1,))._replace(limits=LIMITS[:1])])
+        ask(store, [acquire(costs=(1, 100), lot=name) for name in "ab"])
+        assert not ask_one(store, cancel("b", "b")._replace(limits=LIMITS[:1]))
+        [outcome] = ask(store, [acquire(costs=(1,))._replace(limits=LIMITS[:1])])
         assert outcome == granted(clock, SECOND)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -181,11 +245,39 @@ class StoreContract:
     ) -> None:
         """Any sequence gets, to the microsecond, the answers of a bucket in the hand."""
         bucket, name = Bucket(scene.limits), str(next(_UNUSED))
-        for ask in scene.asks:
-            clock.now += ask.after
-            expected = bucket.reserve(ask.costs, clock.now, ask.max_wait, "x")
-            asked = Demand(name, scene.limits, ask.costs, ask.max_wait, "x")
-            assert repr(store.reserve([asked])) == repr([expected])
+        for call in scene.asks:
+            clock.now += call.after
+            expected = bucket.acquire(call.costs, clock.now, call.max_wait, "x")
+            outcome = ask_one(
+                store, Acquire(name, scene.limits, (call.costs,), call.max_wait, "x", 0)
+            )
+            answer = outcome[:2] if isinstance(outcome, Granted) else outcome
+            assert repr(answer) == repr(expected)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(scene=scenes(), max_wait=st.sampled_from([0, SECOND, 60 * SECOND, inf]))
+    def test_a_column_is_decided_as_one_by_one(
+        self, store: Store, clock: FakeClock, scene: Scene, max_wait: float
+    ) -> None:
+        """Whatever is refused in the middle; and those after it are numbered on."""
+        if scene.asks:
+            clock.now += scene.asks[0].after
+        name, costs = str(next(_UNUSED)), [call.costs for call in scene.asks]
+        column = Acquire(f"{name} column", scene.limits, costs, max_wait, name, 7)
+        one_by_one = [
+            Acquire(f"{name} alone", scene.limits, (cost,), max_wait, name, 7 + i)
+            for i, cost in enumerate(costs)
+        ]
+        assert repr(ask(store, [column, column])) == repr(ask(store, one_by_one * 2))
+
+    def test_each_of_a_column_can_be_cancelled(self, store: Store) -> None:
+        """By its number, also where those before it were refused."""
+        costs = [(1, 100), (1, 6001), (1, 100), (1, 100)]
+        column = Acquire("b", LIMITS, costs, inf, "lot", 5)
+        assert waits(ask(store, [column])) == [0, 1, 2]
+        cancels = [cancel("b", "lot", number=number) for number in (8, 5, 6, 7)]
+        assert ask(store, cancels) == [True, False, False, True]
+        assert waits(ask(store, [acquire(costs=(1, 100))])) == [1]
 
     async def test_threads_and_event_loops_at_once(self, store: Store) -> None:
         """Nothing is lost or granted twice when threads and loops ask together."""
@@ -193,11 +285,11 @@ class StoreContract:
 
         def from_thread() -> None:
             for _ in range(50):
-                got.extend(waits(store.reserve([demand(costs=(0, 100))])))
+                got.extend(waits(ask(store, [acquire(costs=(0, 100))])))
 
         async def from_loop() -> None:
             for _ in range(50):
-                got.extend(waits(await store.areserve([demand(costs=(0, 100))])))
+                got.extend(waits(await aask(store, [acquire(costs=(0, 100))])))
 
         def from_another_loop() -> None:
             asyncio.run(from_loop())

@@ -9,28 +9,28 @@ from typing import NamedTuple
 
 import pytest
 
-from openlimit.bucket.limit import SECOND, Limit
-from openlimit.operations import Grant
+from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import (
-    Answer,
-    Demand,
+    Acquire,
+    Cancel,
     Limits,
-    Observation,
-    Pause,
-    Question,
+    Observe,
+    Operation,
+    Penalize,
     Repeat,
     Request,
-    Settlement,
+    Settle,
     Store,
-    Withdrawal,
 )
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
+from tests.contracts.store import Granted, Outcome, outcomes_of
 from tests.support.clock import FakeClock
 from tests.support.redis_process import REDIS, VALKEY, serving_redis
 
 STEPS = 30_000
+LOT = 5000
 
 
 class Stores(NamedTuple):
@@ -67,27 +67,26 @@ def some_limits(random: Random) -> Limits:
     )
 
 
-def some_demand(random: Random, bucket: str, limits: Limits, name: str) -> Demand:
-    """A call small, large or too large; with fractions, so that doubles have to round."""
+def comparable(outcome: Outcome) -> object:
+    """Errors are only equal to themselves; a cost may be 5 or 5.0."""
+    return outcome if isinstance(outcome, Repeat) else repr(outcome)
+
+
+def some_costs(random: Random, limits: Limits) -> Costs:
+    """Small, large or too large; with fractions, so that doubles have to round."""
     shares = (0, 0.001, 0.01, 0.05, 1 / 3, 1, 1.001)
     costs = [limit.amount * random.choice(shares) for limit in limits]
-    if random.random() < 0.5:
-        costs = [round(cost) for cost in costs]
-    request = random.choice([None, None, None, Request(f"r{name}")])
-    max_wait = random.choice([0, SECOND, 60 * SECOND, inf, inf])
-    return Demand(bucket, limits, costs, max_wait, name, request)
-
-
-def comparable(answer: Answer) -> object:
-    """Errors are only equal to themselves; a cost may be 5 or 5.0."""
-    return answer if isinstance(answer, Repeat) else repr(answer)
+    return [round(cost) for cost in costs] if random.random() < 0.5 else costs
 
 
 class Reserved(NamedTuple):
     """A reservation that was granted, and when it starts."""
 
-    demand: Demand
+    bucket: str
+    lot: str
+    number: int
     start: float
+    costs: Costs
 
 
 class Life:
@@ -99,36 +98,45 @@ class Life:
         self.random = Random(seed)
         self.limits_of = {f"{seed}:{i}": some_limits(self.random) for i in range(20)}
         self.granted: list[Reserved] = []
-        self.asked: list[Question] = []
+        self.asked: list[Operation] = []
         self.runs: list[tuple[str, Request]] = []
-        self.steps = self.names = 0
+        self.steps = self.numbers = 0
         self.answers: Counter[str] = Counter()
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """Both, in one step; what they answer."""
-        expected = self.stores.memory.decide(questions)
-        answers = self.stores.redis.decide(questions)
-        assert list(map(comparable, answers)) == list(map(comparable, expected))
-        self.steps += len(questions)
-        for question, answer in zip(questions, expected, strict=True):
-            shown = answer if isinstance(answer, bool) else type(answer).__name__
-            if isinstance(answer, Grant) and answer.wait:
-                shown = "waits"
-            self.answers[f"{type(question).__name__} {shown}"] += 1
-        return expected
+    def ask(self, operations: Sequence[Operation]) -> None:
+        """Both, in one step; and remember what is granted."""
+        expected = self.stores.memory.decide(operations)
+        answers = self.stores.redis.decide(operations)
+        for operation, ours, theirs in zip(operations, expected, answers, strict=True):
+            outcomes = outcomes_of(operation, ours)
+            assert [*map(comparable, outcomes_of(operation, theirs))] == [
+                *map(comparable, outcomes)
+            ]
+            self.steps += len(outcomes)
+            for i, outcome in enumerate(outcomes):
+                shown = outcome if isinstance(outcome, bool) else type(outcome).__name__
+                if isinstance(outcome, Granted):
+                    shown = "waits" if outcome.wait else "starts"
+                    assert isinstance(operation, Acquire)
+                    one = operation.bucket, *outcome[2:], operation.costs[i]
+                    self.granted.append(Reserved(*one))
+                self.answers[f"{type(operation).__name__} {shown}"] += 1
 
-    def reserve(self) -> None:
-        buckets = self.random.choices(list(self.limits_of), k=self.random.randint(1, 30))
-        demands = [
-            some_demand(self.random, bucket, self.limits_of[bucket], self.named(i))
-            for i, bucket in enumerate(buckets)
+    def acquire(self) -> None:
+        """Columns of one and of many, of buckets in any order."""
+        random = self.random
+        operations = [
+            self.some_acquisitions(bucket, random.choice([1, 1, 1, random.randint(0, 10)]))
+            for bucket in random.choices(list(self.limits_of), k=random.randint(1, 20))
         ]
-        self.asked += [demand for demand in demands if demand.request]
-        for demand, answer in zip(demands, self.ask(demands), strict=True):
-            if isinstance(answer, Grant):
-                self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
+        for i, operation in enumerate(operations):
+            if random.random() < 0.25:
+                request, places = Request(f"r {self.numbers} {i}"), range(len(operation.costs))
+                operations[i] = operation._replace(request=request, places=places)
+                self.asked.append(operations[i])
+        self.ask(operations)
 
-    def reserve_run(self) -> None:
+    def acquire_run(self) -> None:
         """Some places of a run, some of which may have been asked before."""
         random = self.random
         if not self.runs or random.random() < 0.5:
@@ -136,97 +144,112 @@ class Life:
             run = random.choice(list(self.limits_of)), Request(f"run {self.steps}", kept)
             self.runs.append(run)
         bucket, request = random.choice(self.runs[-5:])
-        limits = self.limits_of.get(bucket)
-        if not limits:  # they have changed
+        if bucket not in self.limits_of:  # they have changed
             return
-        demands = [
-            some_demand(random, bucket, limits, self.named(i))._replace(
-                request=request, place=random.randrange(20)
-            )
-            for i in range(random.randint(1, 20))
-        ]
-        if random.random() < 0.5:  # so small that they may start together
-            demands = [each._replace(costs=[0] * len(limits)) for each in demands]
-        for demand, answer in zip(demands, self.ask(demands), strict=True):
-            if isinstance(answer, Grant):
-                self.granted.append(Reserved(demand, self.stores.clock.now + answer.wait))
+        operations = []
+        for _ in range(random.choice([1, 1, 2])):
+            operation = self.some_acquisitions(bucket, random.randint(1, 20))
+            count, first = len(operation.costs), random.randrange(10)
+            places: Sequence[int] = [random.randrange(20) for _ in range(count)]
+            if random.random() < 0.3:
+                places = range(first, first + count)
+            if random.random() < 0.5:  # so small that they may start together
+                operation = operation._replace(costs=[[0] * len(operation.limits)] * count)
+            operations.append(operation._replace(request=request, places=places))
+        self.ask(operations)
+
+    def some_acquisitions(self, bucket: str, count: int) -> Acquire:
+        """In a lot with others, by numbers that were not used before."""
+        limits, random = self.limits_of[bucket], self.random
+        if self.numbers % LOT + count > LOT:
+            self.numbers += LOT - self.numbers % LOT
+        lot, number = f"lot {self.seed} {self.numbers // LOT}", self.numbers % LOT
+        self.numbers += count
+        costs = [some_costs(random, limits) for _ in range(count)]
+        max_wait = random.choice([0, SECOND, 60 * SECOND, inf, inf])
+        return Acquire(bucket, limits, costs, max_wait, lot, number)
 
     def correct(self) -> None:
-        """Some of everything that can be told, and some of it again."""
+        """Some of every correction, and some of it again."""
         random = self.random
-        told: list[Question] = []
-        for _ in range(random.randint(0, 15)):
-            kind = random.choice(["cancel", "cancel", "settle", "settle", "pause", "observe"])
-            if kind in ("pause", "observe"):
-                told.append(self.some_news(kind))
+        operations: list[Operation] = []
+        for _ in range(random.randint(0, 12)):
+            kind = random.choice(["cancel", "cancel", "settle", "settle", "penalize", "observe"])
+            if kind in ("penalize", "observe"):
+                operations.append(self.some_news(kind))
+            elif self.granted and kind == "cancel":
+                bucket, lot, number, start, _ = random.choice(self.granted[-60:])
+                start_ = random.choice([None, start, start])
+                operations.append(Cancel(bucket, self.limits_of[bucket], lot, number, start_))
             elif self.granted:
-                told.append(self.some_end(kind))
-        self.asked += told
+                operations.append(self.some_settlements())
+        self.asked += operations
         again = random.sample(self.asked[-60:], min(len(self.asked), random.randint(0, 10)))
-        told += [self.named_anew(each) if isinstance(each, Demand) else each for each in again]
-        random.shuffle(told)
-        self.ask([each._replace(limits=self.limits_of[each.bucket]) for each in told])
+        operations += [
+            self.named_anew(each) if isinstance(each, Acquire) else each for each in again
+        ]
+        random.shuffle(operations)
+        self.ask([each._replace(limits=self.limits_of[each.bucket]) for each in operations])
 
-    def named(self, i: int) -> str:
-        """A name that was not used before, in a lot with others."""
-        lot, number = divmod(self.steps + i, 500)
-        return f"lot {self.seed} {lot}-{number}"
-
-    def named_anew(self, demand: Demand) -> Demand:
+    def named_anew(self, operation: Acquire) -> Acquire:
         """As servers do: once it is forgotten, it is granted under another name."""
-        self.names += 1
-        return demand._replace(reservation_id=f"again {self.names}")
+        fresh = self.some_acquisitions(operation.bucket, len(operation.costs))
+        return operation._replace(lot=fresh.lot, first=fresh.first)
 
-    def some_end(self, kind: str) -> Question:
-        one = self.random.choice(self.granted[-60:])
-        bucket, limits, costs, _, name, *_ = one.demand
-        start = self.random.choice([None, one.start, one.start])
-        if kind == "cancel":
-            return Withdrawal(bucket, limits, name, start)
+    def some_settlements(self) -> Settle:
+        """Of one bucket and lot: of what waits, has started, was settled or cancelled before, is
+        there twice, is too late or was never granted."""
+        random = self.random
+        one = random.choice(self.granted[-100:])
+        alike = [each for each in self.granted[-200:] if each[:2] == one[:2]]
+        chosen = random.choices(alike, k=random.choice([1, 1, random.randint(1, 30)]))
+        numbers = [each.number + random.choice([0] * 9 + [LOT]) for each in chosen]
+        starts = [each.start for each in chosen] if random.random() < 0.8 else None
         shares = [0, 1 / 3, 1, 1.7]
-        actual = [cost * self.random.choice(shares) for cost in costs]
-        return Settlement(bucket, limits, name, costs, actual, start)
+        actual = [[cost * random.choice(shares) for cost in each.costs] for each in chosen]
+        reserved, limits = [each.costs for each in chosen], self.limits_of[one.bucket]
+        return Settle(one.bucket, limits, one.lot, numbers, starts, reserved, actual)
 
-    def some_news(self, kind: str) -> Question:
+    def some_news(self, kind: str) -> Operation:
         bucket, limits = self.random.choice(list(self.limits_of.items()))
-        if kind == "pause":
-            return Pause(bucket, limits, self.random.choice([0, 1, SECOND, 50 * SECOND]))
+        if kind == "penalize":
+            return Penalize(bucket, limits, self.random.choice([0, 1, SECOND, 50 * SECOND]))
         remaining = [limit.capacity * self.random.choice([0, 1 / 7, 1, inf]) for limit in limits]
-        return Observation(bucket, limits, remaining)
+        return Observe(bucket, limits, remaining)
 
     def change_limits(self) -> None:
-        """What is told of a bucket is in its units: what was asked before is over."""
+        """What is known of a bucket is in its units: what was asked before is over."""
         bucket = self.random.choice(list(self.limits_of))
         limits = some_limits(self.random)
-        self.granted = [each for each in self.granted if each.demand.bucket != bucket]
+        self.granted = [each for each in self.granted if each.bucket != bucket]
         self.asked = [each for each in self.asked if each.bucket != bucket]
         held = self.stores.memory._buckets.get(bucket)
         del self.limits_of[bucket]
         if held is None or held.idle_at() <= self.stores.clock.now:
             bucket += "'"  # by this clock Redis does not drop what has run empty
         self.limits_of[bucket] = limits
-        self.ask([Pause(bucket, limits, 0)])
+        self.ask([Penalize(bucket, limits, 0)])
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
-    """Random limits, costs, times, cancels, settlements, pauses, observations, repeats, expiries
-    and changes of limits, many thousand steps."""
+    """Columns of acquisitions and of settlements, cancels, pauses, observations, times, repeats,
+    expiries and changes of limits at random, many thousand steps."""
     life = Life(stores, seed)
     while life.steps < STEPS:
         passes = [0, 1, life.random.randrange(SECOND), life.random.randrange(10**9)]
         stores.clock.now += life.random.choice(passes)
         if life.random.random() < 0.01:
             life.change_limits()
-        life.reserve()
-        life.reserve_run()
+        life.acquire()
+        life.acquire_run()
         life.correct()
     often, seldom = STEPS / 20, STEPS / 1000
-    assert life.answers["Demand waits"] > often
+    assert life.answers["Acquire waits"] > often
     for kind in (
-        *("Demand Grant", "Demand WaitTooLong", "Demand CostExceedsLimit", "Demand Repeat"),
-        *("Withdrawal True", "Withdrawal False", "Settlement True", "Settlement False"),
-        *("Settlement InvalidRequest", "Settlement UnknownReservation"),
-        *("Demand InvalidRequest", "Pause True", "Observation True"),
+        *("Acquire starts", "Acquire WaitTooLong", "Acquire CostExceedsLimit", "Acquire Repeat"),
+        *("Cancel True", "Cancel False", "Settle True", "Settle False"),
+        *("Settle InvalidRequest", "Settle UnknownReservation"),
+        *("Acquire InvalidRequest", "Penalize True", "Observe True"),
     ):
         assert life.answers[kind] > seldom, life.answers

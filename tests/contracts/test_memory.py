@@ -9,11 +9,10 @@ import pytest
 
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import UnknownReservation
-from openlimit.operations import Grant
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Demand, Repeat, Request
-from tests.contracts.once import START, OnceContract, once, settlement
-from tests.contracts.store import StoreContract, demand, told, waits
+from openlimit.stores.protocol import Acquire, Repeat, Request
+from tests.contracts.once import START, OnceContract, once, settle, settle_all
+from tests.contracts.store import LIMITS, Granted, StoreContract, acquire, ask, ask_one, waits
 from tests.support.clock import FakeClock
 
 
@@ -35,14 +34,14 @@ def test_a_million_one_off_keys_leave_nothing_behind(store: MemoryStore, clock: 
     """Buckets that ran empty are dropped while others are decided, a few at a time."""
     most = 0
     for i in range(1_000_000):
-        store.reserve([demand(f"key-{i}", (1, 10))])
+        ask(store, [acquire(f"key-{i}", (1, 10))])
         clock.now += 100
         most = max(most, len(store))
     # Each bucket takes 0.1 s to run empty and is kept for another second, ten thousand keys long.
     assert most <= 11_001
     clock.advance(2)
     for _ in range(most):
-        store.reserve([demand("the only one", (0, 0))])
+        ask(store, [acquire("the only one", (0, 0))])
     assert len(store) <= 1
 
 
@@ -50,25 +49,25 @@ def test_a_burst_of_keys_is_dropped_by_calls_on_another(
     store: MemoryStore, clock: FakeClock
 ) -> None:
     """Memory comes back although no new key ever comes again."""
-    store.reserve([demand(f"key-{i}") for i in range(10_000)])
+    ask(store, [acquire(f"key-{i}") for i in range(10_000)])
     clock.advance(2)
     for _ in range(10_000):
-        store.reserve([demand("other", (0, 1), max_wait=0)])
+        ask(store, [acquire("other", (0, 1), max_wait=0)])
     assert len(store) == 1
 
 
 def test_a_bucket_that_someone_waits_in_is_kept(store: MemoryStore, clock: FakeClock) -> None:
     """Dropping changes no decision: a queue is not forgotten before its last start."""
-    store.reserve([demand(costs=(1, 6000))] * 2)
+    ask(store, [acquire(costs=(1, 6000))] * 2)
     for _ in range(119):
         clock.advance(0.5)
-        store.reserve([demand("other")])
-    assert waits(store.reserve([demand(costs=(1, 1))])) == pytest.approx([59.51])
+        ask(store, [acquire("other")])
+    assert waits(ask(store, [acquire(costs=(1, 1))])) == pytest.approx([59.51])
 
 
 def test_a_refused_call_leaves_no_bucket(store: MemoryStore) -> None:
     """Hostile costs on new keys cost no memory."""
-    store.reserve([demand(f"key-{i}", (1, 6001)) for i in range(100)])
+    ask(store, [acquire(f"key-{i}", (1, 6001)) for i in range(100)])
     assert len(store) == 0
 
 
@@ -77,7 +76,7 @@ def test_a_forked_child_is_not_locked_out(store: MemoryStore) -> None:
     with store._lock:  # as if a thread were deciding
         child = os.fork()
         if child == 0:
-            store.reserve([demand()])
+            ask(store, [acquire()])
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -86,15 +85,12 @@ def test_a_quarter_of_an_hour_of_settlements_is_remembered(
     store: MemoryStore, clock: FakeClock
 ) -> None:
     """At any rate, in two bits each; calls that run long are settled, and once."""
-    long = settlement("long-1", (0, 1), (0, 1))
-    first = settlement("lot 0-0", (0, 1), (0, 1))
+    long, first = settle_all("long", [1]), settle_all("lot 0", [0])
     for lot in range(15):
-        others = [f"lot {lot}-{i}" for i in range(4096)]
-        asked = [settlement(name, (0, 1), (0, 1)) for name in others]
-        assert store.decide(asked) == [True] * 4096
+        assert ask(store, [settle_all(f"lot {lot}", range(4096))]) == [True] * 4096
         clock.advance(59)
     assert sum(len(lot.marks) for lot in store._closed.lots.values()) == 15 * 1024
-    assert store.decide([first, long, long]) == [False, True, False]
+    assert ask(store, [first, long, long]) == [False, True, False]
 
 
 def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
@@ -103,14 +99,14 @@ def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
     """The oldest is forgotten first, which is counted and logged; whatever started before what was
     forgotten counts as expired."""
     store = MemoryStore(clock, at_most=3)
-    asked = [settlement(f"{lot}-0", (1, 10), (1, 0), start=START + lot) for lot in range(4)]
-    assert store.decide(asked) == [True] * 4
-    answer, *others = store.decide(asked)
+    asked = [settle_all(f"{lot}", [0], START + lot) for lot in range(4)]
+    assert ask(store, asked) == [True] * 4
+    answer, *others = ask(store, asked)
     assert isinstance(answer, UnknownReservation)
     assert answer.expired
     assert others == [False] * 3
-    later = settlement("later-0", (1, 10), (1, 0), start=START + 1)
-    assert told(store, later) is True
+    later = settle_all("later", [0], START + 1)
+    assert ask_one(store, later) is True
     assert store._closed.lots.forgotten_early == 2
     [line] = [record.getMessage() for record in caplog.records]
     assert line == "more than 3 lots of settled reservations are to be remembered: 1 forgotten"
@@ -119,10 +115,10 @@ def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
 def test_a_lot_that_was_forgotten_and_begun_again_settles_nothing_twice(clock: FakeClock) -> None:
     """What it knows by then is not all that it knew."""
     store = MemoryStore(clock, at_most=3)
-    asked = [settlement(f"{lot}-0", (1, 10), (1, 0), start=START + lot) for lot in range(4)]
-    assert store.decide(asked) == [True] * 4
-    assert told(store, settlement("0-1", (1, 10), (1, 0), start=START + 9)) is True
-    assert isinstance(told(store, asked[0]), UnknownReservation)
+    asked = [settle_all(f"{lot}", [0], START + lot) for lot in range(4)]
+    assert ask(store, asked) == [True] * 4
+    assert ask_one(store, settle_all("0", [1], START + 9)) is True
+    assert isinstance(ask_one(store, asked[0]), UnknownReservation)
 
 
 def test_requests_beyond_what_is_remembered_are_counted(
@@ -131,11 +127,11 @@ def test_requests_beyond_what_is_remembered_are_counted(
     """The oldest are forgotten first, though they start in days; the log says so once a minute."""
     store = MemoryStore(clock, at_most=3)
     for name in "abcdef":
-        told(store, once(name, (1, 500), f"lot-{name}")._replace(max_wait=inf))
-    assert [type(told(store, once(name))) for name in "fed"] == [Repeat] * 3
-    assert isinstance(told(store, once("a")), Grant)
+        ask_one(store, once(name, (1, 500), f"lot {name}")._replace(max_wait=inf))
+    assert [type(ask_one(store, once(name))) for name in "fed"] == [Repeat] * 3
+    assert isinstance(ask_one(store, once("a")), Granted)
     clock.advance(60)
-    assert isinstance(told(store, once("b")), Grant)
+    assert isinstance(ask_one(store, once("b")), Granted)
     assert store._requests.runs.forgotten_early == 5
     said = [record.getMessage().rsplit(": ")[1] for record in caplog.records]
     assert said == ["1 forgotten", "5 forgotten"]
@@ -146,27 +142,26 @@ def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
     store = MemoryStore(clock, at_most=50)
     lots, runs = store._closed.lots, store._requests.runs
     for i in range(500):
-        told(store, once(str(i), (0, 0), str(i)))
-        told(store, settlement(str(i), (0, 0), (0, 0)))
+        ask_one(store, once(str(i), (0, 0), str(i)))
+        ask_one(store, settle(str(i), (0, 0), (0, 0)))
         assert max(len(lots), len(runs)) <= 50
         assert max(sum(map(len, each._to_look_at.values())) for each in (lots, runs)) <= 100
     for i in range(100):  # a few are dropped by each
         clock.advance(1000)
-        told(store, once(f"x{i}", (0, 0), "x"))
-        told(store, settlement(f"x{i}", (0, 0), (0, 0), start=clock.now))
+        ask_one(store, once(f"x{i}", (0, 0), "x"))
+        ask_one(store, settle(f"x{i}", (0, 0), (0, 0), start=clock.now))
     assert (len(lots), len(runs)) == (1, 1)
 
 
 def test_a_run_takes_little_memory(store: MemoryStore) -> None:
     """Ten thousand grants in runs of a hundred: less than thirty bytes each."""
-    lot = iter(f"{i // 4096:016x}-{i % 4096}" for i in range(10**6))
     costs = [[1, 10**6 + i] for i in range(100)]
     limits = (Limit.per("requests", 10**12, 60), Limit.per("tokens", 10**15, 60))
     tracemalloc.start()
     for run in range(100):
-        request = Request(f"{run:024x}", 10 * SECOND)
-        asked = zip(costs, range(100), strict=True)
-        store.decide([Demand("b", limits, c, inf, next(lot), request, i) for c, i in asked])
+        request, lot = Request(f"{run:024x}", 10 * SECOND), f"{run // 40:016x}"
+        places = range(100)
+        store.decide([Acquire("b", limits, costs, inf, lot, run % 40 * 100, request, places)])
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / 10_000 < 30
@@ -179,14 +174,10 @@ def test_repeating_one_place_of_a_run_looks_at_no_other(store: MemoryStore) -> N
         for first in range(0, 1000, 1000 // steps):
             request = Request(f"in {steps}")
             places = range(first, first + 1000 // steps)
-            store.decide(
-                [
-                    demand(costs=(0, 0), name=f"lot-{i}")._replace(request=request, place=i)
-                    for i in places
-                ]
-            )
-        again = demand(costs=(0, 0))._replace(request=Request(f"in {steps}"), place=999)
-        store.decide([again])
+            costs = [(0, 0)] * len(places)
+            ask(store, [Acquire("b", LIMITS, costs, inf, "lot", first, request, places)])
+        again = acquire(costs=(0, 0))._replace(request=Request(f"in {steps}"), places=(999,))
+        ask(store, [again])
         steps_taken = 0
 
         def count(*_: object) -> None:
@@ -194,7 +185,7 @@ def test_repeating_one_place_of_a_run_looks_at_no_other(store: MemoryStore) -> N
             steps_taken += 1
 
         sys.setprofile(count)
-        answers = store.decide([again])
+        outcome = ask_one(store, again)
         sys.setprofile(None)
-        assert isinstance(answers[0], Repeat)
+        assert isinstance(outcome, Repeat)
         assert steps_taken < 200

@@ -12,20 +12,19 @@ from hypothesis import strategies as st
 
 from openlimit.bucket.limit import SECOND
 from openlimit.bucket.slots import (
-    LEFT_KEPT,
     PLACE_KEPT,
-    AsyncSlots,
-    Departure,
-    Entry,
-    Extension,
-    MemorySlots,
+    RELEASED_KEPT,
+    Acquire,
+    Operation,
     Place,
-    SlotQuestion,
+    Release,
+    Renew,
     Slots,
 )
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.store import RedisBuckets
 from openlimit.stores.redis.url import parse_redis_url
+from openlimit.stores.slots import AsyncSlots, MemorySlots
 from tests.contracts.test_redis import Served, cluster, redis, valkey
 from tests.support.clock import FakeClock
 from tests.support.redis_process import REDIS, VALKEY, serving_redis
@@ -33,24 +32,24 @@ from tests.support.redis_process import REDIS, VALKEY, serving_redis
 LEASE = 30 * SECOND
 
 
-def entry(name: str, most: int = 1, bucket: str = "{b}", asker: str = "me") -> Entry:
-    return Entry(bucket, name, most, LEASE, asker)
+def acquire(name: str, most: int = 1, bucket: str = "{b}", asker: str = "me") -> Acquire:
+    return Acquire(bucket, name, most, LEASE, asker)
 
 
-def extension(name: str, most: int = 1) -> Extension:
-    return Extension("{b}", name, most, LEASE)
+def renew(name: str, most: int = 1) -> Renew:
+    return Renew("{b}", name, most, LEASE)
 
 
-def departure(name: str, asker: str = "") -> Departure:
-    return Departure("{b}", name, asker)
+def release(name: str, asker: str = "") -> Release:
+    return Release("{b}", name, asker)
 
 
 IN = "inside"
 
 
-async def ask(slots: AsyncSlots, questions: Sequence[SlotQuestion]) -> list[int | str | bool]:
+async def ask(slots: AsyncSlots, operations: Sequence[Operation]) -> list[int | str | bool]:
     """The answers, and of places only how many are ahead."""
-    answers = await slots.adecide(questions)
+    answers = await slots.adecide(operations)
     assert not any(isinstance(answer, LimiterUnavailable) for answer in answers)
     return [answer.ahead or IN if isinstance(answer, Place) else bool(answer) for answer in answers]
 
@@ -88,14 +87,14 @@ async def slots(served: Served | None, clock: FakeClock) -> AsyncIterator[AsyncS
 
 async def test_so_many_are_inside_and_the_others_wait_in_order(slots: AsyncSlots) -> None:
     """Who comes first is let in first, and a place says how many have to leave before."""
-    assert await ask(slots, [entry(name, 2) for name in "abcde"]) == [
+    assert await ask(slots, [acquire(name, 2) for name in "abcde"]) == [
         IN,
         IN,
         1,
         2,
         3,
     ]
-    assert await ask(slots, [departure("a"), *(entry(name, 2, asker="") for name in "edc")]) == [
+    assert await ask(slots, [release("a"), *(acquire(name, 2, asker="") for name in "edc")]) == [
         True,
         2,
         1,
@@ -105,17 +104,17 @@ async def test_so_many_are_inside_and_the_others_wait_in_order(slots: AsyncSlots
 
 async def test_buckets_are_apart(slots: AsyncSlots) -> None:
     """A full one keeps nobody out of another, though one message is about both."""
-    names = [entry("a"), entry("b"), entry("a", bucket="{c}"), entry("b", bucket="{d}")]
+    names = [acquire("a"), acquire("b"), acquire("a", bucket="{c}"), acquire("b", bucket="{d}")]
     assert await ask(slots, names) == [IN, 1, IN, IN]
 
 
 async def test_to_ask_again_changes_nothing(slots: AsyncSlots, clock: FakeClock) -> None:
     """Who is inside is, who waits keeps the place, and says for how long it has."""
-    await ask(slots, [entry("a"), entry("b"), entry("c")])
+    await ask(slots, [acquire("a"), acquire("b"), acquire("c")])
     clock.advance(1)
-    assert await ask(slots, [entry("c"), entry("b"), entry("a")]) == [2, 1, IN]
+    assert await ask(slots, [acquire("c"), acquire("b"), acquire("a")]) == [2, 1, IN]
     clock.advance(1)
-    places = await slots.adecide([entry("b"), departure("a"), entry("b")])
+    places = await slots.adecide([acquire("b"), release("a"), acquire("b")])
     for place in places[::2]:
         assert isinstance(place, Place)
         assert place.waited == pytest.approx(2 * SECOND, abs=2)
@@ -124,40 +123,40 @@ async def test_to_ask_again_changes_nothing(slots: AsyncSlots, clock: FakeClock)
 
 async def test_whoever_is_entitled_need_not_wait_for_another(slots: AsyncSlots) -> None:
     """With two slots free, the second in the queue gets in though the first does not ask now."""
-    await ask(slots, [entry(name, 2) for name in "abcde"])
-    await ask(slots, [departure("a"), departure("b")])
-    assert await ask(slots, [entry(name, 2) for name in "edc"]) == [1, IN, IN]
+    await ask(slots, [acquire(name, 2) for name in "abcde"])
+    await ask(slots, [release("a"), release("b")])
+    assert await ask(slots, [acquire(name, 2) for name in "edc"]) == [1, IN, IN]
 
 
-async def test_a_lease_ends_unless_it_is_extended(slots: AsyncSlots, clock: FakeClock) -> None:
+async def test_a_lease_ends_unless_it_is_renewed(slots: AsyncSlots, clock: FakeClock) -> None:
     """To the microsecond, whoever crashed is out; whoever renews stays."""
-    await ask(slots, [entry("a", 2), entry("b", 2), entry("c", 2)])
+    await ask(slots, [acquire("a", 2), acquire("b", 2), acquire("c", 2)])
     for _ in range(19):
         clock.now += LEASE // 20
-        assert await ask(slots, [extension("a", 2), entry("c", 2)]) == [True, 1]
+        assert await ask(slots, [renew("a", 2), acquire("c", 2)]) == [True, 1]
     clock.now += LEASE // 20 - 1
-    assert await ask(slots, [entry("c", 2)]) == [1]
+    assert await ask(slots, [acquire("c", 2)]) == [1]
     clock.now += 1
-    assert await ask(slots, [entry("c", 2), entry("b", 2)]) == [IN, 1]
+    assert await ask(slots, [acquire("c", 2), acquire("b", 2)]) == [IN, 1]
 
 
 async def test_a_lease_is_never_shortened(slots: AsyncSlots, clock: FakeClock) -> None:
     """A renewal before the start of a call that has to wait does not end its slot early."""
-    await ask(slots, [entry("a"), extension("a")._replace(lease=10 * LEASE), extension("a")])
+    await ask(slots, [acquire("a"), renew("a")._replace(lease=10 * LEASE), renew("a")])
     clock.now += 10 * LEASE - 1
-    assert await ask(slots, [entry("b")]) == [1]
+    assert await ask(slots, [acquire("b")]) == [1]
     clock.now += 1
-    assert await ask(slots, [entry("b")]) == [IN]
+    assert await ask(slots, [acquire("b")]) == [IN]
 
 
 async def test_who_runs_on_after_its_lease_gets_in_if_there_is_room(
     slots: AsyncSlots, clock: FakeClock
 ) -> None:
     """It is counted again, ahead of the queue; with no room it has no slot any more."""
-    await ask(slots, [entry("a")])
+    await ask(slots, [acquire("a")])
     clock.now += LEASE
-    await ask(slots, [entry("b"), entry("c")])
-    assert await ask(slots, [extension("a"), departure("b"), extension("a"), entry("c")]) == [
+    await ask(slots, [acquire("b"), acquire("c")])
+    assert await ask(slots, [renew("a"), release("b"), renew("a"), acquire("c")]) == [
         False,
         True,
         True,
@@ -165,33 +164,33 @@ async def test_who_runs_on_after_its_lease_gets_in_if_there_is_room(
     ]
 
 
-async def test_a_departure_is_for_good_and_safe_to_repeat(
+async def test_a_release_is_for_good_and_safe_to_repeat(
     slots: AsyncSlots, clock: FakeClock
 ) -> None:
     """Late repeats of what let it in or held it there take no slot, until they are forgotten."""
-    assert await ask(slots, [departure("a"), entry("b"), departure("b"), departure("b")]) == [
+    assert await ask(slots, [release("a"), acquire("b"), release("b"), release("b")]) == [
         False,
         IN,
         True,
         False,
     ]
-    late: list[SlotQuestion] = [entry("a"), extension("a"), entry("b"), extension("b")]
+    late: list[Operation] = [acquire("a"), renew("a"), acquire("b"), renew("b")]
     assert await ask(slots, late) == [IN, False, IN, False]
-    assert await ask(slots, [entry("c"), entry("d")]) == [IN, 1]
-    clock.now += LEFT_KEPT
-    assert await ask(slots, [entry("a"), entry("b")]) == [IN, 1]
+    assert await ask(slots, [acquire("c"), acquire("d")]) == [IN, 1]
+    clock.now += RELEASED_KEPT
+    assert await ask(slots, [acquire("a"), acquire("b")]) == [IN, 1]
 
 
 async def test_who_gives_up_frees_only_what_is_still_its_own(slots: AsyncSlots) -> None:
     """A caller that asks again over a new connection is not put out by the end of the old one."""
-    await ask(slots, [entry("a"), entry("b"), entry("c"), entry("b", asker="new")])
-    assert await ask(slots, [departure("b", "me"), entry("b", asker="")]) == [
+    await ask(slots, [acquire("a"), acquire("b"), acquire("c"), acquire("b", asker="new")])
+    assert await ask(slots, [release("b", "me"), acquire("b", asker="")]) == [
         False,
         1,
     ]
-    assert await ask(slots, [departure("a", "me"), entry("b", asker="")]) == [True, IN]
-    assert await ask(slots, [departure("b", "me"), departure("b", "new")]) == [False, True]
-    assert await ask(slots, [entry("c"), entry("a"), entry("b")]) == [
+    assert await ask(slots, [release("a", "me"), acquire("b", asker="")]) == [True, IN]
+    assert await ask(slots, [release("b", "me"), release("b", "new")]) == [False, True]
+    assert await ask(slots, [acquire("c"), acquire("a"), acquire("b")]) == [
         IN,
         1,
         2,
@@ -200,36 +199,36 @@ async def test_who_gives_up_frees_only_what_is_still_its_own(slots: AsyncSlots) 
 
 async def test_a_place_is_lost_unless_it_is_asked_for(slots: AsyncSlots, clock: FakeClock) -> None:
     """A waiting caller that crashed holds up the others for some seconds only."""
-    await ask(slots, [entry("a"), entry("b"), entry("c")])
+    await ask(slots, [acquire("a"), acquire("b"), acquire("c")])
     clock.now += PLACE_KEPT - 1
-    assert await ask(slots, [entry("c")]) == [2]
+    assert await ask(slots, [acquire("c")]) == [2]
     clock.now += 1
-    assert await ask(slots, [entry("c"), entry("b")]) == [1, 2]
+    assert await ask(slots, [acquire("c"), acquire("b")]) == [1, 2]
 
 
 async def test_fewer_slots_put_nobody_out(slots: AsyncSlots) -> None:
     """Where a policy's number is lowered, all that are too many have to leave before the next."""
-    await ask(slots, [entry(name, 3) for name in "abc"])
-    assert await ask(slots, [entry("d", 1), extension("a", 1)]) == [3, True]
-    await ask(slots, [departure("a"), departure("b")])
-    assert await ask(slots, [entry("d", 1), departure("c"), entry("d", 1)]) == [
+    await ask(slots, [acquire(name, 3) for name in "abc"])
+    assert await ask(slots, [acquire("d", 1), renew("a", 1)]) == [3, True]
+    await ask(slots, [release("a"), release("b")])
+    assert await ask(slots, [acquire("d", 1), release("c"), acquire("d", 1)]) == [
         1,
         True,
         IN,
     ]
 
 
-SMALL = st.sampled_from([0, 1, SECOND, PLACE_KEPT - 1, PLACE_KEPT, LEASE, LEFT_KEPT])
+SMALL = st.sampled_from([0, 1, SECOND, PLACE_KEPT - 1, PLACE_KEPT, LEASE, RELEASED_KEPT])
 NAMES, ASKERS = st.sampled_from("abcdefgh"), st.sampled_from(["", "x", "y"])
-QUESTIONS = st.one_of(
-    st.builds(Entry, st.just("{b}"), NAMES, st.just(3), st.just(LEASE), ASKERS),
-    st.builds(Extension, st.just("{b}"), NAMES, st.just(3), st.just(LEASE)),
-    st.builds(Departure, st.just("{b}"), NAMES, ASKERS),
+OPERATIONS = st.one_of(
+    st.builds(Acquire, st.just("{b}"), NAMES, st.just(3), st.just(LEASE), ASKERS),
+    st.builds(Renew, st.just("{b}"), NAMES, st.just(3), st.just(LEASE)),
+    st.builds(Release, st.just("{b}"), NAMES, ASKERS),
 )
 
 
-@given(st.lists(st.tuples(SMALL, QUESTIONS), max_size=60))
-def test_never_more_inside_than_slots(scene: list[tuple[int, SlotQuestion]]) -> None:
+@given(st.lists(st.tuples(SMALL, OPERATIONS), max_size=60))
+def test_never_more_inside_than_slots(scene: list[tuple[int, Operation]]) -> None:
     """Nor does anyone get in while those who came before could; whatever is asked and when.
 
     Who holds a slot is kept beside, from the answers alone.
@@ -237,18 +236,18 @@ def test_never_more_inside_than_slots(scene: list[tuple[int, SlotQuestion]]) -> 
     slots, now = Slots(), 0
     held: dict[str, float] = {}
     queue: dict[str, float] = {}  # by who came first: when it asked last
-    left: dict[str, float] = {}
-    for after, question in scene:
+    released: dict[str, float] = {}
+    for after, operation in scene:
         now += after
         held = {name: end for name, end in held.items() if end > now}
         queue = {name: asked for name, asked in queue.items() if asked + PLACE_KEPT > now}
-        left = {name: end for name, end in left.items() if end > now}
+        released = {name: end for name, end in released.items() if end > now}
         slots.sweep(now)
-        name = question.name
-        match question:
-            case Entry():
-                place = slots.enter(question, now)
-                if name in left or name in held:
+        name = operation.name
+        match operation:
+            case Acquire():
+                place = slots.acquire(operation, now)
+                if name in released or name in held:
                     assert place == Place(0)
                     continue
                 queue[name] = now
@@ -257,45 +256,45 @@ def test_never_more_inside_than_slots(scene: list[tuple[int, SlotQuestion]]) -> 
                 if not place.ahead:
                     del queue[name]
                     held[name] = now + LEASE
-            case Extension():
-                can = name not in left and (name in held or len(held) < 3)
-                assert slots.extend(question, now) == can
+            case Renew():
+                can = name not in released and (name in held or len(held) < 3)
+                assert slots.renew(operation, now) == can
                 if can:
                     queue.pop(name, None)
                     held[name] = now + LEASE
-            case Departure():
-                was = slots.leave(question, now)
+            case Release():
+                was = slots.release(operation, now)
                 assert not was or name in held or name in queue
                 if was:
                     held.pop(name, None)
                     queue.pop(name, None)
-                if not question.asker:
-                    left[name] = now + LEFT_KEPT
+                if not operation.asker:
+                    released[name] = now + RELEASED_KEPT
         assert len(held) <= 3
 
 
-def some_question(random: Random) -> SlotQuestion:
+def some_operation(random: Random) -> Operation:
     bucket = random.choice(["{a}", "{b}"])
     name = f"n{random.randrange(40)}"
     most, lease = random.choice([5, 5, 5, 3]), random.choice([SECOND, LEASE])
-    questions: list[SlotQuestion] = [
-        Entry(bucket, name, most, lease, random.choice(["", "x", "y"])),
-        Extension(bucket, name, most, lease),
-        Departure(bucket, name, random.choice(["", "x", "y"])),
+    operations: list[Operation] = [
+        Acquire(bucket, name, most, lease, random.choice(["", "x", "y"])),
+        Renew(bucket, name, most, lease),
+        Release(bucket, name, random.choice(["", "x", "y"])),
     ]
-    return random.choices(questions, [5, 2, 2])[0]
+    return random.choices(operations, [5, 2, 2])[0]
 
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_redis_answers_as_memory_does(slots: AsyncSlots, clock: FakeClock, seed: int) -> None:
-    """Random entries, extensions, departures and times, step by step."""
+    """Random operations and times, step by step."""
     random, memory = Random(seed), MemorySlots(clock)
     seen: set[Any] = set()
     for _ in range(300):
         clock.now += random.choice([0, 0, 1, random.randrange(SECOND), random.randrange(LEASE)])
-        questions = [some_question(random) for _ in range(random.randint(1, 30))]
-        expected = await memory.adecide(questions)
-        assert await slots.adecide(questions) == expected
+        operations = [some_operation(random) for _ in range(random.randint(1, 30))]
+        expected = await memory.adecide(operations)
+        assert await slots.adecide(operations) == expected
         seen.update(type(each) if each else each for each in expected)
     assert seen == {Place, bool, False}
 
@@ -305,12 +304,12 @@ async def test_what_is_idle_is_dropped() -> None:
     clock = FakeClock()
     slots = MemorySlots(clock)
     for i in range(1000):
-        await slots.adecide([entry("a", bucket=f"{i}"), Departure(f"{i}", "a")])
-        await slots.adecide([entry("a", bucket=f"{i}", asker="")])
+        await slots.adecide([acquire("a", bucket=f"{i}"), Release(f"{i}", "a")])
+        await slots.adecide([acquire("a", bucket=f"{i}", asker="")])
     assert len(slots) == 1000
-    clock.now += LEFT_KEPT
+    clock.now += RELEASED_KEPT
     for _ in range(1000):
-        await slots.adecide([extension("nobody", 0)])
+        await slots.adecide([renew("nobody", 0)])
     assert len(slots) == 1
 
 
@@ -320,30 +319,30 @@ async def test_who_has_left_takes_no_memory_for_the_rest_of_a_long_lease() -> No
     slots = MemorySlots(clock)
     for i in range(1000):
         clock.now += SECOND
-        day = entry(f"{i}")._replace(lease=86400 * SECOND)
-        assert await ask(slots, [day, departure(f"{i}")]) == [IN, True]
+        day = acquire(f"{i}")._replace(lease=86400 * SECOND)
+        assert await ask(slots, [day, release(f"{i}")]) == [IN, True]
     assert len(slots._buckets["{b}"]._ends) < 100
 
 
 async def test_redis_forgets_by_itself_and_what_it_lost_is_taken_again() -> None:
-    """Every key expires; after a restart, holders that extend are inside again."""
+    """Every key expires; after a restart, holders that renew are inside again."""
     with redis() as served:
         [server] = served.servers
         buckets = RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))
         slots: AsyncSlots = buckets
-        await slots.adecide([entry(name)._replace(lease=SECOND // 10) for name in "ab"])
+        await slots.adecide([acquire(name)._replace(lease=SECOND // 10) for name in "ab"])
         assert 0 < server.client().pttl("openlimit:{b}:inside") <= 102
-        assert await ask(slots, [entry("c"), departure("c")]) == [2, True]
+        assert await ask(slots, [acquire("c"), release("c")]) == [2, True]
         for key in server.client().scan_iter():
             assert 0 < server.client().pttl(key) <= 60_002, key
         server.kill()
         server.start()
         answer: Any = LimiterUnavailable("", "")
         while isinstance(answer, LimiterUnavailable):
-            [answer] = await slots.adecide([extension("b")])
+            [answer] = await slots.adecide([renew("b")])
             await asyncio.sleep(0.02)
         assert answer is True
-        assert await ask(slots, [extension("a"), entry("d")]) == [False, 1]
+        assert await ask(slots, [renew("a"), acquire("d")]) == [False, 1]
         await buckets.aclose()
 
 
@@ -353,13 +352,13 @@ async def test_redis_goes_on_when_its_clock_is_set_back() -> None:
     with redis() as served:
         buckets = RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)
         slots: AsyncSlots = buckets
-        await slots.adecide([entry("a"), entry("b")])
+        await slots.adecide([acquire("a"), acquire("b")])
         clock.advance(-3600)
-        assert await ask(slots, [entry("b")]) == [1]
+        assert await ask(slots, [acquire("b")]) == [1]
         clock.now += PLACE_KEPT // 2
-        assert await ask(slots, [entry("b")]) == [1]
+        assert await ask(slots, [acquire("b")]) == [1]
         clock.now += LEASE - PLACE_KEPT // 2
-        assert await ask(slots, [entry("c")]) == [IN]
+        assert await ask(slots, [acquire("c")]) == [IN]
         await buckets.aclose()
 
 
@@ -371,6 +370,6 @@ async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
     config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
     with serving_redis(binary=binary, config=config) as server:
         slots = RedisBuckets(parse_redis_url(f"redis://limiter:pass@127.0.0.1:{server.port}"))
-        assert await ask(slots, [entry("a"), entry("b"), extension("a")]) == [IN, 1, True]
-        assert await ask(slots, [departure("a"), entry("b")]) == [True, IN]
+        assert await ask(slots, [acquire("a"), acquire("b"), renew("a")]) == [IN, 1, True]
+        assert await ask(slots, [release("a"), acquire("b")]) == [True, IN]
         await slots.aclose()

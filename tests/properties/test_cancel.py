@@ -1,4 +1,4 @@
-"""The arithmetic of giving back: cancel, settle, pause and observe."""
+"""The arithmetic of giving back: cancel, settle, penalize and observe."""
 
 from math import inf
 from operator import le
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.operations import Grant
 from tests.support.reference import worst_excess
 from tests.support.scenes import ROUNDING, Scene, scenes
 
@@ -26,11 +25,11 @@ class Granted(NamedTuple):
     name: str
 
 
-def reserve(bucket: Bucket, costs: tuple[int, ...], now: float, name: str = "") -> float:
+def acquire(bucket: Bucket, costs: tuple[int, ...], now: float, name: str = "") -> float:
     """The start of a reservation that is granted."""
-    decision = bucket.reserve(costs, now, inf, name)
-    assert isinstance(decision, Grant)
-    return now + decision.wait
+    decision = bucket.acquire(costs, now, inf, name)
+    assert isinstance(decision, tuple)
+    return now + decision[0]
 
 
 def play_with_cancels(bucket: Bucket, scene: Scene, choose: st.DataObject) -> list[Granted]:
@@ -38,9 +37,9 @@ def play_with_cancels(bucket: Bucket, scene: Scene, choose: st.DataObject) -> li
     now, kept = 0, list[Granted]()
     for i, ask in enumerate(scene.asks):
         now += ask.after
-        decision = bucket.reserve(ask.costs, now, inf, str(i))
-        if isinstance(decision, Grant):
-            kept.append(Granted(now + decision.wait, ask.costs, str(i)))
+        decision = bucket.acquire(ask.costs, now, inf, str(i))
+        if isinstance(decision, tuple):
+            kept.append(Granted(now + decision[0], ask.costs, str(i)))
         while bool(kept) and choose.draw(st.booleans(), "cancel one"):
             one = choose.draw(st.sampled_from(kept), "which")
             if bucket.cancel(one.name, now):
@@ -72,19 +71,19 @@ def test_a_queue_that_gives_up_leaves_no_gap(
     split = data.draw(st.integers(0, len(used)))
     now: float = 0
     for ask in used[:split]:
-        now = reserve(with_queue, ask.costs, now + ask.after)
-        reserve(without, ask.costs, now)
+        now = acquire(with_queue, ask.costs, now + ask.after)
+        acquire(without, ask.costs, now)
     queue = []
     for i, ask in enumerate(used[split:]):
-        if reserve(with_queue, ask.costs, now, str(i)) == now:
-            reserve(without, ask.costs, now)
+        if acquire(with_queue, ask.costs, now, str(i)) == now:
+            acquire(without, ask.costs, now)
         else:
             queue.append(str(i))
     random.shuffle(queue)
     assert all(with_queue.cancel(name, now) for name in queue)
     for ask in used:
         now += ask.after
-        assert reserve(with_queue, ask.costs, now) == reserve(without, ask.costs, now)
+        assert acquire(with_queue, ask.costs, now) == acquire(without, ask.costs, now)
 
 
 @given(scenes(), st.data())
@@ -94,10 +93,10 @@ def test_cancelling_never_delays(scene: Scene, data: st.DataObject) -> None:
     now, names = 0, list[str]()
     for i, ask in enumerate(scene.asks):
         now += ask.after
-        before = kept.reserve(ask.costs, now, inf, str(i))
-        after = cancelled.reserve(ask.costs, now, inf, str(i))
-        if isinstance(before, Grant) and isinstance(after, Grant):
-            assert after.wait <= before.wait + 1
+        before = kept.acquire(ask.costs, now, inf, str(i))
+        after = cancelled.acquire(ask.costs, now, inf, str(i))
+        if isinstance(before, tuple) and isinstance(after, tuple):
+            assert after[0] <= before[0] + 1
             names.append(str(i))
         if bool(names) and data.draw(st.booleans()):
             cancelled.cancel(data.draw(st.sampled_from(names)), now)
@@ -107,37 +106,37 @@ def test_cancelling_twice_too_late_or_at_random_changes_nothing() -> None:
     """Only a reservation that is known and still waits is given back, once."""
     bucket = Bucket([REQUESTS])
     for name in "abc":
-        reserve(bucket, (1,), 0, name)
+        acquire(bucket, (1,), 0, name)
     assert not bucket.cancel("a", 0)  # started at once
     assert not bucket.cancel("?", 0)
     assert bucket.cancel("b", 0)
     assert not bucket.cancel("b", 0)
     assert not bucket.cancel("c", 2 * SECOND)  # its start has come
-    assert reserve(bucket, (1,), 2 * SECOND) == 3 * SECOND
+    assert acquire(bucket, (1,), 2 * SECOND) == 3 * SECOND
 
 
 def test_cancelling_behind_a_later_start_gives_back_what_still_fills_the_bucket() -> None:
     """A later start that was told to someone stays, and what leaks until then is lost."""
     bucket = Bucket([Limit.per("tokens", 600, 60, 10)])
-    reserve(bucket, (100,), 0)
-    reserve(bucket, (90,), 0, "large")  # at 9 s
-    assert reserve(bucket, (10,), 0) == 10 * SECOND
+    acquire(bucket, (100,), 0)
+    acquire(bucket, (90,), 0, "large")  # at 9 s
+    assert acquire(bucket, (10,), 0) == 10 * SECOND
     assert bucket.cancel("large", 0)
     # 90 less the 10 that leak between 9 s and 10 s: as full as it was, less 80.
     assert bucket.levels == pytest.approx([20])
-    assert reserve(bucket, (80,), 0) == 10 * SECOND
-    assert reserve(bucket, (10,), 0) == 11 * SECOND
+    assert acquire(bucket, (80,), 0) == 10 * SECOND
+    assert acquire(bucket, (10,), 0) == 11 * SECOND
 
 
 def test_ten_thousand_that_give_up_in_any_order_leave_an_empty_queue() -> None:
     """The queue of ten thousand callers is gone when they are, not hours later."""
     bucket = Bucket([REQUESTS])
-    reserve(bucket, (1,), 0)
+    acquire(bucket, (1,), 0)
     for i in range(10_000):
-        reserve(bucket, (1,), 0, str(i))
+        acquire(bucket, (1,), 0, str(i))
     for i in range(10_000):
         assert bucket.cancel(str(i * 7919 % 10_000), 0)
-    assert reserve(bucket, (1,), 0) == SECOND
+    assert acquire(bucket, (1,), 0) == SECOND
 
 
 @given(scenes(), st.data())
@@ -147,53 +146,53 @@ def test_settling(scene: Scene, data: st.DataObject) -> None:
     now = 0.0
     for ask in scene.asks:
         now += ask.after
-        outcomes = [bucket.reserve(ask.costs, now) for bucket in (less, same, more)]
-        if not all(isinstance(each, Grant) for each in outcomes):
+        outcomes = [bucket.acquire(ask.costs, now) for bucket in (less, same, more)]
+        if not all(isinstance(each, tuple) for each in outcomes):
             continue
-        low, middle, high = (each.wait for each in outcomes if isinstance(each, Grant))
+        low, middle, high = (each[0] for each in outcomes if isinstance(each, tuple))
         assert low <= middle + 1 <= high + 2
         now += high
         share = data.draw(st.floats(0, 1))
-        less.settle(ask.costs, [share * cost for cost in ask.costs], now)
-        same.settle(ask.costs, ask.costs, now)
-        more.settle(ask.costs, [(1 + share) * cost for cost in ask.costs], now)
+        less.settle([ask.costs], [[share * cost for cost in ask.costs]], now)
+        same.settle([ask.costs], [ask.costs], now)
+        more.settle([ask.costs], [[(1 + share) * cost for cost in ask.costs]], now)
 
 
 def test_settling_charges_or_gives_back_the_difference() -> None:
     """The level moves by actual minus reserved, and not below empty."""
     bucket = Bucket([Limit.per("tokens", 6000, 60)])
-    reserve(bucket, (100,), 0)
-    bucket.settle([100], [40], SECOND // 10)
-    assert bucket.levels == [30.0]
-    bucket.settle([100], [0], SECOND // 10)
-    assert bucket.levels == [0.0]
-    bucket.settle([10], [200], SECOND // 10)
-    assert bucket.levels == [190.0]
+    acquire(bucket, (100,), 0)
+    bucket.settle([[100]], [[40]], SECOND // 10)
+    assert bucket.levels == (30.0,)
+    bucket.settle([[100]], [[0]], SECOND // 10)
+    assert bucket.levels == (0.0,)
+    bucket.settle([[10]], [[200]], SECOND // 10)
+    assert bucket.levels == (190.0,)
 
 
 def test_a_correction_survives_the_cancelling_of_what_was_reserved_before_it() -> None:
     """A cancel after a pause or a settlement gives its own cost back, not theirs."""
-    for tail in ("pause", "settle"):
+    for tail in ("penalize", "settle"):
         bucket = Bucket([REQUESTS])
-        reserve(bucket, (1,), 0)
-        reserve(bucket, (1,), 0, "waiting")
-        if tail == "pause":
-            bucket.pause(10 * SECOND, 0)
+        acquire(bucket, (1,), 0)
+        acquire(bucket, (1,), 0, "waiting")
+        if tail == "penalize":
+            bucket.penalize(10 * SECOND, 0)
         else:
-            bucket.settle([1], [9], 0)
+            bucket.settle([[1]], [[9]], 0)
         assert bucket.cancel("waiting", 0)
-        assert reserve(bucket, (1,), 0) >= 9 * SECOND
+        assert acquire(bucket, (1,), 0) >= 9 * SECOND
 
 
 @given(scenes(), st.integers(0, 3600 * SECOND), st.integers(0, 3600 * SECOND))
 def test_nothing_starts_in_a_pause(scene: Scene, now: int, length: int) -> None:
     """What is asked after a pause began starts when it is over, not before."""
     bucket = Bucket(scene.limits)
-    bucket.pause(now + length, now)
+    bucket.penalize(now + length, now)
     for ask in scene.asks:
-        decision = bucket.reserve(ask.costs, now)
-        if isinstance(decision, Grant):
-            assert now + decision.wait >= now + length
+        decision = bucket.acquire(ask.costs, now)
+        if isinstance(decision, tuple):
+            assert now + decision[0] >= now + length
 
 
 @given(scenes(), st.data(), st.randoms(use_true_random=False))
@@ -208,36 +207,36 @@ def test_a_pause_that_is_lifted_leaves_nothing_behind(
     now = 0
     for ask in scene.asks[:split]:
         now += ask.after
-        waits = [bucket.reserve(ask.costs, now) for bucket in (paused, other)]
+        waits = [bucket.acquire(ask.costs, now) for bucket in (paused, other)]
         assert repr(waits[0]) == repr(waits[1])
-    paused.pause(10**18, now)
+    paused.penalize(10**18, now)
     names = []
     for i, ask in enumerate(scene.asks[split:]):
         now += ask.after
-        decision = paused.reserve(ask.costs, now, inf, str(i))
-        if isinstance(decision, Grant):
-            assert now + decision.wait >= 10**18
+        decision = paused.acquire(ask.costs, now, inf, str(i))
+        if isinstance(decision, tuple):
+            assert now + decision[0] >= 10**18
             names.append(str(i))
         for bucket in (paused, other):
-            bucket.settle(ask.costs, [cost // 2 for cost in ask.costs], now)
+            bucket.settle([ask.costs], [[cost // 2 for cost in ask.costs]], now)
     random.shuffle(names)
     assert all(paused.cancel(name, now) for name in names)
-    paused.pause(now, now)
+    paused.penalize(now, now)
     nothing = (0,) * len(scene.limits)
     for costs in (nothing, *(ask.costs for ask in scene.asks)):
-        ours, theirs = paused.reserve(costs, now), other.reserve(costs, now)
-        if isinstance(ours, Grant) and isinstance(theirs, Grant):
-            assert ours.wait == pytest.approx(theirs.wait, abs=slack)
+        ours, theirs = paused.acquire(costs, now), other.acquire(costs, now)
+        if isinstance(ours, tuple) and isinstance(theirs, tuple):
+            assert ours[0] == pytest.approx(theirs[0], abs=slack)
 
 
 def test_observing_raises_the_level_and_never_lowers_it() -> None:
     """The provider's word, less a second's headroom, counts where it is stricter than our own."""
     bucket = Bucket([REQUESTS, Limit.per("tokens", 600, 60, 2)])
     bucket.observe([inf, 24], now=0)
-    assert bucket.levels == [0.0, 6.0]
+    assert bucket.levels == (0.0, 6.0)
     bucket.observe([inf, 29], now=0)
-    assert bucket.levels == [0.0, 6.0]
-    assert reserve(bucket, (1, 20), 0) == 0.6 * SECOND
+    assert bucket.levels == (0.0, 6.0)
+    assert acquire(bucket, (1, 20), 0) == 0.6 * SECOND
 
 
 def test_a_later_cancel_does_not_undo_an_earlier_one() -> None:
@@ -246,7 +245,7 @@ def test_a_later_cancel_does_not_undo_an_earlier_one() -> None:
     for order in ("AC", "CA", "A"):
         bucket = Bucket([Limit.per("tokens", 60, 60, 60)])
         for name, cost in {"full": 60, "A": 50, "B": 1, "C": 1}.items():
-            bucket.reserve([cost], 0, inf, name)
+            bucket.acquire([cost], 0, inf, name)
         assert all(bucket.cancel(name, 0) for name in order)
-        waits.append(reserve(bucket, (10,), 0) / SECOND)
+        waits.append(acquire(bucket, (10,), 0) / SECOND)
     assert waits[0] == waits[1] == waits[2] - 1

@@ -11,7 +11,6 @@ import pytest
 from examples.demo.quota import Limits, Quota
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.operations import Grant
 from tests.support.clock import FakeClock
 
 RATE = 10_000  # tokens a second
@@ -53,16 +52,16 @@ class Loop:
 
     def ask(self) -> None:
         self.names += 1
-        decision = self.bucket.reserve([self.reserved], self.clock.now, inf, str(self.names))
-        assert isinstance(decision, Grant)
-        self.after(decision.wait / SECOND + 0.001, "call")
+        decision = self.bucket.acquire([self.reserved], self.clock.now, inf, str(self.names))
+        assert isinstance(decision, tuple)
+        self.after(decision[0] / SECOND + 0.001, "call")
 
     def call(self) -> None:
         if refusal := self.quota.charge(self.reserved):
             self.refused += 1
             self.tell()
             assert refusal.retry_after
-            self.bucket.pause(self.clock.now + refusal.retry_after * SECOND, self.clock.now)
+            self.bucket.penalize(self.clock.now + refusal.retry_after * SECOND, self.clock.now)
             self.ask()
         else:
             self.accepted += 1
@@ -71,7 +70,7 @@ class Loop:
     def end(self) -> None:
         if self.adjusts:
             self.quota.give_back(self.reserved - self.used)
-        self.bucket.settle([self.reserved], [self.used], self.clock.now)
+        self.bucket.settle([[self.reserved]], [[self.used]], self.clock.now)
         self.tell()
         self.ask()
 

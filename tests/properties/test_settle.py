@@ -1,4 +1,4 @@
-"""The arithmetic in sequences: reserve, cancel, settle, pause and observe, in any order."""
+"""The arithmetic in sequences: acquire, cancel, settle, penalize and observe, in any order."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.operations import Grant
+from openlimit.bucket.pending import leaked
 from tests.support.reference import PlainBucket
 from tests.support.scenes import ROUNDING, Scene, scenes
 
@@ -40,14 +40,14 @@ class Life:
         self._log: list[tuple[str, Callable[[PlainBucket], object]]] = []
         self._names = 0
 
-    def reserve(self, costs: Sequence[float]) -> Granted | None:
+    def acquire(self, costs: Sequence[float]) -> Granted | None:
         """Ask, and remember what is granted."""
         name = str(self._names)
         self._names += 1
-        decision = self.bucket.reserve(costs, self.now, reservation_id=name)
-        if not isinstance(decision, Grant):
+        decision = self.bucket.acquire(costs, self.now, name=name)
+        if not isinstance(decision, tuple):
             return None
-        granted = Granted(name, self.now + decision.wait, costs)
+        granted = Granted(name, self.now + decision[0], costs)
         self.kept.append(granted)
         now = self.now
         self._note(lambda plain: plain.pour(costs, granted.start, now), name)
@@ -67,15 +67,15 @@ class Life:
     def settle(self, granted: Granted, share: float) -> None:
         now, actual = self.now, [share * cost for cost in granted.costs]
         self.settled.add(granted.name)
-        self.bucket.settle(granted.costs, actual, now)
+        self.bucket.settle([granted.costs], [actual], now)
         self._note(lambda plain: plain.settle(granted.costs, actual, now))
         less = [max(0.0, c - a) for c, a in zip(granted.costs, actual, strict=True)]
         self.reductions.append((now, less))
 
-    def pause(self, length: int) -> None:
+    def penalize(self, length: int) -> None:
         now = self.now
-        self.bucket.pause(now + length, now)
-        self._note(lambda plain: plain.pause(now + length, now))
+        self.bucket.penalize(now + length, now)
+        self._note(lambda plain: plain.penalize(now + length, now))
 
     def observe(self, share: float) -> None:
         now, remaining = self.now, [share * limit.capacity for limit in self.scene.limits]
@@ -98,13 +98,13 @@ def live(life: Life, data: st.DataObject, kinds: Sequence[str], most_share: floa
     """Go through the scene's calls, with whatever else at random between them."""
     for ask in life.scene.asks:
         life.now += ask.after
-        life.reserve(ask.costs)
+        life.acquire(ask.costs)
         kind = data.draw(st.sampled_from(kinds), "then")
         if kind == "settle" and (open_ones := life.unsettled()):
             granted = data.draw(st.sampled_from(open_ones), "which")
             life.settle(granted, data.draw(st.floats(0, most_share), "of what was reserved"))
-        elif kind == "pause":
-            life.pause(data.draw(st.integers(0, 10 * SECOND), "length"))
+        elif kind == "penalize":
+            life.penalize(data.draw(st.integers(0, 10 * SECOND), "length"))
         elif kind == "observe":
             life.observe(data.draw(st.floats(0, 1.2), "remaining"))
         elif kind == "cancel" and (waiting := life.waiting()):
@@ -116,7 +116,7 @@ def live(life: Life, data: st.DataObject, kinds: Sequence[str], most_share: floa
                 life.cancel(granted)
 
 
-ALL = ["nothing", "settle", "pause", "observe", "cancel", "give up"]
+ALL = ["nothing", "settle", "penalize", "observe", "cancel", "give up"]
 
 
 @given(scenes(), st.data())
@@ -129,7 +129,7 @@ def test_corrections_are_those_of_the_book(scene: Scene, data: st.DataObject) ->
         one = Life.__new__(Life)
         one.__dict__.update(life.__dict__, scene=scene._replace(asks=[ask]))
         before = len(life.kept)
-        live(one, data, ["nothing", "settle", "pause", "observe"])
+        live(one, data, ["nothing", "settle", "penalize", "observe"])
         life.now, life._names = one.now, one._names
         if len(life.kept) > before:
             assert -slack - 0.001 <= life.kept[-1].start - best <= 1 + slack
@@ -159,7 +159,7 @@ def lead(life: Life) -> tuple[list[float], list[float]]:
     plain, bucket = life.plain(), life.bucket
     time = max(bucket.at, life.now)
     plain.leak(time)
-    levels = bucket._leak(time)
+    levels = leaked(bucket.levels, bucket.limits, time - bucket.at)
     over = [ours - float(theirs) for ours, theirs in zip(levels, plain.levels, strict=True)]
     scale = [
         ROUNDING * max(limit.capacity, *(granted.costs[i] for granted in life.kept), 1.0)
@@ -206,42 +206,42 @@ def test_a_queue_that_gave_up_leaves_no_gap(
         assert all(excess <= slack for excess, slack in zip(over, scale, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["settle", "observe", "pause"])
+@pytest.mark.parametrize("kind", ["settle", "observe", "penalize"])
 def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str) -> None:
     """Neither less nor more than was charged is left."""
     bucket = Bucket([TOKENS])
-    bucket.reserve([2], 0)
+    bucket.acquire([2], 0)
     for name in "abc":
-        assert isinstance(bucket.reserve([10], 0, reservation_id=name), Grant)
+        assert isinstance(bucket.acquire([10], 0, name=name), tuple)
     if kind == "settle":
-        bucket.settle([2], [9], 0)
+        bucket.settle([[2]], [[9]], 0)
     elif kind == "observe":
         bucket.observe([2], 0)
     else:
-        bucket.pause(SECOND, 0)
+        bucket.penalize(SECOND, 0)
     for name in "bca":
         assert bucket.cancel(name, 0)
-    assert (bucket.at, bucket.levels) == (0, [2.0] if kind == "pause" else [9.0])
-    wait = 2 * SECOND if kind == "pause" else 9 * SECOND
-    assert bucket.reserve([10], 0) == Grant(wait, "tokens", "", start=wait)
+    assert (bucket.at, bucket.levels) == (0, (2.0,) if kind == "penalize" else (9.0,))
+    wait = 2 * SECOND if kind == "penalize" else 9 * SECOND
+    assert bucket.acquire([10], 0) == (wait, "tokens")
 
 
 def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
     """Settled down to nothing and then up again: the second stays, whatever is cancelled."""
     bucket = Bucket([TOKENS])
-    bucket.reserve([10], 0)
-    bucket.reserve([2], 8 * SECOND)
-    assert isinstance(bucket.reserve([10], 8 * SECOND, reservation_id="waits"), Grant)
-    bucket.settle([10], [0], 8 * SECOND)
-    bucket.settle([2], [5], 8 * SECOND)
+    bucket.acquire([10], 0)
+    bucket.acquire([2], 8 * SECOND)
+    assert isinstance(bucket.acquire([10], 8 * SECOND, name="waits"), tuple)
+    bucket.settle([[10]], [[0]], 8 * SECOND)
+    bucket.settle([[2]], [[5]], 8 * SECOND)
     assert bucket.cancel("waits", 8 * SECOND)
-    assert (bucket.at, bucket.levels) == (8 * SECOND, [3.0])
+    assert (bucket.at, bucket.levels) == (8 * SECOND, (3.0,))
 
 
 def test_an_observation_that_says_nothing_new_changes_nothing() -> None:
     """Not even what cancelling goes back to."""
     bucket = Bucket([TOKENS])
-    bucket.reserve([5], 0)
+    bucket.acquire([5], 0)
     before = bucket.at, bucket.levels
     bucket.observe([7], SECOND)
     bucket.observe([100], SECOND)
@@ -251,9 +251,9 @@ def test_an_observation_that_says_nothing_new_changes_nothing() -> None:
 def test_a_settlement_of_what_waits_is_told_apart() -> None:
     """The bucket knows who has still to start, until that is cancelled or has started."""
     bucket = Bucket([TOKENS])
-    bucket.reserve([10], 0, reservation_id="started")
-    bucket.reserve([1], 0, reservation_id="waits")
-    bucket.reserve([1], 0, reservation_id="cancelled")
+    bucket.acquire([10], 0, name="started")
+    bucket.acquire([1], 0, name="waits")
+    bucket.acquire([1], 0, name="cancelled")
     bucket.cancel("cancelled", 0)
     names = ("started", "waits", "cancelled", "unknown")
     assert [bucket.is_waiting(name, 0) for name in names] == [False, True, False, False]
@@ -263,7 +263,7 @@ def test_a_settlement_of_what_waits_is_told_apart() -> None:
 def test_a_pause_names_no_unit() -> None:
     """It is no limit that makes callers wait."""
     bucket = Bucket([TOKENS])
-    bucket.reserve([10], 0)
-    bucket.reserve([10], 0)
-    bucket.pause(60 * SECOND, 0)
-    assert bucket.reserve([0], 0) == Grant(60 * SECOND, "", "", start=60 * SECOND)
+    bucket.acquire([10], 0)
+    bucket.acquire([10], 0)
+    bucket.penalize(60 * SECOND, 0)
+    assert bucket.acquire([0], 0) == (60 * SECOND, "")

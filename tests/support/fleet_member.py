@@ -15,6 +15,7 @@ from itertools import cycle
 
 from openlimit import LimiterUnavailable, RemoteLimiter
 from openlimit.bucket.limit import SECOND
+from tests.support.calls import a_call
 
 CALLERS = 4
 
@@ -26,7 +27,7 @@ async def caller(limiters: list[RemoteLimiter], until: float) -> None:
     while (asked := time.monotonic()) < until:
         tokens = random.randint(1, 300)
         try:
-            decision = await limiter.areserve("m", {"requests": 1, "tokens": tokens})
+            decision = await limiter.aacquire(a_call("m", {"requests": 1, "tokens": tokens}))
             told, wait = time.monotonic(), decision.wait / SECOND
             print(asked + wait, told + wait, tokens)
             await asyncio.sleep(wait)

@@ -108,7 +108,7 @@ class PlainBucket:
         ]
         self._correct(change, now)
 
-    def pause(self, until: float, now: float) -> None:
+    def penalize(self, until: float, now: float) -> None:
         self.paused = max(self.paused, Fraction(until)) if until > now else Fraction(0)
 
     def observe(self, remaining: Sequence[float], now: float) -> None:

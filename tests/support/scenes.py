@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.operations import Grant
 from tests.support.reference import Start
 
 # The allowed error: that of doubles, and a thousandth of a microsecond of a start. It is a share of
@@ -75,10 +74,10 @@ def play(scene: Scene, bucket: Bucket) -> Log:
     now, log = 0, Log()
     for ask in scene.asks:
         now += ask.after
-        log.append((now, ask, bucket.reserve(ask.costs, now, ask.max_wait)))
+        log.append((now, ask, bucket.acquire(ask.costs, now, ask.max_wait)))
     return log
 
 
 def starts_of(log: Log) -> list[Start]:
-    """The calls that started, and when."""
-    return [(now + d.wait, ask.costs) for now, ask, d in log if isinstance(d, Grant)]
+    """What started, and when."""
+    return [(now + d[0], ask.costs) for now, ask, d in log if isinstance(d, tuple)]

@@ -20,8 +20,8 @@ from openlimit.errors import Queued
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireStreamRequest,
-    Answer,
-    Question,
+    Operation,
+    Outcome,
     ReleaseRequest,
     RenewRequest,
 )
@@ -40,20 +40,20 @@ class Talker:
         self._call: Any = RateLimitServiceStub(channel).AcquireStream()
         self._writing = asyncio.Lock()
         self._ids = count(1)
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._answers: dict[int, asyncio.Future[Outcome]] = {}
         self.reading = asyncio.create_task(self._read())
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Operation) -> Outcome:
         question.id = next(self._ids)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._answers[question.id] = answer
-        async with self._writing:  # gRPC allows one write at a time
-            await self._call.write(AcquireStreamRequest(questions=[question]))
+        async with self._writing:  # gRPC takes one at a time
+            await self._call.write(AcquireStreamRequest(operations=[question]))
         return await answer
 
     async def _read(self) -> None:
         async for response in self._call:
-            for answer in response.answers:
+            for answer in response.outcomes:
                 self._answers.pop(answer.id).set_result(answer)
 
 
@@ -66,7 +66,7 @@ async def caller(talker: Talker, number: int, start: float) -> None:
     await asyncio.sleep(start + number * EVERY - time.monotonic())
     say("asked", number)
     acquire = AcquireRequest(model="m")
-    while (answer := await talker.ask(Question(acquire=acquire))).HasField("error"):
+    while (answer := await talker.ask(Operation(acquire=acquire))).HasField("error"):
         queued = error_of(answer.error, "")
         assert isinstance(queued, Queued), queued
         acquire.request_id = queued.ticket
@@ -76,10 +76,10 @@ async def caller(talker: Talker, number: int, start: float) -> None:
     while (left := until - time.monotonic()) > lease / 3:
         await asyncio.sleep(lease / 3)
         say("renewed", number)
-        await talker.ask(Question(renew=RenewRequest(reservation_id=named)))
+        await talker.ask(Operation(renew=RenewRequest(reservation_id=named)))
     await asyncio.sleep(left)
     say("out", number)
-    await talker.ask(Question(release=ReleaseRequest(reservation_id=named)))
+    await talker.ask(Operation(release=ReleaseRequest(reservation_id=named)))
 
 
 async def main(address: str, first: int, callers: int, step: int) -> None:

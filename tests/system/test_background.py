@@ -12,15 +12,17 @@ import pytest
 
 from openlimit import background
 from openlimit.background import in_background
-from openlimit.bucket.slots import Departure, MemorySlots, Place
+from openlimit.bucket.slots import Place, Release
 from openlimit.remote.leases import Leases
-from openlimit.remote.waiting import LoopMailbox, Slot
+from openlimit.remote.waiting import Future, LoopWaiters
+from openlimit.stores.slots import MemorySlots
 from openlimit_server import workers
 from openlimit_server.config.settings import Settings
-from openlimit_server.engine import departures
-from openlimit_server.engine.departures import Departures
-from openlimit_server.engine.turns import Turns
+from openlimit_server.engine import releases
+from openlimit_server.engine.queue import SlotQueue
+from openlimit_server.engine.releases import Releases
 from tests.support.asking import eventually
+from tests.support.calls import a_call
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +84,17 @@ async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) 
     """There is another one: nobody waits for ever."""
     looks = 0
 
-    def overdue(_: LoopMailbox, __: int) -> tuple[list[Slot], bool]:
+    def overdue(_: LoopWaiters, __: int) -> tuple[list[Future], bool]:
         nonlocal looks
         looks += 1
         if looks < 3:
             raise TypeError("a fault")
-        return [slot], False
+        return [future], False
 
-    mailbox = LoopMailbox(0.01, True, TimeoutError, overdue, lambda *_: None)
-    slot = mailbox.expect()
+    waiters = LoopWaiters(0.01, True, TimeoutError, overdue, lambda *_: None)
+    future = waiters.expect()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slot, 5)
+        await asyncio.wait_for(future, 5)
     assert looks == 3
     assert len(faults(caplog)) == 1
 
@@ -103,44 +105,45 @@ async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFix
     def unclaimed(*_: object) -> None:
         raise TypeError("a fault")
 
-    mailbox = LoopMailbox(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
-    gone, waits_on = mailbox.expect(), mailbox.expect()
+    waiters = LoopWaiters(60, True, TimeoutError, lambda *_: ([], False), unclaimed)
+    gone, waits_on = waiters.expect(), waiters.expect()
     gone.cancel()
-    mailbox.deliver([(gone, True, None), (waits_on, True, None)])
+    call = a_call("m", {})
+    waiters.deliver([(gone, True, call), (waits_on, True, call)])
     assert await asyncio.wait_for(waits_on, 5) is True
     assert len(faults(caplog)) == 1
 
 
-async def test_a_question_whose_turn_it_is_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_look_up_of_the_queue_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """Who waits for a slot gets it once it is free, as if nothing had been."""
     slots = Breaking()
-    turns = Turns(slots, 1, 60)
-    first = await turns.enter("b", "first", "", 60e6)
+    queue = SlotQueue(slots, 1, 60)
+    first = await queue.enter("b", "first", "", 60e6)
     assert isinstance(first, Place)
-    waiting = asyncio.create_task(turns.enter("b", "second", "", 60e6, held=30))
-    await eventually(lambda: bool(turns._lines))
+    waiting = asyncio.create_task(queue.enter("b", "second", "", 60e6, hold=30))
+    await eventually(lambda: bool(queue._queues))
     slots.broken = 2
     await eventually(lambda: not slots.broken)
-    await turns.leave("b", "first")
+    await queue.release("b", "first")
     second = await asyncio.wait_for(waiting, 5)
     assert isinstance(second, Place)
     assert not second.ahead
     assert len(faults(caplog)) == 1
 
 
-async def test_a_departure_that_fails(
+async def test_a_release_that_fails(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for again until it is answered."""
-    monkeypatch.setattr(departures, "_EVERY", 0.01)
+    """It is sent again until it is answered."""
+    monkeypatch.setattr(releases, "_EVERY", 0.01)
     slots = Breaking()
-    await Turns(slots, 1, 60).enter("b", "n", "", 60e6)
-    leaving = Departures(slots)
+    await SlotQueue(slots, 1, 60).enter("b", "n", "", 60e6)
+    leaving = Releases(slots)
     slots.broken = 3
     with pytest.raises(TypeError):
-        await leaving.ask(Departure("{b}", "n", ""))
+        await leaving.release(Release("{b}", "n", ""))
     await eventually(lambda: not leaving._owed)
-    entered = await Turns(slots, 1, 60).enter("b", "other", "", 0)
+    entered = await SlotQueue(slots, 1, 60).enter("b", "other", "", 0)
     assert isinstance(entered, Place)
     assert not entered.ahead
     assert len(faults(caplog)) == 1

@@ -15,13 +15,13 @@ import grpc
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.operations import Cancel
+from openlimit.operations import Cancel, Report
 from openlimit.remote import connection as connections
 from openlimit.remote import sharing
 from openlimit.remote.channels import proxy_of
-from openlimit.remote.teller import Teller
+from openlimit.remote.closing import close
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, GrantRun
-from openlimit.wire.messages import Told
+from tests.support.calls import a_call
 from tests.support.server_process import ServerProcess, serving, serving_policies
 from tests.support.tcp_relay import relaying
 
@@ -37,8 +37,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def connection_of(limiter: RemoteLimiter) -> connections.Connection:
     """The one that it uses, after a call."""
-    limiter.reserve("m", COST)
-    connection = limiter._buckets._use.connection
+    limiter.acquire(a_call("m", COST))
+    connection = limiter._use.connection
     assert connection
     return connection
 
@@ -112,7 +112,7 @@ def test_connections_that_nobody_can_share_do_not_pile_up(
     assert 1 <= sum(not each.is_closed for each in left) <= 2
     for each in left:
         each.idle_since -= 60
-        each.close(1)
+        close(each, 1)
 
 
 async def test_who_sleeps_longer_than_a_connection_gives_back(
@@ -130,13 +130,13 @@ async def test_who_sleeps_longer_than_a_connection_gives_back(
             break
         await asyncio.sleep(0.02)
     told = list[tuple[object, bool]]()
-    tell = Teller.tell
+    tell = connections.Connection.tell
 
-    def record(teller: Teller, each: Told, at: float | None = None) -> bool:
-        told.append((each, tell(teller, each, at)))
+    def record(connection: connections.Connection, each: Report) -> bool:
+        told.append((each, tell(connection, each)))
         return told[-1][1]
 
-    monkeypatch.setattr(Teller, "tell", record)
+    monkeypatch.setattr(connections.Connection, "tell", record)
     sleeper.cancel()
     await asyncio.gather(sleeper, return_exceptions=True)
     monkeypatch.undo()
@@ -161,14 +161,14 @@ def test_a_stream_that_is_silent_from_its_first_question_is_left(
     try:
         with RemoteLimiter(relay.url.removeprefix("redis://"), timeout=5) as limiter:
             connection = connection_of(limiter)
-            stream = connection._stream
+            stream = connection.stream
             assert stream
             stream._call.cancel()  # as a proxy does after some time
-            while connection._stream is stream:
+            while connection.stream is stream:
                 time.sleep(0.01)
             loop.call_soon_threadsafe(relay.forget)
             time.sleep(0.1)
-            limiter.reserve("m", COST)
+            limiter.acquire(a_call("m", COST))
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -184,10 +184,10 @@ def test_in_an_outage_nobody_who_is_allowed_waits_out_the_timeout_again() -> Non
     ):
         connection = connection_of(limiter)
         hanging.signal(signal.SIGSTOP)
-        connection.is_away = True  # as callers find out
+        connection.outage.is_hopeless = True  # as callers find out
         began = time.monotonic()
-        assert not limiter.reserve("m", COST).reservation_id
-        assert not asyncio.run(limiter.areserve("m", COST)).reservation_id
+        assert not limiter.acquire(a_call("m", COST)).reservation_id
+        assert not asyncio.run(limiter.aacquire(a_call("m", COST))).reservation_id
         assert time.monotonic() - began < 5
         hanging.signal(signal.SIGCONT)
 
@@ -207,10 +207,10 @@ def test_no_thread_to_be_had_is_an_outage_that_ends(
 
     with RemoteLimiter(server.address, timeout=8 + len(failing)) as limiter:
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        limiter.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
         monkeypatch.undo()
         assert failed
-        assert not connection_of(limiter)._questions._waiting
+        assert not connection_of(limiter).in_flight._waiting
 
 
 def test_closing_a_limiter_leaves_the_calls_of_others(server: ServerProcess) -> None:
@@ -219,8 +219,8 @@ def test_closing_a_limiter_leaves_the_calls_of_others(server: ServerProcess) -> 
     with RemoteLimiter(server.address) as limiter:
         assert connection_of(limiter) is connection_of(other)
     with pytest.raises(RuntimeError, match="closed"):
-        limiter.reserve("m", COST)
-    other.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
+    other.acquire(a_call("m", COST))
     other.close()
 
 
@@ -249,7 +249,7 @@ def test_a_server_whose_health_nobody_tells_is_asked(gateway: _Gateway | None) -
     port = served.add_insecure_port("127.0.0.1:0")
     served.start()
     with RemoteLimiter(f"127.0.0.1:{port}", timeout=3) as limiter:
-        limiter.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
     served.stop(None).wait()
 
 
@@ -272,7 +272,7 @@ def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
     monkeypatch.setenv("http_proxy", PROXY["http_proxy"])
     monkeypatch.setenv("no_proxy", "")
     with RemoteLimiter(address.format(server.port), timeout=3) as limiter:
-        limiter.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
 
 
 def test_a_proxy_that_fails_is_named_without_its_credentials(
@@ -285,7 +285,7 @@ def test_a_proxy_that_fails_is_named_without_its_credentials(
         RemoteLimiter("limiter.invalid:50051", timeout=0.5) as limiter,
         pytest.raises(LimiterUnavailable) as caught,
     ):
-        limiter.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
     assert "through the proxy 127.0.0.1:1 (http_proxy); " in str(caught.value)
     assert "no_proxy" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -362,10 +362,10 @@ async def test_a_closed_limiter_asks_no_more(server: ServerProcess) -> None:
     """Blocking or not, also while its connection stays open for others."""
     async with RemoteLimiter(server.address) as other:
         limiter = RemoteLimiter(server.address)
-        await limiter.areserve("m", COST)
+        await limiter.aacquire(a_call("m", COST))
         await limiter.aclose()
         with pytest.raises(RuntimeError, match="this limiter was closed"):
-            await limiter.areserve("m", COST)
+            await limiter.aacquire(a_call("m", COST))
         with pytest.raises(RuntimeError, match="this limiter was closed"):
-            limiter.reserve("m", COST)
-        assert (await other.areserve("m", COST)).reservation_id
+            limiter.acquire(a_call("m", COST))
+        assert (await other.aacquire(a_call("m", COST))).reservation_id

@@ -23,7 +23,8 @@ policies:
 BEGIN = """
 import asyncio, sys, time
 from openlimit import RemoteLimiter
-COST = {"requests": 1, "tokens": 1}
+from openlimit.operations import Acquire
+CALL = Acquire("m", "", {"requests": 1, "tokens": 1}, None)
 limiter = RemoteLimiter(sys.argv[1], timeout=20)
 """
 
@@ -86,7 +87,7 @@ def go_on(client: "subprocess.Popen[str]", within: float) -> None:
 
 def test_a_server_that_hangs_does_not_keep_a_process_that_owes_nothing(ledger: Ledger) -> None:
     """There is nothing to wait for."""
-    client = ledger.client("limiter.reserve('m', COST)\n---\n")
+    client = ledger.client("limiter.acquire(CALL)\n---\n")
     ledger.server.signal(signal.SIGSTOP)
     go_on(client, 10)
     ledger.server.signal(signal.SIGCONT)
@@ -95,10 +96,10 @@ def test_a_server_that_hangs_does_not_keep_a_process_that_owes_nothing(ledger: L
 def test_calls_that_were_cancelled_at_the_end_leave_no_charge(ledger: Ledger) -> None:
     """Also where nobody closes the limiter: their answers are awaited, and given back."""
     client = ledger.client("""
-limiter.reserve("m", COST)
+limiter.acquire(CALL)
 ---
 async def main():
-    asked = [asyncio.create_task(limiter.areserve("m", COST)) for _ in range(500)]
+    asked = [asyncio.create_task(limiter.aacquire(CALL)) for _ in range(500)]
     await asyncio.sleep(0)
 asyncio.run(main())
 """)

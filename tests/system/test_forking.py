@@ -13,6 +13,7 @@ import pytest
 from openlimit import RemoteLimiter
 from openlimit.operations import Acquire
 from openlimit.remote.forks import opening
+from tests.support.calls import a_call
 from tests.support.server_process import ServerProcess, serving
 
 COST = {"requests": 1, "tokens": 0}
@@ -52,12 +53,12 @@ def test_children_of_a_busy_process_ask_for_themselves(server: ServerProcess) ->
 
     def ask() -> None:
         while not over.is_set():
-            limiter.reserve("m", COST)
+            limiter.acquire(a_call("m", COST))
             outcomes["granted"] += 1
 
     def ask_thrice() -> None:
         for _ in range(3):
-            limiter.reserve("m", COST)
+            limiter.acquire(a_call("m", COST))
 
     with RemoteLimiter(server.address) as limiter:
         askers = [threading.Thread(target=ask) for _ in range(3)]
@@ -80,7 +81,7 @@ async def test_an_event_loop_forks_among_its_callers(server: ServerProcess) -> N
     async def ask() -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(20):
-                group.create_task(limiter.areserve("m", COST))
+                group.create_task(limiter.aacquire(a_call("m", COST)))
 
     def ask_in_a_loop() -> None:
         asyncio.events._set_running_loop(None)
@@ -97,14 +98,14 @@ async def test_an_event_loop_forks_among_its_callers(server: ServerProcess) -> N
 def test_who_is_not_answered_before_the_fork_is_asked_again_for() -> None:
     """A server that hangs keeps a fork for a second at most, and loses no caller."""
     with serving() as hanging, RemoteLimiter(hanging.address) as limiter:
-        limiter.reserve("m", COST)
+        limiter.acquire(a_call("m", COST))
         asked = list[object]()
         hanging.signal(signal.SIGSTOP)
-        asker = threading.Thread(target=lambda: asked.append(limiter.reserve("m", COST)))
+        asker = threading.Thread(target=lambda: asked.append(limiter.acquire(a_call("m", COST))))
         asker.start()
-        connection = limiter._buckets._use.connection
+        connection = limiter._use.connection
         assert connection
-        while not connection._questions.in_flight:
+        while not (connection.stream and connection.stream.in_flight):
             time.sleep(0.001)
         assert forked(lambda: None) == 0
         hanging.signal(signal.SIGCONT)
@@ -117,7 +118,7 @@ def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerPro
 
     def ask_anew() -> None:
         with RemoteLimiter(server.address) as limiter:
-            limiter.reserve("m", COST)
+            limiter.acquire(a_call("m", COST))
 
     for _ in range(FORKS):
         ask_anew()
@@ -127,13 +128,13 @@ def test_a_limiter_that_was_just_closed_does_not_hang_children(server: ServerPro
 def test_children_touch_nothing_of_their_parents(server: ServerProcess) -> None:
     """They may close what they never used: locks that the parent's threads hold are not theirs."""
     with RemoteLimiter(server.address) as limiter:
-        limiter.reserve("m", COST)
-        connection = limiter._buckets._use.connection
+        limiter.acquire(a_call("m", COST))
+        connection = limiter._use.connection
         assert connection
         held, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with connection.teller.leases._changed, connection._questions._lock:
+            with connection.leases._changed, connection.in_flight._lock:
                 held.set()
                 over.wait()
 
@@ -164,8 +165,8 @@ def test_a_fork_does_not_wait_for_a_thread_that_waits_for_it(server: ServerProce
     went_on = list[bool]()
     answered, over = threading.Event(), threading.Event()
     with RemoteLimiter(server.address) as limiter:
-        limiter.reserve("m", COST)
-        connection = limiter._buckets._use.connection
+        limiter.acquire(a_call("m", COST))
+        connection = limiter._use.connection
         assert connection
         connection.ask(Acquire("m", "", COST, None), Connecting(), None)
         assert answered.wait(5)

@@ -19,12 +19,12 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     CancelRequest,
     ObserveRequest,
+    Operation,
     PenalizeRequest,
-    Question,
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import messages as items
+from openlimit.wire.codecs import CODECS
 from tests.support.server_process import ServerProcess, serving
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -60,7 +60,7 @@ TOLD = st.one_of(
     st.builds(PenalizeRequest, model=TEXT, key=TEXT, retry_after=DURATIONS),
     st.builds(ObserveRequest, model=TEXT, key=TEXT, remaining=UNITS),
 )
-METHODS = {AcquireRequest: "Acquire"} | {kind.request: kind.method for kind in items.KINDS.values()}
+METHODS = {codec.request: codec.method for codec in CODECS.values()}
 # What DESIGN's table of errors allows for a server with healthy memory buckets.
 REFUSALS = {
     grpc.StatusCode.NOT_FOUND,
@@ -136,16 +136,18 @@ def test_a_real_reservation_takes_any_settlement(
 @given(asked=st.lists(REQUESTS | TOLD, max_size=20))
 def test_any_questions_of_a_stream_are_answered(channel: grpc.Channel, asked: list[Any]) -> None:
     """Each by its id and in its kind, or by an error with details."""
-    fields = {kind.request: (kind.question, kind.answer) for kind in items.KINDS.values()}
+    fields = {each.request: (each.operation, each.outcome) for each in CODECS.values()}
     fields[AcquireRequest] = ("acquire", "granted")
     message = AcquireStreamRequest(
-        questions=[Question(id=i, **{fields[type(each)][0]: each}) for i, each in enumerate(asked)]
+        operations=[
+            Operation(id=i, **{fields[type(each)][0]: each}) for i, each in enumerate(asked)
+        ]
     )
     stub: Any = RateLimitServiceStub(channel)
-    answers = [answer for each in stub.AcquireStream(iter([message])) for answer in each.answers]
+    answers = [answer for each in stub.AcquireStream(iter([message])) for answer in each.outcomes]
     assert sorted(answer.id for answer in answers) == list(range(len(asked)))
     for answer in answers:
-        kind = answer.WhichOneof("answer")
+        kind = answer.WhichOneof("outcome")
         assert kind in ("error", fields[type(asked[answer.id])][1])
         assert kind != "error" or answer.error.details
 

@@ -9,10 +9,10 @@ import pytest
 
 from openlimit.operations import Acquire, Grant, Settle
 from openlimit.stores.memory import MemoryStore
-from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Question, SettleRequest
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, AcquireResponse, Operation, SettleRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 from tests.support.clock import FakeClock
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import serving
@@ -38,12 +38,12 @@ class Life:
     def __init__(self) -> None:
         self._clock = FakeClock()
         self._store = MemoryStore(self._clock)
-        self._policies = Policies([RULES], self._store)
+        self._engine = Engine([RULES], self._store)
 
     async def start(self, model: str, tokens: int, **units: int) -> str:
         """The id of its reservation."""
         call = Acquire(model, "", {"requests": 1, "tokens": tokens, **units}, None)
-        [answer] = await self._policies.answer([call])
+        [answer] = await self._engine.decide([call])
         assert isinstance(answer, Grant)
         assert answer.wait == 0
         return answer.reservation_id
@@ -51,7 +51,7 @@ class Life:
     async def settle(self, reservation_id: str, tokens: int, **units: int) -> bool:
         """Whether it has changed something."""
         told = Settle(reservation_id, "", {"tokens": tokens, **units})
-        [answer] = await self._policies.answer([told])
+        [answer] = await self._engine.decide([told])
         assert isinstance(answer, bool)
         return answer
 
@@ -193,8 +193,8 @@ def test_a_server_learns_from_what_is_settled_through_it(servers: Servers) -> No
         if i % 2:
             assert servers.second.Settle(settle, timeout=5).settled
         else:
-            talk.send(Question(id=i, settle=settle))
-            assert talk.answers(1)[i].settled.settled
+            talk.send(Operation(id=i, settle=settle))
+            assert talk.outcomes(1)[i].settled.settled
     talk.end()
     # Ten times all that may be written in a minute.
     for _ in range(10):

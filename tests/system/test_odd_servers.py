@@ -12,10 +12,11 @@ from openlimit import LimiterUnavailable, RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     AcquireStreamResponse,
-    Answer,
     GrantRun,
+    Outcome,
     SettleResponse,
 )
+from tests.support.calls import a_call
 
 COST = {"requests": 1, "tokens": 1}
 Answering = Callable[[list[int]], Iterator[AcquireStreamResponse]]
@@ -60,12 +61,12 @@ def nothing(_: list[int]) -> Iterator[AcquireStreamResponse]:
 
 
 def another(_: list[int]) -> Iterator[AcquireStreamResponse]:
-    yield AcquireStreamResponse(answers=[Answer(id=2**62, settled=SettleResponse(settled=True))])
+    yield AcquireStreamResponse(outcomes=[Outcome(id=2**62, settled=SettleResponse(settled=True))])
 
 
 def settled(ids: list[int]) -> Iterator[AcquireStreamResponse]:
     settled = SettleResponse(settled=True)
-    yield AcquireStreamResponse(answers=[Answer(id=each, settled=settled) for each in ids])
+    yield AcquireStreamResponse(outcomes=[Outcome(id=each, settled=settled) for each in ids])
 
 
 def thrice(ids: list[int]) -> Iterator[AcquireStreamResponse]:
@@ -82,7 +83,7 @@ def test_a_server_that_ends_each_stream_at_once_is_not_flooded(answer: Answering
             RemoteLimiter(address, timeout=0.5) as limiter,
             pytest.raises(LimiterUnavailable, match="has ended the stream"),
         ):
-            limiter.reserve("m", COST)
+            limiter.acquire(a_call("m", COST))
         assert handler.streams <= 20
 
 
@@ -91,19 +92,20 @@ async def test_an_answer_of_another_kind_is_no_decision() -> None:
     with answering(settled) as (_, address):
         with RemoteLimiter(address, timeout=3) as limiter:
             with pytest.raises(LimiterUnavailable, match="it answers True to a call"):
-                limiter.reserve("m", COST)
+                limiter.acquire(a_call("m", COST))
             with pytest.raises(LimiterUnavailable, match="it answers True to a call"):
-                await limiter.areserve("m", COST)
+                await limiter.aacquire(a_call("m", COST))
         with RemoteLimiter(address, timeout=3, on_unavailable="allow") as allowing:
-            assert allowing.reserve("m", COST).wait == 0
-            assert (await allowing.areserve("m", COST)).wait == 0
+            assert allowing.acquire(a_call("m", COST)).wait == 0
+            assert (await allowing.aacquire(a_call("m", COST))).wait == 0
 
 
 def test_answers_that_are_repeated_do_not_hide_a_silence() -> None:
     """Each counts once, so that what is not answered later is seen to be missing."""
     with answering(thrice) as (_, address), RemoteLimiter(address, timeout=3) as limiter:
         for _ in range(20):
-            limiter.reserve("m", COST)
-        connection = limiter._buckets._use.connection
+            limiter.acquire(a_call("m", COST))
+        connection = limiter._use.connection
         assert connection
-        assert connection._questions.in_flight == 0
+        assert connection.stream
+        assert connection.stream.in_flight == 0

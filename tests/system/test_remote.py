@@ -26,6 +26,7 @@ from openlimit import (
     UnknownModel,
     WaitTooLong,
 )
+from tests.support.calls import a_call
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
 POLICIES = """
@@ -315,7 +316,7 @@ def test_allow_waits_for_a_hanging_server_once() -> None:
             limiter.wait_for_capacity_sync(1, model="gpt-4o")
         assert 0.5 < time.monotonic() - began < 3
         server.signal(signal.SIGCONT)
-        while not limiter.reserve("gpt-4o", {"requests": 1, "tokens": 1}).reservation_id:
+        while not limiter.acquire(a_call("gpt-4o", {"requests": 1, "tokens": 1})).reservation_id:
             assert time.monotonic() - began < 10
 
 

@@ -19,6 +19,8 @@ from openlimit import (
     RemoteLimiter,
 )
 from openlimit.limiter import RateLimiter
+from openlimit.operations import Cancel, Settle
+from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving_policies
 
@@ -57,10 +59,10 @@ async def limiter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 async def wait_of(limiter: RateLimiter, tokens: int, model: str = "gpt-4o") -> float:
     """Seconds that such a call would have to wait now; it is not made."""
-    decision = await limiter.areserve(model, {"requests": 1, "tokens": tokens})
-    limiter.cancel(decision)
+    decision = await limiter.aacquire(a_call(model, {"requests": 1, "tokens": tokens}))
+    limiter.tell(Cancel(decision.reservation_id, ""))
     if not decision.wait:
-        limiter.settle(decision, {"requests": 1, "tokens": tokens}, {"requests": 0, "tokens": 0})
+        limiter.tell(Settle(decision.reservation_id, "", {"requests": 0, "tokens": 0}))
     return decision.wait / 1e6
 
 
@@ -158,11 +160,12 @@ async def test_input_and_output_are_settled_each(limiter: RateLimiter) -> None:
     async with limiter.limit(model="split", messages=messages, max_tokens=590) as reservation:
         reservation.settle({"input_tokens": 100, "output_tokens": 200})
     cost = {"requests": 1, "tokens": 401, "input_tokens": 1, "output_tokens": 400}
-    decision = await limiter.areserve("split", cost)
+    decision = await limiter.aacquire(a_call("split", cost))
     assert decision.wait < 1e6
-    limiter.settle(decision, cost, {"input_tokens": 600, "output_tokens": 0})
+    used = {"input_tokens": 600, "output_tokens": 0}
+    limiter.tell(Settle(decision.reservation_id, "", used))
     cost |= {"input_tokens": 100}
-    decision = await limiter.areserve("split", cost)
+    decision = await limiter.aacquire(a_call("split", cost))
     assert decision.limited_by == "input_tokens"
 
 
@@ -221,9 +224,9 @@ def test_what_is_told_to_a_server_that_hangs_is_bounded(tmp_path: Path) -> None:
         server.signal(signal.SIGSTOP)
         for _ in range(130_000):
             limiter.observe({"tokens": 1000}, "gpt-4o")
-        connection = limiter._buckets._use.connection
+        connection = limiter._use.connection
         assert connection
-        assert len(connection._questions._waiting) < 120_000
+        assert len(connection.reports._unsent) < 120_000
         server.signal(signal.SIGCONT)
 
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import rolling
 from openlimit import RemoteLimiter
 from openlimit.remote import connection as connections
+from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -43,7 +44,9 @@ async def test_clients_spread_over_servers(tmp_path: Path) -> None:
         ]
         limiters = several(servers, 20)
         for _ in range(2):
-            decisions = await asyncio.gather(*(each.areserve("m", COST) for each in limiters))
+            decisions = await asyncio.gather(
+                *(each.aacquire(a_call("m", COST)) for each in limiters)
+            )
         assert {decision.limited_by for decision in decisions} == {"requests", "tokens"}
 
 
@@ -55,10 +58,10 @@ async def test_a_server_that_freezes_is_left(
     monkeypatch.setattr(connections, "_SILENT", 1.0)
     with serving("--store", redis.url) as one, serving("--store", redis.url) as other:
         limiters = several([one, other], 20)
-        await asyncio.gather(*(each.areserve("m", COST) for each in limiters))
+        await asyncio.gather(*(each.aacquire(a_call("m", COST)) for each in limiters))
         one.signal(signal.SIGSTOP)
         async with asyncio.timeout(5):
-            await asyncio.gather(*(each.areserve("m", COST) for each in limiters))
+            await asyncio.gather(*(each.aacquire(a_call("m", COST)) for each in limiters))
         one.signal(signal.SIGCONT)
 
 

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 )
 from grpc_status import rpc_status
 
+from openlimit.operations import Grant
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
@@ -29,10 +30,11 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireStreamRequest,
     CancelRequest,
     ObserveRequest,
+    Operation,
     PenalizeRequest,
-    Question,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire.messages import read_outcomes
 from openlimit_server.run import address_to_ask
 from tests.support.redis_process import free_port
 from tests.support.server_process import ServerProcess, serving, serving_policies
@@ -169,8 +171,8 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
     }
     acquire = AcquireRequest(tokens=1, units={"images": 1})
     run = AcquireRun(units=["requests", "images"], ids=[2], costs=[1, 1])
-    question = Question(id=1, acquire=acquire)
-    asked = [AcquireStreamRequest(questions=[question], runs=[run])]
+    question = Operation(id=1, acquire=acquire)
+    asked = [AcquireStreamRequest(operations=[question], runs=[run])]
     with (
         serving_policies(tmp_path, policies) as server,
         grpc.insecure_channel(server.address) as to,
@@ -181,7 +183,7 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
             assert code is grpc.StatusCode.NOT_FOUND
             assert details["ErrorInfo"].reason == "UNKNOWN_MODEL"
         batch = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire]))
-        answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.answers]
+        answers = [each for part in stub.AcquireStream(iter(asked)) for each in part.outcomes]
         results: list[Any] = [*batch.results, *answers]
         assert len(results) == 3
         for result in results:
@@ -195,8 +197,9 @@ def test_a_call_without_a_model_is_for_a_policy_that_lists_it(tmp_path: Path) ->
         assert seconds(stub.Acquire(acquire).wait) == 0
         [result] = stub.AcquireBatch(AcquireBatchRequest(acquisitions=[acquire])).results
         assert 0.5 < seconds(result.granted.wait) <= 1
-        grants = [each for part in stub.AcquireStream(iter(asked)) for each in part.grants]
-        assert sorted(number for run in grants for number in run.ids) == [1, 2]
+        parts = stub.AcquireStream(iter(asked))
+        answered = dict(each for part in parts for each in read_outcomes(part, ""))
+        assert {number: type(each) for number, each in answered.items()} == {1: Grant, 2: Grant}
         assert 2_000_000 < max(wait for run in grants for wait in run.wait_micros) <= 3_000_000
         for method, request in tell.items():
             getattr(stub, method)(request)

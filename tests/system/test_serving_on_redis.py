@@ -17,7 +17,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit import LimiterUnavailable, RemoteLimiter
 from openlimit.bucket.limit import SECOND
+from openlimit.operations import Cancel
 from openlimit_server.rpc.service import SERVICE
+from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -73,7 +75,7 @@ def test_health_follows_the_store(redis: RedisProcess, tmp_path: Path) -> None:
             limiter.wait_for_capacity_sync(1, model="m")
         redis.start()
         wait_for_health(server, HealthCheckResponse.SERVING)
-        assert limiter.reserve("m", {"requests": 1, "tokens": 100}).wait > 30e6
+        assert limiter.acquire(a_call("m", {"requests": 1, "tokens": 100})).wait > 30e6
 
 
 async def test_a_hanging_store_costs_no_caller_more_than_its_timeout(
@@ -87,7 +89,7 @@ async def test_a_hanging_store_costs_no_caller_more_than_its_timeout(
         async def ask(model: str) -> float:
             began = time.monotonic()
             try:
-                decision = await limiter.areserve(model, {"requests": 1, "tokens": 100})
+                decision = await limiter.aacquire(a_call(model, {"requests": 1, "tokens": 100}))
                 assert (model, decision.wait) == ("open-m", 0)
             except LimiterUnavailable:
                 assert model == "m"
@@ -101,10 +103,10 @@ async def test_a_hanging_store_costs_no_caller_more_than_its_timeout(
         # have been given back.
         for _ in range(100):
             with suppress(LimiterUnavailable):
-                decision = await limiter.areserve("m", {"requests": 1, "tokens": 100})
+                decision = await limiter.aacquire(a_call("m", {"requests": 1, "tokens": 100}))
                 if decision.wait <= 52 * 1e6:
                     break
-                limiter.cancel(decision)
+                limiter.tell(Cancel(decision.reservation_id, ""))
             await asyncio.sleep(0.02)
         assert decision.wait <= 52 * 1e6
 
@@ -157,7 +159,7 @@ def test_other_amounts_keep_the_level(redis: RedisProcess, tmp_path: Path) -> No
             RemoteLimiter(server.address) as limiter,
         ):
             for tokens in (3000, 50):
-                decision = limiter.reserve("m", {"requests": 1, "tokens": tokens})
+                decision = limiter.acquire(a_call("m", {"requests": 1, "tokens": tokens}))
                 waits.append(decision.wait / SECOND)
     # 3000 tokens overdraw a bucket of 100 at once, 50 more wait for 2950 to leak, 100 a second;
     # then 3000 wait until nothing is left, 50 a second.
@@ -178,7 +180,7 @@ def test_a_days_quota_outlives_servers(redis: RedisProcess, tmp_path: Path) -> N
             RemoteLimiter(server.address) as limiter,
         ):
             for _ in range(2):
-                decision = limiter.reserve("m", {"requests": 1})
+                decision = limiter.acquire(a_call("m", {"requests": 1}))
                 waits.append(decision.wait / SECOND)
         redis.kill()
         redis.start()

@@ -11,19 +11,23 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 
+from openlimit.operations import Grant
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
     AcquireResponse,
     AcquireRun,
     AcquireStreamRequest,
+    AcquireStreamResponse,
     CancelRequest,
     ObserveRequest,
+    Operation,
     PenalizeRequest,
-    Question,
     SettleRequest,
+    SettleRun,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit.wire.messages import read_outcomes
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import serving
 from tests.system.test_serving import refused, seconds
@@ -134,8 +138,8 @@ def test_what_no_call_can_have_cost_is_refused(servers: Servers) -> None:
         SettleRequest(reservation_id=granted.reservation_id, **fields) for _, fields in absurd
     ]
     talk = Talk(servers.second)
-    talk.send(*(Question(id=i, settle=each) for i, each in enumerate(requests)))
-    answers = talk.answers(len(requests))
+    talk.send(*(Operation(id=i, settle=each) for i, each in enumerate(requests)))
+    answers = talk.outcomes(len(requests))
     for i, (field, _) in enumerate(absurd):
         _, details = refused(servers.first.Settle, requests[i])
         [violation] = details["BadRequest"].field_violations
@@ -232,9 +236,11 @@ def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
         assert (violation.field, "cancelled" in violation.description) == ("request_id", True)
         requests = iter([AcquireStreamRequest(runs=[run])])
         [response] = stub.AcquireStream(requests, timeout=5)
-        assert [answer.id for answer in response.answers] == [1]
-        assert "cancelled" in response.answers[0].error.message
-        assert [*response.grants[0].ids] == [2]
+        first, *others = response.outcomes
+        assert first.id == 1
+        assert "cancelled" in first.error.message
+        repeated = [each.id for each in others if each.HasField("granted")]
+        assert [*repeated, *(each for run in response.grants for each in run.ids)] == [2]
     assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 1
 
 
@@ -280,15 +286,11 @@ def test_a_request_repeated_at_once_everywhere_is_charged_once(servers: Servers)
 def run_granted(stub: RateLimitServiceStub, run: AcquireRun) -> dict[int, tuple[str, int]]:
     """The reservation and the wait, in microseconds, of each id of a run."""
     [response] = stub.AcquireStream(iter([AcquireStreamRequest(runs=[run])]), timeout=5)
+    granted = read_outcomes(response, "")
     return {
-        number: (name, wait)
-        for grants in response.grants
-        for number, name, wait in zip(
-            grants.ids,
-            grants.reservation_ids,
-            grants.wait_micros or [0] * len(grants.ids),
-            strict=True,
-        )
+        number: (grant.reservation_id, int(grant.wait))
+        for number, grant in granted
+        if isinstance(grant, Grant)
     }
 
 
@@ -312,6 +314,84 @@ def test_a_run_repeated_elsewhere_is_charged_once(servers: Servers) -> None:
     assert 1.2 < seconds(acquire(servers.second, model, 0, units={"images": 600}).wait) <= 1.4
 
 
+def settle_run(names: list[str], costs: list[int], **fields: Any) -> SettleRun:
+    """Settlements in tokens, of ids of one scope."""
+    [scope] = {name.partition("/")[2] for name in names}
+    owns = [name.partition("/")[0] for name in names]
+    run = SettleRun(scope=scope, units=["tokens"], ids=range(100, 100 + len(names)), **fields)
+    run.reservation_ids.extend(owns)
+    run.costs.extend(costs)
+    return run
+
+
+def stream(stub: RateLimitServiceStub, *requests: AcquireStreamRequest) -> AcquireStreamResponse:
+    """All that is answered to these messages."""
+    answered = AcquireStreamResponse()
+    for response in stub.AcquireStream(iter(requests), timeout=5):
+        answered.MergeFrom(response)
+    return answered
+
+
+def test_a_run_settles_before_the_acquisitions_of_its_message(servers: Servers) -> None:
+    """On whichever server, each once; it is acknowledged, and answered only where it fails."""
+    model, units = "shared-runs", ["requests", "tokens"]
+    run = AcquireRun(model=model, units=units, ids=range(4), costs=[1, 25] * 4)
+    granted = run_granted(servers.first, run)
+    names = [name for name, wait in granted.values() if not wait]
+    assert len(names) == 4
+    settling = settle_run(names, [0, 0, 25, 0])
+    answered = stream(
+        servers.second, AcquireStreamRequest(runs=[run], settlements=[settling, settling])
+    )
+    assert answered.settled_runs == 2
+    assert not answered.outcomes
+    # 25 were in, and of 100 more there is room for 75.
+    again = dict(read_outcomes(answered, ""))
+    waits = [again[i].wait / 1e6 for i in range(4)]  # type: ignore[union-attr]  # all are grants
+    assert waits[:3] == [0, 0, 0]
+    assert 0 < waits[3] <= 0.25
+    answered = stream(servers.first, AcquireStreamRequest(settlements=[settling]))
+    assert (answered.settled_runs, len(answered.outcomes)) == (1, 0)
+
+
+def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) -> None:
+    """It is answered by its error, and all others are settled; so is a run of whole ids, which may
+    be of any models."""
+    model, units = "shared-failing", ["requests", "tokens"]
+    acquire(servers.first, model, 40)
+    run = AcquireRun(model=model, units=units, ids=range(5), costs=[1, 20] * 5)
+    granted = run_granted(servers.second, run)
+    names = [name for name, _ in granted.values()]
+    assert [wait > 0 for _, wait in granted.values()] == [False, False, False, True, True]
+    forged = "0" * 16 + names[1][16:]
+    garbage = "x/" + names[0].partition("/")[2]
+    failing = settle_run([names[0], forged, names[4], names[2], garbage], [0, 0, 0, 10**15, 0])
+    whole = SettleRun(ids=range(200, 205), units=["tokens"], costs=[0] * 5)
+    other = acquire(servers.first, "each-failing", 10).reservation_id
+    whole.reservation_ids.extend([names[1], "x", forged, other, "x/y"])
+    others = [
+        SettleRun(key="another", scope=failing.scope, ids=[300], reservation_ids=["x"]),
+        SettleRun(scope=failing.scope.replace("shared", "gone"), ids=[301]),
+        SettleRun(scope="no scope", ids=[302], reservation_ids=["x"]),
+        SettleRun(),
+    ]
+    others[1].reservation_ids.extend(failing.reservation_ids[:1])
+    answered = stream(servers.first, AcquireStreamRequest(settlements=[failing, whole, *others]))
+    assert answered.settled_runs == 6
+    errors = {each.id: each.error for each in answered.outcomes}
+    assert len(errors) == len(answered.outcomes)
+    unknown = {number for number, error in errors.items() if error.code == Code.Value("NOT_FOUND")}
+    assert unknown == {101, 202, 301}
+    assert errors[101].message == errors[202].message
+    assert errors.keys() - unknown == {102, 103, 104, 201, 204, 300, 302}
+    assert "has not started" in errors[102].message
+    for name in names[:2]:
+        request = SettleRequest(reservation_id=name, tokens=5)
+        assert not servers.second.Settle(request, timeout=5).settled
+    assert not servers.second.Settle(SettleRequest(reservation_id=other, tokens=1)).settled
+    assert servers.second.Settle(SettleRequest(reservation_id=names[2], tokens=1)).settled
+
+
 def test_everything_goes_over_the_stream(servers: Servers) -> None:
     """In one message, decided in its order, each answered in its kind."""
     granted = acquire(servers.first, "each-stream", 6000, "k")
@@ -321,20 +401,20 @@ def test_everything_goes_over_the_stream(servers: Servers) -> None:
     ask = AcquireRequest(model="each-stream", key="k", tokens=100, request_id="r")
     talk = Talk(servers.second)
     talk.send(
-        Question(id=1, acquire=ask),
-        Question(id=2, settle=foreign),
-        Question(id=3, settle=settlement),
-        Question(id=4, settle=settlement),
-        Question(id=5, penalize=pause),
-        Question(id=6, observe=ObserveRequest(model="each-stream", key="k")),
-        Question(id=7, acquire=ask),
-        Question(id=8, observe=ObserveRequest(model="nobody")),
-        Question(id=9, penalize=PenalizeRequest(model="each-stream")),
-        Question(id=10, settle=SettleRequest(reservation_id="x", key="k" * 300)),
+        Operation(id=1, acquire=ask),
+        Operation(id=2, settle=foreign),
+        Operation(id=3, settle=settlement),
+        Operation(id=4, settle=settlement),
+        Operation(id=5, penalize=pause),
+        Operation(id=6, observe=ObserveRequest(model="each-stream", key="k")),
+        Operation(id=7, acquire=ask),
+        Operation(id=8, observe=ObserveRequest(model="nobody")),
+        Operation(id=9, penalize=PenalizeRequest(model="each-stream")),
+        Operation(id=10, settle=SettleRequest(reservation_id="x", key="k" * 300)),
     )
-    answers = talk.answers(10)
+    answers = talk.outcomes(10)
     assert answers[1].granted.reservation_id == answers[7].granted.reservation_id
-    assert [answers[i].WhichOneof("answer") for i in (3, 4, 5, 6)] == [
+    assert [answers[i].WhichOneof("outcome") for i in (3, 4, 5, 6)] == [
         *("settled", "settled", "penalized", "observed")
     ]
     assert [answers[i].settled.settled for i in (3, 4)] == [True, False]

@@ -19,11 +19,13 @@ import grpc
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.operations import Acquire
+from openlimit.operations import Cancel
 from openlimit.remote import sharing
 from openlimit.remote.connection import Connection
-from openlimit.remote.questions import Questions
-from openlimit.remote.waiting import ThreadMailbox
+from openlimit.remote.in_flight import InFlight
+from openlimit.remote.stream import Stream
+from openlimit.remote.waiting import ThreadWaiters
+from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -60,12 +62,12 @@ async def test_no_call_fails_and_none_is_charged_twice_when_the_only_server_is_k
 
     async def caller(limiter: RemoteLimiter) -> None:
         while not over.is_set():
-            await limiter.areserve("ledger", COST)
+            await limiter.aacquire(a_call("ledger", COST))
             granted["task"] += 1
 
     def thread(limiter: RemoteLimiter) -> None:
         while not over.is_set():
-            limiter.reserve("ledger", COST)
+            limiter.acquire(a_call("ledger", COST))
             granted["thread"] += 1
 
     try:
@@ -98,16 +100,16 @@ async def test_what_was_given_up_before_the_server_died_leaves_no_charge(
     server = ServerProcess(*options)
     try:
         async with RemoteLimiter(server.address, timeout=20) as limiter:
-            await limiter.areserve("ledger", COST)
+            await limiter.aacquire(a_call("ledger", COST))
             redis.signal(signal.SIGSTOP)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
-                    await limiter.areserve("ledger", COST)
+                    await limiter.aacquire(a_call("ledger", COST))
             server.stop()
             redis.signal(signal.SIGCONT)  # it charges what the server asked before
             assert await asyncio.to_thread(gone, lambda: charged(redis) < 1.9)
             server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
-            await limiter.areserve("ledger", COST)
+            await limiter.aacquire(a_call("ledger", COST))
             assert await asyncio.to_thread(gone, lambda: charged(redis) > 2.1)
     finally:
         server.stop()
@@ -117,9 +119,11 @@ async def test_more_callers_than_a_stream_may_have_in_flight(redis: RedisProcess
     """The client holds back what the server would refuse: all of them get an answer."""
     with serving("--store", redis.url + "?timeout=30") as server:
         async with RemoteLimiter(server.address, timeout=60) as limiter:
-            await limiter.areserve("m", COST)
+            await limiter.aacquire(a_call("m", COST))
             redis.signal(signal.SIGSTOP)
-            asked = [asyncio.create_task(limiter.areserve("m", COST)) for _ in range(12_000)]
+            asked = [
+                asyncio.create_task(limiter.aacquire(a_call("m", COST))) for _ in range(12_000)
+            ]
             await asyncio.sleep(0.5)
             redis.signal(signal.SIGCONT)
             assert len(await asyncio.gather(*asked)) == 12_000
@@ -133,7 +137,7 @@ def charged(redis: RedisProcess) -> float:
 
 def connection_of(limiter: RemoteLimiter) -> Connection:
     """The one that it uses."""
-    connection = limiter._buckets._use.connection
+    connection = limiter._use.connection
     assert connection
     return connection
 
@@ -167,17 +171,17 @@ async def test_closing_leaves_no_thread_and_no_task(
     tasks = asyncio.all_tasks()
     for _ in range(3):
         async with RemoteLimiter(server.address) as limiter:
-            await limiter.areserve("ledger", COST)
-            await asyncio.to_thread(limiter.reserve, "ledger", COST)
+            await limiter.aacquire(a_call("ledger", COST))
+            await asyncio.to_thread(limiter.acquire, a_call("ledger", COST))
     assert gone(streams)
     forgotten = RemoteLimiter(server.address)
-    await forgotten.areserve("ledger", COST)
+    await forgotten.aacquire(a_call("ledger", COST))
     assert streams()
     del forgotten, limiter
     assert gone(streams)
     async with RemoteLimiter("127.0.0.1:1", timeout=0.2) as limiter:
         with pytest.raises(LimiterUnavailable):
-            await limiter.areserve("ledger", COST)
+            await limiter.aacquire(a_call("ledger", COST))
     assert gone(streams)
     assert asyncio.all_tasks() == tasks
 
@@ -186,11 +190,13 @@ async def test_late_answers_are_given_back(redis: RedisProcess) -> None:
     """Callers that ran out of time, or were cancelled, leave no charge when the answers come."""
     with serving("--store", redis.url + "?timeout=20") as server:
         async with RemoteLimiter(server.address, timeout=0.3) as limiter:
-            await limiter.areserve("late", {"requests": 1, "tokens": 90_000})
+            await limiter.aacquire(a_call("late", {"requests": 1, "tokens": 90_000}))
             redis.signal(signal.SIGSTOP)
             cost = {"requests": 1, "tokens": 90_000}
-            asked = [asyncio.create_task(limiter.areserve("late", cost)) for _ in range(20)]
-            in_threads = [asyncio.to_thread(limiter.reserve, "late", cost) for _ in range(4)]
+            asked = [asyncio.create_task(limiter.aacquire(a_call("late", cost))) for _ in range(20)]
+            in_threads = [
+                asyncio.to_thread(limiter.acquire, a_call("late", cost)) for _ in range(4)
+            ]
             gathered = asyncio.gather(*in_threads, return_exceptions=True)
             await asyncio.sleep(0.1)
             for task in asked[::2]:
@@ -202,8 +208,8 @@ async def test_late_answers_are_given_back(redis: RedisProcess) -> None:
             redis.signal(signal.SIGCONT)
             for _ in range(100):
                 await asyncio.sleep(0.05)
-                decision = await limiter.areserve("late", {"requests": 1, "tokens": 1})
-                limiter.cancel(decision)
+                decision = await limiter.aacquire(a_call("late", {"requests": 1, "tokens": 1}))
+                limiter.tell(Cancel(decision.reservation_id, ""))
                 if decision.wait < 60e6:
                     break
             assert decision.wait < 60e6
@@ -216,18 +222,18 @@ def test_five_hundred_clients_that_vanish_leave_nothing(server: ServerProcess) -
         return len(os.listdir(f"/proc/{server.pid}/fd"))
 
     with RemoteLimiter(server.address) as limiter:
-        limiter.reserve("ledger", COST)
+        limiter.acquire(a_call("ledger", COST))
         before = open_files()
         for _ in range(5):
             child = os.fork()
             if child == 0:
                 limiters = [RemoteLimiter(server.address) for _ in range(100)]
                 for each in limiters:
-                    each.reserve("ledger", COST)
+                    each.acquire(a_call("ledger", COST))
                 os.kill(os.getpid(), signal.SIGKILL)
             os.waitpid(child, 0)
         assert gone(lambda: open_files() > before)
-        limiter.reserve("ledger", COST)
+        limiter.acquire(a_call("ledger", COST))
 
 
 async def test_closing_waits_for_what_cancelled_callers_asked(server: ServerProcess) -> None:
@@ -243,13 +249,13 @@ async def test_closing_waits_for_what_cancelled_callers_asked(server: ServerProc
 
     for _ in range(5):
         limiter = RemoteLimiter(server.address)
-        await limiter.areserve("ledger", COST)
+        await limiter.aacquire(a_call("ledger", COST))
         with pytest.raises(ExceptionGroup):
             await fail_among_askers(limiter)
         async with RemoteLimiter(server.address) as another:
             for _ in range(100):  # sleepers give back through connections that close by themselves
-                decision = await another.areserve("slow-closing", cost)
-                another.cancel(decision)
+                decision = await another.aacquire(a_call("slow-closing", cost))
+                another.tell(Cancel(decision.reservation_id, ""))
                 if decision.wait <= 5e6:
                     break
                 await asyncio.sleep(0.02)
@@ -260,15 +266,17 @@ async def test_what_was_given_up_is_not_sent_later() -> None:
     """A server that hung is not asked, when it is back, for callers that ran out of time."""
     with serving() as server:
         async with RemoteLimiter(server.address, timeout=0.2) as limiter:
-            await limiter.areserve("m", {"requests": 1, "tokens": 0})
+            await limiter.aacquire(a_call("m", {"requests": 1, "tokens": 0}))
             server.signal(signal.SIGSTOP)
             for _ in range(4):
-                asked = [limiter.areserve("m", {"requests": 1, "tokens": 0}) for _ in range(6000)]
+                asked = [
+                    limiter.aacquire(a_call("m", {"requests": 1, "tokens": 0})) for _ in range(6000)
+                ]
                 failed = await asyncio.gather(*asked, return_exceptions=True)
                 assert all(isinstance(each, LimiterUnavailable) for each in failed)
-            questions = connection_of(limiter)._questions
-            assert not questions._to_send
-            assert not questions._waiting
+            in_flight = connection_of(limiter).in_flight
+            assert not any(in_flight.queues)
+            assert not in_flight._waiting
             server.signal(signal.SIGCONT)
 
 
@@ -293,8 +301,8 @@ async def test_what_is_cancelled_while_the_server_is_away_is_given_back(
             server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
             for _ in range(250):
                 with suppress(LimiterUnavailable):
-                    decision = await limiter.areserve("m", {"requests": 1, "tokens": 1})
-                    limiter.cancel(decision)
+                    decision = await limiter.aacquire(a_call("m", {"requests": 1, "tokens": 1}))
+                    limiter.tell(Cancel(decision.reservation_id, ""))
                     if decision.wait < 60e6:
                         break
                 await asyncio.sleep(0.02)
@@ -312,14 +320,14 @@ async def test_closing_tells_what_the_server_was_away_for(redis: RedisProcess) -
             async with limiter.limit(model="m", tokens=90_000) as reservation:
                 server.stop()
                 reservation.settle({"tokens": 1})
-            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter).teller.owed)
+            assert await asyncio.to_thread(gone, lambda: not connection_of(limiter).reports.owing)
             server = await asyncio.to_thread(ServerProcess, *options, port=server.port)
             channel = grpc.insecure_channel(server.address)
             await asyncio.to_thread(grpc.channel_ready_future(channel).result, 10)
             channel.close()
             await asyncio.sleep(1.5)  # as long as gRPC may wait before it connects again
         async with RemoteLimiter(server.address) as another:
-            decision = await another.areserve("m", {"requests": 1, "tokens": 80_000})
+            decision = await another.aacquire(a_call("m", {"requests": 1, "tokens": 80_000}))
             assert decision.wait < 10e6
     finally:
         server.stop()
@@ -336,19 +344,18 @@ async def test_what_is_told_in_vain_leaves_room_for_calls(
             redis.stop()
             for each in reservations:
                 each.settle({"tokens": 1})
-            owed = connection_of(limiter).teller.owed
-            assert await asyncio.to_thread(gone, lambda: len(owed) < len(reservations))
+            reports = connection_of(limiter).reports
+            assert await asyncio.to_thread(gone, lambda: reports.owing < len(reservations))
             answered = list[int]()
-            questions = connection_of(limiter)._questions
-            deliver = questions.answered
+            heard = Stream.heard
 
-            def count(stream: Any, outcomes: Any) -> Any:
-                answered.append(len(outcomes))
-                return deliver(stream, outcomes)
+            def count(stream: Stream, number: int) -> None:
+                answered.append(number)
+                heard(stream, number)
 
-            monkeypatch.setattr(questions, "answered", count)
+            monkeypatch.setattr(Stream, "heard", count)
             for _ in range(50):
-                await limiter.areserve("m", COST)
+                await limiter.aacquire(a_call("m", COST))
             assert sum(answered) < 50 + 10 * len(reservations)
 
 
@@ -371,7 +378,7 @@ def test_a_loop_that_is_closed_before_its_callers_wake(server: ServerProcess) ->
     with RemoteLimiter(server.address) as limiter:
         cost = {"requests": 1, "tokens": 6000}
         loop = asyncio.new_event_loop()
-        waiters = [loop.create_task(limiter.areserve("slow-loop", cost)) for _ in range(20)]
+        waiters = [loop.create_task(limiter.aacquire(a_call("slow-loop", cost))) for _ in range(20)]
         loop.run_until_complete(asyncio.sleep(0))
         time.sleep(0.3)  # the answers are handed to the loop, which does not run
         loop.close()
@@ -379,8 +386,10 @@ def test_a_loop_that_is_closed_before_its_callers_wake(server: ServerProcess) ->
             waiter._log_destroy_pending = False  # type: ignore[attr-defined] # or asyncio warns
 
         def is_charged() -> bool:
-            decision = asyncio.run(limiter.areserve("slow-loop", {"requests": 1, "tokens": 1}))
-            limiter.cancel(decision)
+            decision = asyncio.run(
+                limiter.aacquire(a_call("slow-loop", {"requests": 1, "tokens": 1}))
+            )
+            limiter.tell(Cancel(decision.reservation_id, ""))
             return decision.wait > 61e6
 
         assert gone(is_charged)
@@ -394,18 +403,18 @@ def test_the_garbage_collector_comes_while_the_overdue_are_looked_for() -> None:
             self.number, self.itself = number, self
 
         def __del__(self) -> None:
-            questions.forget(self.number)
+            in_flight.forget(self.number)
 
-    mailbox, slot = ThreadMailbox(is_patient=True), SimpleQueue[Any]()
+    waiters, queue = ThreadWaiters(is_patient=True), SimpleQueue[object]()
     thresholds = gc.get_threshold()
-    questions = Questions(lambda *_: None)
-    numbers = [questions.add(Acquire("m", "", COST, None), mailbox, slot) for _ in range(5000)]
+    in_flight = InFlight(threading.RLock(), lambda *_: None)
+    numbers = [in_flight.add(a_call("m", COST), waiters, queue) for _ in range(5000)]
     gc.collect()
     try:
         for number in numbers[:100]:
             Waiter(number)
         gc.set_threshold(2000)  # in the middle of what follows
-        slots, are_more = questions.overdue(mailbox, numbers[-1])
+        queues, are_more = in_flight.overdue(waiters, numbers[-1])
     finally:
         gc.set_threshold(*thresholds)
-    assert (4898 < len(slots) < 5000, are_more) == (True, True)
+    assert (4898 < len(queues) < 5000, are_more) == (True, True)

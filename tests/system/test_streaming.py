@@ -27,16 +27,16 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRun,
     AcquireStreamRequest,
     AcquireStreamResponse,
-    Answer,
     CancelRequest,
-    Question,
+    Operation,
+    Outcome,
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import fields as wire
-from openlimit.wire import messages as items
+from openlimit.wire.fields import TIMEOUT, duration
+from openlimit.wire.messages import MOST_IN_FLIGHT
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.internal_errors import InternalErrors
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from openlimit_server.rpc.slices import Slices
@@ -76,19 +76,19 @@ class Talk:
         self._requests: SimpleQueue[AcquireStreamRequest | None] = SimpleQueue()
         self.call: Any = stub.AcquireStream(iter(self._requests.get, None), timeout=30)
 
-    def send(self, *questions: Question) -> None:
+    def send(self, *questions: Operation) -> None:
         """One message."""
-        self._requests.put(AcquireStreamRequest(questions=questions))
+        self._requests.put(AcquireStreamRequest(operations=questions))
 
     def end(self) -> None:
         """Nothing more will be asked."""
         self._requests.put(None)
 
-    def answers(self, count: int) -> dict[int, Answer]:
+    def outcomes(self, count: int) -> dict[int, Outcome]:
         """So many answers, by id."""
-        found: dict[int, Answer] = {}
+        found: dict[int, Outcome] = {}
         while len(found) < count:
-            for answer in next(self.call).answers:
+            for answer in next(self.call).outcomes:
                 assert answer.id not in found
                 found[answer.id] = answer
         return found
@@ -109,14 +109,14 @@ class Talk:
 )
 def test_runs_are_kept_for_twice_the_clients_timeout(timeout: str | None, seconds: float) -> None:
     """For a second at least, a minute at most and where it says nothing."""
-    metadata = () if timeout is None else ((wire.TIMEOUT, timeout),)
+    metadata = () if timeout is None else ((TIMEOUT, timeout),)
     context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
-    policies: Any = None
-    assert Stream(policies, context, Slices())._kept == seconds
+    engine: Any = None
+    assert Stream(engine, context, Slices())._kept == seconds
 
 
-def acquire(number: int, model: str, **fields: Any) -> Question:
-    return Question(id=number, acquire=AcquireRequest(model=model, **fields))
+def acquire(number: int, model: str, **fields: Any) -> Operation:
+    return Operation(id=number, acquire=AcquireRequest(model=model, **fields))
 
 
 def test_answers_come_by_id_and_a_failure_harms_no_other(stub: RateLimitServiceStub) -> None:
@@ -128,12 +128,12 @@ def test_answers_come_by_id_and_a_failure_harms_no_other(stub: RateLimitServiceS
         acquire(2, "nobody"),
         acquire(3, "slow-a", tokens=-1),
         acquire(4, "slow-a", tokens=6001),
-        acquire(5, "slow-a", tokens=1, max_wait=wire.duration(0)),
-        Question(id=6),
-        Question(id=8, cancel=CancelRequest(reservation_id="garbage")),
+        acquire(5, "slow-a", tokens=1, max_wait=duration(0)),
+        Operation(id=6),
+        Operation(id=8, cancel=CancelRequest(reservation_id="garbage")),
         acquire(9, "fast"),
     )
-    answers = talk.answers(9)
+    answers = talk.outcomes(9)
     assert answers[7].granted.wait.ToMicroseconds() == 0
     assert 58.9 < answers[1].granted.wait.ToMicroseconds() / 1e6 <= 59.5
     assert answers[9].granted.reservation_id
@@ -148,8 +148,8 @@ def test_answers_come_by_id_and_a_failure_harms_no_other(stub: RateLimitServiceS
     assert any(detail.Unpack(retry) for detail in answers[5].error.details)
     assert retry.retry_delay.seconds in (59, 60)
     cancel = CancelRequest(reservation_id=answers[1].granted.reservation_id)
-    talk.send(Question(id=10, cancel=cancel), Question(id=11, cancel=cancel))
-    cancelled = talk.answers(2)
+    talk.send(Operation(id=10, cancel=cancel), Operation(id=11, cancel=cancel))
+    cancelled = talk.outcomes(2)
     assert [cancelled[number].cancelled.cancelled for number in (10, 11)] == [True, False]
 
 
@@ -158,7 +158,7 @@ def test_a_message_is_decided_in_its_order(stub: RateLimitServiceStub) -> None:
     talk = Talk(stub)
     talk.send(acquire(0, "slow-order", tokens=100))
     talk.send(*(acquire(i, "slow-order", tokens=100) for i in range(1, 20)))
-    answers = talk.answers(20)
+    answers = talk.outcomes(20)
     waits = [answers[i].granted.wait.ToMicroseconds() for i in range(20)]
     assert waits == sorted(waits)
     assert waits[19] - waits[1] == pytest.approx(18e6, abs=1)
@@ -170,7 +170,7 @@ def test_what_was_asked_is_answered_before_the_end(stub: RateLimitServiceStub) -
     for i in range(50):
         talk.send(*(acquire(100 * i + j, "fast") for j in range(100)))
     talk.end()
-    assert len(talk.answers(5000)) == 5000
+    assert len(talk.outcomes(5000)) == 5000
     assert list(talk.call) == []
     assert talk.call.code() is grpc.StatusCode.OK
 
@@ -178,15 +178,15 @@ def test_what_was_asked_is_answered_before_the_end(stub: RateLimitServiceStub) -
 def test_more_than_may_be_in_flight_is_refused_item_by_item(stub: RateLimitServiceStub) -> None:
     """The rest of a message is RESOURCE_EXHAUSTED, and the stream goes on."""
     talk = Talk(stub)
-    talk.send(*(acquire(i, "fast") for i in range(items.MOST_IN_FLIGHT + 5)))
-    answers = talk.answers(items.MOST_IN_FLIGHT + 5)
+    talk.send(*(acquire(i, "fast") for i in range(MOST_IN_FLIGHT + 5)))
+    answers = talk.outcomes(MOST_IN_FLIGHT + 5)
     refused = [number for number, answer in answers.items() if answer.HasField("error")]
-    assert sorted(refused) == list(range(items.MOST_IN_FLIGHT, items.MOST_IN_FLIGHT + 5))
+    assert sorted(refused) == list(range(MOST_IN_FLIGHT, MOST_IN_FLIGHT + 5))
     info = ErrorInfo()
     assert answers[refused[0]].error.details[0].Unpack(info)
     assert info.reason == "TOO_MANY_IN_FLIGHT"
     talk.send(acquire(1, "fast"))
-    assert talk.answers(1)[1].granted.reservation_id
+    assert talk.outcomes(1)[1].granted.reservation_id
 
 
 def test_garbage_ends_its_own_stream_only(
@@ -202,7 +202,7 @@ def test_garbage_ends_its_own_stream_only(
             list(call)
         assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
     other.send(acquire(1, "fast"))
-    assert other.answers(1)
+    assert other.outcomes(1)
 
 
 def memory_of(pid: int) -> int:
@@ -214,7 +214,7 @@ def memory_of(pid: int) -> int:
 
 def test_who_does_not_read_costs_no_memory(server: ServerProcess) -> None:
     """The server stops reading from a client that does not read, and serves the others."""
-    message = AcquireStreamRequest(questions=[acquire(i, "fast") for i in range(5000)])
+    message = AcquireStreamRequest(operations=[acquire(i, "fast") for i in range(5000)])
     sent = 0
 
     def flood() -> Iterator[AcquireStreamRequest]:
@@ -238,14 +238,15 @@ def test_who_does_not_read_costs_no_memory(server: ServerProcess) -> None:
 
 
 class CountingStore(MemoryStore):
-    """How many questions it has decided, and how many at most in one step."""
+    """How many acquisitions it has decided, and how many at most in one step."""
 
     decided = most = 0
 
-    async def adecide(self, questions: Sequence[stores.Question]) -> list[stores.Answer]:
-        self.decided += len(questions)
-        self.most = max(self.most, len(questions))
-        return await super().adecide(questions)
+    async def adecide(self, operations: Sequence[stores.Operation]) -> list[stores.Answer]:
+        size = sum(len(each.costs) for each in operations if isinstance(each, stores.Acquire))
+        self.decided += size
+        self.most = max(self.most, size)
+        return await super().adecide(operations)
 
 
 @asynccontextmanager
@@ -256,7 +257,7 @@ async def serving_here(store: AsyncStore, split_by: Sequence[str] = ()) -> Async
         name="all", models=("*",), limits=limits, split_by=split_by
     )
     server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
-    server.add_generic_rpc_handlers([RateLimitServicer(Policies([policy], store))])
+    server.add_generic_rpc_handlers([RateLimitServicer(Engine([policy], store))])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -265,7 +266,7 @@ async def serving_here(store: AsyncStore, split_by: Sequence[str] = ()) -> Async
         await server.stop(0)
 
 
-ALONE = AcquireStreamRequest(questions=[acquire(i, "m") for i in range(5000)])
+ALONE = AcquireStreamRequest(operations=[acquire(i, "m") for i in range(5000)])
 IN_RUNS = AcquireStreamRequest(
     runs=[AcquireRun(model="m", units=["tokens"], ids=range(9000), costs=[1] * 9000)]
 )
@@ -313,26 +314,28 @@ async def test_a_flood_does_not_hold_up_a_call(flood: Message) -> None:
 
 async def test_a_client_may_ask_all_at_once_and_read_then() -> None:
     """As many as may be in flight: neither side waits for the other."""
-    data = AcquireStreamRequest(questions=[acquire(i, "m") for i in range(100)]).SerializeToString()
+    data = AcquireStreamRequest(
+        operations=[acquire(i, "m") for i in range(100)]
+    ).SerializeToString()
     async with (
         serving_here(MemoryStore()) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         call: Any = channel.stream_stream(f"/{SERVICE}/AcquireStream")(timeout=30)
-        for _ in range(items.MOST_IN_FLIGHT // 100):
+        for _ in range(MOST_IN_FLIGHT // 100):
             await call.write(data)
         await call.done_writing()
         answered = 0
-        while message := await call.read():
-            answered += len(AcquireStreamResponse.FromString(message).answers)
-    assert answered == items.MOST_IN_FLIGHT
+        while data := await call.read():
+            answered += len(AcquireStreamResponse.FromString(data).outcomes)
+    assert answered == MOST_IN_FLIGHT
 
 
 async def test_a_message_of_answers_is_bounded_by_its_bytes() -> None:
     """However long names are, no message is larger than clients take, and all are answered."""
-    ids = [f"{i:016x}.{'0' * 16}-1.1.1{'-1' * 2900}.all:{{all}}" for i in range(500)]
+    ids = [f"{i:016x}.1.1.1{'-1' * 2900}/{'0' * 16}.all:{{all}}" for i in range(500)]
     questions = [
-        Question(id=i, settle=SettleRequest(reservation_id=each)) for i, each in enumerate(ids)
+        Operation(id=i, settle=SettleRequest(reservation_id=each)) for i, each in enumerate(ids)
     ]
     sizes, answered = [], set[int]()
     async with (
@@ -341,12 +344,12 @@ async def test_a_message_of_answers_is_bounded_by_its_bytes() -> None:
     ):
         call: Any = channel.stream_stream(f"/{SERVICE}/AcquireStream")(timeout=60)
         for first in range(0, 500, 100):
-            message = AcquireStreamRequest(questions=questions[first : first + 100])
+            message = AcquireStreamRequest(operations=questions[first : first + 100])
             await call.write(message.SerializeToString())
         await call.done_writing()
         while data := await call.read():
             sizes.append(len(data))
-            answers = AcquireStreamResponse.FromString(data).answers
+            answers = AcquireStreamResponse.FromString(data).outcomes
             assert {answer.error.code for answer in answers} == {Code.Value("NOT_FOUND")}
             answered |= {answer.id for answer in answers}
     assert answered == set(range(500))
@@ -370,10 +373,10 @@ async def test_a_batch_is_answered_in_a_message_that_clients_take() -> None:
 class BrokenStore(MemoryStore):
     """Has a fault that nobody has thought of."""
 
-    async def adecide(self, questions: Sequence[stores.Question]) -> list[stores.Answer]:
-        if not isinstance(questions[0], stores.Secret):
+    async def adecide(self, operations: Sequence[stores.Operation]) -> list[stores.Answer]:
+        if not isinstance(operations[0], stores.Secret):
             raise ZeroDivisionError
-        return await super().adecide(questions)
+        return await super().adecide(operations)
 
 
 async def test_a_fault_is_logged_once_and_everybody_is_answered(
@@ -388,7 +391,7 @@ async def test_a_fault_is_logged_once_and_everybody_is_answered(
         call: Any = stub.AcquireStream(timeout=60)
         await call.write(ALONE)
         await call.done_writing()
-        said = [answer.error.message async for message in call for answer in message.answers]
+        said = [answer.error.message async for message in call for answer in message.outcomes]
         assert said == ["the server could not decide"] * 5000
         for ask in (
             stub.Acquire(AcquireRequest(model="m"), timeout=60),
@@ -432,12 +435,12 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
     context = AsyncMock()
     context.invocation_metadata = lambda: ()
     context.read.return_value = AcquireStreamRequest(
-        questions=[acquire(1, "m")]
+        operations=[acquire(1, "m")]
     ).SerializeToString()
     context.write.side_effect = grpc.aio.InternalError('Failed "execute_batch"')
-    policies = Policies(DEFAULT_POLICIES, MemoryStore())
+    engine = Engine(DEFAULT_POLICIES, MemoryStore())
     details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
-    handler: Any = RateLimitServicer(policies).service(details)
+    handler: Any = RateLimitServicer(engine).service(details)
     await handler.stream_stream(None, context)
     context.write.assert_called_once()
     context.abort.assert_not_called()
@@ -452,7 +455,7 @@ def test_a_stopping_server_answers_what_it_has_read(tmp_path: Any) -> None:
     ):
         talk = Talk(RateLimitServiceStub(channel))
         talk.send(*(acquire(i, "fast") for i in range(1000)))
-        assert len(talk.answers(1000)) == 1000
+        assert len(talk.outcomes(1000)) == 1000
         began = time.monotonic()
         server.signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError):
@@ -468,7 +471,7 @@ def test_what_a_vanished_client_asked_is_given_back() -> None:
         with grpc.insecure_channel(server.address) as channel:
             talk = Talk(RateLimitServiceStub(channel))
             talk.send(acquire(0, "m", tokens=90_000))
-            talk.answers(1)
+            talk.outcomes(1)
             redis.signal(signal.SIGSTOP)
             talk.send(*(acquire(i, "m", tokens=90_000) for i in range(1, 50)))
             time.sleep(0.3)  # the questions are on their way to Redis
@@ -492,9 +495,9 @@ def test_what_a_vanished_client_can_ask_for_again_is_kept() -> None:
         with grpc.insecure_channel(server.address) as channel:
             talk = Talk(RateLimitServiceStub(channel))
             talk.send(acquire(0, "m", tokens=90_000))
-            talk.answers(1)
+            talk.outcomes(1)
             redis.signal(signal.SIGSTOP)
-            talk.send(Question(id=1, acquire=request))
+            talk.send(Operation(id=1, acquire=request))
             time.sleep(0.3)  # the question is on its way to Redis
         time.sleep(0.3)  # the server has noticed
         redis.signal(signal.SIGCONT)

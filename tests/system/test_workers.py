@@ -24,6 +24,7 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.settings import Settings
 from openlimit_server.workers import supervise
+from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
 
@@ -73,7 +74,7 @@ def test_workers_answer_as_one(server: ServerProcess) -> None:
     waits = []
     for _ in range(12):
         with RemoteLimiter(server.address) as limiter:  # a connection of its own
-            waits.append(limiter.reserve("shared", {"requests": 1, "tokens": 1500}).wait)
+            waits.append(limiter.acquire(a_call("shared", {"requests": 1, "tokens": 1500})).wait)
     steps = [after - before for before, after in pairwise(waits[1:])]
     assert all(0.5e6 < step <= 1e6 for step in steps)
 
@@ -138,7 +139,7 @@ def test_a_killed_supervisors_port_is_free_for_the_next(
             again = ("--store", redis.url, "--workers", "2")
             with serving(*again, port=server.port) as restarted:
                 with RemoteLimiter(restarted.address) as limiter:
-                    assert limiter.reserve("m", {"requests": 1, "tokens": 1}).reservation_id
+                    assert limiter.acquire(a_call("m", {"requests": 1, "tokens": 1})).reservation_id
                 assert len(workers_of(restarted)) == 2
         finally:
             over.set()
@@ -153,7 +154,7 @@ def test_sighup_is_ignored(server: ServerProcess) -> None:
     wait_until_said(server, "SIGHUP is ignored", 3)
     assert workers_of(server) == serving_workers
     with RemoteLimiter(server.address) as limiter:
-        assert limiter.reserve("m", {"requests": 1, "tokens": 1}).reservation_id
+        assert limiter.acquire(a_call("m", {"requests": 1, "tokens": 1})).reservation_id
 
 
 @pytest.mark.parametrize("listen", ["[::]:0", "[::1]:0"])

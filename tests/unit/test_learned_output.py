@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openlimit.bucket.limit import Limit
+from openlimit_server.engine.costs import Columns, TokenCosts
 from openlimit_server.engine.learned_output import LearnedOutput
-from openlimit_server.engine.token_costs import TokenCosts
 
 OUTPUTS = st.integers(0, 2**63 - 1) | st.integers(0, 3)
 
@@ -90,6 +90,13 @@ COSTS = st.fixed_dictionaries(
 )
 
 
+def charge(rules: TokenCosts, costs: dict[str, int]) -> dict[str, int]:
+    """What one call of that cost is charged."""
+    columns: Columns = {unit: [cost] for unit, cost in costs.items()}
+    rules.charge("m", columns)
+    return {unit: cost for unit, [cost] in columns.items()}
+
+
 @given(COSTS, st.integers(0, 10**6), st.none() | st.integers(0, 10**6))
 def test_no_token_is_passed_by(costs: dict[str, int], further: int, expected: int | None) -> None:
     """Whatever a call leaves out, its input and its output are charged, and never more output
@@ -97,7 +104,7 @@ def test_no_token_is_passed_by(costs: dict[str, int], further: int, expected: in
     given = sum(costs.values()) - 1
     costs["tokens"] = given + further
     model = None if expected is None else learned([expected] * 59)
-    charged = TokenCosts(LIMITS, model, 1000).of("m", costs)
+    charged = charge(TokenCosts(LIMITS, model, 1000), costs)
     if not {"input_tokens", "output_tokens"} <= costs.keys():
         assert charged["input_tokens"] + charged["output_tokens"] >= charged["tokens"]
     assert charged["requests"] == 1
@@ -128,7 +135,7 @@ def test_no_call_is_refused_for_a_maximum_that_it_does_not_give(
     """What it is taken to write is no more than the whole limit; its input alone can be."""
     model = None if expected is None else learned([expected] * 59)
     costs = {"requests": 1, "tokens": shown + 15, "input_tokens": shown}
-    charged = TokenCosts(SMALL, model, default).of("m", costs)
+    charged = charge(TokenCosts(SMALL, model, default), costs)
     output = default if expected is None else expected
     assert charged["tokens"] == (shown if shown > 700 else min(700, shown + output))
     assert charged["output_tokens"] == min(90, output)
@@ -137,4 +144,4 @@ def test_no_call_is_refused_for_a_maximum_that_it_does_not_give(
 def test_without_limits_of_its_parts_a_call_that_says_its_tokens_is_charged_as_it_says() -> None:
     """Nothing is added to what it costs."""
     costs = {"requests": 1, "tokens": 100}
-    assert TokenCosts([Limit.per("tokens", 700, 60)], None, 50).of("m", costs) == costs
+    assert charge(TokenCosts([Limit.per("tokens", 700, 60)], None, 50), costs) == costs

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,9 +20,10 @@ from openlimit import (
     WaitTooLong,
 )
 from openlimit.bucket.limit import SECOND
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Grant, Release, Report
 from openlimit.stores.memory import MemoryStore
 from openlimit.tokens.counting import count_tokens
+from tests.support.calls import a_call
 from tests.support.clock import FakeClock
 
 CHAT: Any = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -34,17 +34,15 @@ class Slots(ChatRateLimiter):
 
     taken = 0
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
+    def acquire(self, call: Acquire) -> Grant:
         self.taken += 1
-        return super().reserve(model, costs, max_wait)._replace(lease=30, wait=0)
+        return super().acquire(call)._replace(lease=30, wait=0)
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        return self.reserve(model, costs, max_wait)
+    async def aacquire(self, call: Acquire) -> Grant:
+        return self.acquire(call)
 
-    def release(self, decision: Grant) -> None:
-        self.taken -= 1
+    def tell(self, operation: Report) -> None:
+        self.taken -= isinstance(operation, Release)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +388,7 @@ async def test_a_wait_that_is_collected_gives_back_and_blocks_nobody() -> None:
     for thread in threading.enumerate():
         if thread.name == "openlimit-background":
             thread.join(5)
-    decision = limiter.reserve("", {"requests": 1, "tokens": 1})
+    decision = limiter.acquire(a_call("", {"requests": 1, "tokens": 1}))
     assert decision.wait < 60 * SECOND
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Answer, Question, Secret
-from openlimit_server.engine.engine import Policies
+from openlimit.stores.protocol import Answer, Operation, Secret
+from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
 
 
@@ -14,13 +14,13 @@ class Node(MemoryStore):
 
     is_away = True
 
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        answers = await super().adecide(questions)
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers = await super().adecide(operations)
         return [
             LimiterUnavailable("node", "is away")
-            if self.is_away and isinstance(question, Secret)
+            if self.is_away and isinstance(operation, Secret)
             else answer
-            for question, answer in zip(questions, answers, strict=True)
+            for operation, answer in zip(operations, answers, strict=True)
         ]
 
 
@@ -28,11 +28,11 @@ async def test_a_server_without_the_secret_is_not_ready() -> None:
     """Every bucket may be decided, and no call can be: its id could not be signed. Once the secret
     is known, nobody minds whether it can be read."""
     store = Node()
-    policies = Policies([], store)
-    trouble = await probe(store, policies)
+    engine = Engine([], store)
+    trouble = await probe(store, engine)
     assert trouble
     assert trouble.reason == "is away"
     store.is_away = False
-    assert await probe(store, policies) is None
+    assert await probe(store, engine) is None
     store.is_away = True
-    assert await probe(store, policies) is None
+    assert await probe(store, engine) is None

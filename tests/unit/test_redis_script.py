@@ -1,42 +1,62 @@
 """Calls of the script, as Redis is sent them."""
 
 import json
+import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from openlimit.stores.protocol import REPEATABLE, Settlement
-from openlimit.stores.redis.script import BucketCall, key_of
+from openlimit.stores.protocol import REPEATABLE, Operation, Settle
+from openlimit.stores.redis.script import calls_of, key_of
 from tests.contracts.once import once
 from tests.contracts.store import LIMITS
 
 NAMES = st.text("{}:ab", max_size=8)
 
 
+def settle(bucket: str, lot: str, number: int, starts: list[float] | None) -> Settle:
+    return Settle(bucket, LIMITS, lot, [number], starts, [(1, 1)], [(1, 2)])
+
+
 @given(NAMES, NAMES)
-def test_what_is_remembered_lies_in_its_buckets_slot(bucket: str, prefix: str) -> None:
-    """On a cluster, a call may only touch the keys of one slot, whatever buckets are called."""
-    call = BucketCall(bucket, prefix, LIMITS, None)
-    call.questions += [
-        once("r")._replace(bucket=bucket),
-        Settlement(bucket, LIMITS, "lot-9", (1, 1), (1, 2), 1),
-        Settlement(bucket, LIMITS, "lot-8", (1, 1), (1, 2), 1),
-        Settlement(bucket, LIMITS, "local", (1, 1), (1, 2)),
+def test_what_is_remembered_lies_in_its_buckets_hash_slot(bucket: str, prefix: str) -> None:
+    """On a cluster, a call may touch the keys of one hash slot only, whatever buckets are called."""
+    operations: list[Operation] = [
+        once("r", lot="one")._replace(bucket=bucket),
+        settle(bucket, "lot", 9, [1]),
+        settle(bucket, "lot", 8, [1]),
+        settle(bucket, "local", 7, None),
     ]
-    count, *keys, question = call.arguments
+    [call] = calls_of(operations, prefix, None)
+    count, *keys, content, columns = call.encode()
     assert count == len(keys) == 3
     assert keys[0] == key_of(bucket, prefix)
     assert len({key_slot(key.encode()) for key in keys}) == 1
-    asked = json.loads(question)
-    assert (asked["questions"][0][-2:], asked["requests"]) == ([1, [0]], [[2, -REPEATABLE]])
-    assert [each[2:4] for each in asked["questions"][1:]] == [[3, 9], [3, 8], [0, 0]]
+    asked = json.loads(content)
+    assert asked["operations"] == [
+        ["acquire", "one", 0, 1, -1, 1, False],
+        ["settle", 3, "lot", 1],
+        ["settle", 3, "lot", 1],
+        ["settle", False, "local", 1],
+    ]
+    assert asked["requests"] == [[2, -REPEATABLE]]
     assert f"{asked['lots']}lot" == keys[2]
+    numbers = struct.unpack("<14d", columns)
+    assert numbers == (1, 100, 0, *(9, 1, 0, 1), *(8, 1, 0, 1), *(7, 0, 1))
 
 
 @given(st.text("ab{}", min_size=1, max_size=5))
 def test_keys_begin_with_the_prefix(bucket: str) -> None:
     """So that an access list can name them."""
-    call = BucketCall(bucket, "openlimit", LIMITS, None)
-    call.questions.append(once("r")._replace(bucket=bucket))
-    assert all(key.startswith("openlimit:") for key in call.arguments[1:3])
+    [call] = calls_of([once("r")._replace(bucket=bucket)], "openlimit", None)
+    assert all(key.startswith("openlimit:") for key in call.encode()[1:3])
+
+
+def test_one_call_carries_out_so_much_and_no_more() -> None:
+    """Redis does nothing else meanwhile; what is too large for one call alone has one."""
+    starts = [1.0] * 400
+    column = Settle("b", LIMITS, "lot", range(400), starts, [(1, 1)] * 400, [(1, 2)] * 400)
+    large = column._replace(numbers=range(2000), starts=[1.0] * 2000)
+    calls = calls_of([column] * 5 + [large, column], "openlimit", None)
+    assert [call.positions for call in calls] == [[0, 1], [2, 3], [4], [5], [6]]

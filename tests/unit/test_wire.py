@@ -1,5 +1,6 @@
 """Domain to protobuf and back without a loss."""
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -27,13 +28,12 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireRun,
     AcquireStreamRequest,
     AcquireStreamResponse,
-    Question,
+    Operation,
+    Outcome,
+    SettleRun,
 )
-from openlimit.wire import fields as wire
-from openlimit.wire import messages as items
-from openlimit.wire import reports
+from openlimit.wire import codecs, columns, fields, messages
 from openlimit.wire import status as statuses
-from openlimit.wire.columns import write_repeated
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=50)
 NUMBERS = st.floats(0, 1e18) | st.integers(0, 2**53)
@@ -58,46 +58,29 @@ ERRORS = st.one_of(
         ),
         max_wait=st.none() | st.integers(0, 10**12).map(lambda wait: wait / 1e6),
         request_id=st.text("abc", max_size=64),
-        place=st.just(0),
-        kept=st.none(),
     )
 )
 def test_a_call_survives_the_wire(call: operations.Acquire) -> None:
     """What the server reads is what the client asked."""
     request = AcquireRequest()
-    wire.write_call(call, request)
+    fields.write_acquire(call, request)
     sent = AcquireRequest.FromString(request.SerializeToString())
-    assert wire.read_request(sent) == call
-
-
-@pytest.mark.parametrize(
-    ("tokens", "units", "read"),
-    [
-        (7, {"input_tokens": 9}, 9),
-        (0, {"input_tokens": 9, "output_tokens": 2}, 11),
-        (20, {"input_tokens": 9, "output_tokens": 2}, 20),
-        (7, {"images": 9}, 7),
-    ],
-)
-def test_input_and_output_are_tokens(tokens: int, units: dict[str, int], read: int) -> None:
-    """Who gives no more than those is charged for them as tokens too."""
-    request = AcquireRequest(model="m", tokens=tokens, units=units)
-    assert wire.read_request(request).costs == {"requests": 1, "tokens": read, **units}
+    assert fields.read_acquire(sent) == call
 
 
 LEASES = st.integers(0, 10**12).map(lambda lease: lease / 1e6)
 AT_ONCE = st.builds(Grant, st.just(0), st.just(""), TEXT, LEASES, st.just(0.0))
 
 
-DECISIONS = AT_ONCE | st.builds(Grant, st.integers(1, 10**15), TEXT, TEXT, LEASES, st.just(0.0))
+GRANTS = AT_ONCE | st.builds(Grant, st.integers(1, 10**15), TEXT, TEXT, LEASES, st.just(0.0))
 
 
-@given(DECISIONS)
-def test_a_decision_survives_the_wire(decision: Grant) -> None:
+@given(GRANTS)
+def test_a_grant_survives_the_wire(grant: Grant) -> None:
     """What the client reads is what the server decided, to the microsecond."""
     message = AcquireResponse()
-    wire.write_decision(decision, message)
-    assert wire.read_response(message) == decision
+    fields.write_grant(grant, message)
+    assert fields.read_grant(message) == grant
 
 
 @given(ERRORS)
@@ -122,16 +105,17 @@ def test_an_outage_means_the_limiter_is_unavailable() -> None:
 @pytest.mark.parametrize(("nanos", "expected"), [(0, 0), (1, 1), (1000, 1), (1001, 2)])
 def test_durations_are_rounded_up(nanos: int, expected: int) -> None:
     """A wait that another server gives in nanoseconds is never cut short."""
-    assert wire.microseconds(Duration(nanos=nanos)) == expected
+    assert fields.microseconds(Duration(nanos=nanos)) == expected
 
 
 AMOUNTS = st.dictionaries(
     st.sampled_from(["requests", "tokens", "output_tokens"]), st.integers(0, 2**63 - 1)
 )
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
-TOLD = st.one_of(
+SETTLEMENTS = st.builds(operations.Settle, IDS | st.sampled_from(["a/b", "c/b"]), TEXT, AMOUNTS)
+REPORTS = st.one_of(
     st.builds(operations.Cancel, IDS, TEXT),
-    st.builds(operations.Settle, IDS, TEXT, AMOUNTS),
+    SETTLEMENTS,
     st.builds(operations.Release, IDS, TEXT),
     st.builds(operations.Renew, IDS, TEXT),
     st.builds(
@@ -141,43 +125,59 @@ TOLD = st.one_of(
 )
 
 
-def read_questions(
-    request: AcquireStreamRequest, kept: float | None = None
-) -> tuple[list[int], list[items.Asked | InvalidRequest]]:
-    """The numbers of all of a message's questions, and what each asks."""
-    slices = [*items.read_questions(request, kept)]
-    return [n for numbers, _ in slices for n in numbers], [a for _, asked in slices for a in asked]
+def read(request: AcquireStreamRequest, kept: float | None = None) -> dict[int, Any]:
+    """By number, what a message asks, each of a run as if it were alone."""
+    return {
+        number: _alone(operation, i)
+        for numbers, asked, _ in messages.read_operations(request, kept)
+        for of_these, operation in zip(numbers, asked, strict=True)
+        for i, number in enumerate(of_these)
+    }
 
 
-@given(TOLD)
-def test_what_is_told_survives_the_wire(told: items.Told) -> None:
-    """On the stream and alone, the server reads what the client tells."""
-    question = Question()
-    items.write_question(7, told, question)
-    sent = Question.FromString(question.SerializeToString())
-    kind = items.KINDS[type(told)]
-    alone = kind.read(getattr(sent, kind.question))  # the message of the unary call
+def _alone(operation: object, i: int) -> object:
+    """One of a run: what it asks, and for acquisitions its place and for how long it is kept."""
+    if not isinstance(operation, columns.AcquireRun | columns.SettleRun):
+        return operation
+    width = len(operation.units)
+    costs = dict(zip(operation.units, operation.costs[i * width :][:width], strict=True))
+    if isinstance(operation, columns.SettleRun):
+        return operations.Settle(operation.reservation_id(i), operation.key, costs)
+    _, model, key, max_wait, _, _, request_id, places, kept = operation
+    call = operations.Acquire(model, key, costs, max_wait, request_id)
+    return call, places[i] if places else None, kept
+
+
+@given(REPORTS)
+def test_a_report_survives_the_wire(report: operations.Operation) -> None:
+    """On the stream and alone, the server reads what the client reports."""
+    message = Operation()
+    messages.write_operation(7, report, message)
+    sent = Operation.FromString(message.SerializeToString())
+    codec = codecs.CODECS[type(report)]
+    alone = codec.read(getattr(sent, codec.operation))  # the message of the unary call
     assert sent.id == 7
-    numbers, asked = read_questions(AcquireStreamRequest(questions=[sent]))
-    assert numbers == [7]
-    for read in (*asked, alone):
-        assert (type(read), read) == (type(told), told)
+    on_stream = read(AcquireStreamRequest(operations=[sent]))
+    for one in (on_stream.pop(7), alone):
+        assert (type(one), one) == (type(report), report)
+    assert not on_stream
 
 
-@pytest.mark.parametrize("kind", items.KINDS, ids=lambda kind: kind.__name__)
-def test_what_was_told_is_answered(kind: type[items.Told]) -> None:
-    """What it changed, a lease, or just that it is done."""
-    outcomes: list[items.Outcome] = [True, False]
-    if kind is operations.Renew:
+@pytest.mark.parametrize("kind", codecs.CODECS, ids=lambda kind: kind.__name__)
+def test_an_outcome_survives_the_wire(kind: type[operations.Operation]) -> None:
+    """A grant, whether it changed anything, a lease, or just that it is done."""
+    outcomes: list[codecs.Outcome] = [True, False]
+    if kind is operations.Acquire:
+        outcomes = [Grant(0, "", "id"), Grant(7, "tokens", "id", 2.5)]
+    elif kind is operations.Renew:
         outcomes = [30.0]
     elif kind in (operations.Penalize, operations.Observe):
         outcomes = [None]
     for outcome in outcomes:
         response = AcquireStreamResponse()
-        told = tuple.__new__(kind)
-        items.write_answers([(3, told, outcome)], response, in_runs=True)
-        answer = AcquireStreamResponse.FromString(response.SerializeToString())
-        assert items.read_answers(answer, "address") == [(3, outcome)]
+        messages.write_outcome(3, kind, outcome, response.outcomes.add())
+        sent = AcquireStreamResponse.FromString(response.SerializeToString())
+        assert messages.read_outcomes(sent, "address") == [(3, outcome)]
 
 
 CALLS = st.lists(
@@ -191,42 +191,71 @@ CALLS = st.lists(
         ),
         max_wait=st.sampled_from([None, 0, 1.5]),
         request_id=st.sampled_from(["", "", "", "once"]),
-        place=st.just(0),
-        kept=st.none(),
     )
 )
+
+
+def write(
+    numbered: list[tuple[int, operations.Operation]],
+    request: AcquireStreamRequest,
+    names: Iterator[str],
+) -> list[tuple[int, InvalidRequest]]:
+    """Add operations to a message as clients do; what is wrong with those that cannot be sent."""
+    calls = [(n, each) for n, each in numbered if isinstance(each, operations.Acquire)]
+    reports = [(n, each) for n, each in numbered if not isinstance(each, operations.Acquire)]
+    wrong, _ = messages.write_acquisitions(calls, request, names)
+    return wrong + messages.write_reports(reports, request)[0]
 
 
 @given(CALLS)
 def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) -> None:
     """Each is read as it was, or is wrong for itself; those in runs keep their order."""
     request = AcquireStreamRequest()
-    wrong, runs = items.write_questions(enumerate(calls), request, map(str, count()))
+    wrong, runs = messages.write_acquisitions([*enumerate(calls)], request, map(str, count()))
     errors = dict(wrong)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
-    numbers, asked = read_questions(sent)
-    assert items.count_questions(sent) == len(numbers)
-    read = dict(zip(numbers, asked, strict=True))
-    assert read.keys() | errors.keys() == set(range(len(calls)))
+    asked = read(sent)
+    assert messages.count_operations(sent) == len(asked)
+    assert asked.keys() | errors.keys() == set(range(len(calls)))
     for number, call in enumerate(calls):
-        is_sendable = len(call.model) <= wire.MAX_NAME and call.costs["tokens"] < 2**63
+        is_sendable = len(call.model) <= fields.MAX_NAME and call.costs["tokens"] < 2**63
         assert (number in errors) == (not is_sendable)
-        if is_sendable and call.costs["requests"] >= 0:
-            named = read[number]
-            assert isinstance(named, operations.Acquire)
-            assert named._replace(request_id=call.request_id, place=0) == call
-            assert named.request_id
+        if is_sendable and call.costs["requests"] < 0:
+            assert isinstance(asked[number], InvalidRequest)
+        elif is_sendable and call.request_id:
+            assert asked[number] == call
         elif is_sendable:
-            assert isinstance(read[number], InvalidRequest)
+            named, *_ = asked[number]
+            assert named.request_id
+            assert named._replace(request_id="") == call
     in_runs = [number for run in sent.runs for number in run.ids]
     assert in_runs == sorted(in_runs)
     for run in runs:  # the half of each, asked again
+        half = run.only(range(0, len(run.ids), 2))
         again = AcquireStreamRequest()
-        half = [(n, place, calls[n]) for n, place in zip(run.numbers, run.places, strict=True)][::2]
-        assert write_repeated(run.name, half, again).numbers == [n for n, *_ in half]
-        numbers, asked = read_questions(again)
-        pairs = zip(asked, map(read.__getitem__, numbers), strict=True)
-        assert all(one == other or isinstance(one, InvalidRequest) for one, other in pairs)
+        columns.write_acquire_run(half, again.runs.add())
+        repeated = read(again)
+        assert [*half.ids] == [*run.ids][::2]
+        assert {*repeated} == {*half.ids}
+        for number, one in repeated.items():
+            assert one == asked[number] or isinstance(one, InvalidRequest)
+
+
+@given(st.lists(SETTLEMENTS, max_size=20))
+def test_settlements_that_share_a_message_survive_it(settled: list[operations.Settle]) -> None:
+    """Each is read as it was, and those of one key, scope and units travel together."""
+    request = AcquireStreamRequest()
+    wrong, runs = messages.write_reports(enumerate(settled), request)
+    sent = AcquireStreamRequest.FromString(request.SerializeToString())
+    assert not wrong
+    assert messages.count_operations(sent) == len(settled)
+    assert read(sent) == dict(enumerate(settled))
+    assert len(sent.settlements) == len(runs) == len({(r.key, r.scope, r.units) for r in runs})
+    assert sum(part.settled_runs for part in messages.read_operations(sent)) == len(runs)
+    for run in runs:  # those that are not acknowledged are sent again
+        again = AcquireStreamRequest()
+        columns.write_settle_run(run, again.settlements.add())
+        assert read(again) == {number: settled[number] for number in run.ids}
 
 
 @pytest.mark.parametrize(
@@ -253,24 +282,64 @@ def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) 
     ],
 )
 def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
-    """Each of its questions is answered by what is wrong."""
-    for number, asked in zip(*read_questions(AcquireStreamRequest(runs=[run])), strict=True):
-        assert number in run.ids
-        assert isinstance(asked, InvalidRequest)
-        assert asked.field == field
+    """Each of its acquisitions is answered by what is wrong."""
+    asked = read(AcquireStreamRequest(runs=[run]))
+    assert [*asked] == [*run.ids]
+    assert all(isinstance(error, InvalidRequest) for error in asked.values())
+    assert {error.field for error in asked.values()} == {field}
+
+
+@pytest.mark.parametrize(
+    ("run", "field"),
+    [
+        (SettleRun(units=["tokens"], ids=[1, 2], reservation_ids=["a", "b"], costs=[1]), "costs"),
+        (SettleRun(ids=[1, 2], reservation_ids=["a", "b"], costs=[1, 2]), "costs"),
+        (SettleRun(ids=[1, 2], reservation_ids=["a"]), "reservation_ids"),
+        (SettleRun(ids=[1], reservation_ids=["a", "b"]), "reservation_ids"),
+        (SettleRun(ids=[1], units=["t", "t"], reservation_ids=["a"], costs=[1, 2]), "units"),
+        (SettleRun(ids=[1], units=["T"], reservation_ids=["a"], costs=[1]), "units"),
+        (SettleRun(ids=[1], units=[*map("u{}".format, range(17))]), "units"),
+        (SettleRun(ids=[1], key="k" * 257, reservation_ids=["a"]), "key"),
+        (SettleRun(ids=[1], scope="s" * 6001, reservation_ids=["a"]), "reservation_id"),
+        (SettleRun(ids=[1], reservation_ids=["a" * 6001]), "reservation_id"),
+        (SettleRun(ids=[1], units=["t"], reservation_ids=["a"], costs=[-1]), "units.t"),
+    ],
+)
+def test_settlements_that_make_no_sense(run: SettleRun, field: str) -> None:
+    """Each is answered by what is wrong."""
+    asked = read(AcquireStreamRequest(settlements=[run]))
+    assert [*asked] == [*run.ids]
+    assert all(isinstance(error, InvalidRequest) for error in asked.values())
+    assert {error.field for error in asked.values()} == {field}
+
+
+def test_one_bad_settlement_spoils_no_other_of_its_run() -> None:
+    """A negative cost, or an id that is too long, is an error of its own."""
+    names = ["a", "b" * 6001, "c", "d"]
+    run = SettleRun(ids=range(4), scope="s", units=["tokens"], reservation_ids=names)
+    run.costs.extend([1, 2, -3, 4])
+    asked = read(AcquireStreamRequest(settlements=[run]))
+    assert asked.pop(1).field == "reservation_id"
+    assert asked.pop(2).field == "tokens"
+    assert asked == {
+        0: operations.Settle("a/s", "", {"tokens": 1}),
+        3: operations.Settle("d/s", "", {"tokens": 4}),
+    }
 
 
 def test_what_is_wrong_with_a_run_is_said_in_a_few_words() -> None:
     """Each id is told: repeating what came would make gigabytes of one message."""
     run = AcquireRun(model="m", units=["tokens"] * 10_000, ids=[1])
-    _, [error] = read_questions(AcquireStreamRequest(runs=[run]))
+    error = read(AcquireStreamRequest(runs=[run]))[1]
     assert isinstance(error, InvalidRequest)
     assert len(str(error)) < 200
 
 
 def test_runs_count_even_if_nothing_is_in_them() -> None:
     """They are work to read, and half a million fit into a message."""
-    assert items.count_questions(AcquireStreamRequest(runs=[AcquireRun()] * 7)) == 7
+    request = AcquireStreamRequest(runs=[AcquireRun()] * 7, settlements=[SettleRun()] * 5)
+    assert messages.count_operations(request) == 12
+    assert not read(request)
 
 
 LONG = "%" * 256
@@ -278,26 +347,28 @@ UNITS = {f"u{i:02}{'x' * 61}": 2**62 for i in range(15)}
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "operation",
     [
         operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9, "r" * 64),
         operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9),
-        operations.Settle("i" * reports.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
+        operations.Settle("i" * columns.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
         operations.Observe(LONG, LONG, UNITS),
     ],
 )
-def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(asked: items.Asked) -> None:
+def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(
+    operation: operations.Operation,
+) -> None:
     """However long the names are."""
     request = AcquireStreamRequest()
-    numbered = [(2**63 + i, asked) for i in range(128)]
-    wrong, _ = items.write_questions(numbered, request, map("{:019}".format, count()))
-    assert not wrong
-    assert items.count_questions(request) == 128
+    numbered = [(2**63 + i, operation) for i in range(128)]
+    assert not write(numbered, request, map("{:019}".format, count()))
+    assert messages.count_operations(request) == 128
     assert request.ByteSize() < 1 << 20
+    assert not any(isinstance(each, InvalidRequest) for each in read(request).values())
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "operation",
     [
         operations.Acquire("m", "", {"requests": 1, "tokens": 1, "x" * 1_000_000: 1}, None),
         operations.Acquire(
@@ -308,44 +379,51 @@ def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(asked: it
         operations.Settle("id", "", {"x" * 1_000_000: 1}),
     ],
 )
-def test_a_question_that_is_too_large_spoils_no_other(asked: items.Asked) -> None:
+def test_an_operation_that_is_too_large_spoils_no_other(operation: operations.Operation) -> None:
     """It is refused before it is sent: a message that is too large would end the whole stream."""
     call = operations.Acquire("m", "", {"requests": 1, "tokens": 1}, None)
     request = AcquireStreamRequest()
-    numbered = [(1, call), (2, asked), (3, call)]
-    [(number, error)], _ = items.write_questions(numbered, request, map(str, count()))
+    numbered = [(1, call), (2, operation), (3, call)]
+    [(number, error)] = write(numbered, request, map(str, count()))
     assert number == 2
     assert "bytes" in error.reason
-    assert sorted(read_questions(request)[0]) == [1, 3]
+    assert sorted(read(request)) == [1, 3]
 
 
 def test_a_message_is_read_in_slices_that_take_about_as_long() -> None:
-    """Whatever it holds: long runs are cut, short ones and questions are put together."""
+    """Whatever it holds: long runs are cut, short ones and single operations are put together."""
     alone = AcquireRequest(model="m")
+    sizes = [(100, 1000), *((1100 + i, 1) for i in range(100))]
     message = AcquireStreamRequest(
-        questions=[Question(id=i, acquire=alone) for i in range(100)],
+        operations=[Operation(id=i, acquire=alone) for i in range(100)],
         runs=[
-            AcquireRun(
-                model="m", units=["tokens"], ids=range(first, first + size), costs=[7] * size
-            )
-            for first, size in [(100, 1000), *((1100 + i, 1) for i in range(100))]
+            AcquireRun(model="m", units=["tokens"], ids=range(i, i + size), costs=[7] * size)
+            for i, size in sizes
         ]
         + [AcquireRun(model="m")] * 100,
+        settlements=[
+            SettleRun(ids=range(2000, 2300), scope="s", reservation_ids=["r"] * 300),
+            SettleRun(),
+            SettleRun(ids=[2300], scope="s", reservation_ids=["r"]),
+        ],
     )
-    slices = [*items.read_questions(message)]
-    assert [len(numbers) for numbers, _ in slices[:1]] == [64]
-    assert all(len(numbers) <= 256 for numbers, _ in slices)
-    assert len(slices) < 25
-    assert [number for numbers, _ in slices for number in numbers] == [*range(1200)]
-    costs = {call.costs["tokens"] for _, asked in slices[2:] for call in asked}  # type: ignore[union-attr]  # none is wrong
-    assert costs == {7}
-
-
-def test_a_run_without_units_costs_requests() -> None:
-    """As an acquisition does that names no cost."""
-    run = AcquireRun(model="m", ids=[1, 2])
-    _, asked = read_questions(AcquireStreamRequest(runs=[run]))
-    assert asked == [operations.Acquire("m", "", {"requests": 1, "tokens": 0}, None)] * 2
+    slices = [*messages.read_operations(message)]
+    sizes_of_slices = [sum(map(len, numbers)) for numbers, _, _ in slices]
+    assert sizes_of_slices[:2] == [128, 128]
+    assert all(size <= 256 for size in sizes_of_slices)
+    assert len(slices) < 28
+    numbers = [number for each in slices for of_these in each.numbers for number in of_these]
+    assert numbers == [*range(2000, 2301), *range(1200)]
+    ends = [each.settled_runs for each in slices]
+    assert ends[:2] == [0, 0], "a run is settled once all its parts are"
+    assert sum(ends) == 3
+    costs = {
+        tuple(each.costs)
+        for part in slices
+        for each in part.operations
+        if isinstance(each, columns.AcquireRun)
+    }
+    assert {cost for row in costs for cost in row} == {7}
 
 
 @pytest.mark.parametrize("units", [["requests", "tokens"], ["requests", "tokens", "images"]])
@@ -355,45 +433,61 @@ def test_a_run_that_is_safe_to_repeat_tells_its_places(units: list[str]) -> None
 
     def places(**fields: Any) -> list[object]:
         run.MergeFrom(AcquireRun(**fields))
-        _, asked = read_questions(AcquireStreamRequest(runs=[run]), kept=2.5)
-        calls = [call for call in asked if isinstance(call, operations.Acquire)]
-        assert {(call.request_id, call.kept) for call in calls} == {(run.request_id, 2.5)}
-        return [call.place for call in calls]
+        asked = read(AcquireStreamRequest(runs=[run]), kept=2.5).values()
+        assert {(call.request_id, kept) for call, _, kept in asked} == {(run.request_id, 2.5)}
+        return [place for _, place, _ in asked]
 
-    assert places() == [0, 0, 0]
+    assert places() == [None] * 3
     assert places(request_id="r" * 64) == [0, 1, 2]
     assert places(places=[127, 0, 5]) == [127, 0, 5]
 
 
-@given(st.dictionaries(st.integers(0, 2**64 - 1), DECISIONS), st.booleans())
-def test_grants_that_share_a_message_survive_it(grants: dict[int, Grant], in_runs: bool) -> None:
-    """In runs, or one by one for clients that do not know those."""
+SCOPES = st.text(st.characters(codec="utf-8"), max_size=20)
+OWN = st.text("abc.0123456789", min_size=1, max_size=20)
+ROWS = st.lists(st.tuples(OWN, st.integers(0, 2) | st.integers(0, 10**15), st.sampled_from("ab")))
+
+
+@given(SCOPES, ROWS, st.sets(st.integers(0, 5)))
+def test_grants_of_a_run_survive_the_wire(
+    scope: str, rows: list[tuple[str, int, str]], others: set[int]
+) -> None:
+    """To the microsecond, but for those that are answered on their own."""
+    names, waits = [name for name, *_ in rows], [wait for _, wait, _ in rows]
+    limits = [limit if wait else "" for _, wait, limit in rows]
+    is_at_once = not any(waits)
+    run = columns.GrantRun(
+        *(scope, names, () if is_at_once else waits, () if is_at_once else limits),
+        dict.fromkeys(others & {*range(len(rows))}),
+    )
     response = AcquireStreamResponse()
-    items.write_answers([(n, None, grant) for n, grant in grants.items()], response, in_runs)
-    assert in_runs or not response.grants
+    columns.write_grant_run(range(7, 7 + len(rows)), run, response)
     received = AcquireStreamResponse.FromString(response.SerializeToString())
-    assert dict(items.read_answers(received, "address")) == grants
+    assert dict(messages.read_outcomes(received, "address")) == {
+        7 + i: Grant(wait, limit, columns.whole_id(name, scope))
+        for i, (name, wait, limit) in enumerate(zip(names, waits, limits, strict=True))
+        if i not in others
+    }
 
 
-def test_an_answer_of_a_kind_to_come_is_no_grant() -> None:
+def test_an_outcome_of_a_kind_to_come_is_no_grant() -> None:
     """A server that answers what this client does not know is as good as away."""
-    response = AcquireStreamResponse()
-    response.answers.add().id = 5
-    [(number, outcome)] = items.read_answers(response, "address")
+    response = AcquireStreamResponse(outcomes=[Outcome(id=5)])
+    [(number, outcome)] = messages.read_outcomes(response, "address")
     assert number == 5
     assert isinstance(outcome, LimiterUnavailable)
 
 
 def test_a_pause_of_nothing_is_sent_as_one() -> None:
     """It is not the same as none said: it lifts a pause."""
-    question = Question()
-    items.write_question(1, operations.Penalize("m", "", 0), question)
-    received = Question.FromString(question.SerializeToString())
-    assert reports.read_penalty(received.penalize) == operations.Penalize("m", "", 0)
+    message = Operation()
+    messages.write_operation(1, operations.Penalize("m", "", 0), message)
+    received = Operation.FromString(message.SerializeToString())
+    read_penalize = codecs.CODECS[operations.Penalize].read
+    assert read_penalize(received.penalize) == operations.Penalize("m", "", 0)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "operation",
     [
         operations.Cancel("id", "\ud800"),
         operations.Settle("id", "", {"tokens": 2**63}),
@@ -401,7 +495,12 @@ def test_a_pause_of_nothing_is_sent_as_one() -> None:
         operations.Penalize("m", "", float("inf")),
     ],
 )
-def test_what_cannot_be_sent_is_refused(told: items.Told) -> None:
-    """It is an InvalidRequest of the caller's."""
+def test_what_cannot_be_sent_is_refused(operation: operations.Operation) -> None:
+    """It is an InvalidRequest of the caller's, alone or in a run."""
     with pytest.raises(InvalidRequest, match="cannot be sent"):
-        items.write_question(1, told, Question())
+        messages.write_operation(1, operation, Operation())
+    request = AcquireStreamRequest()
+    [(number, error)] = write([(1, operation)], request, map(str, count()))
+    assert number == 1
+    assert "cannot be sent" in error.reason
+    assert not request.ByteSize()

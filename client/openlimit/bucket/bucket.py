@@ -3,8 +3,8 @@
 Pure: time is an argument, in whole microseconds on any clock that does not run backwards.
 A caller that shares a bucket between threads holds a lock around each method.
 
-A bucket leaks at each limit's rate and holds at most its capacity. Reserving pours a cost in at
-the earliest start that conforms and keeps the order of the callers, and returns that start:
+A bucket leaks at each limit's rate and holds at most its capacity. An acquisition pours its cost in
+at the earliest start that conforms and keeps the order of the callers:
 
     base  = max(now, at, paused)                               first come, first served
     start = max(base, base + (level + min(cost, capacity) - capacity) / rate)   for each limit
@@ -14,13 +14,13 @@ The idea is the virtual scheduling form of the generic cell rate algorithm (ITU-
 one schedule for several limits, which are charged together or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import ceil, inf
+from operator import sub
 
 from openlimit.bucket.limit import SECOND, Costs, Limit, least_levels
-from openlimit.bucket.pending import Pending, Queue, changed, least_of, less, most_of, sum_of
+from openlimit.bucket.pending import Levels, Queue, changed, leaked
 from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.operations import Grant, new
 
 # A start is rounded up to a whole microsecond, but not for an excess that is only the rounding
 # error of a double: a thousandth of a microsecond early is closer than the doubles are.
@@ -30,21 +30,21 @@ _SLACK = 1e-3
 class Bucket:
     """The state of all limits of one policy for one split; a new one is empty.
 
-    ``at`` is the latest start handed out, ``levels`` how full each limit's bucket is then. Until
-    ``paused``, nothing new starts.
+    ``at`` is the latest start handed out, ``levels`` how full each limit's bucket is then,
+    ``limited_by`` the unit that set it. Until ``paused``, nothing new starts.
     All times are in microseconds; ``now`` never runs backwards from one call to the next.
     """
 
-    __slots__ = ("_pending", "_version", "at", "levels", "limited_by", "limits", "paused")
+    __slots__ = ("_queue", "at", "levels", "limited_by", "limits", "paused")
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = limits
         self.at = -inf
-        self.levels = [0.0] * len(limits)  # replaced as a whole, so that it can be remembered
+        # Of floats alone, so that the garbage collector passes it by.
+        self.levels: Levels = (0.0,) * len(limits)
         self.limited_by = ""
         self.paused = -inf
-        self._version = 0  # of what cancelling could undo: counts reservations that wait
-        self._pending: Queue | None = None  # most buckets never need one
+        self._queue: Queue | None = None  # most buckets never need one
 
     def __repr__(self) -> str:
         levels = ", ".join(
@@ -53,24 +53,25 @@ class Bucket:
         )
         return f"<Bucket {levels} at {self.at}>"
 
-    def reserve(
-        self, costs: Costs, now: float, max_wait: float = inf, reservation_id: str = ""
-    ) -> Grant | CostExceedsLimit | WaitTooLong:
+    def acquire(
+        self, costs: Costs, now: float, max_wait: float = inf, name: Hashable = None
+    ) -> tuple[float, str] | CostExceedsLimit | WaitTooLong:
         """Charge every limit for the earliest start that conforms, or refuse and charge none.
 
-        A refusal is returned, not raised: one among many decisions must not end the others.
-        A reservation with an id can be cancelled until it starts.
+        The answer is the wait, and the unit that sets it, empty for none. A refusal is returned,
+        not raised: one among many decisions must not end the others. What has a name can be
+        cancelled until it starts.
         """
         at = self.at
         start, limited_by = (at, self.limited_by) if at > now else (now, "")
         if self.paused > start:
             start, limited_by = self.paused, ""
-        base, leaked, levels = start, start - at, []
+        base, elapsed, levels = start, start - at, []
         # No strict=: naming it costs as much as the loop's whole arithmetic.
         for limit, cost, before in zip(self.limits, costs, self.levels):  # noqa: B905 - see above
             if cost > limit.amount:
                 return CostExceedsLimit(limit.unit, cost, limit.amount)
-            level = before - leaked * limit.rate
+            level = before - elapsed * limit.rate
             if level < 0:
                 level = 0.0
             levels.append(level + cost)
@@ -82,111 +83,53 @@ class Bucket:
         wait = start - now
         if wait > max_wait:
             return WaitTooLong(wait / SECOND, limited_by)
-        if wait:
-            self._remember(reservation_id, start, costs, now)
-        else:
-            self._pending = None  # whatever was has started
+        self._remember(name, start, costs, now)
         if start > base:
-            levels = self._leak(start)
-            levels = [level + cost for level, cost in zip(levels, costs, strict=True)]
-        self.at, self.levels, self.limited_by = start, levels, limited_by
-        return new(Grant, (wait, limited_by, reservation_id, 0.0, start))
+            left = leaked(self.levels, self.limits, start - at)
+            levels = [level + cost for level, cost in zip(left, costs, strict=True)]
+        self.at, self.levels, self.limited_by = start, tuple(levels), limited_by
+        return wait, limited_by
 
-    def reserve_at_once(self, costs: Sequence[Costs], now: float) -> bool:
+    def acquire_at_once(self, costs: Sequence[Costs], now: float) -> bool:
         """Charge several costs, if all may start right now; else charge none. Whether it did.
 
-        It is what as many calls of ``reserve`` come to, in a fraction of the time.
+        It is what as many calls of ``acquire`` come to, in a fraction of the time.
         """
         if self.at > now or self.paused > now:
             return False
         elapsed, levels = now - self.at, []
-        for limit, before, amounts in zip(
+        for limit, before, column in zip(
             self.limits, self.levels, zip(*costs, strict=True), strict=True
         ):
-            level = max(0.0, before - elapsed * limit.rate) + sum(amounts)
-            if level > limit.capacity or max(amounts) > limit.amount:
+            level = max(0.0, before - elapsed * limit.rate) + sum(column)
+            if level > limit.capacity or max(column) > limit.amount:
                 return False
             levels.append(level)
-        self.at, self.levels, self.limited_by = now, levels, ""
-        self._pending = None  # whatever was has started
+        self.at, self.levels, self.limited_by = now, tuple(levels), ""
+        self._queue = None  # whatever was has started
         return True
 
-    def cancel(self, reservation_id: str, now: float) -> bool:
+    def cancel(self, name: Hashable, now: float) -> bool:
         """Give back a reservation that has not started; whether there was one to give back.
 
         Where no later reservation waits, the bucket becomes what it was before this one, so a
         queue that gives up leaves no gap behind, in whatever order it does. Starts that others
-        were told stay as they are; behind those, what the cost still adds to the level is given
+        were given stay as they are; behind those, what the cost still adds to the level is given
         back: cost - rate * (at - start).
         """
-        pending = self._pending
-        entry = pending.get(reservation_id) if pending else None
-        if not pending or entry is None or entry.given_back or entry.start <= now:
+        if not self._queue or not self._queue.has(name, now):
             return False
-        since = self.at - entry.start
-        given_back = [
-            min(level, max(0.0, cost - limit.rate * since))
-            for limit, cost, level in zip(self.limits, entry.costs, self.levels, strict=True)
-        ]
-        self.levels = less(self.levels, given_back)
-        pending[reservation_id] = entry._replace(given_back=given_back)
-        self._pop_cancelled(pending, given_back, now)
+        state = self.at, self.levels, self.limited_by
+        self.at, self.levels, self.limited_by = self._queue.cancel(name, state, self.limits, now)
         return True
 
-    def _pop_cancelled(self, pending: Queue, credit: list[float], now: float) -> None:
-        """Go back to before the latest reservations as far as they are cancelled.
+    def settle(self, reserved: Sequence[Costs], actual: Sequence[Costs], now: float) -> None:
+        """Replace what started calls reserved by what they really cost, one after the other."""
+        pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
+        changes = [[*map(sub, *columns)] for columns in pairs]
+        self._correct(changes, now, self._started(now))
 
-        ``credit`` was given back meanwhile, and must not be charged again on the way; nor may what
-        was settled and observed meanwhile be lost.
-        """
-        change = floor = [0.0] * len(credit)
-        while pending:
-            reservation_id, last = pending.popitem()
-            if last.version != self._version:
-                pending[reservation_id] = last
-                return
-            credit = sum_of(last.credit, credit)
-            # After what was done before, so at least what that had left.
-            floor = most_of(floor, sum_of(last.floor, change))
-            change = sum_of(last.change, change)
-            if last.given_back is None:
-                pending[reservation_id] = last._replace(credit=credit, change=change, floor=floor)
-                return
-            credit = less(credit, last.given_back)
-            self.at, self.levels, self.limited_by = last.at, last.levels, last.limited_by
-            # First all that leaks: a raise must not leak away with what was there before it.
-            self._leak_until(now)
-            left = sum_of(less(self.levels, credit), change)
-            self.levels = least_of(self._most(), most_of(left, floor))
-            self._version -= 1
-
-    def relimit(self, limits: Sequence[Limit]) -> None:
-        """Go on with other limits: what each name's level is, in units, it stays."""
-        names = [limit.name for limit in limits]
-        before = [limit.name for limit in self.limits]
-        if names != before:
-            level = dict(zip(before, self.levels, strict=True))
-            self.levels = [level.get(name, 0.0) for name in names]
-            units = {limit.unit for limit in limits}
-            self.limited_by = self.limited_by if self.limited_by in units else ""
-            self._pending = None  # its costs and levels are those of other limits
-            self._version += 1
-        self.limits = limits
-        self.levels = least_of(self._most(), self.levels)
-
-    def is_waiting(self, reservation_id: str, now: float) -> bool:
-        """Whether it is known that this reservation has still to start."""
-        entry = self._pending.get(reservation_id) if self._pending else None
-        return entry is not None and entry.given_back is None and entry.start > now
-
-    def settle(self, reserved: Costs, actual: Costs, now: float) -> None:
-        """Replace what a started call reserved by what it really cost."""
-        queue = self._told(now)
-        self._leak_until(now)
-        change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
-        self._correct(change, now, queue)
-
-    def pause(self, until: float, now: float) -> None:
+    def penalize(self, until: float, now: float) -> None:
         """Let nothing new start before ``until``: the provider asked for it. Now or earlier: lift
         the pause that lasts, of which starts that were handed out meanwhile do not come earlier."""
         self.paused = max(self.paused, until) if until > now else -inf
@@ -202,12 +145,29 @@ class Bucket:
         wanted = least_levels(self.limits, remaining)
         if not any(wanted):
             return
-        queue = self._told(now)
-        before = self._leak(now) if queue is None else queue.levels
+        queue = self._started(now)
+        before = queue.levels if queue else leaked(self.levels, self.limits, now - self.at)
         raised = [max(0.0, level - was) for level, was in zip(wanted, before, strict=True)]
         if any(raised):
-            self._leak_until(now)
-            self._correct(raised, now, queue)
+            self._correct([(each,) for each in raised], now, queue)
+
+    def relimit(self, limits: Sequence[Limit]) -> None:
+        """Go on with other limits: what each name's level is, in units, it stays."""
+        names = [limit.name for limit in limits]
+        before = [limit.name for limit in self.limits]
+        levels: Levels = self.levels
+        if names != before:
+            level = dict(zip(before, levels, strict=True))
+            levels = [level.get(name, 0.0) for name in names]
+            units = {limit.unit for limit in limits}
+            self.limited_by = self.limited_by if self.limited_by in units else ""
+            self._queue = None  # its costs and levels are those of other limits
+        self.limits = limits
+        self.levels = tuple(map(min, levels, (limit.most for limit in limits)))
+
+    def is_waiting(self, name: Hashable, now: float) -> bool:
+        """Whether it is known that this reservation has still to start."""
+        return bool(self._queue and self._queue.has(name, now))
 
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
@@ -215,66 +175,29 @@ class Bucket:
         empty = self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
         return max(self.paused, empty)
 
-    def _leak(self, until: float) -> list[float]:
-        """The levels at a time; before ``at``, what they would have to be then if nothing came."""
-        elapsed = until - self.at
-        return [
-            max(0.0, level - elapsed * limit.rate)
-            for limit, level in zip(self.limits, self.levels, strict=True)
-        ]
-
-    def _leak_until(self, until: float) -> None:
-        if until > self.at:
-            self.levels, self.at, self.limited_by = self._leak(until), until, ""
-
-    def _rates(self) -> list[float]:
-        return [limit.rate for limit in self.limits]
-
-    def _most(self) -> list[float]:
-        return [limit.most for limit in self.limits]
-
-    def _told(self, now: float) -> Queue | None:
-        """The queue while it lasts, with what has started brought up to now."""
-        queue = self._pending
-        if not queue or self.at <= now:
-            return None
-        queue.follow(self._rates(), now)
-        return queue or None  # those that still wait may have no ids
-
-    def _correct(self, change: Sequence[float], now: float, queue: Queue | None) -> None:
-        """Change the levels, those of what has started, and what cancelling goes back to."""
-        most = self._most()
-        self.levels = changed(self.levels, change, most)
-        if queue is not None:
-            queue.levels = changed(queue.levels, change, most)
-        if last := self._last_pending(now):
-            assert self._pending
-            self._pending.replace_last(
-                last._replace(
-                    change=sum_of(last.change, change),
-                    floor=changed(last.floor or [0.0] * len(change), change, most),
-                )
-            )
-
-    def _last_pending(self, now: float) -> Pending | None:
-        """What cancelling can go back to before, if the latest start is still to come."""
-        if not self._pending or self.at <= now:
-            return None
-        last = next(reversed(self._pending.values()))
-        return last if last.version == self._version else None
-
-    def _remember(self, reservation_id: str, start: float, costs: Costs, now: float) -> None:
-        """Keep what cancelling needs, and drop what has started."""
-        self._version += 1
-        if not reservation_id:
+    def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> None:
+        """Keep what cancelling needs."""
+        if start == now:
+            self._queue = None  # whatever was has started
             return
-        if self._pending is None:
-            self._pending = Queue()
-        pending = self._pending
-        if pending and next(iter(pending.values())).start <= now:
-            pending.drop_started(self._rates(), now)
-        if not pending:
-            pending.followed = False
-        pending[reservation_id] = Pending(
-            start, costs, self.at, self.levels, self.limited_by, self._version
-        )
+        if self._queue is None:
+            self._queue = Queue()
+        state = self.at, self.levels, self.limited_by
+        self._queue.add(name, start, costs, state, self.limits, now)
+
+    def _started(self, now: float) -> Queue | None:
+        """The queue while it lasts, with what has started brought up to now."""
+        if not self._queue or self.at <= now:
+            return None
+        self._queue.follow(self.limits, now)
+        return self._queue or None  # those that still wait may have no names
+
+    def _correct(self, changes: Sequence[Levels], now: float, queue: Queue | None) -> None:
+        """Change the levels, by columns; and in the queue, what has started, and what cancelling
+        goes back to."""
+        if now > self.at:
+            self.levels = leaked(self.levels, self.limits, now - self.at)
+            self.at, self.limited_by = now, ""
+        self.levels = changed(self.levels, changes, self.limits)
+        if queue:
+            queue.correct(changes, self.limits)

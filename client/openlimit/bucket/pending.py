@@ -1,107 +1,183 @@
 """Reservations whose start is still to come, and what cancelling them needs. Pure.
 
-Levels, costs and what is added to levels are lists with a number for each limit of the bucket.
+Levels, costs and what is added to levels have a number for each limit of the bucket.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
+from openlimit.bucket.limit import Costs, Limit
+
 Levels = Sequence[float]
+State = tuple[float, Levels, str]
+"""Of a bucket: ``at``, the levels then, and the unit that set that."""
 
 
 class Pending(NamedTuple):
     """A reservation whose start is still to come, and the bucket as it was before."""
 
     start: float
-    costs: Levels
-    at: float
-    levels: list[float]
-    limited_by: str
+    costs: Costs
+    before: State
     version: int
-    given_back: list[float] | None = None
+    given_back: Levels | None = None
     """What cancelling it gave back; None while it holds."""
     # What became of the levels while this one was the latest, by limit; going back to before it
     # must not lose that.
-    credit: list[float] | None = None
+    credit: Levels | None = None
     """What cancelling others gave back."""
-    change: list[float] | None = None
+    change: Levels | None = None
     """By how much settlements and observations have changed them, below 0 for less."""
-    floor: list[float] | None = None
+    floor: Levels | None = None
     """What those have left in them, however empty they were before."""
 
 
-class Queue(OrderedDict[str, Pending]):
-    """Those that wait, by id, and some that have started since.
+class Queue(OrderedDict[Hashable, Pending]):
+    """Those that wait and have a name, by that, and some that have started since.
 
     The bucket's levels have all of them in. ``levels`` are those at ``at`` with no more in them
     than what had started by then; they are followed once there are settlements or observations.
     """
 
-    __slots__ = ("at", "followed", "levels")
+    __slots__ = ("at", "followed", "levels", "version")
 
     def __init__(self) -> None:
         super().__init__()
+        self.version = 0  # counts reservations that wait, with and without names
         self.followed = False
         self.at = -inf
-        self.levels: list[float] = []
+        self.levels: Levels = ()
 
-    def follow(self, rates: Levels, now: float) -> None:
+    def add(
+        self,
+        name: Hashable,
+        start: float,
+        costs: Costs,
+        before: State,
+        limits: Sequence[Limit],
+        now: float,
+    ) -> None:
+        """Keep what cancelling needs, and drop what has started."""
+        self.version += 1
+        if name is None:
+            return
+        if self and next(iter(self.values())).start <= now:
+            self._drop_started(limits, now)
+        if not self:
+            self.followed = False
+        self[name] = Pending(start, costs, before, self.version)
+
+    def has(self, name: Hashable, now: float) -> bool:
+        """Whether this one still waits."""
+        entry = self.get(name)
+        return entry is not None and entry.given_back is None and entry.start > now
+
+    def cancel(self, name: Hashable, state: State, limits: Sequence[Limit], now: float) -> State:
+        """Give back one that waits; the state of the bucket from then on."""
+        entry, (at, levels, limited_by) = self[name], state
+        since = at - entry.start
+        given_back = [
+            min(level, max(0.0, cost - limit.rate * since))
+            for limit, cost, level in zip(limits, entry.costs, levels, strict=True)
+        ]
+        self[name] = entry._replace(given_back=given_back)
+        return self._undo((at, _less(levels, given_back), limited_by), given_back, limits, now)
+
+    def _undo(self, state: State, credit: Levels, limits: Sequence[Limit], now: float) -> State:
+        """Go back to before the latest reservations as far as they are cancelled.
+
+        ``credit`` was given back meanwhile, and must not be charged again on the way; nor may what
+        was settled and observed meanwhile be lost.
+        """
+        change: Levels = (0.0,) * len(credit)
+        floor = change
+        while self:
+            name, last = self.popitem()
+            if last.version != self.version:
+                self[name] = last
+                break
+            credit = _sum(last.credit, credit)
+            # After what was done before, so at least what that had left.
+            floor = tuple(map(max, floor, _sum(last.floor, change)))
+            change = _sum(last.change, change)
+            if last.given_back is None:
+                self[name] = last._replace(credit=credit, change=change, floor=floor)
+                break
+            credit = _less(credit, last.given_back)
+            at, levels, limited_by = last.before
+            # First all that leaks: a raise must not leak away with what was there before it.
+            if now > at:
+                at, levels, limited_by = now, leaked(levels, limits, now - at), ""
+            left = map(max, _sum(_less(levels, credit), change), floor)
+            state = at, tuple(map(min, left, (limit.most for limit in limits))), limited_by
+            self.version -= 1
+        return state
+
+    def follow(self, limits: Sequence[Limit], now: float) -> None:
         """Bring the levels up to now."""
         if not self.followed:  # the first news since it began
-            first = next(iter(self.values()))
-            self.followed, self.at, self.levels = True, first.at, first.levels
-        self.drop_started(rates, now)
+            self.followed = True
+            self.at, self.levels, _ = next(iter(self.values())).before
+        self._drop_started(limits, now)
         if self:
-            self._start(rates, now)
+            self._start(limits, now)
 
-    def drop_started(self, rates: Levels, now: float) -> None:
+    def correct(self, changes: Sequence[Levels], limits: Sequence[Limit]) -> None:
+        """Change what has started, and what cancelling goes back to, by columns."""
+        self.levels = changed(self.levels, changes, limits)
+        name, last = self.popitem()
+        if last.version == self.version:
+            floor = changed(last.floor or (0.0,) * len(limits), changes, limits)
+            last = last._replace(change=_sum(last.change, map(sum, changes)), floor=floor)
+        self[name] = last
+
+    def _drop_started(self, limits: Sequence[Limit], now: float) -> None:
         """Those whose start has come."""
         while self and (first := next(iter(self.values()))).start <= now:
             self.popitem(last=False)
             if self.followed and not first.given_back:
-                self._start(rates, first.start)
-                self.levels = sum_of(self.levels, first.costs)
+                self._start(limits, first.start)
+                self.levels = _sum(self.levels, first.costs)
 
-    def replace_last(self, last: Pending) -> None:
-        """Put that in the place of the latest."""
-        self[next(reversed(self))] = last
-
-    def _start(self, rates: Levels, time: float) -> None:
+    def _start(self, limits: Sequence[Limit], time: float) -> None:
         """Let time pass for what has started."""
-        elapsed = time - self.at
-        self.levels = [
-            max(0.0, level - elapsed * rate) for rate, level in zip(rates, self.levels, strict=True)
+        self.at, self.levels = time, leaked(self.levels, limits, time - self.at)
+
+
+def leaked(levels: Levels, limits: Sequence[Limit], elapsed: float) -> Levels:
+    """What is left after a time; before one that is negative, what there must have been."""
+    return tuple(
+        [
+            max(0.0, level - elapsed * limit.rate)
+            for level, limit in zip(levels, limits, strict=True)
         ]
-        self.at = time
+    )
 
 
-def less(levels: Levels, amounts: Levels) -> list[float]:
+def changed(levels: Levels, changes: Sequence[Levels], limits: Sequence[Limit]) -> Levels:
+    """The levels after a column of changes each, one by one: none below 0, none above the most."""
+    after = []
+    for level, column, limit in zip(levels, changes, limits, strict=True):
+        most = limit.most
+        for change in column:
+            level += change  # noqa: PLW2901 - it is what the column changes
+            if level < 0:
+                level = 0.0  # noqa: PLW2901 - see above
+            elif level > most:
+                level = most  # noqa: PLW2901 - see above
+        after.append(level)
+    return tuple(after)
+
+
+def _less(levels: Levels, amounts: Levels) -> Levels:
     """What is left, at least nothing."""
-    return [max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)]
+    return tuple([max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)])
 
 
-def changed(levels: Levels, change: Levels, most: Levels) -> list[float]:
-    """At least nothing, and at most the most."""
-    return [
-        min(top, max(0.0, level + amount))
-        for level, amount, top in zip(levels, change, most, strict=True)
-    ]
-
-
-def sum_of(some: Levels | None, others: Levels) -> list[float]:
+def _sum(some: Levels | None, others: Iterable[float]) -> Levels:
     """Of both; None for nothing."""
     if some is None:
-        return list(others)
-    return [one + other for one, other in zip(some, others, strict=True)]
-
-
-def most_of(some: Levels, others: Levels) -> list[float]:
-    """The greater of each two."""
-    return list(map(max, some, others))
-
-
-def least_of(some: Levels, others: Levels) -> list[float]:
-    """The lesser of each two."""
-    return list(map(min, some, others))
+        return tuple(others)
+    return tuple([one + other for one, other in zip(some, others, strict=True)])

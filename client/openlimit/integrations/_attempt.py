@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from openlimit.errors import InvalidRequest, UnknownModel
 from openlimit.limiter import RateLimiter
+from openlimit.operations import Observe, Penalize
 from openlimit.providers import errors as provider_errors
 from openlimit.providers import headers as provider_headers
 from openlimit.providers.calls import Route, params_of
@@ -177,7 +178,7 @@ def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
 def observe(limiter: RateLimiter, reservation: Reservation, headers: Mapping[str, str]) -> None:
     """Pass the remaining limits in a response's headers to the limiter."""
     if _is_limited(reservation) and (left := provider_headers.remaining(headers)):
-        limiter._observe(reservation.model, left)
+        limiter.tell(Observe(reservation.model, limiter._key, left))
 
 
 def pause(
@@ -201,7 +202,7 @@ def pause(
     if wait is None and known and refused and not provider_errors.is_of_money(error):
         wait = provider_headers.reset(headers, now)
     if wait and _is_limited(reservation):
-        limiter._penalize(reservation.model, wait)
+        limiter.tell(Penalize(reservation.model, limiter._key, wait))
     return wait is not None
 
 

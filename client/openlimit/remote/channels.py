@@ -3,10 +3,16 @@
 import json
 import os
 import sys
+import time
+from functools import partial
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 import grpc
+
+from openlimit.background import in_background
+from openlimit.remote.forks import opening
+from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
 _SERVICE = "openlimit.v1.RateLimitService"
 _SERVICE_CONFIG = {
@@ -29,12 +35,62 @@ _OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 5_000),
 ]
 
-
 HEALTH_CALL_FAILED = "health check call failed"
 """What gRPC says of a server of which it is not told how well it is."""
 
 
-def open_channel(
+class ServerChannel:
+    """The gRPC channel of a connection: opened when it is first needed, and again once dropped."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self._address = address
+        self._credentials = credentials
+        self._asks_health = True
+        self._channel: grpc.Channel | None = None
+        self.is_proven = False
+        """Whether anything was answered over it."""
+
+    def stub(self) -> RateLimitServiceStub:
+        """The service, over a channel that is open. ``opening`` is held."""
+        if self._channel is None:
+            asks_health = self._asks_health
+            self._channel = _open(self._address, self._credentials, asks_health=asks_health)
+            self.is_proven = False
+        return RateLimitServiceStub(self._channel)
+
+    def drop(self) -> None:
+        """Hang up in the background; the next channel connects to servers that speak only."""
+        channel, self._channel = self._channel, None
+        in_background(partial(_hang_up, channel))
+
+    def abandon(self) -> None:
+        """Keep it for ever: gRPC could not start a thread, for which closing it would wait."""
+        _unusable.append(self._channel)
+        self._channel = None
+
+    def doubt_health(self, reason: str) -> None:
+        """Whoever refuses to tell the server's health may let calls through, or refuse them with a
+        better reason: the next channel does not ask, and the one after that again does."""
+        if not self._asks_health or HEALTH_CALL_FAILED in reason:
+            self._asks_health = not self._asks_health
+            self.drop()
+
+    def close(self) -> None:
+        """Hang up."""
+        _hang_up(self._channel)
+
+
+_unusable: list[grpc.Channel | None] = []
+
+
+def _hang_up(channel: grpc.Channel | None) -> None:
+    with opening:
+        if channel:
+            channel.close()
+            opening.closed_at = time.monotonic()
+
+
+def _open(
     address: str, credentials: grpc.ChannelCredentials | None, *, asks_health: bool = True
 ) -> grpc.Channel:
     """A channel to the server at an address, in plain text where there are no credentials.

@@ -1,51 +1,41 @@
 """The connection of one process to a server, which all its limiters of one kind share.
 
-A question waits for its answer as long as its caller does: where a stream breaks off, whatever is
-not answered goes out again on the next one, to whichever server takes it.
+A call waits for its answer as long as its caller does: where a stream breaks off, whatever is not
+answered goes out again on the next one, to whichever server takes it.
 """
 
-import asyncio
-import logging
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from threading import local
+from threading import Condition, RLock
 from typing import Any
 
 import grpc
 
-from openlimit.background import in_background
 from openlimit.errors import LimiterUnavailable, OpenLimitError
-from openlimit.remote.channels import (
-    HEALTH_CALL_FAILED,
-    cooperate_with_gevent,
-    open_channel,
-    proxy_of,
-)
+from openlimit.operations import Acquire, Grant, Renew, Report, Settle
+from openlimit.remote.channels import HEALTH_CALL_FAILED, ServerChannel, cooperate_with_gevent
 from openlimit.remote.forks import forkable, opening
-from openlimit.remote.questions import Questions
+from openlimit.remote.in_flight import InFlight
+from openlimit.remote.leases import Leases
+from openlimit.remote.outage import Outage
+from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream, closed
-from openlimit.remote.teller import Teller
-from openlimit.remote.waiting import LoopMailbox, Mailbox, Slot
-from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import messages as items
+from openlimit.remote.waiting import Future, Loops, LoopWaiters, Waiters
+from openlimit.reservation import giving_back, nothing
+from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
+from openlimit.wire.messages import read_outcomes
 
 _COOL_DOWN = 0.1  # seconds in which a stream that brought nothing, or ended at once, is not opened
 _SILENT = 4.0  # seconds after which a server is left that has answered before
-_LOOK_EVERY = 0.1  # seconds, at most so often
+LOOK_EVERY = 0.1
+"""Seconds."""
 _BEFORE_FORK = 1.0  # seconds that what is under way gets to be answered
-_RECONNECTED = 1.5  # seconds after which gRPC has found a server that is back
-IMPATIENT = 0.25
-"""Seconds that callers wait at most who do not wait out an outage."""
-
-_unusable: list[grpc.Channel] = []
-"""Those for which gRPC could not start a thread: to close one would wait for that for ever."""
-
-_log = logging.getLogger(__name__)
 
 
 class Connection:
-    """Opens a stream when something is asked, and again when that has ended.
+    """Opens a stream when there is something to send, and again when that has ended.
 
     ``users`` are those who keep it open, by whatever stands for them: ``sharing`` closes it
     a while after the last of them has left.
@@ -57,135 +47,90 @@ class Connection:
         cooperate_with_gevent()
         self.address = address
         self.timeout = timeout
-        self._credentials = credentials
+        self.channel = ServerChannel(address, credentials)
         self._begin()
-        self._channel: grpc.Channel | None = None
-        self._is_proven = False
-        """Whether anything was answered over this channel."""
-        self._asks_health = True
-        self._stream: Stream | None = None
-        self._is_pausing = False
-        self._trouble: Callable[[], OpenLimitError] | None = None
-        """Makes the error that was met last; None once something was answered."""
-        self._in_trouble_since = 0.0
-        self._proxy = proxy_of(address)
-        self.is_away = False
-        """Whether callers have run out of time, and nothing was answered since."""
+        self.outage = Outage(address, timeout)
         self.is_closed = False
         self._looked_at = 0.0
-        self._thread = local()  # has the mailboxes of the thread's event loop
-        self.latest_mailbox: LoopMailbox | None = None
-        """The patient one that was asked for last, by any thread."""
+        self.loops = Loops(timeout, self.outage.no_answer, self._overdue, self.unclaimed)
         self.users: set[object] = set()
         self.idle_since = 0.0
         self.is_lingering = False
         forkable.add(self)
 
     def _begin(self) -> None:
-        """With no question; also in a forked child, which touches nothing of its parent's."""
-        self.teller = Teller(
-            self.address, self.timeout, self.ask, lambda: self._questions.is_jammed
-        )
-        self._questions = Questions(self.teller.unclaimed)
+        """With nothing to send; also in a forked child, which touches nothing of its parent's."""
+        self.changed = Condition(lock := RLock())
+        self.endings = 0
+        self.in_flight = InFlight(lock, self.unclaimed)
+        self.leases = Leases(lambda held: self.tell(Renew(*held)))
+        self.reports = Reports(self.address, self.timeout, self.leases.let_go)
+        self.stream: Stream | None = None
+        self._is_pausing = False
 
-    def ask(self, asked: items.Asked, mailbox: Mailbox, slot: Any) -> int | None:
-        """Send a question as soon as can be; its number, or None once this is closed."""
-        number = self._questions.add(asked, mailbox, slot)
-        if stream := self._stream:
+    def ask(self, call: Acquire, waiters: Waiters, promise: Any) -> int | None:
+        """Send a call as soon as can be; its number, or None once this is closed."""
+        number = self.in_flight.add(call, waiters, promise)
+        if stream := self.stream:
             if stream.is_sender_idle:
                 stream.wake()
         elif self._is_pausing:
-            if not mailbox.is_patient and self._questions.forget(number):
-                mailbox.deliver([(slot, self._error(), asked)])
-        elif not self._open() and self._questions.forget(number):
+            if not waiters.is_patient and self.in_flight.forget(number):
+                waiters.deliver([(promise, self.outage.error(), call)])
+        elif not self._open() and self.in_flight.forget(number):
             return None
         return number
 
+    def tell(self, report: Report) -> bool:
+        """Send what nobody waits for; neither blocks nor raises. False once this is closed."""
+        if self.is_closed:
+            return False
+        self.reports.add(report)
+        if stream := self.stream:
+            if stream.is_sender_idle:
+                stream.wake()
+        elif not (self._is_pausing or sys.is_finalizing()):
+            self._open()
+        return True
+
     def forget(self, number: int) -> bool:
         """Nobody waits for this outcome any more; False where it is being delivered already."""
-        return self._questions.forget(number)
+        return self.in_flight.forget(number)
 
-    def no_answer(self) -> Exception:
-        """What callers are told that have run out of time."""
-        self.is_away = True
-        return self._error()
+    def unclaimed(self, call: Acquire, outcome: object) -> None:
+        """Give back what was granted to a caller that is gone, also if its start has come."""
+        if isinstance(outcome, Grant):
+            for report in giving_back(outcome, call.key):
+                self.tell(report)
+            if outcome.reservation_id and not outcome.wait:
+                self.tell(Settle(outcome.reservation_id, call.key, nothing(call.costs)))
 
     def look(self) -> None:
         """To be called now and then by those who wait: leave a server that is silent for long, and
-        ask again what could not be decided."""
+        send again what could not be decided."""
         now = time.monotonic()
-        if now < self._looked_at + _LOOK_EVERY:
+        if now < self._looked_at + LOOK_EVERY:
             return
         self._looked_at = now
-        self._questions.resume()
-        if stream := self._stream:
-            stream.wake()
-            # Connecting has a time of its own: until then, a server is not silent.
-            if self._is_proven and stream.silence() > _SILENT and not opening.is_forking:
-                self._leave(stream)
-        else:
-            self._go_on()
+        self.in_flight.resume()
+        self._go_on()
+        # Connecting has a time of its own: until then, a server is not silent.
+        is_proven = self.channel.is_proven and not opening.is_forking
+        if is_proven and (stream := self.stream) and stream.silence() > _SILENT:
+            self._leave(stream)
 
     def is_silent(self) -> bool:
-        """Whether what was asked before is still not answered, so that asking is idle."""
-        stream = self._stream
-        return bool(stream and stream.silence() > _LOOK_EVERY)
+        """Whether what was sent before is still not answered, so that asking is idle."""
+        stream = self.stream
+        return bool(stream and stream.silence() > LOOK_EVERY)
 
-    def mailbox(self, is_patient: bool) -> LoopMailbox:
-        """That of the running event loop."""
-        name = "patient" if is_patient else "impatient"
-        mailbox: LoopMailbox | None = getattr(self._thread, name, None)
-        if mailbox is None or mailbox.loop is not asyncio.get_running_loop():
-            if mailbox:
-                mailbox.clear()
-            timeout = self.timeout if is_patient else min(self.timeout, IMPATIENT)
-            mailbox = LoopMailbox(
-                timeout, is_patient, self.no_answer, self._overdue, self.teller.unclaimed
-            )
-            setattr(self._thread, name, mailbox)
-        if is_patient:
-            self.latest_mailbox = mailbox
-        return mailbox
-
-    def flush(self, within: float) -> None:
-        """Let what was told be heard, and what was given up be given back, for so many seconds at
-        most; briefly where callers wait in vain already."""
-        if self.is_away:
-            within = min(within, _RECONNECTED)
-        until = time.monotonic() + within
-        rounds = 2  # what was given up is answered, and then given back
-        self.teller.tell_again()
-        while rounds and (left := until - time.monotonic()) > 0:
-            is_heard = self._questions.wait_for_told(min(left, _LOOK_EVERY))
-            if (is_heard or self.is_away) and not self.teller.owed:
-                rounds -= 1
-                continue
-            time.sleep(min(left, _COOL_DOWN))
-            self.look()
-            self.teller.tell_again()
-        if rounds:
-            self.is_away = True
-
-    def close(self, within: float) -> None:
-        """``flush``, let what is under way be answered, within so many seconds, and hang up."""
-        until = time.monotonic() + within
-        self.flush(within)
-        with opening:
-            self.is_closed = True
-        if stream := self._stream:
-            is_busy = self._questions.in_flight > 0 and not self.is_away
-            stream.close(max(_COOL_DOWN, until - time.monotonic()) if is_busy else _COOL_DOWN)
-            stream.join(_COOL_DOWN)
-        self._questions.rewind(closed, for_good=True, forget=True)
-        self.teller.leases.clear()
-        if owed := len(self.teller.owed):
-            _log.warning("%d settlements and the like did not reach %s", owed, self.address)
-        with opening:
-            self._hang_up(self._channel)
-            forkable.discard(self)
+    def send_again(self) -> None:
+        """What could not be sent while the server was away."""
+        self.reports.send_again()
+        self._go_on()
 
     def before_fork(self) -> None:
-        if stream := self._stream:
+        if stream := self.stream:
             stream.close(min(self.timeout, _BEFORE_FORK))
 
     def after_fork_in_parent(self) -> None:
@@ -193,8 +138,7 @@ class Connection:
 
     def after_fork_in_child(self) -> None:
         self.is_closed = True
-        self._parents = self._stream, self._questions, self.teller  # never to be collected
-        self._stream, self._is_pausing = None, False
+        self._parents = {**vars(self)}  # never to be collected
         self._begin()
 
     def _open(self) -> bool:
@@ -203,115 +147,88 @@ class Connection:
         with opening:
             if self.is_closed:
                 return False
-            if self._stream is None and not self._is_pausing:
-                if self._channel is None:
-                    self._channel = open_channel(
-                        self.address, self._credentials, asks_health=self._asks_health
-                    )
-                    self._is_proven = False
-                stub = RateLimitServiceStub(self._channel)
+            if self.stream is None and not self._is_pausing:
+                stub = self.channel.stub()
+                sources = self.reports, self.in_flight  # settled before acquired
+                stream = Stream(self.address, self.timeout, sources, self._answered, self._ended)
                 try:
-                    self._stream = Stream(
-                        *(stub, self.address, self.timeout, self._questions),
-                        *(self._answered, self._ended),
-                    )
+                    stream.start(stub)
+                    self.stream = stream
                 except RuntimeError as error:  # there are no more threads; later there may be
-                    _unusable.append(self._channel)
-                    self._channel = None
-                    self._met(partial(self._unavailable, str(error)))
-                    self._rewind(for_good=False)
+                    self.channel.abandon()
+                    self.outage.met(partial(self.outage.unavailable, str(error)))
+                    self.rewind(stream, for_good=False)
         return True
 
     def _go_on(self) -> None:
-        if self._questions.sendable() > 0 and self._stream is None and not self._is_pausing:
+        if stream := self.stream:
+            stream.wake()
+        elif not self._is_pausing and any((*self.in_flight.queues, *self.reports.queues)):
             self._open()
 
-    def _answered(self, stream: Stream, outcomes: Sequence[tuple[int, items.Outcome]]) -> None:
-        trouble = self._questions.answered(stream, outcomes)
-        if trouble is None:
-            self._trouble = None
-            self.is_away = False
+    def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:
+        outcomes = read_outcomes(response, self.address)
+        troubles = (each for _, each in outcomes if type(each) is LimiterUnavailable)
+        if response.outcomes and (trouble := next(troubles, None)):
+            self.outage.met(partial(LimiterUnavailable, *trouble.args))
         else:
-            self._met(partial(LimiterUnavailable, *trouble.args))
-        if stream is self._stream:
-            self._is_proven = True
-        if self.teller.owed:
-            self.teller.heard()
-
-    def _met(self, trouble: Callable[[], Any]) -> None:
-        if self._trouble is None:
-            self._in_trouble_since = time.monotonic()
-        self._trouble = trouble
+            self.outage.is_over()
+        if stream is self.stream:
+            self.channel.is_proven = True
+        others = self.in_flight.answered(outcomes)
+        settled = self.reports.answered(stream, others, response.settled_runs)
+        stream.heard(len(outcomes) + settled)
+        with self.changed:
+            self.changed.notify_all()
 
     def _ended(self, stream: Stream, failure: Callable[[], OpenLimitError]) -> None:
         """In the stream's own thread."""
         error = failure()
         is_outage = isinstance(error, LimiterUnavailable)
         with opening:  # it may end while it is being opened
-            if self._stream is not stream:  # it was left
+            if self.stream is not stream:  # it was left
                 return
             if isinstance(error, LimiterUnavailable) and not (
                 stream.is_useful or stream.is_closing
             ):
-                if not self._trouble or HEALTH_CALL_FAILED not in error.reason:
-                    self._met(partial(self._unavailable, error.reason))
-                self._doubt_health(error.reason)
+                if not self.outage.trouble or HEALTH_CALL_FAILED not in error.reason:
+                    self.outage.met(partial(self.outage.unavailable, error.reason))
+                self.channel.doubt_health(error.reason)
             else:
-                self._met(failure)
+                self.outage.met(failure)
             is_idle = not stream.is_useful or stream.age() < _COOL_DOWN
             self._is_pausing = is_outage and is_idle and not stream.is_closing
-            self._stream = None
-        self._rewind(for_good=self.is_closed or not is_outage)
+            self.stream = None
+        self.rewind(stream, for_good=self.is_closed or not is_outage)
         if self._is_pausing:
             time.sleep(_COOL_DOWN)
             self._is_pausing = False
         if not self.is_closed:
-            if time.monotonic() < self._in_trouble_since + self.timeout:
-                self.teller.tell_again()
+            if not self.outage.is_long():
+                self.reports.send_again()
             self._go_on()
 
-    def _doubt_health(self, reason: str) -> None:
-        """Whoever refuses to tell the server's health may let questions through, or refuse them
-        with a better reason: the next channel does not ask, and the one after that again does."""
-        if self._asks_health and HEALTH_CALL_FAILED not in reason:
-            return
-        self._asks_health = not self._asks_health
-        channel, self._channel = self._channel, None
-        in_background(partial(self._hang_up, channel))
-
-    def _rewind(self, *, for_good: bool) -> None:
-        failure = closed if self.is_closed else self._trouble
-        assert failure
-        for_long = time.monotonic() > self._in_trouble_since + self.timeout
-        self._questions.rewind(failure, for_good=for_good, forget=for_good or for_long)
+    def rewind(self, stream: Stream | None, *, for_good: bool) -> None:
+        failure = closed if self.is_closed else self.outage.error
+        with self.changed:
+            if stream:
+                stream.is_left = True
+            self.endings += 1
+            self.changed.notify_all()
+        self.in_flight.rewind(failure, for_good=for_good, forget=for_good or self.outage.is_long())
+        self.reports.rewind(stream, failure())
 
     def _leave(self, stream: Stream) -> None:
-        """A fresh channel connects to servers that speak only."""
+        """For a fresh channel: that connects to servers that speak only."""
         with opening:
-            if self._stream is not stream or self.is_closed:
+            if self.stream is not stream or self.is_closed:
                 return
-            self._met(partial(self._unavailable, f"no answer for {_SILENT:g} s"))
-            channel, self._channel, self._stream = self._channel, None, None
-            in_background(partial(self._hang_up, channel))
-        self._rewind(for_good=False)
+            self.outage.met(partial(self.outage.unavailable, f"no answer for {_SILENT:g} s"))
+            self.stream = None
+            self.channel.drop()
+        self.rewind(stream, for_good=False)
         self._go_on()
 
-    def _hang_up(self, channel: grpc.Channel | None) -> None:
-        with opening:
-            if channel:
-                channel.close()
-                opening.closed_at = time.monotonic()
-
-    def _error(self) -> Exception:
-        if trouble := self._trouble:
-            return trouble()
-        return self._unavailable(f"no answer within {self.timeout:g} s")
-
-    def _unavailable(self, reason: str) -> LimiterUnavailable:
-        if self._proxy:
-            reason += f" (through the proxy {self._proxy}; to go around it, add to no_proxy)"
-        return LimiterUnavailable(self.address, reason)
-
-    def _overdue(self, mailbox: LoopMailbox, before: int) -> tuple[list[Slot], bool]:
+    def _overdue(self, waiters: LoopWaiters, before: int) -> tuple[list[Future], bool]:
         self.look()
-        return self._questions.overdue(mailbox, before)
+        return self.in_flight.overdue(waiters, before)

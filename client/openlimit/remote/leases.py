@@ -19,7 +19,7 @@ class Leases:
     The thread lives while there is something to renew. ``renew`` must not block.
     """
 
-    def __init__(self, renew: Callable[[Any], None]) -> None:
+    def __init__(self, renew: Callable[[Any], object]) -> None:
         self._renew = renew
         self._changed = Condition()
         self._held: dict[Any, float] = {}

@@ -1,20 +1,35 @@
-"""The limiter of an openlimit server, for everyone who asks it."""
+"""The limiter of an openlimit server, for threads and event loops alike.
 
+Asynchronous callers share the channel of the threads: a grpc.aio channel would belong to one
+event loop, and one stream for all is what makes this fast.
+"""
+
+import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+import time
+from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, cast
+from weakref import finalize
 
 import grpc
 
-from openlimit import operations
-from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.bucket.limit import SECOND
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued
 from openlimit.limiter import RateLimiter, require_wait
-from openlimit.operations import Acquire, Grant, Observe, Penalize, Release, new
-from openlimit.remote.buckets import RemoteBuckets
+from openlimit.operations import Acquire, Grant, Observe, Report
+from openlimit.remote.closing import flush
+from openlimit.remote.connection import Connection
+from openlimit.remote.sharing import release, shared
+from openlimit.remote.stream import closed
+from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
 from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
+
+_LOOK_EVERY = 0.25  # seconds
+_PATIENT, _IMPATIENT = ThreadWaiters(is_patient=True), ThreadWaiters(is_patient=False)
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +41,10 @@ class RemoteLimiter(RateLimiter):
     ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
     accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong. That of
     ``.limit(…, max_wait=…)`` takes its place for one call.
-    ``timeout`` bounds the question to the server, in seconds; until then it is asked again where a
-    server went away. ``credentials`` are gRPC channel credentials (None: plain text). When the
-    server cannot be asked, ``on_unavailable`` says whether the call raises LimiterUnavailable
-    ("raise") or starts unlimited ("allow"): the first in an outage after the timeout, the others
+    ``timeout`` bounds the wait for the server's answer, in seconds; until then a call is sent again
+    where a server went away. ``credentials`` are gRPC channel credentials (None: plain text).
+    ``on_unavailable`` says what happens where no server answers: the call raises LimiterUnavailable
+    ("raise"), or starts unlimited ("allow"), the first in an outage after the timeout, the others
     at once.
 
     Limiters with the same address, timeout and credentials share a connection.
@@ -62,77 +77,171 @@ class RemoteLimiter(RateLimiter):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         self._address = address
         self._key = key
-        self._max_wait = max_wait
+        self._max_wait = None if max_wait == inf else max_wait
         self._allow = on_unavailable == "allow"
-        self._unavailable = False
+        self._is_unlimited = False
         # What gRPC takes for a moment long past: beyond a year, a timeout is none.
-        timeout = min(timeout, 365 * 86400)
-        self._buckets = RemoteBuckets(
-            address, timeout, credentials, key, is_patient=not self._allow
-        )
+        self._timeout = min(timeout, 365 * 86400)
+        self._parameters = address, self._timeout, credentials
+        self._use = _Use()
+        finalize(self, _let_go, self._use).atexit = False
 
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
+    def acquire(self, call: Acquire) -> Grant:
+        """Ask the server; blocks for the timeout at most, or until there is a slot."""
         try:
-            return self._available(self._buckets.reserve(self._call(model, costs, max_wait)))
+            while True:
+                connection = self._connection()
+                is_patient = self._waits(connection)
+                queue: SimpleQueue[object] = SimpleQueue()
+                waiters = _PATIENT if is_patient else _IMPATIENT
+                number = connection.ask(call, waiters, queue)
+                if number is None:
+                    continue
+                within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
+                outcome = self._wait(connection, call, number, queue, within)
+                if isinstance(outcome, Queued):
+                    call = call._replace(request_id=outcome.ticket)
+                    continue
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return self._granted(connection, outcome)
         except LimiterUnavailable as error:
             return self._without(error)
 
-    def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Coroutine[Any, Any, Grant]:
-        asked = self._buckets.areserve(self._call(model, costs, max_wait))
-        return self._ask_or_go_on(asked) if self._allow else asked
-
-    async def _ask_or_go_on(self, asked: Coroutine[Any, Any, Grant]) -> Grant:
+    def _wait(
+        self,
+        connection: Connection,
+        call: Acquire,
+        number: int,
+        queue: "SimpleQueue[object]",
+        within: float,
+    ) -> object:
+        until = time.monotonic() + within
         try:
-            return self._available(await asked)
+            while (left := until - time.monotonic()) > 0:
+                try:
+                    return queue.get(timeout=min(left, _LOOK_EVERY))
+                except Empty:
+                    connection.look()
+        except BaseException:
+            if not connection.forget(number):
+                connection.unclaimed(call, queue.get())
+            raise
+        return connection.outage.no_answer() if connection.forget(number) else queue.get()
+
+    async def aacquire(self, call: Acquire) -> Grant:
+        try:
+            while True:
+                connection = self._use.connection
+                # The connection may stay open for a while after the limiter was closed.
+                if connection is None or connection.is_closed or self._use.closed:
+                    connection = self._connection()
+                is_patient = not self._allow or self._waits(connection)
+                waiters = connection.loops.latest
+                if not (is_patient and waiters and waiters.loop is asyncio.get_running_loop()):
+                    waiters = connection.loops.running(is_patient)
+                future = waiters.expect()
+                number = connection.ask(call, waiters, future)
+                if number is None:
+                    continue
+                try:
+                    grant: Any = await future
+                except Queued as queued:
+                    call = call._replace(request_id=queued.ticket)
+                    continue
+                except BaseException:
+                    if not connection.forget(number):
+                        waiters.abandon(future, call)
+                    raise
+                if type(grant) is Grant and not (grant.lease or self._is_unlimited):  # as usual
+                    return grant
+                return self._granted(connection, grant)
         except LimiterUnavailable as error:
             return self._without(error)
 
-    def cancel(self, decision: Grant) -> None:
-        self._buckets.give_back(decision)
+    def tell(self, operation: Report) -> None:
+        """What is safe to repeat is kept while the server is away, and sent when that is back.
 
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        self._buckets.tell(operations.Settle(decision.reservation_id, self._key, used))
-
-    def release(self, decision: Grant) -> None:
-        self._buckets.tell(Release(decision.reservation_id, self._key))
+        Also once closed, for callers that still slept or ran then. Raises InvalidRequest for an
+        Observe of impossible units.
+        """
+        if type(operation) is Observe:
+            amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
+            operation = operation._replace(remaining=read_amounts("remaining", amounts))
+        connection = self._use.connection
+        if self._use.held and (held := operation[:2]) in self._use.held:
+            self._use.held.discard(cast(Any, held))
+            if connection:
+                connection.leases.let_go(held)
+        if connection is None or not connection.tell(operation):
+            connection = shared(*self._parameters)
+            connection.tell(operation)
+            release(connection)
 
     def _require_model(self, model: str) -> None:
         if not model:
             raise InvalidRequest("model", "is required by the server, such as model='gpt-4o'")
-
-    def _penalize(self, model: str, retry_after: float) -> None:
         require_name("model", model)
-        self._buckets.tell(Penalize(model, self._key, retry_after))
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        require_name("model", model)
-        amounts = {unit: int(min(amount, 2**62)) for unit, amount in remaining.items()}
-        self._buckets.tell(Observe(model, self._key, read_amounts("remaining", amounts)))
 
     def close(self) -> None:
         """Finish giving reservations back, for the timeout at most, and hang up for good."""
-        self._buckets.close()
+        if (connection := self._use.connection) and not connection.is_closed:
+            flush(connection, self._timeout)
+        _let_go(self._use)
 
-    def _call(self, model: str, costs: Mapping[str, int], max_wait: float | None) -> Acquire:
-        longest = self._max_wait if max_wait is None else max_wait
-        return new(
-            Acquire, (model, self._key, costs, None if longest == inf else longest, "", 0, None)
-        )
+    def _connection(self) -> Connection:
+        if self._use.closed:
+            raise closed()
+        connection = self._use.connection
+        if connection is None or connection.is_closed:
+            connection = self._use.connection = shared(*self._parameters, self._use)
+        return connection
 
-    def _available(self, decision: Grant) -> Grant:
-        self._unavailable = False
-        return decision
+    def _waits(self, connection: Connection) -> bool:
+        """Whether its callers wait out an outage. Raises LimiterUnavailable if asking is idle."""
+        if not (self._allow and connection.outage.is_hopeless):
+            return True
+        if connection.is_silent():
+            raise connection.outage.no_answer()
+        return False
+
+    def _granted(self, connection: Connection, grant: object) -> Grant:
+        if not isinstance(grant, Grant):
+            raise LimiterUnavailable(connection.address, f"it answers {grant!r} to a call")
+        self._is_unlimited = False
+        if grant.lease:
+            held = grant.reservation_id, self._key
+            self._use.held.add(held)
+            connection.leases.hold(held, grant.wait / SECOND, grant.lease)
+        return grant
 
     def _without(self, error: LimiterUnavailable) -> Grant:
         """Raise, or let the call start unlimited; one warning for each outage."""
         if not self._allow:
             raise error
-        if not self._unavailable:
-            self._unavailable = True
+        if not self._is_unlimited:
+            self._is_unlimited = True
             _log.warning("calls go on unlimited until it is back: %s", error)
         return Grant(0, "", "")
+
+
+@dataclass(eq=False)
+class _Use:
+    """A limiter's share in its connection. It outlives the limiter until it is released."""
+
+    connection: Connection | None = None
+    held: set[tuple[str, str]] = field(default_factory=set)
+    """The reservations whose leases are renewed, and their keys."""
+    closed: bool = False
+
+
+def _let_go(use: _Use) -> None:
+    """Without waiting, also for one who forgot to."""
+    use.closed = True
+    if connection := use.connection:
+        while use.held:
+            connection.leases.let_go(use.held.pop())
+        release(connection, use)

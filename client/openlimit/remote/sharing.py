@@ -7,6 +7,7 @@ from functools import partial
 import grpc
 
 from openlimit.background import in_background
+from openlimit.remote.closing import close
 from openlimit.remote.connection import Connection
 from openlimit.remote.forks import opening
 
@@ -45,8 +46,8 @@ def _linger(connection: Connection) -> None:
     while True:
         within = _LINGER if len(_shared) <= _MOST_LINGERING else 0.0
         time.sleep(max(0.0, connection.idle_since + within - time.monotonic()))
-        if connection.teller.owed:  # until the server is back
-            connection.teller.tell_again()
+        if connection.reports.owing:  # until the server is back
+            connection.send_again()
             connection.idle_since = time.monotonic()
         with opening:
             connection.is_lingering = False  # first: who leaves from now on starts another
@@ -57,7 +58,7 @@ def _linger(connection: Connection) -> None:
                     del _shared[key]
                 break
             connection.is_lingering = True
-    connection.close(connection.timeout)
+    close(connection, connection.timeout)
 
 
 @atexit.register
@@ -65,4 +66,4 @@ def _close_all() -> None:
     """The last reservations that were given back must reach their store or server."""
     began = time.monotonic()
     for connection in list(_shared.values()):
-        connection.close(began + connection.timeout - time.monotonic())
+        close(connection, began + connection.timeout - time.monotonic())

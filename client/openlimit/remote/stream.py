@@ -1,16 +1,17 @@
-"""One AcquireStream call: what any thread asks goes out, many questions a message.
+"""One AcquireStream call: what any thread asks goes out, many operations a message.
 
-What is asked while a message is on its way out makes up the next one: no timer, no fixed size, so
-a lone caller waits for nobody, and the more callers there are, the less each costs.
+What comes while a message is on its way out makes up the next one: no timer, no fixed size, so a
+lone caller waits for nobody, and the more callers there are, the less each costs.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,47 +19,73 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from openlimit.errors import LimiterUnavailable, OpenLimitError
-from openlimit.remote.questions import Questions
-from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
+from openlimit.operations import Report
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire import messages as items
 from openlimit.wire import status as statuses
+from openlimit.wire.columns import MAX_RUN, SettleRun
 from openlimit.wire.fields import TIMEOUT
+from openlimit.wire.messages import MOST_IN_FLIGHT
 
 _CANCELLED_AFTER = 1.0  # seconds at most until a call that was cancelled has ended
 
 
-class Stream:
-    """Sends ``questions`` until the call ends, which is not opened again.
+class Source(Protocol):
+    """Has operations to send."""
 
-    ``answered`` takes the answers to a message, ``ended`` the error that ended the call; both in
-    this stream's own thread, with the stream. Raises RuntimeError where no thread can be started.
+    @property
+    def queues(self) -> Sequence[Sized]:
+        """It has some unless all of these are empty."""
+
+    def write(self, stream: "Stream", request: AcquireStreamRequest, room: int) -> int:
+        """Add at most so many to a message of the stream, unless it was left; returns how many."""
+
+
+class Stream:
+    """Sends what its sources have until the call ends, which is not opened again.
+
+    ``answered`` takes each message of the server, ``ended`` the error that ended the call; both in
+    this stream's own thread, with the stream.
     """
 
     def __init__(
         self,
-        stub: RateLimitServiceStub,
         address: str,
         timeout: float,
-        questions: Questions,
-        answered: Callable[["Stream", Sequence[tuple[int, items.Outcome]]], None],
+        sources: Sequence[Source],
+        answered: Callable[["Stream", AcquireStreamResponse], None],
         ended: Callable[["Stream", Callable[[], OpenLimitError]], None],
     ) -> None:
         self._address = address
-        self._questions = questions
+        self._timeout = timeout
+        self._sources = sources
+        self._queues = [queue for source in sources for queue in source.queues]
         self._answered = answered
         self._ended = ended
         self._wake: SimpleQueue[None] = SimpleQueue()
         self.is_sender_idle = False
-        """Whether what is asked goes out only after ``wake``."""
+        """Whether what comes goes out only after ``wake``."""
         self.is_closing = False
         """Whether this side ends it."""
+        self.is_left = False
+        """Whether what it has sent is for another stream to send again, and nothing new for it."""
         self.is_useful = False
         """Whether the server has answered anything."""
+        self.reports: dict[int, tuple[float, Report]] = {}
+        """Those that are sent one by one and not answered, by number, and when they were true."""
+        self.settlements: deque[tuple[float, SettleRun]] = deque()
+        """Those that are sent and not acknowledged, in order, and when they were true."""
+        self.settled_runs = 0
+        """How many runs of settlements are acknowledged."""
+        # Each is counted by one thread only, so that neither needs a lock.
+        self._sent = self._heard = 0
         self._opened_at = self._heard_at = time.monotonic()
         self._is_over = Event()
-        questions.carrier = self
-        self._call = stub.AcquireStream(self._requests(), metadata=((TIMEOUT, f"{timeout:g}"),))
+
+    def start(self, stub: RateLimitServiceStub) -> None:
+        """Open the call. Raises RuntimeError where no thread can be started."""
+        timeout = (TIMEOUT, f"{self._timeout:g}")
+        self._call = stub.AcquireStream(self._requests(), metadata=(timeout,))
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
         try:
             self._reader.start()
@@ -74,16 +101,26 @@ class Stream:
             self.is_sender_idle = False
             self._wake.put(None)
 
+    @property
+    def in_flight(self) -> int:
+        """How many operations it has sent that are not answered."""
+        return self._sent - self._heard
+
+    def heard(self, count: int) -> None:
+        """So many are answered."""
+        # A server may answer twice, which must not hide that it is silent later.
+        self._heard = min(self._sent, self._heard + count)
+
     def age(self) -> float:
         """For how many seconds it has been open."""
         return time.monotonic() - self._opened_at
 
     def silence(self) -> float:
-        """For how many seconds nothing came, though there are questions that wait for it."""
-        return time.monotonic() - self._heard_at if self._questions.in_flight > 0 else 0.0
+        """For how many seconds nothing came, though there are operations that wait for it."""
+        return time.monotonic() - self._heard_at if self.in_flight > 0 else 0.0
 
     def close(self, within: float) -> None:
-        """Let what was asked be answered, within so many seconds, and end the call."""
+        """Let what was sent be answered, within so many seconds, and end the call."""
         self.is_closing = True
         self._wake.put(None)
         self._is_over.wait(within)
@@ -98,19 +135,30 @@ class Stream:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self._is_over.is_set():
             is_last = self.is_closing
-            was_silent = self._questions.in_flight <= 0
-            if request := self._questions.take(self):
-                if was_silent:
-                    self._heard_at = time.monotonic()
-                yield request
+            if self._is_ready():
+                request, count = AcquireStreamRequest(), 0
+                in_flight = self._sent - self._heard
+                room = min(MAX_RUN, MOST_IN_FLIGHT - in_flight)
+                for source in self._sources:
+                    if any(source.queues):
+                        count += source.write(self, request, room - count)
+                if count:
+                    if in_flight <= 0:
+                        self._heard_at = time.monotonic()
+                    self._sent += count
+                    yield request
                 continue
             if is_last:
                 return
             # Looked at once more when others know that they have to wake this.
             self.is_sender_idle = True
-            if not self._questions.sendable() > 0:
+            if not self._is_ready():
                 self._wake.get()
             self.is_sender_idle = False
+
+    def _is_ready(self) -> bool:
+        has_room = not self.is_left and self._sent - self._heard < MOST_IN_FLIGHT
+        return has_room and any(self._queues)
 
     def _read(self) -> None:
         failure: Callable[[], OpenLimitError]
@@ -118,9 +166,9 @@ class Stream:
         try:
             for response in self._call:
                 self._heard_at = time.monotonic()
-                self._answered(self, items.read_answers(response, self._address))
+                self._answered(self, response)
                 self.is_useful = True
-                if self.is_sender_idle and self._questions.sendable() > 0:
+                if self.is_sender_idle and self._is_ready():
                     self.wake()
         except grpc.RpcError as error:
             failure = partial(error_of_call, error, self._address)

@@ -1,70 +1,53 @@
-"""Where callers wait for outcomes that another thread brings: as threads, or on event loops."""
+"""Where callers wait for the outcomes that another thread brings: as threads, or on event loops."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from queue import SimpleQueue
+from threading import local
 from typing import Any, Protocol
 
 from openlimit.background import tell_of_fault
-from openlimit.operations import Grant
+from openlimit.operations import Acquire
 
 numbers = count(1)
-"""Of all questions of this process, in the order in which they are asked."""
+"""Of all operations of this process, in the order in which they come."""
 _TICKS, _MOST_TICKS = 16, 10_000  # in the time that callers wait
 _LONGEST_TICK = 0.5  # seconds
 
-Outcome = Grant | bool | float | Exception | None
-"""What items.Outcome says, or any other error."""
 
-
-class Mailbox(Protocol):
-    """Takes the outcomes of callers of one kind, each to the slot in which it is waited for."""
+class Waiters(Protocol):
+    """Callers of one kind. What each of them waits by is called its promise."""
 
     is_patient: bool
-    """Whether a question that the server could not answer is asked again, as long as its caller
-    waits; else that is its outcome."""
+    """Whether a call that the server could not decide is sent again, as long as its caller waits;
+    else that is its outcome."""
 
-    def deliver(self, outcomes: Sequence[tuple[Any, Outcome, Any]]) -> None:
-        """Slots, outcomes and what was asked; from any thread; does not block."""
+    def deliver(self, outcomes: Sequence[tuple[Any, object, Acquire]]) -> None:
+        """Promises, outcomes (grants or errors) and calls; from any thread; does not block."""
 
 
-class ThreadMailbox:
-    """Callers that block their threads: a slot is a queue of the caller's own."""
+class ThreadWaiters:
+    """Callers that block their threads: each waits by a queue of its own."""
 
     def __init__(self, is_patient: bool) -> None:
         self.is_patient = is_patient
 
-    def deliver(self, outcomes: Sequence[tuple["SimpleQueue[Outcome]", Outcome, Any]]) -> None:
-        for slot, outcome, _ in outcomes:
-            slot.put(outcome)
+    def deliver(self, outcomes: Sequence[tuple["SimpleQueue[object]", object, Acquire]]) -> None:
+        for queue, outcome, _ in outcomes:
+            queue.put(outcome)
 
 
-class ToldMailbox:
-    """Nobody waits for what is only told: a slot is the time of that, ``failed`` takes the errors
-    after what was told and its time."""
-
-    is_patient = False
-
-    def __init__(self, failed: Callable[[Any, float, Exception], None]) -> None:
-        self._failed = failed
-
-    def deliver(self, outcomes: Sequence[tuple[float, Outcome, Any]]) -> None:
-        for at, outcome, told in outcomes:
-            if isinstance(outcome, Exception):
-                self._failed(told, at, outcome)
+Future = asyncio.Future[object]
 
 
-Slot = asyncio.Future[Outcome]
-
-
-class LoopMailbox:
-    """Callers on the running event loop: a slot is a future of it.
+class LoopWaiters:
+    """Callers on the running event loop: each waits by a future of it.
 
     They wait for ``timeout`` seconds, or a little longer, and then raise what ``expired`` makes:
-    ``overdue`` takes out what was asked for this mailbox before a number, and says whether more is
-    waiting. ``unclaimed`` takes what a caller asked that is gone, and its outcome.
+    ``overdue`` takes out the calls of these waiters before a number, and says whether more wait.
+    ``unclaimed`` takes the call of a caller that is gone, and its outcome.
     """
 
     def __init__(
@@ -72,64 +55,64 @@ class LoopMailbox:
         timeout: float,
         is_patient: bool,
         expired: Callable[[], Exception],
-        overdue: Callable[["LoopMailbox", int], tuple[list[Slot], bool]],
-        unclaimed: Callable[[Any, Outcome], None],
+        overdue: Callable[["LoopWaiters", int], tuple[list[Future], bool]],
+        unclaimed: Callable[[Acquire, object], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.is_patient = is_patient
         self._expired = expired
         self._overdue = overdue
         self._unclaimed = unclaimed
-        # Handed to the loop, which settles nothing any more once it is closed.
-        self._on_the_way: list[Sequence[tuple[Slot, Outcome, Any]]] = []
+        # Handed to the loop, which completes nothing any more once it is closed.
+        self._on_the_way: list[Sequence[tuple[Future, object, Acquire]]] = []
         self._tick_after = max(min(timeout / _TICKS, _LONGEST_TICK), timeout / _MOST_TICKS)
         self._ticks = timeout / self._tick_after
         self._is_ticking = False
         self._marks: deque[int] = deque()
-        """A number at each of the latest ticks: what was asked before it has a lower one."""
+        """A number at each of the latest ticks: calls that came before it have lower ones."""
 
-    def deliver(self, outcomes: Sequence[tuple[Slot, Outcome, Any]]) -> None:
-        self._on_the_way.append(outcomes)
-        try:
-            self.loop.call_soon_threadsafe(self._settle, outcomes)
-        except RuntimeError:  # the loop was closed: nobody waits
-            self._on_the_way.remove(outcomes)
-            for _, outcome, asked in outcomes:
-                self._unclaimed(asked, outcome)
-
-    def expect(self) -> Slot:
-        """A slot for a caller that begins to wait."""
+    def expect(self) -> Future:
+        """The future of a caller that begins to wait."""
         if not self._is_ticking:
             self._is_ticking = True
             self._marks.clear()
             self.loop.call_later(self._tick_after, self._tick)
         return self.loop.create_future()
 
-    def abandon(self, slot: Slot, asked: object) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Future, object, Acquire]]) -> None:
+        self._on_the_way.append(outcomes)
+        try:
+            self.loop.call_soon_threadsafe(self._complete, outcomes)
+        except RuntimeError:  # the loop was closed: nobody waits
+            self._on_the_way.remove(outcomes)
+            for _, outcome, call in outcomes:
+                self._unclaimed(call, outcome)
+
+    def abandon(self, future: Future, call: Acquire) -> None:
         """Its caller leaves, though the outcome is here or on its way."""
-        if slot.done() and not slot.cancelled() and slot.exception() is None:
-            self._unclaimed(asked, slot.result())
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._unclaimed(call, future.result())
 
     def clear(self) -> None:
         """Where the loop was closed, what is still on the way has nobody to claim it."""
         if self.loop.is_closed():
             for outcomes in self._on_the_way:
-                for _, outcome, asked in outcomes:
-                    self._unclaimed(asked, outcome)
+                for _, outcome, call in outcomes:
+                    self._unclaimed(call, outcome)
 
-    def _settle(self, outcomes: Sequence[tuple[Slot, Outcome, Any]]) -> None:
+    def _complete(self, outcomes: Sequence[tuple[Future, object, Acquire]]) -> None:
         self._on_the_way.remove(outcomes)
-        for slot, outcome, asked in outcomes:
-            if slot.done():
-                self._give_back(asked, outcome)
+        for future, outcome, call in outcomes:
+            if future.done():
+                self._give_back(call, outcome)
             elif isinstance(outcome, Exception):
-                slot.set_exception(outcome)
+                future.set_exception(outcome)
             else:
-                slot.set_result(outcome)
+                future.set_result(outcome)
 
-    def _give_back(self, asked: Any, outcome: Outcome) -> None:
+    def _give_back(self, call: Acquire, outcome: object) -> None:
         try:
-            self._unclaimed(asked, outcome)
+            self._unclaimed(call, outcome)
         except Exception as error:  # the others still wait for theirs
             tell_of_fault("giving back what nobody waits for", error)
 
@@ -138,11 +121,46 @@ class LoopMailbox:
         self._marks.append(next(numbers))
         before = self._marks.popleft() if len(self._marks) > self._ticks else 0
         try:
-            slots, self._is_ticking = self._overdue(self, before)
-            for slot in slots:
-                if not slot.done():
-                    slot.set_exception(self._expired())
+            futures, self._is_ticking = self._overdue(self, before)
+            for future in futures:
+                if not future.done():
+                    future.set_exception(self._expired())
         except Exception as error:  # who waits must not wait for ever
             tell_of_fault("looking for callers whose time is up", error)
         if self._is_ticking:
             self.loop.call_later(self._tick_after, self._tick)
+
+
+IMPATIENT = 0.25
+"""Seconds that callers wait at most who do not wait out an outage."""
+
+
+class Loops:
+    """The waiters of every event loop; the parameters are those of LoopWaiters."""
+
+    def __init__(
+        self,
+        timeout: float,
+        expired: Callable[[], Exception],
+        overdue: Callable[[LoopWaiters, int], tuple[list[Future], bool]],
+        unclaimed: Callable[[Acquire, object], None],
+    ) -> None:
+        self._timeout = timeout
+        self._parameters = expired, overdue, unclaimed
+        self._of_thread = local()
+        self.latest: LoopWaiters | None = None
+        """The patient ones that were used last, by any thread."""
+
+    def running(self, is_patient: bool) -> LoopWaiters:
+        """The waiters of the running loop."""
+        name = "patient" if is_patient else "impatient"
+        waiters: LoopWaiters | None = getattr(self._of_thread, name, None)
+        if waiters is None or waiters.loop is not asyncio.get_running_loop():
+            if waiters:
+                waiters.clear()
+            timeout = self._timeout if is_patient else min(self._timeout, IMPATIENT)
+            waiters = LoopWaiters(timeout, is_patient, *self._parameters)
+            setattr(self._of_thread, name, waiters)
+        if is_patient:
+            self.latest = waiters
+        return waiters

@@ -1,8 +1,18 @@
 """Which reservations were settled or cancelled, in two bits each. Not shared between threads."""
 
+from collections.abc import Sequence
 from math import inf
+from typing import Any
 
-from openlimit.stores.protocol import MARKED, numbered
+from openlimit.bucket.bucket import Bucket
+from openlimit.stores.protocol import (
+    MARKED,
+    SETTLED_WITHIN,
+    Settle,
+    Unsettled,
+    not_started,
+    too_late,
+)
 from openlimit.stores.remembered import Remembered
 
 SETTLED, CANCELLED = 0b01, 0b11
@@ -12,23 +22,24 @@ SETTLED, CANCELLED = 0b01, 0b11
 class Lot:
     """The marks of a lot's reservations, four in a byte, and until when they matter."""
 
-    __slots__ = ("lost_until", "marks", "name", "until")
+    __slots__ = ("lost_until", "marks", "until")
 
-    def __init__(self, name: str, lost_until: float) -> None:
-        self.name = name
+    def __init__(self, lost_until: float) -> None:
         self.lost_until = lost_until
         """Marks that it had once may be forgotten, if they mattered no longer than this."""
         self.marks = bytearray()
         self.until = -inf
 
-    def may_have_lost(self, start: float) -> bool:
-        """Whether the mark of a reservation that started then may be forgotten."""
-        return start + MARKED <= self.lost_until
-
     def of(self, number: int) -> int:
         """The mark of the reservation with this number."""
         byte = number >> 2
         return self.marks[byte] >> 2 * (number & 3) & 3 if byte < len(self.marks) else 0
+
+    def make_room(self, number: int) -> None:
+        """For the marks of all up to this one."""
+        missing = (number >> 2) + 1 - len(self.marks)
+        if missing > 0:
+            self.marks.extend(bytes(missing))
 
 
 class Closed:
@@ -37,18 +48,73 @@ class Closed:
     def __init__(self, most: int) -> None:
         self.lots: Remembered[Lot] = Remembered("lots of settled reservations", most)
 
-    def find(self, reservation_id: str, now: float) -> tuple[Lot, int]:
-        """The lot of a reservation and its number there."""
-        name, number = numbered(reservation_id)
-        return self.lots.get(name, now) or Lot(name, self.lots.forgotten_until), number
+    def is_cancelled(self, lot: str, number: int, now: float) -> bool:
+        """Whether it is known to be."""
+        known = self.lots.get(lot, now)
+        return known is not None and known.of(number) == CANCELLED
 
-    def mark(self, lot: Lot, number: int, mark: int, start: float, now: float) -> None:
-        """Mark a reservation that was found."""
-        byte = number >> 2
-        if byte >= len(lot.marks):
-            lot.marks.extend(bytes(byte + 1 - len(lot.marks)))
-        lot.marks[byte] |= mark << 2 * (number & 3)
+    def cancel(self, name: str, number: int, start: float, now: float) -> None:
+        """Mark a reservation as cancelled."""
+        lot = self._find(name, now)
+        lot.make_room(number)
+        lot.marks[number >> 2] |= CANCELLED << 2 * (number & 3)
+        self._keep(name, lot, start, now)
+
+    def settle(self, bucket: Bucket, operation: Settle, now: float) -> Unsettled:
+        """Settle in the bucket what may be settled, and mark it."""
+        _, _, lot, numbers, starts, reserved, actual = operation
+        if starts is None:
+            unsettled: dict[int, Any] = {
+                i: not_started()
+                for i, number in enumerate(numbers)
+                if bucket.is_waiting((lot, number), now)
+            }
+        else:
+            unsettled = self._mark(bucket, lot, numbers, starts, now)
+        if unsettled:
+            reserved = [row for i, row in enumerate(reserved) if i not in unsettled]
+            actual = [row for i, row in enumerate(actual) if i not in unsettled]
+        if reserved:
+            bucket.settle(reserved, actual, now)
+        return unsettled
+
+    def _mark(
+        self,
+        bucket: Bucket,
+        name: str,
+        numbers: Sequence[int],
+        starts: Sequence[float],
+        now: float,
+    ) -> dict[int, Any]:
+        """Mark what may be settled; what may not, by position."""
+        unsettled: dict[int, Any] = {}
+        lot = self._find(name, now)
+        lot.make_room(max(numbers, default=0))
+        marks, latest, may_wait = lot.marks, -inf, bucket.at > now
+        too_old, may_be_lost = now - SETTLED_WITHIN, lot.lost_until - MARKED
+        for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
+            byte, mark = number >> 2, SETTLED << 2 * (number & 3)
+            if start <= too_old:
+                unsettled[i] = too_late(name, number)
+            elif marks[byte] & mark:
+                unsettled[i] = False
+            elif start <= may_be_lost:
+                unsettled[i] = too_late(name, number)
+            elif may_wait and bucket.is_waiting((name, number), now):
+                unsettled[i] = not_started()
+            else:
+                marks[byte] |= mark
+                if start > latest:  # noqa: PLR1730 - max() takes three times as long
+                    latest = start
+        if latest > -inf:
+            self._keep(name, lot, latest, now)
+        return unsettled
+
+    def _find(self, name: str, now: float) -> Lot:
+        return self.lots.get(name, now) or Lot(self.lots.forgotten_until)
+
+    def _keep(self, name: str, lot: Lot, start: float, now: float) -> None:
         is_new = lot.until == -inf
         lot.until = max(lot.until, start + MARKED)
         if is_new:
-            self.lots.keep(lot.name, lot, now)
+            self.lots.keep(name, lot, now)

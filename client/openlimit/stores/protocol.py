@@ -1,8 +1,12 @@
-"""Where bucket state lives. Each store answers many questions at a time, sync or async."""
+"""Where the state of buckets lives: what a store is asked, and what it answers.
+
+Acquire and Settle are columns: many acquisitions or settlements of one bucket, in order, each
+decided on its own. All times are microseconds, on the store's clock.
+"""
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.errors import (
@@ -12,9 +16,10 @@ from openlimit.errors import (
     UnknownReservation,
     WaitTooLong,
 )
-from openlimit.operations import Grant
 
 Limits = Sequence[Limit]
+"""What a bucket is held to from now on; no two have the same unit and period. Where their amounts
+change, the levels stay, in units."""
 
 
 def monotonic() -> int:
@@ -23,8 +28,8 @@ def monotonic() -> int:
 
 
 REPEATABLE = 60 * SECOND
-"""Microseconds from its start for which the answer to a demand with a request is remembered, unless
-that says otherwise."""
+"""Microseconds from its start for which a grant to a request is remembered, unless the request says
+otherwise."""
 
 SETTLED_WITHIN = 15 * 60 * SECOND
 """Microseconds from its start for which a reservation can be settled."""
@@ -33,18 +38,8 @@ MARKED = SETTLED_WITHIN + 60 * SECOND
 cancelled: longer, for clocks that are set back."""
 
 
-def numbered(reservation_id: str) -> tuple[str, int]:
-    """The lot of a reservation and its number in that: of ``lot-7``, 7 in ``lot``. A name without
-    a number is a lot of its own.
-
-    A lot takes two bits of memory for each number up to the highest that was settled or cancelled.
-    """
-    lot, _, number = reservation_id.rpartition("-")
-    return (lot, int(number)) if lot and number.isdecimal() else (reservation_id, 0)
-
-
 class Request(NamedTuple):
-    """Makes demands safe to repeat; one object for all demands of a run."""
+    """Makes acquisitions safe to repeat."""
 
     id: str
     """Unique within the bucket."""
@@ -52,60 +47,63 @@ class Request(NamedTuple):
     """Microseconds from the decision for which it is remembered; None: ``REPEATABLE``."""
 
 
-class Demand(NamedTuple):
-    """What a caller asks of a bucket."""
+class Acquire(NamedTuple):
+    """Acquisitions of one bucket, decided in order."""
 
     bucket: str
     limits: Limits
-    """What the bucket is held to from now on; no two have the same unit and period. Where their
-    amounts change, their levels stay, in units."""
-    costs: Costs
-    """One per limit, in the same order; not negative."""
+    costs: Sequence[Costs]
+    """Of each acquisition, one per limit in the same order; not negative."""
     max_wait: float
-    """Microseconds; ``inf`` for no bound."""
-    reservation_id: str
-    """Names the reservation, to withdraw or settle it: ``lot-number``, see ``numbered``. Unique."""
+    """``inf`` for no bound."""
+    lot: str
+    """With a number it names a reservation, the first one with ``first``. No two have the same;
+    empty for reservations that are never cancelled or settled. Numbers are below 65,536: a lot
+    takes two bits of memory for each up to the highest that was settled or cancelled."""
+    first: int
     request: Request | None = None
-    """If there is one: what was granted to it and the place is answered by Repeat from then on, and
+    """If there is one: what was granted to it and a place is answered by Repeat from then on, and
     not charged again, whatever it costs."""
-    place: int = 0
-    """In the run of demands that share the request; below 65,536."""
+    places: Sequence[int] = ()
+    """Of each acquisition, where there is a request; below 65,536."""
 
 
-class Withdrawal(NamedTuple):
-    """Gives a reservation back that has not started."""
-
-    bucket: str
-    limits: Limits
-    reservation_id: str
-    start: float | None = None
-    """Its own, as it was granted. From then on it is known to be cancelled, for as long as it could
-    be settled. None where nobody will ask."""
-
-
-class Settlement(NamedTuple):
-    """Replaces what a started call has reserved by what it really cost."""
+class Settle(NamedTuple):
+    """Replaces what started calls have reserved by what they have cost."""
 
     bucket: str
     limits: Limits
-    reservation_id: str
-    reserved: Costs
-    actual: Costs
-    start: float | None = None
-    """Its own, as it was granted. It is settled once, and within ``SETTLED_WITHIN`` from then. None
-    where the caller sees to that."""
+    lot: str
+    numbers: Sequence[int]
+    starts: Sequence[float] | None
+    """As they were granted. Each reservation is settled once, and within ``SETTLED_WITHIN`` from
+    its start. None where the caller sees to that."""
+    reserved: Sequence[Costs]
+    actual: Sequence[Costs]
 
 
-class Pause(NamedTuple):
-    """Lets nothing new start for a while; for none: lifts the pause that lasts."""
+class Cancel(NamedTuple):
+    """Gives back a reservation that has not started."""
+
+    bucket: str
+    limits: Limits
+    lot: str
+    number: int
+    start: float | None
+    """As it was granted. The reservation is known to be cancelled for as long as it could be
+    settled. None where nobody will ask."""
+
+
+class Penalize(NamedTuple):
+    """Lets nothing new start for a while."""
 
     bucket: str
     limits: Limits
     length: float
-    """Microseconds."""
+    """Microseconds; 0 lifts the pause that lasts."""
 
 
-class Observation(NamedTuple):
+class Observe(NamedTuple):
     """Raises the levels to what the provider says remains."""
 
     bucket: str
@@ -122,60 +120,70 @@ class Secret(NamedTuple):
     limits: Limits = ()
 
 
-Question = Demand | Withdrawal | Settlement | Pause | Observation | Secret
+Operation = Acquire | Settle | Cancel | Penalize | Observe | Secret
 
 
 class Repeat(NamedTuple):
-    """The answer to a demand that was granted before."""
+    """The answer to an acquisition that was granted before."""
 
     wait: float
     """From now on, in microseconds."""
     limited_by: str
-    reservation_id: str
+    lot: str
+    number: int
     start: float
     """As it was granted."""
     costs: Costs
     """What was charged then."""
 
 
-Outcome = Grant | CostExceedsLimit | WaitTooLong | LimiterUnavailable
-Answer = Outcome | Repeat | bool | str | InvalidRequest | UnknownReservation
-"""To a demand its outcome, or Repeat; InvalidRequest where what was granted to it before has been
-cancelled. To a withdrawal and a settlement, whether it has changed something; UnknownReservation
-where it comes too late, and InvalidRequest where what is to be settled has not started. To Secret
-that. To others True."""
+class Grants(NamedTuple):
+    """The answer to Acquire: what was granted now, by position, and what was not."""
+
+    now: float
+    """When it was decided. A call starts its wait later."""
+    waits: Sequence[float]
+    """Microseconds; empty where nothing has to wait."""
+    limited_by: Sequence[str]
+    """The units that set the waits; empty likewise."""
+    others: Mapping[int, Repeat | CostExceedsLimit | WaitTooLong | InvalidRequest]
+    """What was not granted now. InvalidRequest: it was granted before, and cancelled."""
+
+
+Unsettled = Mapping[int, Literal[False] | UnknownReservation | InvalidRequest]
+"""The answer to Settle: the settlements that have changed nothing, by position. False: it was
+settled or cancelled before. UnknownReservation: it is too late. InvalidRequest: the call has not
+started. The errors name a reservation ``lot-number``."""
+
+Answer = Grants | Unsettled | bool | str | UnknownReservation | InvalidRequest | LimiterUnavailable
+"""To Cancel, whether there was something to give back, or UnknownReservation where it is too late;
+to Secret the secret; to Penalize and Observe True; to any operation LimiterUnavailable."""
 
 
 class AsyncStore(Protocol):
-    """Bucket state for the event loop it was made on; its clock is the store's own.
+    """The state of buckets, for the event loop it was made on.
 
-    Nothing is raised for what can happen to one question: refusals and outages are returned.
+    Nothing is raised for what can happen to one operation: refusals and outages are returned.
     """
 
     one_lot: bool
     """Whether lots of reservations may be of many buckets, which is to say: should be."""
 
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        """``adecide`` for demands without request ids."""
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer in order, each on its own. Cancelled, it gives back what it got, unless that has
-        a request id, by which it can be asked for again."""
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        """Carry out in order, each on its own. Cancelled, it gives back what it was granted, unless
+        that has a request, by which it can be asked for again."""
 
     async def aclose(self) -> None:
         """Finish what is under way and hang up."""
 
 
 class Store(AsyncStore, Protocol):
-    """Bucket state for threads and any number of event loops at once."""
+    """The state of buckets, for threads and any number of event loops at once."""
 
-    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        """``areserve`` that blocks the thread."""
-
-    def decide(self, questions: Sequence[Question]) -> list[Answer]:
+    def decide(self, operations: Sequence[Operation]) -> list[Answer]:
         """``adecide`` that blocks the thread."""
 
-    def tell(self, question: Question) -> None:
+    def tell(self, operation: Operation) -> None:
         """``decide`` in the background: neither blocks nor raises."""
 
     def close(self) -> None:
@@ -183,19 +191,19 @@ class Store(AsyncStore, Protocol):
 
 
 def was_cancelled() -> InvalidRequest:
-    """What the repeat of a demand is answered whose reservation was cancelled."""
+    """The answer to the repeat of an acquisition whose reservation was cancelled."""
     return InvalidRequest(
         "request_id", "was granted and cancelled; ask with another one to be granted anew"
     )
 
 
-def too_late(reservation_id: str) -> UnknownReservation:
-    """What it is answered to be told of a reservation that is forgotten by now."""
-    return UnknownReservation(reservation_id, expired=True)
+def too_late(lot: str, number: int) -> UnknownReservation:
+    """The answer to settling or cancelling a reservation that is forgotten by now."""
+    return UnknownReservation(f"{lot}-{number}", expired=True)
 
 
 def not_started() -> InvalidRequest:
-    """What a settlement that comes too early is answered."""
+    """The answer to settling a reservation before its start."""
     return InvalidRequest(
         "reservation_id",
         "has not started yet; settle it when the call has ended, or cancel it",

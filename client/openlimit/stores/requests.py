@@ -8,29 +8,22 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest
-from openlimit.operations import Grant, new
-from openlimit.stores.closed import CANCELLED, Closed
+from openlimit.operations import new
+from openlimit.stores.closed import Closed
 from openlimit.stores.protocol import (
     REPEATABLE,
-    Answer,
-    Demand,
+    Acquire,
+    Grants,
     Repeat,
     Request,
-    numbered,
     was_cancelled,
 )
 from openlimit.stores.remembered import Remembered
-
-_COSTS, _NAME, _PLACE = itemgetter(2), itemgetter(4), itemgetter(6)
-"""Of a demand."""
-_WAIT = itemgetter(0)
-"""Of a decision."""
 
 
 class Granted(NamedTuple):
@@ -39,7 +32,8 @@ class Granted(NamedTuple):
     place: int
     start: float
     limited_by: str
-    reservation_id: str
+    lot: str
+    number: int
     costs: Costs
 
     @property
@@ -63,21 +57,19 @@ class _Batch(NamedTuple):
     limited_by: Sequence[str]
     """As many."""
     lot: str
-    """That of the first of the reservations, as of nearly all of a run."""
-    names: str
-    """Each after an end of line; of those in the lot, what follows that."""
+    numbers: Sequence[int]
     costs: "array[int] | array[float]"
     """Those of the first, then those of the second, and so on."""
 
     def granted(self, place: int) -> Granted:
         """To one of the places."""
         i, width = self.places.index(place), len(self.costs) // len(self.places)
-        name = self.names.split("\n", i + 2)[i + 1]
         return Granted(
             place,
             self.at + (self.waits[i] if self.waits else 0),
             self.limited_by[i] if self.limited_by else "",
-            self.lot + name if name[:1] == "-" else name,
+            self.lot,
+            self.numbers[i],
             tuple(self.costs[i * width : (i + 1) * width]),
         )
 
@@ -110,25 +102,29 @@ class Run:
         which = batch_of[place] if place < len(batch_of) else 0
         return self._batches[which - 1].granted(place) if which else None
 
-    def add(
-        self, demands: Sequence[Demand], granted: Sequence[Grant], request: Request, now: float
-    ) -> None:
-        """What was just granted to demands for other places."""
-        longest = granted[-1].wait  # they start in order
+    def add(self, operation: Acquire, request: Request, grants: Grants) -> None:
+        """What was just granted to places that had nothing yet."""
+        _, _, costs, _, lot, first, _, places = operation
+        now, waits, limited_by, others = grants
+        numbers: Sequence[int] = range(first, first + len(costs))
+        if others:
+            columns: Sequence[Sequence[Any]] = (costs, places, waits, limited_by, numbers)
+            costs, places, waits, limited_by, numbers = (
+                [each for i, each in enumerate(column) if i not in others] for column in columns
+            )
+        longest = waits[-1] if waits else 0  # they start in order
         kept = longest + REPEATABLE if request.kept is None else request.kept
         self.until = max(self.until, now + kept)
-        if len(granted) == 1:
-            [(_, limited_by, name, _, start)], [(_, _, costs, *_, place)] = granted, demands
-            self._batches += (new(Granted, (place, start, limited_by, name, tuple(costs))),)
-            return
-        waits = _packed([map(_WAIT, granted)]) if longest else ()
-        limits = [decision.limited_by for decision in granted] if longest else ()
-        lot, _ = numbered(granted[0].reservation_id)
-        names = "\n".join(["", *map(_NAME, demands)])
-        batch = _Batch(
-            *(array("H", [*map(_PLACE, demands)]), now, waits, limits),
-            *(lot, names.replace(f"\n{lot}-", "\n-"), _packed(map(_COSTS, demands))),
-        )
+        batch: _Batch | Granted
+        if len(costs) == 1:
+            by = limited_by[0] if limited_by else ""
+            one = (places[0], now + longest, by, lot, numbers[0], tuple(costs[0]))
+            batch = new(Granted, one)
+        else:
+            batch = _Batch(
+                *(array("H", places), now, _packed(waits), limited_by),
+                *(lot, numbers, _packed(chain.from_iterable(costs))),
+            )
         self._batches += (batch,)
 
 
@@ -139,71 +135,63 @@ class Requests:
         self._closed = closed
         self.runs: Remembered[Run] = Remembered("requests that can be repeated", most)
 
-    def reserve(
-        self, bucket: Bucket, request: Request, demands: Sequence[Demand], now: float
-    ) -> Sequence[Answer]:
-        """Reserve what was not granted before. All are of this bucket and this request."""
-        key = demands[0].bucket, request.id
+    def acquire(self, bucket: Bucket, operation: Acquire, request: Request, now: float) -> Grants:
+        """Acquire what was not granted before."""
+        key, places = (operation.bucket, request.id), operation.places
         run = self.runs.get(key, now)
-        is_new = run is None
-        if is_new and len({*map(_PLACE, demands)}) == len(demands):
-            granted = at_once(bucket, demands, now)
-            if granted:
-                self._remember(key, None, demands, granted, now)
-                return granted
-        known: dict[int, Granted] = {}  # of what is decided now
-        answers, fresh, granted = list[Answer](), list[Demand](), list[Grant]()
-        for demand in demands:
-            _, _, costs, max_wait, name, _, place = demand
-            if before := known.get(place) or (run and run.granted(place)):
-                answers.append(self._repeat(before, now))
-                continue
-            outcome = bucket.reserve(costs, now, max_wait, name)
-            answers.append(outcome)
-            if isinstance(outcome, Grant):
-                known[place] = new(Granted, (place, outcome.start, outcome.limited_by, name, costs))
-                fresh.append(demand)
-                granted.append(outcome)
-        if granted:
-            self._remember(key, run, fresh, granted, now)
-        return answers
+        others: dict[int, Any] = {}
+        for i, place in enumerate(places if run else ()):
+            if run and (before := run.granted(place)):
+                others[i] = self._repeat(before, now)
+        grants = acquire(bucket, operation, now, others)
+        if len(others) < len(places):
+            is_new = run is None
+            run = run or Run()
+            run.add(operation, request, grants)
+            if is_new:
+                self.runs.keep(key, run, now)
+        return grants
 
     def _repeat(self, before: Granted, now: float) -> Repeat | InvalidRequest:
-        _, start, limited_by, name, costs = before
-        lot, number = self._closed.find(name, now)
-        if lot.of(number) == CANCELLED:
+        _, start, limited_by, lot, number, costs = before
+        if self._closed.is_cancelled(lot, number, now):
             return was_cancelled()
         left = max(0, start - now)
-        return Repeat(left, limited_by if left else "", name, start, tuple(costs))
-
-    def _remember(
-        self,
-        key: tuple[str, str],
-        run: Run | None,
-        demands: Sequence[Demand],
-        granted: Sequence[Grant],
-        now: float,
-    ) -> None:
-        request = demands[0].request
-        assert request
-        if run:
-            run.add(demands, granted, request, now)
-        else:
-            run = Run()
-            run.add(demands, granted, request, now)
-            self.runs.keep(key, run, now)
+        return Repeat(left, limited_by if left else "", lot, number, start, tuple(costs))
 
 
-def at_once(bucket: Bucket, demands: Sequence[Demand], now: float) -> Sequence[Grant]:
-    """Grant all of a bucket's demands, if they may start right now; else none."""
-    if not bucket.reserve_at_once([*map(_COSTS, demands)], now):
-        return ()
-    return [new(Grant, (0, "", name, 0.0, now)) for name in map(_NAME, demands)]
+def acquire(bucket: Bucket, operation: Acquire, now: float, others: dict[int, Any]) -> Grants:
+    """Acquire all but those that have another answer; to these come what is refused, and what has
+    the place of one that is granted."""
+    _, _, costs, max_wait, lot, first, _, places = operation
+    count = len(costs)
+    are_new = not others and count > 1 and len({*places}) == len(places)
+    if are_new and bucket.acquire_at_once(costs, now):
+        return new(Grants, (now, (), (), others))
+    waits, limited_by, granted = list[float](), list[str](), dict[int, int]()
+    for i, (cost, place) in enumerate(zip(costs, places or range(count), strict=True)):
+        wait, by = 0.0, ""
+        if place in granted:
+            j = granted[place]
+            start = now + waits[j]
+            others[i] = Repeat(waits[j], limited_by[j], lot, first + j, start, tuple(costs[j]))
+        elif i not in others:
+            outcome = bucket.acquire(cost, now, max_wait, (lot, first + i) if lot else None)
+            if type(outcome) is tuple:
+                wait, by = outcome
+                granted[place] = i
+            else:
+                others[i] = outcome
+        waits.append(wait)
+        limited_by.append(by)
+    if any(waits):
+        return Grants(now, waits, limited_by, others)
+    return new(Grants, (now, (), (), others))
 
 
-def _packed(numbers: Iterable[Iterable[float]]) -> "array[int] | array[float]":
+def _packed(numbers: Iterable[float]) -> "array[int] | array[float]":
     """In as few bytes as hold them exactly: most costs are small whole numbers."""
-    flat: list[Any] = [*chain.from_iterable(numbers)]
+    flat: list[Any] = [*numbers]
     for kind in ("I", "q"):
         with suppress(TypeError, OverflowError):
             return array(kind, flat)

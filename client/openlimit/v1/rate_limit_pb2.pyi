@@ -168,12 +168,14 @@ class AcquireResult(_message.Message):
     def __init__(self, granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class AcquireStreamRequest(_message.Message):
-    __slots__ = ("questions", "runs")
-    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("operations", "runs", "settlements")
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
-    questions: _containers.RepeatedCompositeFieldContainer[Question]
+    SETTLEMENTS_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[Operation]
     runs: _containers.RepeatedCompositeFieldContainer[AcquireRun]
-    def __init__(self, questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ...) -> None: ...
+    settlements: _containers.RepeatedCompositeFieldContainer[SettleRun]
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ...) -> None: ...
 
 class AcquireRun(_message.Message):
     __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places")
@@ -195,7 +197,23 @@ class AcquireRun(_message.Message):
     places: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ..., places: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class Question(_message.Message):
+class SettleRun(_message.Message):
+    __slots__ = ("key", "scope", "units", "ids", "reservation_ids", "costs")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    scope: str
+    units: _containers.RepeatedScalarFieldContainer[str]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    reservation_ids: _containers.RepeatedScalarFieldContainer[str]
+    costs: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., costs: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Operation(_message.Message):
     __slots__ = ("id", "acquire", "cancel", "settle", "release", "renew", "penalize", "observe")
     ID_FIELD_NUMBER: _ClassVar[int]
     ACQUIRE_FIELD_NUMBER: _ClassVar[int]
@@ -216,26 +234,30 @@ class Question(_message.Message):
     def __init__(self, id: _Optional[int] = ..., acquire: _Optional[_Union[AcquireRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., settle: _Optional[_Union[SettleRequest, _Mapping]] = ..., release: _Optional[_Union[ReleaseRequest, _Mapping]] = ..., renew: _Optional[_Union[RenewRequest, _Mapping]] = ..., penalize: _Optional[_Union[PenalizeRequest, _Mapping]] = ..., observe: _Optional[_Union[ObserveRequest, _Mapping]] = ...) -> None: ...
 
 class AcquireStreamResponse(_message.Message):
-    __slots__ = ("answers", "grants")
-    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("outcomes", "grants", "settled_runs")
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
-    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    SETTLED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     grants: _containers.RepeatedCompositeFieldContainer[GrantRun]
-    def __init__(self, answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[GrantRun, _Mapping]]] = ...) -> None: ...
+    settled_runs: int
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[GrantRun, _Mapping]]] = ..., settled_runs: _Optional[int] = ...) -> None: ...
 
 class GrantRun(_message.Message):
-    __slots__ = ("ids", "reservation_ids", "wait_micros", "limited_by")
+    __slots__ = ("ids", "reservation_ids", "wait_micros", "limited_by", "scope")
     IDS_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
     WAIT_MICROS_FIELD_NUMBER: _ClassVar[int]
     LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
     reservation_ids: _containers.RepeatedScalarFieldContainer[str]
     wait_micros: _containers.RepeatedScalarFieldContainer[int]
     limited_by: str
-    def __init__(self, ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., wait_micros: _Optional[_Iterable[int]] = ..., limited_by: _Optional[str] = ...) -> None: ...
+    scope: str
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., wait_micros: _Optional[_Iterable[int]] = ..., limited_by: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
 
-class Answer(_message.Message):
+class Outcome(_message.Message):
     __slots__ = ("id", "granted", "cancelled", "error", "settled", "released", "renewed", "penalized", "observed")
     ID_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]

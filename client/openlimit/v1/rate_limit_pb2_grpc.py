@@ -30,14 +30,14 @@ class RateLimitServiceStub(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
-    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
-    UNKNOWN_RESERVATION); nothing was changed.
+    - NOT_FOUND: no policy covers the model, or calls without a model (ErrorInfo, reason
+    UNKNOWN_MODEL). Or a reservation is unknown, expired, another key's or has no slot any more
+    (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
     at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
@@ -100,14 +100,14 @@ class RateLimitServiceServicer(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
-    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
-    UNKNOWN_RESERVATION); nothing was changed.
+    - NOT_FOUND: no policy covers the model, or calls without a model (ErrorInfo, reason
+    UNKNOWN_MODEL). Or a reservation is unknown, expired, another key's or has no slot any more
+    (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
     at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
@@ -116,40 +116,41 @@ class RateLimitServiceServicer(object):
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
 
-        Where the policy limits how many calls run at the same time, the call needs a slot first. Those
-        that have none wait in the order in which they came: the server holds the question for some
-        two seconds, or half of what is left of the call's deadline if that is less, then answers
-        QUEUED. Who asks the same again within three seconds, with the ticket as its request_id, keeps
-        its place. max_wait counts from the first time; who gives up
-        cancels the call or asks no more. The answer has the lease; the slot is held from the start
-        until the call is settled or released, or its lease ends without a renewal.
+        If the policy limits how many calls run at the same time, the call needs a slot first. If no
+        slot is free, calls queue first come, first served: the server holds the request for about two
+        seconds, or half of what is left of the call's deadline if that is less, then answers QUEUED.
+        A client that repeats the request within three seconds, with the ticket as its request_id,
+        keeps its place. max_wait counts from the first request; a client that gives up cancels the
+        call or does not repeat it. The answer has the lease. The call holds its slot from its start
+        until it is settled or released, or its lease ends without a renewal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcquireBatch(self, request, context):
-        """AcquireBatch is Acquire for up to 1,000 calls in one message. They are decided in order, each on
-        its own: one that is refused harms no other. More are INVALID_ARGUMENT. What has to wait for a
-        slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+        """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
+        are decided in order, each on its own: a refusal does not affect the others. A call that has to
+        wait for a slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcquireStream(self, request_iterator, context):
-        """AcquireStream carries any number of questions over one call, many in a message, and their
-        answers as they are decided, many in a message. It is by far the fastest way to ask.
+        """AcquireStream carries any number of operations over one call, many in a message, and their
+        outcomes as they are decided, many in a message. It is by far the fastest way to use the
+        service, above all with runs.
 
-        Questions about one bucket are decided in the order in which they are sent; what has to wait
-        for a slot is answered when it has one, and holds up nothing else. An item that fails
-        is answered by its error and harms no other; at most 10,000 items are in flight, more are
-        RESOURCE_EXHAUSTED. A client that does not read its answers is not read from. Messages take at
-        most a megabyte, those of the server as well. When the client has ended its side, the
-        server answers what it has read and ends the call; when the server stops, it answers what it
-        has read and ends the call as UNAVAILABLE.
+        Operations on one bucket are carried out in the order in which they are sent. A call that has to
+        wait for a slot is answered when it has one, and delays nothing else. An operation that fails is
+        answered by its error and does not affect the others. At most 10,000 operations may be in
+        flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not read
+        its outcomes. Messages take at most a megabyte in both directions. When the client ends its
+        side, the server answers what it has read and ends the call. When the server stops, it answers
+        what it has read and ends the call as UNAVAILABLE.
 
-        A call that finds no slot is answered QUEUED within two seconds, or half of those that the
+        A call that finds no slot is answered QUEUED within two seconds, or half of the seconds that the
         metadata "openlimit-timeout" gives: how long the client waits for an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -157,9 +158,9 @@ class RateLimitServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Cancel gives a reservation back whose start has not come yet, for instance because the
-        caller gave up waiting. Cancelling one that has started, or was cancelled or settled before,
-        changes nothing and is no error, so it is safe to repeat.
+        """Cancel gives back a reservation that has not started yet, for instance because the caller gave
+        up waiting. To cancel one that has started, or was cancelled or settled before, changes nothing
+        and is no error, so it is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +168,7 @@ class RateLimitServiceServicer(object):
 
     def Settle(self, request, context):
         """Settle replaces what a started call has reserved by what it really cost, and frees its slot.
-        Settling one that was settled or cancelled before changes nothing and is no error, so it is
+        To settle one that was settled or cancelled before changes nothing and is no error, so it is
         safe to repeat. A reservation can be settled for 15 minutes from its start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -183,25 +184,25 @@ class RateLimitServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """Renew begins the lease of a call's slot anew, while the call runs: a third of the lease after
-        the start or the last renewal, say. A call whose lease has ended takes a slot again if one is
-        free, ahead of those that wait; else it is NOT_FOUND, and goes on without.
+        """Renew begins the lease of a running call's slot anew; a good time is a third of the lease after
+        the start or the last renewal. A call whose lease has ended takes a slot again if one is free,
+        ahead of those that wait; else the answer is NOT_FOUND, and the call goes on without a slot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Penalize(self, request, context):
-        """Penalize pauses a model's bucket for all callers: the provider has answered one of them 429 and
-        when to try again. Starts that were granted before stay as they are.
+        """Penalize pauses a model's bucket for all callers, because the provider has answered one of them
+        429. Starts that were granted before stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """Observe corrects a model's bucket by what the provider says remains of its limits. It can only
-        make callers wait longer: what the policy grants is never exceeded.
+        """Observe raises the levels of a model's bucket to what the provider says remains of its limits.
+        It can only make callers wait longer, never exceed what the policy grants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,14 +269,14 @@ class RateLimitService(object):
 
     Errors are gRPC status codes with google.rpc details:
 
-    - NOT_FOUND: no policy covers the model, or the lack of one (ErrorInfo, reason UNKNOWN_MODEL), or a reservation is
-    unknown, expired, another key's or has no slot any more (ErrorInfo, reason
-    UNKNOWN_RESERVATION); nothing was changed.
+    - NOT_FOUND: no policy covers the model, or calls without a model (ErrorInfo, reason
+    UNKNOWN_MODEL). Or a reservation is unknown, expired, another key's or has no slot any more
+    (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
     - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): ask again
+    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
     at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """

@@ -1,229 +1,372 @@
-"""Acquisitions and grants of a stream as columns, which take a fraction of the work. No I/O."""
+"""Acquisitions, grants and settlements of a stream as columns, and as messages. No I/O.
 
-from collections.abc import Iterable, Iterator, Sequence
+Columns take a fraction of the work of single operations: there is no object for each call, and what
+its calls have in common is checked and converted once a run.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
+from operator import itemgetter
 from reprlib import repr as shortened
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from openlimit.errors import InvalidRequest
-from openlimit.operations import Acquire, Grant, new
-from openlimit.v1.rate_limit_pb2 import (
-    AcquireRun,
-    AcquireStreamRequest,
-    AcquireStreamResponse,
-    GrantRun,
-)
+from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.operations import Acquire, Grant, Settle, new
+from openlimit.units import MAX_UNITS, TOKENS, require_amount, require_units
+from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.fields import (
-    MAX_PLACES,
-    MAX_QUESTION,
-    include_split,
-    read_amounts,
+    MAX_OPERATION,
     read_max_wait,
     read_request_id,
     require_name,
     write_max_wait,
 )
 
-_USUAL = ["requests", "tokens"]
+MAX_RUN = 128
+"""Acquisitions of a run that is safe to repeat; the most that a client puts into a message."""
+MAX_RESERVATION_ID = 6_000
+"""Characters: more than any has, and few enough to be repeated in an answer."""
+_T = TypeVar("_T")
 
 
-class Run(NamedTuple):
-    """Calls that were sent together: what names them to the server."""
+class AcquireRun(NamedTuple):
+    """Acquisitions that differ in their costs only."""
 
-    name: str
-    numbers: Sequence[int]
-    places: Sequence[int]
-    """Each call's place in the run when it was first sent."""
+    ids: Sequence[int]
+    """Each acquisition's number on its stream."""
+    model: str
+    key: str
+    max_wait: float | None
+    """Seconds; None for the policy's own bound."""
+    units: tuple[str, ...]
+    costs: Sequence[int]
+    """In each of the units: those of the first acquisition, then those of the second, and so on."""
+    request_id: str = ""
+    """Makes the run safe to repeat; empty for none."""
+    places: Sequence[int] = ()
+    """Where there is a request_id: each acquisition's place in the run when it was first sent."""
+    kept: float | None = None
+    """Seconds from the decision for which a repeat is known; None: until a minute after the start.
+    It is not sent: the server works it out."""
+
+    def only(self, positions: Sequence[int]) -> "AcquireRun":
+        """The run of the acquisitions at these positions."""
+        return self._replace(
+            ids=_at(positions, self.ids),
+            costs=_rows_at(positions, self.costs, len(self.units)),
+            places=_at(positions, self.places) if self.places else (),
+        )
 
 
-def write_runs(
-    asked: Iterable[tuple[int, Any]], request: AcquireStreamRequest, names: Iterator[str]
-) -> tuple[list[tuple[int, Any]], list[Run]]:
-    """Add numbered calls, those that differ in their costs only together, by names of their own.
+class SettleRun(NamedTuple):
+    """Settlements of one key that give the same units."""
 
-    Returns what has to be written one by one: what is no call, calls with a request_id, and those
-    that cannot be sent; and the runs.
-    """
-    alone: list[tuple[int, Any]] = []
-    runs: list[Run] = []
+    ids: Sequence[int]
+    """Each settlement's number on its stream."""
+    key: str
+    scope: str
+    """What follows the slash in all of their reservation ids; empty where these are whole."""
+    units: tuple[str, ...]
+    """The others stay as reserved."""
+    reservation_ids: Sequence[str]
+    """Each without its scope."""
+    costs: Sequence[int]
+    """In each of the units, as those of AcquireRun."""
+
+    def only(self, positions: Sequence[int]) -> "SettleRun":
+        """The run of the settlements at these positions."""
+        return self._replace(
+            ids=_at(positions, self.ids),
+            reservation_ids=_at(positions, self.reservation_ids),
+            costs=_rows_at(positions, self.costs, len(self.units)),
+        )
+
+    def reservation_id(self, position: int) -> str:
+        """The whole id of one."""
+        return whole_id(self.reservation_ids[position], self.scope)
+
+    def settlement(self, position: int) -> Settle:
+        """One by itself."""
+        by_unit = dict(zip(self.units, self.only([position]).costs, strict=True))
+        return Settle(self.reservation_id(position), self.key, by_unit)
+
+
+class GrantRun(NamedTuple):
+    """What came of the acquisitions of a run, by their positions."""
+
+    scope: str
+    reservation_ids: Sequence[str]
+    """Each without the scope, which follows after a slash."""
+    waits: Sequence[float]
+    """Microseconds; empty where all may start at once."""
+    limited_by: Sequence[str]
+    """The unit that sets each wait; empty likewise."""
+    others: Mapping[int, Grant | OpenLimitError | None] = {}
+    """Those that are answered on their own, whatever the columns say; None: later."""
+
+    def outcome(self, position: int) -> Grant | OpenLimitError | None:
+        """What came of one acquisition."""
+        scope, names, waits, limited_by, others = self
+        if position in others:
+            return others[position]
+        wait, limit = (waits[position], limited_by[position]) if waits else (0, "")
+        return new(Grant, (wait, limit, whole_id(names[position], scope), 0.0, 0.0))
+
+
+Part = tuple[Sequence[int], AcquireRun | SettleRun | InvalidRequest]
+"""Numbers on the stream, and what they stand for or what is wrong with each of them."""
+
+
+def whole_id(own: str, scope: str) -> str:
+    """A reservation's id."""
+    return f"{own}/{scope}" if scope else own
+
+
+def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
+    """Numbered calls, each time those together that differ in their costs only and are next to each
+    other. A call with a request_id is a run of its own."""
+    runs: list[AcquireRun] = []
     alike: tuple[object, ...] | None = None
-    run: list[tuple[int, Acquire]] = []
+    ids: list[int] = []
     costs: list[int] = []
-    for each in asked:
-        call = each[1]
-        if type(call) is not Acquire:
-            alone.append(each)
-            continue
-        model, key, by_unit, max_wait, request_id, *_ = call
-        if request_id:
-            alone.append(each)
-            continue
+    for number, (model, key, by_unit, max_wait, request_id) in calls:
         kind = (model, key, max_wait, *by_unit)
-        if kind != alike:
-            alone += _unless_written(run, costs, request, names, runs)
-            alike, run, costs = kind, [], []
-        run.append(each)
+        if kind != alike or request_id:
+            ids, costs, alike = [], [], None if request_id else kind
+            places = (0,) if request_id else ()
+            runs.append(
+                AcquireRun(ids, model, key, max_wait, (*by_unit,), costs, request_id, places)
+            )
+        ids.append(number)
         costs += by_unit.values()
-    return alone + _unless_written(run, costs, request, names, runs), runs
+    return runs
 
 
-def write_repeated(
-    name: str, calls: Sequence[tuple[int, int, Acquire]], request: AcquireStreamRequest
-) -> Run:
-    """Add calls of one run again: their numbers, and the places that they had in it."""
-    numbers, places = [each[0] for each in calls], [each[1] for each in calls]
-    costs = [cost for _, _, call in calls for cost in call.costs.values()]
-    run = _write_run(calls[0][2], numbers, costs, request)
-    run.request_id = name
-    run.places.extend(places)
-    return Run(name, numbers, places)
+def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
+    """Numbered settlements, those together that have key, scope and units in common."""
+    runs: dict[tuple[str, ...], SettleRun] = {}
+    for number, (reservation_id, key, by_unit, *_) in settlements:
+        own, _, scope = reservation_id.partition("/")
+        kind = (key, scope, *by_unit)
+        run = runs.get(kind)
+        if run is None:
+            run = runs[kind] = SettleRun([], key, scope, (*by_unit,), [], [])
+        ids, _, _, _, reservation_ids, costs = run
+        ids.append(number)  # type: ignore[attr-defined]  # lists, as made above
+        reservation_ids.append(own if scope else reservation_id)  # type: ignore[attr-defined]  # same
+        costs.extend(by_unit.values())  # type: ignore[attr-defined]  # same
+    return [*runs.values()]
 
 
-def _unless_written(
-    calls: list[tuple[int, Acquire]],
-    costs: list[int],
-    request: AcquireStreamRequest,
-    names: Iterator[str],
-    runs: list[Run],
-) -> list[tuple[int, Acquire]]:
-    if not calls:
-        return calls
-    numbers = [number for number, _ in calls]
+def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
+    """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
+    ids, model, key, max_wait, units, costs, request_id, places, _ = run
     try:
-        _write_run(calls[0][1], numbers, costs, request).request_id = name = next(names)
-    except (InvalidRequest, TypeError, ValueError, OverflowError):
-        del request.runs[-1]
-        if len(calls) == 1:
-            return calls
-        return [
-            each
-            for call in calls
-            for each in _unless_written([call], [*call[1].costs.values()], request, names, runs)
-        ]
-    runs.append(Run(name, numbers, range(len(numbers))))
-    return []
+        require_name("model", model)
+        message.model = model
+        if key:
+            require_name("key", key)
+            message.key = key
+        write_max_wait(max_wait, message)
+        message.units.extend(units)
+        message.ids.extend(ids)
+        message.costs.extend(costs)
+        message.request_id = request_id
+        if places != range(len(ids)):
+            message.places.extend(places)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest("request", f"cannot be sent: {error}") from error
+    require_size(message, len(ids))
 
 
-def _write_run(
-    call: Acquire, numbers: list[int], costs: list[int], request: AcquireStreamRequest
-) -> AcquireRun:
-    run = request.runs.add()
-    require_name("model", call.model)
-    run.model = call.model
-    if call.key:
-        require_name("key", call.key)
-        run.key = call.key
-    write_max_wait(call.max_wait, run)
-    run.units.extend(call.costs)
-    run.ids.extend(numbers)
-    run.costs.extend(costs)
-    if run.ByteSize() > MAX_QUESTION * len(numbers):
-        raise InvalidRequest("request", "is too large")
-    return run
+def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
+    """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
+    ids, key, scope, units, reservation_ids, costs = run
+    try:
+        message.key = key
+        message.scope = scope
+        message.units.extend(units)
+        message.ids.extend(ids)
+        message.reservation_ids.extend(reservation_ids)
+        message.costs.extend(costs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest("request", f"cannot be sent: {error}") from error
+    require_size(message, len(ids))
 
 
-def read_run(
-    run: AcquireRun, first: int, last: int, kept: float | None = None
-) -> Sequence[Acquire | InvalidRequest]:
-    """The call of each id from the first to before the last, or what is wrong with it. ``kept`` is
-    for those that have a request_id."""
-    units, ids, count = [*run.units], len(run.ids), len(run.ids[first:last])
+def require_size(message: Any, operations: int = 1) -> None:
+    """Raise InvalidRequest for a message that is too large for so many operations."""
+    size, most = message.ByteSize(), MAX_OPERATION * operations
+    if size > most:
+        raise InvalidRequest(
+            "request",
+            f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names",
+        )
+
+
+def read_acquire_run(
+    run: messages.AcquireRun, first: int, last: int, kept: float | None = None
+) -> list[Part]:
+    """The acquisitions from the first to before the last. ``kept`` is what they get if they have a
+    request_id."""
+    ids = [*run.ids[first:last]]
     try:
         model, key = run.model, run.key
         require_name("model", model)
         if key:
             require_name("key", key)
         max_wait = read_max_wait(run)
-        if len(read_amounts("units", dict.fromkeys(units, 0))) < len(units):
-            # Each id is told so: what the message repeats must not be repeated for all of them.
-            raise InvalidRequest("units", f"must differ, not {shortened(units)}")
-        if len(run.costs) != ids * len(units):
-            raise InvalidRequest(
-                "costs",
-                f"must be as many as ids times units, {ids * len(units)}, not {len(run.costs)}",
-            )
+        units, costs = _read_costs(run, first, last)
         request_id = read_request_id(run)
-        places = _read_places(run)[first:last] if request_id else repeat(0, count)
+        places = _read_places(run)[first:last] if request_id else ()
     except InvalidRequest as error:
-        return [error] * count
-    costs = run.costs[first * len(units) : (first + count) * len(units)]
-    if units == _USUAL and min(costs, default=0) >= 0:
-        return [
-            new(
-                Acquire,
-                (
-                    *(model, key, {"requests": requests, "tokens": tokens}, max_wait),
-                    *(request_id, place, kept),
-                ),
-            )
-            for requests, tokens, place in zip(costs[::2], costs[1::2], places, strict=True)
-        ]
-    rows = zip(*[iter(costs)] * len(units), strict=True) if units else repeat((), count)
-    common = Acquire(model, key, {}, max_wait, request_id, 0, kept)
-    return [
-        _read_call(common, dict(zip(units, row, strict=True)), place)
-        for row, place in zip(rows, places, strict=True)
+        return [(ids, error)]
+    read = new(AcquireRun, (ids, model, key, max_wait, units, costs, request_id, places, kept))
+    return _apart_from_negative(read, "costs.{}")
+
+
+def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part]:
+    """The settlements from the first to before the last."""
+    ids = [*run.ids[first:last]]
+    try:
+        require_name("key", run.key)
+        units, costs = _read_costs(run, first, last)
+        if len(run.reservation_ids) != len(run.ids):
+            many = f"{len(run.ids)}, not {len(run.reservation_ids)}"
+            raise InvalidRequest("reservation_ids", f"must be as many as ids, {many}")
+        if len(run.scope) > MAX_RESERVATION_ID:
+            raise _too_long(len(run.scope))
+    except InvalidRequest as error:
+        return [(ids, error)]
+    names = [*run.reservation_ids[first:last]]
+    read = new(SettleRun, (ids, run.key, run.scope, units, names, costs))
+    if max(map(len, names), default=0) <= MAX_RESERVATION_ID:
+        return _apart_from_negative(read, "units.{}")
+    short = [i for i, name in enumerate(names) if len(name) <= MAX_RESERVATION_ID]
+    long = [
+        ([ids[i]], _too_long(len(name)))
+        for i, name in enumerate(names)
+        if len(name) > MAX_RESERVATION_ID
     ]
+    return [*_apart_from_negative(read.only(short), "units.{}"), *long]
 
 
-def _read_places(run: AcquireRun) -> Sequence[int]:
+def _too_long(size: int) -> InvalidRequest:
+    return InvalidRequest(
+        "reservation_id", f"must have at most {MAX_RESERVATION_ID} characters, not {size}"
+    )
+
+
+def require_reservation_id(reservation_id: str) -> None:
+    """Raise InvalidRequest for what is missing or too long."""
+    if not reservation_id:
+        raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
+    if len(reservation_id) > MAX_RESERVATION_ID:
+        raise _too_long(len(reservation_id))
+
+
+def _read_costs(
+    run: messages.AcquireRun | messages.SettleRun, first: int, last: int
+) -> tuple[tuple[str, ...], list[int]]:
+    """The units of a run, and what those from the first to before the last cost in them."""
+    count, width = len(run.ids), len(run.units)
+    if width > MAX_UNITS + 1:
+        raise InvalidRequest("units", f"must be at most {MAX_UNITS} beside tokens, not {width}")
+    units = _checked((*run.units,))
+    if len(run.costs) != count * width:
+        raise InvalidRequest(
+            "costs",
+            f"must be as many as ids times units, {count * width}, not {len(run.costs)}",
+        )
+    return units, [*run.costs[first * width : last * width]]
+
+
+@lru_cache(maxsize=1024)
+def _checked(units: tuple[str, ...]) -> tuple[str, ...]:
+    """The same tuple each time, if these can be units of a run; else InvalidRequest."""
+    require_units("units", units)
+    if len({*units}) < len(units):
+        # Each id is told so: what the message repeats must not be repeated for all of them.
+        raise InvalidRequest("units", f"must differ, not {shortened(units)}")
+    return units
+
+
+def _read_places(run: messages.AcquireRun) -> Sequence[int]:
     """One for each id; raises InvalidRequest."""
     count = len(run.ids)
     places = [*run.places] or range(count)
     if len(places) != count:
         raise InvalidRequest("places", f"must be as many as ids, {count}, not {len(places)}")
-    if max(places, default=0) >= MAX_PLACES:
-        raise InvalidRequest("places", f"must be below {MAX_PLACES}, not {max(places)}")
+    if max(places, default=0) >= MAX_RUN:
+        raise InvalidRequest("places", f"must be below {MAX_RUN}, not {max(places)}")
     return places
 
 
-def _read_call(common: Acquire, costs: dict[str, int], place: int) -> Acquire | InvalidRequest:
-    try:
-        amounts = {"requests": 1, "tokens": 0, **read_amounts("costs", costs)}
-    except InvalidRequest as error:
-        return error
-    include_split(amounts)
-    return common._replace(costs=amounts, place=place)
+def _apart_from_negative(run: AcquireRun | SettleRun, field: str) -> list[Part]:
+    """The run; without those that have a negative cost, each of which has an error of its own."""
+    if min(run.costs, default=0) >= 0:
+        return [(run.ids, run)]
+    errors: dict[int, InvalidRequest] = {}
+    for i, cost in enumerate(run.costs):
+        unit = run.units[i % len(run.units)]
+        try:
+            require_amount(TOKENS if unit == TOKENS else field.format(unit), cost)
+        except InvalidRequest as error:
+            errors.setdefault(i // len(run.units), error)
+    rest = run.only([i for i in range(len(run.ids)) if i not in errors])
+    return [(rest.ids, rest), *(([run.ids[i]], error) for i, error in errors.items())]
 
 
-def write_grants(grants: Iterable[tuple[int, Grant]], response: AcquireStreamResponse) -> None:
-    """Add the grants of numbered calls, those that the same unit limits together."""
-    limited_by: str | None = None
-    ids: list[int] = []
-    names: list[str] = []
-    waits: list[float] = []
-    for number, (wait, by, reservation_id, *_) in grants:
-        if by != limited_by:
-            _write_grants(response, ids, names, waits, limited_by)
-            limited_by, ids, names, waits = by, [], [], []
-        ids.append(number)
-        names.append(reservation_id)
-        waits.append(wait)
-    _write_grants(response, ids, names, waits, limited_by)
+def write_grant_run(
+    ids: Sequence[int], grants: GrantRun, response: messages.AcquireStreamResponse
+) -> None:
+    """Add the grants of a run's acquisitions, but for those that are answered on their own."""
+    scope, names, waits, limited_by, others = grants
+    if not waits and not others:
+        _write_grants(scope, "", ids, names, response)
+        return
+    by_limit: dict[str, list[int]] = {}
+    for i, limit in enumerate(limited_by or repeat("", len(ids))):
+        if i not in others:
+            by_limit.setdefault(limit, []).append(i)
+    for limit, positions in by_limit.items():
+        message = _write_grants(scope, limit, _at(positions, ids), _at(positions, names), response)
+        if waits and any(of_these := _at(positions, waits)):
+            message.wait_micros.extend(map(int, of_these))
 
 
 def _write_grants(
-    response: AcquireStreamResponse,
-    ids: list[int],
-    names: list[str],
-    waits: list[float],
-    limited_by: str | None,
-) -> None:
-    if ids:
-        run = response.grants.add()
-        run.ids.extend(ids)
-        run.reservation_ids.extend(names)
-        if limited_by:
-            run.limited_by = limited_by
-        if any(waits):
-            run.wait_micros.extend(map(int, waits))
+    scope: str,
+    limited_by: str,
+    ids: Sequence[int],
+    names: Sequence[str],
+    response: messages.AcquireStreamResponse,
+) -> messages.GrantRun:
+    message = response.grants.add()
+    message.ids.extend(ids)
+    message.reservation_ids.extend(names)
+    message.scope = scope
+    if limited_by:
+        message.limited_by = limited_by
+    return message
 
 
-def read_grants(run: GrantRun) -> list[tuple[int, Grant]]:
+def read_grant_run(run: messages.GrantRun) -> list[tuple[int, Grant]]:
     """The grants by the numbers of their calls."""
-    limited_by = run.limited_by
+    limited_by, end = run.limited_by, f"/{run.scope}" if run.scope else ""
     waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
     return [
-        (number, new(Grant, (wait, limited_by, name, 0.0, 0.0)))
-        for number, wait, name in zip(run.ids, waits, run.reservation_ids, strict=True)
+        (number, new(Grant, (wait, limited_by, own + end, 0.0, 0.0)))
+        for number, wait, own in zip(run.ids, waits, run.reservation_ids, strict=True)
     ]
+
+
+def _at(positions: Sequence[int], column: Sequence[_T]) -> Sequence[_T]:
+    if len(positions) == 1:
+        return [column[positions[0]]]
+    return itemgetter(*positions)(column) if positions else []
+
+
+def _rows_at(positions: Sequence[int], costs: Sequence[int], width: int) -> list[int]:
+    return [cost for i in positions for cost in costs[i * width : (i + 1) * width]]

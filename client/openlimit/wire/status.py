@@ -92,7 +92,7 @@ def _status(code: grpc.StatusCode, message: str, *details: Message) -> Status:
 
 TOO_MANY_IN_FLIGHT = _status(
     grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "too many questions of this stream are in flight; ask again when some are answered",
+    "too many operations of this stream are in flight; send them again when some are answered",
     _info("TOO_MANY_IN_FLIGHT"),
 )
 

@@ -1,96 +1,171 @@
 """The ids of reservations: they carry all that settling needs, signed, so that no server keeps it.
 
-    mac . name ~ slot . start . costs . bucket model
+    mac . number . start . costs [. slot] / lot . bucket model
+    └─────────────── own ───────────────┘   └───── scope ────┘
 
-The name is what the store calls the reservation: a lot and a number. The slot is there where the
-call holds one. The start is in microseconds by the store's clock, the only one that it is compared
-with; the costs are in the order of the policy's limits. The model follows the bucket's closing
-brace where the policy learns from settlements. The mac also covers the key of the caller and the
-units of the policy: an id is of no use to others, nor once the policy limits other units.
+Lot and number name the reservation in the store. The start is in microseconds by the store's clock,
+the only one that it is compared with; the costs are in the order of the policy's limits. The slot
+is there if the call holds one. The model follows the bucket's closing brace if the policy learns
+from settlements. All grants of a run share a scope, and so do thousands of others. The mac covers
+it, the rest of ``own``, the key of the caller and the units of the policy: an id is of no use to
+others, nor once the policy limits other units.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import NamedTuple
+from itertools import count
+from operator import add
+from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, UnknownReservation
 from openlimit.operations import new
+from openlimit.wire.columns import whole_id
 
-_ID = re.compile(
-    r"[0-9a-f]{16}\.([0-9a-f]{16}-[0-9]{1,4})(?:~([0-9a-f]{16}))?"
-    r"\.([0-9]{1,20})\.([0-9]{1,20}(?:-[0-9]{1,20})*)\.([^}]{1,2048}})(.{0,256})",
-    re.DOTALL,
+_OWN = re.compile(
+    r"[0-9a-f]{16}\.[0-9]{1,4}\.[0-9]{1,20}\.[0-9]{1,20}(?:-[0-9]{1,20})*(?:\.[0-9a-f]{16})?"
 )
+_SCOPE = re.compile(r"([0-9a-f]{16})\.([^}]{1,2048}})(.{0,256})", re.DOTALL)
 _LOT = 4096  # reservations: what is remembered of a lot takes a kilobyte at most
+_MAC = 16  # hexadecimal digits
 
 
-def names() -> Iterator[str]:
-    """Unique names of reservations, numbered in lots: see ``openlimit.stores.numbered``."""
-    while True:
-        lot = os.urandom(8).hex()
-        for number in range(_LOT):
-            yield f"{lot}-{number}"
+class Lots:
+    """Unique names of reservations: numbers below 4,096 in lots."""
+
+    def __init__(self) -> None:
+        self._lot = ""
+        self._next = _LOT
+
+    def take(self, many: int) -> tuple[str, int]:
+        """The lot and the first number of so many reservations, 4,096 at most."""
+        first = self._next
+        if first + many > _LOT:
+            self._lot, first = os.urandom(8).hex(), 0
+        self._next = first + many
+        return self._lot, first
+
+
+class Reserved(NamedTuple):
+    """What ids of one scope say, as columns."""
+
+    numbers: list[int]
+    starts: list[int]
+    costs: list[Costs]
+    slots: list[str]
+    """What the slot of each call is called; empty where it has none."""
+
+    def only(self, positions: Sequence[int]) -> "Reserved":
+        """Of those at these positions."""
+        columns: Any = ([column[i] for i in positions] for column in self)
+        return Reserved(*columns)
+
+
+class Scope:
+    """Makes and reads the ids of one lot and bucket for one key; and for one ``model``, if the ids
+    are to tell it. The first of the ``secrets`` signs, the others once did."""
+
+    __slots__ = ("_format", "_macs", "_width", "bucket", "lot", "model", "text")
+
+    def __init__(
+        self,
+        secrets: Iterable[bytes],
+        units: Sequence[str],
+        key: str,
+        lot: str,
+        bucket: str,
+        model: str = "",
+    ) -> None:
+        self.lot, self.bucket, self.model = lot, bucket, model
+        self.text = f"{lot}.{bucket}{model}"
+        self._width = len(units)
+        self._format = f".%d.%d.{'-'.join(['%d'] * len(units))}"
+        # What all its ids have in common; copying it takes less than half of the time.
+        common = f"{' '.join(units)}\0{len(key)}\0{key}{len(self.text)}\0{self.text}".encode()
+        self._macs = [blake2b(common, digest_size=_MAC // 2, key=secret) for secret in secrets]
+
+    def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
+        """What is before the slash in the id of a reservation that was granted."""
+        rest = self._format % (number, start, *costs)
+        if slot:
+            rest = f"{rest}.{slot}"
+        [mac] = _signed(self._macs[0], [rest])
+        return mac + rest
+
+    def owns(self, first: int, starts: Iterable[float], costs: Iterable[Costs]) -> list[str]:
+        """``own`` of reservations that were granted with the numbers from the first on."""
+        form = self._format
+        rests = [
+            form % (number, start, *row) for number, start, row in zip(count(first), starts, costs)
+        ]
+        return [*map(add, _signed(self._macs[0], rests), rests)]
+
+    def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
+        """What ids say, of which this is before the slash, and the positions of those that it has
+        not made, of which nothing is said."""
+        rests = [own[_MAC:] for own in owns]
+        strangers: list[int] = []
+        if not _are_equal(_signed(self._macs[0], rests), [own[:_MAC] for own in owns]):
+            strangers = [i for i, own in enumerate(owns) if not self._has_made(own)]
+            rests = [rest for i, rest in enumerate(rests) if i not in strangers]
+        fields = [rest.split(".") for rest in rests]
+        if not fields:
+            return Reserved([], [], [], []), strangers
+        _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no slot
+        flat = map(int, "-".join(costs).split("-"))
+        rows = [*zip(*[flat] * self._width, strict=True)]
+        slots = [each[4] if len(each) > 4 else "" for each in fields]
+        return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, slots)), strangers
+
+    def _has_made(self, own: str) -> bool:
+        """Now, or with one of the secrets that the store had before."""
+        return any(_are_equal(_signed(common, [own[_MAC:]]), [own[:_MAC]]) for common in self._macs)
+
+
+def _signed(common: Any, rests: Iterable[str]) -> list[str]:
+    """The mac of each."""
+    macs = []
+    for rest in rests:
+        mac = common.copy()
+        mac.update(rest.encode())
+        macs.append(mac.hexdigest())
+    return macs
+
+
+def _are_equal(macs: list[str], others: list[str]) -> bool:
+    """Whether all are, in a time that does not tell how much of them is. None is longer than a
+    mac."""
+    return compare_digest("".join(macs).encode(), "".join(others).encode())
+
+
+def read_scope(text: str) -> tuple[str, str, str]:
+    """Lot, bucket and model, yet to be verified; raises InvalidRequest for what is no scope."""
+    match = _SCOPE.fullmatch(text)
+    if not match:
+        raise malformed()
+    lot, bucket, model = match.groups()
+    return lot, bucket, model
+
+
+def strange(own: str, scope: str) -> InvalidRequest | UnknownReservation:
+    """What is wrong with an id that the scope has not made."""
+    return UnknownReservation(whole_id(own, scope)) if _OWN.fullmatch(own) else malformed()
+
+
+def malformed() -> InvalidRequest:
+    """What is wrong with a text that is no id."""
+    return InvalidRequest("reservation_id", "is not one that Acquire has answered")
+
+
+def slot_of(reservation_id: str) -> str:
+    """What the slot is called of a call that has one and this id."""
+    return reservation_id.partition("/")[0].rpartition(".")[2]
 
 
 def slot_of_request(model: str, key: str, request_id: str) -> str:
     """What the slot is called of a call with this request id."""
     asked = repr((model, key, request_id)).encode()
     return blake2b(asked, digest_size=8).hexdigest()
-
-
-class Signer:
-    """Makes the ids of one bucket for one key, and for one model where they are to tell it."""
-
-    __slots__ = ("_format", "_limits", "_mac")
-
-    def __init__(
-        self, units: Sequence[str], bucket: str, key: str, secret: bytes, model: str = ""
-    ) -> None:
-        self._limits = len(units)
-        costs = "-".join(["%d"] * self._limits)
-        self._format = f"%s.%d.{costs}.{(bucket + model).replace('%', '%%')}"
-        # What all its ids have in common; copying it takes a tenth of the time.
-        common = f"{' '.join(units)}\0{len(key)}\0{key}".encode()
-        self._mac = blake2b(common, digest_size=8, key=secret)
-
-    def id_of(self, name: str, start: float, costs: Costs, slot: str = "") -> str:
-        """The id of a reservation that was granted."""
-        payload = self._format % (f"{name}~{slot}" if slot else name, start, *costs)
-        return f"{self._mac_of(payload)}.{payload}"
-
-    def made(self, reserved: "Reserved") -> bool:
-        """Whether the id is one of its own."""
-        mac, _, payload = reserved.id.partition(".")
-        return len(reserved.costs) == self._limits and compare_digest(mac, self._mac_of(payload))
-
-    def _mac_of(self, payload: str) -> str:
-        mac = self._mac.copy()
-        mac.update(payload.encode())
-        return mac.hexdigest()
-
-
-class Reserved(NamedTuple):
-    """What an id says."""
-
-    id: str
-    name: str
-    slot: str
-    """What the call's slot is called; empty where it has none."""
-    start: int
-    costs: Sequence[int]
-    bucket: str
-    model: str
-
-
-def read(reservation_id: str) -> Reserved:
-    """What the id says, yet to be verified; raises InvalidRequest for what is none."""
-    match = _ID.fullmatch(reservation_id)
-    if not match:
-        raise InvalidRequest("reservation_id", "is not one that Acquire has answered")
-    name, slot, start, costs, bucket, model = match.groups()
-    parsed = [*map(int, costs.split("-"))]
-    return new(Reserved, (reservation_id, name, slot or "", int(start), parsed, bucket, model))

@@ -1,75 +1,86 @@
-"""The policies of a server as it uses them, and which of them covers a model."""
+"""The policies of a server, which of them covers a model, and what each keeps while it serves."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fnmatch import translate
 from itertools import filterfalse
-from typing import NamedTuple
 
-from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
-from openlimit.bucket.slots import AsyncSlots
-from openlimit.errors import InvalidRequest, UnknownModel
+from openlimit.bucket.limit import SECOND, Costs
+from openlimit.errors import UnknownModel
+from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
+from openlimit.wire.columns import AcquireRun
 from openlimit_server.config.policies import PolicySettings
+from openlimit_server.engine.costs import Columns, TokenCosts
 from openlimit_server.engine.learned_output import LearnedOutput
-from openlimit_server.engine.token_costs import TokenCosts
-from openlimit_server.engine.turns import Turns
+from openlimit_server.engine.queue import SlotQueue
 from openlimit_server.engine.uncounted import Uncounted
 
 _WILDCARD = re.compile(r"[*?]")
 
 
-class Policy(NamedTuple):
-    """One rule."""
+class Policy:
+    """One rule, and what it keeps: what it has learned of its calls, and who waits for a slot."""
 
-    name: str
-    models: Sequence[str]
-    limits: Sequence[Limit]
-    units: Sequence[str]
-    zeros: Sequence[int]
-    """As many."""
-    observed: Sequence[str]
-    """The unit of each limit that a provider's remainder of it is for, and "" for the others."""
-    split_by: Sequence[str]
-    max_wait: float
-    """Microseconds, of calls that do not say theirs."""
-    longest_wait: float
-    """Of those that do."""
-    allows_without_store: bool
-    token_costs: TokenCosts | None
-    """None where calls are charged as they say."""
-    turns: Turns | None
-    """Where calls need a slot as well."""
-    max_pause: float
-    """Seconds: the longest pause that is believed."""
-    uncounted: Uncounted
-    most_used: Mapping[str, int]
-    """By unit: what a call cannot have cost."""
+    def __init__(self, settings: PolicySettings, queue: SlotQueue | None) -> None:
+        self.settings = settings
+        self.name = settings.name
+        # These are read for each run, faster than from the settings.
+        self.limits = settings.limits
+        self.units = settings.units
+        self.queue = queue
+        """Where calls need a slot as well."""
+        self.token_costs: TokenCosts | None = None
+        """None where calls are charged what they say."""
+        if {TOKENS, INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units):
+            learned = LearnedOutput() if settings.reserve_output == "learned" else None
+            self.token_costs = TokenCosts(self.limits, learned, settings.default_output)
+        self.learns = bool(self.token_costs and self.token_costs.learned)
+        """Whether settlements teach it what calls write."""
+        self._uncounted = Uncounted(self.name, self.units)
+
+    def costs_of(self, run: AcquireRun) -> list[Costs]:
+        """What each call of a run is charged, in the order of the limits."""
+        units, costs, count = run.units, run.costs, len(run.ids)
+        width = len(units)
+        nothing = [0] * count
+        by_unit: Columns = {"requests": [1] * count, TOKENS: nothing}
+        for i, unit in enumerate(units):
+            by_unit[unit] = costs[i::width]
+        if width > 2:  # beside requests and tokens
+            self._uncounted.notice(units)
+        if self.token_costs:
+            self.token_costs.charge(run.model, by_unit)
+        return [*zip(*[by_unit.get(unit, nothing) for unit in self.units], strict=True)]
+
+    def max_wait(self, seconds: float | None) -> float:
+        """Microseconds that a call waits at most that says so."""
+        if seconds is None:
+            return self.settings.default_wait
+        return min(seconds * SECOND, self.settings.longest_wait)
 
     def require_sensible(self, used: Mapping[str, int]) -> None:
-        """Raise InvalidRequest for what no call can have cost, by unit."""
-        for unit, amount in used.items():
-            most = self.most_used.get(unit, amount)
-            if amount > most:
-                field = unit if unit == "tokens" else f"units.{unit}"
-                raise InvalidRequest(
-                    field,
-                    f"must be at most {most}, twice its limit or what leaks in a day, not {amount}",
-                )
+        """Raise InvalidRequest if no call can have cost so much of a unit. Looks at the units that
+        the policy does not count, too."""
+        self._uncounted.notice(used)
+        self.settings.require_sensible(used)
 
 
 class Rules:
-    """All policies, in their order; the first that covers a model decides its calls."""
+    """All policies, in their order; the first that covers a model decides its calls.
 
-    def __init__(self, settings: Iterable[PolicySettings], slots: AsyncSlots) -> None:
-        self.all = [_policy(each, slots) for each in settings]
+    ``queues`` are by the policies' names: who waits there goes on when the rules are replaced.
+    """
+
+    def __init__(self, settings: Iterable[PolicySettings], queues: Mapping[str, SlotQueue]) -> None:
+        self.all = [Policy(each, queues.get(each.name)) for each in settings]
         self.by_name = {policy.name: policy for policy in self.all}
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._first_to_name: dict[str, int] = {}
         for i, policy in enumerate(self.all):
-            for name in filterfalse(_WILDCARD.search, policy.models):
+            for name in filterfalse(_WILDCARD.search, policy.settings.models):
                 self._first_to_name.setdefault(name, i)
-            if patterns := [*map(_expression, filter(_WILDCARD.search, policy.models))]:
+            if patterns := [*map(_expression, filter(_WILDCARD.search, policy.settings.models))]:
                 self._patterns.append((i, re.compile("|".join(patterns))))
 
     def first_that_covers(self, model: str) -> Policy:
@@ -88,48 +99,3 @@ class Rules:
 def _expression(pattern: str) -> str:
     """Of a pattern in which only * and ? are wild: models have names such as ``claude[1m]``."""
     return translate(pattern.replace("[", "[[]"))  # to fnmatch, a class of one character
-
-
-def _policy(settings: PolicySettings, slots: AsyncSlots) -> Policy:
-    limits = settings.limits
-    max_wait = LONGEST_HOLD if settings.max_wait is None else settings.max_wait * SECOND
-    return Policy(
-        settings.name,
-        settings.models,
-        limits,
-        tuple(limit.unit for limit in limits),
-        (0,) * len(limits),
-        tuple(limit.unit if _is_shortest(limit, limits) else "" for limit in limits),
-        settings.split_by,
-        max_wait,
-        max(max_wait, LONGEST_HOLD),
-        settings.on_store_failure == "allow",
-        _token_costs(settings, limits),
-        Turns(slots, settings.concurrent, settings.lease) if settings.concurrent else None,
-        settings.max_pause,
-        Uncounted(settings.name, settings.units),
-        _most_used(limits),
-    )
-
-
-def _most_used(limits: Iterable[Limit]) -> dict[str, int]:
-    """Twice the amount, which calls are known to exceed, or what leaks in the longest hold."""
-    most: dict[str, int] = {}
-    for limit in limits:
-        bound = int(max(2 * limit.amount, limit.rate * LONGEST_HOLD))
-        most[limit.unit] = min(bound, most.get(limit.unit, bound))
-    if "tokens" in most:
-        for part in ("input_tokens", "output_tokens"):
-            most[part] = min(most["tokens"], most.get(part, most["tokens"]))
-    return most
-
-
-def _is_shortest(limit: Limit, limits: Sequence[Limit]) -> bool:
-    return all(limit.period <= other.period for other in limits if other.unit == limit.unit)
-
-
-def _token_costs(settings: PolicySettings, limits: Sequence[Limit]) -> TokenCosts | None:
-    if not {"tokens", "input_tokens", "output_tokens"} & {*settings.units}:
-        return None
-    learned = LearnedOutput() if settings.reserve_output == "learned" else None
-    return TokenCosts(limits, learned, settings.default_output)

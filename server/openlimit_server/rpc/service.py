@@ -1,8 +1,8 @@
-"""The servicer: wire to policies and back, nothing else."""
+"""The servicer: wire to engine and back, nothing else."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeVar
@@ -12,19 +12,15 @@ from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Grant
+from openlimit.operations import Acquire, Grant
 from openlimit.v1 import rate_limit_pb2
-from openlimit.v1.rate_limit_pb2 import (
-    AcquireBatchRequest,
-    AcquireBatchResponse,
-    AcquireRequest,
-    AcquireResponse,
-)
-from openlimit.wire import fields as wire
-from openlimit.wire import messages as items
+from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireBatchResponse, AcquireRequest
 from openlimit.wire import status as statuses
-from openlimit_server.engine.engine import Answer, Asked, Policies
-from openlimit_server.engine.turns import HELD
+from openlimit.wire.codecs import CODECS, Codec, readable
+from openlimit.wire.columns import acquire_runs
+from openlimit.wire.fields import write_grant
+from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.queue import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 from openlimit_server.rpc.stream import Stream
@@ -34,7 +30,7 @@ _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _ROUNDS = 5
 _MOST_IN_BATCH, _SLICE_OF_BATCH = 1000, 64
-_TOLD = items.KINDS.values()
+_CODECS = CODECS.values()
 _Request = TypeVar("_Request", bound=Message)
 _Context = ServicerContext[Any, Any]
 
@@ -48,16 +44,15 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, policies: Policies) -> None:
-        self._policies = policies
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._streams: set[Stream] = set()
         self._slices = Slices()
         self._refused = 0
         self._handlers = {
-            "Acquire": _unary(self.acquire, AcquireRequest),
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream),
-        } | {kind.method: _unary(partial(self.tell, kind), kind.request) for kind in _TOLD}
+        } | {each.method: _unary(partial(self.decide, each), each.request) for each in _CODECS}
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -66,14 +61,16 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         service, _, method = handler_call_details.method[1:].partition("/")
         return self._handlers.get(method) if service == SERVICE else None
 
-    async def acquire(self, request: AcquireRequest, context: _Context) -> AcquireResponse:
+    async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
+        """Any unary call but AcquireBatch."""
         left = context.time_remaining()
-        # A client that is told QUEUED in time keeps its place; one whose call ran out loses it.
-        held = HELD if left is None else min(HELD, left / 2)
-        answer = await self._answer(wire.read_request(request), held)
-        assert isinstance(answer, Grant)
-        response = AcquireResponse()
-        wire.write_decision(answer, response)
+        # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
+        hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
+        [outcome] = await self._engine.decide([codec.read(request)], hold)
+        if isinstance(outcome, OpenLimitError):
+            raise outcome
+        response = codec.response()
+        codec.write_outcome(outcome, response)
         return response
 
     async def acquire_batch(
@@ -83,38 +80,43 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             reason = f"must be at most {_MOST_IN_BATCH}, not {len(request.acquisitions)}"
             raise InvalidRequest("acquisitions", reason)
         share = Share(self._slices)
-        deciding: list[asyncio.Task[list[Answer]]] = []
+        deciding: list[asyncio.Task[list[Grant | OpenLimitError]]] = []
         async with asyncio.TaskGroup() as group:
             for first in range(0, len(request.acquisitions), _SLICE_OF_BATCH):
                 await share.take(SLICE)
                 part = request.acquisitions[first : first + _SLICE_OF_BATCH]
-                answering = self._policies.answer([*map(wire.readable, part)])
-                deciding.append(group.create_task(answering))
+                deciding.append(group.create_task(self._decide_some(part)))
         response = AcquireBatchResponse()
         for decided in deciding:
             await share.take(SLICE)
-            for answer in decided.result():
+            for outcome in decided.result():
                 result = response.results.add()
-                if isinstance(answer, Grant):
-                    wire.write_decision(answer, result.granted)
+                if isinstance(outcome, Grant):
+                    write_grant(outcome, result.granted)
                 else:
-                    assert isinstance(answer, OpenLimitError)
-                    result.error.CopyFrom(statuses.status_of(answer)[1])
+                    result.error.CopyFrom(statuses.status_of(outcome)[1])
         return response
 
+    async def _decide_some(
+        self, requests: Sequence[AcquireRequest]
+    ) -> list[Grant | OpenLimitError]:
+        """As runs of those that differ in their costs only."""
+        calls = [readable(CODECS[Acquire], request) for request in requests]
+        outcomes: dict[int, Any] = {
+            i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
+        }
+        runs = acquire_runs((i, call) for i, call in enumerate(calls) if isinstance(call, Acquire))
+        for run, grants in zip(runs, await self._engine.decide(runs), strict=True):
+            outcomes |= {number: grants.outcome(i) for i, number in enumerate(run.ids)}
+        return [outcomes[i] for i in range(len(requests))]
+
     async def acquire_stream(self, context: _Context) -> None:
-        stream = Stream(self._policies, context, self._slices)
+        stream = Stream(self._engine, context, self._slices)
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
-
-    async def tell(self, kind: items.Kind, request: Message, _: _Context) -> Message:
-        answer = await self._answer(kind.read(request))
-        response = kind.response()
-        items.write_outcome(kind, answer, response)
-        return response
 
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
@@ -124,11 +126,10 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         servicer by then. Calls in flight go on.
         """
         self._handlers = {
-            "Acquire": _unary(self._refuse, AcquireRequest),
             "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse),
-        } | {kind.method: _unary(self._refuse, kind.request) for kind in _TOLD}
-        self._policies.drain()
+        } | {each.method: _unary(self._refuse, each.request) for each in _CODECS}
+        self._engine.drain()
         for stream in self._streams:
             stream.drain()
         for _ in range(_ROUNDS):  # and no longer, whatever clients do
@@ -136,12 +137,6 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             await asyncio.sleep(_QUIET)
             if seen == self._refused:
                 break
-
-    async def _answer(self, asked: Asked, held: float = 0) -> Answer:
-        [answer] = await self._policies.answer([asked], held)
-        if isinstance(answer, OpenLimitError):
-            raise answer
-        return answer
 
     async def _refuse(self, *_: object) -> Any:
         self._refused += 1

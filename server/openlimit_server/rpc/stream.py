@@ -1,41 +1,40 @@
-"""One AcquireStream: questions are read, decided and answered at the same time, each many at once.
+"""One AcquireStream: operations are read, carried out and answered at the same time, each many at
+once.
 
 Memory is bounded whatever the client does: so much may be undecided, and more is refused. A client
-that does not read its answers is not read from. A client that asks for much gets slices of the time
-that all share.
+that does not read its outcomes is not read from. A client that asks for much gets slices of the
+time that all share.
 """
 
 import asyncio
 import os
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Acquire, Grant
-from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
-from openlimit.wire import messages as items
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire import status as statuses
+from openlimit.wire.columns import AcquireRun, SettleRun
 from openlimit.wire.fields import TIMEOUT
-from openlimit_server.engine.engine import Answer, Asked, Policies
-from openlimit_server.engine.turns import HELD
+from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_operations
+from openlimit_server.engine.engine import Asked, Engine
+from openlimit_server.engine.queue import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
+from openlimit_server.rpc.outbox import Outbox
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 
-_MOST_READ = 10 * items.MOST_IN_FLIGHT  # at once: what is refused takes memory as well
-# Bytes of questions, and answers, of a client that does not read. One that asks all that may be in
-# flight before it reads gets through.
+_MOST_READ = 10 * MOST_IN_FLIGHT  # at once: what is refused takes memory as well
+# Bytes of operations, and outcomes, of a client that does not read. One that sends all that may be
+# in flight before it reads gets through.
 _MOST_UNREAD, _MOST_UNWRITTEN = 1 << 19, 256
-_MOST_IN_MESSAGE = 128
-_MOST_BYTES = 1 << 20  # of a message: a quarter of what gRPC's clients take
-# In the size of slices: what gRPC does to read or write one; and the bytes of a question of a run.
+# In the size of slices: what gRPC does to read or write one; and the bytes of a call of a run.
 _MESSAGE, _BYTES = 24, 4
 _KEPT_AT_LEAST, _KEPT_AT_MOST = 1.0, 60.0  # seconds for which runs can be repeated
 
@@ -50,24 +49,32 @@ def _timeout(context: ServicerContext[Any, Any]) -> float:
     return inf
 
 
-class Stream:
-    """Answers what the client of one call asks, until either side ends it."""
+class _Part:
+    """A slice of a message while it is decided."""
 
-    def __init__(
-        self, policies: Policies, context: ServicerContext[Any, Any], slices: Slices
-    ) -> None:
-        self._policies = policies
+    def __init__(self, settled_runs: int) -> None:
+        self.settled_runs = settled_runs
+        """How many end in it."""
+        self.undecided = 1
+        """What is decided at once, and each SettleRun that is decided apart."""
+
+
+class Stream:
+    """Carries out what the client of one call asks, until either side ends it."""
+
+    def __init__(self, engine: Engine, context: ServicerContext[Any, Any], slices: Slices) -> None:
+        self._engine = engine
         self._context = context
         self._share = Share(slices)
         timeout = _timeout(context)
         # Callers are held, but not until their client takes that for an outage.
-        self._held = min(HELD, timeout / 2)
-        # A client that has lost its stream asks again elsewhere, until it gives up.
+        self._hold = min(MAX_HOLD, timeout / 2)
+        # A client that has lost its stream sends its runs again elsewhere, until it gives up.
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
         self._asker = os.urandom(8).hex()
-        self._unwritten: list[tuple[int, Asked | None, Answer | Status]] = []
+        self._outbox = Outbox()
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
         self._unread: deque[bytes] = deque()
@@ -76,8 +83,9 @@ class Stream:
         self._taken = asyncio.Event()
         self._draining = False
         self._failure: OpenLimitError | None = None
-        self._reads_runs = False
         self._reading: asyncio.Task[None] | None = None
+        self._parts: deque[_Part] = deque()
+        self._settled_runs = 0
 
     async def run(self) -> None:
         """Raises InvalidRequest for bytes that are no message, and LimiterUnavailable in a drain.
@@ -87,7 +95,7 @@ class Stream:
         self._reading = asyncio.create_task(self._read())
         self._reading.add_done_callback(lambda _: self._to_write.set())
         try:
-            while self._is_taking or self._undecided or self._unwritten or not self._reading.done():
+            while self._is_taking or self._undecided or self._outbox or not self._reading.done():
                 await self._to_write.wait()
                 self._to_write.clear()
                 await self._write()
@@ -95,7 +103,7 @@ class Stream:
             for task in (self._reading, *self._deciding):
                 task.cancel()
             if self._reading.done() and not self._reading.cancelled():
-                self._reading.exception()  # nobody is left to tell, so asyncio need not log it
+                self._reading.exception()  # nobody is left to hear it, so asyncio need not log it
             self._give_back()
         if self._failure:
             raise self._failure
@@ -146,31 +154,43 @@ class Stream:
             self._reading.cancel()
 
     async def _take(self, data: bytes) -> None:
-        """Have all questions of a message decided, as fast as the client reads answers."""
+        """Have all operations of a message decided, as fast as the client reads outcomes."""
         await self._share.take(min(len(data) // _BYTES, SLICE))
         try:
             message = AcquireStreamRequest.FromString(data)
         except DecodeError:
             raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest") from None
-        left = items.count_questions(message)
+        left = count_operations(message)
         if left > _MOST_READ:
-            raise InvalidRequest("questions", f"must be at most {_MOST_READ} in a message")
-        self._reads_runs = self._reads_runs or bool(message.runs)
-        room = items.MOST_IN_FLIGHT - self._undecided
-        for numbers, asked in items.read_questions(message, self._kept):
-            left -= len(numbers)
-            if room < len(numbers):
-                self._answer((each, None, statuses.TOO_MANY_IN_FLIGHT) for each in numbers[room:])
-                del numbers[room:], asked[room:]
-            if numbers:
-                room -= len(numbers)
-                self._undecided += len(numbers)
-                self._start(self._decide(numbers, asked))
-            while len(self._unwritten) > _MOST_UNWRITTEN:
+            raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
+        room = MOST_IN_FLIGHT - self._undecided
+        for numbers, asked, settled_runs in read_operations(message, self._kept):
+            size = sum(map(len, numbers))
+            left -= size
+            if size > room:
+                self._refuse_some(numbers, asked, room)
+                size = room
+            room -= size
+            self._undecided += size
+            part = _Part(settled_runs)
+            self._parts.append(part)
+            self._start(self._decide(part, numbers, asked))
+            while len(self._outbox) > _MOST_UNWRITTEN:
                 self._written.clear()
                 await self._written.wait()
             if left:
                 await self._share.take(SLICE)
+
+    def _refuse_some(self, numbers: list[Sequence[int]], asked: list[Any], room: int) -> None:
+        """Leave as many in these lists as there is room for; the others are too many in flight."""
+        for place, ids in enumerate(numbers):
+            if len(ids) > room:
+                self._outbox.add(ids[room:], None, statuses.TOO_MANY_IN_FLIGHT)
+                numbers[place] = ids[:room]
+                if isinstance(asked[place], AcquireRun | SettleRun):
+                    asked[place] = asked[place].only(range(room))
+            room = max(0, room - len(ids))
+        self._to_write.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -178,68 +198,64 @@ class Stream:
         task.add_done_callback(self._deciding.discard)
         return task
 
-    async def _decide(self, numbers: list[int], asked: Sequence[Asked]) -> None:
+    async def _decide(
+        self, part: _Part, numbers: list[Sequence[int]], asked: Sequence[Asked]
+    ) -> None:
         apart: set[int] = set()
 
-        def decide_apart(place: int, deciding: Coroutine[Any, Any, Answer]) -> None:
+        def decide_apart(
+            place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
+        ) -> None:
             apart.add(place)
-            task = self._start(self._decide_alone(numbers[place], asked[place], deciding))
+            part.undecided += isinstance(asked[place], SettleRun)
+            ids = numbers[place] if position is None else [numbers[place][position]]
+            task = self._start(self._decide_apart(part, ids, asked[place], deciding))
             task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
 
-        answers: list[Answer]
+        answers: list[Any]
         try:
-            answers = await self._policies.answer(asked, self._held, decide_apart, self._asker)
+            answers = await self._engine.decide(asked, self._hold, decide_apart, self._asker)
         except Exception as error:  # a fault of ours must leave nobody without an answer
             answers = [could_not_decide(error)] * len(numbers)
-        self._undecided -= len(numbers) - len(apart)
-        answered = zip(numbers, asked, answers, strict=True)
-        if apart:
-            self._answer(each for place, each in enumerate(answered) if place not in apart)
-        else:
-            self._answer(answered)
+        for place, (ids, each, answer) in enumerate(zip(numbers, asked, answers, strict=True)):
+            if place not in apart:
+                self._undecided -= len(ids)
+                self._outbox.add(ids, each, answer)
+        self._decided(part)
 
-    async def _decide_alone(
-        self, number: int, asked: Asked, deciding: Coroutine[Any, Any, Answer]
+    async def _decide_apart(
+        self, part: _Part, ids: Sequence[int], asked: Asked, deciding: Coroutine[Any, Any, Any]
     ) -> None:
         try:
             answer = await deciding
         except Exception as error:
             answer = could_not_decide(error)
-        self._undecided -= 1
-        self._answer([(number, asked, answer)])
+        self._undecided -= len(ids)
+        self._outbox.add(ids, asked, answer)
+        if isinstance(asked, SettleRun):
+            self._decided(part)
+        else:
+            self._to_write.set()
 
-    def _answer(self, answers: Iterable[tuple[int, Asked | None, Answer | Status]]) -> None:
-        self._unwritten.extend(answers)
+    def _decided(self, part: _Part) -> None:
+        """Acknowledge the SettleRuns that have ended, in their order."""
+        part.undecided -= 1
+        before = self._settled_runs
+        while self._parts and not self._parts[0].undecided:
+            self._settled_runs += self._parts.popleft().settled_runs
+        if self._settled_runs > before:
+            self._outbox.settled(self._settled_runs)
         self._to_write.set()
 
     async def _write(self) -> None:
-        while self._unwritten:
-            await self._share.take(_MESSAGE + min(len(self._unwritten), _MOST_IN_MESSAGE))
-            await self._context.write(self._next_message())
+        while self._outbox:
+            await self._share.take(_MESSAGE + self._outbox.next_size())
+            await self._context.write(self._outbox.next_message())
             self._written.set()
 
-    def _next_message(self) -> bytes:
-        """Of the answers that came first. They are taken out: the message may arrive even if it is
-        cut off on the way."""
-        most = _MOST_IN_MESSAGE
-        while True:
-            answers = self._unwritten[:most]
-            response = AcquireStreamResponse()
-            items.write_answers(answers, response, self._reads_runs)
-            data: bytes = response.SerializeToString()
-            if len(data) <= _MOST_BYTES or most == 1:
-                del self._unwritten[:most]
-                return data
-            most = (len(answers) + 1) // 2
-
     def _give_back(self) -> None:
-        granted = [
-            (asked, answer)
-            for _, asked, answer in self._unwritten
-            if isinstance(asked, Acquire) and isinstance(answer, Grant)
-        ]
-        if granted:
-            giving_back = self._policies.give_back(granted, self._asker)
+        if granted := [*self._outbox.granted()]:
+            giving_back = self._engine.give_back(granted, self._asker)
             task = asyncio.get_running_loop().create_task(giving_back)
             _giving_back.add(task)
             task.add_done_callback(_giving_back.discard)

@@ -1,11 +1,19 @@
 """A provider on loopback, and a real limiter that also writes down what it is told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
 from openlimit import ChatRateLimiter
-from openlimit.operations import Grant
+from openlimit.operations import (
+    Acquire,
+    Grant,
+    Observe,
+    Penalize,
+    Release,
+    Report,
+    Settle,
+)
 from tests.support.loopback_provider import Provider, serving
 
 
@@ -22,28 +30,25 @@ class Witness(ChatRateLimiter):
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
 
-    def reserve(self, model: str, costs: Mapping[str, int], max_wait: float | None = None) -> Grant:
-        self.charged.append((model, costs["tokens"]))
-        return super().reserve(model, costs, max_wait)._replace(lease=30)
+    def acquire(self, call: Acquire) -> Grant:
+        self.charged.append((call.model, call.costs["tokens"]))
+        return super().acquire(call)._replace(lease=30)
 
-    async def areserve(
-        self, model: str, costs: Mapping[str, int], max_wait: float | None = None
-    ) -> Grant:
-        self.charged.append((model, costs["tokens"]))
-        return (await super().areserve(model, costs, max_wait))._replace(lease=30)
+    async def aacquire(self, call: Acquire) -> Grant:
+        self.charged.append((call.model, call.costs["tokens"]))
+        return (await super().aacquire(call))._replace(lease=30)
 
-    def settle(self, decision: Grant, reserved: Mapping[str, int], used: Mapping[str, int]) -> None:
-        self.settled.append(dict(used))
-        self.over += 1
-
-    def release(self, decision: Grant) -> None:
-        self.over += 1
-
-    def _observe(self, model: str, remaining: Mapping[str, float]) -> None:
-        self.observed.append((dict(remaining), model))
-
-    def _penalize(self, model: str, retry_after: float) -> None:
-        self.penalties.append((retry_after, model))
+    def tell(self, operation: Report) -> None:
+        match operation:
+            case Settle(_, _, used):
+                self.settled.append(dict(used))
+                self.over += 1
+            case Release():
+                self.over += 1
+            case Observe(model, _, remaining):
+                self.observed.append((dict(remaining), model))
+            case Penalize(model, _, retry_after):
+                self.penalties.append((retry_after, model))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownM
 from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.tokens.counting import count_tokens
+from tests.support.calls import a_call
 from tests.support.loopback_provider import Answer, Provider
 from tests.support.server_process import serving_policies
 from tests.system.integrations.conftest import Witness
@@ -695,6 +696,6 @@ async def test_a_wait_that_is_cancelled_gives_its_place_back(busy: str, provider
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.chat.completions.create(**CHAT), 0.1)
     async with RemoteLimiter(busy, max_wait=61) as limiter:
-        wait = (await limiter.areserve("gpt-4o", {"requests": 1, "tokens": 1})).wait
+        wait = (await limiter.aacquire(a_call("gpt-4o", {"requests": 1, "tokens": 1}))).wait
     assert wait < 60.5e6
     assert len(provider.requests) == 1

@@ -20,7 +20,7 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.cluster import leads_to, read_map
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import _PROBES, probe
 from tests.contracts.store import waits
 from tests.support.asking import a_second, all_give_up, asking, healed, wait_of
@@ -157,10 +157,10 @@ async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
     assert sorted(slot * 8 // SLOTS for slot in slots) == list(range(8))
     async with asking(cluster.url) as store:
         await healed(store)
-        policies = Policies([], store)
-        assert await probe(store, policies) is None
+        engine = Engine([], store)
+        assert await probe(store, engine) is None
         cluster.masters[1].signal(signal.SIGSTOP)
-        assert await probe(store, policies) is None
+        assert await probe(store, engine) is None
         cluster.masters[1].signal(signal.SIGCONT)
 
 

@@ -22,6 +22,7 @@ from openlimit import (
 from openlimit.bucket.limit import SECOND
 from openlimit.tokens.counting import count_tokens
 from tests.support.asking import SLACK, TIMEOUT
+from tests.support.calls import a_call
 from tests.support.clock import FakeClock
 from tests.support.redis_process import RedisProcess, serving_redis
 
@@ -74,10 +75,10 @@ def test_the_seeds_signatures(
 
 def test_who_shares_a_bucket(server: RedisProcess, limiter: ChatRateLimiterWithRedis) -> None:
     """Those with the same Redis, database, prefix and key do, of whatever kind they are."""
-    assert limiter.reserve("", A_SECOND).wait == 0
+    assert limiter.acquire(a_call("", A_SECOND)).wait == 0
     same = CompletionRateLimiterWithRedis(60, 6000, server.url, bucket_key="chat")
     with same:
-        assert 0.5 * SECOND < same.reserve("", A_SECOND).wait <= SECOND
+        assert 0.5 * SECOND < same.acquire(a_call("", A_SECOND)).wait <= SECOND
     for other in (
         EmbeddingRateLimiterWithRedis(60, 6000, server.url),
         ChatRateLimiterWithRedis(60, 6000, server.url, bucket_key="team"),
@@ -85,7 +86,7 @@ def test_who_shares_a_bucket(server: RedisProcess, limiter: ChatRateLimiterWithR
         ChatRateLimiterWithRedis(60, 6000, f"{server.url}?prefix=mine"),
     ):
         with other:
-            assert other.reserve("", A_SECOND).wait == 0
+            assert other.acquire(a_call("", A_SECOND)).wait == 0
     with server.client() as client:
         keys = {"openlimit:chat", "openlimit:embedding", "openlimit:team", "mine:chat"}
         assert set(client.keys()) == keys
@@ -183,7 +184,7 @@ from openlimit import ChatRateLimiterWithRedis
 
 with ChatRateLimiterWithRedis(600, 6000, sys.argv[1], bucket_key="processes") as limiter:
     for _ in range(10):
-        decision = limiter.reserve("", {"requests": 1, "tokens": 100})
+        decision = limiter.acquire(a_call("", {"requests": 1, "tokens": 100}))
         print(time.monotonic() + decision.wait / 1_000_000)
 """
 
@@ -209,7 +210,7 @@ async def test_a_cancelled_wait_gives_the_reservation_back(
             async with asyncio.timeout(delay), limiter.limit(model="gpt-4o", tokens=6000):
                 pytest.fail("it had to wait")
     await limiter.aclose()  # by then all is given back
-    assert 50 * SECOND < (await limiter.areserve("", A_SECOND)).wait < 60 * SECOND
+    assert 50 * SECOND < (await limiter.aacquire(a_call("", A_SECOND))).wait < 60 * SECOND
 
 
 def test_an_interrupted_wait_gives_the_reservation_back(
@@ -226,7 +227,7 @@ def test_an_interrupted_wait_gives_the_reservation_back(
         with pytest.raises(KeyboardInterrupt):
             limiter.wait_for_capacity_sync(6000)
     limiter.close()
-    assert 50 * SECOND < limiter.reserve("", A_SECOND).wait < 60 * SECOND
+    assert 50 * SECOND < limiter.acquire(a_call("", A_SECOND)).wait < 60 * SECOND
 
 
 async def test_the_decorator(limiter: ChatRateLimiterWithRedis, clock: FakeClock) -> None:
@@ -274,15 +275,15 @@ async def test_closing_ends_the_thread_and_the_connection(server: RedisProcess) 
 
     limiter = ChatRateLimiterWithRedis(60, 6000, server.url, bucket_key="closing")
     with limiter:
-        limiter.reserve("", A_SECOND)
+        limiter.acquire(a_call("", A_SECOND))
         assert open_now() == (1, 1)
     assert open_now() == (0, 0)
     async with limiter:
-        await limiter.areserve("", A_SECOND)
-        limiter.reserve("", A_SECOND)
+        await limiter.aacquire(a_call("", A_SECOND))
+        limiter.acquire(a_call("", A_SECOND))
         assert open_now() == (1, 1)
     assert open_now() == (0, 0)
-    limiter.reserve("", A_SECOND)
+    limiter.acquire(a_call("", A_SECOND))
     limiter.close()
     limiter.close()
     await limiter.aclose()
@@ -312,4 +313,4 @@ def test_what_can_never_work_is_refused_at_once(limiter: ChatRateLimiterWithRedi
         ChatRateLimiterWithRedis(request_limit=0)
     with pytest.raises(CostExceedsLimit):
         limiter.wait_for_capacity_sync(6001)
-    assert limiter.reserve("", A_SECOND).wait == 0
+    assert limiter.acquire(a_call("", A_SECOND)).wait == 0

@@ -11,17 +11,17 @@ from openlimit.stores.redis.address import GUIDE_TIMEOUT, RedisAddress, shuffled
 from openlimit.stores.redis.connection import hang_up
 from openlimit.stores.redis.reasons import is_expected, reason
 
-Place = tuple[str, int]
-"""Host and port of a node."""
+HostAndPort = tuple[str, int]
+"""Of a node."""
 
 _REFRESH_AFTER = 0.1  # seconds from one question to the cluster to the next
 _UNKNOWN = "?"  # the host of a node that was told to go by its name and was given none
 
 
 class _Map(NamedTuple):
-    masters: list[Place | None]
-    """By slot; None where no node has it."""
-    nodes: set[Place]
+    masters: list[HostAndPort | None]
+    """By hash slot; None where no node has it."""
+    nodes: set[HostAndPort]
     """Masters and replicas."""
 
     @property
@@ -29,7 +29,7 @@ class _Map(NamedTuple):
         return None not in self.masters
 
 
-class ClusterSlots:
+class ClusterMap:
     """The map from keys to nodes. It stays in use while a newer one is being fetched."""
 
     def __init__(self, address: RedisAddress) -> None:
@@ -49,7 +49,7 @@ class ClusterSlots:
                 await asyncio.wait([self._refreshing], timeout=self._address.timeout)
         return self._map is not None
 
-    def place(self, key: str) -> Place | None:
+    def node_of(self, key: str) -> HostAndPort | None:
         """The node that holds a key; None where no node does, as far as the map goes."""
         return self._map and self._map.masters[key_slot(key.encode(errors="replace"))]
 
@@ -69,13 +69,13 @@ class ClusterSlots:
     async def _refresh(self) -> None:
         """The first whole map that any node has, else the one with the fewest gaps."""
         best: _Map | None = None
-        for place in shuffled(set(self._address.hosts) | (self._map.nodes if self._map else set())):
+        for node in shuffled(set(self._address.hosts) | (self._map.nodes if self._map else set())):
             try:
-                found = await self._fetch(place)
+                found = await self._fetch(node)
             except Exception as error:  # whatever it is, the next node may answer
                 if not is_expected(error):
                     tell_of_fault("reading a cluster's map", error)
-                self.failure = f"{place[0]}:{place[1]}: {reason(error, self._address)}"
+                self.failure = f"{node[0]}:{node[1]}: {reason(error, self._address)}"
                 continue
             if best is None or found.masters.count(None) < best.masters.count(None):
                 best = found
@@ -84,13 +84,13 @@ class ClusterSlots:
         self._map = best or self._map
         self._next_refresh = self._loop.time() + _REFRESH_AFTER
 
-    async def _fetch(self, place: Place) -> _Map:
-        client = self._address.guide(*place)
+    async def _fetch(self, node: HostAndPort) -> _Map:
+        client = self._address.guide(*node)
         try:
             async with asyncio.timeout(GUIDE_TIMEOUT):
                 # Not as redis-py reads it, which knows no node without a host.
                 ask: Any = client.execute_command  # it is not typed
-                return read_map(await ask("CLUSTER", "SLOTS"), place[0])
+                return read_map(await ask("CLUSTER", "SLOTS"), node[0])
         finally:
             await hang_up(client)
 
@@ -101,15 +101,15 @@ def read_map(reply: Any, asked: str) -> _Map:
     Raises what comes for a reply that is none.
     """
     found = _Map([None] * REDIS_CLUSTER_HASH_SLOTS, set())
-    for first, last, *nodes in reply:
-        places = [_place(node, asked) for node in nodes]
-        found.nodes.update(places)
-        for slot in range(first, last + 1):
-            found.masters[slot] = places[0]
+    for first, last, *told in reply:
+        nodes = [_host_and_port(node, asked) for node in told]
+        found.nodes.update(nodes)
+        for hash_slot in range(first, last + 1):
+            found.masters[hash_slot] = nodes[0]
     return found
 
 
-def _place(node: Sequence[Any], asked: str) -> Place:
+def _host_and_port(node: Sequence[Any], asked: str) -> HostAndPort:
     host, port, *more = node
     name = host.decode() if host else ""
     if name == _UNKNOWN:
@@ -118,6 +118,6 @@ def _place(node: Sequence[Any], asked: str) -> Place:
     return name or asked, int(port)
 
 
-def leads_to(host: str, port: int, asked: str) -> Place:
+def leads_to(host: str, port: int, asked: str) -> HostAndPort:
     """Where a redirection leads that the host ``asked`` has answered with."""
     return (asked if host in ("", _UNKNOWN) else host), port

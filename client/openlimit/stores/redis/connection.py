@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
-from openlimit.stores.redis.script import BUCKET, ScriptCall
+from openlimit.stores.redis.lua import BUCKET
+from openlimit.stores.redis.script import Call
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _has_ended(connection: AbstractConnection) -> bool:
     return reader.at_eof() or reader.exception() is not None or writer.is_closing()
 
 
-async def evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
+async def evaluate(client: Redis, calls: Sequence[Call], asking: bool) -> list[Any]:
     """The reply to each call, or the error; raises for what hits all."""
     replies = await _send(client, calls, asking)
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
@@ -74,12 +75,12 @@ async def evaluate(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> 
     return replies
 
 
-async def _send(client: Redis, calls: Sequence[ScriptCall], asking: bool) -> list[Any]:
+async def _send(client: Redis, calls: Sequence[Call], asking: bool) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for call in calls:
         if asking:
             pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
+        pipeline.execute_command("EVALSHA", call.script.sha, *call.encode())
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
     if not asking:
         return replies

@@ -19,20 +19,14 @@ from functools import partial
 from itertools import islice
 
 from redis.asyncio import Redis
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ReadOnlyError,
-    ResponseError,
-)
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError
 
 from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
-from openlimit.expiries import Expiries
 from openlimit.stores.redis.address import CONNECT_TIMEOUT, RedisAddress
 from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load
 from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
-from openlimit.stores.redis.script import AnyAnswer, AnyQuestion, script_calls
+from openlimit.stores.redis.script import AnyAnswer, AnyOperation, calls_of, size_of
 
 Clock = Callable[[], float]
 """Microseconds, the same for all who ask; for tests, since Redis has its own."""
@@ -41,7 +35,7 @@ Clock = Callable[[], float]
 # nobody is, they take microseconds, of which a trip takes a hundred.
 _PASSES = 8
 # What Redis and this process deal with in a tenth of a second or so.
-_MOST_QUESTIONS, _MOST_BUCKETS = 10_000, 1000
+_MOST, _MOST_BUCKETS = 10_000, 1000
 # Seconds for which a server that has failed is not tried again: callers are told so at once.
 _COOL_DOWN = 0.1
 # Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
@@ -56,13 +50,13 @@ _EVICTS = (
 _log = logging.getLogger(__name__)
 
 
-class _Asked:
-    """Questions in the queue for the next round trip."""
+class _Waiting:
+    """Operations in the queue for the next round trip."""
 
-    __slots__ = ("answers", "asking", "questions")
+    __slots__ = ("answers", "asking", "operations")
 
-    def __init__(self, questions: Sequence[AnyQuestion], asking: bool) -> None:
-        self.questions = questions
+    def __init__(self, operations: Sequence[AnyOperation], asking: bool) -> None:
+        self.operations = operations
         self.asking = asking
         loop = asyncio.get_running_loop()
         self.answers: asyncio.Future[list[AnyAnswer | AskError]] = loop.create_future()
@@ -71,7 +65,7 @@ class _Asked:
 class RedisNode:
     """A server that ``new_client`` connects to, asked by one event loop.
 
-    ``abandoned`` takes questions, and the answers that came too late for a cancelled caller.
+    ``abandoned`` takes operations, and the answers that came too late for a cancelled caller.
     """
 
     def __init__(
@@ -79,7 +73,7 @@ class RedisNode:
         address: RedisAddress,
         new_client: Callable[[], Redis],
         clock: Clock | None,
-        abandoned: Callable[[Sequence[AnyQuestion], Sequence[AnyAnswer | AskError]], None],
+        abandoned: Callable[[Sequence[AnyOperation], Sequence[AnyAnswer | AskError]], None],
     ) -> None:
         self._address = address
         self._new_client = new_client
@@ -91,34 +85,35 @@ class RedisNode:
         self._evicting = ""
         self._failure = ""
         self._retry_at = 0.0
-        self._queue: deque[_Asked] = deque()
-        self._expiries = Expiries(address.timeout, TimeoutError)
+        self._queue: deque[_Waiting] = deque()
         self.trips: asyncio.Task[None] | None = None
         """Under way, for whoever has asked."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(
-        self, questions: Sequence[AnyQuestion], asking: bool = False
+        self, operations: Sequence[AnyOperation], asking: bool = False
     ) -> list[AnyAnswer | AskError]:
         """Answer in order, within the address's timeout; ``asking`` follows a redirection.
 
-        An outage is LimiterUnavailable for each question, a redirection its AskError.
+        An outage is LimiterUnavailable for each operation, a redirection its AskError.
         """
         if self._client is None and (failure := await self._connected()):
-            return [failure] * len(questions)
-        asked = _Asked(questions, asking)
-        self._queue.append(asked)
-        self._expiries.watch(asked.answers)
+            return [failure] * len(operations)
+        waiting = _Waiting(operations, asking)
+        self._queue.append(waiting)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
             self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
-            return await asked.answers
+            async with asyncio.timeout(self._address.timeout):
+                return await waiting.answers
         except TimeoutError:
-            return [self._unavailable(self._too_slow())] * len(questions)
+            if waiting.answers.cancelled():
+                return [self._unavailable(self._too_slow())] * len(operations)
+            return waiting.answers.result()  # they came in this very moment
         except asyncio.CancelledError:
-            if not asked.answers.cancelled():
-                self._abandoned(questions, asked.answers.result())
+            if not waiting.answers.cancelled():
+                self._abandoned(operations, waiting.answers.result())
             raise
 
     async def aclose(self) -> None:
@@ -126,7 +121,6 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        self._expiries.close()
         if self._client:
             client, self._client = self._client, None
             await hang_up(client)
@@ -171,39 +165,39 @@ class RedisNode:
         finally:
             self.trips = None
 
-    def _next_batch(self) -> list[_Asked]:
+    def _next_batch(self) -> list[_Waiting]:
         """In order, as much as Redis answers in a moment: the rest must not run out of time."""
-        batch, size, buckets = list[_Asked](), 0, set[str]()
-        while self._queue and size < _MOST_QUESTIONS and len(buckets) < _MOST_BUCKETS:
-            asked = self._queue.popleft()
-            # Whoever was cancelled or ran out of time while it queued is charged nothing.
-            if not asked.answers.done():
-                batch.append(asked)
-                size += len(asked.questions)
-                buckets.update(question.bucket for question in asked.questions)
+        batch, size, buckets = list[_Waiting](), 0, set[str]()
+        while self._queue and size < _MOST and len(buckets) < _MOST_BUCKETS:
+            waiting = self._queue.popleft()
+            # Whoever was cancelled or ran out of time in the queue is charged nothing.
+            if not waiting.answers.done():
+                batch.append(waiting)
+                size += sum(map(size_of, waiting.operations))
+                buckets.update(operation.bucket for operation in waiting.operations)
         return batch
 
-    async def _trip(self, batch: Sequence[_Asked]) -> list[AnyAnswer | AskError]:
-        questions = [question for asked in batch for question in asked.questions]
+    async def _trip(self, batch: Sequence[_Waiting]) -> list[AnyAnswer | AskError]:
+        operations = [operation for waiting in batch for operation in waiting.operations]
         client = self._client
         if client is None:  # lost by the trip before, or it has ended and there is no other yet
-            return [self._unavailable(self._failure)] * len(questions)
+            return [self._unavailable(self._failure)] * len(operations)
         try:
-            calls = script_calls(questions, self._address.prefix, self._clock)
-            asking = any(asked.asking for asked in batch)
+            calls = calls_of(operations, self._address.prefix, self._clock)
+            asking = any(waiting.asking for waiting in batch)
             async with asyncio.timeout(self._address.timeout):
                 replies = await evaluate(client, calls, asking)
             answers: dict[int, AnyAnswer | AskError] = {}
             for call, reply in zip(calls, replies, strict=True):
                 if isinstance(reply, Exception):
                     trouble = self._trouble(client, call.key, reply)
-                    answers |= dict.fromkeys(call.places, trouble)
+                    answers |= dict.fromkeys(call.positions, trouble)
                 else:
-                    answers |= zip(call.places, call.answers(reply), strict=True)
-            return [answers[place] for place in range(len(questions))]
+                    answers |= zip(call.positions, call.decode(reply), strict=True)
+            return [answers[position] for position in range(len(operations))]
         except Exception as error:  # whatever it is, nobody may be left waiting
             self._lose(client, error)
-            return [self._unavailable(self._failure)] * len(questions)
+            return [self._unavailable(self._failure)] * len(operations)
 
     def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
@@ -213,14 +207,14 @@ class RedisNode:
             self._lose(client, reply)
         return self._unavailable(f"{key}: {reason(reply, self._address)}")
 
-    def _deliver(self, batch: Sequence[_Asked], answers: Sequence[AnyAnswer | AskError]) -> None:
+    def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[AnyAnswer | AskError]) -> None:
         rest = iter(answers)
-        for asked in batch:
-            own = list(islice(rest, len(asked.questions)))
-            if asked.answers.done():
-                self._abandoned(asked.questions, own)
+        for waiting in batch:
+            own = list(islice(rest, len(waiting.operations)))
+            if waiting.answers.done():
+                self._abandoned(waiting.operations, own)
             else:
-                asked.answers.set_result(own)
+                waiting.answers.set_result(own)
 
     def _lose(self, client: Redis, error: Exception) -> None:
         """Hang up, so that the next caller finds whoever serves by then."""

@@ -1,157 +1,225 @@
-"""Questions to calls of bucket.lua, and its replies to answers. No I/O.
+"""Operations to calls of bucket.lua, and its replies to answers. No I/O.
 
-One call decides any number of questions about one bucket, in order.
+One call carries out any number of operations of one bucket, in order.
 """
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from json import JSONEncoder
 from math import inf
-from typing import Any, cast
+from operator import sub
+from typing import Any, Literal, NamedTuple
 
-from openlimit.bucket.limit import SECOND, Costs, least_levels
-from openlimit.bucket.slots import Departure, Entry, Extension, SlotAnswer, SlotQuestion
-from openlimit.errors import CostExceedsLimit, WaitTooLong
-from openlimit.operations import Grant, new
+from openlimit.bucket import slots
+from openlimit.bucket.limit import SECOND, least_levels
+from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
+from openlimit.operations import new
 from openlimit.stores.protocol import (
     MARKED,
     REPEATABLE,
     SETTLED_WITHIN,
+    Acquire,
     Answer,
-    Demand,
+    Cancel,
+    Grants,
     Limits,
-    Observation,
-    Pause,
-    Question,
+    Observe,
+    Operation,
+    Penalize,
     Repeat,
-    Request,
     Secret,
-    Settlement,
-    Withdrawal,
+    Settle,
     not_started,
-    numbered,
     too_late,
     was_cancelled,
 )
-from openlimit.stores.redis.lua import Script, json
-from openlimit.stores.redis.slots import SlotCall
+from openlimit.stores.redis.lua import BUCKET, SLOTS, Script
 
-BUCKET = Script.read("bucket.lua")
+AnyOperation = Operation | slots.Operation
+AnyAnswer = Answer | slots.Answer
 
-# What one call decides at most: Redis does nothing else meanwhile, some milliseconds.
-_MOST_QUESTIONS = 1000
+# What one call carries out at most, unless a single operation is larger: Redis does nothing else
+# meanwhile, some milliseconds.
+_MOST = 1000
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
-_CANCEL, _SETTLE, _PAUSE, _OBSERVE = 1, 2, 3, 4
 _TAG = re.compile(r"[^{]*\{[^}]+\}")
-_OF_SLOTS = frozenset({Entry, Extension, Departure})
+_SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
+_to_json = JSONEncoder(separators=(",", ":")).encode
 
 
-class BucketCall:
-    """What one call of the script asks of one bucket."""
+class Call(NamedTuple):
+    """Operations of one bucket that one call of a script carries out."""
 
-    script = BUCKET
+    key: str
+    """Of the bucket's hash."""
+    operations: list[Any]
+    positions: list[int]
+    """Of each of the operations among all."""
+    prefix: str
+    clock: float | None
 
-    def __init__(self, bucket: str, prefix: str, limits: Limits, clock: float | None) -> None:
-        self.key = key_of(bucket, prefix)
-        self._prefix = prefix
-        self._keys = [self.key]
-        self._limits = [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits]
-        self._clock = clock
+    @property
+    def script(self) -> Script:
+        """Which carries them out."""
+        return SLOTS if isinstance(self.operations[0], slots.Operation) else BUCKET
+
+    def encode(self) -> Sequence[Any]:
+        """What follows EVALSHA and the script's name."""
+        if self.script is SLOTS:
+            return _encode_slots(self)
+        return _Encoder(self).encode()
+
+    def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
+        """The answer to each of the operations."""
+        if self.script is SLOTS:
+            return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
+        if isinstance(self.operations[0], Secret):
+            return [_text(reply[0])] * len(self.operations)
+        now, *answers = reply
+        return [_answer(*each, now) for each in zip(self.operations, answers, strict=True)]
+
+
+def size_of(operation: AnyOperation) -> int:
+    """How many acquisitions or settlements it has."""
+    if isinstance(operation, Acquire):
+        return len(operation.costs)
+    return len(operation.numbers) if isinstance(operation, Settle) else 1
+
+
+def calls_of(
+    operations: Iterable[AnyOperation], prefix: str, clock: Callable[[], float] | None
+) -> list[Call]:
+    """As few calls as there are buckets, unless there is very much for one.
+
+    ``clock`` returns microseconds; None for that of Redis.
+    """
+    now = clock and clock()
+    filling: dict[tuple[str, int], tuple[Call, int]] = {}
+    calls = []
+    for position, operation in enumerate(operations):
+        # By identity: limits are made once for many operations, and comparing them costs more.
+        target = operation.bucket, id(getattr(operation, "limits", None))
+        call, size = filling.get(target, (None, 0))
+        size += size_of(operation)
+        if call is None or size > _MOST:
+            call, size = (
+                Call(key_of(operation.bucket, prefix), [], [], prefix, now),
+                size_of(operation),
+            )
+            calls.append(call)
+        filling[target] = call, size
+        call.operations.append(operation)
+        call.positions.append(position)
+    return calls
+
+
+def key_of(bucket: str, prefix: str) -> str:
+    """The key of a bucket's hash."""
+    key = f"{prefix}:{bucket}"
+    # What is kept beside it has to share its hash slot, with braces of its own.
+    return key if _TAG.match(key) else _without_braces(key)
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("{", "%7B").replace("}", "%7D")
+
+
+def _encode_slots(call: Call) -> Sequence[Any]:
+    # Each part has a key, so the bucket's name must have a hash tag that is not empty.
+    content = {
+        "clock": call.clock,
+        "place_kept": slots.PLACE_KEPT,
+        "released_kept": slots.RELEASED_KEPT,
+        "most_released": slots.MOST_RELEASED,
+        "operations": [
+            (type(operation).__name__.lower(), *operation[1:]) for operation in call.operations
+        ],
+    }
+    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), _to_json(content)
+
+
+def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:
+    is_acquire = isinstance(operation, slots.Acquire)
+    return slots.Place(what, waited, arrival) if is_acquire else bool(what)
+
+
+class _Encoder:
+    """Writes one call of bucket.lua."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._keys = [call.key]
         self._which: dict[str, int] = {}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
-        self.questions: list[Any] = []
-        self.places: list[int] = []
-        """Where each of the questions stands among all."""
+        self._columns: list[Iterable[float]] = []
 
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What follows EVALSHA and the script's name."""
-        call: dict[str, Any] = {
-            "clock": self._clock,
-            "limits": self._limits,
-            "questions": self._arguments(),
+    def encode(self) -> Sequence[Any]:
+        first = self._call.operations[0]
+        if isinstance(first, Secret):
+            return 1, self._call.key, _to_json({"secret": first.proposed}), b""
+        limits: Limits = first.limits
+        content: dict[str, Any] = {
+            "clock": self._call.clock,
+            "limits": [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits],
+            "operations": [*map(self._write, self._call.operations)],
         }
         if len(self._keys) > 1:
-            call |= {
+            content |= {
                 "requests": self._remembered,
                 "lots": self._beside("lot", ""),
                 "settled_within": SETTLED_WITHIN,
                 "marked": MARKED,
             }
-        if isinstance(self.questions[0], Secret):
-            call["secret"] = self.questions[0].proposed
-        return len(self._keys), *self._keys, json(call)
+        columns = b"".join([_packed(column) for column in self._columns])
+        return len(self._keys), *self._keys, _to_json(content), columns
 
-    def answers(self, reply: Sequence[Any]) -> list[Answer]:
-        """One for each of the questions."""
-        if isinstance(self.questions[0], Secret):
-            return [_text(reply[0])] * len(self.questions)
-        count = 3 * len(self.questions)
-        now, before = reply[count], iter(reply[count + 1 :])
-        return [
-            _repeat(wait, next(before))
-            if what == _REPEAT
-            else _answer(question, what, wait, limit, now)
-            for question, what, wait, limit in zip(
-                self.questions, reply[:count:3], reply[1:count:3], reply[2:count:3], strict=True
-            )
-        ]
+    def _write(self, operation: Operation) -> Sequence[Any]:
+        match operation:
+            case Acquire(_, _, costs, max_wait, lot, first, _, places):
+                self._columns += zip(*costs, strict=True)
+                start: int | bool = False
+                if isinstance(places, range) and places.step == 1:
+                    start = places.start
+                elif operation.request:
+                    self._columns.append(places)
+                bound = -1 if max_wait == inf else max_wait
+                return "acquire", lot, first, len(costs), bound, self._request(operation), start
+            case Settle(_, _, lot, numbers, starts, reserved, actual):
+                self._columns.append(numbers)
+                if starts is not None:
+                    self._columns.append(starts)
+                pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
+                self._columns += (map(sub, *columns) for columns in pairs)
+                return "settle", starts is not None and self._lot(lot), lot, len(numbers)
+            case Cancel(_, _, lot, number, start_):
+                which = start_ is not None and self._lot(lot)
+                return "cancel", which, lot, number, start_ or 0
+            case Penalize(_, _, length):
+                return "penalize", length
+            case Observe(_, limits, remaining):
+                return "observe", least_levels(limits, remaining)
+            case Secret():
+                raise AssertionError("the secret has a key of its own")
 
-    def _arguments(self) -> list[Sequence[Any]]:
-        """The questions; those that follow each other in a run as columns."""
-        arguments: list[Sequence[Any]] = []
-        run: tuple[Request, float] | None = None
-        for question in self.questions:
-            if type(question) is not Demand:
-                arguments.append(self._told(question))
-                run = None
-                continue
-            _, _, cost, max_wait, name, request, place = question
-            if not request:
-                arguments.append((name, _bound(max_wait), cost))
-                run = None
-                continue
-            if not run or request is not run[0] or max_wait != run[1]:
-                run = request, max_wait
-                names, costs, places = list[str](), list[Costs](), list[int]()
-                which = self._request(request)
-                arguments.append((names, _bound(max_wait), costs, which, places))
-            names.append(name)
-            costs.append(cost)
-            places.append(place)
-        return arguments
-
-    def _told(self, question: Question) -> Sequence[Any]:
-        match question:
-            case Withdrawal(_, _, name, start):
-                return _CANCEL, name, *self._marked(name, start)
-            case Settlement(_, _, name, reserved, actual, start):
-                change = [cost - estimate for cost, estimate in zip(actual, reserved, strict=True)]
-                return _SETTLE, name, *self._marked(name, start), change
-            case Pause(_, _, length):
-                return _PAUSE, length
-            case Observation(_, limits, remaining):
-                return _OBSERVE, least_levels(limits, remaining)
-            case _:
-                return ()
-
-    def _request(self, request: Request) -> int:
+    def _request(self, operation: Acquire) -> int | bool:
         """Which of the call's requests that is."""
+        request = operation.request
+        if not request:
+            return False
         which = self._requests.get(request.id)
         if which is None:
             which = self._requests[request.id] = len(self._requests) + 1
             kept = -REPEATABLE if request.kept is None else request.kept
-            self._remembered.append((self._key_of("run", request.id), kept))
+            self._remembered.append((self._key("run", request.id), kept))
         return which
 
-    def _marked(self, name: str, start: float | None) -> tuple[int, int, float]:
-        """The key of its lot, its number there and its start; 0 for what is not marked."""
-        if start is None:
-            return 0, 0, 0
-        lot, number = numbered(name)
-        return self._key_of("lot", lot), number, start
+    def _lot(self, lot: str) -> int:
+        return self._key("lot", lot)
 
-    def _key_of(self, what: str, name: str) -> int:
+    def _key(self, what: str, name: str) -> int:
         """Which of the keys is that one."""
         key = self._beside(what, name)
         which = self._which.get(key)
@@ -161,80 +229,68 @@ class BucketCall:
         return which
 
     def _beside(self, what: str, name: str) -> str:
-        """A key in the bucket's slot."""
-        if _TAG.match(self.key):
-            return f"{self.key}:{what}:{name}"
-        return f"{_without_braces(self._prefix)}:{{{self.key}}}:{what}:{name}"
+        """A key in the bucket's hash slot."""
+        key = self._call.key
+        if _TAG.match(key):
+            return f"{key}:{what}:{name}"
+        return f"{_without_braces(self._call.prefix)}:{{{key}}}:{what}:{name}"
 
 
-ScriptCall = BucketCall | SlotCall
-AnyQuestion = Question | SlotQuestion
-AnyAnswer = Answer | SlotAnswer
+def _packed(column: Iterable[float]) -> bytes:
+    numbers = array("d", column)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
-def key_of(bucket: str, prefix: str) -> str:
-    """The key of a bucket's hash."""
-    key = f"{prefix}:{bucket}"
-    # What is kept beside it has to share its slot, with braces of its own.
-    return key if _TAG.match(key) else _without_braces(key)
+def _answer(operation: Operation, reply: Any, now: int) -> Answer:
+    if isinstance(operation, Acquire):
+        return _grants(operation, reply, now)
+    if isinstance(operation, Settle):
+        codes = zip(reply[::2], reply[1::2], strict=True)
+        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in codes}
+    if isinstance(operation, Cancel):
+        return True if reply == _YES else _undone(reply, operation.lot, operation.number)
+    return True
 
 
-def _without_braces(text: str) -> str:
-    return text.replace("{", "%7B").replace("}", "%7D")
+def _undone(
+    what: int, lot: str, number: int
+) -> Literal[False] | UnknownReservation | InvalidRequest:
+    """Why a reservation was not settled or cancelled."""
+    if what == _TOO_LATE:
+        return too_late(lot, number)
+    return not_started() if what == _NOT_STARTED else False
 
 
-def script_calls(
-    questions: Sequence[AnyQuestion], prefix: str, clock: Callable[[], float] | None
-) -> list[ScriptCall]:
-    """As few calls as there are buckets, unless one is asked very much.
-
-    ``clock`` returns microseconds; None for that of Redis.
-    """
-    now = clock and clock()
-    filling: dict[tuple[str, int], ScriptCall] = {}
-    calls = []
-    for place, question in enumerate(questions):
-        limits = None if type(question) in _OF_SLOTS else cast(Question, question).limits
-        # By identity: limits are made once for many demands, and comparing them costs more.
-        target = question.bucket, id(limits)
-        call = filling.get(target)
-        if call is None or len(call.places) >= _MOST_QUESTIONS:
-            if limits is None:
-                call = SlotCall(key_of(question.bucket, prefix), now)
-            else:
-                call = BucketCall(question.bucket, prefix, limits, now)
-            filling[target] = call
-            calls.append(call)
-        call.questions.append(question)
-        call.places.append(place)
-    return calls
-
-
-def _bound(max_wait: float) -> float:
-    return -1 if max_wait == inf else max_wait
-
-
-def _answer(question: Question, what: int, wait: int, limit: int, now: int) -> Answer:
-    if what == _CANCELLED:
-        return was_cancelled()
-    if not isinstance(question, Demand):
-        if isinstance(question, Settlement | Withdrawal) and what == _TOO_LATE:
-            return too_late(question.reservation_id)
-        return not_started() if what == _NOT_STARTED else what == _YES
-    unit = question.limits[limit - 1].unit if limit else ""
-    if what == _YES:
-        return new(Grant, (wait, unit, question.reservation_id, 0.0, now + wait))
-    if what == _EXCEEDS_LIMIT:
-        cost, amount = question.costs[limit - 1], question.limits[limit - 1].amount
-        return CostExceedsLimit(unit, cost, amount)
-    return WaitTooLong(wait / SECOND, unit)
+def _grants(operation: Acquire, reply: Any, now: int) -> Grants:
+    others: dict[int, Any] = {}
+    if reply == _YES:
+        return new(Grants, (now, (), (), others))
+    units = ["", *(limit.unit for limit in operation.limits)]
+    waits, limited_by = [0] * len(operation.costs), [""] * len(operation.costs)
+    for i, (what, wait, by) in enumerate(zip(reply[::3], reply[1::3], reply[2::3], strict=True)):
+        if what == _YES:
+            waits[i], limited_by[i] = wait, units[by]
+        elif what == _REPEAT:
+            others[i] = _repeat(wait, by)
+        elif what == _CANCELLED:
+            others[i] = was_cancelled()
+        elif what == _EXCEEDS_LIMIT:
+            cost, amount = operation.costs[i][by - 1], operation.limits[by - 1].amount
+            others[i] = CostExceedsLimit(units[by], cost, amount)
+        else:
+            others[i] = WaitTooLong(wait / SECOND, units[by])
+    if any(waits):
+        return Grants(now, waits, limited_by, others)
+    return Grants(now, (), (), others)
 
 
 def _repeat(wait: int, before: bytes) -> Repeat:
-    start, unit, costs, name = _text(before).split(" ", 3)
+    start, unit, costs, number, lot = _text(before).split(" ", 4)
     limited_by = unit if wait and unit != "-" else ""
     charged = tuple(map(_number, costs.split(",")))
-    return Repeat(wait, limited_by, name, _number(start), charged)
+    return Repeat(wait, limited_by, lot, int(number), _number(start), charged)
 
 
 def _text(reply: bytes) -> str:

@@ -7,14 +7,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet, finalize
 
 from openlimit.background import tell_of_fault
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores.protocol import Answer, Demand, Outcome, Question
+from openlimit.stores.protocol import Answer, Operation
 from openlimit.stores.redis.address import RedisAddress
-from openlimit.stores.redis.buckets import RedisBuckets, granted
+from openlimit.stores.redis.buckets import RedisBuckets, cancels_of
 from openlimit.stores.redis.node import Clock
 from openlimit.stores.redis.url import parse_redis_url
 
@@ -42,30 +42,24 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore at {self._address}>"
 
-    def reserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        return cast(list[Outcome], self.decide(demands))
-
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
-        return cast(list[Outcome], await self.adecide(demands))
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        asked = self._ask(questions)
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        asked = self._ask(operations)
         try:
             return await asyncio.wrap_future(asked)
         except BaseException:
-            self._abandon(questions, asked)
+            self._abandon(operations, asked)
             raise
 
-    def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        asked = self._ask(questions)
+    def decide(self, operations: Sequence[Operation]) -> list[Answer]:
+        asked = self._ask(operations)
         try:
             return asked.result()
         except BaseException:
-            self._abandon(questions, asked)
+            self._abandon(operations, asked)
             raise
 
-    def tell(self, question: Question) -> None:
-        self._ask([question])
+    def tell(self, operation: Operation) -> None:
+        self._ask([operation])
 
     def close(self) -> None:
         if home := self._homes.pop(os.getpid(), None):
@@ -74,32 +68,32 @@ class RedisStore:
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _ask(self, questions: Sequence[Question]) -> Future[list[Answer]]:
+    def _ask(self, operations: Sequence[Operation]) -> Future[list[Answer]]:
         while True:
             home = self._homes.get(os.getpid())
             if home is None:
                 try:
                     fresh = _Home(self._address, self._clock)
                 except (OSError, RuntimeError) as error:  # no more descriptors or threads
-                    return self._nowhere(questions, error)
+                    return self._nowhere(operations, error)
                 home = self._homes.setdefault(os.getpid(), fresh)
                 if home is not fresh:  # another thread was faster
                     fresh.close()
-            if asked := home.decide(questions):
+            if asked := home.decide(operations):
                 return asked
 
-    def _nowhere(self, questions: Sequence[Question], error: Exception) -> Future[list[Answer]]:
+    def _nowhere(self, operations: Sequence[Operation], error: Exception) -> Future[list[Answer]]:
         asked = Future[list[Answer]]()
         failure = LimiterUnavailable(str(self._address), f"this process cannot ask it: {error}")
-        asked.set_result([failure] * len(questions))
+        asked.set_result([failure] * len(operations))
         return asked
 
-    def _abandon(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+    def _abandon(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
         """Nobody waits for this any more: what it grants is given back."""
         if sys.is_finalizing() or asked.cancel():
             return
-        if withdrawals := granted(questions, asked.result()):  # decided just now
-            self._ask(withdrawals)
+        if cancels := cancels_of(operations, asked.result()):  # decided just now
+            self._ask(cancels)
 
 
 class _Home:
@@ -119,7 +113,7 @@ class _Home:
         self._thread.start()
         self._loop, self._end, self._buckets = ready.result()
 
-    def decide(self, questions: Sequence[Question]) -> Future[list[Answer]] | None:
+    def decide(self, operations: Sequence[Operation]) -> Future[list[Answer]] | None:
         """Ask on the loop; None when this has been closed meanwhile.
 
         What is granted once the future is cancelled is given back.
@@ -128,7 +122,7 @@ class _Home:
         with self._lock:
             if self._closed:
                 return None
-            self._loop.call_soon_threadsafe(self._start, questions, asked)
+            self._loop.call_soon_threadsafe(self._start, operations, asked)
         return asked
 
     def let_go(self) -> None:
@@ -159,14 +153,14 @@ class _Home:
         await end.wait()
         await buckets.aclose()
 
-    def _start(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
-        task = self._loop.create_task(self._answer(questions, asked))
+    def _start(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
+        task = self._loop.create_task(self._answer(operations, asked))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
-    async def _answer(self, questions: Sequence[Question], asked: Future[list[Answer]]) -> None:
+    async def _answer(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
         try:
-            answers = await self._buckets.adecide(questions)
+            answers = await self._buckets.adecide(operations)
         except BaseException as error:
             if asked.set_running_or_notify_cancel():
                 asked.set_exception(error)
@@ -174,7 +168,7 @@ class _Home:
         if asked.set_running_or_notify_cancel():  # from here on it cannot be cancelled
             asked.set_result(answers)
         else:
-            self._buckets.give_back(questions, answers)
+            self._buckets.give_back(operations, answers)
 
 
 def _let_go(homes: dict[int, _Home]) -> None:

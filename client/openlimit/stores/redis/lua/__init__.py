@@ -1,12 +1,8 @@
-"""Scripts that Redis runs, and the JSON in which they are asked."""
+"""Scripts that Redis runs."""
 
 from hashlib import sha1
 from importlib.resources import files
-from json import JSONEncoder
 from typing import NamedTuple
-
-# JSON as a whole: redis-py spends microseconds on every argument.
-json = JSONEncoder(separators=(",", ":")).encode
 
 
 class Script(NamedTuple):
@@ -16,7 +12,12 @@ class Script(NamedTuple):
     sha: str
 
     @classmethod
-    def read(cls, file: str) -> "Script":
-        """The script in a file beside this one."""
-        text = files("openlimit.stores.redis.lua").joinpath(file).read_text(encoding="utf-8")
+    def read(cls, *parts: str) -> "Script":
+        """The script in files beside this one, each of which goes on where the last ended."""
+        folder = files("openlimit.stores.redis.lua")
+        text = "\n".join(folder.joinpath(part).read_text(encoding="utf-8") for part in parts)
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+BUCKET = Script.read("state.lua", "acquire.lua", "correct.lua", "decide.lua")
+SLOTS = Script.read("slots.lua")

@@ -1,27 +1,27 @@
--- Decides about the slots of one bucket: what slots.py does, any number of questions a call.
+-- Decides about the slots of one bucket: what slots.py does, any number of operations a call.
 --
 -- KEYS     all with one hash tag, each present only as long as it has something to say:
 -- KEYS[1]  a hash: by:<name>     whose the slot or the place is
 --                  seen, shift   the time of the latest decision, and by how much the clock was
 --                                behind
--- KEYS[2]  sorted set of the names inside, by when their leases end
+-- KEYS[2]  sorted set of the names that have a slot, by when their leases end
 -- KEYS[3]  sorted set of the names in the queue, by when they arrived, made unique
 -- KEYS[4]  sorted set of the names in the queue, by when they asked last
--- KEYS[5]  sorted set of the names that have left, by when they are forgotten
+-- KEYS[5]  sorted set of the names that have released theirs, by when they are forgotten
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
---            place_kept, left_kept   microseconds
---            most_left     names
---            questions     [name, asker, most, lease] enters; [name, most, lease] extends;
---                          [name, asker] leaves
--- Returns  for each question three integers: how many are ahead, or 1 for what was done and 0 for
+--            place_kept, released_kept   microseconds
+--            most_released   names
+--            operations      ['acquire', name, most, lease, asker], ['renew', name, most, lease],
+--                            ['release', name, asker]
+-- Returns  for each operation three integers: how many are ahead, or 1 for what was done and 0 for
 --          what was not; the microseconds it has waited; when it arrived in the queue.
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years.
 
 local MOST_SWEPT = 1000  -- so that no call takes long
 
-local state, inside, queue, asked, left = unpack(KEYS)
+local state, inside, queue, asked, released = unpack(KEYS)
 local call = cjson.decode(ARGV[1])
 
 local own_clock = call.clock == cjson.null
@@ -61,10 +61,10 @@ end
 
 forget_until(inside, now)
 forget_until(asked, now - call.place_kept)
-redis.call('ZREMRANGEBYSCORE', left, '-inf', exact(now))
+redis.call('ZREMRANGEBYSCORE', released, '-inf', exact(now))
 
-local function has_left(name)
-  return redis.call('ZSCORE', left, name)
+local function has_released(name)
+  return redis.call('ZSCORE', released, name)
 end
 
 -- Until when it holds a slot, if it does.
@@ -92,8 +92,8 @@ local function arrival_of(name)
   return arrival
 end
 
-local function enter(name, asker, most, lease)
-  if has_left(name) then
+local function acquire(name, most, lease, asker)
+  if has_released(name) then
     return 0, 0, 0
   end
   if asker ~= '' then
@@ -114,9 +114,9 @@ local function enter(name, asker, most, lease)
   return 0, waited, arrival
 end
 
-local function extend(name, most, lease)
+local function renew(name, most, lease)
   local till = held_until(name)
-  if has_left(name) or not till and free_slots(most) <= 0 then
+  if has_released(name) or not till and free_slots(most) <= 0 then
     return 0, 0, 0
   end
   leave_queue(name)
@@ -124,22 +124,22 @@ local function extend(name, most, lease)
   return 1, 0, 0
 end
 
-local function leave(name, asker)
+local function release(name, asker)
   if asker ~= '' and redis.call('HGET', state, 'by:' .. name) ~= asker then
     return 0, 0, 0
   end
   local was_here = forget(name)
   if asker == '' then
-    redis.call('ZADD', left, exact(now + call.left_kept), name)
-    redis.call('ZREMRANGEBYRANK', left, 0, -call.most_left - 1)
+    redis.call('ZADD', released, exact(now + call.released_kept), name)
+    redis.call('ZREMRANGEBYRANK', released, 0, -call.most_released - 1)
   end
   return was_here and 1 or 0, 0, 0
 end
 
-local by_size = {[4] = enter, [3] = extend, [2] = leave}
+local by_name = {acquire = acquire, renew = renew, release = release}
 local answers = {}
-for _, question in ipairs(call.questions) do
-  local what, waited, arrival = by_size[#question](unpack(question))
+for _, operation in ipairs(call.operations) do
+  local what, waited, arrival = by_name[operation[1]](unpack(operation, 2))
   answers[#answers + 1], answers[#answers + 2], answers[#answers + 3] = what, waited, arrival
 end
 
@@ -153,7 +153,7 @@ if own_clock then
   expire(inside, last - now)
   expire(queue, call.place_kept)
   expire(asked, call.place_kept)
-  expire(left, call.left_kept)
-  expire(state, math.max(last - now, call.place_kept, call.left_kept))
+  expire(released, call.released_kept)
+  expire(state, math.max(last - now, call.place_kept, call.released_kept))
 end
 return answers

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from openlimit.bucket.slots import MemorySlots, Place
+from openlimit.bucket.slots import Place
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
@@ -27,12 +27,13 @@ from openlimit.errors import (
 from openlimit.operations import Acquire, Grant, Release, Renew, Settle
 from openlimit.remote.stream import error_of_call
 from openlimit.stores.memory import MemoryStore
+from openlimit.stores.slots import MemorySlots
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
     AcquireResponse,
     CancelRequest,
-    Question,
+    Operation,
     ReleaseRequest,
     RenewRequest,
     SettleRequest,
@@ -40,8 +41,8 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import turns
-from openlimit_server.engine.engine import Policies
+from openlimit_server.engine import queue
+from openlimit_server.engine.engine import Engine
 from tests.support.clock import FakeClock
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving
@@ -277,7 +278,7 @@ def test_who_leaves_while_waiting_is_no_longer_in_the_queue(
         call: Any = stubs[-1].Acquire.future(AcquireRequest(model=model), timeout=10)
     else:
         talk = Talk(stubs[-1])
-        talk.send(Question(id=1, acquire=AcquireRequest(model=model)))
+        talk.send(Operation(id=1, acquire=AcquireRequest(model=model)))
         call = talk.call
     time.sleep(0.3)  # it waits
     with ThreadPoolExecutor() as threads:
@@ -292,21 +293,21 @@ def test_what_waits_holds_up_nothing_else_on_its_stream(stubs: Stubs) -> None:
     """The others of its message are answered at once, it when it has its slot."""
     talk = Talk(stubs[-1])
     questions = ["long-i", "plain", "long-i", "long-i", "nothing"]
-    talk.send(*(Question(id=i, acquire=AcquireRequest(model=m)) for i, m in enumerate(questions)))
-    answers = talk.answers(4)
+    talk.send(*(Operation(id=i, acquire=AcquireRequest(model=m)) for i, m in enumerate(questions)))
+    answers = talk.outcomes(4)
     assert sorted(answers) == [0, 1, 2, 4]
     assert all(answer.HasField("granted") for answer in answers.values())
     assert answers[0].granted.lease.seconds == 3600
     assert not answers[1].granted.HasField("lease")
     named = answers[0].granted.reservation_id
     talk.send(
-        Question(id=5, renew=RenewRequest(reservation_id=named)),
-        Question(id=6, release=ReleaseRequest(reservation_id=named)),
-        Question(id=7, release=ReleaseRequest(reservation_id=named)),
-        Question(id=8, release=ReleaseRequest(reservation_id=answers[1].granted.reservation_id)),
-        Question(id=9, renew=RenewRequest(reservation_id=answers[1].granted.reservation_id)),
+        Operation(id=5, renew=RenewRequest(reservation_id=named)),
+        Operation(id=6, release=ReleaseRequest(reservation_id=named)),
+        Operation(id=7, release=ReleaseRequest(reservation_id=named)),
+        Operation(id=8, release=ReleaseRequest(reservation_id=answers[1].granted.reservation_id)),
+        Operation(id=9, renew=RenewRequest(reservation_id=answers[1].granted.reservation_id)),
     )
-    answers |= talk.answers(6)
+    answers |= talk.outcomes(6)
     assert answers[3].granted.reservation_id
     assert answers[5].renewed.lease.seconds == 3600
     assert [answers[i].released.released for i in (6, 7, 8)] == [True, False, False]
@@ -355,8 +356,8 @@ def test_a_settled_call_frees_its_slot(stubs: Stubs) -> None:
     assert acquire(stubs[0], "long-l", max_wait=AT_ONCE)
     talk = Talk(stubs[-1])
     settle.reservation_id = other.reservation_id
-    talk.send(Question(id=1, settle=settle))
-    assert talk.answers(1)[1].settled.settled
+    talk.send(Operation(id=1, settle=settle))
+    assert talk.outcomes(1)[1].settled.settled
     assert acquire(stubs[0], "long-l", max_wait=AT_ONCE)
 
 
@@ -365,29 +366,29 @@ async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() 
     clock = FakeClock()
     limits = {"name": "p", "models": ["*"], "limits": {"requests": "9/second"}, "concurrent": 1}
     settings = PolicySettings.model_validate({**limits, "lease": "20m"})
-    policies = Policies([settings], MemoryStore(clock), slots=MemorySlots(clock))
+    engine = Engine([settings], MemoryStore(clock), slots=MemorySlots(clock))
     call = Acquire("m", "k", {"requests": 1}, 0)
     for kind in ("release", "renew", "settle"):
-        [granted] = await policies.answer([call])
+        [granted] = await engine.decide([call])
         assert isinstance(granted, Grant)
         assert granted.lease == 20 * 60
         clock.advance(16 * 60)
         named = granted.reservation_id, "k"
-        [answer] = await policies.answer([Renew(*named)])
+        [answer] = await engine.decide([Renew(*named)])
         assert answer == 20 * 60
         clock.advance(16 * 60)
-        assert isinstance((await policies.answer([call]))[0], WaitTooLong)
+        assert isinstance((await engine.decide([call]))[0], WaitTooLong)
         if kind == "release":
-            assert await policies.answer([Release(*named)]) == [True]
+            assert await engine.decide([Release(*named)]) == [True]
         elif kind == "renew":
-            assert await policies.answer([Renew(*named)]) == [20 * 60]
+            assert await engine.decide([Renew(*named)]) == [20 * 60]
             clock.advance(20 * 60)  # it has crashed
         else:
-            [answer] = await policies.answer([Settle(*named, {})])
+            [answer] = await engine.decide([Settle(*named, {})])
             assert isinstance(answer, UnknownReservation)
             assert answer.expired
             await asyncio.sleep(0)  # it leaves in the background
-            assert isinstance((await policies.answer([call]))[0], Grant)
+            assert isinstance((await engine.decide([call]))[0], Grant)
 
 
 def test_a_call_that_was_cancelled_comes_in_no_more(stubs: Stubs) -> None:
@@ -414,22 +415,22 @@ def test_all_models_of_a_policy_share_their_slots(stubs: Stubs) -> None:
 
 async def test_who_asks_again_is_ahead_of_who_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though it was not held for a moment, the next free slot is its own, at once."""
-    monkeypatch.setattr(turns, "_KEEP_EVERY", inf)  # only the first is asked for
-    line = turns.Turns(MemorySlots(), most=1, lease=30)
-    assert await line.enter("b", "running", "me", inf) == Place(0, 0, ANY)
-    first = await line.enter("b", "first", "me", inf, held=0)
+    monkeypatch.setattr(queue, "_KEEP_EVERY", inf)  # only the first is asked for
+    slots = queue.SlotQueue(MemorySlots(), most=1, lease=30)
+    assert await slots.enter("b", "running", "me", inf) == Place(0, 0, ANY)
+    first = await slots.enter("b", "first", "me", inf, hold=0)
     assert isinstance(first, Place)
     assert first.ahead == 1
-    second = asyncio.create_task(line.enter("b", "second", "me", inf))
+    second = asyncio.create_task(slots.enter("b", "second", "me", inf))
     await asyncio.sleep(0.06)
-    again = asyncio.create_task(line.enter("b", "first", "me", inf))
+    again = asyncio.create_task(slots.enter("b", "first", "me", inf))
     await asyncio.sleep(0)
-    assert await line.leave("b", "running")
+    assert await slots.release("b", "running")
     place = await again
     assert isinstance(place, Place)
     assert not place.ahead
     assert not second.done()
-    assert await line.leave("b", "first")
+    assert await slots.release("b", "first")
     place = await second
     assert isinstance(place, Place)
     assert not place.ahead
@@ -506,11 +507,11 @@ def test_a_stopping_server_sends_who_waits_to_another(tmp_path: Path) -> None:
         alone = threads.submit(acquire, stub, "long-a")
         time.sleep(0.2)
         talk = Talk(stub)
-        talk.send(Question(id=1, acquire=AcquireRequest(model="long-a")))
+        talk.send(Operation(id=1, acquire=AcquireRequest(model="long-a")))
         time.sleep(0.2)
         began = time.monotonic()
         stopping.signal(signal.SIGTERM)
-        error = statuses.error_of(talk.answers(1)[1].error, "")
+        error = statuses.error_of(talk.outcomes(1)[1].error, "")
         first = alone.exception(5)
         assert time.monotonic() - began < 1
         assert stopping.wait() == 0

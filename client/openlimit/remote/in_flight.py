@@ -1,0 +1,213 @@
+"""The acquisitions of a connection that are not answered yet, whichever stream carries them.
+
+A stream may break off at any moment, and its server may have decided what it did not answer. So
+what was sent goes out again on the next stream under the names that it had on the first, and the
+servers answer what they have decided already.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from threading import RLock
+from typing import Any
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.operations import Acquire
+from openlimit.remote.stream import Stream
+from openlimit.remote.waiting import Waiters, numbers
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
+from openlimit.wire.columns import AcquireRun, write_acquire_run
+from openlimit.wire.messages import write_acquisitions
+
+Error = Callable[[], Exception]
+
+
+class InFlight:
+    """Each outcome goes to the waiters among whom its caller is.
+
+    ``unclaimed`` takes the call of a caller that has given up meanwhile, and its outcome.
+    """
+
+    def __init__(self, lock: RLock, unclaimed: Callable[[Acquire, object], None]) -> None:
+        # Reentrant: the garbage collector may end a waiter, which asks to cancel, while it is held.
+        self._lock = lock
+        self._unclaimed = unclaimed
+        self._waiting: dict[int, tuple[Waiters, Any, Acquire]] = {}
+        self._given_up: dict[int, Acquire] = {}
+        """Sent, and nobody waits for it any more: what it is granted has to be given back."""
+        self._to_send: deque[int] = deque()
+        self._last_taken = 0
+        self._to_repeat: deque[AcquireRun] = deque()
+        self._postponed: set[int] = set()
+        """Those that the server could not decide."""
+        self._names = map(f"{os.urandom(8).hex()}-{{:x}}".format, count())
+        self._runs: deque[AcquireRun] = deque()
+        """Sent on any stream; those of which nothing is open are dropped from the left."""
+        self.queues = self._to_send, self._to_repeat
+
+    def add(self, call: Acquire, waiters: Waiters, promise: object) -> int:
+        """The number of a new call, whose outcome goes to the promise."""
+        with self._lock:  # so that they are in their order
+            number = next(numbers)
+            self._waiting[number] = waiters, promise, call
+            self._to_send.append(number)
+        return number
+
+    def forget(self, number: int) -> bool:
+        """Nobody waits for this outcome any more; False where it is being delivered already."""
+        with self._lock:
+            found = self._waiting.get(number)
+            if found is None:
+                return False
+            if number <= self._last_taken and number not in self._postponed:
+                self._given_up[number] = found[2]  # first: an answer may be just coming
+            if self._waiting.pop(number, None) is None:
+                self._given_up.pop(number, None)
+                return False
+            while self._to_send and not self._call(self._to_send[0]):
+                self._to_send.popleft()  # never sent, so never charged
+        return True
+
+    def overdue(self, waiters: Waiters, before: int) -> tuple[list[Any], bool]:
+        """Forget the calls of some waiters before a number.
+
+        Returns the promises of those calls, and whether more of these wait.
+        """
+        waiting = [
+            (number, found[1])
+            for number in list(self._waiting)  # the garbage collector may take some out meanwhile
+            if (found := self._waiting.get(number)) and found[0] is waiters
+        ]
+        promises = [
+            promise for number, promise in waiting if number < before and self.forget(number)
+        ]
+        return promises, len(waiting) > len(promises)
+
+    def write(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
+        """Add at most so many to a message, or one run that is repeated; returns how many."""
+        if room <= 0:
+            return 0
+        if self._to_repeat:
+            return self._write_repeated(stream, request, room)
+        with self._lock:
+            if stream.is_left:
+                return 0
+            taken = list[int]()
+            # The garbage collector may end a waiter, and so forget calls, meanwhile.
+            while len(taken) < room and self._to_send:
+                taken.append(self._to_send.popleft())
+            if not taken:
+                return 0
+            self._last_taken = max(self._last_taken, taken[-1])
+            calls = [(number, found[2]) for number in taken if (found := self._waiting.get(number))]
+            if len(calls) < len(taken):
+                calls = [(number, call) for number in taken if (call := self._call(number))]
+        errors, runs = write_acquisitions(calls, request, self._names)
+        if errors:
+            self.answered(errors)  # that it was not sent is its answer
+        with self._lock:
+            if stream.is_left:
+                return 0
+            self._runs.extend(runs)
+        return len(calls) - len(errors)
+
+    def _write_repeated(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
+        written = 0
+        with self._lock:
+            while not stream.is_left and self._to_repeat and written < room:
+                run = self._to_repeat.popleft()
+                run = run.only([i for i, number in enumerate(run.ids) if self._call(number)])
+                if run.ids:
+                    write_acquire_run(run, request.runs.add())
+                    self._runs.append(run)
+                    written += len(run.ids)
+        return written
+
+    def answered(self, outcomes: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Deliver; returns the outcomes that are of no call here."""
+        others = self._deliver(outcomes)
+        with self._lock:
+            runs = self._runs
+            while runs and self._waiting.keys().isdisjoint(runs[0].ids):
+                if self._given_up and not self._given_up.keys().isdisjoint(runs[0].ids):
+                    break
+                runs.popleft()
+        return others
+
+    def resume(self) -> None:
+        """Send again what the server could not decide."""
+        with self._lock:
+            postponed, self._postponed = self._postponed, set()
+            self._requeue([each for each in postponed if self._call(each)], list(self._runs))
+
+    def rewind(self, failure: Error, *, for_good: bool, forget: bool) -> None:
+        """The stream has ended: all that was sent and not answered is to be sent again.
+
+        Except for those who are not patient, or all where it has failed ``for_good``: these get the
+        error. ``forget`` what nobody waits for any more.
+        """
+        with self._lock:
+            if forget:
+                self._given_up.clear()
+            failed = [
+                number
+                for number in list(self._waiting)
+                if (found := self._waiting.get(number)) and (for_good or not found[0].is_patient)
+            ]
+            self._postponed.clear()
+            runs = [*self._to_repeat, *self._runs]
+            self._to_repeat.clear()
+            self._runs.clear()
+            to_send = {number for number in self._to_send if number <= self._last_taken}
+            sent = [each for each in (*self._waiting, *self._given_up) if each <= self._last_taken]
+            self._requeue([*{*sent}.difference(failed, to_send)], runs)
+        self._deliver([(number, failure()) for number in failed], postpone=False)
+
+    def has_given_up(self, before: int) -> bool:
+        """Whether some caller before a number has, whose call is not answered."""
+        return any(number < before for number in [*self._given_up])
+
+    def _requeue(self, numbers: Iterable[int], runs: Iterable[AcquireRun]) -> None:
+        """Under the names that they had; what had none, or one of its own, as it is."""
+        left = dict.fromkeys(numbers)
+        for run in runs:
+            again = run.only([i for i, number in enumerate(run.ids) if number in left])
+            if again.ids:
+                self._to_repeat.append(again)
+                for number in again.ids:
+                    del left[number]
+        self._to_send.extendleft(sorted(left, reverse=True))
+
+    def _deliver(
+        self, outcomes: Iterable[tuple[int, Any]], *, postpone: bool = True
+    ) -> list[tuple[int, Any]]:
+        others = list[tuple[int, Any]]()
+        by_waiters: dict[Waiters, list[tuple[Any, object, Acquire]]] = {}
+        latest, delivered = None, list[tuple[Any, object, Acquire]]()
+        for number, outcome in outcomes:
+            if postpone and type(outcome) is LimiterUnavailable and self._postpone(number):
+                continue
+            if found := self._waiting.pop(number, None):
+                waiters, promise, call = found
+                if waiters is not latest:
+                    latest, delivered = waiters, by_waiters.setdefault(waiters, [])
+                delivered.append((promise, outcome, call))
+            elif given_up := self._given_up.pop(number, None):
+                self._unclaimed(given_up, outcome)
+            else:
+                others.append((number, outcome))
+        for waiters, delivered in by_waiters.items():
+            waiters.deliver(delivered)
+        return others
+
+    def _postpone(self, number: int) -> bool:
+        found = self._waiting.get(number)
+        if found is None or not found[0].is_patient:
+            return False
+        self._postponed.add(number)
+        return True
+
+    def _call(self, number: int) -> Acquire | None:
+        found = self._waiting.get(number)
+        return found[2] if found else self._given_up.get(number)

@@ -1,0 +1,197 @@
+"""What nobody waits for: sent to the server, and again until it has heard it."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import Any
+
+from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.operations import Cancel, Penalize, Release, Renew, Report, Settle
+from openlimit.remote.stream import Stream
+from openlimit.remote.waiting import numbers
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
+from openlimit.wire.columns import SettleRun, write_settle_run
+from openlimit.wire.messages import write_reports
+
+_MOST_IN_MESSAGE = 64  # so that acquisitions have as much of it
+_MOST_UNSENT = 100_000
+_MOST_OWED = 10_000
+_OWED_FOR = 900.0  # seconds: servers remember a reservation no longer
+_AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
+_WARN_EVERY = 60.0  # seconds
+_TOGETHER = 1.0  # seconds between the settlements of a run, so that they are given up together
+_KEPT = Cancel | Settle | SettleRun | Release | Penalize
+_FINAL = InvalidRequest | UnknownReservation
+
+_log = logging.getLogger(__name__)
+
+
+class Reports:
+    """Those of a connection, until they are answered.
+
+    What is safe to repeat is kept while the server is away: what became of a call, and pauses, for
+    as long as they last. ``lost`` takes the reservation of a lease that could not be renewed.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        timeout: float,
+        lost: Callable[[tuple[str, str]], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._lost = lost
+        self._now = now
+        # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
+        self._lock = RLock()
+        self._unsent: deque[tuple[int, float, Report | SettleRun]] = deque()
+        """Their numbers, and when they were true."""
+        self.queues = [self._unsent]
+        self._owed: deque[tuple[float, Report | SettleRun]] = deque()
+        """What has to be sent again, and when it was true."""
+        self.owing = 0
+        """How many operations that is."""
+        self._again_at = 0.0
+        self._warn_at = 0.0
+
+    def add(self, report: Report) -> None:
+        """Send it with the next message."""
+        now = self._now()
+        if len(self._unsent) < _MOST_UNSENT:
+            self._unsent.append((next(numbers), now, report))
+        else:  # the server seems to hang; callers give up one by one, this would pile up
+            self._failed(now, report, LimiterUnavailable(self._address, "it does not answer"))
+
+    def are_open(self, stream: Stream | None, before: int) -> bool:
+        """Whether some before a number are not sent, or not answered on the stream."""
+        with self._lock:
+            numbers = [self._unsent[0][0]] if self._unsent else []
+            if stream:
+                numbers += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
+        return any(number < before for number in numbers)
+
+    def write(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
+        """Add at most so many to a message, or a run that is repeated; returns how many."""
+        new: list[tuple[int, Report]] = []
+        alone: dict[int, tuple[float, Report]] = {}
+        errors: list[tuple[int, InvalidRequest]] = []
+        room, count, since = min(room, _MOST_IN_MESSAGE), 0, 0.0
+        with self._lock:
+            while count < room and self._unsent and not stream.is_left:
+                number, at, report = self._unsent[0]
+                if not new:
+                    since = at
+                elif not -_TOGETHER < at - since < _TOGETHER:
+                    break
+                self._unsent.popleft()
+                if isinstance(report, SettleRun):
+                    count += len(report.ids)
+                    write_settle_run(report, request.settlements.add())
+                    stream.settlements.append((at, report))
+                    continue
+                count += 1
+                new.append((number, report))
+                if not isinstance(report, Settle):
+                    alone[number] = at, report
+            if new:
+                errors, runs = write_reports(new, request)
+                stream.reports |= alone
+                stream.settlements.extend((since, run) for run in runs)
+        for number, error in errors:
+            stream.reports.pop(number, None)
+            self._failed(since, dict(new)[number], error)
+        return count - len(errors)
+
+    def answered(
+        self, stream: Stream, outcomes: Iterable[tuple[int, Any]], settled_runs: int
+    ) -> int:
+        """The server has answered these of the stream, and maybe others, and has acknowledged so
+        many runs; returns how many settlements are acknowledged by that."""
+        failed: list[tuple[float, Report, Exception]] = []
+        count = 0
+        with self._lock:
+            for number, outcome in outcomes:
+                found = stream.reports.pop(number, None)
+                if found is None and (found := _settlement(stream, number)):
+                    count -= 1  # it is acknowledged as well, with its run
+                if found and isinstance(outcome, Exception):
+                    failed.append((*found, outcome))
+            while stream.settled_runs < settled_runs and stream.settlements:
+                stream.settled_runs += 1
+                count += len(stream.settlements.popleft()[1].ids)
+        for each in failed:
+            self._failed(*each)
+        if self.owing and self._now() > self._again_at:
+            self.send_again()
+        return count
+
+    def rewind(self, stream: Stream | None, error: Exception) -> None:
+        """The stream has ended, or there was none: nothing that is not answered arrived."""
+        failed: list[tuple[float, Report | SettleRun]] = []
+        with self._lock:
+            if stream:
+                failed += [*stream.settlements, *stream.reports.values()]
+                stream.settlements.clear()
+                stream.reports.clear()
+            while self._unsent:  # others add to it meanwhile
+                failed.append(self._unsent.popleft()[1:])
+        for at, report in failed:
+            self._failed(at, report, error)
+
+    def send_again(self) -> None:
+        """What could not be sent while the server was away, as far as it still matters."""
+        now = self._now()
+        with self._lock:
+            owed = [*self._owed]
+            self._owed.clear()
+            self.owing = 0
+            for at, report in owed:
+                if again := self._as_of(now, at, report):
+                    self._unsent.append((next(numbers), *again))
+
+    def _as_of(
+        self, now: float, at: float, report: Report | SettleRun
+    ) -> tuple[float, Report | SettleRun] | None:
+        if not isinstance(report, Penalize):
+            return (at, report) if now < at + _OWED_FOR else None
+        if report.retry_after == 0:  # the end of a pause, which others may have begun anew since
+            return (at, report) if now < at + self._timeout else None
+        left = report.retry_after - (now - at)
+        return (now, report._replace(retry_after=left)) if left > 0 else None
+
+    def _failed(self, at: float, report: Report | SettleRun, error: Exception) -> None:
+        if isinstance(report, _KEPT) and not isinstance(error, _FINAL):
+            with self._lock:
+                self._owed.append((at, report))
+                self.owing += _size(report)
+                self._again_at = self._now() + _AGAIN_AFTER
+                is_too_much = self.owing > _MOST_OWED
+                while self.owing > _MOST_OWED:
+                    self.owing -= _size(self._owed.popleft()[1])
+            if is_too_much and at > self._warn_at:
+                self._warn_at = at + _WARN_EVERY
+                _log.warning(
+                    "%s was away for so long that what came of calls is forgotten, the oldest of "
+                    "%d first: these calls stay charged as reserved",
+                    *(self._address, _MOST_OWED),
+                )
+            return
+        if isinstance(report, Renew) and isinstance(error, UnknownReservation):
+            self._lost(report[:2])
+        _log.info("%s had no effect: %s", report, error)
+
+
+def _settlement(stream: Stream, number: int) -> tuple[float, Settle] | None:
+    """That of the stream's runs which has this number."""
+    for at, run in stream.settlements:
+        if number in run.ids:
+            return at, run.settlement(run.ids.index(number))
+    return None
+
+
+def _size(report: Report | SettleRun) -> int:
+    return len(report.ids) if isinstance(report, SettleRun) else 1

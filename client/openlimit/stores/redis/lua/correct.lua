@@ -1,0 +1,309 @@
+-- Corrects what was acquired. These functions are made when they are first needed, since making so
+-- many takes as long as a few decisions.
+
+local lots = {}  -- until when what was marked in them is to be remembered, by key
+
+local function corrections()
+  local function leak_until(time)
+    if time > at then
+      level, at, limited_by, changed = leaked(level, time - at), time, 0, true
+    end
+  end
+
+  local function less(levels, amounts)
+    local left = {}
+    for i = 1, n do
+      left[i] = math.max(0, levels[i] - amounts[i])
+    end
+    return left
+  end
+
+  local function sum(some, others)
+    local both = {}
+    for i = 1, n do
+      both[i] = (some and some[i] or 0) + others[i]
+    end
+    return both
+  end
+
+  local function most(some, others)
+    local higher = {}
+    for i = 1, n do
+      higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
+    end
+    return higher
+  end
+
+  local function least(some, others)
+    local lower = {}
+    for i = 1, n do
+      lower[i] = math.min(some[i], others[i])
+    end
+    return lower
+  end
+
+  -- The levels after a column of changes each, one by one.
+  local function change_all(levels, changes)
+    local after = {}
+    for i = 1, n do
+      local left, top = levels[i], highest[i]
+      for _, change in ipairs(changes[i]) do
+        left = left + change
+        if left < 0 then
+          left = 0
+        elseif left > top then
+          left = top
+        end
+      end
+      after[i] = left
+    end
+    return after
+  end
+
+  local function totals(changes)
+    local all = {}
+    for i = 1, n do
+      all[i] = 0
+      for _, change in ipairs(changes[i]) do
+        all[i] = all[i] + change
+      end
+    end
+    return all
+  end
+
+  -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
+  -- back meanwhile, and must not be charged again on the way; nor may what was settled and observed
+  -- meanwhile be lost.
+  local function undo(credit)
+    local change, floor, last = nothing, nothing, recall(seq)
+    while last do
+      credit = sum(last.credit, credit)
+      floor = most(sum(last.floor, change), floor)
+      change = sum(last.change, change)
+      if not last.given_back then
+        last.credit, last.change, last.floor = credit, change, floor
+        return keep(seq, last)
+      end
+      credit = less(credit, last.given_back)
+      at, level, limited_by = last.at, last.level, last.limited_by
+      leak_until(now)
+      level = least(highest, most(sum(less(level, credit), change), floor))
+      forget(seq)
+      seq = seq - 1
+      last = recall(seq)
+    end
+  end
+
+  -- Whether anybody waits; then what has started is brought up to now.
+  local function follow()
+    if at <= now or first > seq then
+      return false
+    end
+    local oldest = first
+    while not started and oldest <= seq do
+      local record = oldest >= void and recall(oldest)
+      started = record and {at = record.at, level = record.level}
+      oldest, changed = oldest + 1, true
+    end
+    if not started then
+      return false
+    end
+    sweep()
+    if first > seq then
+      return false  -- those that still wait have no names
+    end
+    start_by(now)
+    return true
+  end
+
+  -- Changes the levels, by columns; those of what has started, and what cancelling goes back to.
+  local function correct(changes, queue)
+    leak_until(now)
+    level, changed = change_all(level, changes), true
+    if queue then
+      started.level = change_all(started.level, changes)
+    end
+    local last = at > now and recall(seq)
+    if last then
+      last.change = sum(last.change, totals(changes))
+      last.floor = change_all(last.floor or nothing, changes)
+      keep(seq, last)
+    end
+  end
+
+  local function pending(name)
+    local number = numbers[name]
+    if number == nil then
+      number = tonumber(redis.call('HGET', key, 'n:' .. name))
+    end
+    local record = number and recall(number)
+    if not record or number < void or record.given_back or record.start <= now then
+      return nil
+    end
+    return record, number
+  end
+
+  -- Of these numbers of a lot, those that still wait.
+  local function waiting_of(lot, which)
+    local waiting, names_, wanted = {}, {}, {}
+    for k, number in ipairs(which) do
+      names_[k] = name_of(lot, number)
+      wanted[k] = 'n:' .. names_[k]
+    end
+    for from = 1, #wanted, MOST_ARGUMENTS do
+      local to = math.min(from + MOST_ARGUMENTS - 1, #wanted)
+      for i, number in ipairs(redis.call('HMGET', key, unpack(wanted, from, to))) do
+        local name = names_[from + i - 1]
+        if numbers[name] == nil then
+          numbers[name] = tonumber(number) or false
+        end
+      end
+    end
+    for k, name in ipairs(names_) do
+      waiting[k] = pending(name) and true
+    end
+    return waiting
+  end
+
+  -- The part of a lot's marks that has these numbers, as words of 32 bits, and its first word.
+  local function read_words(lot_key, which)
+    local low, high = math.huge, 0
+    for _, number in ipairs(which) do
+      local word = math.floor(bit_of(number) / 32)
+      low, high = math.min(low, word), math.max(high, word)
+    end
+    local count = high - low + 1
+    local marks = redis.call('GETRANGE', lot_key, 4 * low, 4 * high + 3)
+    marks = marks .. string.rep('\0', 4 * count - #marks)
+    local words = {struct.unpack('>' .. string.rep('I4', count), marks)}
+    words[count + 1] = nil
+    return words, low
+  end
+
+  local function remember_until(lot_key, start)
+    lots[lot_key] = math.max(lots[lot_key] or 0, start + call.marked)
+    read_lots[lot_key] = nil
+  end
+
+  -- What of a column may not be settled, by position; the rest is marked as settled.
+  local function mark(lot_key, which, starts, waiting)
+    local others, latest = {}, -math.huge
+    local words, low = read_words(lot_key, which)
+    local too_old = now - call.settled_within
+    for k, number in ipairs(which) do
+      local place = bit_of(number)
+      local word = math.floor(place / 32) - low + 1
+      local mask, start = 2 ^ (31 - place % 32), starts[k]
+      if start <= too_old then
+        others[k] = TOO_LATE
+      elseif words[word] % (2 * mask) >= mask then
+        others[k] = NO
+      elseif waiting[k] then
+        others[k] = NOT_STARTED
+      else
+        words[word] = words[word] + mask
+        if start > latest then
+          latest = start
+        end
+      end
+    end
+    if latest > -math.huge then
+      local packed = struct.pack('>' .. string.rep('I4', #words), unpack(words))
+      redis.call('SETRANGE', lot_key, 4 * low, packed)
+      remember_until(lot_key, latest)
+    end
+    return others
+  end
+
+  local function without(others, columns, count)
+    local left = {}
+    for i = 1, n do
+      left[i] = {}
+      for k = 1, count do
+        if not others[k] then
+          left[i][#left[i] + 1] = columns[i][k]
+        end
+      end
+    end
+    return left
+  end
+
+  local function settle(which, lot, count)
+    local numbers_, changes = take(count), {}
+    local starts = which and take(count)
+    for i = 1, n do
+      changes[i] = take(count)
+    end
+    local waiting = at > now and waiting_of(lot, numbers_) or {}
+    local others, unsettled = {}, {}
+    if which and count > 0 then
+      others = mark(KEYS[which], numbers_, starts, waiting)
+    else
+      for k in pairs(waiting) do
+        others[k] = NOT_STARTED
+      end
+    end
+    for k, what in pairs(others) do
+      unsettled[#unsettled + 1], unsettled[#unsettled + 2] = k - 1, what
+    end
+    if #unsettled < 2 * count then
+      correct(#unsettled > 0 and without(others, changes, count) or changes, follow())
+    end
+    return unsettled
+  end
+
+  local function cancel(which, lot, number, start)
+    if which and now >= start + call.settled_within then
+      return TOO_LATE
+    end
+    local record, number_ = pending(name_of(lot, number))
+    if not record then
+      return NO
+    end
+    local since, given_back = at - record.start, {}
+    for i = 1, n do
+      given_back[i] = math.min(level[i], math.max(0, record.costs[i] - rate[i] * since))
+    end
+    level, record.given_back, changed = less(level, given_back), given_back, true
+    keep(number_, record)
+    undo(given_back)
+    if which then
+      redis.call('SETBIT', KEYS[which], bit_of(number), 1)
+      redis.call('SETBIT', KEYS[which], bit_of(number) + BLOCK, 1)
+      remember_until(KEYS[which], start)
+    end
+    return YES
+  end
+
+  local function penalize(length)
+    paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
+    return YES
+  end
+
+  local function any(levels)
+    for i = 1, n do
+      if levels[i] > 0 then
+        return true
+      end
+    end
+    return false
+  end
+
+  local function observe(wanted)
+    if not any(wanted) then
+      return YES
+    end
+    local queue = follow()
+    local levels, raised, changes = queue and started.level or leaked(level, now - at), {}, {}
+    for i = 1, n do
+      raised[i] = math.max(0, wanted[i] - levels[i])
+      changes[i] = {raised[i]}
+    end
+    if any(raised) then
+      correct(changes, queue)
+    end
+    return YES
+  end
+
+  return {settle = settle, cancel = cancel, penalize = penalize, observe = observe}
+end

@@ -1,0 +1,110 @@
+"""What came of a stream's operations, until it is written to the client."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from google.rpc.status_pb2 import Status
+
+from openlimit.operations import Acquire, Grant
+from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
+from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, write_grant_run
+from openlimit.wire.messages import write_outcome
+from openlimit_server.engine.engine import Answer, Asked
+
+_MOST_IN_MESSAGE = 128
+_MOST_BYTES = 1 << 20  # of a message: a quarter of what gRPC's clients take
+
+
+class _Entry(NamedTuple):
+    """Grants of a run, the outcome of one operation, or a number of SettleRuns that are settled."""
+
+    size: int
+    ids: Sequence[int]
+    asked: Asked | None
+    outcome: Any
+
+
+class Outbox:
+    """Outcomes in the order in which they came; its length is how many there are."""
+
+    def __init__(self) -> None:
+        self._entries: deque[_Entry] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._entries)
+
+    def add(self, ids: Sequence[int], asked: Asked | None, answer: Answer | Status) -> None:
+        """What an operation or a run is answered; an error, also for several ids."""
+        if isinstance(answer, GrantRun):
+            others = answer.others
+            if len(others) < len(ids):
+                self._put(_Entry(len(ids) - len(others), ids, asked, answer))
+            for i, other in others.items():
+                self._put(_Entry(1, [ids[i]], asked, other))
+        elif isinstance(asked, SettleRun) and isinstance(answer, Mapping):
+            for i, error in answer.items():
+                if error is not False:
+                    self._put(_Entry(1, [ids[i]], None, error))
+        else:
+            for number in ids:
+                self._put(_Entry(1, [number], asked, answer))
+
+    def settled(self, runs: int) -> None:
+        """So many SettleRuns are settled or answered now."""
+        self._put(_Entry(0, (), None, runs))
+
+    def _put(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._size += entry.size
+
+    def next_size(self) -> int:
+        """How many outcomes the next message has, about."""
+        return min(self._size, _MOST_IN_MESSAGE)
+
+    def next_message(self) -> bytes:
+        """Of the outcomes that came first. They are taken out: the message may arrive even if it is
+        cut off on the way."""
+        most = _MOST_IN_MESSAGE
+        while True:
+            response, size, taken = AcquireStreamResponse(), 0, 0
+            for entry in self._entries:
+                _write(entry, response)
+                size += entry.size
+                taken += 1
+                if size >= most:
+                    break
+            data: bytes = response.SerializeToString()
+            if len(data) <= _MOST_BYTES or taken == 1:
+                for _ in range(taken):
+                    self._entries.popleft()
+                self._size -= size
+                return data
+            most = size // 2
+
+    def granted(self) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:
+        """What was granted and not written, and to which call, or its run."""
+        for _, ids, asked, outcome in self._entries:
+            if isinstance(outcome, GrantRun):
+                outcomes = [outcome.outcome(i) for i in range(len(ids))]
+            else:
+                outcomes = [outcome]
+            for each in outcomes:
+                if isinstance(asked, Acquire | AcquireRun) and isinstance(each, Grant):
+                    yield asked, each
+
+
+def _write(entry: _Entry, response: AcquireStreamResponse) -> None:
+    size, ids, asked, outcome = entry
+    if isinstance(outcome, GrantRun):
+        write_grant_run(ids, outcome, response)
+    elif not size:
+        response.settled_runs = outcome
+    else:
+        kind = Acquire if isinstance(asked, AcquireRun) else type(asked)
+        write_outcome(ids[0], kind, outcome, response.outcomes.add())

@@ -1,0 +1,110 @@
+"""What is reported while the server is away, and for how long it is kept."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from openlimit import LimiterUnavailable
+from openlimit.operations import Cancel, Observe, Penalize, Release, Renew, Report, Settle
+from openlimit.remote.reports import Reports
+from openlimit.remote.stream import Stream
+from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
+from openlimit.wire.columns import SettleRun
+from openlimit.wire.messages import read_operations
+
+AWAY = LimiterUnavailable("server", "away")
+SETTLEMENT = Settle("id", "", {"tokens": 1})
+
+
+class Server:
+    """Away until ``is_up``; the clock moves by hand."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.now = 1000.0
+        self.is_up = False
+        self.reports = Reports("server", 5, lambda _: None, lambda: self.now)
+
+    def is_sent(self) -> None:
+        """All that there is: it hears that, or the stream ends."""
+        stream = Stream("server", 5, [], lambda *_: None, lambda *_: None)
+        request = AcquireStreamRequest()
+        while self.is_up and self.reports.write(stream, request, 100):
+            pass
+        for part in read_operations(request):
+            for each in part.operations:
+                if isinstance(each, SettleRun):
+                    self.heard += map(each.settlement, range(len(each.ids)))
+                else:
+                    self.heard.append(each)
+        if not self.is_up:
+            self.reports.rewind(stream, AWAY)
+
+    def heard_after(self, report: Report, *seconds: float) -> list[Any]:
+        """What it hears that is back after so many seconds; it was tried again before, in vain."""
+        self.reports.add(report)
+        self.is_sent()
+        for each in seconds:
+            self.now += each
+            self.is_up = each is seconds[-1]
+            self.reports.send_again()
+            self.is_sent()
+        return self.heard
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.mark.parametrize("report", [SETTLEMENT, Cancel("id", ""), Release("id", "")])
+def test_what_became_of_a_call_is_sent_once_the_server_is_back(
+    server: Server, report: Report
+) -> None:
+    """Once, within the time that servers remember it."""
+    assert server.heard_after(report, 1, 300, 598) == [report]
+    server.reports.send_again()
+    server.is_sent()
+    assert server.heard == [report]
+
+
+def test_what_no_server_remembers_is_sent_no_more(server: Server) -> None:
+    """It would only take room."""
+    assert server.heard_after(SETTLEMENT, 600, 301) == []
+    assert not server.reports.owing
+
+
+def test_a_pause_is_sent_for_what_is_left_of_it(server: Server) -> None:
+    """However often it was sent in vain."""
+    assert server.heard_after(Penalize("m", "", 30), 4, 6, 10) == [Penalize("m", "", 10)]
+
+
+@pytest.mark.parametrize("report", [Penalize("m", "", 30), Penalize("m", "", 0)])
+def test_a_pause_that_is_over_is_not_sent(server: Server, report: Report) -> None:
+    """Nor its end, which might end another's."""
+    assert server.heard_after(report, 20, 11) == []
+
+
+def test_the_end_of_a_pause_survives_a_restart(server: Server) -> None:
+    """As calls do, for the timeout."""
+    assert server.heard_after(Penalize("m", "", 0), 4) == [Penalize("m", "", 0)]
+
+
+@pytest.mark.parametrize("report", [Observe("m", "", {"tokens": 1}), Renew("id", "")])
+def test_what_was_true_of_a_moment_is_not_sent_later(server: Server, report: Report) -> None:
+    """The next of its kind replaces it."""
+    assert server.heard_after(report, 0.1) == []
+
+
+def test_what_is_forgotten_of_a_long_outage_is_logged(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, not for each call."""
+    with caplog.at_level(logging.WARNING):
+        for each in range(10_005):
+            server.reports.add(Release(str(each), ""))
+            server.is_sent()
+    assert server.reports.owing == 10_000
+    [record] = caplog.records
+    assert "charged as reserved" in record.getMessage()
