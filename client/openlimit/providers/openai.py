@@ -3,10 +3,8 @@
 import re
 from math import inf
 
+from openlimit.providers.image_costs import Patches, Tiles
 from openlimit.providers.provider import Family, Provider, UsageNames
-from openlimit.tokens.images import Patches, Tiles
-
-__all__ = ["OPENAI"]
 
 # Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
 # the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
@@ -18,7 +16,7 @@ _LARGER = 2500
 _ORIGINAL = 10_000
 
 _FAMILIES = {
-    "gpt-3.5-turbo-0301*": Family(per_message=4, per_name=-1, per_function=10),
+    "gpt-3.5-turbo-0301*": Family(per_message=4, per_name=-1, per_call=4, per_function=10),
     "gpt-3*": Family(per_function=10),
     "gpt-4o-mini*": Family(image=Tiles(2833, 5667)),
     "gpt-4.1-mini*": Family(image=Patches(32, 1536, 1.62)),

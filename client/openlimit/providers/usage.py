@@ -10,12 +10,10 @@ from typing import Any
 
 from openlimit.errors import InvalidRequest
 from openlimit.providers import PROVIDERS
-from openlimit.tokens.counting import whole_number
-from openlimit.units import UNIT
+from openlimit.units import MAX_AMOUNT, UNIT, whole_number
 
 __all__ = ["units_of"]
 
-_MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
 """Names of Anthropic and of OpenAI's responses that are names of units too."""
 
@@ -154,7 +152,7 @@ def _unit(name: object) -> str:
 
 def _whole(name: object, value: object) -> int:
     number = whole_number(value)
-    if number is None or not 0 <= number < _MOST:
+    if number is None or not 0 <= number <= MAX_AMOUNT:
         raise InvalidRequest(
             f"usage[{name!r}]", f"must be a whole number, 0 or more, by unit, not {value!r}"
         )
