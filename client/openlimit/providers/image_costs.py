@@ -5,7 +5,7 @@ An image whose size is not known counts as the largest that the model is shown, 
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, prod
 
 _LARGEST = (2048, 768)  # no other shape has more tiles
 _PHOTO = 12_000  # patches of 32 pixels
@@ -25,10 +25,10 @@ class Tiles:
         """Low detail costs the base alone, whatever the size."""
         if detail == "low":
             return self.base
-        width, height = size or _LARGEST
+        size = size or _LARGEST
         # Exactly: a side that comes out at a whole number of tiles must not take one more.
-        scale = min(1, Fraction(2048, max(width, height)), Fraction(768, min(width, height)))
-        return self.base + self.per_tile * ceil(width * scale / 512) * ceil(height * scale / 512)
+        scale = min(Fraction(2048, max(2048, *size)), Fraction(768, max(768, min(size))))
+        return self.base + self.per_tile * prod(ceil(side * scale / 512) for side in size)
 
 
 @dataclass(frozen=True, slots=True)
