@@ -1,7 +1,6 @@
 """The composition root: store, policies, servicers, health, signals and drain."""
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -18,7 +17,7 @@ from openlimit.bucket.slots import AsyncSlots, MemorySlots
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
-from openlimit_server import binding
+from openlimit_server import binding, collector
 from openlimit_server.config.settings import MEMORY, Settings, load_policies
 from openlimit_server.engine.engine import Policies
 from openlimit_server.probe import probe
@@ -70,7 +69,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
-    _spare_the_collector()
+    collector.spare()
+    collecting = asyncio.create_task(collector.collect_young())
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
     watching = asyncio.create_task(_watch(store, rules, health, always=always))
@@ -92,15 +92,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     if reason == _ORPHANED:
         await stopping
     await store.aclose()
+    collecting.cancel()
     _log.info("stopped")
-
-
-def _spare_the_collector() -> None:
-    """A full collection stops all callers: by default, one in a flood takes 50 ms several times a
-    second."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
