@@ -37,7 +37,8 @@ def test_a_signal_drains_the_server(number: signal.Signals) -> None:
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         with grpc.insecure_channel(server.address) as late, pytest.raises(grpc.RpcError) as caught:
             RateLimitServiceStub(late).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        # Cut off if the server is already leaving.
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert server.wait() == 0
         assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
 
