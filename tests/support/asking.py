@@ -114,7 +114,7 @@ async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") 
     return str(errors[0])
 
 
-async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> float:
+async def healed(store: AsyncStore, bucket: str = "b", within: float = 60) -> float:
     """Call until the store decides again; returns that call's wait, in seconds."""
     until = time.monotonic() + within
     while True:
@@ -125,6 +125,6 @@ async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> fl
             await asyncio.sleep(0.02)
 
 
-async def eventually(true: Callable[[], bool], within: float = 20) -> None:
+async def eventually(true: Callable[[], bool], within: float = 60) -> None:
     """Wait until the function returns True, while the store's tasks continue."""
     await asyncio.to_thread(redis_topologies.eventually, true, within)
