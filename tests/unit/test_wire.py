@@ -1,5 +1,6 @@
 """Domain to protobuf and back without a loss."""
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -194,11 +195,23 @@ CALLS = st.lists(
 )
 
 
+def write(
+    numbered: list[tuple[int, operations.Operation]],
+    request: AcquireStreamRequest,
+    names: Iterator[str],
+) -> list[tuple[int, InvalidRequest]]:
+    """Add operations to a message as clients do; what is wrong with those that cannot be sent."""
+    calls = [(n, each) for n, each in numbered if isinstance(each, operations.Acquire)]
+    reports = [(n, each) for n, each in numbered if not isinstance(each, operations.Acquire)]
+    wrong, _ = messages.write_acquisitions(calls, request, names)
+    return wrong + messages.write_reports(reports, request)[0]
+
+
 @given(CALLS)
 def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) -> None:
     """Each is read as it was, or is wrong for itself; those in runs keep their order."""
     request = AcquireStreamRequest()
-    wrong, runs, _ = messages.write_operations(enumerate(calls), request, map(str, count()))
+    wrong, runs = messages.write_acquisitions([*enumerate(calls)], request, map(str, count()))
     errors = dict(wrong)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
     asked = read(sent)
@@ -232,7 +245,7 @@ def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) 
 def test_settlements_that_share_a_message_survive_it(settled: list[operations.Settle]) -> None:
     """Each is read as it was, and those of one key, scope and units travel together."""
     request = AcquireStreamRequest()
-    wrong, _, runs = messages.write_operations(enumerate(settled), request, iter(()))
+    wrong, runs = messages.write_reports(enumerate(settled), request)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
     assert not wrong
     assert messages.count_operations(sent) == len(settled)
@@ -348,8 +361,7 @@ def test_what_a_client_puts_into_a_message_is_less_than_a_server_takes(
     """However long the names are."""
     request = AcquireStreamRequest()
     numbered = [(2**63 + i, operation) for i in range(128)]
-    wrong, *_ = messages.write_operations(numbered, request, map("{:019}".format, count()))
-    assert not wrong
+    assert not write(numbered, request, map("{:019}".format, count()))
     assert messages.count_operations(request) == 128
     assert request.ByteSize() < 1 << 20
     assert not any(isinstance(each, InvalidRequest) for each in read(request).values())
@@ -372,7 +384,7 @@ def test_an_operation_that_is_too_large_spoils_no_other(operation: operations.Op
     call = operations.Acquire("m", "", {"requests": 1, "tokens": 1}, None)
     request = AcquireStreamRequest()
     numbered = [(1, call), (2, operation), (3, call)]
-    [(number, error)], *_ = messages.write_operations(numbered, request, map(str, count()))
+    [(number, error)] = write(numbered, request, map(str, count()))
     assert number == 2
     assert "bytes" in error.reason
     assert sorted(read(request)) == [1, 3]
@@ -488,7 +500,7 @@ def test_what_cannot_be_sent_is_refused(operation: operations.Operation) -> None
     with pytest.raises(InvalidRequest, match="cannot be sent"):
         messages.write_operation(1, operation, Operation())
     request = AcquireStreamRequest()
-    [(number, error)], *_ = messages.write_operations([(1, operation)], request, iter(()))
+    [(number, error)] = write([(1, operation)], request, map(str, count()))
     assert number == 1
     assert "cannot be sent" in error.reason
     assert not request.ByteSize()

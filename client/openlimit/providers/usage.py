@@ -58,6 +58,8 @@ def units_of(usage: object) -> dict[str, int]:
     Raises InvalidRequest for anything else: numbers that are negative or no whole numbers, an
     object or a mapping without any of these.
     """
+    if type(usage) is dict and usage.keys() == {"tokens"}:  # the usual one of those by unit
+        return {"tokens": _whole("tokens", usage["tokens"])}
     if isinstance(usage, Mapping) and _is_by_unit(usage):
         units = {_unit(unit): _whole(unit, number) for unit, number in usage.items()}
         if units.keys() <= _OWN_NAMES:  # then a provider may have said so

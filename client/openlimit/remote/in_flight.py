@@ -18,7 +18,7 @@ from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import Waiters, numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire.columns import AcquireRun, write_acquire_run
-from openlimit.wire.messages import write_operations
+from openlimit.wire.messages import write_acquisitions
 
 Error = Callable[[], Exception]
 
@@ -103,7 +103,7 @@ class InFlight:
             calls = [(number, found[2]) for number in taken if (found := self._waiting.get(number))]
             if len(calls) < len(taken):
                 calls = [(number, call) for number in taken if (call := self._call(number))]
-        errors, runs, _ = write_operations(calls, request, self._names)
+        errors, runs = write_acquisitions(calls, request, self._names)
         if errors:
             self.answered(errors)  # that it was not sent is its answer
         with self._lock:

@@ -13,7 +13,7 @@ from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire.columns import SettleRun, write_settle_run
-from openlimit.wire.messages import write_operations
+from openlimit.wire.messages import write_reports
 
 _MOST_IN_MESSAGE = 64  # so that acquisitions have as much of it
 _MOST_UNSENT = 100_000
@@ -98,7 +98,7 @@ class Reports:
                 if not isinstance(report, Settle):
                     alone[number] = at, report
             if new:
-                errors, _, runs = write_operations(new, request, iter(()))
+                errors, runs = write_reports(new, request)
                 stream.reports |= alone
                 stream.settlements.extend((since, run) for run in runs)
         for number, error in errors:

@@ -1,7 +1,7 @@
 """The messages of a stream: operations, and what came of them. No I/O."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.rpc.status_pb2 import Status
 
@@ -34,61 +34,80 @@ _BY_OPERATION = {codec.operation: codec for codec in CODECS.values()}
 _BY_OUTCOME = {codec.outcome: codec for codec in CODECS.values()}
 
 
-def write_operations(
-    numbered: Iterable[tuple[int, Operation]],
+def write_acquisitions(
+    numbered: Sequence[tuple[int, Acquire]],
     request: messages.AcquireStreamRequest,
     names: Iterator[str],
-) -> tuple[list[tuple[int, InvalidRequest]], list[AcquireRun], list[SettleRun]]:
-    """Add numbered operations to a message: settlements and acquisitions as runs, and the latter
-    by unused names.
+) -> tuple[list[tuple[int, InvalidRequest]], list[AcquireRun]]:
+    """Add numbered calls to a message: as runs by unused names, or alone if they have a request_id.
 
     Returns what is wrong with those that cannot be sent, and the runs as they are sent.
     """
     errors: list[tuple[int, InvalidRequest]] = []
-    calls: list[tuple[int, Acquire]] = []
+    runs: list[AcquireRun] = []
+    for run in acquire_runs(numbered):
+        if run.request_id:
+            [number] = run.ids
+            _write_alone(number, dict(numbered)[number], request, errors)
+        else:
+            named = run._replace(request_id=next(names), places=range(len(run.ids)))
+            runs += _write_run(named, request.runs, write_acquire_run, errors)
+    return errors, runs
+
+
+def write_reports(
+    numbered: Iterable[tuple[int, Operation]], request: messages.AcquireStreamRequest
+) -> tuple[list[tuple[int, InvalidRequest]], list[SettleRun]]:
+    """Add other numbered operations to a message, settlements as runs.
+
+    Returns what is wrong with those that cannot be sent, and the runs as they are sent.
+    """
+    errors: list[tuple[int, InvalidRequest]] = []
     settlements: list[tuple[int, Settle]] = []
     for number, operation in numbered:
-        if type(operation) is Acquire and not operation.request_id:
-            calls.append((number, operation))
-        elif type(operation) is Settle:
+        if type(operation) is Settle:
             settlements.append((number, operation))
         else:
-            try:
-                write_operation(number, operation, request.operations.add())
-            except InvalidRequest as error:
-                del request.operations[-1]
-                errors.append((number, error))
-    named = [
-        run._replace(request_id=next(names), places=range(len(run.ids)))
-        for run in acquire_runs(calls)
-    ]
-    return (
-        errors,
-        _write_runs(named, request.runs, write_acquire_run, errors),
-        _write_runs(settle_runs(settlements), request.settlements, write_settle_run, errors),
-    )
+            _write_alone(number, operation, request, errors)
+    runs: list[SettleRun] = []
+    for run in settle_runs(settlements):
+        runs += _write_run(run, request.settlements, write_settle_run, errors)
+    return errors, runs
 
 
-def _write_runs(
-    runs: Iterable[Any],
-    written: Any,
-    write: Callable[[Any, Any], None],
+def _write_alone(
+    number: int,
+    operation: Operation,
+    request: messages.AcquireStreamRequest,
     errors: list[tuple[int, InvalidRequest]],
-) -> list[Any]:
-    """Add runs; those of one that cannot be sent one by one. Returns what was added."""
-    added = []
-    for run in runs:
-        try:
-            write(run, written.add())
-            added.append(run)
-        except InvalidRequest as error:
-            del written[-1]
-            if len(run.ids) == 1:
-                errors.append((run.ids[0], error))
-            else:
-                alone = [run.only([i]) for i in range(len(run.ids))]
-                added += _write_runs(alone, written, write, errors)
-    return added
+) -> None:
+    try:
+        write_operation(number, operation, request.operations.add())
+    except InvalidRequest as error:
+        del request.operations[-1]
+        errors.append((number, error))
+
+
+_Run = TypeVar("_Run", AcquireRun, SettleRun)
+
+
+def _write_run(
+    run: _Run,
+    written: Any,
+    write: Callable[[_Run, Any], None],
+    errors: list[tuple[int, InvalidRequest]],
+) -> list[_Run]:
+    """Add a run, or one by one what is in a run that cannot be sent. Returns what was added."""
+    try:
+        write(run, written.add())
+    except InvalidRequest as error:
+        del written[-1]
+        if len(run.ids) == 1:
+            errors.append((run.ids[0], error))
+            return []
+        alone = [run.only([i]) for i in range(len(run.ids))]
+        return [added for each in alone for added in _write_run(each, written, write, errors)]
+    return [run]
 
 
 def write_operation(number: int, operation: Operation, message: messages.Operation) -> None:
