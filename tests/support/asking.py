@@ -9,11 +9,10 @@ from itertools import count
 
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable
-from openlimit.operations import Grant
-from openlimit.stores.protocol import Answer, AsyncStore, Demand, Outcome, Question
+from openlimit.stores.protocol import Acquire, Answer, AsyncStore, Operation
 from openlimit.stores.redis.store import RedisBuckets, RedisStore
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.store import demand
+from tests.contracts.store import Granted, aask_one, acquire
 from tests.support import redis_topologies
 from tests.support.clock import FakeClock
 
@@ -22,11 +21,11 @@ TIMEOUT = 0.25
 SLACK = 3
 """Seconds that a slow machine may take on top of that."""
 
-_names = map(str, count())
+_lots = map(str, count())
 
 
 class FromThreads:
-    """The blocking face of a store, each question from a thread of its own."""
+    """The blocking face of a store, each call of it from a thread of its own."""
 
     one_lot = RedisStore.one_lot
 
@@ -34,13 +33,9 @@ class FromThreads:
         self._store = store
         self._threads = ThreadPoolExecutor(200)
 
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.reserve, demands)
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.decide, questions)
+        return await loop.run_in_executor(self._threads, self._store.decide, operations)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._store.close)
@@ -81,22 +76,22 @@ async def asking(
         await asked.aclose()
 
 
-def a_second(bucket: str = "b") -> Demand:
+def a_second(bucket: str = "b") -> Acquire:
     """What delays the next call by a second, once the burst is used up."""
-    return demand(bucket, (0, 100), name=next(_names))
+    return acquire(bucket, (0, 100), lot=next(_lots))
 
 
-def a_minute(bucket: str = "b") -> Demand:
+def a_minute(bucket: str = "b") -> Acquire:
     """What delays the next call by a minute less the burst, which outlasts any failover."""
-    return demand(bucket, (0, 6000), name=next(_names))
+    return acquire(bucket, (0, 6000), lot=next(_lots))
 
 
 async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
     """The wait of one more such call, in seconds; raises LimiterUnavailable."""
-    [outcome] = await store.areserve([a_second(bucket)])
+    outcome = await aask_one(store, a_second(bucket))
     if isinstance(outcome, LimiterUnavailable):
         raise outcome
-    assert isinstance(outcome, Grant)
+    assert isinstance(outcome, Granted)
     return outcome.wait / SECOND
 
 
@@ -105,7 +100,7 @@ async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") 
 
     async def one() -> LimiterUnavailable:
         began = time.monotonic()
-        [outcome] = await store.areserve([a_second(bucket)])
+        outcome = await aask_one(store, a_second(bucket))
         assert isinstance(outcome, LimiterUnavailable)
         assert time.monotonic() - began < TIMEOUT + SLACK
         return outcome

@@ -42,10 +42,10 @@ class Policy:
         """What each call of a run is charged, in the order of the limits."""
         units, costs, count = run.units, run.costs, len(run.ids)
         width = len(units)
-        nothing = [0] * count
-        by_unit: Columns = {"requests": [1] * count, TOKENS: nothing}
-        for i, unit in enumerate(units):
-            by_unit[unit] = costs[i::width]
+        nothing = (0,) * count
+        by_unit: Columns = {unit: costs[i::width] for i, unit in enumerate(units)}
+        by_unit.setdefault("requests", (1,) * count)
+        by_unit.setdefault(TOKENS, nothing)
         if width > 2:  # beside requests and tokens
             self._uncounted.notice(units)
         if self.token_costs:
