@@ -1,6 +1,7 @@
 """What is reported while the server is away, and for how long it is kept."""
 
 import logging
+from threading import RLock
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class Server:
         self.heard: list[Any] = []
         self.now = 1000.0
         self.is_up = False
-        self.reports = Reports("server", 5, lambda _: None, lambda: self.now)
+        self.reports = Reports(RLock(), "server", 5, lambda _: None, lambda: self.now)
 
     def is_sent(self) -> None:
         """All that there is: it hears that, or the stream ends."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from threading import RLock
 from typing import Any
 
-from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.errors import InvalidRequest, UnknownReservation
 from openlimit.operations import Cancel, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
@@ -36,6 +36,7 @@ class Reports:
 
     def __init__(
         self,
+        lock: RLock,
         address: str,
         timeout: float,
         lost: Callable[[tuple[str, str]], None],
@@ -45,8 +46,7 @@ class Reports:
         self._timeout = timeout
         self._lost = lost
         self._now = now
-        # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
-        self._lock = RLock()
+        self._lock = lock
         self._unsent: deque[tuple[int, float, Report | SettleRun]] = deque()
         """Their numbers, and when they were true."""
         self.queues = [self._unsent]
@@ -60,18 +60,18 @@ class Reports:
     def add(self, report: Report) -> None:
         """Send it with the next message."""
         now = self._now()
-        if len(self._unsent) < _MOST_UNSENT:
-            self._unsent.append((next(numbers), now, report))
-        else:  # the server seems to hang; callers give up one by one, this would pile up
-            self._failed(now, report, LimiterUnavailable(self._address, "it does not answer"))
+        self._unsent.append((next(numbers), now, report))
+        if len(self._unsent) > _MOST_UNSENT:  # the server seems to hang, and this would pile up
+            self._unsent.popleft()
+            self._warn(now, _MOST_UNSENT)
 
     def are_open(self, stream: Stream | None, before: int) -> bool:
         """Whether some before a number are not sent, or not answered on the stream."""
         with self._lock:
-            numbers = [self._unsent[0][0]] if self._unsent else []
+            first = [self._unsent[0][0]] if self._unsent else []
             if stream:
-                numbers += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
-        return any(number < before for number in numbers)
+                first += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
+        return any(number < before for number in first)
 
     def write(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
         """Add at most so many to a message, or a run that is repeated; returns how many."""
@@ -171,17 +171,21 @@ class Reports:
                 is_too_much = self.owing > _MOST_OWED
                 while self.owing > _MOST_OWED:
                     self.owing -= _size(self._owed.popleft()[1])
-            if is_too_much and at > self._warn_at:
-                self._warn_at = at + _WARN_EVERY
-                _log.warning(
-                    "%s was away for so long that what came of calls is forgotten, the oldest of "
-                    "%d first: these calls stay charged as reserved",
-                    *(self._address, _MOST_OWED),
-                )
+            if is_too_much:
+                self._warn(at, _MOST_OWED)
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
             self._lost(report[:2])
         _log.info("%s had no effect: %s", report, error)
+
+    def _warn(self, at: float, most: int) -> None:
+        if at > self._warn_at:
+            self._warn_at = at + _WARN_EVERY
+            _log.warning(
+                "%s was away for so long that what came of calls is forgotten, the oldest of %d "
+                "first: these calls stay charged as reserved",
+                *(self._address, most),
+            )
 
 
 def _settlement(stream: Stream, number: int) -> tuple[float, Settle] | None:
