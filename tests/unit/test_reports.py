@@ -144,9 +144,9 @@ def test_settlements_are_kept_as_they_were_sent_until_they_are_acknowledged(serv
     server.reports.send_again()
     again = opened()
     assert sent(server, again) == runs[1:]
-    assert server.reports.are_open(again, 2**62)
+    assert server.reports.are_open(2**62)
     assert server.reports.answered(again, [], 1) == 1
-    assert not server.reports.are_open(again, 2**62)
+    assert not server.reports.are_open(2**62)
 
 
 def test_a_settlement_that_failed_is_sent_again_without_its_run(server: Server) -> None:

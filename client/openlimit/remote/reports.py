@@ -50,6 +50,8 @@ class Reports:
         self._unsent: deque[tuple[int, float, Report | SettleRun]] = deque()
         """Their numbers, and when they were true."""
         self.queues = [self._unsent]
+        self._carriers: set[Stream] = set()
+        """Streams that have sent some and are not rewound."""
         self._owed: deque[tuple[float, Report | SettleRun]] = deque()
         """What has to be sent again, and when it was true."""
         self.owing = 0
@@ -65,11 +67,11 @@ class Reports:
             self._unsent.popleft()
             self._warn(now, _MOST_UNSENT)
 
-    def are_open(self, stream: Stream | None, before: int) -> bool:
-        """Whether some before a number are not sent, or not answered on the stream."""
+    def are_open(self, before: int) -> bool:
+        """Whether some before a number are neither answered nor owed."""
         with self._lock:
             first = [self._unsent[0][0]] if self._unsent else []
-            if stream:
+            for stream in self._carriers:
                 first += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
         return any(number < before for number in first)
 
@@ -96,13 +98,15 @@ class Reports:
                 new.append((number, report))
                 if not isinstance(report, Settle):
                     alone[number] = at, report
+            if count:
+                self._carriers.add(stream)
             if new:
                 errors, runs = write_reports(new, request)
                 stream.reports |= alone
                 stream.settlements.extend((since, run) for run in runs)
-        for number, error in errors:
-            stream.reports.pop(number, None)
-            self._failed(since, dict(new)[number], error)
+                for number, error in errors:
+                    stream.reports.pop(number, None)
+                    self._failed(since, dict(new)[number], error)
         return count - len(errors)
 
     def answered(
@@ -110,7 +114,6 @@ class Reports:
     ) -> int:
         """The server has answered these of the stream, and maybe others, and has acknowledged so
         many runs; returns how many settlements are acknowledged by that."""
-        failed: list[tuple[float, Report, Exception]] = []
         count = 0
         with self._lock:
             for number, outcome in outcomes:
@@ -118,28 +121,25 @@ class Reports:
                 if found is None and (found := _settlement(stream, number)):
                     count -= 1  # it is acknowledged as well, with its run
                 if found and isinstance(outcome, Exception):
-                    failed.append((*found, outcome))
+                    self._failed(*found, outcome)
             while stream.settled_runs < settled_runs and stream.settlements:
                 stream.settled_runs += 1
                 count += len(stream.settlements.popleft()[1].ids)
-        for each in failed:
-            self._failed(*each)
         if self.owing and self._now() > self._again_at:
             self.send_again()
         return count
 
     def rewind(self, stream: Stream | None, error: Exception) -> None:
         """The stream has ended, or there was none: nothing that is not answered arrived."""
-        failed: list[tuple[float, Report | SettleRun]] = []
         with self._lock:
             if stream:
-                failed += [*stream.settlements, *stream.reports.values()]
+                self._carriers.discard(stream)
+                for at, sent in (*stream.settlements, *stream.reports.values()):
+                    self._failed(at, sent, error)
                 stream.settlements.clear()
                 stream.reports.clear()
             while self._unsent:  # others add to it meanwhile
-                failed.append(self._unsent.popleft()[1:])
-        for at, report in failed:
-            self._failed(at, report, error)
+                self._failed(*self._unsent.popleft()[1:], error)
 
     def send_again(self) -> None:
         """What could not be sent while the server was away, as far as it still matters."""
@@ -163,15 +163,13 @@ class Reports:
         return (now, report._replace(retry_after=left)) if left > 0 else None
 
     def _failed(self, at: float, report: Report | SettleRun, error: Exception) -> None:
+        """The lock is held."""
         if isinstance(report, _KEPT) and not isinstance(error, _FINAL):
-            with self._lock:
-                self._owed.append((at, report))
-                self.owing += _size(report)
-                self._again_at = self._now() + _AGAIN_AFTER
-                is_too_much = self.owing > _MOST_OWED
-                while self.owing > _MOST_OWED:
-                    self.owing -= _size(self._owed.popleft()[1])
-            if is_too_much:
+            self._owed.append((at, report))
+            self.owing += _size(report)
+            self._again_at = self._now() + _AGAIN_AFTER
+            while self.owing > _MOST_OWED:
+                self.owing -= _size(self._owed.popleft()[1])
                 self._warn(at, _MOST_OWED)
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
