@@ -1,7 +1,7 @@
 """Acquisitions: where they are decided, what the store is asked, and what comes of its answer."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
 from typing import cast
@@ -109,26 +109,44 @@ class Acquisitions:
         lots = self._lots if self._store.one_lot else Lots()
         return Target(policy, model, key, self._secrets.all, lots)
 
-    def plan(
-        self, step: Step, place: int, run: AcquireRun, hold: float, asker: str, *, alone: bool
-    ) -> None:
-        """Have a run decided; ``alone`` if the answer is to be the outcome of its only call.
-        Raises UnknownModel."""
+    def plan(self, step: Step, place: int, run: AcquireRun, hold: float, asker: str) -> None:
+        """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key)
         costs = target.policy.costs_of(run)
-        if not target.policy.queue:
-            max_wait = target.policy.max_wait(run.max_wait)
-            operation, scope = target.asked(run, costs, max_wait)
-            granted = partial(target.granted, operation, scope)
-            step.ask(
-                place, operation, (lambda answer: granted(answer).outcome(0)) if alone else granted
-            )
-        elif alone:
-            step.decide_apart(place, self._enter(target, run, costs[0], hold, asker))
-        else:
+        if target.policy.queue:
             step.answers[place] = same_for_all(len(costs), None)
             for i, row in enumerate(costs):
                 step.decide_apart(place, self._enter(target, run.only([i]), row, hold, asker), i)
+            return
+        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+
+        def take(decided: stores.Answer) -> None:
+            step.answers[place] = target.granted(operation, scope, decided)
+
+        step.ask(operation, take)
+
+    def plan_alone(self, step: Step, run: AcquireRun, hold: float, asker: str) -> None:
+        """Have a run of single calls decided, whose ids are the places of their outcomes."""
+        try:
+            target = self.target(run.model, run.key)
+        except OpenLimitError as error:
+            for place in run.ids:
+                step.answers[place] = error
+            return
+        costs = target.policy.costs_of(run)
+        if target.policy.queue:
+            for i, place in enumerate(run.ids):
+                entering = self._enter(target, run.only([i]), costs[i], hold, asker)
+                step.decide_apart(place, entering)
+            return
+        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+
+        def take(decided: stores.Answer) -> None:
+            grants = target.granted(operation, scope, decided)
+            for i, place in enumerate(run.ids):
+                step.answers[place] = grants.outcome(i)
+
+        step.ask(operation, take)
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str

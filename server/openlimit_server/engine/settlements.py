@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
@@ -107,9 +107,12 @@ class Settlements:
             settling = self._settle_in_slots(policy, scope, reserved, run, answer)
             step.decide_apart(place, settling)
         else:
-            take = partial(unsettled, policy, scope, run)
             operation = settle(policy, scope, reserved, run)
-            step.ask(place, operation, lambda decided: answer(take(decided)))
+
+            def take(decided: stores.Answer) -> None:
+                step.answers[place] = answer(unsettled(policy, scope, run, decided))
+
+            step.ask(operation, take)
 
     async def _settle_in_slots(
         self,
