@@ -15,7 +15,6 @@ from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire.columns import SettleRun, write_settle_run
 from openlimit.wire.messages import write_reports
 
-_MOST_IN_MESSAGE = 64  # so that acquisitions have as much of it
 _MOST_UNSENT = 100_000
 _MOST_OWED = 10_000
 _OWED_FOR = 900.0  # seconds: servers remember a reservation no longer
@@ -79,7 +78,7 @@ class Reports:
         new: list[tuple[int, Report]] = []
         alone: dict[int, tuple[float, Report]] = {}
         errors: list[tuple[int, InvalidRequest]] = []
-        room, count, since = min(room, _MOST_IN_MESSAGE), 0, 0.0
+        count, since = 0, 0.0
         with self._lock:
             while count < room and self._unsent and not stream.is_left:
                 number, at, report = self._unsent[0]
