@@ -165,6 +165,13 @@ def acquire(bucket: Bucket, operation: Acquire, now: float, others: dict[int, An
     the place of one that is granted."""
     _, _, costs, max_wait, lot, first, _, places = operation
     count = len(costs)
+    if count == 1 and not others:  # as most calls come that are not in runs
+        outcome = bucket.acquire(costs[0], now, max_wait, (lot, first) if lot else None)
+        if type(outcome) is not tuple:
+            others[0] = outcome
+        elif outcome[0]:
+            return Grants(now, outcome[:1], outcome[1:], others)
+        return new(Grants, (now, (), (), others))
     are_new = not others and count > 1 and len({*places}) == len(places)
     if are_new and bucket.acquire_at_once(costs, now):
         return new(Grants, (now, (), (), others))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
-from typing import cast
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Costs
@@ -73,13 +72,15 @@ class Target:
         costs, first = operation.costs, operation.first
         if isinstance(answer, LimiterUnavailable):
             return same_for_all(len(costs), in_outage(self.policy, answer))
-        now, waits, limited_by, others = cast(stores.Grants, answer)
+        assert isinstance(answer, stores.Grants)
+        now, waits, limited_by, others = answer
         if len(others) == len(costs):
             owns = []
         elif slot:
             owns = [scope.own(first, now + sum(waits), costs[0], slot)]
         else:
-            owns = scope.owns(first, [now + wait for wait in waits] or repeat(now), costs)
+            starts = [now + wait for wait in waits] if waits else repeat(now)
+            owns = scope.owns(first, starts, costs)
         alone = {i: self._alone(other, slot) for i, other in others.items()} if others else {}
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
 
