@@ -9,11 +9,10 @@ from itertools import count
 
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable
-from openlimit.operations import Grant
-from openlimit.stores.protocol import Answer, AsyncStore, Demand, Outcome, Question
+from openlimit.stores.protocol import Acquire, Answer, AsyncStore, Operation
 from openlimit.stores.redis.store import RedisBuckets, RedisStore
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.store import demand
+from tests.contracts.store import Granted, aask_one, acquire
 from tests.support import redis_topologies
 from tests.support.clock import FakeClock
 
@@ -22,7 +21,7 @@ TIMEOUT = 0.25
 SLACK = 3
 """Extra seconds for a slow machine."""
 
-_names = map(str, count())
+_lots = map(str, count())
 
 
 class FromThreads:
@@ -34,13 +33,9 @@ class FromThreads:
         self._store = store
         self._threads = ThreadPoolExecutor(200)
 
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.reserve, demands)
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.decide, questions)
+        return await loop.run_in_executor(self._threads, self._store.decide, operations)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._store.close)
@@ -96,7 +91,7 @@ async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
     [outcome] = await store.areserve([a_second(bucket)])
     if isinstance(outcome, LimiterUnavailable):
         raise outcome
-    assert isinstance(outcome, Grant)
+    assert isinstance(outcome, Granted)
     return outcome.wait / SECOND
 
 
@@ -105,7 +100,7 @@ async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") 
 
     async def one() -> LimiterUnavailable:
         began = time.monotonic()
-        [outcome] = await store.areserve([a_second(bucket)])
+        outcome = await aask_one(store, a_second(bucket))
         assert isinstance(outcome, LimiterUnavailable)
         assert time.monotonic() - began < TIMEOUT + SLACK
         return outcome

@@ -35,7 +35,7 @@ def test_what_is_remembered_lies_in_its_buckets_hash_slot(bucket: str, prefix: s
     assert len({key_slot(key.encode()) for key in keys}) == 1
     asked = json.loads(content)
     assert asked["operations"] == [
-        ["acquire", "one", 0, 1, -1, 1, False],
+        ["repeat", "one", 0, 1, -1, 1, False],
         ["settle", 3, "lot", 1],
         ["settle", 3, "lot", 1],
         ["settle", False, "local", 1],

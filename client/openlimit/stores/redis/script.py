@@ -6,11 +6,11 @@ One call carries out any number of operations of one bucket, in order.
 import re
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from json import JSONEncoder
 from math import inf
 from operator import sub
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND, least_levels
@@ -29,6 +29,7 @@ from openlimit.stores.protocol import (
     Operation,
     Penalize,
     Repeat,
+    Request,
     Secret,
     Settle,
     not_started,
@@ -57,13 +58,9 @@ class Call(NamedTuple):
     operations: list[Any]
     positions: list[int]
     """Of each of the operations among all."""
+    script: Script
     prefix: str
     clock: float | None
-
-    @property
-    def script(self) -> Script:
-        """Which carries them out."""
-        return SLOTS if isinstance(self.operations[0], slots.Operation) else BUCKET
 
     def encode(self) -> Sequence[Any]:
         """What follows EVALSHA and the script's name."""
@@ -77,15 +74,17 @@ class Call(NamedTuple):
             return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
         if isinstance(self.operations[0], Secret):
             return [_text(reply[0])] * len(self.operations)
-        now, *answers = reply
-        return [_answer(*each, now) for each in zip(self.operations, answers, strict=True)]
+        rest = iter(reply)
+        now = next(rest)
+        return [_answer(operation, rest, now) for operation in self.operations]
 
 
 def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
-    if isinstance(operation, Acquire):
-        return len(operation.costs)
-    return len(operation.numbers) if isinstance(operation, Settle) else 1
+    kind = type(operation)
+    if kind is Acquire:
+        return len(cast(Acquire, operation).costs)
+    return len(cast(Settle, operation).numbers) if kind is Settle else 1
 
 
 def calls_of(
@@ -100,16 +99,14 @@ def calls_of(
     calls = []
     for position, operation in enumerate(operations):
         # By identity: limits are made once for many operations, and comparing them costs more.
-        target = operation.bucket, id(getattr(operation, "limits", None))
-        call, size = filling.get(target, (None, 0))
-        size += size_of(operation)
-        if call is None or size > _MOST:
-            call, size = (
-                Call(key_of(operation.bucket, prefix), [], [], prefix, now),
-                size_of(operation),
-            )
+        limits, size = getattr(operation, "limits", None), size_of(operation)
+        target = operation.bucket, id(limits)
+        call, filled = filling.get(target, (None, 0))
+        if call is None or filled + size > _MOST:
+            script = SLOTS if limits is None else BUCKET
+            call, filled = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now), 0
             calls.append(call)
-        filling[target] = call, size
+        filling[target] = call, filled + size
         call.operations.append(operation)
         call.positions.append(position)
     return calls
@@ -154,7 +151,7 @@ class _Encoder:
         self._which: dict[str, int] = {}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
-        self._columns: list[Iterable[float]] = []
+        self._columns = array("d")
 
     def encode(self) -> Sequence[Any]:
         first = self._call.operations[0]
@@ -173,27 +170,16 @@ class _Encoder:
                 "settled_within": SETTLED_WITHIN,
                 "marked": MARKED,
             }
-        columns = b"".join([_packed(column) for column in self._columns])
-        return len(self._keys), *self._keys, _to_json(content), columns
+        if sys.byteorder == "big":
+            self._columns.byteswap()
+        return len(self._keys), *self._keys, _to_json(content), self._columns.tobytes()
 
     def _write(self, operation: Operation) -> Sequence[Any]:
+        if type(operation) is Acquire:  # what there is most of
+            return self._acquire(operation)
         match operation:
-            case Acquire(_, _, costs, max_wait, lot, first, _, places):
-                self._columns += zip(*costs, strict=True)
-                start: int | bool = False
-                if isinstance(places, range) and places.step == 1:
-                    start = places.start
-                elif operation.request:
-                    self._columns.append(places)
-                bound = -1 if max_wait == inf else max_wait
-                return "acquire", lot, first, len(costs), bound, self._request(operation), start
-            case Settle(_, _, lot, numbers, starts, reserved, actual):
-                self._columns.append(numbers)
-                if starts is not None:
-                    self._columns.append(starts)
-                pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
-                self._columns += (map(sub, *columns) for columns in pairs)
-                return "settle", starts is not None and self._lot(lot), lot, len(numbers)
+            case Settle():
+                return self._settle(operation)
             case Cancel(_, _, lot, number, start_):
                 which = start_ is not None and self._lot(lot)
                 return "cancel", which, lot, number, start_ or 0
@@ -201,14 +187,37 @@ class _Encoder:
                 return "penalize", length
             case Observe(_, limits, remaining):
                 return "observe", least_levels(limits, remaining)
-            case Secret():
-                raise AssertionError("the secret has a key of its own")
+            case _:
+                raise AssertionError("the secret has a call of its own")
 
-    def _request(self, operation: Acquire) -> int | bool:
-        """Which of the call's requests that is."""
-        request = operation.request
+    def _acquire(self, operation: Acquire) -> Sequence[Any]:
+        _, _, costs, max_wait, lot, first, request, places = operation
+        columns, bound = self._columns, -1 if max_wait == inf else max_wait
+        if len(costs) == 1:
+            columns.extend(costs[0])
+        else:
+            for column in zip(*costs, strict=True):
+                columns.extend(column)
         if not request:
-            return False
+            return "acquire", lot, first, len(costs), bound
+        which = self._request(request)
+        if isinstance(places, range) and places.step == 1:
+            return "repeat", lot, first, len(costs), bound, which, places.start
+        columns.extend(places)
+        return "repeat", lot, first, len(costs), bound, which, False
+
+    def _settle(self, operation: Settle) -> Sequence[Any]:
+        _, _, lot, numbers, starts, reserved, actual = operation
+        self._columns.extend(numbers)
+        if starts is not None:
+            self._columns.extend(starts)
+        pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
+        for after, before in pairs:
+            self._columns.extend(map(sub, after, before))
+        return "settle", starts is not None and self._lot(lot), lot, len(numbers)
+
+    def _request(self, request: Request) -> int:
+        """Which of the call's requests that is."""
         which = self._requests.get(request.id)
         if which is None:
             which = self._requests[request.id] = len(self._requests) + 1
@@ -236,21 +245,15 @@ class _Encoder:
         return f"{_without_braces(self._call.prefix)}:{{{key}}}:{what}:{name}"
 
 
-def _packed(column: Iterable[float]) -> bytes:
-    numbers = array("d", column)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
-def _answer(operation: Operation, reply: Any, now: int) -> Answer:
-    if isinstance(operation, Acquire):
+def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
+    if type(operation) is Acquire:
         return _grants(operation, reply, now)
     if isinstance(operation, Settle):
-        codes = zip(reply[::2], reply[1::2], strict=True)
-        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in codes}
+        pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
+        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
     if isinstance(operation, Cancel):
-        return True if reply == _YES else _undone(reply, operation.lot, operation.number)
+        what = next(reply)
+        return True if what == _YES else _undone(what, operation.lot, operation.number)
     return True
 
 
@@ -263,13 +266,14 @@ def _undone(
     return not_started() if what == _NOT_STARTED else False
 
 
-def _grants(operation: Acquire, reply: Any, now: int) -> Grants:
+def _grants(operation: Acquire, reply: Iterator[Any], now: int) -> Grants:
     others: dict[int, Any] = {}
-    if reply == _YES:
+    if next(reply) == _YES:
         return new(Grants, (now, (), (), others))
     units = ["", *(limit.unit for limit in operation.limits)]
     waits, limited_by = [0] * len(operation.costs), [""] * len(operation.costs)
-    for i, (what, wait, by) in enumerate(zip(reply[::3], reply[1::3], reply[2::3], strict=True)):
+    for i in range(len(waits)):
+        what, wait, by = next(reply), next(reply), next(reply)
         if what == _YES:
             waits[i], limited_by[i] = wait, units[by]
         elif what == _REPEAT:

@@ -143,7 +143,7 @@ local function corrections()
     return record, number
   end
 
-  -- Of these numbers of a lot, those that still wait.
+  -- NOT_STARTED, by position, for those of these numbers of a lot that still wait.
   local function waiting_of(lot, which)
     local waiting, names_, wanted = {}, {}, {}
     for k, number in ipairs(which) do
@@ -160,7 +160,7 @@ local function corrections()
       end
     end
     for k, name in ipairs(names_) do
-      waiting[k] = pending(name) and true
+      waiting[k] = pending(name) and NOT_STARTED
     end
     return waiting
   end
@@ -199,7 +199,7 @@ local function corrections()
       elseif words[word] % (2 * mask) >= mask then
         others[k] = NO
       elseif waiting[k] then
-        others[k] = NOT_STARTED
+        others[k] = waiting[k]
       else
         words[word] = words[word] + mask
         if start > latest then
@@ -215,50 +215,48 @@ local function corrections()
     return others
   end
 
-  local function without(others, columns, count)
-    local left = {}
-    for i = 1, n do
-      left[i] = {}
-      for k = 1, count do
-        if not others[k] then
-          left[i][#left[i] + 1] = columns[i][k]
-        end
+  -- The next so many numbers of the column, but for those that stay out.
+  local function take(count, others)
+    local numbers_ = {}
+    for k = 1, count do
+      if not others or not others[k] then
+        numbers_[#numbers_ + 1] = column[taken + k]
       end
     end
-    return left
+    taken = taken + count
+    return numbers_
   end
 
   local function settle(which, lot, count)
-    local numbers_, changes = take(count), {}
-    local starts = which and take(count)
-    for i = 1, n do
-      changes[i] = take(count)
-    end
+    local numbers_, starts = take(count), which and take(count)
     local waiting = at > now and waiting_of(lot, numbers_) or {}
-    local others, unsettled = {}, {}
+    local others, unsettled, changes = waiting, {}, {}
     if which and count > 0 then
       others = mark(KEYS[which], numbers_, starts, waiting)
-    else
-      for k in pairs(waiting) do
-        others[k] = NOT_STARTED
-      end
     end
-    for k, what in pairs(others) do
-      unsettled[#unsettled + 1], unsettled[#unsettled + 2] = k - 1, what
+    for k in pairs(others) do
+      unsettled[#unsettled + 1] = k
     end
-    if #unsettled < 2 * count then
-      correct(#unsettled > 0 and without(others, changes, count) or changes, follow())
+    answer(#unsettled)
+    for _, k in ipairs(unsettled) do
+      answer(k - 1)
+      answer(others[k])
     end
-    return unsettled
+    for i = 1, n do
+      changes[i] = take(count, others)
+    end
+    if #unsettled < count then
+      correct(changes, follow())
+    end
   end
 
   local function cancel(which, lot, number, start)
     if which and now >= start + call.settled_within then
-      return TOO_LATE
+      return answer(TOO_LATE)
     end
     local record, number_ = pending(name_of(lot, number))
     if not record then
-      return NO
+      return answer(NO)
     end
     local since, given_back = at - record.start, {}
     for i = 1, n do
@@ -272,12 +270,11 @@ local function corrections()
       redis.call('SETBIT', KEYS[which], bit_of(number) + BLOCK, 1)
       remember_until(KEYS[which], start)
     end
-    return YES
+    answer(YES)
   end
 
   local function penalize(length)
     paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
-    return YES
   end
 
   local function any(levels)
@@ -291,7 +288,7 @@ local function corrections()
 
   local function observe(wanted)
     if not any(wanted) then
-      return YES
+      return
     end
     local queue = follow()
     local levels, raised, changes = queue and started.level or leaked(level, now - at), {}, {}
@@ -302,7 +299,6 @@ local function corrections()
     if any(raised) then
       correct(changes, queue)
     end
-    return YES
   end
 
   return {settle = settle, cancel = cancel, penalize = penalize, observe = observe}

@@ -26,7 +26,7 @@
 --            settled_within, marked   microseconds from the start, as in protocol.py
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- ARGV[2]  the operations' columns of numbers, as doubles
--- Returns  the time, and an answer to each operation, see decide.lua.
+-- Returns  the time, and then the answers to the operations, see decide.lua.
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
 -- with 17 digits, from which a double is read back as it was. Every step is one of bucket.py, in the
@@ -49,23 +49,26 @@ local function exact(number)
   return string.format('%.17g', number)
 end
 
--- The next so many numbers of the columns.
-local position = 1
-local function take(count)
-  local column
-  repeat
-    local part = math.min(count - #(column or ''), MOST_ARGUMENTS)
-    local numbers = {struct.unpack('<' .. string.rep('d', part), ARGV[2], position)}
-    position = table.remove(numbers)
-    if not column then
-      column = numbers
-    else
-      for _, number in ipairs(numbers) do
-        column[#column + 1] = number
-      end
+-- All numbers of the columns, and where those of the next operation begin.
+local column, taken = {}, 0
+for from = 1, #ARGV[2], 8 * MOST_ARGUMENTS do
+  local count = math.min((#ARGV[2] - from + 1) / 8, MOST_ARGUMENTS)
+  local part = {struct.unpack('<' .. string.rep('d', count), ARGV[2], from)}
+  part[count + 1] = nil  -- where it has ended
+  if from == 1 then
+    column = part
+  else
+    for _, number in ipairs(part) do
+      column[#column + 1] = number
     end
-  until #column == count
-  return column
+  end
+end
+
+-- One after the other, since Redis takes microseconds for a table inside another.
+local answers, answered = {}, 0
+local function answer(value)
+  answered = answered + 1
+  answers[answered] = value
 end
 
 local own_clock = call.clock == cjson.null
@@ -102,6 +105,7 @@ if clock + shift < seen then
   shift = seen - clock
 end
 local now = clock + shift
+answer(now)
 
 local void = tonumber(state[8]) or 0
 local started = state[9] and cmsgpack.unpack(state[9])
