@@ -27,7 +27,7 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/buf lint protos
 	@# The types are checked beside the tests, since that takes as long.
 	$(BIN)/mypy & types=$$!; \
-	$(BIN)/pytest -n 3 --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
+	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
 	tests=$$?; wait $$types && exit $$tests
 
 test-all: .venv/dev ## what needs more: fresh installations, other versions of Python; as root on Debian

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from math import inf
 from statistics import median
@@ -12,8 +13,9 @@ import uvloop
 
 from benchmarks.measuring import MODEL, Call, Rate, latencies, product, rate
 from openlimit.bucket.limit import Limit
-from openlimit.stores.protocol import Demand
-from openlimit.stores.redis.script import BUCKET, script_calls
+from openlimit.stores.protocol import Acquire, Settle
+from openlimit.stores.redis.lua import BUCKET
+from openlimit.stores.redis.script import calls_of
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
@@ -28,8 +30,9 @@ _UNREACHED = (Limit.per("requests", 1e9, 60), Limit.per("tokens", 1e12, 60))
 _QUEUEING = (Limit.per("requests", 3e5, 60), Limit.per("tokens", 1e12, 60))
 
 
-def _demand(limits: tuple[Limit, ...]) -> Demand:
-    return Demand(f"bench:{limits[0].amount:g}", limits, (1, 500), inf, os.urandom(8).hex())
+def _acquire(limits: tuple[Limit, ...], count: int = 1) -> Acquire:
+    bucket, lot = f"bench:{limits[0].amount:g}", os.urandom(8).hex()
+    return Acquire(bucket, limits, [(1, 500)] * count, inf, lot, 0)
 
 
 async def _stores(url: str) -> dict[str, float]:
@@ -38,22 +41,34 @@ async def _stores(url: str) -> dict[str, float]:
     await client.script_load(BUCKET.text)
 
     async def one() -> None:
-        await buckets.areserve([_demand(_UNREACHED)])
+        await buckets.adecide([_acquire(_UNREACHED)])
 
     async def naive() -> None:
-        [call] = script_calls([_demand(_UNREACHED)], "naive", None)
-        await client.evalsha(BUCKET.sha, 1, *call.arguments[1:])
+        [call] = calls_of([_acquire(_UNREACHED)], "naive", None)
+        await client.evalsha(BUCKET.sha, *call.encode())
 
     async def batch() -> None:
-        await buckets.areserve([_demand(_UNREACHED) for _ in range(_BATCH)])
+        await buckets.adecide([_acquire(_UNREACHED) for _ in range(_BATCH)])
+
+    async def run() -> None:
+        await buckets.adecide([_acquire(_UNREACHED, _BATCH)])
+
+    async def settled() -> None:
+        costs, started = [(1, 500)] * _BATCH, [time.time_ns() // 1000] * _BATCH
+        lot = os.urandom(8).hex()
+        await buckets.adecide(
+            [Settle("bench", _UNREACHED, lot, range(_BATCH), started, costs, costs)]
+        )
 
     async def queueing() -> None:
-        await buckets.areserve([_demand(_QUEUEING) for _ in range(_BATCH)])
+        await buckets.adecide([_acquire(_QUEUEING) for _ in range(_BATCH)])
 
     kinds: dict[str, tuple[Call, int, int]] = {
         "naive": (naive, _CALLERS, 1),
         "one": (one, _CALLERS, 1),
         "batch": (batch, 2, _BATCH),
+        "run": (run, 2, _BATCH),
+        "settled": (settled, 2, _BATCH),
         "queueing": (queueing, 2, _BATCH),
     }
     rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -96,12 +111,14 @@ def rows() -> Iterator[Rate]:
         with product() as memory, product("--store", server.url) as shared:
             measured = asyncio.run(_servers(memory.address, shared.address))
     rounds, (alone, alone_shared) = measured
-    naive, one, batch, queueing = stores.values()
+    naive, one, batch, run, settled, queueing = stores.values()
     yield Rate(f"a script call a decision, {_CALLERS} callers", naive, "the naive scheme")
     yield Rate(f"Redis store, {_CALLERS} callers", one, f"{one / naive:.0f} times the naive scheme")
     yield Rate(
         f"Redis store, {_BATCH} at a time", batch, f"{batch / naive:.0f} times the naive scheme"
     )
+    yield Rate(f"Redis store, a run of {_BATCH}", run, f"{run / batch:.1f} times as many")
+    yield Rate(f"Redis store, settling {_BATCH}", settled, f"{settled / run:.0%} of a run")
     yield Rate(f"Redis store, {_BATCH} that queue", queueing, f"{queueing / naive:.0f} times it")
     rates = [median(rates) for rates in zip(*rounds, strict=True)]
     share = median(on_redis / on_memory for on_memory, on_redis in rounds)

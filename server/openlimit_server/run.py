@@ -1,7 +1,6 @@
 """The composition root: store, policies, servicers, health, signals and drain."""
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -18,7 +17,7 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit.stores.slots import AsyncSlots, MemorySlots
-from openlimit_server import binding
+from openlimit_server import binding, collector
 from openlimit_server.config.policies import load_policies
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Engine
@@ -72,7 +71,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
-    _spare_the_collector()
+    collector.spare()
+    collecting = asyncio.create_task(collector.collect_young())
     stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
     always = any(policy.on_store_failure == "allow" for policy in policies)
     watching = asyncio.create_task(_watch(store, engine, health, always=always))
@@ -94,17 +94,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     if reason == _ORPHANED:
         await stopping
     await store.aclose()
+    collecting.cancel()
     _log.info("stopped")
-
-
-def _spare_the_collector() -> None:
-    """Make full collections rare: each stops all callers.
-
-    By default, under load, several a second take 50 ms each.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:

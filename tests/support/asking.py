@@ -1,4 +1,4 @@
-"""Asks a store through each of its faces, for tests of faults."""
+"""Asking a store in the ways that faults are tested with."""
 
 import asyncio
 import time
@@ -9,24 +9,23 @@ from itertools import count
 
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable
-from openlimit.operations import Grant
-from openlimit.stores.protocol import Answer, AsyncStore, Demand, Outcome, Question
+from openlimit.stores.protocol import Acquire, Answer, AsyncStore, Operation
 from openlimit.stores.redis.store import RedisBuckets, RedisStore
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.store import demand
+from tests.contracts.store import Granted, aask_one, acquire
 from tests.support import redis_topologies
 from tests.support.clock import FakeClock
 
 TIMEOUT = 0.25
-"""The store's default timeout, in seconds."""
+"""Seconds that a store takes at most, unless its URL says otherwise."""
 SLACK = 3
-"""Extra seconds for a slow machine."""
+"""Seconds that a slow machine may take on top of that."""
 
-_names = map(str, count())
+_lots = map(str, count())
 
 
 class FromThreads:
-    """The blocking face of a store; each question runs in its own thread."""
+    """The blocking face of a store, each call of it from a thread of its own."""
 
     one_lot = RedisStore.one_lot
 
@@ -34,13 +33,9 @@ class FromThreads:
         self._store = store
         self._threads = ThreadPoolExecutor(200)
 
-    async def areserve(self, demands: Sequence[Demand]) -> list[Outcome]:
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.reserve, demands)
-
-    async def adecide(self, questions: Sequence[Question]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._store.decide, questions)
+        return await loop.run_in_executor(self._threads, self._store.decide, operations)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._store.close)
@@ -52,17 +47,17 @@ Face = Callable[[str, FakeClock | None], AsyncStore]
 
 
 def buckets(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """A store for this event loop only."""
+    """For this event loop only."""
     return RedisBuckets(parse_redis_url(url), clock)
 
 
 def store(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """A store for all threads and loops, used from this event loop."""
+    """For all, asked from this event loop."""
     return RedisStore(parse_redis_url(url), clock)
 
 
 def threads(url: str, clock: FakeClock | None = None) -> AsyncStore:
-    """A store for all threads and loops, used from threads."""
+    """For all, asked from threads."""
     return FromThreads(RedisStore(parse_redis_url(url), clock))
 
 
@@ -73,7 +68,7 @@ FACES: list[Face] = [buckets, store, threads]
 async def asking(
     url: str, face: Face = buckets, clock: FakeClock | None = None
 ) -> AsyncIterator[AsyncStore]:
-    """A store; the end of the block closes it."""
+    """A store that is closed after the block."""
     asked = face(url, clock)
     try:
         yield asked
@@ -81,31 +76,31 @@ async def asking(
         await asked.aclose()
 
 
-def a_second(bucket: str = "b") -> Demand:
-    """A demand that delays the next call by a second, once the burst is used up."""
-    return demand(bucket, (0, 100), name=next(_names))
+def a_second(bucket: str = "b") -> Acquire:
+    """What delays the next call by a second, once the burst is used up."""
+    return acquire(bucket, (0, 100), lot=next(_lots))
 
 
-def a_minute(bucket: str = "b") -> Demand:
-    """A demand that delays the next call by a minute less the burst: longer than a failover."""
-    return demand(bucket, (0, 6000), name=next(_names))
+def a_minute(bucket: str = "b") -> Acquire:
+    """What delays the next call by a minute less the burst, which outlasts any failover."""
+    return acquire(bucket, (0, 6000), lot=next(_lots))
 
 
 async def wait_of(store: AsyncStore, bucket: str = "b") -> float:
-    """The wait of one more ``a_second`` call, in seconds; raises LimiterUnavailable."""
-    [outcome] = await store.areserve([a_second(bucket)])
+    """The wait of one more such call, in seconds; raises LimiterUnavailable."""
+    outcome = await aask_one(store, a_second(bucket))
     if isinstance(outcome, LimiterUnavailable):
         raise outcome
-    assert isinstance(outcome, Grant)
+    assert isinstance(outcome, Granted)
     return outcome.wait / SECOND
 
 
 async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") -> str:
-    """Check that many calls at once all fail in time; returns the message of one error."""
+    """Each of so many at once is told in time that the store is unavailable; what one is told."""
 
     async def one() -> LimiterUnavailable:
         began = time.monotonic()
-        [outcome] = await store.areserve([a_second(bucket)])
+        outcome = await aask_one(store, a_second(bucket))
         assert isinstance(outcome, LimiterUnavailable)
         assert time.monotonic() - began < TIMEOUT + SLACK
         return outcome
@@ -114,8 +109,8 @@ async def all_give_up(store: AsyncStore, callers: int = 200, bucket: str = "b") 
     return str(errors[0])
 
 
-async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> float:
-    """Call until the store decides again; returns that call's wait, in seconds."""
+async def healed(store: AsyncStore, bucket: str = "b", within: float = 60) -> float:
+    """The wait of the first call that is decided again, in seconds."""
     until = time.monotonic() + within
     while True:
         try:
@@ -125,6 +120,6 @@ async def healed(store: AsyncStore, bucket: str = "b", within: float = 20) -> fl
             await asyncio.sleep(0.02)
 
 
-async def eventually(true: Callable[[], bool], within: float = 20) -> None:
-    """Wait until the function returns True, while the store's tasks continue."""
+async def eventually(true: Callable[[], bool], within: float = 60) -> None:
+    """Wait until something is so, while the store's tasks go on."""
     await asyncio.to_thread(redis_topologies.eventually, true, within)

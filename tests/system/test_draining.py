@@ -37,7 +37,8 @@ def test_a_signal_drains_the_server(number: signal.Signals) -> None:
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         with grpc.insecure_channel(server.address) as late, pytest.raises(grpc.RpcError) as caught:
             RateLimitServiceStub(late).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        # Cut off if the server is already leaving.
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert server.wait() == 0
         assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
 
@@ -49,7 +50,7 @@ def test_calls_that_arrive_while_the_server_stops_are_told_to_try_again() -> Non
     callers = 500
 
     async def ask_until_refused(
-        stub: Any, all_served: asyncio.Barrier
+        stub: Any, served: asyncio.Semaphore
     ) -> tuple[grpc.StatusCode, str]:
         for asked in count():
             try:
@@ -59,16 +60,16 @@ def test_calls_that_arrive_while_the_server_stops_are_told_to_try_again() -> Non
                 reason = ErrorInfo.FromString(status.details[0].value).reason if status else ""
                 return error.code(), reason
             if not asked:
-                await all_served.wait()
+                served.release()
         raise AssertionError
 
     async def stop_under_load(server: ServerProcess) -> set[tuple[grpc.StatusCode, str]]:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            stub, all_served = RateLimitServiceStub(channel), asyncio.Barrier(callers + 1)
-            asking = [
-                asyncio.create_task(ask_until_refused(stub, all_served)) for _ in range(callers)
-            ]
-            await all_served.wait()
+            stub, served = RateLimitServiceStub(channel), asyncio.Semaphore(0)
+            asking = [asyncio.create_task(ask_until_refused(stub, served)) for _ in range(callers)]
+            for _ in range(callers):
+                await served.acquire()
+            # While all are asking, or the server might leave before the next of them has asked.
             server.signal(signal.SIGTERM)
             return set(await asyncio.gather(*asking))
 

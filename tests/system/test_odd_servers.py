@@ -1,5 +1,6 @@
 """Servers that answer what was not asked, twice, or in no sensible way: no caller may suffer."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ class _Server(grpc.GenericRpcHandler):
         self._answer = answer
         self._once = once
         self.streams = 0
+        self.messages: list[AcquireStreamRequest] = []
 
     def service(self, handler_call_details: Any) -> Any:
         if "Health" in handler_call_details.method:
@@ -36,7 +38,8 @@ class _Server(grpc.GenericRpcHandler):
     def _serve(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
         self.streams += 1
         for message in messages:
-            runs = AcquireStreamRequest.FromString(message).runs
+            self.messages.append(AcquireStreamRequest.FromString(message))
+            runs = self.messages[-1].runs
             for response in self._answer([each for run in runs for each in run.ids]):
                 yield response.SerializeToString()
             if self._once:
@@ -56,6 +59,12 @@ def answering(answer: Answering, *, once: bool = False) -> Iterator[tuple[_Serve
         served.stop(None).wait()
 
 
+def granted(ids: list[int]) -> AcquireStreamResponse:
+    """To each what it asks for."""
+    grants = [GrantRun(ids=ids, reservation_ids=map(str, ids), scope="s")]
+    return AcquireStreamResponse(grants=grants)
+
+
 def nothing(_: list[int]) -> Iterator[AcquireStreamResponse]:
     yield AcquireStreamResponse()
 
@@ -71,8 +80,7 @@ def settled(ids: list[int]) -> Iterator[AcquireStreamResponse]:
 
 def thrice(ids: list[int]) -> Iterator[AcquireStreamResponse]:
     for _ in range(3):
-        granted = GrantRun(ids=ids, reservation_ids=map(str, ids))
-        yield AcquireStreamResponse(grants=[granted])
+        yield granted(ids)
 
 
 @pytest.mark.parametrize("answer", [nothing, another])
@@ -109,3 +117,46 @@ def test_answers_that_are_repeated_do_not_hide_a_silence() -> None:
         assert connection
         assert connection.stream
         assert connection.stream.in_flight == 0
+
+
+def test_closing_waits_until_settlements_are_acknowledged() -> None:
+    """That they were sent is not enough."""
+    may_acknowledge = threading.Event()
+
+    def answer(ids: list[int]) -> Iterator[AcquireStreamResponse]:
+        if ids:
+            yield granted(ids)
+        else:
+            may_acknowledge.wait()
+            yield AcquireStreamResponse(settled_runs=1)
+
+    with answering(answer) as (_, address):
+        limiter = RemoteLimiter(address, timeout=30)
+        with limiter.limit(model="m", tokens=1) as reservation:
+            reservation.settle({"tokens": 1})
+        closing = threading.Thread(target=limiter.close)
+        closing.start()
+        closing.join(0.5)
+        assert closing.is_alive()
+        may_acknowledge.set()
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_settlements_that_a_stream_did_not_acknowledge_go_out_on_the_next_one() -> None:
+    """In the columns in which they were sent before."""
+
+    def answer(ids: list[int]) -> Iterator[AcquireStreamResponse]:
+        if ids:
+            yield granted(ids)
+        elif handler.streams > 1:
+            yield AcquireStreamResponse(settled_runs=1)
+        else:
+            raise ValueError("the stream ends")
+
+    with answering(answer) as (handler, address), RemoteLimiter(address) as limiter:
+        with limiter.limit(model="m", tokens=1) as reservation:
+            pass
+        reservation.settle({"tokens": 400})
+    _, first, second = handler.messages
+    assert [*first.settlements] == [*second.settlements] != []

@@ -529,7 +529,7 @@ def test_details_that_are_garbage(refusing: tuple[_Refusing, str], details: byte
     handler, address = refusing
     handler.trailers = (("grpc-status-details-bin", details),)
     with (
-        RemoteLimiter(address, timeout=0.5) as limiter,
+        RemoteLimiter(address, timeout=5) as limiter,
         pytest.raises(LimiterUnavailable, match="message"),
     ):
         limiter.wait_for_capacity_sync(1, model="m")

@@ -4,7 +4,8 @@ import asyncio
 import signal
 import sys
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,33 +29,61 @@ POLICIES = """
 policies:
   - name: split
     models: ["split"]
+    split_by: [key]
     limits: {requests: 6000/minute burst 60s, input_tokens: 600/minute burst 60s,
              output_tokens: 600/minute burst 60s}
   - name: all
     models: ["*"]
+    split_by: [key]
     limits: {requests: 6000/minute burst 60s, tokens: 600/minute burst 60s}
 """
 KINDS = ["local", "local on Redis", "remote", "remote on Redis"]
 
 
+LIMITS: Any = {"request_limit": 6000, "token_limit": 600, "bucket_size_in_seconds": 60}
+_names = map(str, count())
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisProcess]:
+    with serving_redis() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving_policies(tmp_path_factory.mktemp("memory"), POLICIES) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server_on_redis(
+    redis: RedisProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("redis")
+    with serving_policies(folder, POLICIES, "--store", redis.url) as running:
+        yield running
+
+
 @pytest.fixture(params=KINDS)
-async def limiter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RateLimiter]:
-    """One of each kind, for 600 tokens a minute and as large a burst."""
-    limits: Any = {"request_limit": 6000, "token_limit": 600, "bucket_size_in_seconds": 60}
-    limiter: RateLimiter
-    if request.param == "local":
-        async with ChatRateLimiter(**limits) as limiter:
-            yield limiter
-        return
-    with serving_redis() as redis:
-        if request.param == "local on Redis":
-            async with ChatRateLimiterWithRedis(**limits, redis_url=redis.url) as limiter:
-                yield limiter
-            return
-        options = ("--store", redis.url) if request.param == "remote on Redis" else ()
-        with serving_policies(tmp_path, POLICIES, *options) as server:
-            async with RemoteLimiter(server.address) as limiter:
-                yield limiter
+async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[RateLimiter]:
+    """One of each kind, for 600 tokens a minute and as large a burst, in a bucket of its own."""
+    own = next(_names)
+
+    def made(kind: str) -> RateLimiter:
+        match kind:
+            case "local":
+                return ChatRateLimiter(**LIMITS)
+            case "local on Redis":
+                url = request.getfixturevalue("redis").url
+                return ChatRateLimiterWithRedis(**LIMITS, redis_url=url, bucket_key=own)
+            case "remote":
+                return RemoteLimiter(request.getfixturevalue("server").address, key=own)
+            case _:
+                return RemoteLimiter(request.getfixturevalue("server_on_redis").address, key=own)
+
+    async with made(request.param) as limiter:
+        yield limiter
 
 
 async def wait_of(limiter: RateLimiter, tokens: int, model: str = "gpt-4o") -> float:
@@ -179,12 +208,6 @@ async def test_settlements_are_flushed_when_the_limiter_closes(tmp_path: Path) -
                     reservation.settle({"tokens": 0})
         async with RemoteLimiter(server.address) as limiter:
             assert not await wait_of(limiter, 600)
-
-
-@pytest.fixture
-def redis() -> Any:
-    with serving_redis() as running:
-        yield running
 
 
 async def test_what_is_settled_while_the_server_is_away(

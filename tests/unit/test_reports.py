@@ -1,11 +1,12 @@
 """What is reported while the server is away, and for how long it is kept."""
 
 import logging
+from threading import RLock
 from typing import Any
 
 import pytest
 
-from openlimit import LimiterUnavailable
+from openlimit import LimiterUnavailable, UnknownReservation
 from openlimit.operations import Cancel, Observe, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream
@@ -24,7 +25,7 @@ class Server:
         self.heard: list[Any] = []
         self.now = 1000.0
         self.is_up = False
-        self.reports = Reports("server", 5, lambda _: None, lambda: self.now)
+        self.reports = Reports(RLock(), "server", 5, lambda _: None, lambda: self.now)
 
     def is_sent(self) -> None:
         """All that there is: it hears that, or the stream ends."""
@@ -108,3 +109,79 @@ def test_what_is_forgotten_of_a_long_outage_is_logged(
     assert server.reports.owing == 10_000
     [record] = caplog.records
     assert "charged as reserved" in record.getMessage()
+
+
+def sent(server: Server, stream: Stream) -> list[SettleRun]:
+    """What goes out on the stream next."""
+    request = AcquireStreamRequest()
+    server.reports.write(stream, request, 100)
+    [part] = read_operations(request)
+    return [each for each in part.operations if isinstance(each, SettleRun)]
+
+
+def opened() -> Stream:
+    return Stream("server", 5, [], lambda *_: None, lambda *_: None)
+
+
+def settled(server: Server, *reservation_ids: str) -> None:
+    for each in reservation_ids:
+        server.reports.add(Settle(each, "", {"tokens": 1}))
+
+
+def test_settlements_are_kept_as_they_were_sent_until_they_are_acknowledged(server: Server) -> None:
+    """The next stream sends the runs again that this one did not acknowledge, and no others."""
+    stream = opened()
+    settled(server, "a/one", "b/one", "c/two")
+    runs = sent(server, stream)
+    assert [(run.scope, [*run.reservation_ids]) for run in runs] == [
+        ("one", ["a", "b"]),
+        ("two", ["c"]),
+    ]
+    assert server.reports.answered(stream, [], 1) == 2
+    assert server.reports.answered(stream, [], 1) == 0
+    server.reports.rewind(stream, AWAY)
+    assert server.reports.owing == 1
+    server.reports.send_again()
+    again = opened()
+    assert sent(server, again) == runs[1:]
+    assert server.reports.are_open(2**62)
+    assert server.reports.answered(again, [], 1) == 1
+    assert not server.reports.are_open(2**62)
+
+
+def test_a_settlement_that_failed_is_sent_again_without_its_run(server: Server) -> None:
+    """If it may succeed later; an answer counts once, though its run is acknowledged as well."""
+    stream = opened()
+    settled(server, "a/s", "b/s", "c/s")
+    [run] = sent(server, stream)
+    wrong = [(run.ids[0], AWAY), (run.ids[1], UnknownReservation("b/s"))]
+    assert server.reports.answered(stream, wrong, 1) == 1
+    server.reports.send_again()
+    [again] = sent(server, stream)
+    assert again._replace(ids=run.ids) == run.only([0])._replace(ids=run.ids)
+    assert server.reports.answered(stream, [], 2) == 1
+
+
+def test_more_runs_are_acknowledged_than_were_sent(server: Server) -> None:
+    """What is sent later is not taken for one of them."""
+    stream = opened()
+    settled(server, "a/s")
+    sent(server, stream)
+    assert server.reports.answered(stream, [], 2**63) == 1
+    settled(server, "b/s")
+    sent(server, stream)
+    assert server.reports.answered(stream, [], 1) == 0
+    assert server.reports.answered(stream, [], 2) == 1
+
+
+def test_what_is_owed_is_bounded_by_settlements_not_by_runs(server: Server) -> None:
+    """The oldest runs are forgotten first."""
+    stream = opened()
+    for each in range(10_100):
+        settled(server, f"{each}/s")
+    while any(server.reports.queues):
+        sent(server, stream)
+    server.reports.rewind(stream, AWAY)
+    assert 9_900 < server.reports.owing <= 10_000
+    server.reports.send_again()
+    assert "0" not in sent(server, opened())[0].reservation_ids

@@ -351,7 +351,7 @@ UNITS = {f"u{i:02}{'x' * 61}": 2**62 for i in range(15)}
     [
         operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9, "r" * 64),
         operations.Acquire(LONG, LONG, {"requests": 1, "tokens": 2**62, **UNITS}, 1e9),
-        operations.Settle("i" * columns.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
+        operations.Settle("i" * fields.MAX_RESERVATION_ID, LONG, {"tokens": 2**62, **UNITS}),
         operations.Observe(LONG, LONG, UNITS),
     ],
 )

@@ -83,7 +83,8 @@ class Bucket:
         wait = start - now
         if wait > max_wait:
             return WaitTooLong(wait / SECOND, limited_by)
-        self._remember(name, start, costs, now)
+        # Where nothing has to wait, all that did has started.
+        self._queue = self._remember(name, start, costs, now) if wait else None
         if start > base:
             left = leaked(self.levels, self.limits, start - at)
             levels = [level + cost for level, cost in zip(left, costs, strict=True)]
@@ -95,7 +96,7 @@ class Bucket:
 
         It is what as many calls of ``acquire`` come to, in a fraction of the time.
         """
-        if self.at > now or self.paused > now:
+        if self.at > now or self.paused > now or not costs:
             return False
         elapsed, levels = now - self.at, []
         for limit, before, column in zip(
@@ -175,15 +176,12 @@ class Bucket:
         empty = self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
         return max(self.paused, empty)
 
-    def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> None:
-        """Keep what cancelling needs."""
-        if start == now:
-            self._queue = None  # whatever was has started
-            return
-        if self._queue is None:
-            self._queue = Queue()
+    def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> Queue:
+        """The queue, with what cancelling needs."""
+        queue = Queue() if self._queue is None else self._queue
         state = self.at, self.levels, self.limited_by
-        self._queue.add(name, start, costs, state, self.limits, now)
+        queue.add(name, start, costs, state, self.limits, now)
+        return queue
 
     def _started(self, now: float) -> Queue | None:
         """The queue while it lasts, with what has started brought up to now."""

@@ -36,7 +36,7 @@ _ASKED = _SYNC | _ASYNC
 """The kinds of calls that are limited, and what of them is counted."""
 
 
-class LimitedLogger(CustomLogger):
+class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow LiteLLM
     """Limits each call of LiteLLM and of its Router, and tells the limiter how it went.
 
     Chat and text completions, embeddings, responses and messages, sync and async, streamed or not,

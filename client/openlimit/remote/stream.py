@@ -24,9 +24,10 @@ from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamRespo
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
 from openlimit.wire.columns import MAX_RUN, SettleRun
-from openlimit.wire.fields import TIMEOUT
+from openlimit.wire.fields import MAX_OPERATION, TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT
 
+_MOST_BYTES = (1 << 20) - MAX_RUN * MAX_OPERATION  # before what another source adds
 _CANCELLED_AFTER = 1.0  # seconds at most until a call that was cancelled has ended
 
 
@@ -138,10 +139,10 @@ class Stream:
             if self._is_ready():
                 request, count = AcquireStreamRequest(), 0
                 in_flight = self._sent - self._heard
-                room = min(MAX_RUN, MOST_IN_FLIGHT - in_flight)
                 for source in self._sources:
-                    if any(source.queues):
-                        count += source.write(self, request, room - count)
+                    if any(source.queues) and (not count or request.ByteSize() < _MOST_BYTES):
+                        room = MOST_IN_FLIGHT - in_flight - count
+                        count += source.write(self, request, min(MAX_RUN, room))
                 if count:
                     if in_flight <= 0:
                         self._heard_at = time.monotonic()

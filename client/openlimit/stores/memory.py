@@ -98,7 +98,7 @@ class MemoryStore:
         if type(operation) is Acquire:
             if operation.request:
                 return self._requests.acquire(bucket, operation, operation.request, now)
-            return acquire(bucket, operation, now, {})
+            return acquire(bucket, operation, now)
         match operation:
             case Settle():
                 return self._closed.settle(bucket, operation, now)

@@ -6,7 +6,6 @@ for a run and not one for each of its grants, and what they have in common is ke
 
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -27,104 +26,77 @@ from openlimit.stores.remembered import Remembered
 
 
 class Granted(NamedTuple):
-    """What was granted once, and to which place of the run."""
+    """What was granted once."""
 
-    place: int
     start: float
     limited_by: str
     lot: str
     number: int
     costs: Costs
 
-    @property
-    def places(self) -> tuple[int]:
-        """Its own: it is a batch of one, and smaller than that."""
-        return (self.place,)
 
-    def granted(self, place: int) -> "Granted":
-        """Itself."""
-        return self
-
-
-class _Batch(NamedTuple):
-    """What was granted to one run in one step, as columns."""
-
-    places: "array[int]"
-    at: float
-    """When that was decided."""
-    waits: Sequence[float]
-    """None where all are 0."""
-    limited_by: Sequence[str]
-    """As many."""
-    lot: str
-    numbers: Sequence[int]
-    costs: "array[int] | array[float]"
-    """Those of the first, then those of the second, and so on."""
-
-    def granted(self, place: int) -> Granted:
-        """To one of the places."""
-        i, width = self.places.index(place), len(self.costs) // len(self.places)
-        return Granted(
-            place,
-            self.at + (self.waits[i] if self.waits else 0),
-            self.limited_by[i] if self.limited_by else "",
-            self.lot,
-            self.numbers[i],
-            tuple(self.costs[i * width : (i + 1) * width]),
-        )
+_Batch = tuple[bytes, float, bytes, Sequence[str], str, int, bytes]
+"""What was granted to one run in one step, as columns: the places; when that was decided; the
+waits, below 0 for what was not granted, and their units, both empty where all started at once; the
+lot, and the number of the first in it; the costs, limit by limit. A plain tuple of what the garbage
+collector does not follow."""
 
 
 class Run:
     """What was granted to one request, whose places may have been asked in several steps."""
 
-    __slots__ = ("_batch_of", "_batches", "_indexed", "until")
+    __slots__ = ("_at", "_batches", "_indexed", "until")
 
     def __init__(self) -> None:
         self.until = 0.0
         """From then on it may be forgotten."""
-        self._batches: tuple[_Batch | Granted, ...] = ()
-        # By place, its batch, counted from 1; of so many batches, since most runs are never asked
-        # for again.
-        self._batch_of: array[int] | None = None
+        self._batches: tuple[_Batch, ...] = ()
+        # By place, the batch and the position in it; of so many batches, since most runs are never
+        # asked for again.
+        self._at: dict[int, tuple[int, int]] | None = None
         self._indexed = 0
 
     def granted(self, place: int) -> Granted | None:
         """What was granted to a place, found as fast in whatever steps the others were asked."""
-        if self._batch_of is None:
-            self._batch_of = array("I")
-        batch_of = self._batch_of
-        while self._indexed < len(self._batches):
-            places = self._batches[self._indexed].places
-            self._indexed += 1
-            batch_of.extend([0] * (max(places) + 1 - len(batch_of)))
-            for each in places:
-                batch_of[each] = self._indexed
-        which = batch_of[place] if place < len(batch_of) else 0
-        return self._batches[which - 1].granted(place) if which else None
+        if self._at is None:
+            self._at = {}
+        for which in range(self._indexed, len(self._batches)):
+            places, _, packed_waits, *_ = self._batches[which]
+            waits = _unpacked(packed_waits)
+            for i, each in enumerate(array("H", places)):
+                if not waits or waits[i] >= 0:
+                    self._at[each] = which, i
+        self._indexed = len(self._batches)
+        if place not in self._at:
+            return None
+        which, i = self._at[place]
+        places, now, packed_waits, limited_by, lot, first, costs = self._batches[which]
+        waits, count = _unpacked(packed_waits), len(places) // 2
+        start, by = (now + waits[i], limited_by[i]) if waits else (now, "")
+        return Granted(start, by, lot, first + i, tuple(_unpacked(costs)[i::count]))
 
     def add(self, operation: Acquire, request: Request, grants: Grants) -> None:
         """What was just granted to places that had nothing yet."""
         _, _, costs, _, lot, first, _, places = operation
         now, waits, limited_by, others = grants
-        numbers: Sequence[int] = range(first, first + len(costs))
-        if others:
-            columns: Sequence[Sequence[Any]] = (costs, places, waits, limited_by, numbers)
-            costs, places, waits, limited_by, numbers = (
-                [each for i, each in enumerate(column) if i not in others] for column in columns
-            )
-        longest = waits[-1] if waits else 0  # they start in order
+        longest = max(waits, default=0)
         kept = longest + REPEATABLE if request.kept is None else request.kept
         self.until = max(self.until, now + kept)
-        batch: _Batch | Granted
-        if len(costs) == 1:
-            by = limited_by[0] if limited_by else ""
-            one = (places[0], now + longest, by, lot, numbers[0], tuple(costs[0]))
-            batch = new(Granted, one)
-        else:
-            batch = _Batch(
-                *(array("H", places), now, _packed(waits), limited_by),
-                *(lot, numbers, _packed(chain.from_iterable(costs))),
-            )
+        if others:
+            given = waits or [0] * len(costs)
+            waits = [-1 if i in others else wait for i, wait in enumerate(given)]
+            limited_by = limited_by or [""] * len(costs)
+        columns = _packed(chain.from_iterable(zip(*costs, strict=True)))
+        packed_waits = _packed(waits) if waits else b""
+        batch = (
+            array("H", places).tobytes(),
+            now,
+            packed_waits,
+            tuple(limited_by),
+            lot,
+            first,
+            columns,
+        )
         self._batches += (batch,)
 
 
@@ -143,8 +115,11 @@ class Requests:
         for i, place in enumerate(places if run else ()):
             if run and (before := run.granted(place)):
                 others[i] = self._repeat(before, now)
-        grants = acquire(bucket, operation, now, others)
-        if len(others) < len(places):
+        if others or len({*places}) < len(places):
+            grants = acquire_each(bucket, operation, now, others)
+        else:
+            grants = acquire(bucket, operation, now)
+        if len(grants.others) < len(places):
             is_new = run is None
             run = run or Run()
             run.add(operation, request, grants)
@@ -153,23 +128,33 @@ class Requests:
         return grants
 
     def _repeat(self, before: Granted, now: float) -> Repeat | InvalidRequest:
-        _, start, limited_by, lot, number, costs = before
+        start, limited_by, lot, number, costs = before
         if self._closed.is_cancelled(lot, number, now):
             return was_cancelled()
         left = max(0, start - now)
-        return Repeat(left, limited_by if left else "", lot, number, start, tuple(costs))
+        return Repeat(left, limited_by if left else "", lot, number, start, costs)
 
 
-def acquire(bucket: Bucket, operation: Acquire, now: float, others: dict[int, Any]) -> Grants:
-    """Acquire all but those that have another answer; to these come what is refused, and what has
-    the place of one that is granted."""
+def acquire(bucket: Bucket, operation: Acquire, now: float) -> Grants:
+    """Acquire a column, all of it at once if all may start."""
+    _, _, costs, max_wait, lot, first, _, _ = operation
+    if len(costs) == 1:
+        outcome = bucket.acquire(costs[0], now, max_wait, (lot, first) if lot else None)
+        if type(outcome) is not tuple:
+            return new(Grants, (now, (), (), {0: outcome}))
+        wait, by = outcome
+        return new(Grants, (now, (wait,), (by,), {}) if wait else (now, (), (), {}))
+    if bucket.acquire_at_once(costs, now):
+        return new(Grants, (now, (), (), {}))
+    return acquire_each(bucket, operation, now, {})
+
+
+def acquire_each(bucket: Bucket, operation: Acquire, now: float, others: dict[int, Any]) -> Grants:
+    """Acquire one by one all but those that have another answer; to these come what is refused,
+    and what has the place of one that is granted."""
     _, _, costs, max_wait, lot, first, _, places = operation
-    count = len(costs)
-    are_new = not others and count > 1 and len({*places}) == len(places)
-    if are_new and bucket.acquire_at_once(costs, now):
-        return new(Grants, (now, (), (), others))
     waits, limited_by, granted = list[float](), list[str](), dict[int, int]()
-    for i, (cost, place) in enumerate(zip(costs, places or range(count), strict=True)):
+    for i, (cost, place) in enumerate(zip(costs, places or range(len(costs)), strict=True)):
         wait, by = 0.0, ""
         if place in granted:
             j = granted[place]
@@ -186,13 +171,23 @@ def acquire(bucket: Bucket, operation: Acquire, now: float, others: dict[int, An
         limited_by.append(by)
     if any(waits):
         return Grants(now, waits, limited_by, others)
-    return new(Grants, (now, (), (), others))
+    return Grants(now, (), (), others)
 
 
-def _packed(numbers: Iterable[float]) -> "array[int] | array[float]":
+def _packed(numbers: Iterable[float]) -> bytes:
     """In as few bytes as hold them exactly: most costs are small whole numbers."""
-    flat: list[Any] = [*numbers]
-    for kind in ("I", "q"):
-        with suppress(TypeError, OverflowError):
-            return array(kind, flat)
-    return array("d", flat)
+    flat = [*numbers]
+    return _packed_as("I", flat) or _packed_as("q", flat) or _packed_as("d", flat)
+
+
+def _packed_as(kind: str, numbers: list[Any]) -> bytes:
+    """Nothing if it does not hold them."""
+    try:
+        return kind.encode() + array(kind, numbers).tobytes()
+    except (TypeError, OverflowError):
+        return b""
+
+
+def _unpacked(packed: bytes) -> "array[Any]":
+    """What was packed; of nothing, nothing."""
+    return array(chr(packed[0]), packed[1:]) if packed else array("d")

@@ -20,7 +20,6 @@ from openlimit.operations import (
 )
 from openlimit.units import TOKENS, require_amount
 from openlimit.v1 import rate_limit_pb2 as messages
-from openlimit.wire.columns import require_reservation_id
 from openlimit.wire.fields import (
     duration,
     microseconds,
@@ -30,6 +29,7 @@ from openlimit.wire.fields import (
     read_grant,
     read_units,
     require_name,
+    require_reservation_id,
     write_acquire,
     write_grant,
 )

@@ -5,28 +5,17 @@ its calls have in common is checked and converted once a run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
-from reprlib import repr as shortened
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from openlimit.errors import InvalidRequest, OpenLimitError
 from openlimit.operations import Acquire, Grant, Settle, new
-from openlimit.units import MAX_UNITS, TOKENS, require_amount, require_units
 from openlimit.v1 import rate_limit_pb2 as messages
-from openlimit.wire.fields import (
-    MAX_OPERATION,
-    read_max_wait,
-    read_request_id,
-    require_name,
-    write_max_wait,
-)
+from openlimit.wire.fields import require_name, require_size, write_max_wait
 
 MAX_RUN = 128
 """Acquisitions of a run that is safe to repeat; the most that a client puts into a message."""
-MAX_RESERVATION_ID = 6_000
-"""Characters: more than any has, and few enough to be repeated in an answer."""
 _T = TypeVar("_T")
 
 
@@ -114,10 +103,6 @@ class GrantRun(NamedTuple):
         return new(Grant, (wait, limit, whole_id(names[position], scope), 0.0, 0.0))
 
 
-Part = tuple[Sequence[int], AcquireRun | SettleRun | InvalidRequest]
-"""Numbers on the stream, and what they stand for or what is wrong with each of them."""
-
-
 def whole_id(own: str, scope: str) -> str:
     """A reservation's id."""
     return f"{own}/{scope}" if scope else own
@@ -193,129 +178,6 @@ def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
     require_size(message, len(ids))
-
-
-def require_size(message: Any, operations: int = 1) -> None:
-    """Raise InvalidRequest for a message that is too large for so many operations."""
-    size, most = message.ByteSize(), MAX_OPERATION * operations
-    if size > most:
-        raise InvalidRequest(
-            "request",
-            f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names",
-        )
-
-
-def read_acquire_run(
-    run: messages.AcquireRun, first: int, last: int, kept: float | None = None
-) -> list[Part]:
-    """The acquisitions from the first to before the last. ``kept`` is what they get if they have a
-    request_id."""
-    ids = [*run.ids[first:last]]
-    try:
-        model, key = run.model, run.key
-        require_name("model", model)
-        if key:
-            require_name("key", key)
-        max_wait = read_max_wait(run)
-        units, costs = _read_costs(run, first, last)
-        request_id = read_request_id(run)
-        places = _read_places(run)[first:last] if request_id else ()
-    except InvalidRequest as error:
-        return [(ids, error)]
-    read = new(AcquireRun, (ids, model, key, max_wait, units, costs, request_id, places, kept))
-    return _apart_from_negative(read, "costs.{}")
-
-
-def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part]:
-    """The settlements from the first to before the last."""
-    ids = [*run.ids[first:last]]
-    try:
-        require_name("key", run.key)
-        units, costs = _read_costs(run, first, last)
-        if len(run.reservation_ids) != len(run.ids):
-            many = f"{len(run.ids)}, not {len(run.reservation_ids)}"
-            raise InvalidRequest("reservation_ids", f"must be as many as ids, {many}")
-        if len(run.scope) > MAX_RESERVATION_ID:
-            raise _too_long(len(run.scope))
-    except InvalidRequest as error:
-        return [(ids, error)]
-    names = [*run.reservation_ids[first:last]]
-    read = new(SettleRun, (ids, run.key, run.scope, units, names, costs))
-    if max(map(len, names), default=0) <= MAX_RESERVATION_ID:
-        return _apart_from_negative(read, "units.{}")
-    short = [i for i, name in enumerate(names) if len(name) <= MAX_RESERVATION_ID]
-    long = [
-        ([ids[i]], _too_long(len(name)))
-        for i, name in enumerate(names)
-        if len(name) > MAX_RESERVATION_ID
-    ]
-    return [*_apart_from_negative(read.only(short), "units.{}"), *long]
-
-
-def _too_long(size: int) -> InvalidRequest:
-    return InvalidRequest(
-        "reservation_id", f"must have at most {MAX_RESERVATION_ID} characters, not {size}"
-    )
-
-
-def require_reservation_id(reservation_id: str) -> None:
-    """Raise InvalidRequest for what is missing or too long."""
-    if not reservation_id:
-        raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
-    if len(reservation_id) > MAX_RESERVATION_ID:
-        raise _too_long(len(reservation_id))
-
-
-def _read_costs(
-    run: messages.AcquireRun | messages.SettleRun, first: int, last: int
-) -> tuple[tuple[str, ...], list[int]]:
-    """The units of a run, and what those from the first to before the last cost in them."""
-    count, width = len(run.ids), len(run.units)
-    if width > MAX_UNITS + 1:
-        raise InvalidRequest("units", f"must be at most {MAX_UNITS} beside tokens, not {width}")
-    units = _checked((*run.units,))
-    if len(run.costs) != count * width:
-        raise InvalidRequest(
-            "costs",
-            f"must be as many as ids times units, {count * width}, not {len(run.costs)}",
-        )
-    return units, [*run.costs[first * width : last * width]]
-
-
-@lru_cache(maxsize=1024)
-def _checked(units: tuple[str, ...]) -> tuple[str, ...]:
-    """The same tuple each time, if these can be units of a run; else InvalidRequest."""
-    require_units("units", units)
-    if len({*units}) < len(units):
-        # Each id is told so: what the message repeats must not be repeated for all of them.
-        raise InvalidRequest("units", f"must differ, not {shortened(units)}")
-    return units
-
-
-def _read_places(run: messages.AcquireRun) -> Sequence[int]:
-    """One for each id; raises InvalidRequest."""
-    count = len(run.ids)
-    places = [*run.places] or range(count)
-    if len(places) != count:
-        raise InvalidRequest("places", f"must be as many as ids, {count}, not {len(places)}")
-    if max(places, default=0) >= MAX_RUN:
-        raise InvalidRequest("places", f"must be below {MAX_RUN}, not {max(places)}")
-    return places
-
-
-def _apart_from_negative(run: AcquireRun | SettleRun, field: str) -> list[Part]:
-    """The run; without those that have a negative cost, each of which has an error of its own."""
-    if min(run.costs, default=0) >= 0:
-        return [(run.ids, run)]
-    errors: dict[int, InvalidRequest] = {}
-    for i, cost in enumerate(run.costs):
-        unit = run.units[i % len(run.units)]
-        try:
-            require_amount(TOKENS if unit == TOKENS else field.format(unit), cost)
-        except InvalidRequest as error:
-            errors.setdefault(i // len(run.units), error)
-    rest = run.only([i for i in range(len(run.ids)) if i not in errors])
-    return [(rest.ids, rest), *(([run.ids[i]], error) for i, error in errors.items())]
 
 
 def write_grant_run(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -16,6 +16,8 @@ MAX_NAME = 256
 MAX_REQUEST_ID = 64
 MAX_OPERATION = 8_000
 """Bytes. The longest names fit; 128 operations are less than the megabyte that a server takes."""
+MAX_RESERVATION_ID = 6_000
+"""Characters: more than any has, and few enough to be repeated in an answer."""
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that; grants of a run are remembered for twice as long."""
@@ -89,6 +91,32 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
         raise InvalidRequest(field, f"cannot be sent: {error}") from error
     if size > MAX_NAME:
         raise InvalidRequest(field, f"must have at most {MAX_NAME} bytes, not {size}")
+
+
+def require_reservation_id(reservation_id: str) -> None:
+    """Raise InvalidRequest for what is missing or too long."""
+    if not reservation_id:
+        raise InvalidRequest("reservation_id", "is required: it is in the answer to Acquire")
+    if len(reservation_id) > MAX_RESERVATION_ID:
+        raise id_too_long(reservation_id)
+
+
+def id_too_long(reservation_id: str) -> InvalidRequest:
+    """What is wrong with an id, or a part of one."""
+    size = len(reservation_id)
+    return InvalidRequest(
+        "reservation_id", f"must have at most {MAX_RESERVATION_ID} characters, not {size}"
+    )
+
+
+def require_size(message: Any, operations: int = 1) -> None:
+    """Raise InvalidRequest for a message that is too large for so many operations."""
+    size, most = message.ByteSize(), MAX_OPERATION * operations
+    if size > most:
+        raise InvalidRequest(
+            "request",
+            f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names",
+        )
 
 
 def read_units(units: Mapping[str, int]) -> dict[str, int]:

@@ -11,17 +11,15 @@ from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.codecs import CODECS, Outcome, readable
 from openlimit.wire.columns import (
     AcquireRun,
-    Part,
     SettleRun,
     acquire_runs,
-    read_acquire_run,
     read_grant_run,
-    read_settle_run,
-    require_size,
     settle_runs,
     write_acquire_run,
     write_settle_run,
 )
+from openlimit.wire.fields import require_size
+from openlimit.wire.received_runs import Part, read_acquire_run, read_settle_run
 from openlimit.wire.status import error_of, status_of
 
 MOST_IN_FLIGHT = 10_000

@@ -1,10 +1,9 @@
 """Acquisitions: where they are decided, what the store is asked, and what comes of its answer."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
-from typing import cast
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Costs
@@ -73,13 +72,15 @@ class Target:
         costs, first = operation.costs, operation.first
         if isinstance(answer, LimiterUnavailable):
             return same_for_all(len(costs), in_outage(self.policy, answer))
-        now, waits, limited_by, others = cast(stores.Grants, answer)
+        assert isinstance(answer, stores.Grants)
+        now, waits, limited_by, others = answer
         if len(others) == len(costs):
             owns = []
         elif slot:
             owns = [scope.own(first, now + sum(waits), costs[0], slot)]
         else:
-            owns = scope.owns(first, [now + wait for wait in waits] or repeat(now), costs)
+            starts = [now + wait for wait in waits] if waits else repeat(now)
+            owns = scope.owns(first, starts, costs)
         alone = {i: self._alone(other, slot) for i, other in others.items()} if others else {}
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
 
@@ -109,26 +110,44 @@ class Acquisitions:
         lots = self._lots if self._store.one_lot else Lots()
         return Target(policy, model, key, self._secrets.all, lots)
 
-    def plan(
-        self, step: Step, place: int, run: AcquireRun, hold: float, asker: str, *, alone: bool
-    ) -> None:
-        """Have a run decided; ``alone`` if the answer is to be the outcome of its only call.
-        Raises UnknownModel."""
+    def plan(self, step: Step, place: int, run: AcquireRun, hold: float, asker: str) -> None:
+        """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key)
         costs = target.policy.costs_of(run)
-        if not target.policy.queue:
-            max_wait = target.policy.max_wait(run.max_wait)
-            operation, scope = target.asked(run, costs, max_wait)
-            granted = partial(target.granted, operation, scope)
-            step.ask(
-                place, operation, (lambda answer: granted(answer).outcome(0)) if alone else granted
-            )
-        elif alone:
-            step.decide_apart(place, self._enter(target, run, costs[0], hold, asker))
-        else:
+        if target.policy.queue:
             step.answers[place] = same_for_all(len(costs), None)
             for i, row in enumerate(costs):
                 step.decide_apart(place, self._enter(target, run.only([i]), row, hold, asker), i)
+            return
+        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+
+        def take(decided: stores.Answer) -> None:
+            step.answers[place] = target.granted(operation, scope, decided)
+
+        step.ask(operation, take)
+
+    def plan_alone(self, step: Step, run: AcquireRun, hold: float, asker: str) -> None:
+        """Have a run of single calls decided, whose ids are the places of their outcomes."""
+        try:
+            target = self.target(run.model, run.key)
+        except OpenLimitError as error:
+            for place in run.ids:
+                step.answers[place] = error
+            return
+        costs = target.policy.costs_of(run)
+        if target.policy.queue:
+            for i, place in enumerate(run.ids):
+                entering = self._enter(target, run.only([i]), costs[i], hold, asker)
+                step.decide_apart(place, entering)
+            return
+        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+
+        def take(decided: stores.Answer) -> None:
+            grants = target.granted(operation, scope, decided)
+            for i, place in enumerate(run.ids):
+                step.answers[place] = grants.outcome(i)
+
+        step.ask(operation, take)
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str

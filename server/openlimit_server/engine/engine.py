@@ -1,7 +1,9 @@
 """From an operation to its policy, its bucket and the store's decision."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
+from operator import setitem
 from typing import Any
 
 from openlimit.bucket.limit import pause_of
@@ -79,29 +81,42 @@ class Engine:
         if trouble := await self.unready():
             return [self._without_store(each, trouble) for each in asked]
         step = Step(len(asked))
+        calls: list[tuple[int, Acquire]] = []  # those next to each other are decided as runs
         for place, each in enumerate(asked):
+            if type(each) is Acquire:
+                calls.append((place, each))
+                continue
+            if calls:
+                self._plan_calls(step, calls, hold, asker)
+                calls = []
             try:
-                if isinstance(each, AcquireRun):
-                    self._acquisitions.plan(step, place, each, hold, asker, alone=False)
-                elif isinstance(each, SettleRun):
-                    await self._settlements.plan(step, place, each)
-                elif isinstance(each, Acquire):
-                    [run] = acquire_runs([(0, each)])
-                    self._acquisitions.plan(step, place, run, hold, asker, alone=True)
-                elif isinstance(each, OpenLimitError):
-                    step.answers[place] = each
+                if type(each) is AcquireRun:
+                    self._acquisitions.plan(step, place, each, hold, asker)
                 else:
                     await self._plan(step, place, each)
             except OpenLimitError as error:
                 step.answers[place] = error
                 if isinstance(each, AcquireRun):
                     step.answers[place] = same_for_all(len(each.ids), error)
+        if calls:
+            self._plan_calls(step, calls, hold, asker)
         await step.decide(self._store, later)
         return step.answers
 
+    def _plan_calls(
+        self, step: Step, calls: list[tuple[int, Acquire]], hold: float, asker: str
+    ) -> None:
+        for run in acquire_runs(calls):
+            self._acquisitions.plan_alone(step, run, hold, asker)
+
     async def _plan(self, step: Step, place: int, operation: Any) -> None:
         """Have what is no acquisition and no run carried out; raises what is wrong with it."""
+        put: Callable[[Outcome], None] = partial(setitem, step.answers, place)
         match operation:
+            case SettleRun():
+                await self._settlements.plan(step, place, operation)
+            case OpenLimitError():
+                put(operation)
             case Settle():
                 await self._settlements.plan_one(step, place, operation)
             case Cancel():
@@ -117,12 +132,12 @@ class Engine:
                 target = self._acquisitions.target(model, key)
                 pause = pause_of(min(retry_after, target.policy.settings.max_pause))
                 penalty = stores.Penalize(target.bucket, target.policy.limits, pause)
-                step.ask(place, penalty, _done)
+                step.ask(penalty, lambda answer: put(None if answer is True else answer))
             case Observe(model, key, remaining):
                 target = self._acquisitions.target(model, key)
                 left = [remaining.get(unit, inf) for unit in target.policy.settings.observed]
                 observed = stores.Observe(target.bucket, target.policy.limits, left)
-                step.ask(place, observed, _done)
+                step.ask(observed, lambda answer: put(None if answer is True else answer))
 
     async def _plan_cancel(self, step: Step, place: int, operation: Cancel) -> None:
         name, key = operation
@@ -143,7 +158,7 @@ class Engine:
             closing = slots.close(policy.queue, scope.bucket, slot, cancel_alone(), is_over=False)
             step.decide_apart(place, closing)
         else:
-            step.ask(place, cancel, answer)
+            step.ask(cancel, lambda decided: setitem(step.answers, place, answer(decided)))
 
     async def unready(self) -> LimiterUnavailable | None:
         """Why nothing can be decided yet; None from when the store has once told its secret."""
@@ -187,8 +202,3 @@ class Engine:
         """Hold nobody any longer who waits for a slot. Does not block."""
         for queue in self._queues.values():
             queue.drain()
-
-
-def _done(answer: Any) -> Outcome:
-    """What changes things without saying is answered None, or why not."""
-    return None if answer is True else answer

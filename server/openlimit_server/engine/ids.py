@@ -16,8 +16,6 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
-from itertools import count
-from operator import add
 from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
@@ -92,16 +90,13 @@ class Scope:
         rest = self._format % (number, start, *costs)
         if slot:
             rest = f"{rest}.{slot}"
-        [mac] = _signed(self._macs[0], [rest])
-        return mac + rest
+        mac = self._macs[0].copy()
+        mac.update(rest.encode())
+        return mac.hexdigest() + rest
 
-    def owns(self, first: int, starts: Iterable[float], costs: Iterable[Costs]) -> list[str]:
+    def owns(self, first: int, starts: Iterable[float], costs: Sequence[Costs]) -> list[str]:
         """``own`` of reservations that were granted with the numbers from the first on."""
-        form = self._format
-        rests = [
-            form % (number, start, *row) for number, start, row in zip(count(first), starts, costs)
-        ]
-        return [*map(add, _signed(self._macs[0], rests), rests)]
+        return [*map(self.own, range(first, first + len(costs)), starts, costs)]
 
     def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
         """What ids say, of which this is before the slash, and the positions of those that it has

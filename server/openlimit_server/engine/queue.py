@@ -1,13 +1,10 @@
 """The queue for slots: calls of one policy that wait until fewer run at the same time.
 
 The server holds a caller for a moment only, shorter than clients' timeouts, and then answers that
-it has to repeat its request; its place in the queue is in the store and stays. While callers are
-held, the first of each bucket is looked up every 50 ms, all buckets in the same trip, and at once
-when this server frees a slot.
-
-Why looked up, and not published by Redis: that needs no second connection, loses nothing in a
-failover or a reconnect, and notices leases that end, which nobody publishes. It costs one look-up
-per bucket in which callers wait, however many wait.
+it has to repeat its request; its place in the queue is kept by the store. Meanwhile the first
+caller of each bucket is looked up every 50 ms, all buckets in one trip, and at once when this
+server frees a slot. Unlike Redis's pub/sub, look-ups need no second connection, lose nothing in a
+failover, and notice leases that end. They cost one look-up a bucket, however many callers wait.
 """
 
 import asyncio
@@ -61,9 +58,6 @@ class _Queue:
     def __init__(self) -> None:
         self.waiters: list[_Waiter] = []
         self.wake = asyncio.Event()
-
-    def add(self, waiter: _Waiter) -> None:
-        insort(self.waiters, waiter, key=_order)
 
     def remove(self, waiter: _Waiter) -> None:
         """If it is still in."""
@@ -161,7 +155,7 @@ class SlotQueue:
         waiter = _Waiter(acquire, place)
         if patience > 0 and hold > 0 and not self._draining:
             queue = self._queue(acquire.bucket)
-            queue.add(waiter)
+            insort(queue.waiters, waiter, key=_order)
             try:
                 await asyncio.wait([waiter.end], timeout=min(patience, hold))
             finally:

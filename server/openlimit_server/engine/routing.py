@@ -36,16 +36,21 @@ class Policy:
             self.token_costs = TokenCosts(self.limits, learned, settings.default_output)
         self.learns = bool(self.token_costs and self.token_costs.learned)
         """Whether settlements teach it what calls write."""
+        is_plain = self.units and not {INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units)
+        self._plain_units = self.units if is_plain else None
+        """Calls that cost these and nothing else are charged what they say."""
         self._uncounted = Uncounted(self.name, self.units)
 
     def costs_of(self, run: AcquireRun) -> list[Costs]:
         """What each call of a run is charged, in the order of the limits."""
         units, costs, count = run.units, run.costs, len(run.ids)
         width = len(units)
-        nothing = [0] * count
-        by_unit: Columns = {"requests": [1] * count, TOKENS: nothing}
-        for i, unit in enumerate(units):
-            by_unit[unit] = costs[i::width]
+        if units == self._plain_units:
+            return [*zip(*[iter(costs)] * width, strict=True)]
+        nothing = (0,) * count
+        by_unit: Columns = {unit: costs[i::width] for i, unit in enumerate(units)}
+        by_unit.setdefault("requests", (1,) * count)
+        by_unit.setdefault(TOKENS, nothing)
         if width > 2:  # beside requests and tokens
             self._uncounted.notice(units)
         if self.token_costs:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
@@ -107,9 +107,12 @@ class Settlements:
             settling = self._settle_in_slots(policy, scope, reserved, run, answer)
             step.decide_apart(place, settling)
         else:
-            take = partial(unsettled, policy, scope, run)
             operation = settle(policy, scope, reserved, run)
-            step.ask(place, operation, lambda decided: answer(take(decided)))
+
+            def take(decided: stores.Answer) -> None:
+                step.answers[place] = answer(unsettled(policy, scope, run, decided))
+
+            step.ask(operation, take)
 
     async def _settle_in_slots(
         self,
@@ -192,19 +195,18 @@ def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> 
     )
 
 
-def unsettled(
-    policy: Policy, scope: Scope, run: SettleRun, answer: stores.Answer
-) -> dict[int, Literal[False] | OpenLimitError]:
+def unsettled(policy: Policy, scope: Scope, run: SettleRun, answer: stores.Answer) -> Unsettled:
     """What has changed nothing; learns from the others."""
     if isinstance(answer, LimiterUnavailable):
         return dict.fromkeys(range(len(run.ids)), answer)
-    unchanged = dict(cast(stores.Unsettled, answer))
-    for i, error in unchanged.items():
+    assert isinstance(answer, Mapping)
+    unchanged: dict[int, Any] = {**answer}
+    for i, error in answer.items():
         if isinstance(error, UnknownReservation):
             unchanged[i] = UnknownReservation(run.reservation_id(i), error.expired)
     if policy.learns and OUTPUT_TOKENS in run.units:
         _learn(policy, scope.model, run, unchanged)
-    return cast(dict[int, Literal[False] | OpenLimitError], unchanged)
+    return unchanged
 
 
 def _learn(policy: Policy, model: str, run: SettleRun, unchanged: Mapping[int, object]) -> None:

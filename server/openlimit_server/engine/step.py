@@ -18,13 +18,13 @@ class Step:
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
         self._operations: list[stores.Operation] = []
-        self._takers: list[tuple[int, Callable[[Any], Any]]] = []
+        self._takers: list[Callable[[Any], None]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
 
-    def ask(self, place: int, operation: stores.Operation, taken: Callable[[Any], Any]) -> None:
-        """The answer at a place is what is taken from the store's."""
+    def ask(self, operation: stores.Operation, take: Callable[[Any], None]) -> None:
+        """Ask the store; ``take`` fills in answers from the store's."""
         self._operations.append(operation)
-        self._takers.append((place, taken))
+        self._takers.append(take)
 
     def decide_apart(
         self, place: int, deciding: Coroutine[Any, Any, Any], position: int | None = None
@@ -48,5 +48,5 @@ class Step:
                     self.answers[place] = outcome
                 else:
                     self.answers[place].others[position] = outcome
-        for (place, taken), answer in zip(self._takers, decided, strict=True):
-            self.answers[place] = taken(answer)
+        for take, answer in zip(self._takers, decided, strict=True):
+            take(answer)

@@ -25,12 +25,24 @@ class _Entry(NamedTuple):
     outcome: Any
 
 
+class Part:
+    """A slice of a message while it is decided."""
+
+    def __init__(self, settled_runs: int) -> None:
+        self.settled_runs = settled_runs
+        """How many SettleRuns end in it."""
+        self.undecided = 1
+        """All that is decided at once, and each SettleRun that is decided apart."""
+
+
 class Outbox:
     """Outcomes in the order in which they came; its length is how many there are."""
 
     def __init__(self) -> None:
         self._entries: deque[_Entry] = deque()
         self._size = 0
+        self._parts: deque[Part] = deque()
+        self._settled_runs = 0
 
     def __len__(self) -> int:
         return self._size
@@ -55,9 +67,20 @@ class Outbox:
             for number in ids:
                 self._put(_Entry(1, [number], asked, answer))
 
-    def settled(self, runs: int) -> None:
-        """So many SettleRuns are settled or answered now."""
-        self._put(_Entry(0, (), None, runs))
+    def begin(self, settled_runs: int) -> Part:
+        """The next part of what the client has sent, in which so many SettleRuns end."""
+        part = Part(settled_runs)
+        self._parts.append(part)
+        return part
+
+    def end(self, part: Part) -> None:
+        """Something of a part is decided: acknowledge SettleRuns up to the first that is not."""
+        part.undecided -= 1
+        before = self._settled_runs
+        while self._parts and not self._parts[0].undecided:
+            self._settled_runs += self._parts.popleft().settled_runs
+        if self._settled_runs > before:
+            self._put(_Entry(0, (), None, self._settled_runs))
 
     def _put(self, entry: _Entry) -> None:
         self._entries.append(entry)

@@ -27,7 +27,7 @@ from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_opera
 from openlimit_server.engine.engine import Asked, Engine
 from openlimit_server.engine.queue import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
-from openlimit_server.rpc.outbox import Outbox
+from openlimit_server.rpc.outbox import Outbox, Part
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 
 _MOST_READ = 10 * MOST_IN_FLIGHT  # at once: what is refused takes memory as well
@@ -47,16 +47,6 @@ def _timeout(context: ServicerContext[Any, Any]) -> float:
     with suppress(ValueError):
         return float(dict(context.invocation_metadata() or ()).get(TIMEOUT, ""))
     return inf
-
-
-class _Part:
-    """A slice of a message while it is decided."""
-
-    def __init__(self, settled_runs: int) -> None:
-        self.settled_runs = settled_runs
-        """How many end in it."""
-        self.undecided = 1
-        """What is decided at once, and each SettleRun that is decided apart."""
 
 
 class Stream:
@@ -84,8 +74,6 @@ class Stream:
         self._draining = False
         self._failure: OpenLimitError | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._parts: deque[_Part] = deque()
-        self._settled_runs = 0
 
     async def run(self) -> None:
         """Raises InvalidRequest for bytes that are no message, and LimiterUnavailable in a drain.
@@ -172,8 +160,7 @@ class Stream:
                 size = room
             room -= size
             self._undecided += size
-            part = _Part(settled_runs)
-            self._parts.append(part)
+            part = self._outbox.begin(settled_runs)
             self._start(self._decide(part, numbers, asked))
             while len(self._outbox) > _MOST_UNWRITTEN:
                 self._written.clear()
@@ -199,7 +186,7 @@ class Stream:
         return task
 
     async def _decide(
-        self, part: _Part, numbers: list[Sequence[int]], asked: Sequence[Asked]
+        self, part: Part, numbers: list[Sequence[int]], asked: Sequence[Asked]
     ) -> None:
         apart: set[int] = set()
 
@@ -221,10 +208,11 @@ class Stream:
             if place not in apart:
                 self._undecided -= len(ids)
                 self._outbox.add(ids, each, answer)
-        self._decided(part)
+        self._outbox.end(part)
+        self._to_write.set()
 
     async def _decide_apart(
-        self, part: _Part, ids: Sequence[int], asked: Asked, deciding: Coroutine[Any, Any, Any]
+        self, part: Part, ids: Sequence[int], asked: Asked, deciding: Coroutine[Any, Any, Any]
     ) -> None:
         try:
             answer = await deciding
@@ -233,18 +221,7 @@ class Stream:
         self._undecided -= len(ids)
         self._outbox.add(ids, asked, answer)
         if isinstance(asked, SettleRun):
-            self._decided(part)
-        else:
-            self._to_write.set()
-
-    def _decided(self, part: _Part) -> None:
-        """Acknowledge the SettleRuns that have ended, in their order."""
-        part.undecided -= 1
-        before = self._settled_runs
-        while self._parts and not self._parts[0].undecided:
-            self._settled_runs += self._parts.popleft().settled_runs
-        if self._settled_runs > before:
-            self._outbox.settled(self._settled_runs)
+            self._outbox.end(part)
         self._to_write.set()
 
     async def _write(self) -> None:

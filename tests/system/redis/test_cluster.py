@@ -22,7 +22,7 @@ from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import _PROBES, probe
-from tests.contracts.store import waits
+from tests.contracts.store import aask, aask_one, waits
 from tests.support.asking import a_second, all_give_up, asking, healed, wait_of
 from tests.support.clock import FakeClock
 from tests.support.redis_process import VALKEY
@@ -109,7 +109,7 @@ async def test_nodes_that_name_no_host(cluster: Cluster, endpoint: str) -> None:
     for node in cluster.masters:
         run(node, "CONFIG SET", "cluster-preferred-endpoint-type", endpoint)
     async with asking(f"{cluster.url}?timeout=5", clock=FakeClock()) as store:
-        outcomes = await store.areserve([a_second(f"{endpoint}{each}") for each in range(20)])
+        outcomes = await aask(store, [a_second(f"{endpoint}{each}") for each in range(20)])
         assert waits(outcomes) == [0] * 20
         source = cluster.owner(slot)
         target = cluster.masters[cluster.masters.index(source) - 1]
@@ -127,7 +127,7 @@ async def test_nodes_are_sought_at_the_host_that_was_asked(cluster: Cluster, hos
         run(node, "CONFIG SET", "bind", "127.0.0.1 ::1")
     url = f"redis+cluster://{host}:{cluster.masters[1].port},127.0.0.1:1?timeout=5"
     async with asking(url, clock=FakeClock()) as store:
-        outcomes = await store.areserve([a_second(f"{host}{each}") for each in range(20)])
+        outcomes = await aask(store, [a_second(f"{host}{each}") for each in range(20)])
         assert waits(outcomes) == [0] * 20
         for node in cluster.masters:
             clients = run(node, "CLIENT LIST")
@@ -221,6 +221,6 @@ async def test_a_map_that_cannot_be_read(
 async def test_a_name_that_is_no_text_is_a_matter_of_its_own(cluster: Cluster) -> None:
     """Its caller is told, on a cluster too, and others go on."""
     async with asking(cluster.url) as store:
-        [outcome] = await store.areserve([a_second("\ud800")])
+        outcome = await aask_one(store, a_second("\ud800"))
         assert isinstance(outcome, LimiterUnavailable)
         assert await healed(store) >= 0

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import AsyncStore
-from tests.contracts.store import waits
+from tests.contracts.store import aask, waits
 from tests.support.asking import (
     SLACK,
     Face,
@@ -49,7 +49,7 @@ def watched() -> Iterator[Watched]:
 async def test_a_master_that_dies(watched: Watched, face: Face) -> None:
     """Callers are told so in time until the replica is promoted, and then find it."""
     async with asking(watched.url, face) as store:
-        await store.areserve([a_minute()])
+        await aask(store, [a_minute()])
         assert 50 < await wait_of(store) < 60
         watched.master.kill()
         await all_give_up(store)
@@ -63,7 +63,7 @@ async def test_a_planned_failover(watched: Watched) -> None:
     async with asking(f"{watched.url}?timeout=5") as store:
         assert await wait_of(store, "idle") == 0
         hang_up(watched.master)
-        await store.areserve([a_minute()])
+        await aask(store, [a_minute()])
         run(watched.sentinels[0], "SENTINEL FAILOVER", "mymaster")
         await eventually(lambda: watched.master_port() == watched.replica.port)
         # What sentinels do as well, some seconds later.
@@ -123,7 +123,7 @@ async def test_nodes_that_hang_up_on_who_is_idle(cluster: Cluster) -> None:
     """Each node's connection is replaced before the next question goes there."""
     async with asking(f"{cluster.url}?timeout=5", clock=FakeClock()) as store:
         for i in range(3):
-            outcomes = await store.areserve([a_second(f"of many {each}") for each in range(20)])
+            outcomes = await aask(store, [a_second(f"of many {each}") for each in range(20)])
             assert waits(outcomes) == [i] * 20
             assert all(map(ours, cluster.masters))
             for master in cluster.masters:
@@ -157,7 +157,7 @@ async def test_a_slot_moves_while_callers_go_on(cluster: Cluster) -> None:
             await do(source, "MIGRATE", "127.0.0.1", target.port, f"openlimit:{known}", 0, 5000)
             assert (keys_on(source), keys_on(target)) == (0, 2)
             mixed = [a_second(elsewhere), a_second(known), a_second(fresh)]
-            answers = await store.areserve(mixed)
+            answers = await aask(store, mixed)
             assert waits(answers)[0] == 0
             waits_known.append(waits(answers)[1])
             waits_fresh.append(waits(answers)[2])
@@ -191,7 +191,7 @@ async def test_a_master_that_hangs_is_a_matter_of_its_own_buckets(
             assert not any(task.done() for task in telling)
             await asyncio.gather(*telling)
             assert time.monotonic() - began < 1 + SLACK
-            both = await store.areserve([a_second(there), a_second(elsewhere)])
+            both = await aask(store, [a_second(there), a_second(elsewhere)])
             assert isinstance(both[0], LimiterUnavailable)
             assert waits(both) == [21]
         finally:
@@ -207,7 +207,7 @@ async def test_a_slot_of_nobody(cluster: Cluster) -> None:
         run(node, "CLUSTER DELSLOTS", slot_of(lost))
     async with asking(cluster.url) as store:
         for i in range(3):
-            outcome, other = await store.areserve([a_second(lost), a_second(elsewhere)])
+            outcome, other = await aask(store, [a_second(lost), a_second(elsewhere)])
             assert isinstance(outcome, LimiterUnavailable)
             assert waits([other]) == [pytest.approx(i, abs=1)]
             await asyncio.sleep(0.1)
@@ -221,7 +221,7 @@ async def test_a_master_of_a_cluster_that_dies(cluster: Cluster) -> None:
     master = cluster.masters[0]
     bucket = bucket_on(cluster, master, "dying")
     async with asking(cluster.url) as store:
-        await store.areserve([a_minute(bucket)])
+        await aask(store, [a_minute(bucket)])
         run(master, "WAIT", 1, 1000)
         master.kill()
         await all_give_up(store, bucket=bucket)

@@ -9,10 +9,9 @@ import pytest
 
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import LimiterUnavailable
-from openlimit.operations import Grant
-from openlimit.stores.protocol import Demand, Repeat
-from tests.contracts.once import in_run, once, settlement
-from tests.contracts.store import LIMITS, atold, demand, waits, withdrawal
+from openlimit.stores.protocol import Acquire, Repeat
+from tests.contracts.once import in_run, once, settle_all
+from tests.contracts.store import LIMITS, Granted, aask, aask_one, acquire, cancel, waits
 from tests.support.asking import (
     FACES,
     Face,
@@ -54,7 +53,7 @@ async def test_killed_and_restarted(face: Face) -> None:
     """Where Redis keeps its data through a crash, the levels stay as well."""
     with serving_redis("--appendonly", "yes", "--appendfsync", "always") as server:
         async with asking(server.url, face) as store:
-            await store.areserve([demand(costs=(0, 6000))])
+            await aask(store, [acquire(costs=(0, 6000))])
             server.kill()
             await all_give_up(store)
             server.start()
@@ -104,7 +103,7 @@ async def test_flushed_scripts(binary: str) -> None:
         async with asking(server.url, clock=FakeClock()) as store:
             for i in range(5):
                 demands = [a_second("a"), a_second("b"), a_second("a"), a_second("c")]
-                assert waits(await store.areserve(demands)) == [2 * i, i, 2 * i + 1, i]
+                assert waits(await aask(store, demands)) == [2 * i, i, 2 * i + 1, i]
                 run(server, "SCRIPT FLUSH")
 
 
@@ -158,11 +157,11 @@ async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:
         client.set("openlimit:taken", "by another program")
         async with asking(server.url) as store:
             for _ in range(2):
-                taken, free = await store.areserve([demand("taken"), demand("free")])
+                taken, free = await aask(store, [acquire("taken"), acquire("free")])
                 assert isinstance(taken, LimiterUnavailable)
                 assert "WRONGTYPE" in str(taken)
                 assert "openlimit:taken" in str(taken)
-                assert isinstance(free, Grant)
+                assert isinstance(free, Granted)
             client.delete("openlimit:taken")
             assert await wait_of(store, "taken") == 0
 
@@ -174,7 +173,7 @@ async def test_a_clock_set_back_makes_nobody_wait_longer(server: RedisProcess) -
         assert [await wait_of(store) for _ in range(3)] == [0, 1, 2]
         clock.advance(-3600)
         assert await wait_of(store) == 3
-        assert await atold(store, withdrawal("b", "none")) is False
+        assert await aask_one(store, cancel("b", "none")) is False
         clock.advance(1)
         assert await wait_of(store) == 3
         clock.advance(-1)
@@ -196,23 +195,23 @@ async def test_keys_expire_when_their_bucket_is_empty(server: RedisProcess) -> N
     """Nobody has to ask again for Redis to forget a bucket, waited for, cancelled or refused."""
     with server.client() as client:
         async with asking(server.url) as store:
-            await store.areserve([demand("used", (1, 30)), demand("refused", (1, 6001))])
-            queue = [demand("cancelled", (1, 100), name=name) for name in "abcdefghi"]
-            await store.areserve(queue)
+            await aask(store, [acquire("used", (1, 30)), acquire("refused", (1, 6001))])
+            queue = [acquire("cancelled", (1, 100), lot=name) for name in "abcdefghi"]
+            await aask(store, queue)
             for one in reversed(queue[1:]):
-                assert await atold(store, withdrawal("cancelled", one.reservation_id))
+                assert await aask_one(store, cancel("cancelled", one.lot))
             assert set(client.keys()) == {"openlimit:used", "openlimit:cancelled"}
             assert 0 < client.pttl("openlimit:used") <= 302
             assert 0 < client.pttl("openlimit:cancelled") <= 1002
             await eventually(lambda: client.dbsize() == 0, within=5)
-            assert waits(await store.areserve([demand("used", (1, 100))])) == [0]
+            assert waits(await aask(store, [acquire("used", (1, 100))])) == [0]
 
 
 async def test_a_bucket_lives_as_long_as_someone_waits_in_it(server: RedisProcess) -> None:
     """The expiry is when the last start is over and the levels are gone."""
     with server.client() as client:
         async with asking(server.url) as store:
-            await store.areserve([demand(costs=(0, 6000)), demand(costs=(0, 6000))])
+            await aask(store, [acquire(costs=(0, 6000)), acquire(costs=(0, 6000))])
             # The second starts after 60 s less the burst's, and takes 60 s to leak.
             assert 110_000 < client.pttl("openlimit:b") <= 120_002
     assert LIMITS[1].capacity == 100
@@ -222,7 +221,7 @@ async def test_a_days_quota_is_remembered_until_it_is_back(server: RedisProcess)
     """The key of a bucket with a limit per minute and one per day lives for hours."""
     limits = (Limit.per("requests", 60, 60), Limit.per("requests", 24, 86400))
     async with asking(server.url) as store:
-        await store.areserve([Demand("b", limits, (1, 1), inf, "x")] * 2)
+        await aask(store, [Acquire("b", limits, [(1, 1)] * 2, inf, "x", 0)])
     with server.client() as client:
         assert 7190_000 < client.pttl("openlimit:b") <= 7200_002
         assert client.hget("openlimit:b", "level:requests/86400000000").startswith("1.9")
@@ -232,7 +231,7 @@ async def test_a_days_quota_is_remembered_until_it_is_back(server: RedisProcess)
 async def test_what_cannot_be_asked_leaves_nobody_waiting(server: RedisProcess, face: Face) -> None:
     """A name that is no text is an error for those who ask with it, and others go on."""
     async with asking(server.url, face) as store:
-        asked = [store.areserve([demand("\ud800")]) for _ in range(3)]
+        asked = [aask(store, [acquire("\ud800")]) for _ in range(3)]
         for [outcome] in await asyncio.wait_for(asyncio.gather(*asked), 5):
             assert isinstance(outcome, LimiterUnavailable)
         assert await healed(store) == 0
@@ -241,7 +240,7 @@ async def test_what_cannot_be_asked_leaves_nobody_waiting(server: RedisProcess, 
 async def test_a_burst_over_thousands_of_buckets(server: RedisProcess) -> None:
     """It takes several trips, of which none runs out of time."""
     async with asking(server.url + "?timeout=20") as store:
-        asked = [store.areserve([demand(f"one of many {i}", (1, 100))] * 2) for i in range(4000)]
+        asked = [aask(store, [acquire(f"one of many {i}", (1, 100))] * 2) for i in range(4000)]
         outcomes = await asyncio.gather(*asked)
         assert all(waits(each) == [0, 1] for each in outcomes)
 
@@ -250,37 +249,36 @@ async def test_a_long_queue_that_has_started_is_swept_bit_by_bit(server: RedisPr
     """No call of the script forgets more than it can in a moment, and in the end all is gone."""
     clock = FakeClock()
     async with asking(server.url + "?timeout=20", clock=clock) as store:
-        queue = [demand(costs=(0, 10), name=str(i)) for i in range(6010)]
-        await store.areserve(queue)
+        await aask(store, [Acquire("b", LIMITS, [(0, 10)] * 6010, inf, "lot", 0)])
         clock.advance(3600)
         kept = []
         with server.client() as client:
             for _ in range(5):
-                assert waits(await store.areserve([demand(costs=(0, 1))])) == [0]
+                assert waits(await aask(store, [acquire(costs=(0, 1))])) == [0]
                 kept.append(sum(name.startswith("p:") for name in client.hkeys("openlimit:b")))
         assert kept == [4000, 2000, 0, 0, 0]
-        assert not await atold(store, withdrawal("b", "6009"))
+        assert not await aask_one(store, cancel("b", "lot", number=6009))
 
 
 async def test_what_is_remembered_outlives_its_bucket_and_expires(server: RedisProcess) -> None:
-    """By Redis's own clock: a settlement that is repeated when the bucket's hash is gone changes
+    """By Redis's own clock: a settle_all that is repeated when the bucket's hash is gone changes
     nothing, and its key ends with the time that it was asked to last."""
     async with asking(server.url) as store:
-        request, [in_run_] = once("r", (0, 1), "n-0"), in_run([3], (0, 1))
-        granted, _ = await store.adecide([request, in_run_])
-        assert isinstance(granted, Grant)
+        request, run = once("r", (0, 1), "n"), in_run([3], (0, 1))
+        granted, _ = await aask(store, [request, run])
+        assert isinstance(granted, Granted)
         start = granted.start
-        later = [settlement(f"s-{i}", (0, 1), (0, 1), start=start - i * SECOND) for i in (30, 5, 9)]
-        assert await store.adecide(later) == [True] * 3
+        later = [settle_all("s", [i], start - i * SECOND) for i in (30, 5, 9)]
+        assert await aask(store, later) == [True] * 3
         client = server.client()
         await eventually(lambda: not client.exists("openlimit:b"))
-        closed, requested, run = (
+        closed, requested, of_run = (
             client.pttl(f"openlimit:{{openlimit:b}}:{beside}")
             for beside in ("lot:s", "run:r", "run:run")
         )
         assert 945_000 < closed <= 955_001  # the latest start counts
         assert 50_000 < requested <= 60_001
-        assert 1_000 < run <= 5_001
-        again = await store.adecide([*later, request])
-        assert again == [False] * 3 + [Repeat(0, "", "n-0", start, (0, 1))]
+        assert 1_000 < of_run <= 5_001
+        again = await aask(store, [*later, request])
+        assert again == [False] * 3 + [Repeat(0, "", "n", 0, start, (0, 1))]
         client.close()

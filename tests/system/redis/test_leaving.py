@@ -15,7 +15,7 @@ import pytest
 from openlimit.stores.redis.connection import hang_up, load
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.store import atold, waits, withdrawal
+from tests.contracts.store import aask, aask_one, ask, cancel, waits
 from tests.support.asking import (
     FACES,
     SLACK,
@@ -74,20 +74,20 @@ async def test_a_cancelled_caller_leaves_no_charge(
         server.client().flushall()
         async with asking(url, face, clock) as store:
             assert await wait_of(store) == 0
-            demands = [a_second() for _ in range(random.randint(1, 20))]
+            operations = [a_second() for _ in range(random.randint(1, 20))]
             calls = []
-            for each in demands:
-                calls.append(asyncio.create_task(store.areserve([each])))
+            for each in operations:
+                calls.append(asyncio.create_task(aask(store, [each])))
                 if random.random() < 0.8:
                     loop.call_later(random.choice([0, 0.0003, 0.001, 0.002]), calls[-1].cancel)
                 await asyncio.sleep(random.choice([0, 0, 0.0003]))
             results = await asyncio.gather(*calls, return_exceptions=True)
-            for each, result in zip(demands, results, strict=True):
+            for each, result in zip(operations, results, strict=True):
                 if isinstance(result, asyncio.CancelledError):
                     cancelled += 1
                 else:
                     decided += 1
-                    assert await atold(store, withdrawal("b", each.reservation_id))
+                    assert await aask_one(store, cancel("b", each.lot))
         async with asking(url, face, clock) as store:
             assert await wait_of(store) == 1
     assert cancelled > 15
@@ -187,17 +187,17 @@ async def test_closing_waits_for_the_answers(
 def test_a_forked_child_asks_on_a_connection_of_its_own(server: RedisProcess) -> None:
     """Parent and child share the bucket, not a socket; each goes on when the other is gone."""
     shared = RedisStore(parse_redis_url(server.url + "?timeout=5"), FakeClock())
-    assert waits(shared.reserve([a_second()])) == [0]
+    assert waits(ask(shared, [a_second()])) == [0]
     [ours] = _connections(server)
 
     def in_child() -> None:
-        assert waits(shared.reserve([a_second()])) == [1]
+        assert waits(ask(shared, [a_second()])) == [1]
         assert len(_connections(server)) == 2
         shared.close()
         assert _connections(server) == {ours}
 
     _in_forked_child(in_child)
-    assert waits(shared.reserve([a_second()])) == [2]
+    assert waits(ask(shared, [a_second()])) == [2]
     assert _connections(server) == {ours}
     shared.close()
 
@@ -207,7 +207,7 @@ def test_a_forked_child_that_drops_the_store_takes_nothing_from_its_parent(
 ) -> None:
     """What the child collects is a copy: the parent's connection goes on being listened to."""
     stores = [RedisStore(parse_redis_url(server.url + "?timeout=5"), FakeClock())]
-    assert waits(stores[0].reserve([a_second()])) == [0]
+    assert waits(ask(stores[0], [a_second()])) == [0]
     [ours] = _connections(server)
 
     def in_child() -> None:
@@ -216,7 +216,7 @@ def test_a_forked_child_that_drops_the_store_takes_nothing_from_its_parent(
 
     _in_forked_child(in_child)
     began = time.monotonic()
-    assert waits(stores[0].reserve([a_second()])) == [1]
+    assert waits(ask(stores[0], [a_second()])) == [1]
     assert time.monotonic() - began < TIMEOUT + SLACK
     assert _connections(server) == {ours}
     stores[0].close()

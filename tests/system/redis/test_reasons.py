@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.reasons import reason
 from openlimit.stores.redis.url import parse_redis_url
+from tests.contracts.store import aask_one
 from tests.support.asking import a_second, asking, eventually, wait_of
 from tests.support.redis_process import REDIS, VALKEY, RedisProcess, serving_redis
 from tests.support.redis_topologies import run
@@ -84,7 +85,7 @@ def test_advice_is_for_the_topology_and_encryption_in_use() -> None:
 async def refused(url: str) -> str:
     """The reason that a caller is given."""
     async with asking(url) as store:
-        [outcome] = await store.areserve([a_second()])
+        outcome = await aask_one(store, a_second())
     assert isinstance(outcome, LimiterUnavailable)
     return outcome.reason
 
@@ -108,7 +109,7 @@ async def test_the_wrong_kind_of_server() -> None:
             (f"redis+sentinel://127.0.0.1:1,{at_sentinel}/other", "no Sentinel knows a master"),
             ("redis+sentinel://127.0.0.1:1/m", "cannot connect to 127.0.0.1:1: Connection refused"),
             (f"redis://{at_node}", f"a Redis Cluster, which is down: use redis+cluster://{at_node}"),
-            (f"redis+cluster://{at_node}", "no node of the cluster has the slot of this bucket"),
+            (f"redis+cluster://{at_node}", "no node of the cluster has the hash slot of this bucket"),
             (f"redis://{at_single}/99", "has no database of this number"),
             (f"redis://:hush@{at_single}", "leave the password out, or name another user"),
         ):  # fmt: skip

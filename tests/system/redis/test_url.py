@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable
-from openlimit.operations import Grant
-from openlimit.stores.protocol import Repeat, Request, Secret, Settlement
+from openlimit.stores.protocol import Repeat, Secret
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.store import LIMITS, demand, told, withdrawal
+from tests.contracts.once import once, settle_all
+from tests.contracts.store import Granted, acquire, ask, ask_one, cancel
 from tests.support.redis_process import REDIS, VALKEY, serving_redis
 from tests.support.tls_relay import make_certificates, tls_in_front_of
 
@@ -170,28 +170,28 @@ def test_no_text_has_the_password(url: str) -> None:
 @pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
 def test_a_user_that_may_do_nothing_else(binary: str) -> None:
     """What docs/redis.md lists is enough, on the prefix's keys."""
-    allowed = "+eval +evalsha +script|load +get +set +hmget +hget +hset +hdel +getbit +setbit "
-    allowed += "+pttl +pexpire +time"
+    allowed = (
+        "+eval +evalsha +script|load +get +set +getrange +setrange +setbit +hmget +hget +hset "
+    )
+    allowed += "+hdel +pttl +pexpire +time"
     page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text(encoding="utf-8")
     assert f"`~openlimit:* {allowed}`" in " ".join(page.split())
     config = f"user limiter on >p@ss ~openlimit:* {allowed}\nuser default off"
     with serving_redis(binary=binary, config=config) as server:
         store = RedisStore(parse_redis_url(f"redis://limiter:p%40ss@127.0.0.1:{server.port}"))
-        demands = [demand(costs=(1, 100), name=name) for name in "ab"]
-        first, second = store.reserve(demands)
-        assert isinstance(first, Grant)
-        assert isinstance(second, Grant)
+        first, second = ask(store, [acquire(costs=(1, 100), lot=lot) for lot in "ab"])
+        assert isinstance(first, Granted)
+        assert isinstance(second, Granted)
         assert second.wait > 0
-        assert told(store, withdrawal("b", "b"))
-        assert told(store, Secret("secret")) == "secret"
-        again = demand(costs=(1, 100), name="lot-1")._replace(request=Request("r"))
-        reserved, repeated = store.decide([again, again])
-        assert isinstance(reserved, Grant)
+        assert ask_one(store, cancel("b", "b"))
+        assert ask_one(store, Secret("secret")) == "secret"
+        again = once("r", lot="lot")
+        reserved, repeated = ask(store, [again, again])
+        assert isinstance(reserved, Granted)
         assert isinstance(repeated, Repeat)
-        assert told(store, withdrawal("b", "lot-1")._replace(start=reserved.start)) is True
-        assert isinstance(told(store, again), InvalidRequest)
-        settled = Settlement("b", LIMITS, "lot-0", (1, 1), (1, 1), first.start)
-        assert store.decide([settled, settled]) == [True, False]
+        assert ask_one(store, cancel("b", "lot", reserved.start)) is True
+        assert isinstance(ask_one(store, again), InvalidRequest)
+        assert ask(store, [settle_all("lot", [1, 0, 1], first.start)]) == [True, False, False]
         store.close()
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_password_is_an_outage_that_says_so(login: str, reason: str) -> 
     """The message repeats what Redis objects to, without the password that was tried."""
     with serving_redis(config="user limiter on >p@ss ~* +@all\nuser default off") as server:
         store = RedisStore(parse_redis_url(f"redis://{login}127.0.0.1:{server.port}"))
-        [outcome] = store.reserve([demand()])
+        outcome = ask_one(store, acquire())
         store.close()
     assert isinstance(outcome, LimiterUnavailable)
     assert reason in str(outcome)
@@ -224,6 +224,6 @@ def test_tls_with_certificates_for_both_sides(tmp_path: Path) -> None:
         ):
             url = f"rediss://{host}:{port}?timeout=5&{'&'.join(options)}"
             store = RedisStore(parse_redis_url(url))
-            [outcome] = store.reserve([demand()])
+            outcome = ask_one(store, acquire())
             store.close()
-            assert isinstance(outcome, Grant if is_trusted else LimiterUnavailable)
+            assert isinstance(outcome, Granted if is_trusted else LimiterUnavailable)

@@ -3,31 +3,19 @@
 One call carries out any number of operations of one bucket, in order.
 """
 
-import re
-import sys
-from array import array
-from collections.abc import Callable, Iterable, Sequence
-from json import JSONEncoder
-from math import inf
-from operator import sub
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 from openlimit.bucket import slots
-from openlimit.bucket.limit import SECOND, least_levels
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores.protocol import (
-    MARKED,
-    REPEATABLE,
-    SETTLED_WITHIN,
     Acquire,
     Answer,
     Cancel,
     Grants,
-    Limits,
-    Observe,
     Operation,
-    Penalize,
     Repeat,
     Secret,
     Settle,
@@ -35,6 +23,7 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
+from openlimit.stores.redis.encoder import Encoder, key_of, to_json
 from openlimit.stores.redis.lua import BUCKET, SLOTS, Script
 
 AnyOperation = Operation | slots.Operation
@@ -44,9 +33,7 @@ AnyAnswer = Answer | slots.Answer
 # meanwhile, some milliseconds.
 _MOST = 1000
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
-_TAG = re.compile(r"[^{]*\{[^}]+\}")
 _SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
-_to_json = JSONEncoder(separators=(",", ":")).encode
 
 
 class Call(NamedTuple):
@@ -57,19 +44,15 @@ class Call(NamedTuple):
     operations: list[Any]
     positions: list[int]
     """Of each of the operations among all."""
+    script: Script
     prefix: str
     clock: float | None
-
-    @property
-    def script(self) -> Script:
-        """Which carries them out."""
-        return SLOTS if isinstance(self.operations[0], slots.Operation) else BUCKET
 
     def encode(self) -> Sequence[Any]:
         """What follows EVALSHA and the script's name."""
         if self.script is SLOTS:
             return _encode_slots(self)
-        return _Encoder(self).encode()
+        return Encoder(self.key, self.prefix, self.clock).encode(self.operations)
 
     def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
         """The answer to each of the operations."""
@@ -77,15 +60,17 @@ class Call(NamedTuple):
             return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
         if isinstance(self.operations[0], Secret):
             return [_text(reply[0])] * len(self.operations)
-        now, *answers = reply
-        return [_answer(*each, now) for each in zip(self.operations, answers, strict=True)]
+        rest = iter(reply)
+        now = next(rest)
+        return [_answer(operation, rest, now) for operation in self.operations]
 
 
 def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
-    if isinstance(operation, Acquire):
-        return len(operation.costs)
-    return len(operation.numbers) if isinstance(operation, Settle) else 1
+    kind = type(operation)
+    if kind is Acquire:
+        return len(cast(Acquire, operation).costs)
+    return len(cast(Settle, operation).numbers) if kind is Settle else 1
 
 
 def calls_of(
@@ -100,30 +85,17 @@ def calls_of(
     calls = []
     for position, operation in enumerate(operations):
         # By identity: limits are made once for many operations, and comparing them costs more.
-        target = operation.bucket, id(getattr(operation, "limits", None))
-        call, size = filling.get(target, (None, 0))
-        size += size_of(operation)
-        if call is None or size > _MOST:
-            call, size = (
-                Call(key_of(operation.bucket, prefix), [], [], prefix, now),
-                size_of(operation),
-            )
+        limits, size = getattr(operation, "limits", None), size_of(operation)
+        target = operation.bucket, id(limits)
+        call, filled = filling.get(target, (None, 0))
+        if call is None or filled + size > _MOST:
+            script = SLOTS if limits is None else BUCKET
+            call, filled = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now), 0
             calls.append(call)
-        filling[target] = call, size
+        filling[target] = call, filled + size
         call.operations.append(operation)
         call.positions.append(position)
     return calls
-
-
-def key_of(bucket: str, prefix: str) -> str:
-    """The key of a bucket's hash."""
-    key = f"{prefix}:{bucket}"
-    # What is kept beside it has to share its hash slot, with braces of its own.
-    return key if _TAG.match(key) else _without_braces(key)
-
-
-def _without_braces(text: str) -> str:
-    return text.replace("{", "%7B").replace("}", "%7D")
 
 
 def _encode_slots(call: Call) -> Sequence[Any]:
@@ -137,7 +109,7 @@ def _encode_slots(call: Call) -> Sequence[Any]:
             (type(operation).__name__.lower(), *operation[1:]) for operation in call.operations
         ],
     }
-    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), _to_json(content)
+    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), to_json(content)
 
 
 def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:
@@ -145,112 +117,15 @@ def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: in
     return slots.Place(what, waited, arrival) if is_acquire else bool(what)
 
 
-class _Encoder:
-    """Writes one call of bucket.lua."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._keys = [call.key]
-        self._which: dict[str, int] = {}
-        self._requests: dict[str, int] = {}
-        self._remembered: list[tuple[int, float]] = []
-        self._columns: list[Iterable[float]] = []
-
-    def encode(self) -> Sequence[Any]:
-        first = self._call.operations[0]
-        if isinstance(first, Secret):
-            return 1, self._call.key, _to_json({"secret": first.proposed}), b""
-        limits: Limits = first.limits
-        content: dict[str, Any] = {
-            "clock": self._call.clock,
-            "limits": [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits],
-            "operations": [*map(self._write, self._call.operations)],
-        }
-        if len(self._keys) > 1:
-            content |= {
-                "requests": self._remembered,
-                "lots": self._beside("lot", ""),
-                "settled_within": SETTLED_WITHIN,
-                "marked": MARKED,
-            }
-        columns = b"".join([_packed(column) for column in self._columns])
-        return len(self._keys), *self._keys, _to_json(content), columns
-
-    def _write(self, operation: Operation) -> Sequence[Any]:
-        match operation:
-            case Acquire(_, _, costs, max_wait, lot, first, _, places):
-                self._columns += zip(*costs, strict=True)
-                start: int | bool = False
-                if isinstance(places, range) and places.step == 1:
-                    start = places.start
-                elif operation.request:
-                    self._columns.append(places)
-                bound = -1 if max_wait == inf else max_wait
-                return "acquire", lot, first, len(costs), bound, self._request(operation), start
-            case Settle(_, _, lot, numbers, starts, reserved, actual):
-                self._columns.append(numbers)
-                if starts is not None:
-                    self._columns.append(starts)
-                pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
-                self._columns += (map(sub, *columns) for columns in pairs)
-                return "settle", starts is not None and self._lot(lot), lot, len(numbers)
-            case Cancel(_, _, lot, number, start_):
-                which = start_ is not None and self._lot(lot)
-                return "cancel", which, lot, number, start_ or 0
-            case Penalize(_, _, length):
-                return "penalize", length
-            case Observe(_, limits, remaining):
-                return "observe", least_levels(limits, remaining)
-            case Secret():
-                raise AssertionError("the secret has a key of its own")
-
-    def _request(self, operation: Acquire) -> int | bool:
-        """Which of the call's requests that is."""
-        request = operation.request
-        if not request:
-            return False
-        which = self._requests.get(request.id)
-        if which is None:
-            which = self._requests[request.id] = len(self._requests) + 1
-            kept = -REPEATABLE if request.kept is None else request.kept
-            self._remembered.append((self._key("run", request.id), kept))
-        return which
-
-    def _lot(self, lot: str) -> int:
-        return self._key("lot", lot)
-
-    def _key(self, what: str, name: str) -> int:
-        """Which of the keys is that one."""
-        key = self._beside(what, name)
-        which = self._which.get(key)
-        if which is None:
-            self._keys.append(key)
-            which = self._which[key] = len(self._keys)
-        return which
-
-    def _beside(self, what: str, name: str) -> str:
-        """A key in the bucket's hash slot."""
-        key = self._call.key
-        if _TAG.match(key):
-            return f"{key}:{what}:{name}"
-        return f"{_without_braces(self._call.prefix)}:{{{key}}}:{what}:{name}"
-
-
-def _packed(column: Iterable[float]) -> bytes:
-    numbers = array("d", column)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
-def _answer(operation: Operation, reply: Any, now: int) -> Answer:
-    if isinstance(operation, Acquire):
+def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
+    if type(operation) is Acquire:
         return _grants(operation, reply, now)
     if isinstance(operation, Settle):
-        codes = zip(reply[::2], reply[1::2], strict=True)
-        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in codes}
+        pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
+        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
     if isinstance(operation, Cancel):
-        return True if reply == _YES else _undone(reply, operation.lot, operation.number)
+        what = next(reply)
+        return True if what == _YES else _undone(what, operation.lot, operation.number)
     return True
 
 
@@ -263,13 +138,14 @@ def _undone(
     return not_started() if what == _NOT_STARTED else False
 
 
-def _grants(operation: Acquire, reply: Any, now: int) -> Grants:
+def _grants(operation: Acquire, reply: Iterator[Any], now: int) -> Grants:
     others: dict[int, Any] = {}
-    if reply == _YES:
+    if next(reply) == _YES:
         return new(Grants, (now, (), (), others))
     units = ["", *(limit.unit for limit in operation.limits)]
     waits, limited_by = [0] * len(operation.costs), [""] * len(operation.costs)
-    for i, (what, wait, by) in enumerate(zip(reply[::3], reply[1::3], reply[2::3], strict=True)):
+    for i in range(len(waits)):
+        what, wait, by = next(reply), next(reply), next(reply)
         if what == _YES:
             waits[i], limited_by[i] = wait, units[by]
         elif what == _REPEAT:

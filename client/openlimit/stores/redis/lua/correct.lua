@@ -1,74 +1,14 @@
 -- Corrects what was acquired. These functions are made when they are first needed, since making so
 -- many takes as long as a few decisions.
 
-local lots = {}  -- until when what was marked in them is to be remembered, by key
-
 local function corrections()
+  local less, sum, most, least, change_all, totals, any = level_arithmetic()
+  local mark, mark_cancelled = marking()
+
   local function leak_until(time)
     if time > at then
       level, at, limited_by, changed = leaked(level, time - at), time, 0, true
     end
-  end
-
-  local function less(levels, amounts)
-    local left = {}
-    for i = 1, n do
-      left[i] = math.max(0, levels[i] - amounts[i])
-    end
-    return left
-  end
-
-  local function sum(some, others)
-    local both = {}
-    for i = 1, n do
-      both[i] = (some and some[i] or 0) + others[i]
-    end
-    return both
-  end
-
-  local function most(some, others)
-    local higher = {}
-    for i = 1, n do
-      higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
-    end
-    return higher
-  end
-
-  local function least(some, others)
-    local lower = {}
-    for i = 1, n do
-      lower[i] = math.min(some[i], others[i])
-    end
-    return lower
-  end
-
-  -- The levels after a column of changes each, one by one.
-  local function change_all(levels, changes)
-    local after = {}
-    for i = 1, n do
-      local left, top = levels[i], highest[i]
-      for _, change in ipairs(changes[i]) do
-        left = left + change
-        if left < 0 then
-          left = 0
-        elseif left > top then
-          left = top
-        end
-      end
-      after[i] = left
-    end
-    return after
-  end
-
-  local function totals(changes)
-    local all = {}
-    for i = 1, n do
-      all[i] = 0
-      for _, change in ipairs(changes[i]) do
-        all[i] = all[i] + change
-      end
-    end
-    return all
   end
 
   -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
@@ -143,7 +83,7 @@ local function corrections()
     return record, number
   end
 
-  -- Of these numbers of a lot, those that still wait.
+  -- NOT_STARTED, by position, for those of these numbers of a lot that still wait.
   local function waiting_of(lot, which)
     local waiting, names_, wanted = {}, {}, {}
     for k, number in ipairs(which) do
@@ -160,105 +100,53 @@ local function corrections()
       end
     end
     for k, name in ipairs(names_) do
-      waiting[k] = pending(name) and true
+      waiting[k] = pending(name) and NOT_STARTED
     end
     return waiting
   end
 
-  -- The part of a lot's marks that has these numbers, as words of 32 bits, and its first word.
-  local function read_words(lot_key, which)
-    local low, high = math.huge, 0
-    for _, number in ipairs(which) do
-      local word = math.floor(bit_of(number) / 32)
-      low, high = math.min(low, word), math.max(high, word)
-    end
-    local count = high - low + 1
-    local marks = redis.call('GETRANGE', lot_key, 4 * low, 4 * high + 3)
-    marks = marks .. string.rep('\0', 4 * count - #marks)
-    local words = {struct.unpack('>' .. string.rep('I4', count), marks)}
-    words[count + 1] = nil
-    return words, low
-  end
-
-  local function remember_until(lot_key, start)
-    lots[lot_key] = math.max(lots[lot_key] or 0, start + call.marked)
-    read_lots[lot_key] = nil
-  end
-
-  -- What of a column may not be settled, by position; the rest is marked as settled.
-  local function mark(lot_key, which, starts, waiting)
-    local others, latest = {}, -math.huge
-    local words, low = read_words(lot_key, which)
-    local too_old = now - call.settled_within
-    for k, number in ipairs(which) do
-      local place = bit_of(number)
-      local word = math.floor(place / 32) - low + 1
-      local mask, start = 2 ^ (31 - place % 32), starts[k]
-      if start <= too_old then
-        others[k] = TOO_LATE
-      elseif words[word] % (2 * mask) >= mask then
-        others[k] = NO
-      elseif waiting[k] then
-        others[k] = NOT_STARTED
-      else
-        words[word] = words[word] + mask
-        if start > latest then
-          latest = start
-        end
+  -- The next so many numbers of the column, but for those that stay out.
+  local function take(count, others)
+    local numbers_ = {}
+    for k = 1, count do
+      if not others or not others[k] then
+        numbers_[#numbers_ + 1] = column[taken + k]
       end
     end
-    if latest > -math.huge then
-      local packed = struct.pack('>' .. string.rep('I4', #words), unpack(words))
-      redis.call('SETRANGE', lot_key, 4 * low, packed)
-      remember_until(lot_key, latest)
-    end
-    return others
-  end
-
-  local function without(others, columns, count)
-    local left = {}
-    for i = 1, n do
-      left[i] = {}
-      for k = 1, count do
-        if not others[k] then
-          left[i][#left[i] + 1] = columns[i][k]
-        end
-      end
-    end
-    return left
+    taken = taken + count
+    return numbers_
   end
 
   local function settle(which, lot, count)
-    local numbers_, changes = take(count), {}
-    local starts = which and take(count)
-    for i = 1, n do
-      changes[i] = take(count)
-    end
+    local numbers_, starts = take(count), which and take(count)
     local waiting = at > now and waiting_of(lot, numbers_) or {}
-    local others, unsettled = {}, {}
+    local others, unsettled, changes = waiting, {}, {}
     if which and count > 0 then
       others = mark(KEYS[which], numbers_, starts, waiting)
-    else
-      for k in pairs(waiting) do
-        others[k] = NOT_STARTED
-      end
     end
-    for k, what in pairs(others) do
-      unsettled[#unsettled + 1], unsettled[#unsettled + 2] = k - 1, what
+    for k in pairs(others) do
+      unsettled[#unsettled + 1] = k
     end
-    if #unsettled < 2 * count then
-      correct(#unsettled > 0 and without(others, changes, count) or changes, follow())
+    answer(#unsettled)
+    for _, k in ipairs(unsettled) do
+      answer(k - 1)
+      answer(others[k])
     end
-    return unsettled
+    for i = 1, n do
+      changes[i] = take(count, others)
+    end
+    if #unsettled < count then
+      correct(changes, follow())
+    end
   end
 
   local function cancel(which, lot, number, start)
     if which and now >= start + call.settled_within then
-      return TOO_LATE
+      return answer(TOO_LATE)
     end
     local record, number_ = pending(name_of(lot, number))
     if not record then
-      return NO
+      return answer(NO)
     end
     local since, given_back = at - record.start, {}
     for i = 1, n do
@@ -268,30 +156,18 @@ local function corrections()
     keep(number_, record)
     undo(given_back)
     if which then
-      redis.call('SETBIT', KEYS[which], bit_of(number), 1)
-      redis.call('SETBIT', KEYS[which], bit_of(number) + BLOCK, 1)
-      remember_until(KEYS[which], start)
+      mark_cancelled(KEYS[which], number, start)
     end
-    return YES
+    answer(YES)
   end
 
   local function penalize(length)
     paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
-    return YES
-  end
-
-  local function any(levels)
-    for i = 1, n do
-      if levels[i] > 0 then
-        return true
-      end
-    end
-    return false
   end
 
   local function observe(wanted)
     if not any(wanted) then
-      return YES
+      return
     end
     local queue = follow()
     local levels, raised, changes = queue and started.level or leaked(level, now - at), {}, {}
@@ -302,7 +178,6 @@ local function corrections()
     if any(raised) then
       correct(changes, queue)
     end
-    return YES
   end
 
   return {settle = settle, cancel = cancel, penalize = penalize, observe = observe}

@@ -1,8 +1,10 @@
 -- Carries out the operations, and writes what has changed. In order, each is one of
 --
---   ['acquire', lot, number, count, max_wait, request, places]   columns: costs by limit, places
---       without a bound if max_wait is negative; request is which of the requests, or false; places
---       the first, if they follow one another, or false for a column
+--   ['acquire', lot, number, count, max_wait]    columns: costs by limit
+--       without a bound if max_wait is negative
+--   ['repeat', lot, number, count, max_wait, request, places]    columns: costs by limit, places
+--       the same for which of the requests; places is the first, if they follow one another, and then
+--       there is no column, or false
 --   ['settle', which, lot, count]                columns: numbers, starts, changes by limit
 --       which of the KEYS marks the lot, or false, and then there are no starts
 --   ['cancel', which, lot, number, start]
@@ -11,21 +13,24 @@
 --
 -- and is answered
 --
---   acquire     1 where all may start at once; else three for each: what became of it (see above);
---               the wait in microseconds; which limit set that or was exceeded, counted from 1, 0
---               for none; or, where it was granted before, "start unit costs number lot", where no
---               unit is "-"
---   settle      the position, and what became of it, of each that changed nothing
---   others      what became of it
+--   acquire, repeat    1 where all start at once; else 0, and three for each: what became of it (see
+--                      above); the wait in microseconds; which limit set that or was exceeded,
+--                      counted from 1, 0 for none; or, where it was granted before,
+--                      "start unit costs number lot", where no unit is "-"
+--   settle             how many have changed nothing, and of each the position and what became of it
+--   cancel             what became of it
 
-local answers, correct_by = {now}, nil
-for i, operation in ipairs(call.operations) do
-  if operation[1] == 'acquire' then
-    answers[i + 1] = acquire(unpack(operation, 2))
-  else
-    correct_by = correct_by or corrections()
-    answers[i + 1] = correct_by[operation[1]](unpack(operation, 2))
+local by_name = {acquire = acquire}
+for _, operation in ipairs(call.operations) do
+  local name = operation[1]
+  if name == 'repeat' then
+    by_name[name] = by_name[name] or repetition()
+  elseif not by_name[name] then
+    for each, correction in pairs(corrections()) do
+      by_name[each] = correction
+    end
   end
+  by_name[name](unpack(operation, 2))
 end
 
 local function milliseconds_until(time)

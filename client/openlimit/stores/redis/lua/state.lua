@@ -1,6 +1,6 @@
--- The state of one bucket, and the clock by which it is decided. The script goes on with
--- acquire.lua, correct.lua and decide.lua; together they do what bucket.py and memory.py do, for any
--- number of operations a call.
+-- The state of one bucket, and the clock by which it is decided. The script goes on in the other
+-- files, see __init__.py; together they do what bucket.py and memory.py do, for any number of
+-- operations a call.
 --
 -- KEYS[1]  the bucket, a hash:
 --            at            the latest start handed out
@@ -14,8 +14,8 @@
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name, which is lot-number
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
--- KEYS[2…] lots: which of their reservations were settled or cancelled, see correct.lua; and
---          requests: what was granted to them, see acquire.lua
+-- KEYS[2…] lots: which of their reservations were settled or cancelled, see marks.lua; and
+--          requests: what was granted to them, see repeat.lua
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [name, unit, amount, capacity, rate, most] each
@@ -26,7 +26,7 @@
 --            settled_within, marked   microseconds from the start, as in protocol.py
 --            secret        instead of all others: KEYS[1] is it from now on, unless there is one
 -- ARGV[2]  the operations' columns of numbers, as doubles
--- Returns  the time, and an answer to each operation, see decide.lua.
+-- Returns  the time, and then the answers to the operations, see decide.lua.
 --
 -- Times are whole microseconds, which doubles hold exactly for some 280 years. Levels are written
 -- with 17 digits, from which a double is read back as it was. Every step is one of bucket.py, in the
@@ -49,23 +49,26 @@ local function exact(number)
   return string.format('%.17g', number)
 end
 
--- The next so many numbers of the columns.
-local position = 1
-local function take(count)
-  local column
-  repeat
-    local part = math.min(count - #(column or ''), MOST_ARGUMENTS)
-    local numbers = {struct.unpack('<' .. string.rep('d', part), ARGV[2], position)}
-    position = table.remove(numbers)
-    if not column then
-      column = numbers
-    else
-      for _, number in ipairs(numbers) do
-        column[#column + 1] = number
-      end
+-- All numbers of the columns, and where those of the next operation begin.
+local column, taken = {}, 0
+for from = 1, #ARGV[2], 8 * MOST_ARGUMENTS do
+  local count = math.min((#ARGV[2] - from + 1) / 8, MOST_ARGUMENTS)
+  local part = {struct.unpack('<' .. string.rep('d', count), ARGV[2], from)}
+  part[count + 1] = nil  -- where it has ended
+  if from == 1 then
+    column = part
+  else
+    for _, number in ipairs(part) do
+      column[#column + 1] = number
     end
-  until #column == count
-  return column
+  end
+end
+
+-- One after the other, since Redis takes microseconds for a table inside another.
+local answers, answered = {}, 0
+local function answer(value)
+  answered = answered + 1
+  answers[answered] = value
 end
 
 local own_clock = call.clock == cjson.null
@@ -102,6 +105,7 @@ if clock + shift < seen then
   shift = seen - clock
 end
 local now = clock + shift
+answer(now)
 
 local void = tonumber(state[8]) or 0
 local started = state[9] and cmsgpack.unpack(state[9])
