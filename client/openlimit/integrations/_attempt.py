@@ -19,8 +19,6 @@ from openlimit.providers.usage import units_of
 from openlimit.reservation import Reservation
 from openlimit.tokens.counting import DEFAULT_OUTPUT
 
-__all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle"]
-
 _log = logging.getLogger(__name__)
 _OVERLOADED = 529  # Anthropic's
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)

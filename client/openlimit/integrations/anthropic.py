@@ -18,8 +18,6 @@ with from_extra("anthropic"):
         Middleware,
     )
 
-__all__ = ["LimitedMiddleware"]
-
 
 class LimitedMiddleware(Middleware):
     """Limits each message that a client of Anthropic's SDK creates, sync or async.

@@ -11,8 +11,6 @@ from openlimit.integrations._following import answered, package_of, redirected
 from openlimit.limiter import RateLimiter
 from openlimit.providers.calls import Route, route_of
 
-__all__ = ["AsyncLimitedTransport", "LimitedTransport"]
-
 if TYPE_CHECKING:
     import httpx
     import httpx2

@@ -9,8 +9,6 @@ from openlimit.limiter import RateLimiter
 with from_extra("langchain"):
     from langchain_core.rate_limiters import BaseRateLimiter
 
-__all__ = ["LimitedCalls"]
-
 
 class LimitedCalls(BaseRateLimiter):
     """Charges each call of a chat model one request of `model` and so many `tokens`.

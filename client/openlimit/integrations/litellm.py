@@ -16,8 +16,6 @@ with from_extra("litellm"):
     import litellm
     from litellm.integrations.custom_logger import CustomLogger
 
-__all__ = ["LimitedLogger"]
-
 _KEY = "openlimit"  # in what LiteLLM keeps of a call
 _SYNC = {
     "completion": "messages",

@@ -80,12 +80,8 @@ _NEWER = _claude(_PER_TOKEN * _LATER, ceil(346 * _LATER))
 
 _FAMILIES = {
     "*claude-3[-.]7*": _OLDER,
-    "*claude-[123]*": _CLAUDE_3,
-    "*claude-instant*": _CLAUDE_3,
-    "*claude-4-[a-z]*": _OLDER,
-    "*claude-*-4": _OLDER,
-    "*claude-*-4@*": _OLDER,
-    "*claude-*-4[-.][0-6]*": _OLDER,
+    "*claude-[123]* *claude-instant*": _CLAUDE_3,
+    "*claude-4-[a-z]* *claude-*-4 *claude-*-4@* *claude-*-4[-.][0-6]*": _OLDER,
     "*claude*": _NEWER,
 }
 

@@ -7,8 +7,6 @@ from typing import Any
 from openlimit.providers.image_costs import Tiles
 from openlimit.providers.provider import Family, Params, Provider, UsageNames, binary, messages_of
 
-__all__ = ["GEMINI"]
-
 
 def _params(params: Params, action: str) -> Params | None:
     if action.endswith("enerateContent"):

@@ -76,7 +76,8 @@ class Provider:
     last_events: tuple[str, ...] = ()
     """Types of the events after which no usage follows."""
     families: Mapping[str, Family] = field(default_factory=dict)
-    """By a pattern for the model's name in lower case; the first that matches counts."""
+    """By patterns for the model's name in lower case, with spaces between them; the first that
+    matches counts."""
 
 
 def messages_of(
