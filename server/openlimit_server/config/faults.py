@@ -7,8 +7,7 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
-from openlimit_server.config.fields import Split
-from openlimit_server.config.notation import shown
+from openlimit_server.config.notation import Split, shown
 
 Location = tuple[int | str, ...]
 
@@ -44,12 +43,7 @@ def of_file(
 ) -> ConfigurationError:
     """A line for each fault of a document. ``fields`` are the known ones at each depth."""
 
-    def words(fault: ErrorDetails) -> str:
-        if fault["type"] == "extra_forbidden":
-            return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
-        return _wrong(fault)
-
-    return _lines(faults, lambda loc: _place(path, loc, document), words)
+    return _lines(faults, lambda loc: _place(path, loc, document), lambda f: _wrong(f, fields))
 
 
 def of_options(
@@ -62,7 +56,7 @@ def of_options(
         option = f"--{loc[0]}"
         return f"{command}: {option if option in given else f'OPENLIMIT_{loc[0]}'.upper()}"
 
-    return _lines(faults, source, _wrong)
+    return _lines(faults, source, lambda fault: _wrong(fault, {}))
 
 
 def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
@@ -97,20 +91,15 @@ def _lines(
     source: Callable[[Location], str],
     words: Callable[[ErrorDetails], str],
 ) -> ConfigurationError:
-    def is_within(loc: Location, outer: Location) -> bool:
-        return loc != outer and loc[: len(outer)] == outer
-
-    return ConfigurationError(
-        "\n".join(
-            f"{source(fault['loc'])}: {words(fault)}"
-            for fault in faults
-            # pydantic also reports a list as too short when an entry of it is wrong.
-            if not any(is_within(other["loc"], fault["loc"]) for other in faults)
-        )
-    )
+    # pydantic also reports a list as too short when an entry of it is wrong.
+    outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    told = (fault for fault in faults if fault["loc"] not in outer)
+    return ConfigurationError("\n".join(f"{source(f['loc'])}: {words(f)}" for f in told))
 
 
-def _wrong(fault: ErrorDetails) -> str:
+def _wrong(fault: ErrorDetails, fields: Mapping[int, Collection[str]]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
     if fault["type"] == "missing":
         return f"is required: {_EXPECTED[str(fault['loc'][-1])]}"
     if fault["type"] == "value_error":
