@@ -107,8 +107,12 @@ class _Reader:
             value = _Mapping() if is_mapping else _List()
             value.lines = {}
         self._anchors[event.anchor] = value  # before it is filled, since it may hold itself
-        if not is_text:
-            (_fill_mapping if is_mapping else _fill_list)(value, self._entries(depth + 1))
+        if is_mapping:
+            _fill(value, self._entries(depth + 1))
+        elif not is_text:
+            for i, (of_entry, entry) in enumerate(self._entries(depth + 1)):
+                value.lines[i] = _line(of_entry.start_mark)
+                value.append(entry)
         return value
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
@@ -117,13 +121,7 @@ class _Reader:
             yield event, self._value(event, depth)
 
 
-def _fill_list(values: _List, entries: Iterator[tuple[Any, Any]]) -> None:
-    for event, value in entries:
-        values.lines[len(values)] = _line(event.start_mark)
-        values.append(value)
-
-
-def _fill_mapping(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None:
+def _fill(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None:
     taken_over: list[Any] = []
     for event, key in entries:
         if not isinstance(key, str):

@@ -54,20 +54,16 @@ def duration(text: object) -> float:
 
 def limit(text: object) -> Limit:
     """Amount, period and burst (both in seconds) from a text such as 90000/minute burst 10s."""
-    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
-    if match and float(match[1]) < 1:
-        raise ValueError(
-            "expected an amount of 1 or more, since costs are whole numbers, such as 30/minute "
-            f"instead of 0.5/second, not {shown(text)}"
-        )
-    if match and float(match[1]) > _MAX_AMOUNT:
-        raise ValueError(
-            f"expected an amount of 1e15 at most, such as 90000/minute, not {shown(text)}"
-        )
     expected = (
         "an amount per second, minute, hour, day or duration (1ms to 3650d), and if need be a "
         "burst, such as 90000/minute, 500/10s or 90000/minute burst 10s"
     )
+    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+    if match and float(match[1]) < 1:
+        reason = "since costs are whole numbers, such as 30/minute instead of 0.5/second"
+        expected = f"an amount of 1 or more, {reason}"
+    if match and float(match[1]) > _MAX_AMOUNT:
+        expected = "an amount of 1e15 at most, such as 90000/minute"
     return _read(text, _parts, expected, spelling.limit)
 
 

@@ -191,10 +191,8 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(document, dict):
-        raise ConfigurationError(
-            f"{path}:1: expected a mapping with policies: and a list below it, "
-            f"not {notation.shown(document)}"
-        )
+        expected = "expected a mapping with policies: and a list below it"
+        raise ConfigurationError(f"{path}:1: {expected}, not {notation.shown(document)}")
     try:
         return _File.model_validate(document, context=set[str]()).policies
     except Invalid as error:
