@@ -1,6 +1,7 @@
 """What is reported while the server is away, and for how long it is kept."""
 
 import logging
+from threading import RLock
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class Server:
         self.heard: list[Any] = []
         self.now = 1000.0
         self.is_up = False
-        self.reports = Reports("server", 5, lambda _: None, lambda: self.now)
+        self.reports = Reports(RLock(), "server", 5, lambda _: None, lambda: self.now)
 
     def is_sent(self) -> None:
         """All that there is: it hears that, or the stream ends."""
@@ -143,9 +144,9 @@ def test_settlements_are_kept_as_they_were_sent_until_they_are_acknowledged(serv
     server.reports.send_again()
     again = opened()
     assert sent(server, again) == runs[1:]
-    assert server.reports.are_open(again, 2**62)
+    assert server.reports.are_open(2**62)
     assert server.reports.answered(again, [], 1) == 1
-    assert not server.reports.are_open(again, 2**62)
+    assert not server.reports.are_open(2**62)
 
 
 def test_a_settlement_that_failed_is_sent_again_without_its_run(server: Server) -> None:

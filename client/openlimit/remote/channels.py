@@ -36,7 +36,7 @@ _OPTIONS = [
 ]
 
 HEALTH_CALL_FAILED = "health check call failed"
-"""What gRPC says of a server of which it is not told how well it is."""
+"""What gRPC says where a server does not answer how healthy it is."""
 
 
 class ServerChannel:
@@ -69,8 +69,8 @@ class ServerChannel:
         self._channel = None
 
     def doubt_health(self, reason: str) -> None:
-        """Whoever refuses to tell the server's health may let calls through, or refuse them with a
-        better reason: the next channel does not ask, and the one after that again does."""
+        """A proxy that refuses health checks may let calls through, or refuse them with a better
+        reason: the next channel does not check, and the one after that does again."""
         if not self._asks_health or HEALTH_CALL_FAILED in reason:
             self._asks_health = not self._asks_health
             self.drop()
@@ -179,7 +179,7 @@ _WAS_PATCHED = _is_patched()
 
 
 def cooperate_with_gevent() -> None:
-    """gRPC waits in C, where greenlets cannot be switched unless it is told of them.
+    """gRPC waits in C, where greenlets cannot be switched unless it knows of them.
 
     Raises RuntimeError where gevent came too late: what was imported before blocks all greenlets.
     """

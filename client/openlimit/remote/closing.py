@@ -27,6 +27,7 @@ def flush(connection: Connection, within: float) -> None:
         if (is_heard or outage.is_hopeless) and not reports.owing:
             rounds -= 1
             continue
+        rounds = 2
         time.sleep(min(left, _BRIEFLY))
         connection.look()
         connection.send_again()
@@ -62,7 +63,7 @@ def _wait_for_reports(connection: Connection, within: float) -> bool:
 
     def is_heard() -> bool:
         is_open = connection.in_flight.has_given_up(mark)
-        return not (is_open or connection.reports.are_open(connection.stream, mark))
+        return not (is_open or connection.reports.are_open(mark))
 
     with connection.changed:
         endings = connection.endings

@@ -64,7 +64,7 @@ class Connection:
         self.endings = 0
         self.in_flight = InFlight(lock, self.unclaimed)
         self.leases = Leases(lambda held: self.tell(Renew(*held)))
-        self.reports = Reports(self.address, self.timeout, self.leases.let_go)
+        self.reports = Reports(lock, self.address, self.timeout, self.leases.let_go)
         self.stream: Stream | None = None
         self._is_pausing = False
 
@@ -92,10 +92,6 @@ class Connection:
         elif not (self._is_pausing or sys.is_finalizing()):
             self._open()
         return True
-
-    def forget(self, number: int) -> bool:
-        """Nobody waits for this outcome any more; False where it is being delivered already."""
-        return self.in_flight.forget(number)
 
     def unclaimed(self, call: Acquire, outcome: object) -> None:
         """Give back what was granted to a caller that is gone, also if its start has come."""

@@ -90,12 +90,10 @@ class InFlight:
             return 0
         if self._to_repeat:
             return self._write_repeated(stream, request, room)
-        with self._lock:
-            if stream.is_left:
-                return 0
+        with self._lock:  # to the end: what is taken is known as sent by whoever else looks
             taken = list[int]()
             # The garbage collector may end a waiter, and so forget calls, meanwhile.
-            while len(taken) < room and self._to_send:
+            while len(taken) < room and self._to_send and not stream.is_left:
                 taken.append(self._to_send.popleft())
             if not taken:
                 return 0
@@ -103,13 +101,10 @@ class InFlight:
             calls = [(number, found[2]) for number in taken if (found := self._waiting.get(number))]
             if len(calls) < len(taken):
                 calls = [(number, call) for number in taken if (call := self._call(number))]
-        errors, runs = write_acquisitions(calls, request, self._names)
+            errors, runs = write_acquisitions(calls, request, self._names)
+            self._runs.extend(runs)
         if errors:
             self.answered(errors)  # that it was not sent is its answer
-        with self._lock:
-            if stream.is_left:
-                return 0
-            self._runs.extend(runs)
         return len(calls) - len(errors)
 
     def _write_repeated(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:

@@ -127,10 +127,10 @@ class RemoteLimiter(RateLimiter):
                 except Empty:
                     connection.look()
         except BaseException:
-            if not connection.forget(number):
+            if not connection.in_flight.forget(number):
                 connection.unclaimed(call, queue.get())
             raise
-        return connection.outage.no_answer() if connection.forget(number) else queue.get()
+        return connection.outage.no_answer() if connection.in_flight.forget(number) else queue.get()
 
     async def aacquire(self, call: Acquire) -> Grant:
         try:
@@ -153,7 +153,7 @@ class RemoteLimiter(RateLimiter):
                     call = call._replace(request_id=queued.ticket)
                     continue
                 except BaseException:
-                    if not connection.forget(number):
+                    if not connection.in_flight.forget(number):
                         waiters.abandon(future, call)
                     raise
                 if type(grant) is Grant and not (grant.lease or self._is_unlimited):  # as usual

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from threading import RLock
 from typing import Any
 
-from openlimit.errors import InvalidRequest, LimiterUnavailable, UnknownReservation
+from openlimit.errors import InvalidRequest, UnknownReservation
 from openlimit.operations import Cancel, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
@@ -36,6 +36,7 @@ class Reports:
 
     def __init__(
         self,
+        lock: RLock,
         address: str,
         timeout: float,
         lost: Callable[[tuple[str, str]], None],
@@ -45,11 +46,12 @@ class Reports:
         self._timeout = timeout
         self._lost = lost
         self._now = now
-        # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
-        self._lock = RLock()
+        self._lock = lock
         self._unsent: deque[tuple[int, float, Report | SettleRun]] = deque()
         """Their numbers, and when they were true."""
         self.queues = [self._unsent]
+        self._carriers: set[Stream] = set()
+        """Streams that have sent some and are not rewound."""
         self._owed: deque[tuple[float, Report | SettleRun]] = deque()
         """What has to be sent again, and when it was true."""
         self.owing = 0
@@ -60,18 +62,18 @@ class Reports:
     def add(self, report: Report) -> None:
         """Send it with the next message."""
         now = self._now()
-        if len(self._unsent) < _MOST_UNSENT:
-            self._unsent.append((next(numbers), now, report))
-        else:  # the server seems to hang; callers give up one by one, this would pile up
-            self._failed(now, report, LimiterUnavailable(self._address, "it does not answer"))
+        self._unsent.append((next(numbers), now, report))
+        if len(self._unsent) > _MOST_UNSENT:  # the server seems to hang, and this would pile up
+            self._unsent.popleft()
+            self._warn(now, _MOST_UNSENT)
 
-    def are_open(self, stream: Stream | None, before: int) -> bool:
-        """Whether some before a number are not sent, or not answered on the stream."""
+    def are_open(self, before: int) -> bool:
+        """Whether some before a number are neither answered nor owed."""
         with self._lock:
-            numbers = [self._unsent[0][0]] if self._unsent else []
-            if stream:
-                numbers += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
-        return any(number < before for number in numbers)
+            first = [self._unsent[0][0]] if self._unsent else []
+            for stream in self._carriers:
+                first += [*stream.reports, *(run.ids[0] for _, run in stream.settlements)]
+        return any(number < before for number in first)
 
     def write(self, stream: Stream, request: AcquireStreamRequest, room: int) -> int:
         """Add at most so many to a message, or a run that is repeated; returns how many."""
@@ -96,13 +98,15 @@ class Reports:
                 new.append((number, report))
                 if not isinstance(report, Settle):
                     alone[number] = at, report
+            if count:
+                self._carriers.add(stream)
             if new:
                 errors, runs = write_reports(new, request)
                 stream.reports |= alone
                 stream.settlements.extend((since, run) for run in runs)
-        for number, error in errors:
-            stream.reports.pop(number, None)
-            self._failed(since, dict(new)[number], error)
+                for number, error in errors:
+                    stream.reports.pop(number, None)
+                    self._failed(since, dict(new)[number], error)
         return count - len(errors)
 
     def answered(
@@ -110,7 +114,6 @@ class Reports:
     ) -> int:
         """The server has answered these of the stream, and maybe others, and has acknowledged so
         many runs; returns how many settlements are acknowledged by that."""
-        failed: list[tuple[float, Report, Exception]] = []
         count = 0
         with self._lock:
             for number, outcome in outcomes:
@@ -118,28 +121,25 @@ class Reports:
                 if found is None and (found := _settlement(stream, number)):
                     count -= 1  # it is acknowledged as well, with its run
                 if found and isinstance(outcome, Exception):
-                    failed.append((*found, outcome))
+                    self._failed(*found, outcome)
             while stream.settled_runs < settled_runs and stream.settlements:
                 stream.settled_runs += 1
                 count += len(stream.settlements.popleft()[1].ids)
-        for each in failed:
-            self._failed(*each)
         if self.owing and self._now() > self._again_at:
             self.send_again()
         return count
 
     def rewind(self, stream: Stream | None, error: Exception) -> None:
         """The stream has ended, or there was none: nothing that is not answered arrived."""
-        failed: list[tuple[float, Report | SettleRun]] = []
         with self._lock:
             if stream:
-                failed += [*stream.settlements, *stream.reports.values()]
+                self._carriers.discard(stream)
+                for at, sent in (*stream.settlements, *stream.reports.values()):
+                    self._failed(at, sent, error)
                 stream.settlements.clear()
                 stream.reports.clear()
             while self._unsent:  # others add to it meanwhile
-                failed.append(self._unsent.popleft()[1:])
-        for at, report in failed:
-            self._failed(at, report, error)
+                self._failed(*self._unsent.popleft()[1:], error)
 
     def send_again(self) -> None:
         """What could not be sent while the server was away, as far as it still matters."""
@@ -163,25 +163,27 @@ class Reports:
         return (now, report._replace(retry_after=left)) if left > 0 else None
 
     def _failed(self, at: float, report: Report | SettleRun, error: Exception) -> None:
+        """The lock is held."""
         if isinstance(report, _KEPT) and not isinstance(error, _FINAL):
-            with self._lock:
-                self._owed.append((at, report))
-                self.owing += _size(report)
-                self._again_at = self._now() + _AGAIN_AFTER
-                is_too_much = self.owing > _MOST_OWED
-                while self.owing > _MOST_OWED:
-                    self.owing -= _size(self._owed.popleft()[1])
-            if is_too_much and at > self._warn_at:
-                self._warn_at = at + _WARN_EVERY
-                _log.warning(
-                    "%s was away for so long that what came of calls is forgotten, the oldest of "
-                    "%d first: these calls stay charged as reserved",
-                    *(self._address, _MOST_OWED),
-                )
+            self._owed.append((at, report))
+            self.owing += _size(report)
+            self._again_at = self._now() + _AGAIN_AFTER
+            while self.owing > _MOST_OWED:
+                self.owing -= _size(self._owed.popleft()[1])
+                self._warn(at, _MOST_OWED)
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
             self._lost(report[:2])
         _log.info("%s had no effect: %s", report, error)
+
+    def _warn(self, at: float, most: int) -> None:
+        if at > self._warn_at:
+            self._warn_at = at + _WARN_EVERY
+            _log.warning(
+                "%s was away for so long that what came of calls is forgotten, the oldest of %d "
+                "first: these calls stay charged as reserved",
+                *(self._address, most),
+            )
 
 
 def _settlement(stream: Stream, number: int) -> tuple[float, Settle] | None:
