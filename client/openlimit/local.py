@@ -1,4 +1,4 @@
-"""Limiters without a server: those of one process, and those of all that share a Redis."""
+"""Limiters without a server: of one process, or of all processes that share a Redis."""
 
 import secrets
 from collections.abc import Mapping
@@ -161,8 +161,8 @@ class EmbeddingRateLimiter(LocalLimiter):
 class ChatRateLimiterWithRedis(LocalLimiter):
     """Limits the chat calls of all processes that share a Redis.
 
-    Everybody with the same ``redis_url`` and ``bucket_key`` shares one bucket. The URL may name a
-    single server, sentinels or a cluster, see stores/redis_url.py. A Redis that does not answer
+    Limiters with the same ``redis_url`` and ``bucket_key`` share one bucket. The URL may name a
+    single server, sentinels or a cluster, see stores/redis/url.py. A Redis that does not answer
     raises LimiterUnavailable within the URL's timeout, 0.25 s; it is found again by itself. Close
     it, or use it in with or async with, so that what is being given back arrives.
     """

@@ -140,6 +140,7 @@ class OnceContract:
         for answer, number in zip(answers, (7, 8, 9, 7), strict=True):
             assert isinstance(answer, UnknownReservation)
             assert (answer.reservation_id, answer.expired) == (f"lot-{number}", True)
+            assert f"within {SETTLED_WITHIN // SECOND // 60} minutes" in str(answer)
         assert ask(store, [asked._replace(starts=None)]) == [True] * 3
 
     def test_reservations_of_a_lot_are_closed_each_for_itself(self, store: Store) -> None:

@@ -226,6 +226,30 @@ def test_what_was_charged_while_a_queue_waited_stays_when_it_gives_up(kind: str)
     assert bucket.acquire([10], 0) == (wait, "tokens")
 
 
+@given(scenes(), st.data())
+def test_settling_a_column_is_settling_one_by_one(scene: Scene, data: st.DataObject) -> None:
+    """Exactly, while others wait or not; and what gives up goes back to the same."""
+    together, alone = Life(scene), Life(scene)
+    for ask in scene.asks:
+        for life in (together, alone):
+            life.now += ask.after
+            life.acquire(ask.costs)
+    shares = data.draw(st.lists(st.sampled_from([0, 1 / 3, 1, 1.7]), max_size=8))
+    reserved = [granted.costs for granted in together.kept[: len(shares)]]
+    actual = [
+        [share * cost for cost in costs] for share, costs in zip(shares, reserved, strict=False)
+    ]
+    if reserved:
+        together.bucket.settle(reserved, actual, together.now)
+    for before, after in zip(reserved, actual, strict=True):
+        alone.bucket.settle([before], [after], alone.now)
+    for life in (together, alone):
+        for granted in life.waiting()[1::2]:
+            life.cancel(granted)
+    assert together.bucket.levels == pytest.approx(alone.bucket.levels, rel=ROUNDING)
+    assert together.bucket.at == alone.bucket.at
+
+
 def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
     """Settled down to nothing and then up again: the second stays, whatever is cancelled."""
     bucket = Bucket([TOKENS])

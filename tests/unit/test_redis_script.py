@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from openlimit.stores.protocol import REPEATABLE, Operation, Settle
-from openlimit.stores.redis.script import calls_of, key_of
+from openlimit.stores.redis.encoder import key_of
+from openlimit.stores.redis.script import calls_of
 from tests.contracts.once import once
 from tests.contracts.store import LIMITS
 
@@ -21,7 +22,7 @@ def settle(bucket: str, lot: str, number: int, starts: list[float] | None) -> Se
 
 @given(NAMES, NAMES)
 def test_what_is_remembered_lies_in_its_buckets_hash_slot(bucket: str, prefix: str) -> None:
-    """On a cluster, a call may touch the keys of one hash slot only, whatever buckets are called."""
+    """On a cluster, a call may touch keys of one hash slot only, whatever buckets are called."""
     operations: list[Operation] = [
         once("r", lot="one")._replace(bucket=bucket),
         settle(bucket, "lot", 9, [1]),

@@ -7,8 +7,8 @@ from math import ceil, inf
 SECOND = 1_000_000
 """Microseconds in a second: the unit of every time in this package."""
 LONGEST_HOLD = 86_400 * SECOND
-"""Microseconds: the longest pause, and the longest that calls which cost more than they reserved
-hold up others, however many and however much."""
+"""Microseconds: the longest pause; and the longest time for which calls that cost more than they
+reserved can hold up others."""
 MAX_RETRY_AFTER = LONGEST_HOLD // SECOND
 """Seconds: the longest pause."""
 
@@ -27,7 +27,7 @@ class Limit:
     """Units that are left at the provider where it says what remains: what leaks in a second, or
     the capacity if that is less."""
     most: float = field(init=False)
-    """The units that a bucket holds at most, whatever is said of calls: its fill by reserving, and
+    """The units that a bucket holds at most, however much is settled: its fill by acquiring, and
     what leaks in the longest hold."""
     name: str = field(init=False)
     """Tells it from others of its unit, and stays when the amount changes: ``requests`` for what is

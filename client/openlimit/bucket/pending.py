@@ -71,18 +71,18 @@ class Queue(OrderedDict[Hashable, Pending]):
 
     def has(self, name: Hashable, now: float) -> bool:
         """Whether this one still waits."""
-        entry = self.get(name)
-        return entry is not None and entry.given_back is None and entry.start > now
+        one = self.get(name)
+        return one is not None and one.given_back is None and one.start > now
 
     def cancel(self, name: Hashable, state: State, limits: Sequence[Limit], now: float) -> State:
         """Give back one that waits; the state of the bucket from then on."""
-        entry, (at, levels, limited_by) = self[name], state
-        since = at - entry.start
+        one, (at, levels, limited_by) = self[name], state
+        since = at - one.start
         given_back = [
             min(level, max(0.0, cost - limit.rate * since))
-            for limit, cost, level in zip(limits, entry.costs, levels, strict=True)
+            for limit, cost, level in zip(limits, one.costs, levels, strict=True)
         ]
-        self[name] = entry._replace(given_back=given_back)
+        self[name] = one._replace(given_back=given_back)
         return self._undo((at, _less(levels, given_back), limited_by), given_back, limits, now)
 
     def _undo(self, state: State, credit: Levels, limits: Sequence[Limit], now: float) -> State:

@@ -1,4 +1,4 @@
-"""What must not be done twice, for as long as it can be asked for."""
+"""What must not be done twice, kept for as long as it may be repeated."""
 
 import logging
 from collections.abc import Hashable, Iterable

@@ -12,10 +12,10 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-# Seconds to connect in. Longer than a decision may take: who asks is answered in time, while the
-# connection goes on being made for those who ask later.
+# Seconds to connect in. Longer than a decision may take: the first callers get an error in time,
+# while the connection is still being made for later ones.
 CONNECT_TIMEOUT = 5.0
-GUIDE_TIMEOUT = 1.0  # for each sentinel or node that is asked who serves: the next may answer
+GUIDE_TIMEOUT = 1.0  # for each sentinel or node that may know the master: the next may answer
 # An idle connection whose packets are dropped is noticed within 20 s; and a firewall that forgets
 # idle connections does not see one. Where the system has no such option, its own times hold.
 _KEEPALIVE = {
@@ -35,7 +35,7 @@ _COMMON: Mapping[str, Any] = {
     "retry": Retry(NoBackoff(), 0),
     # Without push messages, for whose sake the pool would keep connections that have ended.
     "protocol": 2,
-    # Nothing is sent before the first question, whose answer may be why there is no connection.
+    # Nothing is sent before the first command, whose answer may say why there is no connection.
     "driver_info": None,
     "socket_keepalive_options": _KEEPALIVE,
 }

@@ -13,9 +13,10 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
+from openlimit.stores.redis.encoder import key_of
 from openlimit.stores.redis.node import Clock, RedisNode
 from openlimit.stores.redis.reasons import reason
-from openlimit.stores.redis.script import AnyAnswer, AnyOperation, key_of
+from openlimit.stores.redis.script import AnyAnswer, AnyOperation
 
 _MOST_REDIRECTIONS = 3
 _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTER INFO"
@@ -24,8 +25,8 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 class RedisBuckets:
     """The buckets of a Redis, for the event loop this is made on: an AsyncStore, and AsyncSlots.
 
-    What is asked at the same time shares round trips, see node.py; no caller waits longer
-    than the address's timeout. An outage is over as soon as Redis is back.
+    Callers of the same time share round trips, see node.py; none waits longer than the address's
+    timeout. An outage is over as soon as Redis is back.
     ``clock`` returns microseconds, for tests; None for that of Redis.
     """
 
@@ -109,7 +110,7 @@ class RedisBuckets:
         return [answers[i] for i in range(len(operations))]
 
     def _trips(self) -> set[asyncio.Task[None]]:
-        """Under way also when all who asked have left: what they are granted is given back."""
+        """Under way, also where all callers have left: what they are granted is given back."""
         return {node.trips for node in self._nodes.values() if node.trips}
 
     def _node(self, at: HostAndPort | None) -> RedisNode:
@@ -122,7 +123,7 @@ class RedisBuckets:
     def give_back(
         self, operations: Sequence[AnyOperation], answers: Sequence[AnyAnswer | AskError]
     ) -> None:
-        """In the background, what was granted to a caller that is gone."""
+        """In the background, give back what was granted to a caller that is gone."""
         if cancels := cancels_of(operations, answers):
             task = asyncio.get_running_loop().create_task(self.adecide(cancels))
             self._giving_back.add(task)
@@ -136,8 +137,8 @@ class RedisBuckets:
 def cancels_of(
     operations: Sequence[AnyOperation], answers: Sequence[AnyAnswer | AskError]
 ) -> list[Cancel]:
-    """What gives back all that was granted and has not started, but for what may be asked for
-    again."""
+    """What gives back all that was granted and has not started. What has a request stays: its
+    caller can ask again."""
     return [
         Cancel(operation.bucket, operation.limits, operation.lot, operation.first + i, None)
         for operation, answer in zip(operations, answers, strict=True)

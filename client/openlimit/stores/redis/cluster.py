@@ -14,8 +14,8 @@ from openlimit.stores.redis.reasons import is_expected, reason
 HostAndPort = tuple[str, int]
 """Of a node."""
 
-_REFRESH_AFTER = 0.1  # seconds from one question to the cluster to the next
-_UNKNOWN = "?"  # the host of a node that was told to go by its name and was given none
+_REFRESH_AFTER = 0.1  # seconds from one look at the cluster to the next
+_UNKNOWN = "?"  # the host of a node that is known by its name, and has none
 
 
 class _Map(NamedTuple):
@@ -54,13 +54,13 @@ class ClusterMap:
         return self._map and self._map.masters[key_slot(key.encode(errors="replace"))]
 
     def doubt(self) -> None:
-        """Fetch a newer map in the background, unless one was asked for just now."""
+        """Fetch a newer map in the background, unless one was fetched just now."""
         is_refreshing = self._refreshing and not self._refreshing.done()
         if not is_refreshing and self._loop.time() >= self._next_refresh:
             self._refreshing = self._loop.create_task(self._refresh())
 
     async def aclose(self) -> None:
-        """Ask no more."""
+        """Look no more."""
         if self._refreshing:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
@@ -101,8 +101,8 @@ def read_map(reply: Any, asked: str) -> _Map:
     Raises what comes for a reply that is none.
     """
     found = _Map([None] * REDIS_CLUSTER_HASH_SLOTS, set())
-    for first, last, *told in reply:
-        nodes = [_host_and_port(node, asked) for node in told]
+    for first, last, *serving in reply:
+        nodes = [_host_and_port(node, asked) for node in serving]
         found.nodes.update(nodes)
         for hash_slot in range(first, last + 1):
             found.masters[hash_slot] = nodes[0]

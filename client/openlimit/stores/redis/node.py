@@ -1,13 +1,13 @@
-"""One Redis server, asked in round trips: what is asked during one makes up the next.
+"""One Redis server, asked in round trips: the operations that come during a trip share the next.
 
-No timer and no fixed size: a lone caller waits for nobody, and the more callers there are, the less
-each costs.
+No timer and no fixed size: a lone caller waits for no other, and the more callers there are, the
+less each costs.
 
 Nothing is charged twice, because nothing that may have been carried out is sent again: redis-py's
-retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it be asked once
-more. A trip whose answer is lost is an outage for its callers; it was charged once at most, which
+retries are off, and only a reply that says the script did not run (NOSCRIPT) makes it run once
+more. A trip whose answer is lost is an outage for its callers. It was charged once at most, which
 makes others wait longer, never less. After any failure a new connection has to answer before it is
-sent decisions, so a Redis that hangs does not collect those of callers that have given up. A
+sent operations, so a Redis that hangs does not collect those of callers that have given up. A
 connection that the server has closed while it was idle is replaced before anything is sent.
 """
 
@@ -29,16 +29,16 @@ from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation, calls_of, size_of
 
 Clock = Callable[[], float]
-"""Microseconds, the same for all who ask; for tests, since Redis has its own."""
+"""Microseconds, the same for all stores of a test. Otherwise Redis's own clock counts."""
 
-# Passes of the event loop before a trip: whoever is asking in this very moment comes along. When
-# nobody is, they take microseconds, of which a trip takes a hundred.
+# Passes of the event loop before a trip, so that callers of this very moment come along. Without
+# any, the passes take microseconds; a trip takes a hundred.
 _PASSES = 8
 # What Redis and this process deal with in a tenth of a second or so.
 _MOST, _MOST_BUCKETS = 10_000, 1000
-# Seconds for which a server that has failed is not tried again: callers are told so at once.
+# Seconds for which a server that has failed is not tried again: its callers fail at once.
 _COOL_DOWN = 0.1
-# Replies of a server that is not, or no longer, the one to ask: connecting anew finds the one that
+# Replies of a server that is not, or no longer, the master: connecting anew finds the one that
 # is. Up to version 6 what a script runs into is an error of another kind.
 _WRONG_SERVER = (ReadOnlyError, ClusterDownError)
 _WRONG_SERVER_OF_SCRIPT = "-READONLY"
@@ -87,7 +87,7 @@ class RedisNode:
         self._retry_at = 0.0
         self._queue: deque[_Waiting] = deque()
         self.trips: asyncio.Task[None] | None = None
-        """Under way, for whoever has asked."""
+        """Under way, for all callers."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -117,7 +117,7 @@ class RedisNode:
             raise
 
     async def aclose(self) -> None:
-        """Hang up. Nobody may be asking."""
+        """Hang up. No operation may be under way."""
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -128,7 +128,7 @@ class RedisNode:
             await asyncio.wait(self._closing)
 
     async def _connected(self) -> LimiterUnavailable | None:
-        """Once there is a connection, or an error; who asks later may find one."""
+        """Wait for a connection; None once there is one, else the error."""
         if self._loop.time() < self._retry_at:
             return self._unavailable(self._failure)
         if self._connecting is None or self._connecting.done():
@@ -137,7 +137,7 @@ class RedisNode:
         return None if self._client else self._unavailable(self._failure)
 
     async def _connect(self) -> None:
-        self._failure = slow_connection(self._address)  # for whoever cannot wait that long
+        self._failure = slow_connection(self._address)  # for callers that cannot wait that long
         client = self._new_client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -166,11 +166,11 @@ class RedisNode:
             self.trips = None
 
     def _next_batch(self) -> list[_Waiting]:
-        """In order, as much as Redis answers in a moment: the rest must not run out of time."""
+        """In order, as much as Redis carries out in a moment: the rest must not run out of time."""
         batch, size, buckets = list[_Waiting](), 0, set[str]()
         while self._queue and size < _MOST and len(buckets) < _MOST_BUCKETS:
             waiting = self._queue.popleft()
-            # Whoever was cancelled or ran out of time in the queue is charged nothing.
+            # A caller that was cancelled or ran out of time in the queue is charged nothing.
             if not waiting.answers.done():
                 batch.append(waiting)
                 size += sum(map(size_of, waiting.operations))
@@ -195,7 +195,7 @@ class RedisNode:
                 else:
                     answers |= zip(call.positions, call.decode(reply), strict=True)
             return [answers[position] for position in range(len(operations))]
-        except Exception as error:  # whatever it is, nobody may be left waiting
+        except Exception as error:  # whatever it is, no caller may be left waiting
             self._lose(client, error)
             return [self._unavailable(self._failure)] * len(operations)
 
@@ -217,7 +217,7 @@ class RedisNode:
                 waiting.answers.set_result(own)
 
     def _lose(self, client: Redis, error: Exception) -> None:
-        """Hang up, so that the next caller finds whoever serves by then."""
+        """Hang up, so that the next caller connects to the server that is the master by then."""
         if not is_expected(error):
             tell_of_fault("asking Redis", error)
         timed_out = isinstance(error, TimeoutError) and not str(error)

@@ -3,39 +3,27 @@
 One call carries out any number of operations of one bucket, in order.
 """
 
-import re
-import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from json import JSONEncoder
-from math import inf
-from operator import sub
 from typing import Any, Literal, NamedTuple, cast
 
 from openlimit.bucket import slots
-from openlimit.bucket.limit import SECOND, least_levels
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores.protocol import (
-    MARKED,
-    REPEATABLE,
-    SETTLED_WITHIN,
     Acquire,
     Answer,
     Cancel,
     Grants,
-    Limits,
-    Observe,
     Operation,
-    Penalize,
     Repeat,
-    Request,
     Secret,
     Settle,
     not_started,
     too_late,
     was_cancelled,
 )
+from openlimit.stores.redis.encoder import Encoder, key_of, to_json
 from openlimit.stores.redis.lua import BUCKET, SLOTS, Script
 
 AnyOperation = Operation | slots.Operation
@@ -45,9 +33,7 @@ AnyAnswer = Answer | slots.Answer
 # meanwhile, some milliseconds.
 _MOST = 1000
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
-_TAG = re.compile(r"[^{]*\{[^}]+\}")
 _SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
-_to_json = JSONEncoder(separators=(",", ":")).encode
 
 
 class Call(NamedTuple):
@@ -66,7 +52,7 @@ class Call(NamedTuple):
         """What follows EVALSHA and the script's name."""
         if self.script is SLOTS:
             return _encode_slots(self)
-        return _Encoder(self).encode()
+        return Encoder(self.key, self.prefix, self.clock).encode(self.operations)
 
     def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
         """The answer to each of the operations."""
@@ -112,17 +98,6 @@ def calls_of(
     return calls
 
 
-def key_of(bucket: str, prefix: str) -> str:
-    """The key of a bucket's hash."""
-    key = f"{prefix}:{bucket}"
-    # What is kept beside it has to share its hash slot, with braces of its own.
-    return key if _TAG.match(key) else _without_braces(key)
-
-
-def _without_braces(text: str) -> str:
-    return text.replace("{", "%7B").replace("}", "%7D")
-
-
 def _encode_slots(call: Call) -> Sequence[Any]:
     # Each part has a key, so the bucket's name must have a hash tag that is not empty.
     content = {
@@ -134,115 +109,12 @@ def _encode_slots(call: Call) -> Sequence[Any]:
             (type(operation).__name__.lower(), *operation[1:]) for operation in call.operations
         ],
     }
-    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), _to_json(content)
+    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), to_json(content)
 
 
 def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:
     is_acquire = isinstance(operation, slots.Acquire)
     return slots.Place(what, waited, arrival) if is_acquire else bool(what)
-
-
-class _Encoder:
-    """Writes one call of bucket.lua."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._keys = [call.key]
-        self._which: dict[str, int] = {}
-        self._requests: dict[str, int] = {}
-        self._remembered: list[tuple[int, float]] = []
-        self._columns = array("d")
-
-    def encode(self) -> Sequence[Any]:
-        first = self._call.operations[0]
-        if isinstance(first, Secret):
-            return 1, self._call.key, _to_json({"secret": first.proposed}), b""
-        limits: Limits = first.limits
-        content: dict[str, Any] = {
-            "clock": self._call.clock,
-            "limits": [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits],
-            "operations": [*map(self._write, self._call.operations)],
-        }
-        if len(self._keys) > 1:
-            content |= {
-                "requests": self._remembered,
-                "lots": self._beside("lot", ""),
-                "settled_within": SETTLED_WITHIN,
-                "marked": MARKED,
-            }
-        if sys.byteorder == "big":
-            self._columns.byteswap()
-        return len(self._keys), *self._keys, _to_json(content), self._columns.tobytes()
-
-    def _write(self, operation: Operation) -> Sequence[Any]:
-        if type(operation) is Acquire:  # what there is most of
-            return self._acquire(operation)
-        match operation:
-            case Settle():
-                return self._settle(operation)
-            case Cancel(_, _, lot, number, start_):
-                which = start_ is not None and self._lot(lot)
-                return "cancel", which, lot, number, start_ or 0
-            case Penalize(_, _, length):
-                return "penalize", length
-            case Observe(_, limits, remaining):
-                return "observe", least_levels(limits, remaining)
-            case _:
-                raise AssertionError("the secret has a call of its own")
-
-    def _acquire(self, operation: Acquire) -> Sequence[Any]:
-        _, _, costs, max_wait, lot, first, request, places = operation
-        columns, bound = self._columns, -1 if max_wait == inf else max_wait
-        if len(costs) == 1:
-            columns.extend(costs[0])
-        else:
-            for column in zip(*costs, strict=True):
-                columns.extend(column)
-        if not request:
-            return "acquire", lot, first, len(costs), bound
-        which = self._request(request)
-        if isinstance(places, range) and places.step == 1:
-            return "repeat", lot, first, len(costs), bound, which, places.start
-        columns.extend(places)
-        return "repeat", lot, first, len(costs), bound, which, False
-
-    def _settle(self, operation: Settle) -> Sequence[Any]:
-        _, _, lot, numbers, starts, reserved, actual = operation
-        self._columns.extend(numbers)
-        if starts is not None:
-            self._columns.extend(starts)
-        pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
-        for after, before in pairs:
-            self._columns.extend(map(sub, after, before))
-        return "settle", starts is not None and self._lot(lot), lot, len(numbers)
-
-    def _request(self, request: Request) -> int:
-        """Which of the call's requests that is."""
-        which = self._requests.get(request.id)
-        if which is None:
-            which = self._requests[request.id] = len(self._requests) + 1
-            kept = -REPEATABLE if request.kept is None else request.kept
-            self._remembered.append((self._key("run", request.id), kept))
-        return which
-
-    def _lot(self, lot: str) -> int:
-        return self._key("lot", lot)
-
-    def _key(self, what: str, name: str) -> int:
-        """Which of the keys is that one."""
-        key = self._beside(what, name)
-        which = self._which.get(key)
-        if which is None:
-            self._keys.append(key)
-            which = self._which[key] = len(self._keys)
-        return which
-
-    def _beside(self, what: str, name: str) -> str:
-        """A key in the bucket's hash slot."""
-        key = self._call.key
-        if _TAG.match(key):
-            return f"{key}:{what}:{name}"
-        return f"{_without_braces(self._call.prefix)}:{{{key}}}:{what}:{name}"
 
 
 def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:

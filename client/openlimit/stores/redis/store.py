@@ -1,4 +1,4 @@
-"""Buckets in Redis, shared by all who ask there."""
+"""Buckets in Redis, shared by all processes that use it."""
 
 import asyncio
 import atexit
@@ -24,9 +24,9 @@ __all__ = ["RedisBuckets", "RedisStore", "parse_redis_url"]
 class RedisStore:
     """The buckets of a Redis, for threads, event loops and forked children alike: a Store.
 
-    A daemon thread of each process asks for all of them; nothing is started or connected before
-    the first question. Closing lets what is under way end; who asks later starts anew. At the end
-    of the process it is closed.
+    A daemon thread of each process asks for all of them. Nothing is started or connected before
+    the first operation. Closing lets what is under way end; a later operation starts anew. At the
+    end of the process the store is closed.
     """
 
     one_lot = RedisBuckets.one_lot
@@ -89,7 +89,7 @@ class RedisStore:
         return asked
 
     def _abandon(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
-        """Nobody waits for this any more: what it grants is given back."""
+        """The caller is gone: what it is granted is given back."""
         if sys.is_finalizing() or asked.cancel():
             return
         if cancels := cancels_of(operations, asked.result()):  # decided just now

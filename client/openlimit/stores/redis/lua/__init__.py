@@ -19,5 +19,8 @@ class Script(NamedTuple):
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-BUCKET = Script.read("state.lua", "acquire.lua", "repeat.lua", "correct.lua", "decide.lua")
+BUCKET = Script.read(
+    *("state.lua", "acquire.lua", "marks.lua", "repeat.lua"),
+    *("levels.lua", "correct.lua", "decide.lua"),
+)
 SLOTS = Script.read("slots.lua")

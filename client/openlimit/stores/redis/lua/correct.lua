@@ -1,74 +1,14 @@
 -- Corrects what was acquired. These functions are made when they are first needed, since making so
 -- many takes as long as a few decisions.
 
-local lots = {}  -- until when what was marked in them is to be remembered, by key
-
 local function corrections()
+  local less, sum, most, least, change_all, totals, any = level_arithmetic()
+  local mark, mark_cancelled = marking()
+
   local function leak_until(time)
     if time > at then
       level, at, limited_by, changed = leaked(level, time - at), time, 0, true
     end
-  end
-
-  local function less(levels, amounts)
-    local left = {}
-    for i = 1, n do
-      left[i] = math.max(0, levels[i] - amounts[i])
-    end
-    return left
-  end
-
-  local function sum(some, others)
-    local both = {}
-    for i = 1, n do
-      both[i] = (some and some[i] or 0) + others[i]
-    end
-    return both
-  end
-
-  local function most(some, others)
-    local higher = {}
-    for i = 1, n do
-      higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
-    end
-    return higher
-  end
-
-  local function least(some, others)
-    local lower = {}
-    for i = 1, n do
-      lower[i] = math.min(some[i], others[i])
-    end
-    return lower
-  end
-
-  -- The levels after a column of changes each, one by one.
-  local function change_all(levels, changes)
-    local after = {}
-    for i = 1, n do
-      local left, top = levels[i], highest[i]
-      for _, change in ipairs(changes[i]) do
-        left = left + change
-        if left < 0 then
-          left = 0
-        elseif left > top then
-          left = top
-        end
-      end
-      after[i] = left
-    end
-    return after
-  end
-
-  local function totals(changes)
-    local all = {}
-    for i = 1, n do
-      all[i] = 0
-      for _, change in ipairs(changes[i]) do
-        all[i] = all[i] + change
-      end
-    end
-    return all
   end
 
   -- Goes back to before the latest reservations as far as they are cancelled. The credit was given
@@ -165,56 +105,6 @@ local function corrections()
     return waiting
   end
 
-  -- The part of a lot's marks that has these numbers, as words of 32 bits, and its first word.
-  local function read_words(lot_key, which)
-    local low, high = math.huge, 0
-    for _, number in ipairs(which) do
-      local word = math.floor(bit_of(number) / 32)
-      low, high = math.min(low, word), math.max(high, word)
-    end
-    local count = high - low + 1
-    local marks = redis.call('GETRANGE', lot_key, 4 * low, 4 * high + 3)
-    marks = marks .. string.rep('\0', 4 * count - #marks)
-    local words = {struct.unpack('>' .. string.rep('I4', count), marks)}
-    words[count + 1] = nil
-    return words, low
-  end
-
-  local function remember_until(lot_key, start)
-    lots[lot_key] = math.max(lots[lot_key] or 0, start + call.marked)
-    read_lots[lot_key] = nil
-  end
-
-  -- What of a column may not be settled, by position; the rest is marked as settled.
-  local function mark(lot_key, which, starts, waiting)
-    local others, latest = {}, -math.huge
-    local words, low = read_words(lot_key, which)
-    local too_old = now - call.settled_within
-    for k, number in ipairs(which) do
-      local place = bit_of(number)
-      local word = math.floor(place / 32) - low + 1
-      local mask, start = 2 ^ (31 - place % 32), starts[k]
-      if start <= too_old then
-        others[k] = TOO_LATE
-      elseif words[word] % (2 * mask) >= mask then
-        others[k] = NO
-      elseif waiting[k] then
-        others[k] = waiting[k]
-      else
-        words[word] = words[word] + mask
-        if start > latest then
-          latest = start
-        end
-      end
-    end
-    if latest > -math.huge then
-      local packed = struct.pack('>' .. string.rep('I4', #words), unpack(words))
-      redis.call('SETRANGE', lot_key, 4 * low, packed)
-      remember_until(lot_key, latest)
-    end
-    return others
-  end
-
   -- The next so many numbers of the column, but for those that stay out.
   local function take(count, others)
     local numbers_ = {}
@@ -266,24 +156,13 @@ local function corrections()
     keep(number_, record)
     undo(given_back)
     if which then
-      redis.call('SETBIT', KEYS[which], bit_of(number), 1)
-      redis.call('SETBIT', KEYS[which], bit_of(number) + BLOCK, 1)
-      remember_until(KEYS[which], start)
+      mark_cancelled(KEYS[which], number, start)
     end
     answer(YES)
   end
 
   local function penalize(length)
     paused, changed = length > 0 and math.max(paused, now + length) or -math.huge, true
-  end
-
-  local function any(levels)
-    for i = 1, n do
-      if levels[i] > 0 then
-        return true
-      end
-    end
-    return false
   end
 
   local function observe(wanted)

@@ -2,14 +2,6 @@
 -- when they are first needed.
 
 local runs = {}  -- by request
-local read_lots = {}  -- what was read of lots and not changed since, by key
-
--- A lot has a bit for each of its reservations, whether it is closed; and so much further on another,
--- whether it was cancelled.
-local BLOCK = 4096
-local function bit_of(number)
-  return number + BLOCK * math.floor(number / BLOCK)
-end
 
 local function repetition()
   -- What was granted to one request, whose places may have been asked in several calls: in batches of

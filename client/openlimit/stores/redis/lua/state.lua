@@ -1,6 +1,6 @@
--- The state of one bucket, and the clock by which it is decided. The script goes on with
--- acquire.lua, correct.lua and decide.lua; together they do what bucket.py and memory.py do, for any
--- number of operations a call.
+-- The state of one bucket, and the clock by which it is decided. The script goes on in the other
+-- files, see __init__.py; together they do what bucket.py and memory.py do, for any number of
+-- operations a call.
 --
 -- KEYS[1]  the bucket, a hash:
 --            at            the latest start handed out
@@ -14,8 +14,8 @@
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name, which is lot-number
 --            seen, shift   the time of the latest decision, and by how much the clock was behind
--- KEYS[2…] lots: which of their reservations were settled or cancelled, see correct.lua; and
---          requests: what was granted to them, see acquire.lua
+-- KEYS[2…] lots: which of their reservations were settled or cancelled, see marks.lua; and
+--          requests: what was granted to them, see repeat.lua
 -- ARGV[1]  JSON:
 --            clock         microseconds, for tests; null for Redis's own, by which keys expire
 --            limits        [name, unit, amount, capacity, rate, most] each
