@@ -1,4 +1,4 @@
-"""Acquisitions: where they are decided, what the store is asked, and what comes of its answer."""
+"""Acquisitions: where they are decided, what the store is to do, and what comes of its answer."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -46,10 +46,10 @@ class Target:
             self._scope = scope
         return scope
 
-    def asked(
+    def operation(
         self, run: AcquireRun, costs: Sequence[Costs], max_wait: float
     ) -> tuple[stores.Acquire, Scope]:
-        """What the store is asked for a run, and what makes the ids of its grants."""
+        """What the store is to do for a run, and what makes the ids of its grants."""
         lot, first = self._lots.take(len(costs))
         limits, request = self.policy.limits, self._request(run) if run.request_id else None
         operation = new(
@@ -129,7 +129,7 @@ class Acquisitions:
             for i, row in enumerate(costs):
                 step.decide_apart(place, self._enter(target, run.only([i]), row, hold, asker), i)
             return
-        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
 
         def take(decided: stores.Answer) -> None:
             step.answers[place] = target.granted(operation, scope, decided)
@@ -150,7 +150,7 @@ class Acquisitions:
                 entering = self._enter(target, run.only([i]), costs[i], hold, asker)
                 step.decide_apart(place, entering)
             return
-        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
 
         def take(decided: stores.Answer) -> None:
             if len(costs) == 1:
@@ -169,7 +169,7 @@ class Acquisitions:
         slot, ticket = slots.name_of(run)
 
         async def reserve(max_wait: float) -> Outcome:
-            operation, scope = target.asked(run, [costs], max_wait)
+            operation, scope = target.operation(run, [costs], max_wait)
             [answer] = await self._store.adecide([operation])
             if isinstance(answer, LimiterUnavailable):
                 return answer  # without a start, the slot is freed
