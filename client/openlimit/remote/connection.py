@@ -164,15 +164,21 @@ class Connection:
 
     def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:
         outcomes = read_outcomes(response, self.address)
-        troubles = (each for _, each in outcomes if type(each) is LimiterUnavailable)
-        if response.outcomes and (trouble := next(troubles, None)):
-            self.outage.met(partial(LimiterUnavailable, *trouble.args))
+        troubles = (
+            [each for _, each in outcomes if type(each) is LimiterUnavailable]
+            if response.outcomes
+            else ()
+        )
+        if troubles:
+            self.outage.met(partial(LimiterUnavailable, *troubles[-1].args))
         else:
             self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
         others = self.in_flight.answered(outcomes)
-        settled = self.reports.answered(stream, others, response.settled_runs)
+        settled = 0
+        if others or response.settled_runs or self.reports.owing:
+            settled = self.reports.answered(stream, others, response.settled_runs)
         stream.heard(len(outcomes) + settled)
         with self.changed:
             self.changed.notify_all()
