@@ -14,9 +14,8 @@ from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Observe, Penalize
 from openlimit.reservation import Backend, Reservation
-from openlimit.tokens.counting import count_split, is_absent, tells_output, whole_number
-
-_MOST = 2**63  # what the wire carries
+from openlimit.tokens.counting import count_split, is_absent, tells_output
+from openlimit.units import MAX_AMOUNT, whole_number
 
 
 class RateLimiter(Backend):
@@ -161,7 +160,7 @@ def _name_of(model: object) -> str:
 
 
 def _costs(tokens: object) -> dict[str, int]:
-    if type(tokens) is int and 0 <= tokens < _MOST:  # as nearly always
+    if type(tokens) is int and 0 <= tokens <= MAX_AMOUNT:  # as nearly always
         return {"requests": 1, "tokens": tokens}
     return {"requests": 1, "tokens": _cost("tokens", tokens)}
 
@@ -180,6 +179,6 @@ def _further_costs(units: object) -> dict[str, int]:
 
 def _cost(field: str, value: object) -> int:
     number = whole_number(value)
-    if number is None or not 0 <= number < _MOST:
+    if number is None or not 0 <= number <= MAX_AMOUNT:
         raise InvalidRequest(field, f"must be a whole number, 0 or more, not {value!r}")
     return number

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import index
+from typing import SupportsIndex
 
 from openlimit.errors import InvalidRequest
 
@@ -43,3 +45,14 @@ def include_parts(costs: dict[str, Sequence[int]]) -> None:
     unit, a number for each call; tokens are among them, and one of their parts at least."""
     parts = [costs[part] for part in (INPUT_TOKENS, OUTPUT_TOKENS) if part in costs]
     costs[TOKENS] = [*map(max, costs[TOKENS], map(sum, zip(*parts, strict=True)))]
+
+
+def whole_number(value: object) -> int | None:
+    """The value as an int: one of Python's or NumPy's, or a float without fraction; else None."""
+    if type(value) is int:  # as nearly always; to ask what supports index takes microseconds
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    return index(value)

@@ -19,8 +19,6 @@ from openlimit.providers.usage import units_of
 from openlimit.reservation import Reservation
 from openlimit.tokens.counting import DEFAULT_OUTPUT
 
-__all__ = ["Attempt", "aenter", "enter", "observe", "pause", "reserved", "settle"]
-
 _log = logging.getLogger(__name__)
 _OVERLOADED = 529  # Anthropic's
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)
@@ -31,16 +29,10 @@ _OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must
 class Attempt:
     """A request and its response, up to the end of its body.
 
-    Call ``enter`` or ``aenter``, send the request, then call ``answered``. If that returns True,
-    the body follows: call ``passed`` for its bytes, ``ended`` after the last of them, and
-    ``closed`` in any case. Without a response call only ``closed``. Only entering blocks or raises,
-    whatever the provider answers.
+    Enter the reservation, send the request within ``sent``, then call ``answered``. If that returns
+    True, the body follows: call ``passed`` for its bytes, ``ended`` after the last of them, and
+    ``closed`` in any case. These neither block nor raise, whatever the provider answers.
     """
-
-    __slots__ = (
-        *("_ended", "_headers", "_limiter", "_observed", "_paused"),
-        *("_reader", "_status", "_streams", "reservation"),
-    )
 
     def __init__(self, limiter: RateLimiter, reservation: Reservation, *, streams: bool) -> None:
         self.reservation = reservation
@@ -53,22 +45,20 @@ class Attempt:
 
     @classmethod
     def of(cls, limiter: RateLimiter, route: Route, body: object) -> Self | None:
-        """The attempt that a request makes; None for one that is no call.
-
-        `body` is the parameters, or the bytes as sent.
-        """
+        """The attempt that a request makes with these parameters, or bytes; None for no call."""
         call = params_of(route, body)
         if call is None:
             return None
         return cls(limiter, reserved(limiter, call.model, call.params), streams=call.streams)
 
-    def enter(self) -> None:
-        """Wait for the start."""
-        enter(self.reservation)
-
-    async def aenter(self) -> None:
-        """``enter`` for event loops."""
-        await aenter(self.reservation)
+    @contextmanager
+    def sent(self) -> Iterator[None]:
+        """Around the sending of the request, which may fail."""
+        try:
+            yield
+        except BaseException:
+            self.closed()
+            raise
 
     def answered(self, response: Any) -> bool:
         """Read the head of a response of httpx or httpx2; returns whether its body follows."""
@@ -113,8 +103,9 @@ class Attempt:
 
     def _pause(self, error: str | None) -> None:
         if not self._paused:
-            reservation, status = self.reservation, self._status
-            self._paused = pause(self._limiter, reservation, status, self._headers, error)
+            self._paused = pause(
+                self._limiter, self.reservation, self._status, self._headers, error
+            )
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:

@@ -11,8 +11,6 @@ from typing import Any
 from openlimit.background import when_dropped
 from openlimit.integrations._attempt import Attempt
 
-__all__ = ["answered", "follow", "package_of", "redirected"]
-
 _REDIRECTED = "openlimit"  # in the extensions of a request
 
 

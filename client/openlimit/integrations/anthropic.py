@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from openlimit.integrations._attempt import Attempt
-from openlimit.integrations._extras import from_extra
+from openlimit.integrations import _from_extra
+from openlimit.integrations._attempt import Attempt, aenter, enter
 from openlimit.integrations._following import follow
 from openlimit.limiter import RateLimiter
 from openlimit.providers.calls import route_of
 
-with from_extra("anthropic"):
+with _from_extra("anthropic"):
     from anthropic import (
         APIRequest,
         APIResponse,
@@ -18,19 +18,15 @@ with from_extra("anthropic"):
         Middleware,
     )
 
-__all__ = ["LimitedMiddleware"]
-
 
 class LimitedMiddleware(Middleware):
     """Limits each message that a client of Anthropic's SDK creates, sync or async.
 
-    It does what openlimit.integrations.http.LimitedTransport does, and is to be preferred: what
-    the limiter raises, such as WaitTooLong, reaches the caller as it is and without retries; and
-    the clients of Bedrock and Vertex, whose requests look different on their way, are limited by
-    the model's own name.
+    It does what openlimit.integrations.http.LimitedTransport does, and has two advantages: what the
+    limiter raises, such as WaitTooLong, reaches the caller as it is and without retries; and calls
+    of the clients for Bedrock and Vertex are limited by the model's own name.
 
-    Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
-    one by one. Middleware that answers without calling the next belongs before it in the list.
+    Put middleware that answers without calling the next before it in the list.
     """
 
     def __init__(self, limiter: RateLimiter) -> None:
@@ -44,13 +40,10 @@ class LimitedMiddleware(Middleware):
         attempt = self._attempt(request)
         if attempt is None:
             return call_next(request)
-        attempt.enter()
-        try:
+        enter(attempt.reservation)
+        with attempt.sent():
             response = call_next(request)
             follow(attempt, response.http_response, sync=True)
-        except BaseException:
-            attempt.closed()
-            raise
         return response
 
     async def handle_async(
@@ -60,13 +53,10 @@ class LimitedMiddleware(Middleware):
         attempt = self._attempt(request)
         if attempt is None:
             return await call_next(request)
-        await attempt.aenter()
-        try:
+        await aenter(attempt.reservation)
+        with attempt.sent():
             response = await call_next(request)
             follow(attempt, response.http_response, sync=False)
-        except BaseException:
-            attempt.closed()
-            raise
         return response
 
     def _attempt(self, request: APIRequest) -> Attempt | None:

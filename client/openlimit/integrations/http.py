@@ -6,12 +6,10 @@ They go into a client of httpx or of httpx2, whichever the SDK takes.
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from openlimit.integrations._attempt import Attempt
+from openlimit.integrations._attempt import Attempt, aenter, enter
 from openlimit.integrations._following import answered, package_of, redirected
 from openlimit.limiter import RateLimiter
-from openlimit.providers.calls import Route, route_of
-
-__all__ = ["AsyncLimitedTransport", "LimitedTransport"]
+from openlimit.providers.calls import route_of
 
 if TYPE_CHECKING:
     import httpx
@@ -43,43 +41,40 @@ class _Limited:
         return f"<{type(self).__name__} of {self._limiter!r}>"
 
     def _inner(self, request: Any) -> Any:
-        if self._transport is None:
-            with self._lock:
-                if self._transport is None:
-                    package = package_of(request)
-                    # As many connections as the SDKs' own clients have.
-                    limits = package.Limits(max_connections=1000, max_keepalive_connections=100)
-                    self._transport = getattr(package, self._kind)(limits=limits)
+        with self._lock:
+            if self._transport is None:
+                package = package_of(request)
+                # As many connections as the SDKs' own clients have.
+                limits = package.Limits(max_connections=1000, max_keepalive_connections=100)
+                self._transport = getattr(package, self._kind)(limits=limits)
         return self._transport
 
 
 class LimitedTransport(_Limited, _Sync):
     """Limits each call that an SDK sends through it, and tells the limiter how it went.
 
-    ``transport`` sends the requests (None: one with the connection limits of the SDKs; as any
-    client that is given a transport, it then takes no proxies from the environment).
+    ``transport`` sends the requests; closing closes it, not the limiter. None: one that has as many
+    connections as the SDKs' own; like any transport, it takes no proxies from the environment.
 
-    A request to ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses`` or
-    ``…/v1/messages``, of Gemini to ``…/models/<name>:generateContent`` and its like, or of Bedrock
-    to ``…/model/<name>/converse`` or ``invoke`` waits for its start, without a connection and
-    without using up the client's timeouts. Others pass. The model is the body's, else the path's.
-    A call that names none passes unlimited, with a warning, unless the limiter takes it.
+    A call waits for its start without a connection, and its timeouts begin only then. Calls are
+    requests to ``…/chat/completions``, ``…/completions``, ``…/embeddings``, ``…/responses``,
+    ``…/v1/messages``, Gemini's ``…/models/<name>:generateContent`` and the like, and Bedrock's
+    ``…/model/<name>/converse`` and ``invoke``. Other requests pass. The model is the body's, else
+    the path's. A call that names none passes unlimited, with a warning, unless the limiter accepts
+    it.
 
-    Once the response has been read, the reservation is settled with its usage, that of a stream at
-    the stream's end: OpenAI's chat streams tell it if asked with
-    ``stream_options={"include_usage": True}``. A call whose usage is not known, because it failed,
-    was cancelled or its stream was closed early, keeps its charge. What the headers say of the
-    provider's limits is observed. A refusal that says when to try again, in its headers or its
-    body, holds back everybody, and so does an error within a stream.
+    When the response has been read, its usage settles the reservation: for a stream at its end, for
+    OpenAI's chat streams only with ``stream_options={"include_usage": True}``. A call that failed,
+    was cancelled or left early has no known usage and keeps its charge. The headers of the
+    provider's limits are observed. A refusal that says when to try again, in its headers, its body
+    or a stream, pauses all calls.
 
-    Each attempt is charged, since providers count failed calls too: the SDK's retries pass here
-    one by one. A redirect is no other attempt: what it leads to belongs to the same reservation.
+    Providers count failed calls too, so each attempt is charged: the SDK's retries pass here one by
+    one. A redirect belongs to the attempt that it answers.
 
-    What the limiter raises, such as WaitTooLong, reaches the caller of the openai SDK as it is,
-    without retries. The anthropic SDK takes it for a failure to connect: it retries, then raises
-    APIConnectionError from it; with openlimit.integrations.anthropic it does not.
-
-    Closing it closes the transport inside, not the limiter.
+    What the limiter raises, such as WaitTooLong, reaches callers of the openai SDK as it is and
+    without retries. The anthropic SDK takes it for a failed connection: it retries, then raises
+    APIConnectionError from it. Use openlimit.integrations.anthropic, which avoids that.
     """
 
     _kind = "HTTPTransport"
@@ -89,16 +84,13 @@ class LimitedTransport(_Limited, _Sync):
         transport = self._inner(request)
         attempt = redirected(request)
         if attempt is None:
-            if (route := _route(request)) is None:
+            route = route_of(request.method, request.url.path)
+            attempt = route and Attempt.of(self._limiter, route, request.read())
+            if attempt is None:
                 return transport.handle_request(request)
-            if (attempt := Attempt.of(self._limiter, route, request.read())) is None:
-                return transport.handle_request(request)
-            attempt.enter()
-        try:
+            enter(attempt.reservation)
+        with attempt.sent():
             response = transport.handle_request(request)
-        except BaseException:
-            attempt.closed()
-            raise
         return answered(attempt, request, response, sync=True)
 
     def close(self) -> None:
@@ -111,9 +103,9 @@ class LimitedTransport(_Limited, _Sync):
             self._transport.__enter__()
         return self
 
-    def __exit__(self, exc_type: Any = None, exc_value: Any = None, traceback: Any = None) -> None:
+    def __exit__(self, *raised: Any) -> None:
         if self._transport:
-            self._transport.__exit__(exc_type, exc_value, traceback)
+            self._transport.__exit__(*raised)
 
 
 class AsyncLimitedTransport(_Limited, _Async):
@@ -126,16 +118,13 @@ class AsyncLimitedTransport(_Limited, _Async):
         transport = self._inner(request)
         attempt = redirected(request)
         if attempt is None:
-            if (route := _route(request)) is None:
+            route = route_of(request.method, request.url.path)
+            attempt = route and Attempt.of(self._limiter, route, await request.aread())
+            if attempt is None:
                 return await transport.handle_async_request(request)
-            if (attempt := Attempt.of(self._limiter, route, await request.aread())) is None:
-                return await transport.handle_async_request(request)
-            await attempt.aenter()
-        try:
+            await aenter(attempt.reservation)
+        with attempt.sent():
             response = await transport.handle_async_request(request)
-        except BaseException:
-            attempt.closed()
-            raise
         return answered(attempt, request, response, sync=False)
 
     async def aclose(self) -> None:
@@ -148,12 +137,6 @@ class AsyncLimitedTransport(_Limited, _Async):
             await self._transport.__aenter__()
         return self
 
-    async def __aexit__(
-        self, exc_type: Any = None, exc_value: Any = None, traceback: Any = None
-    ) -> None:
+    async def __aexit__(self, *raised: Any) -> None:
         if self._transport:
-            await self._transport.__aexit__(exc_type, exc_value, traceback)
-
-
-def _route(request: Any) -> Route | None:
-    return route_of(request.method, request.url.path)
+            await self._transport.__aexit__(*raised)

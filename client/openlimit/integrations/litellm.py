@@ -7,50 +7,38 @@ from http.client import OK
 from typing import Any
 
 from openlimit.background import when_dropped
+from openlimit.integrations import _from_extra
 from openlimit.integrations._attempt import aenter, enter, observe, pause, reserved, settle
-from openlimit.integrations._extras import from_extra
 from openlimit.limiter import RateLimiter
 from openlimit.reservation import Reservation
 
-with from_extra("litellm"):
+with _from_extra("litellm"):
     import litellm
     from litellm.integrations.custom_logger import CustomLogger
 
-__all__ = ["LimitedLogger"]
-
 _KEY = "openlimit"  # in what LiteLLM keeps of a call
-_SYNC = {
-    "completion": "messages",
-    "text_completion": "prompt",
-    "embedding": "input",
-    "responses": "input",
-}
-_ASYNC = {
-    "acompletion": "messages",
-    "atext_completion": "prompt",
-    "aembedding": "input",
-    "aresponses": "input",
-    "anthropic_messages": "messages",
-}
-_ASKED = _SYNC | _ASYNC
-"""The kinds of calls that are limited, and what of them is counted."""
+_SYNC = {"completion": "messages", "text_completion": "prompt"}
+_SYNC |= {"embedding": "input", "responses": "input"}
+_COUNTED = _SYNC | {f"a{kind}": name for kind, name in _SYNC.items()}
+_COUNTED["anthropic_messages"] = "messages"
+"""The parameter that is counted, by the kinds of calls that are limited."""
 
 
 class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow LiteLLM
     """Limits each call of LiteLLM and of its Router, and tells the limiter how it went.
 
     Chat and text completions, embeddings, responses and messages, sync and async, streamed or not,
-    of any provider, under the model's name without the provider's prefix. Once the answer is
-    complete, the reservation is settled with its usage: for a stream without one that is
-    LiteLLM's own count. Failed calls, and streams that are left early, keep their charge.
+    of any provider, under the model's name without the provider's prefix. When the answer is
+    complete, its usage settles the reservation; for a stream without a usage, LiteLLM's own count
+    does. Failed calls, and streams that are left early, keep their charge.
 
     In asynchronous calls what the limiter raises, such as WaitTooLong, reaches the caller. In
-    synchronous ones LiteLLM logs what a callback raises, and makes the call: where refusals
-    matter, use ``limiter.is_limited()(litellm.completion)`` in its place.
+    synchronous ones LiteLLM only logs it and makes the call: where refusals matter, use
+    ``limiter.is_limited()(litellm.completion)`` instead.
 
-    LiteLLM shows its callbacks each attempt of a Router, but neither those of the SDK inside
-    (``max_retries``) nor its own without a Router (``num_retries``): so it also repeats what was
-    refused. Use a Router where that matters. It asks before it looks into its cache.
+    LiteLLM shows its callbacks each attempt of a Router, but no retries without a Router: neither
+    the SDK's (``max_retries``) nor its own (``num_retries``), which repeat refused calls too. It
+    calls them before it looks into its cache.
     """
 
     def __init__(self, limiter: RateLimiter) -> None:
@@ -65,7 +53,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
     ) -> dict[str, Any] | None:
         """LiteLLM's: wait for the start of an asynchronous call."""
         kind = getattr(call_type, "value", "")
-        if kind in _ASKED:
+        if kind in _COUNTED:
             call = kwargs["litellm_logging_obj"]
             given = next((kwargs[n] for n in ("messages", "prompt", "input") if n in kwargs), None)
             model = _without_prefix(kwargs.get("model") or call.model, kwargs)
@@ -80,8 +68,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         if kind in _SYNC and not isinstance(kwargs.get(_KEY), _Held):
             options = kwargs.get("optional_params") or {}
             given = kwargs.get("input") or messages
-            reservation = self._reservation(model, kind, given, options)
-            enter(reservation)
+            enter(reservation := self._reservation(model, kind, given, options))
             kwargs[_KEY] = _Held(reservation)
 
     def log_success_event(
@@ -118,7 +105,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         self, model: str, kind: str, given: Any, options: Mapping[str, Any]
     ) -> Reservation:
         chat = isinstance(given, list) and given and isinstance(given[0], Mapping)
-        asked = "messages" if chat and kind not in {"responses", "aresponses"} else _ASKED[kind]
+        asked = "messages" if chat and kind not in {"responses", "aresponses"} else _COUNTED[kind]
         rest = {n: v for n, v in options.items() if n not in {"messages", "prompt", "input"}}
         return reserved(self._limiter, model, {**rest, "model": model, asked: given})
 
@@ -140,17 +127,13 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         if streamed:  # its headers are of its start
             observe(self._limiter, reservation, plain)
         with suppress(Exception):  # a usage without sense: the charge is kept
-            settle(reservation, _usage_of(response), streamed=streamed)
+            anthropic = isinstance(response, Mapping)
+            usage = response.get("usage") if anthropic else getattr(response, "usage", None)
+            settle(reservation, usage, streamed=streamed)
         reservation.__exit__(None, None, None)
         if not streamed:
             observe(self._limiter, reservation, plain)
         pause(self._limiter, reservation, status, plain, error)
-
-
-def _usage_of(response: Any) -> object:
-    if isinstance(response, Mapping):  # Anthropic's messages
-        return response.get("usage")
-    return getattr(response, "usage", None)
 
 
 class _Held:

@@ -9,16 +9,18 @@ from openlimit.providers.gemini import GEMINI
 from openlimit.providers.openai import OPENAI
 from openlimit.providers.provider import Family
 
-__all__ = ["PROVIDERS", "family_of"]
-
 PROVIDERS = (OPENAI, ANTHROPIC, GEMINI, BEDROCK)
 
-_OTHER = Family()
+_FAMILIES = [
+    (pattern, family)
+    for provider in PROVIDERS
+    for patterns, family in provider.families.items()
+    for pattern in patterns.split()
+]
 
 
 @functools.lru_cache(maxsize=256)
 def family_of(model: str) -> Family:
     """The family of a model, by the name that ``base_model`` gives it."""
     name = model.lower()
-    families = (item for provider in PROVIDERS for item in provider.families.items())
-    return next((family for pattern, family in families if fnmatchcase(name, pattern)), _OTHER)
+    return next((family for pattern, family in _FAMILIES if fnmatchcase(name, pattern)), Family())

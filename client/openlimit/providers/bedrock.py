@@ -4,8 +4,6 @@ import re
 
 from openlimit.providers.provider import Params, Provider, UsageNames, binary, messages_of
 
-__all__ = ["BEDROCK"]
-
 
 def _params(params: Params, action: str) -> Params | None:
     if not (action.startswith("converse") or "inferenceConfig" in params):

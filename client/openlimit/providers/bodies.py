@@ -8,10 +8,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 from zlib import crc32
-
-__all__ = ["Texts", "texts_of"]
 
 _SPACE = b"\xef\xbb\xbf \t\r\n"  # and the mark that some begin UTF-8 with
 _FIELD = re.compile(rb"(data|event|id|retry)?:")
@@ -19,14 +16,24 @@ _PRELUDE = 12  # bytes before the headers of a frame of AWS, more than any _FIEL
 _CHECKSUM = 4
 
 
-class Texts(Protocol):
-    """Cuts a body into its JSON texts."""
+def parsed(text: bytes) -> object:
+    """What a JSON text says; None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+class Texts:
+    """Cuts a body into its JSON texts. This one finds none, in a body of another kind."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """The texts that end within the next bytes."""
+        return ()
 
     def rest(self) -> Iterable[bytes]:
         """What is left after the last bytes."""
+        return ()
 
 
 def texts_of(head: bytes, *, whole: bool) -> Texts | None:
@@ -39,20 +46,10 @@ def texts_of(head: bytes, *, whole: bool) -> Texts | None:
         return _Events()
     if len(head) >= _PRELUDE and crc32(head[:8]) == int.from_bytes(head[8:_PRELUDE]):
         return _Frames()
-    return _Nothing() if whole or len(start) >= _PRELUDE else None
+    return Texts() if whole or len(start) >= _PRELUDE else None
 
 
-class _Nothing:
-    """A body of another kind."""
-
-    def feed(self, data: bytes) -> Iterable[bytes]:
-        return ()
-
-    def rest(self) -> Iterable[bytes]:
-        return ()
-
-
-class _Document:
+class _Document(Texts):
     """A JSON document. Its bytes are kept until its end, as its reader keeps them too."""
 
     def __init__(self) -> None:
@@ -66,7 +63,7 @@ class _Document:
         return (b"".join(self._pieces),)
 
 
-class _Events:
+class _Events(Texts):
     """Server-sent events. Keeps the current event only."""
 
     def __init__(self) -> None:
@@ -95,7 +92,7 @@ class _Events:
             self._data = []
 
 
-class _Frames:
+class _Frames(Texts):
     """AWS's own event stream, application/vnd.amazon.eventstream.
 
     https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html: the lengths of the frame and
@@ -115,9 +112,6 @@ class _Frames:
             payload = bytes(self._buffer[_PRELUDE + headers : whole - _CHECKSUM])
             del self._buffer[: max(whole, _PRELUDE)]
             yield self._unwrapped(payload)
-
-    def rest(self) -> Iterable[bytes]:
-        return ()
 
     def _unwrapped(self, payload: bytes) -> bytes:
         try:

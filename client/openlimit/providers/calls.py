@@ -3,15 +3,13 @@
 Each provider's file has its paths, and translates its parameters as far as they are counted.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from openlimit.providers import PROVIDERS
+from openlimit.providers.bodies import parsed
 from openlimit.providers.provider import Params, Provider
-
-__all__ = ["CallParams", "Route", "params_of", "route_of"]
 
 
 class CallParams(NamedTuple):
@@ -45,7 +43,7 @@ def route_of(method: str, path: str) -> Route | None:
 
 def params_of(route: Route, body: object) -> CallParams | None:
     """The call that a request makes with these parameters, or these bytes; None for no call."""
-    params = _parsed(body) if isinstance(body, bytes) else body
+    params = parsed(body) if isinstance(body, bytes) else body
     if not isinstance(params, Mapping) or not isinstance(params.get("model") or "", str):
         return None
     model = params.get("model") or route.model
@@ -61,10 +59,3 @@ def _translated(params: Params, route: Route) -> Params:
         if not action or {"messages", "prompt"} & params.keys():
             return params
     return {"messages": [{"role": "user", "content": [{"input": params}]}]}  # the text of it
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None

@@ -6,8 +6,6 @@ such as "Please try again in 1.2s". Errors are texts here: JSON, or the message 
 
 import re
 
-__all__ = ["DAY", "believed", "is_of_limits", "is_of_money", "retry_after", "seconds"]
-
 DAY = 86400
 """Seconds. No pause takes longer, whatever a provider says."""
 _NUMBER = r"\d{1,15}(?:\.\d{1,18})?"

@@ -4,10 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from openlimit.providers.image_costs import Tiles
 from openlimit.providers.provider import Family, Params, Provider, UsageNames, binary, messages_of
-from openlimit.tokens.images import Tiles
-
-__all__ = ["GEMINI"]
 
 
 def _params(params: Params, action: str) -> Params | None:

@@ -6,14 +6,12 @@ date (Anthropic). Whoever refuses a call sends ``retry-after-ms`` (Azure, OpenAI
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
 
 from openlimit.providers import PROVIDERS
 from openlimit.providers.errors import DAY, believed, seconds
-
-__all__ = ["remaining", "reset", "retry_after"]
 
 _REMAINING, _RESET = (
     re.compile("|".join(each.headers.format(word) for each in PROVIDERS if each.headers))
@@ -28,13 +26,8 @@ def remaining(headers: Mapping[str, str]) -> dict[str, float]:
 
     Upper and lower case are the same. Negative or absurdly large values and other text are ignored.
     """
-    left = {}
-    for name, value in headers.items():
-        if match := _REMAINING.fullmatch(name.lower()):
-            number = _number(value)
-            if number is not None and number <= _MOST:
-                left[_unit(match)] = number
-    return left
+    left = ((unit, _number(value)) for unit, value in _matching(_REMAINING, headers))
+    return {unit: number for unit, number in left if number is not None and number <= _MOST}
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -45,18 +38,12 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     a number nor a date, is ignored.
     """
     given = {name.lower(): value for name, value in headers.items()}
-    milliseconds = _number(given.get("retry-after-ms", ""))
-    whole = _number(given.get("retry-after", ""))
-    if milliseconds is not None:
-        wait = milliseconds / 1000
-    elif whole is not None:
-        wait = whole
-    else:
-        until = _date(given.get("retry-after", ""))
-        if until is None:
-            return None
+    if (milliseconds := _number(given.get("retry-after-ms", ""))) is not None:
+        return believed(milliseconds / 1000)
+    after = given.get("retry-after", "")
+    if (wait := _number(after)) is None and (until := _date(after)) is not None:
         wait = max(0.0, until - _sent_at(given, now))
-    return believed(wait)
+    return None if wait is None else believed(wait)
 
 
 def reset(headers: Mapping[str, str], now: float) -> float | None:
@@ -66,26 +53,24 @@ def reset(headers: Mapping[str, str], now: float) -> float | None:
     Dates are compared as in ``retry_after``. More than a day is ignored, since some send a time.
     """
     now = _sent_at({name.lower(): value for name, value in headers.items()}, now)
-    left, resets = remaining(headers), {}
-    for name, value in headers.items():
-        if match := _RESET.fullmatch(name.lower()):
-            wait = _until(value, now)
-            if wait is not None and wait <= DAY:
-                resets[_unit(match)] = max(0.0, wait)
+    waits = ((unit, _until(value, now)) for unit, value in _matching(_RESET, headers))
+    resets = {unit: max(0.0, wait) for unit, wait in waits if wait is not None and wait <= DAY}
+    left = remaining(headers)
     spent = [resets[unit] for unit in resets if left.get(unit) == 0]
     return max(spent or resets.values(), default=None)
 
 
-def _unit(match: re.Match[str]) -> str:
-    return match[match.lastindex or 0].replace("-", "_")
+def _matching(names: re.Pattern[str], headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The values of these headers, each with its unit."""
+    for name, value in headers.items():
+        if match := names.fullmatch(name.lower()):
+            yield match[match.lastindex or 0].replace("-", "_"), value
 
 
 def _until(text: str, now: float) -> float | None:
-    number = _number(text)
-    if number is not None:
-        return number
-    if (duration := seconds(text)) is not None:
-        return duration
+    for read in (_number, seconds):
+        if (duration := read(text)) is not None:
+            return duration
     try:
         date = datetime.fromisoformat(text.strip())
         return date.timestamp() - now if date.tzinfo else None

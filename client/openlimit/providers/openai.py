@@ -3,10 +3,8 @@
 import re
 from math import inf
 
+from openlimit.providers.image_costs import Patches, Tiles
 from openlimit.providers.provider import Family, Provider, UsageNames
-from openlimit.tokens.images import Patches, Tiles
-
-__all__ = ["OPENAI"]
 
 # Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
 # the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
@@ -18,33 +16,23 @@ _LARGER = 2500
 _ORIGINAL = 10_000
 
 _FAMILIES = {
-    "gpt-3.5-turbo-0301*": Family(per_message=4, per_name=-1, per_function=10),
-    "gpt-3*": Family(per_function=10),
+    "gpt-3.5-turbo-0301*": Family(per_message=4, per_name=-1, per_call=4, per_function=10),
     "gpt-4o-mini*": Family(image=Tiles(2833, 5667)),
-    "gpt-4.1-mini*": Family(image=Patches(32, 1536, 1.62)),
-    "gpt-4.1-nano*": Family(image=Patches(32, 1536, 2.46)),
+    "gpt-4.1-mini* gpt-5-mini* gpt-5.1-codex-mini*": Family(image=Patches(32, 1536, 1.62)),
+    "gpt-4.1-nano* gpt-5-nano*": Family(image=Patches(32, 1536, 2.46)),
     "gpt-4[o.]*": Family(),
-    "gpt-4*": Family(per_function=10),
-    "gpt-5-mini*": Family(image=Patches(32, 1536, 1.62)),
-    "gpt-5-nano*": Family(image=Patches(32, 1536, 2.46)),
-    "gpt-5.1-codex-mini*": Family(image=Patches(32, 1536, 1.62)),
+    "gpt-3* gpt-4*": Family(per_function=10),
     "gpt-5.4-mini*": Family(image=Patches(32, _LARGER, 1.62, original=_ORIGINAL)),
     "gpt-5.4-nano*": Family(image=Patches(32, _LARGER, 2.46, original=_ORIGINAL)),
     "gpt-[5-9]*-mini*": Family(image=Patches(32, _LARGER, 1.62, original=inf, in_full=True)),
     "gpt-[5-9]*-nano*": Family(image=Patches(32, _LARGER, 2.46, original=inf, in_full=True)),
-    "gpt-5": Family(image=Tiles(70, 140)),
-    "gpt-5-*": Family(image=Tiles(70, 140)),
-    "gpt-5.1": Family(image=Tiles(70, 140)),
-    "gpt-5.1-*": Family(image=Tiles(70, 140)),
-    "gpt-5.[23]": Family(image=Patches(32, 1536, 1.2, original=_ORIGINAL)),
-    "gpt-5.[23]-*": Family(image=Patches(32, 1536, 1.2, original=_ORIGINAL)),
-    "gpt-5.4": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
-    "gpt-5.4-*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
+    "gpt-5 gpt-5-* gpt-5.1 gpt-5.1-*": Family(image=Tiles(70, 140)),
+    "gpt-5.[23] gpt-5.[23]-*": Family(image=Patches(32, 1536, 1.2, original=_ORIGINAL)),
+    "gpt-5.4 gpt-5.4-*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL)),
     "gpt-5.[5-9]*": Family(image=Patches(32, _LARGER, 1.2, original=_ORIGINAL, in_full=True)),
     "gpt-[5-9]*": Family(image=Patches(32, _LARGER, 1.2, original=inf, in_full=True)),
     "o[13]*": Family(image=Tiles(75, 150)),
-    "o4-mini*": Family(image=Patches(32, 1536, 1.72)),
-    "codex-mini*": Family(image=Patches(32, 1536, 1.72)),
+    "o4-mini* codex-mini*": Family(image=Patches(32, 1536, 1.72)),
 }
 
 OPENAI = Provider(

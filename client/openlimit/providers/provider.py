@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from openlimit.tokens.claude import Claude
-from openlimit.tokens.images import ImageCost, Tiles
-
-__all__ = ["Family", "Params", "Provider", "UsageNames", "binary", "messages_of"]
+from openlimit.providers.image_costs import Patches, Tiles
 
 Params = Mapping[str, Any]
 
@@ -25,11 +22,20 @@ class Family(NamedTuple):
 
     per_message: int = 3
     per_name: int = 1
+    per_call: int = 3
+    """Of a tool."""
+    per_result: int = 0
+    """Of such a call."""
     per_function: int = 7
-    image: ImageCost = Tiles(85, 170)  # gpt-4o's
+    per_tools: int = 12
+    """Once, if a call has tools."""
+    image: Tiles | Patches = Tiles(85, 170)  # gpt-4o's
     per_second: int = 10
     """Of a recording."""
-    claude: Claude | None = None
+    text: Callable[[str, int], int] | None = None
+    """Tokens of a text that has so many in the encoding; None: as many."""
+    tool: Callable[[Mapping[Any, Any]], int] | None = None
+    """What a tool costs beside its JSON; None: tools count as in the cookbook."""
 
 
 class UsageNames(NamedTuple):
@@ -70,7 +76,8 @@ class Provider:
     last_events: tuple[str, ...] = ()
     """Types of the events after which no usage follows."""
     families: Mapping[str, Family] = field(default_factory=dict)
-    """By a pattern for the model's name in lower case; the first that matches counts."""
+    """By patterns for the model's name in lower case, with spaces between them; the first that
+    matches counts."""
 
 
 def messages_of(

@@ -8,9 +8,7 @@ from itertools import chain
 from typing import Any
 
 from openlimit.providers import PROVIDERS
-from openlimit.providers.bodies import Texts, texts_of
-
-__all__ = ["BodyReader"]
+from openlimit.providers.bodies import Texts, parsed, texts_of
 
 
 def _places(attribute: str) -> list[list[str]]:
@@ -97,7 +95,7 @@ class BodyReader:
                 self._last_seen = True
             # Most events are a few words of text and no usage. Quotes within text are escaped.
             elif _TELLING.search(text):
-                event = _parsed(text)
+                event = parsed(text)
                 # Gemini answers with a list of what would else be events.
                 for each in event if isinstance(event, list) else [event]:
                     self._learn(_mapping(each))
@@ -140,10 +138,3 @@ def _merged(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _parsed(data: bytes) -> object:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None

@@ -6,32 +6,23 @@ larger one counts, so that no call is charged less than it can cost.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from openlimit.errors import InvalidRequest
 from openlimit.providers import PROVIDERS
-from openlimit.tokens.counting import whole_number
-from openlimit.units import UNIT
+from openlimit.providers.provider import UsageNames
+from openlimit.units import MAX_AMOUNT, UNIT, whole_number
 
-__all__ = ["units_of"]
-
-_MOST = 2**63  # what the wire carries
 _OWN_NAMES = {"input_tokens", "output_tokens"}
-"""Names of Anthropic and of OpenAI's responses that are names of units too."""
-
-
-def _names(number: str) -> tuple[str, ...]:
-    return tuple(name for each in PROVIDERS for name in getattr(each.usage, number))
-
-
-_PROMPT, _INPUT, _OUTPUT, _TOTAL = map(_names, ("prompt", "input", "output", "total"))
-_BESIDE_PROMPT, _BESIDE_OUTPUT = map(_names, ("beside_prompt", "beside_output"))
-_CACHE_READS, _CACHE_WRITES = map(_names, ("cache_reads", "cache_writes"))
-_DETAILS = ("completion_tokens_details", "output_tokens_details")
-
-_TELLING = {*_PROMPT, *_INPUT, *_OUTPUT, *_TOTAL}
-_NUMBERS = (*_TELLING, *_BESIDE_PROMPT, *_BESIDE_OUTPUT, *_CACHE_WRITES, *_CACHE_READS)
-_PROVIDERS_NAMES = {*_NUMBERS} - _OWN_NAMES
+"""Names of numbers of Anthropic and of OpenAI's responses that are units too."""
+_NAMES = UsageNames(
+    *(tuple(chain(*names)) for names in zip(*(each.usage for each in PROVIDERS), strict=True))
+)
+_INPUTS = {*_NAMES.prompt, *_NAMES.input}
+_TELLING = {*_INPUTS, *_NAMES.output, *_NAMES.total}
+_NUMBERS = dict.fromkeys(chain(*_NAMES))
+_PROVIDERS_NAMES = _NUMBERS.keys() - _OWN_NAMES
 
 
 def units_of(usage: object) -> dict[str, int]:
@@ -81,24 +72,26 @@ def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
 
 
 def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
-    reads, writes = _largest(said, _CACHE_READS), _largest(said, _CACHE_WRITES)
+    reads, writes = _largest(said, _NAMES.cache_reads), _largest(said, _NAMES.cache_writes)
     if isinstance(by_lifetime := _get(usage, "cache_creation"), Mapping):  # the same, in parts
         writes = max(writes, sum(map(_counted, by_lifetime.values())))
-    prompt = _largest(said, _PROMPT)
+    prompt = _largest(said, _NAMES.prompt)
     if prompt < reads and prompt:  # the prompt excludes them, and so does the total
         reads = 0
     prompt = max(0, prompt - reads)
-    beside_caches = _largest(said, _INPUT) + writes if {*_INPUT} & said.keys() else 0
-    spent = max(prompt, beside_caches) + _largest(said, _BESIDE_PROMPT)
-    written, total = _largest(said, _OUTPUT), _largest(said, _TOTAL)
+    beside_caches = _largest(said, _NAMES.input)
+    if said.keys() & {*_NAMES.input}:
+        beside_caches += writes
+    spent = max(prompt, beside_caches) + _largest(said, _NAMES.beside_prompt)
+    written, total = _largest(said, _NAMES.output), _largest(said, _NAMES.total)
     reasoning = _reasoning(usage)
     if reasoning > written:  # then it is not part of it
         written += reasoning
-    written += _largest(said, _BESIDE_OUTPUT)
+    written += _largest(said, _NAMES.beside_output)
     for each in _iterations(usage):
         spent, written = spent + each["input_tokens"], written + each["output_tokens"]
     units = {}
-    if spent or (reads and said.keys() & {*_PROMPT, *_INPUT}):
+    if spent or (reads and said.keys() & _INPUTS):
         units["input_tokens"] = spent
         beyond = max(0, total - spent - reads - written)
         if _get(usage, "prompt_audio_seconds"):  # Mistral's recordings are beside its prompt
@@ -113,7 +106,8 @@ def _of_provider(said: Mapping[str, int], usage: object) -> dict[str, int]:
 
 
 def _reasoning(usage: object) -> int:
-    places = (usage, *(_get(usage, details) for details in _DETAILS))
+    details = ("completion_tokens_details", "output_tokens_details")
+    places = (usage, *(_get(usage, each) for each in details))
     return max(_counted(_get(place, "reasoning_tokens")) for place in places)
 
 
@@ -135,7 +129,7 @@ def _largest(said: Mapping[str, int], names: Iterable[str]) -> int:
 
 
 def _with_total(units: dict[str, int]) -> dict[str, int]:
-    if "tokens" not in units and all(name in units for name in _OWN_NAMES):
+    if "tokens" not in units and units.keys() >= _OWN_NAMES:
         units["tokens"] = sum(units[name] for name in _OWN_NAMES)
     return units
 
@@ -154,7 +148,7 @@ def _unit(name: object) -> str:
 
 def _whole(name: object, value: object) -> int:
     number = whole_number(value)
-    if number is None or not 0 <= number < _MOST:
+    if number is None or not 0 <= number <= MAX_AMOUNT:
         raise InvalidRequest(
             f"usage[{name!r}]", f"must be a whole number, 0 or more, by unit, not {value!r}"
         )

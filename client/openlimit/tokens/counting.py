@@ -4,29 +4,19 @@ This module tells the kinds of calls apart and reserves their output. prompt.py 
 model is shown, encodings.py counts text, images.py and files.py count images and files.
 
 How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
-too high for most else. For Claude, whose tokenizer is not public, it is an estimate that errs high,
-see claude.py. For models of other providers text counts as in OpenAI's newest encoding, which can
-be too low, most of all outside the Latin script. What a caller cannot know is not counted, so any
-count can be too low: a previous response, a hosted tool's results, files given by id or address.
+too high for most else. For Claude it is an estimate that errs high, see providers/anthropic.py. For
+models of other providers text counts as in OpenAI's newest encoding, which can be too low, most of
+all outside the Latin script. What a caller cannot know is not counted, so any count can be too low:
+a previous response, a hosted tool's results, files given by id or address.
 """
 
 from collections.abc import Mapping
-from operator import index
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 from openlimit.errors import InvalidRequest
 from openlimit.tokens.encodings import base_model
 from openlimit.tokens.prompt import PromptCounter, is_list, plain
-
-__all__ = [
-    "DEFAULT_OUTPUT",
-    "TokenCount",
-    "count_split",
-    "count_tokens",
-    "is_absent",
-    "tells_output",
-    "whole_number",
-]
+from openlimit.units import whole_number
 
 DEFAULT_OUTPUT = 15
 """What a call that sets no maximum is taken to write."""
@@ -171,14 +161,3 @@ def _positive(given: Mapping[str, Any], name: str, default: int) -> int:
     if number is None:
         raise InvalidRequest(name, f"must be a whole number, not {given[name]!r}")
     return number if number > 0 else default
-
-
-def whole_number(value: object) -> int | None:
-    """The value as an int: one of Python's or NumPy's, or a float without fraction; else None."""
-    if type(value) is int:  # as nearly always; to ask what supports index takes microseconds
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        return None
-    return index(value)

@@ -32,8 +32,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-__all__ = ["Encodings", "base_model", "count_text", "encoding_name", "estimate"]
-
 TextCounter = Callable[[str], int]
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,6 @@ from binascii import a2b_base64
 from collections.abc import Callable
 from urllib.parse import unquote
 
-__all__ = ["PAGE", "audio_tokens", "file_tokens", "sealed_tokens"]
-
 PAGE = 4500
 """A page with 3,000 tokens of text (Anthropic, "PDF support": 1,500 to 3,000) and its image."""
 _AUDIO_BYTES_PER_SECOND = 8000

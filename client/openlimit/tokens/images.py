@@ -1,82 +1,12 @@
-"""How many tokens an image costs: the providers' formulas, and just enough of each image format
-to know an image's size from its first bytes.
-
-An image whose size is not known here, such as one given by its address, counts as the largest that
-the model is shown, if there is one. Nothing is ever fetched.
-"""
+"""Reads just enough of each image format to know an image's size from its first bytes."""
 
 from binascii import a2b_base64
-from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
-from typing import Protocol
-
-__all__ = ["ImageCost", "Patches", "Tiles", "image_size"]
 
 Size = tuple[int, int]  # width and height in pixels
 
 # The size stands after a JPEG's metadata, seldom more than some dozen segments of it.
 _JPEG_SEGMENTS = 1000
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class ImageCost(Protocol):
-    """What one image costs for a family of models."""
-
-    def tokens(self, size: Size | None, detail: object = None) -> int:
-        """Tokens of an image of that size, None where it is not known, in the detail asked for."""
-
-
-_LARGEST: Size = (2048, 768)  # no other shape has more tiles
-_PHOTO = 12_000  # patches of 32 pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """A base and an amount per tile of 512 pixels, after fitting into 2048 and 768 pixels.
-
-    Source: OpenAI, "Images and vision", calculating costs.
-    """
-
-    base: int
-    per_tile: int
-
-    def tokens(self, size: Size | None, detail: object = None) -> int:
-        """Low detail costs the base alone, whatever the size."""
-        if detail == "low":
-            return self.base
-        width, height = size or _LARGEST
-        # Exactly: a side that comes out at a whole number of tiles must not take one more.
-        fits = Fraction(1), Fraction(2048, max(width, height)), Fraction(768, min(width, height))
-        scale = min(fits)
-        return self.base + self.per_tile * ceil(width * scale / 512) * ceil(height * scale / 512)
-
-
-@dataclass(frozen=True, slots=True)
-class Patches:
-    """An amount per square patch, up to a budget to which larger images are shrunk.
-
-    Sources: OpenAI, "Images and vision" (patches of 32 pixels, 1536 at most, times a factor per
-    model; for later models see providers/openai.py); Anthropic, "Vision" (patches of 28 pixels, one
-    token each).
-    """
-
-    side: int
-    budget: int
-    per_patch: float = 1.0
-    original: float = 0
-    """The budget in original detail, where the model has one; inf where nothing bounds it."""
-    in_full: bool = False
-    """Whether an image without a detail is shown in original detail."""
-
-    def tokens(self, size: Size | None, detail: object = None) -> int:
-        """Low detail costs the same as high. Where nothing bounds an image whose size is not known,
-        it counts as a photo of twelve megapixels."""
-        is_full = detail == "original" or (self.in_full and detail not in ("low", "high"))
-        budget = max(self.budget, self.original if is_full else 0)
-        patches = ceil(size[0] / self.side) * ceil(size[1] / self.side) if size else _PHOTO
-        # Not for a rounding's sake one more.
-        return ceil(round(min(budget, patches) * self.per_patch, 6))
 
 
 def image_size(source: str) -> Size | None:

@@ -3,8 +3,8 @@
 The framing of messages and tools follows OpenAI's cookbook, notebook "How to count tokens with
 tiktoken", which is exact for plain messages and flat tools. Everything else is an estimate that
 errs high: a schema beyond the flat ones counts as the JSON it is sent as, and a tool call is framed
-like a message. What cannot be read is guessed from its size, see files.py; claude.py says what is
-known about Claude, and how far off the count can be.
+like a message. What cannot be read is guessed from its size, see files.py; providers/anthropic.py
+says what is known about Claude, and how far off the count can be.
 """
 
 import functools
@@ -15,15 +15,11 @@ from typing import Any, SupportsIndex, TypeGuard
 
 from openlimit.errors import InvalidRequest
 from openlimit.providers import family_of
-from openlimit.tokens.claude import TOOL_BLOCK
 from openlimit.tokens.encodings import base_model, count_text, encoding_name
 from openlimit.tokens.files import PAGE, audio_tokens, file_tokens, sealed_tokens
 from openlimit.tokens.images import image_size
 
-__all__ = ["PromptCounter", "is_list", "plain"]
-
 _REPLY_PRIMING = 3  # every reply is begun for the model
-_TOOLS_END = 12
 _PROPERTIES_START = 3
 _PER_PROPERTY = 3
 _ENUM_START = -3
@@ -63,7 +59,7 @@ class PromptCounter:
         """A text, or any other value written as JSON."""
         text = value if isinstance(value, str) else _json(value)
         tokens = count_text(text, self._encoding)
-        return self._family.claude.text(text, tokens) if self._family.claude else tokens
+        return self._family.text(text, tokens) if self._family.text else tokens
 
     def texts(self, value: object) -> int:
         """What completions and embeddings take: a text, token ids, or a list of either."""
@@ -88,14 +84,10 @@ class PromptCounter:
             several = len(calls) if is_list(calls) else 0
             if message.get("function_call"):  # what a tool call was called before
                 several += 1
-            tokens += several * self._per_call
-            if message.get("role") in _RESULTS and self._family.claude:
-                tokens += TOOL_BLOCK
+            tokens += several * self._family.per_call
+            if message.get("role") in _RESULTS:
+                tokens += self._family.per_result
         return tokens
-
-    @property
-    def _per_call(self) -> int:
-        return TOOL_BLOCK if self._family.claude else self._family.per_message
 
     def content(self, content: object) -> int:
         """The content of a message: a text, a part, a list of them, nothing, or odder things."""
@@ -122,8 +114,8 @@ class PromptCounter:
             case "redacted_thinking" | "reasoning.encrypted":
                 return sealed_tokens(part.get("data"))
         tokens = sum(self._field(name, value) for name, value in part.items())
-        if self._family.claude and isinstance(kind, str) and _TOOL_BLOCKS.search(kind):
-            tokens += TOOL_BLOCK
+        if self._family.per_result and isinstance(kind, str) and _TOOL_BLOCKS.search(kind):
+            tokens += self._family.per_result
         return tokens
 
     def _field(self, name: object, value: object) -> int:
@@ -159,18 +151,15 @@ class PromptCounter:
 
     def tools(self, tools: Sequence[object]) -> int:
         """Tools as chat completions, responses or Anthropic take them, or legacy functions."""
-        if not tools:
-            return 0
-        claude = self._family.claude
-        return sum(map(self._tool, tools)) + (claude.tools_prompt if claude else _TOOLS_END)
+        return sum(map(self._tool, tools)) + self._family.per_tools if tools else 0
 
     def _tool(self, tool: object) -> int:
         tool = plain(tool)
-        if isinstance(tool, Mapping) and (claude := self._family.claude):
-            shown = {name: tool[name] for name in tool if name not in _NOT_SHOWN - {"type"}}
-            return self._family.per_function + self.text(shown) + claude.built_in(tool)
         if not isinstance(tool, Mapping):
             return self._family.per_function + self.text(tool)
+        if beside := self._family.tool:
+            shown = {name: tool[name] for name in tool if name not in _NOT_SHOWN - {"type"}}
+            return self._family.per_function + self.text(shown) + beside(tool)
         function = tool.get("function")
         if not isinstance(function, Mapping):
             function = tool

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.tokens.images import Patches, Tiles, image_size
+from openlimit.providers.image_costs import Patches, Tiles
+from openlimit.tokens.images import image_size
 
 # Images of 3 x 2 pixels.
 PNG = (
