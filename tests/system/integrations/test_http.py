@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
 from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
+from openlimit.operations import Acquire
 from openlimit.tokens.counting import count_tokens
 from tests.support.calls import a_call
 from tests.support.loopback_provider import Answer, Provider
@@ -449,8 +450,8 @@ def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: An
     """Where no policy covers it; a call without any passes with a warning."""
 
     class Server(Witness):
-        def reserve(self, model: str, costs: Any, max_wait: float | None = None) -> Any:
-            raise UnknownModel(model)
+        def acquire(self, call: Acquire) -> Any:
+            raise UnknownModel(call.model)
 
     _warn.cache_clear()
     inner = httpx2.MockTransport(lambda _: httpx2.Response(200))
