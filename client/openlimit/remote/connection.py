@@ -164,13 +164,12 @@ class Connection:
 
     def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:
         outcomes = read_outcomes(response, self.address)
-        troubles = (
-            [each for _, each in outcomes if type(each) is LimiterUnavailable]
-            if response.outcomes
-            else ()
-        )
-        if troubles:
-            self.outage.met(partial(LimiterUnavailable, *troubles[-1].args))
+        trouble = None
+        for _, outcome in outcomes if response.outcomes else ():  # grants alone are no trouble
+            if type(outcome) is LimiterUnavailable:
+                trouble = partial(LimiterUnavailable, *outcome.args)
+        if trouble:
+            self.outage.met(trouble)
         else:
             self.outage.is_over()
         if stream is self.stream:
@@ -211,6 +210,8 @@ class Connection:
             self._go_on()
 
     def rewind(self, stream: Stream | None, *, for_good: bool) -> None:
+        """The stream has ended or is left: another one sends again what it was not answered, unless
+        it has failed ``for_good``."""
         failure = closed if self.is_closed else self.outage.error
         with self.changed:
             if stream:
