@@ -380,7 +380,7 @@ def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) ->
         SettleRun(),
     ]
     others[1].reservation_ids.extend(failing.reservation_ids[:1])
-    answered = stream(servers.first, AcquireStreamRequest(settlements=[failing, whole, *others]))
+    answered = stream(servers.second, AcquireStreamRequest(settlements=[failing, whole, *others]))
     assert answered.settled_runs == 6
     errors = {each.id: each.error for each in answered.outcomes}
     assert len(errors) == len(answered.outcomes)
