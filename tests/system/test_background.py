@@ -168,14 +168,14 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
 WITHOUT_DESCRIPTORS = """
 import resource
 from openlimit.stores.redis.store import RedisStore, parse_redis_url
-from tests.contracts.store import demand
+from tests.contracts.store import acquire, ask_one
 
 store = RedisStore(parse_redis_url("redis://127.0.0.1:1"))
 most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
-print(*store.reserve([demand()]))
+print(ask_one(store, acquire()))
 resource.setrlimit(resource.RLIMIT_NOFILE, most)
-print(*store.reserve([demand()]))
+print(ask_one(store, acquire()))
 """
 
 

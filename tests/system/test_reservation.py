@@ -88,10 +88,12 @@ async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[RateLimiter]:
 
 async def wait_of(limiter: RateLimiter, tokens: int, model: str = "gpt-4o") -> float:
     """Seconds that such a call would have to wait now; it is not made."""
-    decision = await limiter.aacquire(a_call(model, {"requests": 1, "tokens": tokens}))
-    limiter.tell(Cancel(decision.reservation_id, ""))
+    decision = await limiter.aacquire(
+        a_call(model, {"requests": 1, "tokens": tokens}, limiter._key)
+    )
+    limiter.tell(Cancel(decision.reservation_id, limiter._key))
     if not decision.wait:
-        limiter.tell(Settle(decision.reservation_id, "", {"requests": 0, "tokens": 0}))
+        limiter.tell(Settle(decision.reservation_id, limiter._key, {"requests": 0, "tokens": 0}))
     return decision.wait / 1e6
 
 
@@ -189,12 +191,12 @@ async def test_input_and_output_are_settled_each(limiter: RateLimiter) -> None:
     async with limiter.limit(model="split", messages=messages, max_tokens=590) as reservation:
         reservation.settle({"input_tokens": 100, "output_tokens": 200})
     cost = {"requests": 1, "tokens": 401, "input_tokens": 1, "output_tokens": 400}
-    decision = await limiter.aacquire(a_call("split", cost))
+    decision = await limiter.aacquire(a_call("split", cost, limiter._key))
     assert decision.wait < 1e6
     used = {"input_tokens": 600, "output_tokens": 0}
-    limiter.tell(Settle(decision.reservation_id, "", used))
+    limiter.tell(Settle(decision.reservation_id, limiter._key, used))
     cost |= {"input_tokens": 100}
-    decision = await limiter.aacquire(a_call("split", cost))
+    decision = await limiter.aacquire(a_call("split", cost, limiter._key))
     assert decision.limited_by == "input_tokens"
 
 

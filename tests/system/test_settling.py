@@ -187,7 +187,11 @@ def test_an_id_is_good_for_its_key_only_and_as_it_was(servers: Servers, call: st
     acquire(servers.first, model, 100, "mine")
     granted = acquire(servers.first, model, 100, "mine")
     good = granted.reservation_id
-    tampered = [good[:i] + ("0" if good[i] != "0" else "1") + good[i + 1 :] for i in (0, 9, 20, 30)]
+    own = good.partition("/")[0]
+    ends = [i for i in range(len(own)) if own[i + 1 : i + 2] in ("", ".")]  # of each of its parts
+    assert len(ends) == 4
+    places = (0, 9, *ends, len(own) + 3)
+    tampered = [good[:i] + ("0" if good[i] != "0" else "1") + good[i + 1 :] for i in places]
     for old, new in (("-100-", "-900-"), ("shared:", "each:"), ("shared:", "gone:"), ("{", "{x")):
         assert old in good
         tampered.append(good.replace(old, new))
@@ -376,7 +380,7 @@ def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) ->
         SettleRun(),
     ]
     others[1].reservation_ids.extend(failing.reservation_ids[:1])
-    answered = stream(servers.first, AcquireStreamRequest(settlements=[failing, whole, *others]))
+    answered = stream(servers.second, AcquireStreamRequest(settlements=[failing, whole, *others]))
     assert answered.settled_runs == 6
     errors = {each.id: each.error for each in answered.outcomes}
     assert len(errors) == len(answered.outcomes)

@@ -164,15 +164,20 @@ class Connection:
 
     def _answered(self, stream: Stream, response: AcquireStreamResponse) -> None:
         outcomes = read_outcomes(response, self.address)
-        troubles = (each for _, each in outcomes if type(each) is LimiterUnavailable)
-        if response.outcomes and (trouble := next(troubles, None)):
-            self.outage.met(partial(LimiterUnavailable, *trouble.args))
+        trouble = None
+        for _, outcome in outcomes if response.outcomes else ():  # grants alone are no trouble
+            if type(outcome) is LimiterUnavailable:
+                trouble = partial(LimiterUnavailable, *outcome.args)
+        if trouble:
+            self.outage.met(trouble)
         else:
             self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
         others = self.in_flight.answered(outcomes)
-        settled = self.reports.answered(stream, others, response.settled_runs)
+        settled = 0
+        if others or response.settled_runs or self.reports.owing:
+            settled = self.reports.answered(stream, others, response.settled_runs)
         stream.heard(len(outcomes) + settled)
         with self.changed:
             self.changed.notify_all()
@@ -205,6 +210,8 @@ class Connection:
             self._go_on()
 
     def rewind(self, stream: Stream | None, *, for_good: bool) -> None:
+        """The stream has ended or is left: another one sends again what it was not answered, unless
+        it has failed ``for_good``."""
         failure = closed if self.is_closed else self.outage.error
         with self.changed:
             if stream:

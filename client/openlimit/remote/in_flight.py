@@ -7,7 +7,7 @@ servers answer what they have decided already.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import count
 from threading import RLock
 from typing import Any
@@ -119,9 +119,28 @@ class InFlight:
                     written += len(run.ids)
         return written
 
-    def answered(self, outcomes: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        """Deliver; returns the outcomes that are of no call here."""
-        others = self._deliver(outcomes)
+    def answered(
+        self, outcomes: Iterable[tuple[int, Any]], *, postpone: bool = True
+    ) -> list[tuple[int, Any]]:
+        """Deliver; returns the outcomes that are of no call here. Unless ``postpone``, that the
+        server could not decide is an outcome also for those who are patient."""
+        others = list[tuple[int, Any]]()
+        by_waiters: dict[Waiters, list[tuple[Any, object, Acquire]]] = {}
+        latest, delivered = None, list[tuple[Any, object, Acquire]]()
+        for number, outcome in outcomes:
+            if postpone and type(outcome) is LimiterUnavailable and self._postpone(number):
+                continue
+            if found := self._waiting.pop(number, None):
+                waiters, promise, call = found
+                if waiters is not latest:
+                    latest, delivered = waiters, by_waiters.setdefault(waiters, [])
+                delivered.append((promise, outcome, call))
+            elif given_up := self._given_up.pop(number, None):
+                self._unclaimed(given_up, outcome)
+            else:
+                others.append((number, outcome))
+        for waiters, delivered in by_waiters.items():
+            waiters.deliver(delivered)
         with self._lock:
             runs = self._runs
             while runs and self._waiting.keys().isdisjoint(runs[0].ids):
@@ -157,7 +176,7 @@ class InFlight:
             to_send = {number for number in self._to_send if number <= self._last_taken}
             sent = [each for each in (*self._waiting, *self._given_up) if each <= self._last_taken]
             self._requeue([*{*sent}.difference(failed, to_send)], runs)
-        self._deliver([(number, failure()) for number in failed], postpone=False)
+        self.answered([(number, failure()) for number in failed], postpone=False)
 
     def has_given_up(self, before: int) -> bool:
         """Whether some caller before a number has, whose call is not answered."""
@@ -173,28 +192,6 @@ class InFlight:
                 for number in again.ids:
                     del left[number]
         self._to_send.extendleft(sorted(left, reverse=True))
-
-    def _deliver(
-        self, outcomes: Iterable[tuple[int, Any]], *, postpone: bool = True
-    ) -> list[tuple[int, Any]]:
-        others = list[tuple[int, Any]]()
-        by_waiters: dict[Waiters, list[tuple[Any, object, Acquire]]] = {}
-        latest, delivered = None, list[tuple[Any, object, Acquire]]()
-        for number, outcome in outcomes:
-            if postpone and type(outcome) is LimiterUnavailable and self._postpone(number):
-                continue
-            if found := self._waiting.pop(number, None):
-                waiters, promise, call = found
-                if waiters is not latest:
-                    latest, delivered = waiters, by_waiters.setdefault(waiters, [])
-                delivered.append((promise, outcome, call))
-            elif given_up := self._given_up.pop(number, None):
-                self._unclaimed(given_up, outcome)
-            else:
-                others.append((number, outcome))
-        for waiters, delivered in by_waiters.items():
-            waiters.deliver(delivered)
-        return others
 
     def _postpone(self, number: int) -> bool:
         found = self._waiting.get(number)

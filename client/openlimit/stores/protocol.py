@@ -6,7 +6,8 @@ decided on its own. All times are microseconds, on the store's clock.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.errors import (
@@ -149,6 +150,9 @@ class Grants(NamedTuple):
     others: Mapping[int, Repeat | CostExceedsLimit | WaitTooLong | InvalidRequest]
     """What was not granted now. InvalidRequest: it was granted before, and cancelled."""
 
+
+NO_OTHERS: Mapping[int, Any] = MappingProxyType({})
+"""Where all were granted: one for all answers."""
 
 Unsettled = Mapping[int, Literal[False] | UnknownReservation | InvalidRequest]
 """The answer to Settle: the settlements that have changed nothing, by position. False: it was

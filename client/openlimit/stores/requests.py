@@ -15,6 +15,7 @@ from openlimit.errors import InvalidRequest
 from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.protocol import (
+    NO_OTHERS,
     REPEATABLE,
     Acquire,
     Grants,
@@ -143,9 +144,9 @@ def acquire(bucket: Bucket, operation: Acquire, now: float) -> Grants:
         if type(outcome) is not tuple:
             return new(Grants, (now, (), (), {0: outcome}))
         wait, by = outcome
-        return new(Grants, (now, (wait,), (by,), {}) if wait else (now, (), (), {}))
+        return new(Grants, (now, (wait,), (by,), NO_OTHERS) if wait else (now, (), (), NO_OTHERS))
     if bucket.acquire_at_once(costs, now):
-        return new(Grants, (now, (), (), {}))
+        return new(Grants, (now, (), (), NO_OTHERS))
     return acquire_each(bucket, operation, now, {})
 
 

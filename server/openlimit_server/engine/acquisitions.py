@@ -1,4 +1,4 @@
-"""Acquisitions: where they are decided, what the store is asked, and what comes of its answer."""
+"""Acquisitions: where they are decided, what the store is to do, and what comes of its answer."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -46,10 +46,10 @@ class Target:
             self._scope = scope
         return scope
 
-    def asked(
+    def operation(
         self, run: AcquireRun, costs: Sequence[Costs], max_wait: float
     ) -> tuple[stores.Acquire, Scope]:
-        """What the store is asked for a run, and what makes the ids of its grants."""
+        """What the store is to do for a run, and what makes the ids of its grants."""
         lot, first = self._lots.take(len(costs))
         limits, request = self.policy.limits, self._request(run) if run.request_id else None
         operation = new(
@@ -65,10 +65,8 @@ class Target:
         kept = None if run.kept is None else run.kept * SECOND
         return stores.Request(blake2b(asked, digest_size=12).hexdigest(), kept)
 
-    def granted(
-        self, operation: stores.Acquire, scope: Scope, answer: stores.Answer, slot: str = ""
-    ) -> GrantRun:
-        """What the calls of a run are answered; ``slot`` is that of its only call."""
+    def granted(self, operation: stores.Acquire, scope: Scope, answer: stores.Answer) -> GrantRun:
+        """What the calls of a run are answered."""
         costs, first = operation.costs, operation.first
         if isinstance(answer, LimiterUnavailable):
             return same_for_all(len(costs), in_outage(self.policy, answer))
@@ -76,13 +74,25 @@ class Target:
         now, waits, limited_by, others = answer
         if len(others) == len(costs):
             owns = []
-        elif slot:
-            owns = [scope.own(first, now + sum(waits), costs[0], slot)]
         else:
             starts = [now + wait for wait in waits] if waits else repeat(now)
             owns = scope.owns(first, starts, costs)
-        alone = {i: self._alone(other, slot) for i, other in others.items()} if others else {}
+        alone = {i: self._alone(other, "") for i, other in others.items()} if others else {}
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
+
+    def granted_alone(
+        self, operation: stores.Acquire, scope: Scope, answer: stores.Answer, slot: str = ""
+    ) -> Grant | OpenLimitError:
+        """What the only call of a run is answered."""
+        if isinstance(answer, LimiterUnavailable):
+            return in_outage(self.policy, answer)
+        assert isinstance(answer, stores.Grants)
+        now, waits, limits, others = answer
+        if others:
+            return self._alone(others[0], slot)
+        wait, limited_by = (waits[0], limits[0]) if waits else (0, "")
+        own = scope.own(operation.first, now + wait, operation.costs[0], slot)
+        return new(Grant, (wait, limited_by, f"{own}/{scope.text}", 0.0, 0.0))
 
     def _alone(self, other: Repeat | OpenLimitError, slot: str) -> Grant | OpenLimitError:
         if not isinstance(other, Repeat):
@@ -119,7 +129,7 @@ class Acquisitions:
             for i, row in enumerate(costs):
                 step.decide_apart(place, self._enter(target, run.only([i]), row, hold, asker), i)
             return
-        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
 
         def take(decided: stores.Answer) -> None:
             step.answers[place] = target.granted(operation, scope, decided)
@@ -140,9 +150,12 @@ class Acquisitions:
                 entering = self._enter(target, run.only([i]), costs[i], hold, asker)
                 step.decide_apart(place, entering)
             return
-        operation, scope = target.asked(run, costs, target.policy.max_wait(run.max_wait))
+        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
 
         def take(decided: stores.Answer) -> None:
+            if len(costs) == 1:
+                step.answers[run.ids[0]] = target.granted_alone(operation, scope, decided)
+                return
             grants = target.granted(operation, scope, decided)
             for i, place in enumerate(run.ids):
                 step.answers[place] = grants.outcome(i)
@@ -156,11 +169,11 @@ class Acquisitions:
         slot, ticket = slots.name_of(run)
 
         async def reserve(max_wait: float) -> Outcome:
-            operation, scope = target.asked(run, [costs], max_wait)
+            operation, scope = target.operation(run, [costs], max_wait)
             [answer] = await self._store.adecide([operation])
             if isinstance(answer, LimiterUnavailable):
                 return answer  # without a start, the slot is freed
-            return target.granted(operation, scope, answer, slot).outcome(0)
+            return target.granted_alone(operation, scope, answer, slot)
 
         outcome = await slots.admit(
             target.policy, target.bucket, slot, ticket, costs, run.max_wait, hold, asker, reserve

@@ -33,7 +33,7 @@ from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.settlements import Settlements, Unsettled
 from openlimit_server.engine.step import Later, Step
 
-Asked = Operation | AcquireRun | SettleRun | OpenLimitError
+Work = Operation | AcquireRun | SettleRun | OpenLimitError
 """An operation or a run; or what is wrong with one."""
 Answer = Outcome | GrantRun | Unsettled
 """To an AcquireRun a GrantRun; to a SettleRun those that have changed nothing; else the outcome."""
@@ -67,7 +67,7 @@ class Engine:
         self._settlements = Settlements(rules, store, self._secrets)
 
     async def decide(
-        self, asked: Sequence[Asked], hold: float = 0, later: Later | None = None, asker: str = ""
+        self, work: Sequence[Work], hold: float = 0, later: Later | None = None, asker: str = ""
     ) -> list[Any]:
         """The ``Answer`` to each, decided in order and in one step of the store. Refusals are
         returned, each in its place.
@@ -79,10 +79,10 @@ class Engine:
         the caller, for ``give_back``. What ``later`` takes has no answer here.
         """
         if trouble := await self.unready():
-            return [self._without_store(each, trouble) for each in asked]
-        step = Step(len(asked))
+            return [self._without_store(each, trouble) for each in work]
+        step = Step(len(work))
         calls: list[tuple[int, Acquire]] = []  # those next to each other are decided as runs
-        for place, each in enumerate(asked):
+        for place, each in enumerate(work):
             if type(each) is Acquire:
                 calls.append((place, each))
                 continue
@@ -164,18 +164,18 @@ class Engine:
         """Why nothing can be decided yet; None from when the store has once told its secret."""
         return None if self._secrets.all else await self._secrets.read()
 
-    def _without_store(self, asked: Asked, trouble: LimiterUnavailable) -> Answer:
-        """The answer where the store cannot even be asked."""
-        match asked:
+    def _without_store(self, work: Work, trouble: LimiterUnavailable) -> Answer:
+        """The answer while the store has not told its secret."""
+        match work:
             case OpenLimitError():
-                return asked
+                return work
             case Acquire():
-                return self._acquisitions.without_store(asked.model, trouble)
+                return self._acquisitions.without_store(work.model, trouble)
             case AcquireRun():
-                outcome = self._acquisitions.without_store(asked.model, trouble)
-                return same_for_all(len(asked.ids), outcome)
+                outcome = self._acquisitions.without_store(work.model, trouble)
+                return same_for_all(len(work.ids), outcome)
             case SettleRun():
-                return dict.fromkeys(range(len(asked.ids)), trouble)
+                return dict.fromkeys(range(len(work.ids)), trouble)
         return trouble
 
     def _forget_signers(self) -> None:

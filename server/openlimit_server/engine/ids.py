@@ -145,9 +145,14 @@ def read_scope(text: str) -> tuple[str, str, str]:
     return lot, bucket, model
 
 
+def is_own(text: str) -> bool:
+    """Whether this could be before the slash in an id."""
+    return _OWN.fullmatch(text) is not None
+
+
 def strange(own: str, scope: str) -> InvalidRequest | UnknownReservation:
     """What is wrong with an id that the scope has not made."""
-    return UnknownReservation(whole_id(own, scope)) if _OWN.fullmatch(own) else malformed()
+    return UnknownReservation(whole_id(own, scope)) if is_own(own) else malformed()
 
 
 def malformed() -> InvalidRequest:

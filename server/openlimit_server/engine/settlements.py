@@ -47,7 +47,8 @@ class Settlements:
         """What ids of a scope say, and the positions of those that it has not made."""
         policy, scope = self.scope(text, key)
         reserved, strangers = scope.read(owns)
-        if strangers:  # perhaps of a server that knows a newer secret
+        # Perhaps of a server that knows a newer secret.
+        if policy and any(ids.is_own(owns[i]) for i in strangers):
             await self._secrets.reread()
             policy, scope = self.scope(text, key)
             reserved, strangers = scope.read(owns)

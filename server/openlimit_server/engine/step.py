@@ -33,7 +33,9 @@ class Step:
         self._apart.append((place, position, deciding))
 
     async def decide(self, store: AsyncStore, later: Later | None) -> None:
-        """Fill in all answers, but for those that ``later`` takes."""
+        """Fill in all answers, but for those that ``later`` takes. To be called once."""
+        # They refer to this step: if it kept them, only the garbage collector would free all this.
+        takers, self._takers = self._takers, []
         if not self._apart:
             decided = await store.adecide(self._operations)
         elif later:
@@ -48,5 +50,5 @@ class Step:
                     self.answers[place] = outcome
                 else:
                     self.answers[place].others[position] = outcome
-        for take, answer in zip(self._takers, decided, strict=True):
+        for take, answer in zip(takers, decided, strict=True):
             take(answer)

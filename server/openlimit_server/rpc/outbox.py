@@ -10,7 +10,7 @@ from openlimit.operations import Acquire, Grant
 from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, write_grant_run
 from openlimit.wire.messages import write_outcome
-from openlimit_server.engine.engine import Answer, Asked
+from openlimit_server.engine.engine import Answer, Work
 
 _MOST_IN_MESSAGE = 128
 _MOST_BYTES = 1 << 20  # of a message: a quarter of what gRPC's clients take
@@ -21,7 +21,7 @@ class _Entry(NamedTuple):
 
     size: int
     ids: Sequence[int]
-    asked: Asked | None
+    work: Work | None
     outcome: Any
 
 
@@ -51,21 +51,21 @@ class Outbox:
         """Whether there is anything to write."""
         return bool(self._entries)
 
-    def add(self, ids: Sequence[int], asked: Asked | None, answer: Answer | Status) -> None:
+    def add(self, ids: Sequence[int], work: Work | None, answer: Answer | Status) -> None:
         """What an operation or a run is answered; an error, also for several ids."""
         if isinstance(answer, GrantRun):
             others = answer.others
             if len(others) < len(ids):
-                self._put(_Entry(len(ids) - len(others), ids, asked, answer))
+                self._put(_Entry(len(ids) - len(others), ids, work, answer))
             for i, other in others.items():
-                self._put(_Entry(1, [ids[i]], asked, other))
-        elif isinstance(asked, SettleRun) and isinstance(answer, Mapping):
+                self._put(_Entry(1, [ids[i]], work, other))
+        elif isinstance(work, SettleRun) and isinstance(answer, Mapping):
             for i, error in answer.items():
                 if error is not False:
                     self._put(_Entry(1, [ids[i]], None, error))
         else:
             for number in ids:
-                self._put(_Entry(1, [number], asked, answer))
+                self._put(_Entry(1, [number], work, answer))
 
     def begin(self, settled_runs: int) -> Part:
         """The next part of what the client has sent, in which so many SettleRuns end."""
@@ -112,22 +112,22 @@ class Outbox:
 
     def granted(self) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:
         """What was granted and not written, and to which call, or its run."""
-        for _, ids, asked, outcome in self._entries:
+        for _, ids, work, outcome in self._entries:
             if isinstance(outcome, GrantRun):
                 outcomes = [outcome.outcome(i) for i in range(len(ids))]
             else:
                 outcomes = [outcome]
             for each in outcomes:
-                if isinstance(asked, Acquire | AcquireRun) and isinstance(each, Grant):
-                    yield asked, each
+                if isinstance(work, Acquire | AcquireRun) and isinstance(each, Grant):
+                    yield work, each
 
 
 def _write(entry: _Entry, response: AcquireStreamResponse) -> None:
-    size, ids, asked, outcome = entry
+    size, ids, work, outcome = entry
     if isinstance(outcome, GrantRun):
         write_grant_run(ids, outcome, response)
     elif not size:
         response.settled_runs = outcome
     else:
-        kind = Acquire if isinstance(asked, AcquireRun) else type(asked)
+        kind = Acquire if isinstance(work, AcquireRun) else type(work)
         write_outcome(ids[0], kind, outcome, response.outcomes.add())

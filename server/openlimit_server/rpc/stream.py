@@ -24,7 +24,7 @@ from openlimit.wire import status as statuses
 from openlimit.wire.columns import AcquireRun, SettleRun
 from openlimit.wire.fields import TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_operations
-from openlimit_server.engine.engine import Asked, Engine
+from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.queue import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
@@ -152,30 +152,30 @@ class Stream:
         if left > _MOST_READ:
             raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
         room = MOST_IN_FLIGHT - self._undecided
-        for numbers, asked, settled_runs in read_operations(message, self._kept):
+        for numbers, work, settled_runs in read_operations(message, self._kept):
             size = sum(map(len, numbers))
             left -= size
             if size > room:
-                self._refuse_some(numbers, asked, room)
+                self._refuse_some(numbers, work, room)
                 size = room
             room -= size
             self._undecided += size
             part = self._outbox.begin(settled_runs)
-            self._start(self._decide(part, numbers, asked))
+            self._start(self._decide(part, numbers, work))
             while len(self._outbox) > _MOST_UNWRITTEN:
                 self._written.clear()
                 await self._written.wait()
             if left:
                 await self._share.take(SLICE)
 
-    def _refuse_some(self, numbers: list[Sequence[int]], asked: list[Any], room: int) -> None:
+    def _refuse_some(self, numbers: list[Sequence[int]], work: list[Any], room: int) -> None:
         """Leave as many in these lists as there is room for; the others are too many in flight."""
         for place, ids in enumerate(numbers):
             if len(ids) > room:
                 self._outbox.add(ids[room:], None, statuses.TOO_MANY_IN_FLIGHT)
                 numbers[place] = ids[:room]
-                if isinstance(asked[place], AcquireRun | SettleRun):
-                    asked[place] = asked[place].only(range(room))
+                if isinstance(work[place], AcquireRun | SettleRun):
+                    work[place] = work[place].only(range(room))
             room = max(0, room - len(ids))
         self._to_write.set()
 
@@ -185,26 +185,24 @@ class Stream:
         task.add_done_callback(self._deciding.discard)
         return task
 
-    async def _decide(
-        self, part: Part, numbers: list[Sequence[int]], asked: Sequence[Asked]
-    ) -> None:
+    async def _decide(self, part: Part, numbers: list[Sequence[int]], work: Sequence[Work]) -> None:
         apart: set[int] = set()
 
         def decide_apart(
             place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
         ) -> None:
             apart.add(place)
-            part.undecided += isinstance(asked[place], SettleRun)
+            part.undecided += isinstance(work[place], SettleRun)
             ids = numbers[place] if position is None else [numbers[place][position]]
-            task = self._start(self._decide_apart(part, ids, asked[place], deciding))
+            task = self._start(self._decide_apart(part, ids, work[place], deciding))
             task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
 
         answers: list[Any]
         try:
-            answers = await self._engine.decide(asked, self._hold, decide_apart, self._asker)
+            answers = await self._engine.decide(work, self._hold, decide_apart, self._asker)
         except Exception as error:  # a fault of ours must leave nobody without an answer
             answers = [could_not_decide(error)] * len(numbers)
-        for place, (ids, each, answer) in enumerate(zip(numbers, asked, answers, strict=True)):
+        for place, (ids, each, answer) in enumerate(zip(numbers, work, answers, strict=True)):
             if place not in apart:
                 self._undecided -= len(ids)
                 self._outbox.add(ids, each, answer)
@@ -212,15 +210,15 @@ class Stream:
         self._to_write.set()
 
     async def _decide_apart(
-        self, part: Part, ids: Sequence[int], asked: Asked, deciding: Coroutine[Any, Any, Any]
+        self, part: Part, ids: Sequence[int], work: Work, deciding: Coroutine[Any, Any, Any]
     ) -> None:
         try:
             answer = await deciding
         except Exception as error:
             answer = could_not_decide(error)
         self._undecided -= len(ids)
-        self._outbox.add(ids, asked, answer)
-        if isinstance(asked, SettleRun):
+        self._outbox.add(ids, work, answer)
+        if isinstance(work, SettleRun):
             self._outbox.end(part)
         self._to_write.set()
 

@@ -181,6 +181,7 @@ def test_threads_and_loops_share_one_limiter(server: RedisProcess) -> None:
 IN_A_PROCESS = """
 import sys, time
 from openlimit import ChatRateLimiterWithRedis
+from tests.support.calls import a_call
 
 with ChatRateLimiterWithRedis(600, 6000, sys.argv[1], bucket_key="processes") as limiter:
     for _ in range(10):

@@ -60,7 +60,10 @@ class Encoder:
         content: dict[str, Any] = {
             "clock": self._clock,
             "limits": [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits],
-            "operations": [*map(self._write, operations)],
+            "operations": [
+                self._acquire(each) if type(each) is Acquire else self._write(each)
+                for each in operations
+            ],
         }
         if len(self._keys) > 1:
             content |= {
@@ -74,8 +77,6 @@ class Encoder:
         return len(self._keys), *self._keys, to_json(content), self._columns.tobytes()
 
     def _write(self, operation: Operation) -> Sequence[Any]:
-        if type(operation) is Acquire:  # what there is most of
-            return self._acquire(operation)
         match operation:
             case Settle():
                 return self._settle(operation)

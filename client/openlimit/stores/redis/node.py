@@ -25,6 +25,7 @@ from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.address import CONNECT_TIMEOUT, RedisAddress
 from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load
+from openlimit.stores.redis.expiries import Expiries
 from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation, calls_of, size_of
 
@@ -86,6 +87,7 @@ class RedisNode:
         self._failure = ""
         self._retry_at = 0.0
         self._queue: deque[_Waiting] = deque()
+        self._expiries = Expiries(address.timeout, TimeoutError)
         self.trips: asyncio.Task[None] | None = None
         """Under way, for all callers."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -101,16 +103,14 @@ class RedisNode:
             return [failure] * len(operations)
         waiting = _Waiting(operations, asking)
         self._queue.append(waiting)
+        self._expiries.watch(waiting.answers)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
             self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
-            async with asyncio.timeout(self._address.timeout):
-                return await waiting.answers
+            return await waiting.answers
         except TimeoutError:
-            if waiting.answers.cancelled():
-                return [self._unavailable(self._too_slow())] * len(operations)
-            return waiting.answers.result()  # they came in this very moment
+            return [self._unavailable(self._too_slow())] * len(operations)
         except asyncio.CancelledError:
             if not waiting.answers.cancelled():
                 self._abandoned(operations, waiting.answers.result())
@@ -121,6 +121,7 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+        self._expiries.close()
         if self._client:
             client, self._client = self._client, None
             await hang_up(client)
@@ -173,8 +174,9 @@ class RedisNode:
             # A caller that was cancelled or ran out of time in the queue is charged nothing.
             if not waiting.answers.done():
                 batch.append(waiting)
-                size += sum(map(size_of, waiting.operations))
-                buckets.update(operation.bucket for operation in waiting.operations)
+                for operation in waiting.operations:
+                    size += size_of(operation)
+                    buckets.add(operation.bucket)
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> list[AnyAnswer | AskError]:

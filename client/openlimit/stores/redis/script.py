@@ -4,13 +4,14 @@ One call carries out any number of operations of one bucket, in order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores.protocol import (
+    NO_OTHERS,
     Acquire,
     Answer,
     Cancel,
@@ -62,15 +63,17 @@ class Call(NamedTuple):
             return [_text(reply[0])] * len(self.operations)
         rest = iter(reply)
         now = next(rest)
-        return [_answer(operation, rest, now) for operation in self.operations]
+        return [
+            (_grants if type(operation) is Acquire else _answer)(operation, rest, now)
+            for operation in self.operations
+        ]
 
 
 def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
-    kind = type(operation)
-    if kind is Acquire:
-        return len(cast(Acquire, operation).costs)
-    return len(cast(Settle, operation).numbers) if kind is Settle else 1
+    if type(operation) is Acquire:
+        return len(operation.costs)
+    return len(operation.numbers) if type(operation) is Settle else 1
 
 
 def calls_of(
@@ -81,18 +84,20 @@ def calls_of(
     ``clock`` returns microseconds; None for that of Redis.
     """
     now = clock and clock()
-    filling: dict[tuple[str, int], tuple[Call, int]] = {}
+    filling: dict[tuple[str, int], tuple[Call, list[int]]] = {}
     calls = []
     for position, operation in enumerate(operations):
         # By identity: limits are made once for many operations, and comparing them costs more.
-        limits, size = getattr(operation, "limits", None), size_of(operation)
+        limits = getattr(operation, "limits", None)
         target = operation.bucket, id(limits)
-        call, filled = filling.get(target, (None, 0))
-        if call is None or filled + size > _MOST:
+        size = size_of(operation)
+        call, filled = filling.get(target, (None, [0]))
+        if call is None or filled[0] + size > _MOST:
             script = SLOTS if limits is None else BUCKET
-            call, filled = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now), 0
+            call = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now)
+            filling[target] = call, (filled := [0])
             calls.append(call)
-        filling[target] = call, filled + size
+        filled[0] += size
         call.operations.append(operation)
         call.positions.append(position)
     return calls
@@ -118,8 +123,6 @@ def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: in
 
 
 def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
-    if type(operation) is Acquire:
-        return _grants(operation, reply, now)
     if isinstance(operation, Settle):
         pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
         return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
@@ -139,24 +142,24 @@ def _undone(
 
 
 def _grants(operation: Acquire, reply: Iterator[Any], now: int) -> Grants:
-    others: dict[int, Any] = {}
     if next(reply) == _YES:
-        return new(Grants, (now, (), (), others))
-    units = ["", *(limit.unit for limit in operation.limits)]
-    waits, limited_by = [0] * len(operation.costs), [""] * len(operation.costs)
-    for i in range(len(waits)):
+        return new(Grants, (now, (), (), NO_OTHERS))
+    others: dict[int, Any] = {}
+    count, limits = len(operation.costs), operation.limits
+    waits, limited_by = [0] * count, [""] * count
+    for i in range(count):
         what, wait, by = next(reply), next(reply), next(reply)
         if what == _YES:
-            waits[i], limited_by[i] = wait, units[by]
+            waits[i], limited_by[i] = wait, limits[by - 1].unit if by else ""
         elif what == _REPEAT:
             others[i] = _repeat(wait, by)
         elif what == _CANCELLED:
             others[i] = was_cancelled()
         elif what == _EXCEEDS_LIMIT:
-            cost, amount = operation.costs[i][by - 1], operation.limits[by - 1].amount
-            others[i] = CostExceedsLimit(units[by], cost, amount)
+            limit, cost = limits[by - 1], operation.costs[i][by - 1]
+            others[i] = CostExceedsLimit(limit.unit, cost, limit.amount)
         else:
-            others[i] = WaitTooLong(wait / SECOND, units[by])
+            others[i] = WaitTooLong(wait / SECOND, limits[by - 1].unit if by else "")
     if any(waits):
         return Grants(now, waits, limited_by, others)
     return Grants(now, (), (), others)

@@ -86,9 +86,9 @@ local function acquire_one(lot, number, max_wait, from, step)
     end
   end
   if start > base then
-    poured = leaked(level, start - at)
     for i = 1, n do
-      poured[i] = poured[i] + column[from + (i - 1) * step]
+      local left = math.max(0, level[i] - (start - at) * rate[i])
+      poured[i] = left + column[from + (i - 1) * step]
     end
   end
   at, level, limited_by, changed = start, poured, by, true
@@ -104,7 +104,14 @@ end
 local function acquire(lot, number, count, max_wait)
   local from = taken
   taken = taken + n * count
-  if count > 1 and acquire_at_once(from, count) then
+  if count == 1 then
+    local what, wait, by = acquire_one(lot, number, max_wait, from + 1, 1)
+    if what == YES and wait == 0 then
+      return answer(YES)
+    end
+    answer(NO)
+    return answer_all(what, wait, by)
+  elseif acquire_at_once(from, count) then
     return answer(YES)
   end
   answer(NO)

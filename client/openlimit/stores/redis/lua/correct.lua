@@ -107,10 +107,11 @@ local function corrections()
 
   -- The next so many numbers of the column, but for those that stay out.
   local function take(count, others)
-    local numbers_ = {}
+    local numbers_, left = {}, 0
     for k = 1, count do
       if not others or not others[k] then
-        numbers_[#numbers_ + 1] = column[taken + k]
+        left = left + 1
+        numbers_[left] = column[taken + k]
       end
     end
     taken = taken + count

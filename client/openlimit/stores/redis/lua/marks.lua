@@ -11,13 +11,22 @@ end
 
 -- Made when it is first needed.
 local function marking()
+  local MASKS = {}
+  for i = 0, 31 do
+    MASKS[i] = 2 ^ (31 - i)
+  end
+
   -- The part of a lot's marks that has these numbers, as words of 32 bits, and its first word.
   local function read_words(lot_key, which)
-    local low, high = math.huge, 0
+    local least, most = which[1], which[1]
     for _, number in ipairs(which) do
-      local word = math.floor(bit_of(number) / 32)
-      low, high = math.min(low, word), math.max(high, word)
+      if number < least then
+        least = number
+      elseif number > most then
+        most = number
+      end
     end
+    local low, high = math.floor(bit_of(least) / 32), math.floor(bit_of(most) / 32)
     local count = high - low + 1
     local marks = redis.call('GETRANGE', lot_key, 4 * low, 4 * high + 3)
     marks = marks .. string.rep('\0', 4 * count - #marks)
@@ -37,9 +46,9 @@ local function marking()
     local words, low = read_words(lot_key, which)
     local too_old = now - call.settled_within
     for k, number in ipairs(which) do
-      local place = bit_of(number)
-      local word = math.floor(place / 32) - low + 1
-      local mask, start = 2 ^ (31 - place % 32), starts[k]
+      local place = number < BLOCK and number or bit_of(number)
+      local within = place % 32
+      local word, mask, start = (place - within) / 32 - low + 1, MASKS[within], starts[k]
       if start <= too_old then
         others[k] = TOO_LATE
       elseif words[word] % (2 * mask) >= mask then
