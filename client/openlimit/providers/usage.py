@@ -45,9 +45,11 @@ def units_of(usage: object) -> dict[str, int]:
         if units.keys() <= _OWN_NAMES:  # then a provider may have said so
             units = {unit: number for unit, number in units.items() if number}
         return _with_total(units)
-    said = {name: value for name in _NUMBERS if (value := _get(usage, name)) is not None}
+    fields = _fields_of(usage)
+    names = _NUMBERS.keys() & fields.keys() if type(fields) is dict else _NUMBERS
+    said = {name: value for name in names if (value := _get(fields, name)) is not None}
     if not said.keys() & _TELLING:
-        if _get(usage, "type") == "duration":  # OpenAI's for a recording: it has no tokens
+        if _get(fields, "type") == "duration":  # OpenAI's for a recording: it has no tokens
             return {}
         raise InvalidRequest(
             "usage",
@@ -55,7 +57,7 @@ def units_of(usage: object) -> dict[str, int]:
             f"not {usage if isinstance(usage, int | float | str | dict) else type(usage)!r}",
         )
     numbers = {name: _whole(name, value) for name, value in said.items()}
-    return _with_total(_of_provider(numbers, usage))
+    return _with_total(_of_provider(numbers, fields))
 
 
 def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
@@ -131,8 +133,17 @@ def _with_total(units: dict[str, int]) -> dict[str, int]:
     return units
 
 
-def _get(thing: object, name: str) -> Any:
-    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+def _fields_of(thing: Any) -> Any:
+    """The SDKs' models as a dict: they take microseconds to say that they lack a field."""
+    if hasattr(type(thing), "__pydantic_fields__"):
+        return vars(thing) | (thing.__pydantic_extra__ or {})
+    return thing
+
+
+def _get(thing: Any, name: str) -> Any:
+    if type(thing) is dict or isinstance(thing, Mapping):
+        return thing.get(name)
+    return getattr(thing, name, None)
 
 
 def _unit(name: object) -> str:
