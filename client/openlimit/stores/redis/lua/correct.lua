@@ -27,7 +27,11 @@ local function corrections()
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
       leak_until(now)
-      level = least(highest, most(sum(less(level, credit), change), floor))
+      level = most(sum(less(level, credit), change), floor)
+      if started and started.observed then
+        level = most(level, leaked(started.observed, math.max(at, now) - started.at))
+      end
+      level = least(highest, level)
       forget(seq)
       seq = seq - 1
       last = recall(seq)
@@ -42,7 +46,7 @@ local function corrections()
     local oldest = first
     while not started and oldest <= seq do
       local record = oldest >= void and recall(oldest)
-      started = record and {at = record.at, level = record.level}
+      started = record and {at = record.at, level = record.level, observed = false}
       oldest, changed = oldest + 1, true
     end
     if not started then
@@ -62,6 +66,7 @@ local function corrections()
     level, changed = change_all(level, changes), true
     if queue then
       started.level = change_all(started.level, changes)
+      started.observed = started.observed and change_all(started.observed, changes)
     end
     local last = at > now and recall(seq)
     if last then
@@ -178,6 +183,10 @@ local function corrections()
     end
     if any(raised) then
       correct(changes, queue)
+    end
+    -- Cancelling leaves at least that, even if there was no need to raise any level.
+    if queue then
+      started.observed, changed = most(started.observed, wanted), true
     end
   end
 
