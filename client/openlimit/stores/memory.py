@@ -22,6 +22,10 @@ from openlimit.stores.protocol import (
     too_late,
 )
 from openlimit.stores.requests import Requests, acquire
+from openlimit.stores.untracked import Table, untrack
+
+# A dict that grows copies all it holds: 60 ms for a million buckets. Parts grow one at a time.
+_PARTS = 64
 
 
 class MemoryStore:
@@ -49,14 +53,14 @@ class MemoryStore:
         self._secret = ""
         self._closed = Closed(at_most)
         self._requests = Requests(self._closed, at_most)
-        self._buckets: dict[str, Bucket] = {}
+        self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
         _stores.add(self)
 
     def __len__(self) -> int:
         """How many buckets are held."""
-        return len(self._buckets)
+        return sum(map(len, self._parts))
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} buckets>"
@@ -82,12 +86,14 @@ class MemoryStore:
         if self._idle and self._idle[0][0] <= now:
             self._drop_idle(now)
         name, limits = operation.bucket, operation.limits
-        bucket = self._buckets.get(name)
+        part = self._parts[hash(name) % _PARTS]
+        bucket = part.get(name)
         if bucket is None:
             bucket = Bucket(limits)
             answer = self._decide_in(bucket, operation, now)
             if bucket.at >= now or bucket.paused > now:  # a refused call leaves nothing behind
-                self._buckets[name] = bucket
+                untrack(bucket)
+                part[name] = bucket
                 heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
             return answer
         if bucket.limits is not limits:
@@ -127,9 +133,10 @@ class MemoryStore:
             if not self._idle or self._idle[0][0] > now:
                 return
             _, name = heappop(self._idle)
-            idle_at = self._buckets[name].idle_at()
+            part = self._parts[hash(name) % _PARTS]
+            idle_at = part[name].idle_at()
             if idle_at <= now:
-                del self._buckets[name]
+                del part[name]
             else:
                 heappush(self._idle, (idle_at + self._LINGER, name))
 

@@ -11,6 +11,7 @@ from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.operations import Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Repeat
+from openlimit.stores.untracked import untrack
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine import slots
@@ -37,6 +38,7 @@ class Target:
         self._secrets = secrets
         self._lots = lots
         self._scope: Scope | None = None
+        untrack(self)
 
     def _scope_of(self, lot: str) -> Scope:
         scope = self._scope

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, UnknownReservation
 from openlimit.operations import new
+from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import whole_id
 
 _OWN = re.compile(
@@ -83,7 +84,9 @@ class Scope:
         self._format = f".%d.%d.{'-'.join(['%d'] * len(units))}"
         # What all its ids have in common; copying it takes less than half of the time.
         common = f"{' '.join(units)}\0{len(key)}\0{key}{len(self.text)}\0{self.text}".encode()
-        self._macs = [blake2b(common, digest_size=_MAC // 2, key=secret) for secret in secrets]
+        macs = [blake2b(common, digest_size=_MAC // 2, key=secret) for secret in secrets]
+        self._macs = tuple(macs)
+        untrack(self)
 
     def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
         """What is before the slash in the id of a reservation that was granted."""
