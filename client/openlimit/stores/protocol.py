@@ -209,6 +209,5 @@ def too_late(lot: str, number: int) -> UnknownReservation:
 def not_started() -> InvalidRequest:
     """The answer to settling a reservation before its start."""
     return InvalidRequest(
-        "reservation_id",
-        "has not started yet; settle it when the call has ended, or cancel it",
+        "reservation_id", "has not started yet; settle it when the call has ended, or cancel it"
     )

@@ -106,9 +106,7 @@ class _Home:
         self._closed = False
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
         self._thread = threading.Thread(
-            target=lambda: self._run(address, clock, ready),
-            name="openlimit-redis",
-            daemon=True,
+            target=lambda: self._run(address, clock, ready), name="openlimit-redis", daemon=True
         )
         self._thread.start()
         self._loop, self._end, self._buckets = ready.result()
