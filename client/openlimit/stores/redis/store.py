@@ -11,7 +11,6 @@ from typing import Any
 from weakref import WeakSet, finalize
 
 from openlimit.background import tell_of_fault
-from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import Answer, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.buckets import RedisBuckets, cancels_of
@@ -84,7 +83,7 @@ class RedisStore:
 
     def _nowhere(self, operations: Sequence[Operation], error: Exception) -> Future[list[Answer]]:
         asked = Future[list[Answer]]()
-        failure = LimiterUnavailable(str(self._address), f"this process cannot ask it: {error}")
+        failure = self._address.unavailable(f"this process cannot ask it: {error}")
         asked.set_result([failure] * len(operations))
         return asked
 

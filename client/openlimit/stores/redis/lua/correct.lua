@@ -2,7 +2,7 @@
 -- many takes as long as a few decisions.
 
 local function corrections()
-  local less, sum, most, least, change_all, totals, any = level_arithmetic()
+  local by_limit, less, sum, change_all, totals, any = level_arithmetic()
   local mark, mark_cancelled = marking()
 
   local function leak_until(time)
@@ -18,7 +18,7 @@ local function corrections()
     local change, floor, last = nothing, nothing, recall(seq)
     while last do
       credit = sum(last.credit, credit)
-      floor = most(sum(last.floor, change), floor)
+      floor = by_limit(math.max, sum(last.floor, change), floor)
       change = sum(last.change, change)
       if not last.given_back then
         last.credit, last.change, last.floor = credit, change, floor
@@ -27,7 +27,8 @@ local function corrections()
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
       leak_until(now)
-      level = least(highest, most(sum(less(level, credit), change), floor))
+      level = by_limit(math.max, sum(less(level, credit), change), floor)
+      level = by_limit(math.min, highest, level)
       forget(seq)
       seq = seq - 1
       last = recall(seq)
