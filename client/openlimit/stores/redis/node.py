@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError
@@ -51,16 +52,12 @@ _EVICTS = (
 _log = logging.getLogger(__name__)
 
 
-class _Waiting:
+class _Waiting(NamedTuple):
     """Operations in the queue for the next round trip."""
 
-    __slots__ = ("answers", "asking", "operations")
-
-    def __init__(self, operations: Sequence[AnyOperation], asking: bool) -> None:
-        self.operations = operations
-        self.asking = asking
-        loop = asyncio.get_running_loop()
-        self.answers: asyncio.Future[list[AnyAnswer | AskError]] = loop.create_future()
+    operations: Sequence[AnyOperation]
+    asking: bool
+    answers: "asyncio.Future[list[AnyAnswer | AskError]]"
 
 
 class RedisNode:
@@ -101,7 +98,7 @@ class RedisNode:
         """
         if self._client is None and (failure := await self._connected()):
             return [failure] * len(operations)
-        waiting = _Waiting(operations, asking)
+        waiting = _Waiting(operations, asking, self._loop.create_future())
         self._queue.append(waiting)
         self._expiries.watch(waiting.answers)
         if self.trips is None:
