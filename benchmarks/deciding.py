@@ -9,8 +9,9 @@ from statistics import median
 
 from benchmarks.measuring import Rate
 from openlimit.bucket.limit import Limit
+from openlimit.clock import microseconds
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Acquire, Settle, monotonic
+from openlimit.stores.protocol import Acquire, Settle
 
 # So large that nothing waits, and so slow that no bucket becomes empty.
 _LIMITS = (
@@ -69,7 +70,7 @@ def decisions(buckets: int, batch: int = _BATCH) -> float:
 def runs() -> tuple[float, float]:
     """Acquisitions, and settlements in random order, a second, in runs of one bucket."""
     store, costs, actual = MemoryStore(), [(1, 500)] * _BATCH, [(1, 400)] * _BATCH
-    order, starts = random.Random(0).sample(range(_LOT), _LOT), [monotonic()] * _BATCH
+    order, starts = random.Random(0).sample(range(_LOT), _LOT), [microseconds()] * _BATCH
     acquisitions = [
         Acquire("b", _LIMITS, costs, inf, f"lot {first // _LOT}", first % _LOT)
         for first in range(0, _DECISIONS, _BATCH)

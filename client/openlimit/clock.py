@@ -4,12 +4,15 @@ import asyncio
 import time
 
 
+def microseconds() -> int:
+    """From an arbitrary moment; never runs backwards."""
+    return time.monotonic_ns() // 1000
+
+
 class Clock:
     """Real time. Limiters hold one in ``_clock``, so that tests can give them another."""
 
-    def microseconds(self) -> int:
-        """From an arbitrary moment; never runs backwards."""
-        return time.monotonic_ns() // 1000
+    microseconds = staticmethod(microseconds)
 
     def sleep(self, seconds: float) -> None:
         """Block the thread."""

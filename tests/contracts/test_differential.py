@@ -1,6 +1,6 @@
 """Memory and Redis decide the same, to the microsecond."""
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import inf
@@ -223,7 +223,7 @@ class Life:
         limits = some_limits(self.random)
         self.granted = [each for each in self.granted if each.bucket != bucket]
         self.asked = [each for each in self.asked if each.bucket != bucket]
-        held = self.stores.memory._buckets.get(bucket)
+        held = ChainMap(*self.stores.memory._parts).get(bucket)
         del self.limits_of[bucket]
         if held is None or held.idle_at() <= self.stores.clock.now:
             bucket += "'"  # by this clock Redis does not drop what has run empty

@@ -1,5 +1,6 @@
 """The memory store: the contract, and what only memory promises."""
 
+import gc
 import os
 import sys
 import tracemalloc
@@ -189,3 +190,34 @@ def test_repeating_one_place_of_a_run_looks_at_no_other(store: MemoryStore) -> N
         sys.setprofile(None)
         assert isinstance(outcome, Repeat)
         assert steps_taken < 200
+
+
+def _followed() -> int:
+    for _ in range(3):  # of tuples in tuples, it lets the inner ones go first
+        gc.collect()
+    return len(gc.get_objects())
+
+
+def test_the_collector_does_not_follow_what_is_kept(store: MemoryStore) -> None:
+    """A full collection stops all callers, so what it visits does not grow with the buckets, lots
+    and runs."""
+
+    def fill(names: range) -> None:
+        for i in names:
+            bucket, lot, request = f"p:{{{i}}}", f"lot {i}", Request(f"{i}")
+            costs = ((1, 10), (1, 20), (1, 30))
+            ask(store, [Acquire(bucket, LIMITS, costs, inf, lot, 0, request, range(3))])
+            ask(store, [settle(lot, (1, 10), (1, 5), bucket)])
+
+    fill(range(100))
+    before = _followed()
+    fill(range(100, 2100))
+    assert (len(store), len(store._closed.lots), len(store._requests.runs)) == (2100,) * 3
+    assert _followed() < before + 100
+
+
+def test_nothing_is_kept_where_freezing_at_the_start_does_not_find_it() -> None:
+    """Else each full collection goes through all the names."""
+    store = MemoryStore()
+    tables = [*store._parts, store._closed.lots._values, store._requests.runs._values]
+    assert all(map(gc.is_tracked, [*tables, store._idle]))

@@ -1,5 +1,6 @@
 """Learned output, from acquisitions and settlements to what is charged."""
 
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -64,7 +65,7 @@ class Life:
 
     def charged(self) -> tuple[float, ...]:
         """Tokens a minute, tokens a day, output tokens a minute."""
-        [bucket] = self._store._buckets.values()
+        [bucket] = ChainMap(*self._store._parts).values()
         return tuple(bucket.levels)
 
 

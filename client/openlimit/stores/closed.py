@@ -79,12 +79,7 @@ class Closed:
         return unsettled
 
     def _mark(
-        self,
-        bucket: Bucket,
-        name: str,
-        numbers: Sequence[int],
-        starts: Sequence[float],
-        now: float,
+        self, bucket: Bucket, name: str, numbers: Sequence[int], starts: Sequence[float], now: float
     ) -> dict[int, Any]:
         """Mark what may be settled; what may not, by position."""
         unsettled: dict[int, Any] = {}

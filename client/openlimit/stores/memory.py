@@ -7,6 +7,7 @@ from threading import Lock
 from weakref import WeakSet
 
 from openlimit.bucket.bucket import Bucket
+from openlimit.clock import microseconds
 from openlimit.stores.closed import Closed
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
@@ -18,10 +19,14 @@ from openlimit.stores.protocol import (
     Penalize,
     Secret,
     Settle,
-    monotonic,
     too_late,
 )
 from openlimit.stores.requests import Requests, acquire
+from openlimit.stores.untracked import Table, untrack
+
+# A dict that grows copies all it holds: 60 ms for a million buckets. So there are many. A prime
+# number: else the hashes in one of them would have bits in common, by which it finds its places.
+_PARTS = 61
 
 
 class MemoryStore:
@@ -44,19 +49,19 @@ class MemoryStore:
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = monotonic, *, at_most: int = 500_000) -> None:
+    def __init__(self, clock: Callable[[], float] = microseconds, at_most: int = 500_000) -> None:
         self._clock = clock
         self._secret = ""
         self._closed = Closed(at_most)
         self._requests = Requests(self._closed, at_most)
-        self._buckets: dict[str, Bucket] = {}
+        self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
         _stores.add(self)
 
     def __len__(self) -> int:
         """How many buckets are held."""
-        return len(self._buckets)
+        return sum(map(len, self._parts))
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} buckets>"
@@ -82,23 +87,27 @@ class MemoryStore:
         if self._idle and self._idle[0][0] <= now:
             self._drop_idle(now)
         name, limits = operation.bucket, operation.limits
-        bucket = self._buckets.get(name)
+        part = self._parts[hash(name) % _PARTS]
+        bucket = part.get(name)
+        is_new = bucket is None
         if bucket is None:
             bucket = Bucket(limits)
-            answer = self._decide_in(bucket, operation, now)
-            if bucket.at >= now or bucket.paused > now:  # a refused call leaves nothing behind
-                self._buckets[name] = bucket
-                heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
-            return answer
-        if bucket.limits is not limits:
+        elif bucket.limits is not limits:
             bucket.relimit(limits)
-        return self._decide_in(bucket, operation, now)
+        answer: Answer
+        if type(operation) is not Acquire:
+            answer = self._change(bucket, operation, now)
+        elif operation.request:
+            answer = self._requests.acquire(bucket, operation, operation.request, now)
+        else:
+            answer = acquire(bucket, operation, now)
+        if is_new and (bucket.at >= now or bucket.paused > now):  # one that refuses is not kept
+            untrack(bucket)
+            part[name] = bucket
+            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+        return answer
 
-    def _decide_in(self, bucket: Bucket, operation: Operation, now: float) -> Answer:
-        if type(operation) is Acquire:
-            if operation.request:
-                return self._requests.acquire(bucket, operation, operation.request, now)
-            return acquire(bucket, operation, now)
+    def _change(self, bucket: Bucket, operation: Operation, now: float) -> Answer:
         match operation:
             case Settle():
                 return self._closed.settle(bucket, operation, now)
@@ -127,9 +136,10 @@ class MemoryStore:
             if not self._idle or self._idle[0][0] > now:
                 return
             _, name = heappop(self._idle)
-            idle_at = self._buckets[name].idle_at()
+            part = self._parts[hash(name) % _PARTS]
+            idle_at = part[name].idle_at()
             if idle_at <= now:
-                del self._buckets[name]
+                del part[name]
             else:
                 heappush(self._idle, (idle_at + self._LINGER, name))
 

@@ -4,7 +4,6 @@ Acquire and Settle are columns: many acquisitions or settlements of one bucket, 
 decided on its own. All times are microseconds, on the store's clock.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -21,11 +20,6 @@ from openlimit.errors import (
 Limits = Sequence[Limit]
 """What a bucket is held to from now on; no two have the same unit and period. Where their amounts
 change, the levels stay, in units."""
-
-
-def monotonic() -> int:
-    """The clock of stores in memory: microseconds, never back."""
-    return time.monotonic_ns() // 1000
 
 
 REPEATABLE = 60 * SECOND
@@ -209,6 +203,5 @@ def too_late(lot: str, number: int) -> UnknownReservation:
 def not_started() -> InvalidRequest:
     """The answer to settling a reservation before its start."""
     return InvalidRequest(
-        "reservation_id",
-        "has not started yet; settle it when the call has ended, or cancel it",
+        "reservation_id", "has not started yet; settle it when the call has ended, or cancel it"
     )

@@ -8,6 +8,7 @@ from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from openlimit.bucket.limit import SECOND
+from openlimit.stores.untracked import Table, untrack
 
 _WINDOW = 1 * SECOND
 _LOOKS = 4  # a call adds one key and drops up to this many, so they never pile up
@@ -38,7 +39,7 @@ class Remembered(Generic[V]):
     def __init__(self, what: str, most: int) -> None:
         self._what = what
         self._most = most
-        self._values: dict[_Key, V] = {}
+        self._values = Table[_Key, V]()
         self._to_look_at: dict[float, list[_Key]] = {}  # by the end of a window of time
         self._ends: list[float] = []  # a heap of these
         self._gone: dict[float, int] = {}  # how many of those keys have no value any more
@@ -68,6 +69,7 @@ class Remembered(Generic[V]):
         self._values.pop(key, None)
         if len(self._values) >= self._most:
             self._forget_some(now)
+        untrack(value)
         self._values[key] = value
         self._look_at(key, value.until)
 
@@ -76,6 +78,7 @@ class Remembered(Generic[V]):
         keys = self._to_look_at.get(end)
         if keys is None:
             keys = self._to_look_at[end] = []
+            untrack(keys)
             heappush(self._ends, end)
         keys.append(key)
 

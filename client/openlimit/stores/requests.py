@@ -7,11 +7,9 @@ for a run and not one for each of its grants, and what they have in common is ke
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.limit import Costs
-from openlimit.errors import InvalidRequest
 from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.protocol import (
@@ -25,17 +23,7 @@ from openlimit.stores.protocol import (
 )
 from openlimit.stores.remembered import Remembered
 
-
-class Granted(NamedTuple):
-    """What was granted once."""
-
-    start: float
-    limited_by: str
-    lot: str
-    number: int
-    costs: Costs
-
-
+_MOST_PLACES = 65_536
 _Batch = tuple[bytes, float, bytes, Sequence[str], str, int, bytes]
 """What was granted to one run in one step, as columns: the places; when that was decided; the
 waits, below 0 for what was not granted, and their units, both empty where all started at once; the
@@ -52,29 +40,32 @@ class Run:
         self.until = 0.0
         """From then on it may be forgotten."""
         self._batches: tuple[_Batch, ...] = ()
-        # By place, the batch and the position in it; of so many batches, since most runs are never
-        # asked for again.
-        self._at: dict[int, tuple[int, int]] | None = None
+        # By place, the batch and the position in it as one number; of so many batches, since most
+        # runs are never asked for again.
+        self._at: dict[int, int] | None = None
         self._indexed = 0
 
-    def granted(self, place: int) -> Granted | None:
+    def granted(self, place: int, now: float) -> Repeat | None:
         """What was granted to a place, found as fast in whatever steps the others were asked."""
         if self._at is None:
             self._at = {}
         for which in range(self._indexed, len(self._batches)):
-            places, _, packed_waits, *_ = self._batches[which]
-            waits = _unpacked(packed_waits)
+            places, _, packed, *_ = self._batches[which]
+            waits = _unpacked(packed)
             for i, each in enumerate(array("H", places)):
                 if not waits or waits[i] >= 0:
-                    self._at[each] = which, i
+                    self._at[each] = which * _MOST_PLACES + i
         self._indexed = len(self._batches)
         if place not in self._at:
             return None
-        which, i = self._at[place]
-        places, now, packed_waits, limited_by, lot, first, costs = self._batches[which]
-        waits, count = _unpacked(packed_waits), len(places) // 2
-        start, by = (now + waits[i], limited_by[i]) if waits else (now, "")
-        return Granted(start, by, lot, first + i, tuple(_unpacked(costs)[i::count]))
+        which, i = divmod(self._at[place], _MOST_PLACES)
+        places, start, packed, limited_by, lot, first, costs = self._batches[which]
+        if waits := _unpacked(packed):
+            start += waits[i]
+        left = max(0, start - now)
+        by = limited_by[i] if left else ""
+        count = len(places) // 2
+        return Repeat(left, by, lot, first + i, start, tuple(_unpacked(costs)[i::count]))
 
     def add(self, operation: Acquire, request: Request, grants: Grants) -> None:
         """What was just granted to places that had nothing yet."""
@@ -88,17 +79,8 @@ class Run:
             waits = [-1 if i in others else wait for i, wait in enumerate(given)]
             limited_by = limited_by or [""] * len(costs)
         columns = _packed(chain.from_iterable(zip(*costs, strict=True)))
-        packed_waits = _packed(waits) if waits else b""
-        batch = (
-            array("H", places).tobytes(),
-            now,
-            packed_waits,
-            tuple(limited_by),
-            lot,
-            first,
-            columns,
-        )
-        self._batches += (batch,)
+        packed = array("H", places).tobytes(), now, _packed(waits) if waits else b""
+        self._batches += ((*packed, tuple(limited_by), lot, first, columns),)
 
 
 class Requests:
@@ -114,8 +96,9 @@ class Requests:
         run = self.runs.get(key, now)
         others: dict[int, Any] = {}
         for i, place in enumerate(places if run else ()):
-            if run and (before := run.granted(place)):
-                others[i] = self._repeat(before, now)
+            if run and (before := run.granted(place, now)):
+                is_cancelled = self._closed.is_cancelled(before.lot, before.number, now)
+                others[i] = was_cancelled() if is_cancelled else before
         if others or len({*places}) < len(places):
             grants = acquire_each(bucket, operation, now, others)
         else:
@@ -127,13 +110,6 @@ class Requests:
             if is_new:
                 self.runs.keep(key, run, now)
         return grants
-
-    def _repeat(self, before: Granted, now: float) -> Repeat | InvalidRequest:
-        start, limited_by, lot, number, costs = before
-        if self._closed.is_cancelled(lot, number, now):
-            return was_cancelled()
-        left = max(0, start - now)
-        return Repeat(left, limited_by if left else "", lot, number, start, costs)
 
 
 def acquire(bucket: Bucket, operation: Acquire, now: float) -> Grants:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from openlimit.bucket.slots import Acquire, Answer, Operation, Place, Release, Renew, Slots
-from openlimit.stores.protocol import monotonic
+from openlimit.clock import microseconds
 
 
 class AsyncSlots(Protocol):
@@ -22,7 +22,7 @@ class MemorySlots:
     # Buckets that each operation looks at, in turn, whether they can be dropped.
     _LOOKS_PER_OPERATION = 2
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = microseconds) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, Slots] = OrderedDict()
 

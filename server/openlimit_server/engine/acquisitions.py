@@ -12,6 +12,7 @@ from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.operations import Acquire, Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Repeat
+from openlimit.stores.untracked import untrack
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, acquire_runs, whole_id
 from openlimit_server.engine import slots
@@ -36,6 +37,7 @@ class Target:
         self._signer = signer
         self._lots = lots
         self._scope: Scope | None = None
+        untrack(self)
 
     def _scope_of(self, lot: str) -> Scope:
         scope = self._scope

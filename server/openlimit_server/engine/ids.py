@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, UnknownReservation
 from openlimit.operations import new
+from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import whole_id
 
 _OWN = re.compile(
@@ -90,6 +91,7 @@ class Scope:
         self._common = f"{len(key)}\0{key}{len(text)}\0{text}".encode()
         self._mac = signer.macs[0].copy()
         self._mac.update(self._common)
+        untrack(self)
 
     def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
         """What is before the slash in the id of a reservation that was granted."""

@@ -9,6 +9,7 @@ from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError,
 from openlimit.operations import Settle, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.untracked import untrack
 from openlimit.units import OUTPUT_TOKENS
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import SettleRun
@@ -38,7 +39,9 @@ class Settlements:
         lot, bucket, model = ids.read_scope(text)
         policy = self._rules.by_name.get(bucket.partition(":")[0])
         units = policy.units if policy else ()  # for which nothing is ever signed
-        return policy, Scope(self._secrets.signer(units), key, lot, bucket, model)
+        found = policy, Scope(self._secrets.signer(units), key, lot, bucket, model)
+        untrack(found)
+        return found
 
     async def reserved(
         self, reservation_id: str, key: str

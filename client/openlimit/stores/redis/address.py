@@ -12,6 +12,8 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from openlimit.errors import LimiterUnavailable
+
 # Seconds to connect in. Longer than a decision may take: the first callers get an error in time,
 # while the connection is still being made for later ones.
 CONNECT_TIMEOUT = 5.0
@@ -60,6 +62,10 @@ class RedisAddress:
 
     def __str__(self) -> str:
         return self.name
+
+    def unavailable(self, reason: str) -> LimiterUnavailable:
+        """The answer to an operation that was not decided."""
+        return LimiterUnavailable(self.name, reason)
 
     def server(self) -> Redis:
         """A client, not yet connected, of the server or of the master that the sentinels name."""

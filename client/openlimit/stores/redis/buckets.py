@@ -63,7 +63,7 @@ class RedisBuckets:
             self._under_way.discard(answered)
             answered.set_result(None)
         return [
-            self._unavailable(reason(answer, self._address))
+            self._address.unavailable(reason(answer, self._address))
             if isinstance(answer, AskError)
             else answer
             for answer in answers
@@ -73,7 +73,7 @@ class RedisBuckets:
         self, cluster: ClusterMap, operations: Sequence[AnyOperation]
     ) -> list[AnyAnswer]:
         if not await cluster.ready():
-            return [self._unavailable(cluster.failure) for _ in operations]
+            return [self._address.unavailable(cluster.failure) for _ in operations]
         answers: dict[int, AnyAnswer] = {}
         by_node: dict[HostAndPort | None, list[int]] = {}
         for i, operation in enumerate(operations):
@@ -85,7 +85,7 @@ class RedisBuckets:
         ) -> None:
             if node is None or redirected > _MOST_REDIRECTIONS:
                 cluster.doubt()
-                answers.update((i, self._unavailable(_HOMELESS)) for i in which)
+                answers.update((i, self._address.unavailable(_HOMELESS)) for i in which)
                 return
             elsewhere: dict[tuple[HostAndPort, bool], list[int]] = {}
             found = await self._node(node).ask([operations[i] for i in which], asking)
@@ -129,9 +129,6 @@ class RedisBuckets:
             self._giving_back.add(task)
             task.add_done_callback(self._giving_back.discard)
             task.add_done_callback(partial(tell_if_failed, "giving back"))
-
-    def _unavailable(self, reason: str) -> LimiterUnavailable:
-        return LimiterUnavailable(str(self._address), reason)
 
 
 def cancels_of(

@@ -24,10 +24,6 @@ class _Map(NamedTuple):
     nodes: set[HostAndPort]
     """Masters and replicas."""
 
-    @property
-    def is_whole(self) -> bool:
-        return None not in self.masters
-
 
 class ClusterMap:
     """The map from keys to nodes. It stays in use while a newer one is being fetched."""
@@ -79,7 +75,7 @@ class ClusterMap:
                 continue
             if best is None or found.masters.count(None) < best.masters.count(None):
                 best = found
-            if best.is_whole:
+            if None not in best.masters:
                 break
         self._map = best or self._map
         self._next_refresh = self._loop.time() + _REFRESH_AFTER

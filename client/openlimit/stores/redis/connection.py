@@ -52,14 +52,11 @@ def has_ended(client: Redis) -> bool:
     """Whether the server has hung up on a client that is idle, as far as this process has heard."""
     # Of redis-py's own, since its pool does not notice a connection that was reset.
     idle: list[AbstractConnection] = client.connection_pool._available_connections
-    return any(map(_has_ended, idle))
-
-
-def _has_ended(connection: AbstractConnection) -> bool:
-    reader, writer = connection._reader, connection._writer
-    if reader is None or writer is None:
-        return True
-    return reader.at_eof() or reader.exception() is not None or writer.is_closing()
+    ways = [(connection._reader, connection._writer) for connection in idle]
+    return any(
+        not (reader and writer) or reader.at_eof() or reader.exception() or writer.is_closing()
+        for reader, writer in ways
+    )
 
 
 async def evaluate(client: Redis, calls: Sequence[Call], asking: bool) -> list[Any]:

@@ -45,8 +45,7 @@ class Encoder:
 
     def __init__(self, key: str, prefix: str, clock: float | None) -> None:
         self._key, self._prefix, self._clock = key, prefix, clock
-        self._keys = [key]
-        self._which: dict[str, int] = {}
+        self._keys = {key: 1}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
         self._columns = array("d")
@@ -81,7 +80,7 @@ class Encoder:
             case Settle():
                 return self._settle(operation)
             case Cancel(_, _, lot, number, start_):
-                which = start_ is not None and self._lot(lot)
+                which = start_ is not None and self._which_key("lot", lot)
                 return "cancel", which, lot, number, start_ or 0
             case Penalize(_, _, length):
                 return "penalize", length
@@ -114,7 +113,7 @@ class Encoder:
         pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
         for after, before in pairs:
             self._columns.extend(map(sub, after, before))
-        return "settle", starts is not None and self._lot(lot), lot, len(numbers)
+        return "settle", starts is not None and self._which_key("lot", lot), lot, len(numbers)
 
     def _request(self, request: Request) -> int:
         """Which of the call's requests that is."""
@@ -125,17 +124,9 @@ class Encoder:
             self._remembered.append((self._which_key("run", request.id), kept))
         return which
 
-    def _lot(self, lot: str) -> int:
-        return self._which_key("lot", lot)
-
     def _which_key(self, what: str, name: str) -> int:
-        """Which of the keys is that one."""
-        key = self._beside(what, name)
-        which = self._which.get(key)
-        if which is None:
-            self._keys.append(key)
-            which = self._which[key] = len(self._keys)
-        return which
+        """Which of the keys is that one, counted from 1."""
+        return self._keys.setdefault(self._beside(what, name), len(self._keys) + 1)
 
     def _beside(self, what: str, name: str) -> str:
         """A key in the bucket's hash slot."""

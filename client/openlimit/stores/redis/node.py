@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError
@@ -51,16 +52,12 @@ _EVICTS = (
 _log = logging.getLogger(__name__)
 
 
-class _Waiting:
+class _Waiting(NamedTuple):
     """Operations in the queue for the next round trip."""
 
-    __slots__ = ("answers", "asking", "operations")
-
-    def __init__(self, operations: Sequence[AnyOperation], asking: bool) -> None:
-        self.operations = operations
-        self.asking = asking
-        loop = asyncio.get_running_loop()
-        self.answers: asyncio.Future[list[AnyAnswer | AskError]] = loop.create_future()
+    operations: Sequence[AnyOperation]
+    asking: bool
+    answers: "asyncio.Future[list[AnyAnswer | AskError]]"
 
 
 class RedisNode:
@@ -101,7 +98,7 @@ class RedisNode:
         """
         if self._client is None and (failure := await self._connected()):
             return [failure] * len(operations)
-        waiting = _Waiting(operations, asking)
+        waiting = _Waiting(operations, asking, self._loop.create_future())
         self._queue.append(waiting)
         self._expiries.watch(waiting.answers)
         if self.trips is None:
@@ -110,7 +107,7 @@ class RedisNode:
         try:
             return await waiting.answers
         except TimeoutError:
-            return [self._unavailable(self._too_slow())] * len(operations)
+            return [self._address.unavailable(self._too_slow())] * len(operations)
         except asyncio.CancelledError:
             if not waiting.answers.cancelled():
                 self._abandoned(operations, waiting.answers.result())
@@ -131,11 +128,11 @@ class RedisNode:
     async def _connected(self) -> LimiterUnavailable | None:
         """Wait for a connection; None once there is one, else the error."""
         if self._loop.time() < self._retry_at:
-            return self._unavailable(self._failure)
+            return self._address.unavailable(self._failure)
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
         await asyncio.wait([self._connecting], timeout=self._address.timeout)
-        return None if self._client else self._unavailable(self._failure)
+        return None if self._client else self._address.unavailable(self._failure)
 
     async def _connect(self) -> None:
         self._failure = slow_connection(self._address)  # for callers that cannot wait that long
@@ -183,7 +180,7 @@ class RedisNode:
         operations = [operation for waiting in batch for operation in waiting.operations]
         client = self._client
         if client is None:  # lost by the trip before, or it has ended and there is no other yet
-            return [self._unavailable(self._failure)] * len(operations)
+            return [self._address.unavailable(self._failure)] * len(operations)
         try:
             calls = calls_of(operations, self._address.prefix, self._clock)
             asking = any(waiting.asking for waiting in batch)
@@ -199,7 +196,7 @@ class RedisNode:
             return [answers[position] for position in range(len(operations))]
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._lose(client, error)
-            return [self._unavailable(self._failure)] * len(operations)
+            return [self._address.unavailable(self._failure)] * len(operations)
 
     def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
         if isinstance(reply, AskError):
@@ -207,7 +204,7 @@ class RedisNode:
         wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
         if wrong or not isinstance(reply, ResponseError):
             self._lose(client, reply)
-        return self._unavailable(f"{key}: {reason(reply, self._address)}")
+        return self._address.unavailable(f"{key}: {reason(reply, self._address)}")
 
     def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[AnyAnswer | AskError]) -> None:
         rest = iter(answers)
@@ -236,6 +233,3 @@ class RedisNode:
 
     def _too_slow(self) -> str:
         return f"no answer within {self._address.timeout:g} s"
-
-    def _unavailable(self, reason: str) -> LimiterUnavailable:
-        return LimiterUnavailable(str(self._address), reason)

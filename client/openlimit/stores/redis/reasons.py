@@ -83,19 +83,10 @@ _MEANINGS: Sequence[tuple[re.Pattern[str], str]] = [
         # The server's own trouble.
         ("^LOADING", "the server has started and still loads its data"),
         ("^BUSY", "another program's script keeps the server busy: see SCRIPT KILL"),
-        (
-            "OOM command not allowed",
-            "the server's memory is full: raise its maxmemory",
-        ),
-        (
-            "MISCONF",
-            "the server cannot save to its disk, so it takes no writes: see its log",
-        ),
+        ("OOM command not allowed", "the server's memory is full: raise its maxmemory"),
+        ("MISCONF", "the server cannot save to its disk, so it takes no writes: see its log"),
         ("NOREPLICAS", "the server takes no writes while it has too few replicas"),
-        (
-            "max number of clients",
-            "the server takes no more connections: raise its maxclients",
-        ),
+        ("max number of clients", "the server takes no more connections: raise its maxclients"),
         ("(?i)DB index", "the server has no database of this number"),
         ("^CLUSTERDOWN", "{down}"),
         ("TRYAGAIN", "the bucket is on its way to another node of the cluster"),

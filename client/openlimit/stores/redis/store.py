@@ -11,7 +11,6 @@ from typing import Any
 from weakref import WeakSet, finalize
 
 from openlimit.background import tell_of_fault
-from openlimit.errors import LimiterUnavailable
 from openlimit.stores.protocol import Answer, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.buckets import RedisBuckets, cancels_of
@@ -69,24 +68,22 @@ class RedisStore:
         await asyncio.to_thread(self.close)
 
     def _ask(self, operations: Sequence[Operation]) -> Future[list[Answer]]:
+        asked: Future[list[Answer]] | None
         while True:
             home = self._homes.get(os.getpid())
             if home is None:
                 try:
                     fresh = _Home(self._address, self._clock)
                 except (OSError, RuntimeError) as error:  # no more descriptors or threads
-                    return self._nowhere(operations, error)
+                    asked = Future()
+                    failure = f"this process cannot ask it: {error}"
+                    asked.set_result([self._address.unavailable(failure)] * len(operations))
+                    return asked
                 home = self._homes.setdefault(os.getpid(), fresh)
                 if home is not fresh:  # another thread was faster
                     fresh.close()
             if asked := home.decide(operations):
                 return asked
-
-    def _nowhere(self, operations: Sequence[Operation], error: Exception) -> Future[list[Answer]]:
-        asked = Future[list[Answer]]()
-        failure = LimiterUnavailable(str(self._address), f"this process cannot ask it: {error}")
-        asked.set_result([failure] * len(operations))
-        return asked
 
     def _abandon(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
         """The caller is gone: what it is granted is given back."""
@@ -106,9 +103,7 @@ class _Home:
         self._closed = False
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
         self._thread = threading.Thread(
-            target=lambda: self._run(address, clock, ready),
-            name="openlimit-redis",
-            daemon=True,
+            target=lambda: self._run(address, clock, ready), name="openlimit-redis", daemon=True
         )
         self._thread.start()
         self._loop, self._end, self._buckets = ready.result()

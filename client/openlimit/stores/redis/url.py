@@ -17,7 +17,7 @@ With TLS: ``rediss://``, ``rediss+sentinel://``, ``rediss+cluster://``. Options 
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from os.path import isfile
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -80,34 +80,20 @@ def _invalid(reason: str) -> InvalidRequest:
     return InvalidRequest("redis_url", reason)
 
 
-def _flag(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
+def _where(is_good: Callable[[str], object], read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def option(text: str) -> Any:
+        if not is_good(text):
+            raise ValueError
+        return read(text)
+
+    return option
 
 
-def _seconds(text: str) -> float:
-    if not 0 < float(text) <= 60:
-        raise ValueError
-    return float(text)
-
-
-def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise ValueError
-    return text
-
-
-def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[\w.:/-]{1,200}", text):
-        raise ValueError
-    return text
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII):
-        raise ValueError
-    return int(text)
-
-
+_prefix = _where(re.compile(r"[\w.:/-]{1,200}").fullmatch, str)
+_seconds = _where(lambda text: 0 < float(text) <= 60, float)
+_FLAGS = {"true": True, "false": False}
+_file = _where(isfile, str)
+_number = _where(re.compile(r"\d{1,5}", re.ASCII).fullmatch, int)
 # How each is read, what is expected of it, and what the scheme has to contain.
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str, str]] = {
     "prefix": (_prefix, "letters, digits and . : / _ -", ""),
@@ -116,7 +102,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str, str]] = {
     "ssl_ca_certs": (_file, "a file", "rediss"),
     "ssl_certfile": (_file, "a file", "rediss"),
     "ssl_keyfile": (_file, "a file", "rediss"),
-    "ssl_check_hostname": (_flag, "true or false", "rediss"),
+    "ssl_check_hostname": (lambda text: _FLAGS[text.lower()], "true or false", "rediss"),
     "sentinel_username": (str, "a name", "sentinel"),
     "sentinel_password": (str, "a password", "sentinel"),
 }

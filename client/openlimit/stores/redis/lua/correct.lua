@@ -2,7 +2,7 @@
 -- many takes as long as a few decisions.
 
 local function corrections()
-  local less, sum, most, least, change_all, totals, any = level_arithmetic()
+  local by_limit, less, sum, change_all, totals, any = level_arithmetic()
   local mark, mark_cancelled = marking()
 
   local function leak_until(time)
@@ -18,7 +18,7 @@ local function corrections()
     local change, floor, last = nothing, nothing, recall(seq)
     while last do
       credit = sum(last.credit, credit)
-      floor = most(sum(last.floor, change), floor)
+      floor = by_limit(math.max, sum(last.floor, change), floor)
       change = sum(last.change, change)
       if not last.given_back then
         last.credit, last.change, last.floor = credit, change, floor
@@ -27,11 +27,11 @@ local function corrections()
       credit = less(credit, last.given_back)
       at, level, limited_by = last.at, last.level, last.limited_by
       leak_until(now)
-      level = most(sum(less(level, credit), change), floor)
+      level = by_limit(math.max, sum(less(level, credit), change), floor)
       if started and started.observed then
-        level = most(level, leaked(started.observed, math.max(at, now) - started.at))
+        level = by_limit(math.max, level, leaked(started.observed, math.max(at, now) - started.at))
       end
-      level = least(highest, level)
+      level = by_limit(math.min, highest, level)
       forget(seq)
       seq = seq - 1
       last = recall(seq)
@@ -186,7 +186,7 @@ local function corrections()
     end
     -- Cancelling leaves at least that, even if there was no need to raise any level.
     if queue then
-      started.observed, changed = most(started.observed, wanted), true
+      started.observed, changed = by_limit(math.max, started.observed, wanted), true
     end
   end
 

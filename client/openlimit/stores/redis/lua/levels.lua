@@ -1,36 +1,20 @@
 -- What is done to levels, and to amounts of all limits; made when it is first needed.
 
 local function level_arithmetic()
-  local function less(levels, amounts)
-    local left = {}
+  local function by_limit(of, some, others)
+    local values = {}
     for i = 1, n do
-      left[i] = math.max(0, levels[i] - amounts[i])
+      values[i] = of(some and some[i] or 0, others and others[i] or 0)
     end
-    return left
+    return values
+  end
+
+  local function less(levels, amounts)
+    return by_limit(function(one, other) return math.max(0, one - other) end, levels, amounts)
   end
 
   local function sum(some, others)
-    local both = {}
-    for i = 1, n do
-      both[i] = (some and some[i] or 0) + others[i]
-    end
-    return both
-  end
-
-  local function most(some, others)
-    local higher = {}
-    for i = 1, n do
-      higher[i] = math.max(some and some[i] or 0, others and others[i] or 0)
-    end
-    return higher
-  end
-
-  local function least(some, others)
-    local lower = {}
-    for i = 1, n do
-      lower[i] = math.min(some[i], others[i])
-    end
-    return lower
+    return by_limit(function(one, other) return one + other end, some, others)
   end
 
   -- The levels after a column of changes each, one by one.
@@ -71,5 +55,5 @@ local function level_arithmetic()
     return false
   end
 
-  return less, sum, most, least, change_all, totals, any
+  return by_limit, less, sum, change_all, totals, any
 end
