@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Costs
@@ -55,6 +55,14 @@ class Target:
             stores.Acquire, (self.bucket, limits, costs, max_wait, lot, first, request, places)
         )
 
+    def join(self, operation: stores.Acquire, costs: Costs) -> bool:
+        """Add a call to what the store is to do; False if its number does not follow."""
+        wanted = operation.lot, operation.first + len(operation.costs)
+        if self._lots.take(1) != wanted:
+            return False
+        cast(list[Costs], operation.costs).append(costs)
+        return True
+
     def _request(self, run: AcquireRun) -> stores.Request:
         # Written like this, no two are the same: nobody gets another's reservation, and nothing is
         # repeated whose costs were of other units.
@@ -79,9 +87,20 @@ class Target:
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
 
     def granted_alone(
-        self, answer: stores.Answer, operation: stores.Acquire, slot: str = ""
-    ) -> Grant | OpenLimitError:
-        """What the only call of a run is answered."""
+        self,
+        answer: stores.Answer,
+        operation: stores.Acquire,
+        slot: str = "",
+        places: Sequence[int] = (),
+        answers: list[Any] | None = None,
+    ) -> Grant | OpenLimitError | None:
+        """What a single call is answered: if there are several, the first, and the others' answers
+        are put at their places."""
+        if answers and len(places) > 1:
+            run = self.granted(answer, operation)
+            for i, place in enumerate(places):
+                answers[place] = run.outcome(i)
+            return run.outcome(0)
         if isinstance(answer, LimiterUnavailable):
             return in_outage(self.policy, answer)
         now, waits, limits, others = cast(stores.Grants, answer)
@@ -143,8 +162,15 @@ class Acquisitions:
             if policy.queue:
                 step.decide_apart(place, self._enter(target, run, costs, hold, asker))
                 return
-        operation = target.operation([costs], policy.max_wait(max_wait), run)
-        step.ask(place, operation, target.granted_alone, operation)
+        wait = policy.max_wait(max_wait)
+        if step.latest and run is None:  # alike and next to each other, they are decided as a run
+            before, latest, places = step.latest
+            if before is target and latest.max_wait == wait and target.join(latest, costs):
+                places.append(place)
+                return
+        operation, places = target.operation([costs], wait, run), [place]
+        step.ask(place, operation, target.granted_alone, operation, "", places, step.answers)
+        step.latest = None if run else (target, operation, places)
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str

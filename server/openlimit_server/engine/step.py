@@ -17,6 +17,8 @@ class Step:
 
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
+        self.latest: tuple[Any, stores.Acquire, list[int]] | None = None
+        """The target, what the store is asked, and the places, if calls like it can still join."""
         self._operations: list[stores.Operation] = []
         self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
@@ -25,6 +27,7 @@ class Step:
         self, place: int, operation: stores.Operation, answer: Callable[..., Any], *context: Any
     ) -> None:
         """Ask the store; ``answer`` makes the answer at a place of the store's and the context."""
+        self.latest = None
         self._operations.append(operation)
         self._answers.append((place, answer, context))
 
