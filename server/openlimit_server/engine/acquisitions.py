@@ -131,10 +131,21 @@ class Acquisitions:
         self._lots = Lots()
         # Matching, naming and hashing cost more than deciding does.
         self.target = lru_cache(_REMEMBERED)(self._find_target)
+        self._of_all_models = lru_cache(_REMEMBERED)(self._make_target)
+
+    def forget_targets(self) -> None:
+        """They sign with the secret before."""
+        self.target.cache_clear()
+        self._of_all_models.cache_clear()
 
     def _find_target(self, model: str, key: str) -> Target:
         """Where calls of a model and key are decided; raises UnknownModel."""
         policy = self._rules.first_that_covers(model)
+        if policy.bucket and not policy.learns:
+            return self._of_all_models(policy, "", key)
+        return self._make_target(policy, model, key)
+
+    def _make_target(self, policy: Policy, model: str, key: str) -> Target:
         # In its memory, a store remembers least where all buckets' reservations share lots.
         lots = self._lots if self._store.one_lot else Lots()
         return Target(policy, model, key, self._secrets.signer(policy.units), lots)

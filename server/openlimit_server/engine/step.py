@@ -15,6 +15,8 @@ acquisition at a position of its run, or the answer as a whole."""
 class Step:
     """Answers by the places of what is asked, and all that is needed to fill them in."""
 
+    __slots__ = ("_answers", "_apart", "_operations", "answers", "latest")
+
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
         self.latest: tuple[Any, stores.Acquire, list[int]] | None = None
