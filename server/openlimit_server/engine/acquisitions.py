@@ -26,7 +26,7 @@ _REMEMBERED = 10_000  # targets
 class Target:
     """The bucket of calls of one model and key, and what names and signs their reservations."""
 
-    __slots__ = ("_key", "_lots", "_model", "_scope", "_signer", "bucket", "policy")
+    __slots__ = ("_key", "_model", "_scope", "_signer", "bucket", "lots", "policy")
 
     def __init__(self, policy: Policy, model: str, key: str, signer: Signer, lots: Lots) -> None:
         self.policy = policy
@@ -34,7 +34,7 @@ class Target:
         self._key = key
         self._model = model if policy.learns else ""
         self._signer = signer
-        self._lots = lots
+        self.lots = lots
         self._scope: Scope | None = None
 
     def _scope_of(self, lot: str) -> Scope:
@@ -44,24 +44,14 @@ class Target:
             self._scope = scope
         return scope
 
-    def operation(
-        self, costs: Sequence[Costs], max_wait: float, run: AcquireRun | None = None
-    ) -> stores.Acquire:
-        """What the store is to do for a run, or for a call that is not safe to repeat."""
-        lot, first = self._lots.take(len(costs))
-        request = self._request(run) if run and run.request_id else None
-        limits, places = self.policy.limits, run.places if run else ()
+    def operation(self, costs: Sequence[Costs], max_wait: float, run: AcquireRun) -> stores.Acquire:
+        """What the store is to do for a run."""
+        lot, first = self.lots.take(len(costs))
+        limits, request = self.policy.limits, self._request(run) if run.request_id else None
         return new(
-            stores.Acquire, (self.bucket, limits, costs, max_wait, lot, first, request, places)
+            stores.Acquire,
+            (self.bucket, limits, costs, max_wait, lot, first, request, run.places),
         )
-
-    def join(self, operation: stores.Acquire, costs: Costs) -> bool:
-        """Add a call to what the store is to do; False if its number does not follow."""
-        wanted = operation.lot, operation.first + len(operation.costs)
-        if self._lots.take(1) != wanted:
-            return False
-        cast(list[Costs], operation.costs).append(costs)
-        return True
 
     def _request(self, run: AcquireRun) -> stores.Request:
         # Written like this, no two are the same: nobody gets another's reservation, and nothing is
@@ -174,14 +164,24 @@ class Acquisitions:
                 step.decide_apart(place, self._enter(target, run, costs, hold, asker))
                 return
         wait = policy.max_wait(max_wait)
-        if step.latest and run is None:  # alike and next to each other, they are decided as a run
-            before, latest, places = step.latest
-            if before is target and latest.max_wait == wait and target.join(latest, costs):
+        if run:
+            operation = target.operation([costs], wait, run)
+            step.ask(place, operation, target.granted_alone, operation)
+            return
+        lot, first = target.lots.take(1)
+        if step.latest:  # alike and next to each other, they are decided as a run
+            before, latest, rows, places = step.latest
+            follows = latest.lot == lot and latest.first + len(rows) == first
+            if before is target and follows and latest.max_wait == wait:
+                rows.append(costs)
                 places.append(place)
                 return
-        operation, places = target.operation([costs], wait, run), [place]
+        rows, places = [costs], [place]
+        operation = new(
+            stores.Acquire, (target.bucket, policy.limits, rows, wait, lot, first, None, ())
+        )
         step.ask(place, operation, target.granted_alone, operation, "", places, step.answers)
-        step.latest = None if run else (target, operation, places)
+        step.latest = target, operation, rows, places
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
 
@@ -19,8 +20,8 @@ class Step:
 
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
-        self.latest: tuple[Any, stores.Acquire, list[int]] | None = None
-        """The target, what the store is asked, and the places, if calls like it can still join."""
+        self.latest: tuple[Any, stores.Acquire, list[Costs], list[int]] | None = None
+        """Target, operation, costs and places of single calls, while others like them may join."""
         self._operations: list[stores.Operation] = []
         self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
