@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Costs
@@ -27,7 +27,7 @@ _REMEMBERED = 10_000  # targets
 class Target:
     """The bucket of calls of one model and key, and what names and signs their reservations."""
 
-    __slots__ = ("_key", "_lots", "_model", "_scope", "_signer", "bucket", "policy")
+    __slots__ = ("_key", "_model", "_scope", "_signer", "bucket", "lots", "policy")
 
     def __init__(self, policy: Policy, model: str, key: str, signer: Signer, lots: Lots) -> None:
         self.policy = policy
@@ -35,7 +35,7 @@ class Target:
         self._key = key
         self._model = model if policy.learns else ""
         self._signer = signer
-        self._lots = lots
+        self.lots = lots
         self._scope: Scope | None = None
         untrack(self)
 
@@ -46,15 +46,13 @@ class Target:
             self._scope = scope
         return scope
 
-    def operation(
-        self, costs: Sequence[Costs], max_wait: float, run: AcquireRun | None = None
-    ) -> stores.Acquire:
-        """What the store is to do for a run, or for a call that is not safe to repeat."""
-        lot, first = self._lots.take(len(costs))
-        request = self._request(run) if run and run.request_id else None
-        limits, places = self.policy.limits, run.places if run else ()
+    def operation(self, costs: Sequence[Costs], max_wait: float, run: AcquireRun) -> stores.Acquire:
+        """What the store is to do for a run."""
+        lot, first = self.lots.take(len(costs))
+        limits, request = self.policy.limits, self._request(run) if run.request_id else None
         return new(
-            stores.Acquire, (self.bucket, limits, costs, max_wait, lot, first, request, places)
+            stores.Acquire,
+            (self.bucket, limits, costs, max_wait, lot, first, request, run.places),
         )
 
     def _request(self, run: AcquireRun) -> stores.Request:
@@ -81,9 +79,20 @@ class Target:
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
 
     def granted_alone(
-        self, answer: stores.Answer, operation: stores.Acquire, slot: str = ""
-    ) -> Grant | OpenLimitError:
-        """What the only call of a run is answered."""
+        self,
+        answer: stores.Answer,
+        operation: stores.Acquire,
+        slot: str = "",
+        places: Sequence[int] = (),
+        answers: list[Any] | None = None,
+    ) -> Grant | OpenLimitError | None:
+        """What a single call is answered: if there are several, the first, and the others' answers
+        are put at their places."""
+        if answers and len(places) > 1:
+            run = self.granted(answer, operation)
+            for i, place in enumerate(places):
+                answers[place] = run.outcome(i)
+            return run.outcome(0)
         if isinstance(answer, LimiterUnavailable):
             return in_outage(self.policy, answer)
         now, waits, limits, others = cast(stores.Grants, answer)
@@ -114,10 +123,21 @@ class Acquisitions:
         self._lots = Lots()
         # Matching, naming and hashing cost more than deciding does.
         self.target = lru_cache(_REMEMBERED)(self._find_target)
+        self._of_all_models = lru_cache(_REMEMBERED)(self._make_target)
+
+    def forget_targets(self) -> None:
+        """They sign with the secret before."""
+        self.target.cache_clear()
+        self._of_all_models.cache_clear()
 
     def _find_target(self, model: str, key: str) -> Target:
         """Where calls of a model and key are decided; raises UnknownModel."""
         policy = self._rules.first_that_covers(model)
+        if policy.bucket and not policy.learns:
+            return self._of_all_models(policy, "", key)
+        return self._make_target(policy, model, key)
+
+    def _make_target(self, policy: Policy, model: str, key: str) -> Target:
         # In its memory, a store remembers least where all buckets' reservations share lots.
         lots = self._lots if self._store.one_lot else Lots()
         return Target(policy, model, key, self._secrets.signer(policy.units), lots)
@@ -145,8 +165,25 @@ class Acquisitions:
             if policy.queue:
                 step.decide_apart(place, self._enter(target, run, costs, hold, asker))
                 return
-        operation = target.operation([costs], policy.max_wait(max_wait), run)
-        step.ask(place, operation, target.granted_alone, operation)
+        wait = policy.max_wait(max_wait)
+        if run:
+            operation = target.operation([costs], wait, run)
+            step.ask(place, operation, target.granted_alone, operation)
+            return
+        lot, first = target.lots.take(1)
+        if step.latest:  # alike and next to each other, they are decided as a run
+            before, latest, rows, places = step.latest
+            follows = latest.lot == lot and latest.first + len(rows) == first
+            if before is target and follows and latest.max_wait == wait:
+                rows.append(costs)
+                places.append(place)
+                return
+        rows, places = [costs], [place]
+        operation = new(
+            stores.Acquire, (target.bucket, policy.limits, rows, wait, lot, first, None, ())
+        )
+        step.ask(place, operation, target.granted_alone, operation, "", places, step.answers)
+        step.latest = target, operation, rows, places
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str

@@ -85,6 +85,10 @@ class Engine:
                     self._acquisitions.plan_alone(step, place, each, hold, asker)
                 elif type(each) is AcquireRun:
                     self._acquisitions.plan(step, place, each, hold, asker)
+                elif type(each) is Settle:
+                    await self._settlements.plan_alone(step, place, each)
+                elif type(each) is SettleRun:
+                    await self._settlements.plan(step, place, each)
                 else:
                     await self._plan(step, place, each)
             except OpenLimitError as error:
@@ -95,14 +99,10 @@ class Engine:
         return step.answers
 
     async def _plan(self, step: Step, place: int, operation: Any) -> None:
-        """Have what is no acquisition and no run carried out; raises what is wrong with it."""
+        """Have what is neither acquired nor settled carried out; raises what is wrong with it."""
         match operation:
-            case SettleRun():
-                await self._settlements.plan(step, place, operation)
             case OpenLimitError():
                 step.answers[place] = operation
-            case Settle():
-                await self._settlements.plan_alone(step, place, operation)
             case Cancel():
                 await self._plan_cancel(step, place, operation)
             case Release(reservation_id, key):
@@ -159,7 +159,7 @@ class Engine:
 
     def _forget_signers(self) -> None:
         """They know the secrets before."""
-        self._acquisitions.target.cache_clear()
+        self._acquisitions.forget_targets()
         self._settlements.scope.cache_clear()
 
     async def give_back(

@@ -81,13 +81,12 @@ class Scope:
     """Makes and reads the ids of one lot and bucket for one key; and for one ``model``, if the ids
     are to tell it."""
 
-    __slots__ = ("_common", "_form", "_mac", "_signer", "bucket", "lot", "model", "text")
+    __slots__ = ("_common", "_mac", "_signer", "bucket", "lot", "model", "text")
 
     def __init__(self, signer: Signer, key: str, lot: str, bucket: str, model: str = "") -> None:
         self.lot, self.bucket, self.model = lot, bucket, model
         self.text = text = f"{lot}.{bucket}{model}"
         self._signer = signer
-        self._form = signer.form
         self._common = f"{len(key)}\0{key}{len(text)}\0{text}".encode()
         self._mac = signer.macs[0].copy()
         self._mac.update(self._common)
@@ -95,7 +94,7 @@ class Scope:
 
     def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
         """What is before the slash in the id of a reservation that was granted."""
-        rest = self._form % (number, start, *costs)
+        rest = self._signer.form % (number, start, *costs)
         if slot:
             rest = f"{rest}.{slot}"
         mac = self._mac.copy()

@@ -136,19 +136,19 @@ class Settlements:
 
 def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:
     """By position, what is wrong with settlements for more than any call can have cost."""
-    width, costs = len(run.units), run.costs
+    errors: dict[int, InvalidRequest] = {}
+    width = len(run.units)
     try:
-        policy.require_sensible({unit: max(costs[i::width]) for i, unit in enumerate(run.units)})
+        policy.require_sensible(
+            {unit: max(run.costs[i::width]) for i, unit in enumerate(run.units)}
+        )
     except InvalidRequest:
-        errors: dict[int, InvalidRequest] = {}
         for i in range(len(run.ids)):
-            row = costs[i * width : (i + 1) * width]
             try:
-                policy.require_sensible(dict(zip(run.units, row, strict=True)))
+                policy.require_sensible(run.settlement(i).costs)
             except InvalidRequest as error:
                 errors[i] = error
-        return errors
-    return {}
+    return errors
 
 
 def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> stores.Settle:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
 
@@ -15,8 +16,12 @@ acquisition at a position of its run, or the answer as a whole."""
 class Step:
     """Answers by the places of what is asked, and all that is needed to fill them in."""
 
+    __slots__ = ("_answers", "_apart", "_operations", "answers", "latest")
+
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
+        self.latest: tuple[Any, stores.Acquire, list[Costs], list[int]] | None = None
+        """Target, operation, costs and places of single calls, while others like them may join."""
         self._operations: list[stores.Operation] = []
         self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
@@ -25,6 +30,7 @@ class Step:
         self, place: int, operation: stores.Operation, answer: Callable[..., Any], *context: Any
     ) -> None:
         """Ask the store; ``answer`` makes the answer at a place of the store's and the context."""
+        self.latest = None
         self._operations.append(operation)
         self._answers.append((place, answer, context))
 
