@@ -262,6 +262,19 @@ def test_a_raise_outlasts_a_reduction_that_went_below_empty() -> None:
     assert (bucket.at, bucket.levels) == (8 * SECOND, (3.0,))
 
 
+def test_what_was_observed_stays_though_a_settlement_freed_more() -> None:
+    """More than what had started by then: whoever waits gives up, and the level is what the
+    provider said."""
+    bucket = Bucket([TOKENS])
+    bucket.acquire([30], 0)
+    bucket.acquire([30], 0, name="starts")
+    bucket.acquire([2], 20 * SECOND, name="waits")
+    bucket.settle([[30]], [[0]], 20 * SECOND)
+    bucket.observe([0], 31 * SECOND)
+    assert bucket.cancel("waits", 32 * SECOND)
+    assert (bucket.at, bucket.levels) == (32 * SECOND, (10.0,))
+
+
 def test_an_observation_that_says_nothing_new_changes_nothing() -> None:
     """Not even what cancelling goes back to."""
     bucket = Bucket([TOKENS])

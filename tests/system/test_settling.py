@@ -227,12 +227,12 @@ def test_a_penalty_of_nothing_lifts_the_pause(servers: Servers) -> None:
 def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
     """Its repeat says so on every server, alone and in a run; nothing is charged."""
     model = "shared-cancel"
-    acquire(servers.first, model, 100)
-    ask = AcquireRequest(model=model, tokens=100, request_id="r")
+    acquire(servers.first, model, 6000)  # each takes a minute
+    ask = AcquireRequest(model=model, tokens=6000, request_id="r")
     granted = servers.first.Acquire(ask, timeout=5)
     cancel = CancelRequest(reservation_id=granted.reservation_id)
     assert servers.second.Cancel(cancel, timeout=5).cancelled
-    run = AcquireRun(model=model, units=["requests", "tokens"], ids=[1, 2], costs=[1, 100] * 2)
+    run = AcquireRun(model=model, units=["requests", "tokens"], ids=[1, 2], costs=[1, 6000] * 2)
     run.request_id = "r"
     for stub in servers[:2]:
         _, details = refused(stub.Acquire, ask)
@@ -245,7 +245,7 @@ def test_a_request_that_was_cancelled_stays_so(servers: Servers) -> None:
         assert "cancelled" in first.error.message
         repeated = [each.id for each in others if each.HasField("granted")]
         assert [*repeated, *(each for run in response.grants for each in run.ids)] == [2]
-    assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 1
+    assert 0 < seconds(acquire(servers.first, model, 0).wait) <= 60
 
 
 def test_a_penalty_pauses_the_model_for_all(servers: Servers) -> None:

@@ -151,6 +151,8 @@ class Bucket:
         raised = [max(0.0, level - was) for level, was in zip(wanted, before, strict=True)]
         if any(raised):
             self._correct([(each,) for each in raised], now, queue)
+        if queue:
+            queue.observe(wanted)
 
     def relimit(self, limits: Sequence[Limit]) -> None:
         """Go on with other limits: what each name's level is, in units, it stays."""

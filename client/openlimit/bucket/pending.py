@@ -39,9 +39,10 @@ class Queue(OrderedDict[Hashable, Pending]):
 
     The bucket's levels have all of them in. ``levels`` are those at ``at`` with no more in them
     than what had started by then; they are followed once there are settlements or observations.
+    ``observed`` is what the provider said of them: cancelling leaves at least that.
     """
 
-    __slots__ = ("at", "followed", "levels", "version")
+    __slots__ = ("at", "followed", "levels", "observed", "version")
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +50,7 @@ class Queue(OrderedDict[Hashable, Pending]):
         self.followed = False
         self.at = -inf
         self.levels: Levels = ()
+        self.observed: Levels | None = None
 
     def add(
         self,
@@ -66,7 +68,7 @@ class Queue(OrderedDict[Hashable, Pending]):
         if self and next(iter(self.values())).start <= now:
             self._drop_started(limits, now)
         if not self:
-            self.followed = False
+            self.followed, self.observed = False, None
         self[name] = Pending(start, costs, before, self.version)
 
     def has(self, name: Hashable, now: float) -> bool:
@@ -110,7 +112,10 @@ class Queue(OrderedDict[Hashable, Pending]):
             # First all that leaks: a raise must not leak away with what was there before it.
             if now > at:
                 at, levels, limited_by = now, leaked(levels, limits, now - at), ""
-            left = map(max, _sum(_less(levels, credit), change), floor)
+            left = tuple(map(max, _sum(_less(levels, credit), change), floor))
+            if self.observed:
+                observed = leaked(self.observed, limits, max(at, now) - self.at)
+                left = tuple(map(max, left, observed))
             state = at, tuple(map(min, left, (limit.most for limit in limits))), limited_by
             self.version -= 1
         return state
@@ -127,11 +132,18 @@ class Queue(OrderedDict[Hashable, Pending]):
     def correct(self, changes: Sequence[Levels], limits: Sequence[Limit]) -> None:
         """Change what has started, and what cancelling goes back to, by columns."""
         self.levels = changed(self.levels, changes, limits)
+        if self.observed:
+            self.observed = changed(self.observed, changes, limits)
         name, last = self.popitem()
         if last.version == self.version:
             floor = changed(last.floor or (0.0,) * len(limits), changes, limits)
             last = last._replace(change=_sum(last.change, map(sum, changes)), floor=floor)
         self[name] = last
+
+    def observe(self, levels: Levels) -> None:
+        """Let cancelling leave at least these, though they raised nothing: a settlement may have
+        freed what started only later, and then the bucket has less in than has started."""
+        self.observed = tuple(map(max, self.observed or levels, levels))
 
     def _drop_started(self, limits: Sequence[Limit], now: float) -> None:
         """Those whose start has come."""
@@ -143,7 +155,11 @@ class Queue(OrderedDict[Hashable, Pending]):
 
     def _start(self, limits: Sequence[Limit], time: float) -> None:
         """Let time pass for what has started."""
-        self.at, self.levels = time, leaked(self.levels, limits, time - self.at)
+        elapsed = time - self.at
+        self.levels = leaked(self.levels, limits, elapsed)
+        if self.observed:
+            self.observed = leaked(self.observed, limits, elapsed)
+        self.at = time
 
 
 def leaked(levels: Levels, limits: Sequence[Limit], elapsed: float) -> Levels:

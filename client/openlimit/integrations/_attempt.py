@@ -19,9 +19,10 @@ from openlimit.providers.usage import units_of
 from openlimit.reservation import Reservation
 from openlimit.tokens.counting import DEFAULT_OUTPUT
 
+Headers = Mapping[str, str]
+
 _log = logging.getLogger(__name__)
-_OVERLOADED = 529  # Anthropic's
-_REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, _OVERLOADED)
+_REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, 529)  # Anthropic's own: it is overloaded
 _CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
 _OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must not set them
 
@@ -30,8 +31,8 @@ class Attempt:
     """A request and its response, up to the end of its body.
 
     Enter the reservation, send the request within ``sent``, then call ``answered``. If that returns
-    True, the body follows: call ``passed`` for its bytes, ``ended`` after the last of them, and
-    ``closed`` in any case. These neither block nor raise, whatever the provider answers.
+    True, the body follows: call ``passed`` for its bytes, set ``ended`` after the last of them, and
+    call ``closed`` in any case. Only entering blocks or raises, whatever the provider answers.
     """
 
     def __init__(self, limiter: RateLimiter, reservation: Reservation, *, streams: bool) -> None:
@@ -40,16 +41,15 @@ class Attempt:
         self._streams = streams
         self._reader = BodyReader()
         self._status = 0
-        self._headers: Mapping[str, str] = {}
-        self._ended = self._observed = self._paused = False
+        self._headers: Headers = {}
+        self.ended = self._observed = self._paused = False
 
     @classmethod
     def of(cls, limiter: RateLimiter, route: Route, body: object) -> Self | None:
         """The attempt that a request makes with these parameters, or bytes; None for no call."""
-        call = params_of(route, body)
-        if call is None:
-            return None
-        return cls(limiter, reserved(limiter, call.model, call.params), streams=call.streams)
+        if call := params_of(route, body):
+            return cls(limiter, reserved(limiter, call.model, call.params), streams=call.streams)
+        return None
 
     @contextmanager
     def sent(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ class Attempt:
             self._observe()
         if read:
             self.passed(response.content)
-            self.ended()
+            self.ended = True
             self.closed()
         return not read
 
@@ -82,14 +82,10 @@ class Attempt:
         with suppress(Exception):  # an odd body must not fail the call: it keeps its charge
             self._reader.feed(data)
 
-    def ended(self) -> None:
-        """The body has come to its own end."""
-        self._ended = True
-
     def closed(self) -> None:
         """Reading is over: settle if the usage is known, and free the slot in any case."""
         with suppress(Exception):
-            usage = self._reader.usage(ended=self._ended)
+            usage = self._reader.usage(ended=self.ended)
             settle(self.reservation, usage, streamed=self._streams)
         self.reservation.__exit__(None, None, None)
         self._observe()
@@ -140,10 +136,8 @@ def _going_on_without(model: str) -> Iterator[None]:
     """Let calls pass unlimited that the limiter cannot take: the provider may accept them."""
     try:
         yield
-    except InvalidRequest as error:
-        _warn(model, str(error))
-    except UnknownModel as error:
-        if model:
+    except (InvalidRequest, UnknownModel) as error:
+        if model and isinstance(error, UnknownModel):
             raise
         _warn(model, str(error))
 
@@ -166,18 +160,15 @@ def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
         reservation.settle(used)
 
 
-def observe(limiter: RateLimiter, reservation: Reservation, headers: Mapping[str, str]) -> None:
+def observe(limiter: RateLimiter, reservation: Reservation, headers: Headers) -> None:
     """Pass the remaining limits in a response's headers to the limiter."""
-    if _is_limited(reservation) and (left := provider_headers.remaining(headers)):
+    is_limited = reservation.wait is not None  # else it passed unlimited
+    if is_limited and (left := provider_headers.remaining(headers)):
         limiter.tell(Observe(reservation.model, limiter._key, left))
 
 
 def pause(
-    limiter: RateLimiter,
-    reservation: Reservation,
-    status: int,
-    headers: Mapping[str, str],
-    error: str | None,
+    limiter: RateLimiter, reservation: Reservation, status: int, headers: Headers, error: str | None
 ) -> bool:
     """Stop all calls for as long as a response says; returns whether it says so.
 
@@ -185,23 +176,17 @@ def pause(
     stream that begins with status 200 may still have one.
     """
     now, known, error = time.time(), error is not None, error or ""
-    of_limits = provider_errors.is_of_limits(error)
-    refused = of_limits or status in _REFUSALS
+    refused = status in _REFUSALS or provider_errors.is_of_limits(error)
     wait = provider_headers.retry_after(headers, now) if refused else None
     if wait is None and (refused or status == OK):
         wait = provider_errors.retry_after(error)
     if wait is None and known and refused and not provider_errors.is_of_money(error):
         wait = provider_headers.reset(headers, now)
-    if wait and _is_limited(reservation):
+    if wait and reservation.wait is not None:
         limiter.tell(Penalize(reservation.model, limiter._key, wait))
     return wait is not None
 
 
-def _is_limited(reservation: Reservation) -> bool:
-    """Whether the limiter knows the model; False for a call that passed unlimited."""
-    return reservation.wait is not None
-
-
-def _decoded(response: type[Any], headers: Mapping[str, str], body: bytes) -> Iterator[bytes]:
+def _decoded(response: type[Any], headers: Headers, body: bytes) -> Iterator[bytes]:
     pieces: Iterator[bytes] = response(200, headers=headers, content=iter([body])).iter_bytes()
     return pieces

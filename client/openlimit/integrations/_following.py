@@ -66,13 +66,11 @@ class _Followed:
 
 
 class _Body(_Followed):
-    """For synchronous clients."""
-
     def __iter__(self) -> Iterator[bytes]:
         for data in self._stream:
             self._attempt.passed(data)
             yield data
-        self._attempt.ended()
+        self._attempt.ended = True
 
     def close(self) -> None:
         try:
@@ -82,13 +80,11 @@ class _Body(_Followed):
 
 
 class _AsyncBody(_Followed):
-    """For asynchronous clients."""
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._stream:
             self._attempt.passed(data)
             yield data
-        self._attempt.ended()
+        self._attempt.ended = True
 
     async def aclose(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """A callback for LiteLLM: ``litellm.callbacks = [LimitedLogger(limiter)]``."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import OK
@@ -8,7 +8,7 @@ from typing import Any
 
 from openlimit.background import when_dropped
 from openlimit.integrations import _from_extra
-from openlimit.integrations._attempt import aenter, enter, observe, pause, reserved, settle
+from openlimit.integrations._attempt import Headers, aenter, enter, observe, pause, reserved, settle
 from openlimit.limiter import RateLimiter
 from openlimit.reservation import Reservation
 
@@ -48,19 +48,16 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
     def __repr__(self) -> str:
         return f"<LimitedLogger of {self._limiter!r}>"
 
-    async def async_pre_call_deployment_hook(
-        self, kwargs: dict[str, Any], call_type: Any
-    ) -> dict[str, Any] | None:
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
         """LiteLLM's: wait for the start of an asynchronous call."""
         kind = getattr(call_type, "value", "")
         if kind in _COUNTED:
             call = kwargs["litellm_logging_obj"]
             given = next((kwargs[n] for n in ("messages", "prompt", "input") if n in kwargs), None)
             model = _without_prefix(kwargs.get("model") or call.model, kwargs)
-            reservation = self._reservation(model, kind, given or call.messages, kwargs)
+            reservation = self._reserve(model, kind, given or call.messages, kwargs)
             await aenter(reservation)
             call.model_call_details[_KEY] = _Held(reservation)
-        return None
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         """LiteLLM's: wait for the start of a synchronous call."""
@@ -68,7 +65,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         if kind in _SYNC and not isinstance(kwargs.get(_KEY), _Held):
             options = kwargs.get("optional_params") or {}
             given = kwargs.get("input") or messages
-            enter(reservation := self._reservation(model, kind, given, options))
+            enter(reservation := self._reserve(model, kind, given, options))
             kwargs[_KEY] = _Held(reservation)
 
     def log_success_event(
@@ -76,7 +73,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
     ) -> None:
         """LiteLLM's: a synchronous call's answer is complete."""
         hidden = getattr(response_obj, "_hidden_params", None) or {}
-        self._over(kwargs, OK, hidden.get("additional_headers") or {}, response_obj, "")
+        self._over(kwargs, OK, hidden.get("additional_headers") or {}, "", response_obj)
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -92,8 +89,7 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         headers = getattr(error, "litellm_response_headers", None) or {}
         # What an answer says that has begun well is an error without a status.
         status = getattr(error, "status_code", OK if kwargs.get("stream") else 0)
-        said = f"{error} {getattr(error, 'body', '')}"
-        self._over(kwargs, status, headers, None, said)
+        self._over(kwargs, status, headers, f"{error} {getattr(error, 'body', '')}")
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -101,21 +97,14 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         """LiteLLM's: an asynchronous call has failed."""
         self.log_failure_event(kwargs, response_obj, start_time, end_time)
 
-    def _reservation(
-        self, model: str, kind: str, given: Any, options: Mapping[str, Any]
-    ) -> Reservation:
+    def _reserve(self, model: str, kind: str, given: Any, options: dict[str, Any]) -> Reservation:
         chat = isinstance(given, list) and given and isinstance(given[0], Mapping)
         asked = "messages" if chat and kind not in {"responses", "aresponses"} else _COUNTED[kind]
         rest = {n: v for n, v in options.items() if n not in {"messages", "prompt", "input"}}
         return reserved(self._limiter, model, {**rest, "model": model, asked: given})
 
     def _over(
-        self,
-        call: MutableMapping[str, Any],
-        status: int,
-        headers: Mapping[str, str],
-        response: Any,
-        error: str,
+        self, call: dict[str, Any], status: int, headers: Headers, error: str, response: Any = None
     ) -> None:
         held = call.get(_KEY)
         if not isinstance(held, _Held):

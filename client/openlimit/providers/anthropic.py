@@ -22,8 +22,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-from openlimit.providers.image_costs import Patches
-from openlimit.providers.provider import Family, Provider, UsageNames
+from openlimit.providers.provider import Family, Names, Patches, Provider
 
 _PER_TOKEN = 1.6  # of o200k, up to 4.6
 _LATER = 1.47  # times that from 4.7 on
@@ -90,7 +89,7 @@ ANTHROPIC = Provider(
     path=re.compile(r"/v\d+/messages/?$"),
     headers="anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-{}",
     # Cache reads do not count towards its limits: https://docs.anthropic.com/en/api/rate-limits
-    usage=UsageNames(
+    usage=Names(
         input=("input_tokens",),
         output=("output_tokens",),
         cache_reads=("cache_read_input_tokens",),

@@ -2,15 +2,13 @@
 
 import re
 
-from openlimit.providers.provider import Params, Provider, UsageNames, binary, messages_of
+from openlimit.providers.provider import Names, Params, Provider, binary, messages_of
 
 
 def _params(params: Params, action: str) -> Params | None:
     if not (action.startswith("converse") or "inferenceConfig" in params):
         return None
     messages = [(each["role"], each["content"]) for each in params["messages"]]
-    if system := params.get("system"):
-        messages.insert(0, ("system", system))
     tools = [
         {n: v for n, v in spec.items() if n != "inputSchema"}
         | {"input_schema": spec["inputSchema"]["json"]}
@@ -19,7 +17,7 @@ def _params(params: Params, action: str) -> Params | None:
     ]
     config = params.get("inferenceConfig") or {}
     most = config.get("maxTokens", config.get("max_new_tokens"))
-    return messages_of(messages, _part) | {"tools": tools, "max_tokens": most}
+    return messages_of(params.get("system"), messages, _part) | {"tools": tools, "max_tokens": most}
 
 
 def _part(part: Params) -> Params:
@@ -39,7 +37,7 @@ BEDROCK = Provider(
         r"/(?P<action>converse|converse-stream|invoke|invoke-with-response-stream)$"
     ),
     params=_params,
-    usage=UsageNames(
+    usage=Names(
         prompt=("prompt_token_count",),  # Llama's
         input=("inputTokens", "inputTokenCount"),
         output=("outputTokens", "outputTokenCount", "generation_token_count"),

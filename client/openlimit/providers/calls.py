@@ -15,8 +15,7 @@ from openlimit.providers.provider import Params, Provider
 class CallParams(NamedTuple):
     """What a request asks for."""
 
-    model: str
-    """Empty where the request names none."""
+    model: str  # empty where the request names none
     params: Params
     streams: bool
 
@@ -25,10 +24,8 @@ class Route(NamedTuple):
     """What the path of a request says about it."""
 
     provider: Provider
-    model: str
-    """Azure's, Google's and AWS's; empty for the others."""
-    action: str
-    """Google's and AWS's; empty for the others."""
+    model: str  # Azure's, Google's and AWS's; empty for the others
+    action: str  # Google's and AWS's; empty for the others
 
 
 def route_of(method: str, path: str) -> Route | None:

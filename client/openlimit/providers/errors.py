@@ -6,8 +6,7 @@ such as "Please try again in 1.2s". Errors are texts here: JSON, or the message 
 
 import re
 
-DAY = 86400
-"""Seconds. No pause takes longer, whatever a provider says."""
+DAY = 86400  # seconds: no pause takes longer, whatever a provider says
 _NUMBER = r"\d{1,15}(?:\.\d{1,18})?"
 _AMOUNT = re.compile(
     rf"({_NUMBER})\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?![a-z])",
@@ -37,12 +36,9 @@ def is_of_money(error: str) -> bool:
 def retry_after(error: str) -> float | None:
     """Seconds until the provider accepts the next call, at most a day; None: it does not say."""
     if delay := _RETRY_DELAY.search(error):
-        wait = float(delay[1])
-    elif sentence := _SENTENCE.search(error):
-        wait = _sum(sentence[1])
-    else:
-        return None
-    return believed(wait)
+        return believed(float(delay[1]))
+    sentence = _SENTENCE.search(error)
+    return believed(_sum(sentence[1])) if sentence else None
 
 
 def believed(wait: float) -> float | None:
@@ -56,8 +52,7 @@ def seconds(text: str) -> float | None:
 
 
 def _sum(durations: str) -> float:
-    total = 0.0
-    for number, unit in _AMOUNT.findall(durations):
-        name = unit.lower()
-        total += float(number) * _SECONDS["ms" if name.startswith(("ms", "mil")) else name[0]]
-    return total
+    return sum(
+        float(number) * _SECONDS["ms" if unit.startswith(("ms", "mil")) else unit[0]]
+        for number, unit in _AMOUNT.findall(durations.lower())
+    )

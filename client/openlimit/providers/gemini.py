@@ -4,8 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from openlimit.providers.image_costs import Tiles
-from openlimit.providers.provider import Family, Params, Provider, UsageNames, binary, messages_of
+from openlimit.providers.provider import (
+    Family,
+    Names,
+    Params,
+    Provider,
+    Tiles,
+    binary,
+    messages_of,
+)
 
 
 def _params(params: Params, action: str) -> Params | None:
@@ -22,15 +29,14 @@ def _generation(params: Params) -> Params:
     contents = params["contents"]
     contents = [contents] if isinstance(contents, Mapping) else contents
     messages = [(each.get("role", "user"), each["parts"]) for each in contents]
-    if system := _either(params, "systemInstruction"):
-        messages.insert(0, ("system", system["parts"]))
+    system = (_either(params, "systemInstruction") or {"parts": None})["parts"]
     tools = [
         function
         for tool in params.get("tools") or ()
         for function in _either(tool, "functionDeclarations") or [tool]
     ]
     config = _either(params, "generationConfig") or {}
-    return messages_of(messages, _part) | {
+    return messages_of(system, messages, _part) | {
         "tools": tools,
         "max_tokens": _either(config, "maxOutputTokens"),
         "n": _either(config, "candidateCount"),
@@ -60,7 +66,7 @@ GEMINI = Provider(
         r"|rawPredict|streamRawPredict)$"
     ),
     params=_params,
-    usage=UsageNames(
+    usage=Names(
         prompt=("promptTokenCount", "prompt_token_count"),
         output=("candidatesTokenCount", "candidates_token_count"),
         total=("totalTokenCount", "total_token_count"),

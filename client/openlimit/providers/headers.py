@@ -84,8 +84,7 @@ def _sent_at(given: Mapping[str, str], now: float) -> float:
     return now if sent is None else sent
 
 
-def _date(text: str) -> float | None:
-    """In Unix time."""
+def _date(text: str) -> float | None:  # in Unix time
     try:
         date = parsedate_tz(text)
         return mktime_tz(date) if date else None

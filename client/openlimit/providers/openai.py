@@ -3,8 +3,7 @@
 import re
 from math import inf
 
-from openlimit.providers.image_costs import Patches, Tiles
-from openlimit.providers.provider import Family, Provider, UsageNames
+from openlimit.providers.provider import Family, Names, Patches, Provider, Tiles
 
 # Patches since GPT-5.2, as users measured them: OpenAI's guide does not say all of it. From 5.4 on
 # the budget is larger (https://community.openai.com/t/1377015; the small models cost less there
@@ -42,7 +41,7 @@ OPENAI = Provider(
         r"/(?:chat/completions|completions|embeddings|responses)/?$"
     ),
     headers="x-ratelimit-{}-(requests|tokens)",
-    usage=UsageNames(
+    usage=Names(
         prompt=("prompt_tokens",),
         input=("input_tokens",),
         output=("completion_tokens", "output_tokens"),

@@ -53,9 +53,8 @@ class BodyReader:
     def usage(self, *, ended: bool) -> Mapping[str, Any] | None:
         """What the call has used; None if that is not certain. ``ended``: the body was complete."""
         self._finish()
-        if not self._usage or not (ended or self._last_seen):
-            return None
-        return _merged(self._opening, self._usage)
+        is_certain = self._usage and (ended or self._last_seen)
+        return _merged(self._opening, self._usage) if is_certain else None
 
     def error(self) -> str:
         """The error in the body, as JSON; empty if there is none."""

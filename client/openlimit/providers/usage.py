@@ -11,12 +11,11 @@ from typing import Any
 
 from openlimit.errors import InvalidRequest
 from openlimit.providers import PROVIDERS
-from openlimit.providers.provider import UsageNames
+from openlimit.providers.provider import Names
 from openlimit.units import MAX_AMOUNT, UNIT, whole_number
 
-_OWN_NAMES = {"input_tokens", "output_tokens"}
-"""Names of numbers of Anthropic and of OpenAI's responses that are units too."""
-_NAMES = UsageNames(
+_OWN_NAMES = {"input_tokens", "output_tokens"}  # a provider's that are units too
+_NAMES = Names(
     *(tuple(chain(*names)) for names in zip(*(each.usage for each in PROVIDERS), strict=True))
 )
 _INPUTS = {*_NAMES.prompt, *_NAMES.input}
@@ -28,18 +27,16 @@ _PROVIDERS_NAMES = _NUMBERS.keys() - _OWN_NAMES
 def units_of(usage: object) -> dict[str, int]:
     """The costs by unit that a usage stands for: ``tokens``, ``input_tokens``, ``output_tokens``.
 
-    `usage` is a usage object, or the same as a mapping: of OpenAI's chat completions, completions,
-    embeddings, responses, images or transcriptions, of providers that imitate these, of an
-    Anthropic message, of Gemini (``usage_metadata``) or of Bedrock's Converse. Or it is numbers by
-    unit, such as ``{"tokens": 12, "images": 2}``. The answer omits numbers that are missing or
-    cannot be true, so it may be empty.
+    `usage` is a usage object, or the same as a mapping: of OpenAI's endpoints, of providers that
+    imitate these, of an Anthropic message, of Gemini (``usage_metadata``) or of Bedrock's Converse.
+    Or it is numbers by unit, such as ``{"tokens": 12, "images": 2}``. The answer omits numbers that
+    are missing or cannot be true, so it may be empty.
 
-    Cache writes count as input. Cache reads do not count where they have a number of their own:
-    Anthropic's limits do not count them either, https://docs.anthropic.com/en/api/rate-limits. What
-    the total has beyond input and output counts as output: xAI and Gemini give reasoning so.
+    Cache writes count as input. Cache reads that have a number of their own do not count, as in
+    Anthropic's limits: https://docs.anthropic.com/en/api/rate-limits. What the total has beyond
+    input and output counts as output: xAI and Gemini give reasoning so.
 
-    Raises InvalidRequest for anything else: numbers that are negative or no whole numbers, an
-    object or a mapping without any of these.
+    Raises InvalidRequest for anything else, and for numbers that are negative or not whole.
     """
     if type(usage) is dict and usage.keys() == {"tokens"}:  # the usual one of those by unit
         return {"tokens": _whole("tokens", usage["tokens"])}
@@ -48,9 +45,11 @@ def units_of(usage: object) -> dict[str, int]:
         if units.keys() <= _OWN_NAMES:  # then a provider may have said so
             units = {unit: number for unit, number in units.items() if number}
         return _with_total(units)
-    said = {name: value for name in _NUMBERS if (value := _get(usage, name)) is not None}
+    fields = _fields_of(usage)
+    names = _NUMBERS.keys() & fields.keys() if type(fields) is dict else _NUMBERS
+    said = {name: value for name in names if (value := _get(fields, name)) is not None}
     if not said.keys() & _TELLING:
-        if _get(usage, "type") == "duration":  # OpenAI's for a recording: it has no tokens
+        if _get(fields, "type") == "duration":  # OpenAI's for a recording: it has no tokens
             return {}
         raise InvalidRequest(
             "usage",
@@ -58,7 +57,7 @@ def units_of(usage: object) -> dict[str, int]:
             f"not {usage if isinstance(usage, int | float | str | dict) else type(usage)!r}",
         )
     numbers = {name: _whole(name, value) for name, value in said.items()}
-    return _with_total(_of_provider(numbers, usage))
+    return _with_total(_of_provider(numbers, fields))
 
 
 def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
@@ -134,8 +133,17 @@ def _with_total(units: dict[str, int]) -> dict[str, int]:
     return units
 
 
-def _get(thing: object, name: str) -> Any:
-    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+def _fields_of(thing: Any) -> Any:
+    """The SDKs' models as a dict: they take microseconds to say that they lack a field."""
+    if hasattr(type(thing), "__pydantic_fields__"):
+        return vars(thing) | (thing.__pydantic_extra__ or {})
+    return thing
+
+
+def _get(thing: Any, name: str) -> Any:
+    if type(thing) is dict or isinstance(thing, Mapping):
+        return thing.get(name)
+    return getattr(thing, name, None)
 
 
 def _unit(name: object) -> str:

@@ -1,7 +1,7 @@
 """The tokens a call may use, counted from the parameters it is about to be made with.
 
 This module tells the kinds of calls apart and reserves their output. prompt.py counts what the
-model is shown, encodings.py counts text, images.py and files.py count images and files.
+model is shown, encodings.py text and files.py files; images.py finds the sizes of images.
 
 How far the count can be off: for OpenAI's models it is exact for plain messages and flat tools, and
 too high for most else. For Claude it is an estimate that errs high, see providers/anthropic.py. For
@@ -10,7 +10,7 @@ all outside the Latin script. What a caller cannot know is not counted, so any c
 a previous response, a hosted tool's results, files given by id or address.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from openlimit.errors import InvalidRequest
@@ -18,8 +18,7 @@ from openlimit.tokens.encodings import base_model
 from openlimit.tokens.prompt import PromptCounter, is_list, plain
 from openlimit.units import whole_number
 
-DEFAULT_OUTPUT = 15
-"""What a call that sets no maximum is taken to write."""
+DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
 _FORMATS += ["output_format", "output_config"]  # Anthropic's
 _MAXIMA = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -33,31 +32,27 @@ class TokenCount(NamedTuple):
 
 
 def count_tokens(**params: Any) -> int:
-    """Tokens that ``.limit(**params)`` charges: the call's input, and the output it reserves.
-
-    Takes exactly what the API call takes. See ``count_split``.
-    """
+    """Tokens that ``.limit(**params)`` charges, for exactly what the API call takes: its input, and
+    the output it reserves. See ``count_split``."""
     return sum(count_split(params))
 
 
 def count_split(params: Mapping[str, Any]) -> TokenCount:
     """Tokens a call with these API parameters may use: its input, and the output it reserves.
 
-    `params` is what the call itself gets. Its kind shows in its parameters: ``messages`` is a
-    chat completion or an Anthropic message, ``prompt`` a completion, ``input`` an embedding (by
-    the model's name, by ``dimensions`` or ``encoding_format``, or because it is a list of texts
-    or token ids), and anything else a response. SDK objects count as what they are sent as;
-    ``None`` and the SDKs' marks for "not given" count as absent.
+    `params` is what the call itself gets. ``messages`` makes it a chat completion or an Anthropic
+    message, ``prompt`` a completion, ``input`` an embedding (by the model's name, ``dimensions`` or
+    ``encoding_format``, or if it is a list of texts or token ids), and anything else a response.
+    SDK objects count as what they are sent as; ``None`` and the SDKs' marks for "not given" count
+    as absent.
 
     The output is the first of ``max_completion_tokens``, ``max_output_tokens`` and ``max_tokens``
-    that is a positive integer, else 15, for each of the choices asked for (``n``, ``best_of``,
-    prompts); an embedding has none. What only the provider knows (a previous response, a hosted
-    tool's results) is not counted. Of what is given by id or address, a file counts as one page and
-    an image as the largest.
+    that is a positive integer, else 15, for each choice (``n``, ``best_of``, prompts); an embedding
+    has none. Of what is given by id or address, a file counts as one page and an image as the
+    largest.
 
-    Blocks for the counting, which takes time linear in the text: about 0.1 s per megabyte. The
-    first count in an encoding loads it, about 0.3 s, or looks for it on the network, a few
-    seconds at most and once per process: see encodings.py.
+    Blocks while it counts, about 0.1 s per megabyte. The first count in an encoding loads it, about
+    0.3 s, or looks for it on the network, a few seconds at most and once per process.
 
     Raises InvalidRequest where the API would refuse the call as well (``messages`` is not a list,
     a maximum is no whole number, a value cannot be written as JSON), and for an iterator, which
@@ -71,7 +66,8 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
             return TokenCount(_chat_input(counter, given), output)
         if "prompt" in given and not isinstance(given["prompt"], Mapping):
             output = _output(given) * _completions(given)
-            return TokenCount(_completion_input(counter, given), output)
+            shown = counter.texts(given["prompt"]) + counter.content(given.get("suffix"))
+            return TokenCount(shown, output)
         if _is_embedding(given):
             return TokenCount(counter.texts(given["input"]), 0)
         return TokenCount(_response_input(counter, given), _output(given))
@@ -91,30 +87,18 @@ def is_absent(value: object) -> bool:
 
 
 def _is_embedding(given: Mapping[str, Any]) -> bool:
-    if "input" not in given:
-        return False
-    if (
-        "embed" in base_model(given.get("model"))
-        or "dimensions" in given
-        or "encoding_format" in given
-    ):
-        return True
-    items = given["input"]
-    return (
-        is_list(items) and len(items) > 0 and (isinstance(items[0], str | int) or is_list(items[0]))
-    )
+    of_one = "embed" in base_model(given.get("model"))
+    if of_one or given.keys() & {"dimensions", "encoding_format"}:
+        return "input" in given
+    items = given.get("input")
+    first = items[0] if is_list(items) and len(items) else None
+    return isinstance(first, str | int) or is_list(first)
 
 
 def _chat_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
-    messages = given["messages"]
-    if not is_list(messages):
-        raise InvalidRequest("messages", f"expected a list, got {type(messages).__name__}")
     system = [{"role": "system", "content": given["system"]}] if "system" in given else []
-    return counter.conversation([*system, *messages]) + _shared_input(counter, given)
-
-
-def _completion_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
-    return counter.texts(given["prompt"]) + counter.content(given.get("suffix"))
+    messages = [*system, *_list(given, "messages")]
+    return counter.conversation(messages) + _shared_input(counter, given)
 
 
 def _response_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
@@ -128,16 +112,16 @@ def _response_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
 
 def _shared_input(counter: PromptCounter, given: Mapping[str, Any]) -> int:
     """What chat completions and responses have in common: tools, and the format of the answer."""
-    tools = []
-    for name in ("tools", "functions"):
-        if name in given:
-            if not is_list(given[name]):
-                raise InvalidRequest(name, f"expected a list, got {type(given[name]).__name__}")
-            tools += given[name]
+    tools = [tool for name in ("tools", "functions") for tool in _list(given, name)]
     formats = (plain(given.get(name)) for name in _FORMATS)
-    return counter.tools(tools) + sum(
-        counter.text(value) for value in formats if isinstance(value, Mapping)
-    )
+    shown = sum(counter.text(value) for value in formats if isinstance(value, Mapping))
+    return counter.tools(tools) + shown
+
+
+def _list(given: Mapping[str, Any], name: str) -> Sequence[Any]:
+    if not is_list(value := given.get(name, ())):
+        raise InvalidRequest(name, f"expected a list, got {type(value).__name__}")
+    return value
 
 
 def _output(given: Mapping[str, Any]) -> int:

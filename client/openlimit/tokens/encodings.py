@@ -11,8 +11,8 @@ encoding once per process, in this order:
 4. the most similar other encoding that 1 or 2 has;
 5. an estimate from the text's length, with one warning per process.
 
-Importing this module does not load tiktoken. The first count in an encoding takes about a third
-of a second (a service may spend it at start, in a thread), later ones microseconds.
+The first count in an encoding takes about a third of a second (a service may spend it at start, in
+a thread), later ones microseconds.
 """
 
 import functools
@@ -53,10 +53,7 @@ _LETTERS_AND_SPACES = (string.ascii_letters + string.whitespace).encode()
 
 
 def base_model(model: object) -> str:
-    """The name of the model underneath: without the provider and without fine-tuning.
-
-    ``openai/gpt-4o`` is ``gpt-4o``, ``ft:gpt-4o:acme::id`` is ``gpt-4o``; what is no text is "".
-    """
+    """``gpt-4o`` for ``openai/gpt-4o`` and for ``ft:gpt-4o:acme::id``; "" for what is no text."""
     if not isinstance(model, str):
         return ""
     return model.rpartition("/")[2].removeprefix("ft:").partition(":")[0]
@@ -86,17 +83,13 @@ def count_text(text: str, encoding: str) -> int:
 
 
 def estimate(text: str) -> int:
-    """About how many tokens `text` has, from its length alone; errs high for ordinary text.
-
-    A token per 3 ASCII letters or spaces, per other ASCII character, and per 2 bytes of anything
-    else in UTF-8. (English averages 4 characters per token, most code and JSON some 3, Chinese
-    2 to 4 bytes.)
-    """
+    """About how many tokens `text` has: one per 3 ASCII letters or spaces, per other ASCII
+    character, and per 2 bytes of anything else in UTF-8. Errs high: English averages 4 characters
+    per token, most code and JSON some 3, Chinese 2 to 4 bytes."""
     ascii_text = text.encode("ascii", "ignore")
     signs = len(ascii_text.translate(None, _LETTERS_AND_SPACES))
-    letters = len(ascii_text) - signs
     other_bytes = len(text.encode("utf-8", "surrogatepass")) - len(ascii_text)
-    return signs + ceil(letters / 3 + other_bytes / 2)
+    return signs + ceil((len(ascii_text) - signs) / 3 + other_bytes / 2)
 
 
 class Encodings:
@@ -159,13 +152,11 @@ class Encodings:
             from tiktoken_ext import openai_public  # type: ignore[import-untyped]  # it has none
 
             encoding = Encoding(**openai_public.ENCODING_CONSTRUCTORS[name]())
+            self._counters[name] = functools.partial(_count_pieces, encoding)
+            self._network_failed = False
         except Exception as error:  # whatever the network or tiktoken raises, counting goes on
             _log.debug("the vocabulary of %s could not be downloaded: %r", name, error)
-            self._downloading = ""
-        else:
-            self._counters[name] = functools.partial(_count_pieces, encoding)
-            self._downloading = ""
-            self._network_failed = False
+        self._downloading = ""
 
 
 @functools.cache
@@ -212,8 +203,7 @@ def _local_encoding(name: str) -> "Encoding | None":
 def _local_constructors() -> dict[str, Callable[[], dict[str, Any]]]:
     """tiktoken's constructors, from a private copy of its module that reads local files only."""
     spec = find_spec("tiktoken_ext.openai_public")
-    assert spec
-    assert spec.loader
+    assert spec and spec.loader  # noqa: PT018 - for type checkers
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "load_tiktoken_bpe"):

@@ -45,14 +45,12 @@ def file_tokens(source: object, count: Callable[[str], int]) -> int:
     """
     if not isinstance(source, str):
         return PAGE
-    data = _decoded(source)
+    data, pages = _decoded(source), 1
     if data.startswith(_PDF):
-        pages = PAGE * _pages(data)
+        pages = _pages(data)
     elif data and _is_text(data) and not _NO_TEXT_MEDIA.match(source):
         return count(_text(data))
-    else:
-        pages = PAGE
-    return max(pages, _size(source) // _FILE_BYTES_PER_TOKEN)
+    return max(PAGE * pages, _size(source) // _FILE_BYTES_PER_TOKEN)
 
 
 def _size(encoded: object) -> int:
@@ -62,9 +60,8 @@ def _size(encoded: object) -> int:
 
 def _decoded(source: str) -> bytes:
     """The file's bytes; none where it is not a file that is carried along."""
-    header, comma, payload = (
-        source.partition(",") if source.startswith("data:") else ("", "", source)
-    )
+    is_url = source.startswith("data:")
+    header, comma, payload = source.partition(",") if is_url else ("", "", source)
     try:
         if comma and not header.rstrip().lower().endswith(";base64"):
             return unquote(payload).encode("utf-8", "surrogatepass")

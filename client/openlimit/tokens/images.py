@@ -51,10 +51,8 @@ def _webp_size(data: bytes) -> Size | None:
             packed = int.from_bytes(data[21:25], "little")
             return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
         case b"VP8X":  # extended: 24 bits each, less one
-            return (
-                int.from_bytes(data[24:27], "little") + 1,
-                int.from_bytes(data[27:30], "little") + 1,
-            )
+            packed = int.from_bytes(data[24:30], "little")
+            return (packed & 0xFFFFFF) + 1, (packed >> 24) + 1
     return None
 
 

@@ -82,8 +82,7 @@ class PromptCounter:
                 tokens += self._family.per_name
             calls = message.get("tool_calls")
             several = len(calls) if is_list(calls) else 0
-            if message.get("function_call"):  # what a tool call was called before
-                several += 1
+            several += bool(message.get("function_call"))  # what a tool call was called before
             tokens += several * self._family.per_call
             if message.get("role") in _RESULTS:
                 tokens += self._family.per_result
@@ -151,24 +150,22 @@ class PromptCounter:
 
     def tools(self, tools: Sequence[object]) -> int:
         """Tools as chat completions, responses or Anthropic take them, or legacy functions."""
-        return sum(map(self._tool, tools)) + self._family.per_tools if tools else 0
+        framing = self._family.per_tools + self._family.per_function * len(tools)
+        return framing + sum(map(self._tool, tools)) if tools else 0
 
     def _tool(self, tool: object) -> int:
         tool = plain(tool)
         if not isinstance(tool, Mapping):
-            return self._family.per_function + self.text(tool)
+            return self.text(tool)
         if beside := self._family.tool:
             shown = {name: tool[name] for name in tool if name not in _NOT_SHOWN - {"type"}}
-            return self._family.per_function + self.text(shown) + beside(tool)
+            return self.text(shown) + beside(tool)
         function = tool.get("function")
         if not isinstance(function, Mapping):
             function = tool
-        return (
-            self._family.per_function
-            + self._line(function.get("name"), function.get("description"))
-            + self._schema(function.get("parameters") or function.get("input_schema"))
-            + self._remainder(function, _TOOL)
-        )
+        tokens = self._line(function.get("name"), function.get("description"))
+        tokens += self._schema(function.get("parameters") or function.get("input_schema"))
+        return tokens + self._remainder(function, _TOOL)
 
     def _schema(self, schema: object) -> int:
         schema = plain(schema)

@@ -7,10 +7,11 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
-from openlimit_server.config.fields import Split
-from openlimit_server.config.notation import shown
+from openlimit_server.config.notation import Split, shown
 
 Location = tuple[int | str, ...]
+Faults = Collection[ErrorDetails]
+Fields = Mapping[int, Collection[str]]  # the known ones at each depth of a document
 
 # By field; with [] for an entry of its list.
 _EXPECTED = {
@@ -36,25 +37,12 @@ class ConfigurationError(Exception):
     """The settings cannot be used; the message has a line for each fault."""
 
 
-def of_file(
-    path: str,
-    faults: Collection[ErrorDetails],
-    document: Any,
-    fields: Mapping[int, Collection[str]],
-) -> ConfigurationError:
-    """A line for each fault of a document. ``fields`` are the known ones at each depth."""
-
-    def words(fault: ErrorDetails) -> str:
-        if fault["type"] == "extra_forbidden":
-            return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
-        return _wrong(fault)
-
-    return _lines(faults, lambda loc: _place(path, loc, document), words)
+def of_file(path: str, faults: Faults, document: Any, fields: Fields) -> ConfigurationError:
+    """A line for each fault of a document."""
+    return _lines(faults, lambda loc: _place(path, loc, document), fields)
 
 
-def of_options(
-    command: str, faults: Collection[ErrorDetails], arguments: Iterable[str]
-) -> ConfigurationError:
+def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> ConfigurationError:
     """A line for each fault of options from the arguments, or else from the environment."""
     given = {argument.partition("=")[0] for argument in arguments}
 
@@ -62,7 +50,7 @@ def of_options(
         option = f"--{loc[0]}"
         return f"{command}: {option if option in given else f'OPENLIMIT_{loc[0]}'.upper()}"
 
-    return _lines(faults, source, _wrong)
+    return _lines(faults, source, {})
 
 
 def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
@@ -92,25 +80,16 @@ def _place(path: str, loc: Location, document: Any) -> str:
     return f"{path}{line}: {field}"
 
 
-def _lines(
-    faults: Collection[ErrorDetails],
-    source: Callable[[Location], str],
-    words: Callable[[ErrorDetails], str],
-) -> ConfigurationError:
-    def is_within(loc: Location, outer: Location) -> bool:
-        return loc != outer and loc[: len(outer)] == outer
-
-    return ConfigurationError(
-        "\n".join(
-            f"{source(fault['loc'])}: {words(fault)}"
-            for fault in faults
-            # pydantic also reports a list as too short when an entry of it is wrong.
-            if not any(is_within(other["loc"], fault["loc"]) for other in faults)
-        )
-    )
+def _lines(faults: Faults, source: Callable[[Location], str], fields: Fields) -> ConfigurationError:
+    # pydantic also reports a list as too short when an entry of it is wrong.
+    outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    told = (fault for fault in faults if fault["loc"] not in outer)
+    return ConfigurationError("\n".join(f"{source(f['loc'])}: {_wrong(f, fields)}" for f in told))
 
 
-def _wrong(fault: ErrorDetails) -> str:
+def _wrong(fault: ErrorDetails, fields: Fields) -> str:
+    if fault["type"] == "extra_forbidden":
+        return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
     if fault["type"] == "missing":
         return f"is required: {_EXPECTED[str(fault['loc'][-1])]}"
     if fault["type"] == "value_error":
@@ -133,7 +112,7 @@ def _wrong(fault: ErrorDetails) -> str:
     return f"expected {expected}, not {shown(came)}" + (f"; write {guess}" if guess else "")
 
 
-def _unknown(name: str, depth: int, fields: Mapping[int, Collection[str]]) -> str:
+def _unknown(name: str, depth: int, fields: Fields) -> str:
     """For an unknown field at this depth, what may have been meant."""
     if name in fields.get(3, ()):
         return "is a field of a policy: indent it below policies:, where each begins with - name:"

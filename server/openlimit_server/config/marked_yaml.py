@@ -42,13 +42,11 @@ class NotYAML(Exception):
 
 
 class _Mapping(dict[str, Any]):
-    def __init__(self) -> None:
-        self.lines: dict[str, int] = {}
+    lines: dict[str, int]
 
 
 class _List(list[Any]):
-    def __init__(self) -> None:
-        self.lines: list[int] = []
+    lines: dict[int, int]
 
 
 def parse(data: bytes) -> Any:
@@ -102,12 +100,19 @@ class _Reader:
             raise _fault(event, f"has the tag {tag}, which means nothing here: leave it out")
         if depth > _MAX_NESTING:
             raise _fault(event, "nested too deeply")
-        value: Any = event.value if is_text else _Mapping() if is_mapping else _List()
-        if is_text and event.implicit[0] and value in _EMPTY:
-            value = None
+        if is_text:
+            empty = event.implicit[0] and event.value in _EMPTY
+            value: Any = None if empty else event.value
+        else:
+            value = _Mapping() if is_mapping else _List()
+            value.lines = {}
         self._anchors[event.anchor] = value  # before it is filled, since it may hold itself
-        if not is_text:
-            (_fill_mapping if is_mapping else _fill_list)(value, self._entries(depth + 1))
+        if is_mapping:
+            _fill(value, self._entries(depth + 1))
+        elif not is_text:
+            for i, (of_entry, entry) in enumerate(self._entries(depth + 1)):
+                value.lines[i] = _line(of_entry.start_mark)
+                value.append(entry)
         return value
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
@@ -116,13 +121,7 @@ class _Reader:
             yield event, self._value(event, depth)
 
 
-def _fill_list(values: _List, entries: Iterator[tuple[Any, Any]]) -> None:
-    for event, value in entries:
-        values.append(value)
-        values.lines.append(_line(event.start_mark))
-
-
-def _fill_mapping(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None:
+def _fill(mapping: _Mapping, entries: Iterator[tuple[Any, Any]]) -> None:
     taken_over: list[Any] = []
     for event, key in entries:
         if not isinstance(key, str):

@@ -1,15 +1,29 @@
-"""How limits, durations, numbers and addresses are written, and how messages show a value.
+"""How the settings are written: the types of their fields, and how messages show a value.
 
-Each function takes any value. It raises ValueError with what was expected, what came instead, and
-the right spelling if that can be guessed.
+Each function that reads a value takes any. It raises ValueError with what was expected, what came
+instead, and the right spelling if that can be guessed.
 """
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from openlimit.units import UNIT
+from openlimit.wire.fields import MAX_NAME
 from openlimit_server.config import spelling
+
+Limit = tuple[float, float, float | None]
+"""Amount, period and burst in seconds; None for the default burst."""
 
 _PERIODS = {name: spelling.SECONDS[letter] for letter, name in spelling.PERIODS.items()}
 _NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
@@ -22,6 +36,8 @@ _ADDRESS = re.compile(
 # Far from where doubles stop counting whole units, and waits stop fitting into a Duration.
 _MAX_AMOUNT = 1e15
 _SHORTEST, _LONGEST = 0.001, 3650 * 86400  # seconds of a duration
+_MIN_LEASE = 1.0  # seconds
+_MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
 _MOST_DIGITS = 20
 _LAST_PORT = 65535
 _LONGEST_TO_GUESS = 100  # characters
@@ -36,26 +52,22 @@ def duration(text: object) -> float:
     return _read(text, _seconds, expected, spelling.duration)
 
 
-def limit(text: object) -> tuple[float, float, float | None]:
+def limit(text: object) -> Limit:
     """Amount, period and burst (both in seconds) from a text such as 90000/minute burst 10s."""
-    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
-    if match and float(match[1]) < 1:
-        raise ValueError(
-            "expected an amount of 1 or more, since costs are whole numbers, such as 30/minute "
-            f"instead of 0.5/second, not {shown(text)}"
-        )
-    if match and float(match[1]) > _MAX_AMOUNT:
-        raise ValueError(
-            f"expected an amount of 1e15 at most, such as 90000/minute, not {shown(text)}"
-        )
     expected = (
         "an amount per second, minute, hour, day or duration (1ms to 3650d), and if need be a "
         "burst, such as 90000/minute, 500/10s or 90000/minute burst 10s"
     )
+    match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+    if match and float(match[1]) < 1:
+        reason = "since costs are whole numbers, such as 30/minute instead of 0.5/second"
+        expected = f"an amount of 1 or more, {reason}"
+    if match and float(match[1]) > _MAX_AMOUNT:
+        expected = "an amount of 1e15 at most, such as 90000/minute"
     return _read(text, _parts, expected, spelling.limit)
 
 
-def whole_number(text: object, least: int, most: int) -> int:
+def whole_number(text: object, least: int = 1, *, most: int) -> int:
     """From an int, or from digits. A leading zero is refused: some would read it as octal."""
 
     def number(text: object) -> int | None:
@@ -110,7 +122,7 @@ def _seconds(text: object) -> float | None:
     return seconds if _SHORTEST <= seconds <= _LONGEST else None
 
 
-def _parts(text: object) -> tuple[float, float, float | None] | None:
+def _parts(text: object) -> Limit | None:
     match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
     if not match:
         return None
@@ -125,3 +137,71 @@ def _parts(text: object) -> tuple[float, float, float | None] | None:
 def _address(text: str) -> str | None:
     match = _ADDRESS.fullmatch(text)
     return text if match and int(match[1] or 0) <= _LAST_PORT else None
+
+
+def unit(name: str) -> str:
+    """The name itself; a typo of a known unit is refused."""
+    nearest = spelling.nearest_unit(name)
+    if nearest and nearest != name:
+        raise ValueError(
+            f"is not a unit that calls cost, so it would limit nothing; write {nearest}, such as "
+            f"{nearest}: 3500/minute"
+        )
+    if not UNIT.fullmatch(name):
+        raise ValueError(
+            "expected a unit such as requests, tokens or images: 1 to 64 lower-case letters, "
+            "digits and _, beginning with a letter"
+        )
+    return name
+
+
+def _renewable(lease: float) -> float:
+    if lease < _MIN_LEASE:
+        raise ValueError(
+            f"must be {_MIN_LEASE:g}s at least, since callers renew it over the network, "
+            f"not {lease:g}s"
+        )
+    return lease
+
+
+def _matching(pattern: str) -> str:
+    """Refuse a pattern that can match no model."""
+    if pattern != pattern.strip():
+        raise ValueError(
+            f"has spaces around it, which no model has, so it would cover none; write "
+            f'"{shown(pattern.strip())[1:-1]}"'
+        )
+    if len(pattern.replace("*", "").encode()) > MAX_NAME:
+        raise ValueError(f"is longer than any model's name, which has {MAX_NAME} bytes at most")
+    return pattern
+
+
+def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tuple[Limit, ...]:
+    if not isinstance(value, list):
+        return (limit(value),)
+    if len(value) > _MOST_LIMITS_OF_A_UNIT:
+        raise ValueError(f"expected {_MOST_LIMITS_OF_A_UNIT} limits at most, not {len(value)}")
+    if not value:
+        raise ValueError("needs at least one entry, such as [10000/minute, 500000/day]")
+    limits: tuple[Limit, ...] = handler(value)
+    periods = [period for _, period, _ in limits]
+    if twice := [period for period in periods if periods.count(period) > 1]:
+        raise ValueError(f"has more than one limit per {twice[0]:g}s; keep one of them")
+    return limits
+
+
+_Several = tuple[Annotated[Limit, BeforeValidator(limit)], ...]
+Limits = Annotated[_Several, WrapValidator(_one_or_several)]
+"""The limits of one unit: one, or a list."""
+Duration = Annotated[float, BeforeValidator(duration)]
+"""Seconds."""
+Lease = Annotated[Duration, AfterValidator(_renewable)]
+Split = Literal["model", "key"]
+Model = Annotated[str, AfterValidator(_matching)]
+"""A name, or a pattern in which * and ? are wild."""
+Address = Annotated[str, AfterValidator(address)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Concurrent = Annotated[int, BeforeValidator(partial(whole_number, most=1_000_000))]
+Workers = Annotated[int, BeforeValidator(partial(whole_number, most=256))]
+Output = Annotated[int, BeforeValidator(partial(whole_number, most=100_000_000))]
+"""Tokens."""

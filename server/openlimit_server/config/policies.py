@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,22 +18,22 @@ from pydantic import ValidationError as Invalid
 
 from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
-from openlimit_server.config import faults, fields, marked_yaml, notation
+from openlimit_server.config import faults, marked_yaml, notation
 from openlimit_server.config.faults import ConfigurationError
 
 
 def _unit(name: str) -> str:
     if name in PolicySettings.model_fields:
         raise ValueError("is a field of the policy, not a unit: write it beside limits:")
-    return fields.unit(name)
+    return notation.unit(name)
 
 
-def _in_a_row(limits: Mapping[str, tuple[fields.Limit, ...]]) -> tuple[Limit, ...]:
+def _in_a_row(limits: Mapping[str, tuple[notation.Limit, ...]]) -> tuple[Limit, ...]:
     return tuple(Limit.per(unit, *each) for unit, several in limits.items() for each in several)
 
 
 _LimitsByUnit = Annotated[
-    dict[Annotated[str, AfterValidator(_unit)], fields.Limits],
+    dict[Annotated[str, AfterValidator(_unit)], notation.Limits],
     Field(min_length=1),
     AfterValidator(_in_a_row),
 ]
@@ -48,27 +47,27 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: fields.Name
-    models: tuple[fields.Model, ...] = Field(min_length=1)
+    name: notation.Name
+    models: tuple[notation.Model, ...] = Field(min_length=1)
     """Names, and patterns in which * and ? are wild. The first policy that covers a model decides.
     The name "" covers calls without a model; no pattern does."""
     limits: Annotated[tuple[Limit, ...], GetPydanticSchema(lambda _, read: read(_LimitsByUnit))]
     """One or several for each unit. In the file: a mapping of units to their limits."""
-    split_by: tuple[fields.Split, ...] = ()
+    split_by: tuple[notation.Split, ...] = ()
     """Each value of these has its own bucket; if empty, all calls share one."""
-    max_wait: fields.Duration | None = None
+    max_wait: notation.Duration | None = None
     """Seconds that a call waits at most if it gives no maximum; None: a day."""
-    concurrent: fields.Concurrent | None = None
+    concurrent: notation.Concurrent | None = None
     """Calls of one bucket that may run at the same time; None: any number."""
-    lease: fields.Lease = 30.0
+    lease: notation.Lease = 30.0
     """Seconds without a sign of life after which a call loses its slot."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
     """While the store is away, calls are refused as UNAVAILABLE, or start without limits."""
     reserve_output: Literal["max_tokens", "learned"] = "max_tokens"
     """What a call reserves for its output: its maximum, or what calls of its model mostly write."""
-    default_output: fields.Output = 1000
+    default_output: notation.Output = 1000
     """Tokens that a call without a maximum reserves for its output, until something is learned."""
-    max_pause: fields.Duration = 3600.0
+    max_pause: notation.Duration = 3600.0
     """Seconds: the longest pause that a provider's Retry-After can cause."""
 
     @cached_property
@@ -77,22 +76,12 @@ class PolicySettings(BaseModel):
         return tuple(limit.unit for limit in self.limits)
 
     @cached_property
-    def zeros(self) -> tuple[int, ...]:
-        """A zero for each limit: the cost of a call that names none of the units."""
-        return (0,) * len(self.limits)
-
-    @cached_property
     def observed(self) -> tuple[str, ...]:
-        """For each limit: its unit if what a provider says remains is meant for it, else "".
-
-        Providers speak of a unit's shortest period.
-        """
-        shortest: dict[str, float] = {}
-        for limit in self.limits:
-            shortest[limit.unit] = min(limit.period, shortest.get(limit.unit, inf))
-        return tuple(
-            limit.unit if limit.period == shortest[limit.unit] else "" for limit in self.limits
-        )
+        """For each limit: its unit if its period is the unit's shortest, which the remaining quota
+        in providers' headers is of; else ""."""
+        longest_first = sorted(self.limits, key=lambda limit: -limit.period)
+        shortest = {limit.unit: limit for limit in longest_first}.values()
+        return tuple(limit.unit if limit in shortest else "" for limit in self.limits)
 
     @cached_property
     def default_wait(self) -> float:
@@ -202,10 +191,8 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(document, dict):
-        raise ConfigurationError(
-            f"{path}:1: expected a mapping with policies: and a list below it, "
-            f"not {notation.shown(document)}"
-        )
+        expected = "expected a mapping with policies: and a list below it"
+        raise ConfigurationError(f"{path}:1: {expected}, not {notation.shown(document)}")
     try:
         return _File.model_validate(document, context=set[str]()).policies
     except Invalid as error:

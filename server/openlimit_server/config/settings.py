@@ -8,7 +8,7 @@ from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit_server.config import faults, fields, spelling
+from openlimit_server.config import faults, notation, spelling
 
 MEMORY = "memory://"
 _COMMAND = "openlimit-server"
@@ -52,13 +52,13 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="YAML file of policies")
-    listen: fields.Address = Field("0.0.0.0:50051", description="address to serve on")
+    listen: notation.Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,
         description="where the buckets live: memory://, redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://",
     )
-    workers: fields.Workers = Field(
+    workers: notation.Workers = Field(
         1, description="processes that serve the address; several need a Redis store"
     )
     grace: float = Field(

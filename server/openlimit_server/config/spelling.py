@@ -10,32 +10,23 @@ from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
 from math import isfinite
 
-UNITS = ("requests", "tokens", "input_tokens", "output_tokens")
-"""Units that calls cost without naming them; callers name all others."""
 _OTHER_WORDS = {
     "requests": ("req", "reqs", "call", "calls", "rps", "rpm", "rph", "rpd", "request"),
     "tokens": ("tok", "toks", "total_tokens", "tps", "tpm", "tph", "tpd", "token"),
     "input_tokens": ("input", "itps", "itpm", "itph", "itpd", "prompt_tokens"),
     "output_tokens": ("output", "otps", "otpm", "otph", "otpd", "completion_tokens"),
 }
+UNITS = tuple(_OTHER_WORDS)
+"""Units that calls cost without naming them; callers name all others."""
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 """By the letters of a duration's unit."""
 PERIODS = {"s": "second", "m": "minute", "h": "hour", "d": "day"}
 """What a limit calls one of such a unit."""
-_TIMES = {
-    **{word: (1, word) for word in SECONDS},
-    **{word: (1, letter) for letter, word in PERIODS.items()},
-    "msec": (1, "ms"),
-    "millisecond": (1, "ms"),
-    "sec": (1, "s"),
-    "min": (1, "m"),
-    "hr": (1, "h"),
-    "w": (7, "d"),
-    "week": (7, "d"),
-    "month": (30, "d"),
-    "y": (365, "d"),
-    "year": (365, "d"),
-}
+_TIMES = {word: (1, word) for word in SECONDS}
+_TIMES |= {word: (1, letter) for letter, word in PERIODS.items()}
+_TIMES |= {"msec": (1, "ms"), "millisecond": (1, "ms"), "sec": (1, "s"), "min": (1, "m")}
+_TIMES |= {"hr": (1, "h"), "w": (7, "d"), "week": (7, "d"), "month": (30, "d")}
+_TIMES |= {"y": (365, "d"), "year": (365, "d")}
 _MULTIPLES = {"": 1, "k": 1000, "thousand": 1000, "m": 10**6, "million": 10**6}
 _AMOUNT = r"\s*(\d[\d.,_ ]*)\s*(k|m|thousand|million|)\s*"
 _NUMBER = re.compile(_AMOUNT)
@@ -63,12 +54,10 @@ def nearest_unit(name: str) -> str | None:
     name = name.lower().replace("-", "_")
     if match := _PER_PERIOD.fullmatch(name):
         name = match[1]
-    for unit in UNITS:
-        words = (unit, *_OTHER_WORDS[unit])
-        if name in words or any(
-            len(word) >= _SHORTEST_TO_CORRECT and _is_one_edit(name, word) for word in words
-        ):
-            return unit
+    for unit, others in _OTHER_WORDS.items():
+        for word in (unit, *others):
+            if name == word or (len(word) >= _SHORTEST_TO_CORRECT and _is_one_edit(name, word)):
+                return unit
     return None
 
 
@@ -119,14 +108,14 @@ def limit(text: str) -> str | None:
     amount, multiple, period, burst = match.groups()
     period = period if period[:1].isdigit() else f"1{period}"
     written = duration(period)
-    if not written:
-        return None
-    if written[:1] == "1":
-        written = PERIODS.get(written[1:], written)
     try:
         amount = f"{float(_plain(amount)) * _MULTIPLES[multiple]:.15g}"
     except ValueError:
         return None
+    if not written:
+        return None
+    if written[:1] == "1":
+        written = PERIODS.get(written[1:], written)
     return f"{amount}/{written}" + (f" burst {duration(burst)}" if burst else "")
 
 

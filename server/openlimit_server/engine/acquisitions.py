@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
+from typing import cast
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import LimiterUnavailable, OpenLimitError
-from openlimit.operations import Grant, new
+from openlimit.operations import Acquire, Grant, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore, Repeat
 from openlimit.stores.untracked import untrack
 from openlimit.wire.codecs import Outcome
-from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
+from openlimit.wire.columns import AcquireRun, GrantRun, acquire_runs, whole_id
 from openlimit_server.engine import slots
-from openlimit_server.engine.ids import Lots, Scope
+from openlimit_server.engine.ids import Lots, Scope, Signer
 from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.step import Step
@@ -26,16 +27,14 @@ _REMEMBERED = 10_000  # targets
 class Target:
     """The bucket of calls of one model and key, and what names and signs their reservations."""
 
-    __slots__ = ("_key", "_lots", "_model", "_scope", "_secrets", "bucket", "policy")
+    __slots__ = ("_key", "_lots", "_model", "_scope", "_signer", "bucket", "policy")
 
-    def __init__(
-        self, policy: Policy, model: str, key: str, secrets: Sequence[bytes], lots: Lots
-    ) -> None:
+    def __init__(self, policy: Policy, model: str, key: str, signer: Signer, lots: Lots) -> None:
         self.policy = policy
-        self.bucket = _bucket_of(policy, model, key)
+        self.bucket = policy.bucket or _bucket_of(policy, model, key)
         self._key = key
         self._model = model if policy.learns else ""
-        self._secrets = secrets
+        self._signer = signer
         self._lots = lots
         self._scope: Scope | None = None
         untrack(self)
@@ -43,22 +42,20 @@ class Target:
     def _scope_of(self, lot: str) -> Scope:
         scope = self._scope
         if scope is None or scope.lot != lot:
-            units = self.policy.units
-            scope = Scope(self._secrets, units, self._key, lot, self.bucket, self._model)
+            scope = Scope(self._signer, self._key, lot, self.bucket, self._model)
             self._scope = scope
         return scope
 
     def operation(
-        self, run: AcquireRun, costs: Sequence[Costs], max_wait: float
-    ) -> tuple[stores.Acquire, Scope]:
-        """What the store is to do for a run, and what makes the ids of its grants."""
+        self, costs: Sequence[Costs], max_wait: float, run: AcquireRun | None = None
+    ) -> stores.Acquire:
+        """What the store is to do for a run, or for a call that is not safe to repeat."""
         lot, first = self._lots.take(len(costs))
-        limits, request = self.policy.limits, self._request(run) if run.request_id else None
-        operation = new(
-            stores.Acquire,
-            (self.bucket, limits, costs, max_wait, lot, first, request, run.places),
+        request = self._request(run) if run and run.request_id else None
+        limits, places = self.policy.limits, run.places if run else ()
+        return new(
+            stores.Acquire, (self.bucket, limits, costs, max_wait, lot, first, request, places)
         )
-        return operation, self._scope_of(lot)
 
     def _request(self, run: AcquireRun) -> stores.Request:
         # Written like this, no two are the same: nobody gets another's reservation, and nothing is
@@ -67,13 +64,14 @@ class Target:
         kept = None if run.kept is None else run.kept * SECOND
         return stores.Request(blake2b(asked, digest_size=12).hexdigest(), kept)
 
-    def granted(self, operation: stores.Acquire, scope: Scope, answer: stores.Answer) -> GrantRun:
+    def granted(self, answer: stores.Answer, operation: stores.Acquire) -> GrantRun:
         """What the calls of a run are answered."""
         costs, first = operation.costs, operation.first
         if isinstance(answer, LimiterUnavailable):
             return same_for_all(len(costs), in_outage(self.policy, answer))
         assert isinstance(answer, stores.Grants)
         now, waits, limited_by, others = answer
+        scope = self._scope_of(operation.lot)
         if len(others) == len(costs):
             owns = []
         else:
@@ -83,16 +81,18 @@ class Target:
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
 
     def granted_alone(
-        self, operation: stores.Acquire, scope: Scope, answer: stores.Answer, slot: str = ""
+        self, answer: stores.Answer, operation: stores.Acquire, slot: str = ""
     ) -> Grant | OpenLimitError:
         """What the only call of a run is answered."""
         if isinstance(answer, LimiterUnavailable):
             return in_outage(self.policy, answer)
-        assert isinstance(answer, stores.Grants)
-        now, waits, limits, others = answer
+        now, waits, limits, others = cast(stores.Grants, answer)
         if others:
             return self._alone(others[0], slot)
         wait, limited_by = (waits[0], limits[0]) if waits else (0, "")
+        scope = self._scope
+        if scope is None or scope.lot != operation.lot:
+            scope = self._scope_of(operation.lot)
         own = scope.own(operation.first, now + wait, operation.costs[0], slot)
         return new(Grant, (wait, limited_by, f"{own}/{scope.text}", 0.0, 0.0))
 
@@ -120,49 +120,33 @@ class Acquisitions:
         policy = self._rules.first_that_covers(model)
         # In its memory, a store remembers least where all buckets' reservations share lots.
         lots = self._lots if self._store.one_lot else Lots()
-        return Target(policy, model, key, self._secrets.all, lots)
+        return Target(policy, model, key, self._secrets.signer(policy.units), lots)
 
     def plan(self, step: Step, place: int, run: AcquireRun, hold: float, asker: str) -> None:
         """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key)
-        costs = target.policy.costs_of(run)
+        costs = target.policy.costs_of(run.model, run.units, run.costs, len(run.ids))
         if target.policy.queue:
             step.answers[place] = same_for_all(len(costs), None)
             for i, row in enumerate(costs):
                 step.decide_apart(place, self._enter(target, run.only([i]), row, hold, asker), i)
             return
-        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
+        operation = target.operation(costs, target.policy.max_wait(run.max_wait), run)
+        step.ask(place, operation, target.granted, operation)
 
-        def take(decided: stores.Answer) -> None:
-            step.answers[place] = target.granted(operation, scope, decided)
-
-        step.ask(operation, take)
-
-    def plan_alone(self, step: Step, run: AcquireRun, hold: float, asker: str) -> None:
-        """Have a run of single calls decided, whose ids are the places of their outcomes."""
-        try:
-            target = self.target(run.model, run.key)
-        except OpenLimitError as error:
-            for place in run.ids:
-                step.answers[place] = error
-            return
-        costs = target.policy.costs_of(run)
-        if target.policy.queue:
-            for i, place in enumerate(run.ids):
-                entering = self._enter(target, run.only([i]), costs[i], hold, asker)
-                step.decide_apart(place, entering)
-            return
-        operation, scope = target.operation(run, costs, target.policy.max_wait(run.max_wait))
-
-        def take(decided: stores.Answer) -> None:
-            if len(costs) == 1:
-                step.answers[run.ids[0]] = target.granted_alone(operation, scope, decided)
+    def plan_alone(self, step: Step, place: int, call: Acquire, hold: float, asker: str) -> None:
+        """Have a single call decided; raises UnknownModel."""
+        model, key, by_unit, max_wait, request_id = call
+        target = self.target(model, key)
+        policy = target.policy
+        costs, run = policy.costs_of_one(model, by_unit), None
+        if request_id or policy.queue:
+            [run] = acquire_runs([(place, call)])
+            if policy.queue:
+                step.decide_apart(place, self._enter(target, run, costs, hold, asker))
                 return
-            grants = target.granted(operation, scope, decided)
-            for i, place in enumerate(run.ids):
-                step.answers[place] = grants.outcome(i)
-
-        step.ask(operation, take)
+        operation = target.operation([costs], policy.max_wait(max_wait), run)
+        step.ask(place, operation, target.granted_alone, operation)
 
     async def _enter(
         self, target: Target, run: AcquireRun, costs: Costs, hold: float, asker: str
@@ -171,11 +155,11 @@ class Acquisitions:
         slot, ticket = slots.name_of(run)
 
         async def reserve(max_wait: float) -> Outcome:
-            operation, scope = target.operation(run, [costs], max_wait)
+            operation = target.operation([costs], max_wait, run)
             [answer] = await self._store.adecide([operation])
             if isinstance(answer, LimiterUnavailable):
                 return answer  # without a start, the slot is freed
-            return target.granted_alone(operation, scope, answer, slot)
+            return target.granted_alone(answer, operation, slot)
 
         outcome = await slots.admit(
             target.policy, target.bucket, slot, ticket, costs, run.max_wait, hold, asker, reserve

@@ -1,13 +1,11 @@
 """From an operation to its policy, its bucket and the store's decision."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from math import inf
-from operator import setitem
 from typing import Any
 
 from openlimit.bucket.limit import pause_of
-from openlimit.errors import LimiterUnavailable, OpenLimitError, UnknownReservation
+from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.operations import (
     Acquire,
     Cancel,
@@ -23,14 +21,14 @@ from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
 from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit.wire.codecs import Outcome
-from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, acquire_runs
+from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import ids, slots
 from openlimit_server.engine.acquisitions import Acquisitions, same_for_all
 from openlimit_server.engine.queue import SlotQueue
 from openlimit_server.engine.routing import Rules
 from openlimit_server.engine.secrets import Secrets
-from openlimit_server.engine.settlements import Settlements, Unsettled
+from openlimit_server.engine.settlements import Settlements, Unsettled, renamed
 from openlimit_server.engine.step import Later, Step
 
 Work = Operation | AcquireRun | SettleRun | OpenLimitError
@@ -78,19 +76,14 @@ class Engine:
         A call that finds no slot is held for ``hold`` seconds, and then Queued. ``asker`` names
         the caller, for ``give_back``. What ``later`` takes has no answer here.
         """
-        if trouble := await self.unready():
+        if trouble := not self._secrets.all and await self._secrets.read():
             return [self._without_store(each, trouble) for each in work]
         step = Step(len(work))
-        calls: list[tuple[int, Acquire]] = []  # those next to each other are decided as runs
         for place, each in enumerate(work):
-            if type(each) is Acquire:
-                calls.append((place, each))
-                continue
-            if calls:
-                self._plan_calls(step, calls, hold, asker)
-                calls = []
             try:
-                if type(each) is AcquireRun:
+                if type(each) is Acquire:
+                    self._acquisitions.plan_alone(step, place, each, hold, asker)
+                elif type(each) is AcquireRun:
                     self._acquisitions.plan(step, place, each, hold, asker)
                 else:
                     await self._plan(step, place, each)
@@ -98,27 +91,18 @@ class Engine:
                 step.answers[place] = error
                 if isinstance(each, AcquireRun):
                     step.answers[place] = same_for_all(len(each.ids), error)
-        if calls:
-            self._plan_calls(step, calls, hold, asker)
         await step.decide(self._store, later)
         return step.answers
 
-    def _plan_calls(
-        self, step: Step, calls: list[tuple[int, Acquire]], hold: float, asker: str
-    ) -> None:
-        for run in acquire_runs(calls):
-            self._acquisitions.plan_alone(step, run, hold, asker)
-
     async def _plan(self, step: Step, place: int, operation: Any) -> None:
         """Have what is no acquisition and no run carried out; raises what is wrong with it."""
-        put: Callable[[Outcome], None] = partial(setitem, step.answers, place)
         match operation:
             case SettleRun():
                 await self._settlements.plan(step, place, operation)
             case OpenLimitError():
-                put(operation)
+                step.answers[place] = operation
             case Settle():
-                await self._settlements.plan_one(step, place, operation)
+                await self._settlements.plan_alone(step, place, operation)
             case Cancel():
                 await self._plan_cancel(step, place, operation)
             case Release(reservation_id, key):
@@ -132,33 +116,28 @@ class Engine:
                 target = self._acquisitions.target(model, key)
                 pause = pause_of(min(retry_after, target.policy.settings.max_pause))
                 penalty = stores.Penalize(target.bucket, target.policy.limits, pause)
-                step.ask(penalty, lambda answer: put(None if answer is True else answer))
+                step.ask(place, penalty, _reported)
             case Observe(model, key, remaining):
                 target = self._acquisitions.target(model, key)
                 left = [remaining.get(unit, inf) for unit in target.policy.settings.observed]
                 observed = stores.Observe(target.bucket, target.policy.limits, left)
-                step.ask(observed, lambda answer: put(None if answer is True else answer))
+                step.ask(place, observed, _reported)
 
     async def _plan_cancel(self, step: Step, place: int, operation: Cancel) -> None:
         name, key = operation
-        policy, scope, number, start, slot = await self._settlements.reserved(name, key)
+        policy, scope, number, start, _, slot = await self._settlements.reserved(name, key)
         cancel = stores.Cancel(scope.bucket, policy.limits, scope.lot, number, start)
 
-        def answer(decided: Any) -> Outcome:
-            if isinstance(decided, UnknownReservation):
-                return UnknownReservation(name, decided.expired)
-            outcome: Outcome = decided
-            return outcome
+        if not policy.queue or not slot:
+            step.ask(place, cancel, renamed, name)
+            return
 
         async def cancel_alone() -> Outcome:
             [decided] = await self._store.adecide([cancel])
-            return answer(decided)
+            return renamed(decided, name)
 
-        if policy.queue and slot:
-            closing = slots.close(policy.queue, scope.bucket, slot, cancel_alone(), is_over=False)
-            step.decide_apart(place, closing)
-        else:
-            step.ask(cancel, lambda decided: setitem(step.answers, place, answer(decided)))
+        closing = slots.close(policy.queue, scope.bucket, slot, cancel_alone(), is_over=False)
+        step.decide_apart(place, closing)
 
     async def unready(self) -> LimiterUnavailable | None:
         """Why nothing can be decided yet; None from when the store has once told its secret."""
@@ -202,3 +181,9 @@ class Engine:
         """Hold nobody any longer who waits for a slot. Does not block."""
         for queue in self._queues.values():
             queue.drain()
+
+
+def _reported(answer: stores.Answer) -> Outcome:
+    """The outcome of what has none unless it fails."""
+    assert answer is True or isinstance(answer, LimiterUnavailable)
+    return None if answer is True else answer

@@ -63,37 +63,42 @@ class Reserved(NamedTuple):
         return Reserved(*columns)
 
 
+class Signer:
+    """What signs the ids of policies with these units: the first of the ``secrets``. The others
+    once did."""
+
+    __slots__ = ("form", "macs", "width")
+
+    def __init__(self, secrets: Iterable[bytes], units: Sequence[str]) -> None:
+        self.width = len(units)
+        self.form = f".%d.%d.{'-'.join(['%d'] * len(units))}"
+        # Copying one takes less than half the time of making it.
+        common = f"{' '.join(units)}\0".encode()
+        self.macs = [blake2b(common, digest_size=_MAC // 2, key=secret) for secret in secrets]
+
+
 class Scope:
     """Makes and reads the ids of one lot and bucket for one key; and for one ``model``, if the ids
-    are to tell it. The first of the ``secrets`` signs, the others once did."""
+    are to tell it."""
 
-    __slots__ = ("_format", "_macs", "_width", "bucket", "lot", "model", "text")
+    __slots__ = ("_common", "_form", "_mac", "_signer", "bucket", "lot", "model", "text")
 
-    def __init__(
-        self,
-        secrets: Iterable[bytes],
-        units: Sequence[str],
-        key: str,
-        lot: str,
-        bucket: str,
-        model: str = "",
-    ) -> None:
+    def __init__(self, signer: Signer, key: str, lot: str, bucket: str, model: str = "") -> None:
         self.lot, self.bucket, self.model = lot, bucket, model
-        self.text = f"{lot}.{bucket}{model}"
-        self._width = len(units)
-        self._format = f".%d.%d.{'-'.join(['%d'] * len(units))}"
-        # What all its ids have in common; copying it takes less than half of the time.
-        common = f"{' '.join(units)}\0{len(key)}\0{key}{len(self.text)}\0{self.text}".encode()
-        macs = [blake2b(common, digest_size=_MAC // 2, key=secret) for secret in secrets]
-        self._macs = tuple(macs)
+        self.text = text = f"{lot}.{bucket}{model}"
+        self._signer = signer
+        self._form = signer.form
+        self._common = f"{len(key)}\0{key}{len(text)}\0{text}".encode()
+        self._mac = signer.macs[0].copy()
+        self._mac.update(self._common)
         untrack(self)
 
     def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
         """What is before the slash in the id of a reservation that was granted."""
-        rest = self._format % (number, start, *costs)
+        rest = self._form % (number, start, *costs)
         if slot:
             rest = f"{rest}.{slot}"
-        mac = self._macs[0].copy()
+        mac = self._mac.copy()
         mac.update(rest.encode())
         return mac.hexdigest() + rest
 
@@ -101,12 +106,24 @@ class Scope:
         """``own`` of reservations that were granted with the numbers from the first on."""
         return [*map(self.own, range(first, first + len(costs)), starts, costs)]
 
+    def read_one(self, own: str) -> tuple[int, int, Costs, str] | None:
+        """Number, start, costs and slot of an id of which this is before the slash; None for one
+        that it has not made."""
+        rest = own[_MAC:]
+        mac = self._mac.copy()
+        mac.update(rest.encode())
+        is_made = compare_digest(mac.hexdigest().encode(), own[:_MAC].encode())
+        if not is_made and not self._has_made(own):
+            return None
+        _, number, start, costs, *slot = rest.split(".")
+        return int(number), int(start), (*map(int, costs.split("-")),), slot[0] if slot else ""
+
     def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
         """What ids say, of which this is before the slash, and the positions of those that it has
         not made, of which nothing is said."""
         rests = [own[_MAC:] for own in owns]
         strangers: list[int] = []
-        if not _are_equal(_signed(self._macs[0], rests), [own[:_MAC] for own in owns]):
+        if not _are_equal(_signed(self._mac, map(str.encode, rests)), [own[:_MAC] for own in owns]):
             strangers = [i for i, own in enumerate(owns) if not self._has_made(own)]
             rests = [rest for i, rest in enumerate(rests) if i not in strangers]
         fields = [rest.split(".") for rest in rests]
@@ -114,21 +131,22 @@ class Scope:
             return Reserved([], [], [], []), strangers
         _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no slot
         flat = map(int, "-".join(costs).split("-"))
-        rows = [*zip(*[flat] * self._width, strict=True)]
+        rows = [*zip(*[flat] * self._signer.width, strict=True)]
         slots = [each[4] if len(each) > 4 else "" for each in fields]
         return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, slots)), strangers
 
     def _has_made(self, own: str) -> bool:
         """Now, or with one of the secrets that the store had before."""
-        return any(_are_equal(_signed(common, [own[_MAC:]]), [own[:_MAC]]) for common in self._macs)
+        rest = self._common + own[_MAC:].encode()
+        return any(_are_equal(_signed(mac, [rest]), [own[:_MAC]]) for mac in self._signer.macs)
 
 
-def _signed(common: Any, rests: Iterable[str]) -> list[str]:
+def _signed(common: Any, rests: Iterable[bytes]) -> list[str]:
     """The mac of each."""
     macs = []
     for rest in rests:
         mac = common.copy()
-        mac.update(rest.encode())
+        mac.update(rest)
         macs.append(mac.hexdigest())
     return macs
 

@@ -1,14 +1,14 @@
 """The policies of a server, which of them covers a model, and what each keeps while it serves."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from itertools import filterfalse
+from operator import itemgetter
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import UnknownModel
 from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
-from openlimit.wire.columns import AcquireRun
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.costs import Columns, TokenCosts
 from openlimit_server.engine.learned_output import LearnedOutput
@@ -27,6 +27,9 @@ class Policy:
         # These are read for each run, faster than from the settings.
         self.limits = settings.limits
         self.units = settings.units
+        self._default_wait = settings.default_wait
+        self.bucket = "" if settings.split_by else f"{self.name}:{{{self.name}}}"
+        """Of all its calls, unless they are split."""
         self.queue = queue
         """Where calls need a slot as well."""
         self.token_costs: TokenCosts | None = None
@@ -39,11 +42,25 @@ class Policy:
         is_plain = self.units and not {INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units)
         self._plain_units = self.units if is_plain else None
         """Calls that cost these and nothing else are charged what they say."""
+        self._kinds = len({*self.units})
+        self._pick = itemgetter(*self.units) if is_plain and len(self.units) > 1 else None
         self._uncounted = Uncounted(self.name, self.units)
 
-    def costs_of(self, run: AcquireRun) -> list[Costs]:
-        """What each call of a run is charged, in the order of the limits."""
-        units, costs, count = run.units, run.costs, len(run.ids)
+    def costs_of_one(self, model: str, by_unit: Mapping[str, int]) -> Costs:
+        """What a call is charged, in the order of the limits."""
+        if self._pick and len(by_unit) == self._kinds:
+            try:
+                costs: Costs = self._pick(by_unit)
+            except KeyError:
+                pass
+            else:
+                return costs
+        return self.costs_of(model, (*by_unit,), (*by_unit.values(),), 1)[0]
+
+    def costs_of(
+        self, model: str, units: tuple[str, ...], costs: Sequence[int], count: int
+    ) -> list[Costs]:
+        """What so many calls of a run are charged, each in the order of the limits."""
         width = len(units)
         if units == self._plain_units:
             return [*zip(*[iter(costs)] * width, strict=True)]
@@ -54,13 +71,13 @@ class Policy:
         if width > 2:  # beside requests and tokens
             self._uncounted.notice(units)
         if self.token_costs:
-            self.token_costs.charge(run.model, by_unit)
+            self.token_costs.charge(model, by_unit)
         return [*zip(*[by_unit.get(unit, nothing) for unit in self.units], strict=True)]
 
     def max_wait(self, seconds: float | None) -> float:
         """Microseconds that a call waits at most that says so."""
         if seconds is None:
-            return self.settings.default_wait
+            return self._default_wait
         return min(seconds * SECOND, self.settings.longest_wait)
 
     def require_sensible(self, used: Mapping[str, int]) -> None:

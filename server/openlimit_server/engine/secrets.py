@@ -3,24 +3,29 @@
 import asyncio
 import secrets
 from collections.abc import Callable
+from functools import lru_cache
 from typing import cast
 
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
+from openlimit_server.engine.ids import Signer
 
 _REREAD_AFTER = 1.0  # seconds from one look at the store's secret to the next
 _MOST = 3
 
 
 class Secrets:
-    """The store's secret, and those it had before. ``changed`` is called for a new one."""
+    """The store's secret, those it had before, and what signs with them. ``changed`` is called for
+    a new one."""
 
     def __init__(self, store: AsyncStore, changed: Callable[[], None]) -> None:
         self._store = store
         self._changed = changed
         self.all: list[bytes] = []
         """The store's first; empty until it was read."""
+        self.signer = lru_cache(maxsize=None)(lambda units: Signer(self.all, units))
+        """By the units of a policy."""
         self._reread_at = 0.0
         self._rereading = asyncio.Lock()
 
@@ -37,6 +42,7 @@ class Secrets:
         secret = cast(str, answer).encode()
         if self.all[:1] != [secret]:
             self.all = [secret, *(each for each in self.all if each != secret)][:_MOST]
+            self.signer.cache_clear()
             self._changed()
         return None
 

@@ -1,10 +1,10 @@
 """Settlements, and all that else names a reservation by its id."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import Settle, new
 from openlimit.stores import protocol as stores
@@ -12,10 +12,9 @@ from openlimit.stores.protocol import AsyncStore
 from openlimit.stores.untracked import untrack
 from openlimit.units import OUTPUT_TOKENS
 from openlimit.wire.codecs import Outcome
-from openlimit.wire.columns import SettleRun, settle_runs
+from openlimit.wire.columns import SettleRun
 from openlimit_server.engine import ids, slots
 from openlimit_server.engine.ids import Reserved, Scope
-from openlimit_server.engine.queue import SlotQueue
 from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.step import Step
@@ -40,55 +39,64 @@ class Settlements:
         lot, bucket, model = ids.read_scope(text)
         policy = self._rules.by_name.get(bucket.partition(":")[0])
         units = policy.units if policy else ()  # for which nothing is ever signed
-        found = policy, Scope(self._secrets.all, units, key, lot, bucket, model)
+        found = policy, Scope(self._secrets.signer(units), key, lot, bucket, model)
         untrack(found)
         return found
 
-    async def _read(
-        self, text: str, key: str, owns: Sequence[str]
-    ) -> tuple[Policy | None, Scope, Reserved, list[int]]:
-        """What ids of a scope say, and the positions of those that it has not made."""
-        policy, scope = self.scope(text, key)
-        reserved, strangers = scope.read(owns)
-        # Perhaps of a server that knows a newer secret.
-        if policy and any(ids.is_own(owns[i]) for i in strangers):
-            await self._secrets.reread()
-            policy, scope = self.scope(text, key)
-            reserved, strangers = scope.read(owns)
-        return policy, scope, reserved, strangers
-
-    async def reserved(self, reservation_id: str, key: str) -> tuple[Policy, Scope, int, int, str]:
-        """Policy, scope, number, start and slot of a reservation of this key; raises
+    async def reserved(
+        self, reservation_id: str, key: str
+    ) -> tuple[Policy, Scope, int, int, Costs, str]:
+        """Policy, scope, number, start, costs and slot of a reservation of this key; raises
         UnknownReservation."""
         own, _, text = reservation_id.partition("/")
-        policy, scope, reserved, strangers = await self._read(text, key, [own])
-        if strangers or not policy:
+        policy, scope = self.scope(text, key)
+        fields = scope.read_one(own)
+        if not fields and policy and ids.is_own(own):
+            await self._secrets.reread()  # perhaps of a server that knows a newer secret
+            policy, scope = self.scope(text, key)
+            fields = scope.read_one(own)
+        if not fields or not policy:
             raise ids.strange(own, text)
-        numbers, starts, _, names = reserved
-        return policy, scope, numbers[0], starts[0], names[0]
+        return policy, scope, *fields
 
-    async def plan_one(self, step: Step, place: int, settlement: Settle) -> None:
-        """Have a settlement carried out; raises what is wrong with its id."""
-        [run] = settle_runs([(0, settlement)])
-        if not run.scope:
-            raise ids.malformed()
-        await self._plan(step, place, run, alone=True)
+    async def plan_alone(self, step: Step, place: int, settlement: Settle) -> None:
+        """Have a settlement carried out; raises what is wrong with it."""
+        name, key, used = settlement
+        policy, scope, number, start, costs, slot = await self.reserved(name, key)
+        policy.require_sensible(used)
+        actual = [used.get(unit, cost) for unit, cost in zip(policy.units, costs, strict=True)]
+        operation = new(
+            stores.Settle,
+            (scope.bucket, policy.limits, scope.lot, [number], [start], [costs], [actual]),
+        )
+        if policy.queue and slot:
+
+            async def settle_alone() -> Outcome:
+                [decided] = await self._store.adecide([operation])
+                return settled(decided, policy, scope.model, settlement)
+
+            closing = slots.close(policy.queue, scope.bucket, slot, settle_alone(), is_over=True)
+            step.decide_apart(place, closing)
+        else:
+            step.ask(place, operation, settled, policy, scope.model, settlement)
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out."""
-        if not run.scope:
-            step.decide_apart(place, self._settle_whole(run))
-            return
         try:
-            await self._plan(step, place, run)
+            if run.scope:
+                await self._plan(step, place, run)
+            else:
+                step.decide_apart(place, self._settle_each(run))
         except OpenLimitError as error:
             step.answers[place] = dict.fromkeys(range(len(run.ids)), error)
 
-    async def _plan(self, step: Step, place: int, run: SettleRun, *, alone: bool = False) -> None:
-        """``alone`` if the answer is to be the outcome of the run's only settlement."""
-        policy, scope, reserved, strangers = await self._read(
-            run.scope, run.key, run.reservation_ids
-        )
+    async def _plan(self, step: Step, place: int, run: SettleRun) -> None:
+        policy, scope = self.scope(run.scope, run.key)
+        reserved, strangers = scope.read(run.reservation_ids)
+        if policy and any(ids.is_own(run.reservation_ids[i]) for i in strangers):
+            await self._secrets.reread()  # perhaps of a server that knows a newer secret
+            policy, scope = self.scope(run.scope, run.key)
+            reserved, strangers = scope.read(run.reservation_ids)
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
         if strangers:
@@ -99,71 +107,31 @@ class Settlements:
             errors |= {left[i]: error for i, error in wrong.items()}
             fit = [i for i in range(len(left)) if i not in wrong]
             left, run, reserved = [left[i] for i in fit], run.only(fit), reserved.only(fit)
-
-        def answer(unchanged: Unsettled) -> Any:
-            if errors:
-                unchanged = errors | {left[i]: each for i, each in unchanged.items()}
-            return unchanged.get(0, True) if alone else unchanged
-
         if not policy or not left:
-            step.answers[place] = answer({})
+            step.answers[place] = errors
         elif policy.queue and any(reserved.slots):
-            settling = self._settle_in_slots(policy, scope, reserved, run, answer)
-            step.decide_apart(place, settling)
+            step.decide_apart(place, self._settle_each(run, left, errors))
         else:
             operation = settle(policy, scope, reserved, run)
+            step.ask(place, operation, unsettled, policy, scope, run, left, errors)
 
-            def take(decided: stores.Answer) -> None:
-                step.answers[place] = answer(unsettled(policy, scope, run, decided))
-
-            step.ask(operation, take)
-
-    async def _settle_in_slots(
+    async def _settle_each(
         self,
-        policy: Policy,
-        scope: Scope,
-        reserved: Reserved,
         run: SettleRun,
-        answer: Callable[[Unsettled], Any],
-    ) -> Any:
-        """Settle one by one, and free their slots."""
-
-        async def settle_one(i: int) -> Outcome:
-            one = run.only([i])
-            operation = settle(policy, scope, reserved.only([i]), one)
-            [decided] = await self._store.adecide([operation])
-            return unsettled(policy, scope, one, decided).get(0, True)
-
-        queue, bucket = cast(SlotQueue, policy.queue), scope.bucket
-        outcomes = await asyncio.gather(
-            *(
-                slots.close(queue, bucket, slot, settle_one(i), is_over=True)
-                for i, slot in enumerate(reserved.slots)
-            )
-        )
-        unchanged = {i: each for i, each in enumerate(outcomes) if each is not True}
-        return answer(cast(Unsettled, unchanged))
-
-    async def _settle_whole(self, run: SettleRun) -> Unsettled:
-        """Settle a run whose ids are given whole, and may be of any scopes."""
-        width = len(run.units)
-        rows = [run.costs[i * width : (i + 1) * width] for i in range(len(run.ids))]
-        parts = settle_runs(
-            (i, Settle(name, run.key, dict(zip(run.units, row, strict=True))))
-            for i, (name, row) in enumerate(zip(run.reservation_ids, rows, strict=True))
-        )
-        step = Step(len(parts))
-        for place, part in enumerate(parts):
-            if part.scope:
-                await self.plan(step, place, part)
-            else:
-                step.answers[place] = dict.fromkeys(range(len(part.ids)), ids.malformed())
+        positions: Sequence[int] | None = None,
+        errors: Mapping[int, OpenLimitError] = {},
+    ) -> Unsettled:
+        """Settle one by one: in slots, or of any scopes."""
+        step = Step(len(run.ids))
+        for i in range(len(run.ids)):
+            try:
+                await self.plan_alone(step, i, run.settlement(i))
+            except OpenLimitError as error:
+                step.answers[i] = error
         await step.decide(self._store, None)
-        return {
-            part.ids[i]: each
-            for part, unchanged in zip(parts, step.answers, strict=True)
-            for i, each in unchanged.items()
-        }
+        at = positions or range(len(run.ids))
+        failed = {at[i]: each for i, each in enumerate(step.answers) if each is not True}
+        return {**errors, **failed}
 
 
 def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:
@@ -199,18 +167,49 @@ def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> 
     )
 
 
-def unsettled(policy: Policy, scope: Scope, run: SettleRun, answer: stores.Answer) -> Unsettled:
-    """What has changed nothing; learns from the others."""
+def settled(answer: stores.Answer, policy: Policy, model: str, settlement: Settle) -> Outcome:
+    """Whether a settlement has changed anything; learns from it."""
     if isinstance(answer, LimiterUnavailable):
-        return dict.fromkeys(range(len(run.ids)), answer)
+        return answer
     assert isinstance(answer, Mapping)
-    unchanged: dict[int, Any] = {**answer}
-    for i, error in answer.items():
-        if isinstance(error, UnknownReservation):
-            unchanged[i] = UnknownReservation(run.reservation_id(i), error.expired)
+    if answer:
+        return renamed(answer[0], settlement.reservation_id)
+    used = settlement.costs
+    if policy.learns and OUTPUT_TOKENS in used and used.get("requests", 1):
+        assert policy.token_costs
+        policy.token_costs.learn(model, used[OUTPUT_TOKENS])
+    return True
+
+
+def renamed(answer: Any, reservation_id: str) -> Outcome:
+    """The store's answer about a reservation that it names in its own way."""
+    if isinstance(answer, UnknownReservation):
+        return UnknownReservation(reservation_id, answer.expired)
+    outcome: Outcome = answer
+    return outcome
+
+
+def unsettled(
+    answer: stores.Answer,
+    policy: Policy,
+    scope: Scope,
+    run: SettleRun,
+    positions: Sequence[int],
+    errors: Mapping[int, OpenLimitError],
+) -> Unsettled:
+    """What has changed nothing, and the errors of others than those at these positions; learns from
+    those that are settled."""
+    if isinstance(answer, LimiterUnavailable):
+        return {**errors, **dict.fromkeys(positions, answer)}
+    assert isinstance(answer, Mapping)
     if policy.learns and OUTPUT_TOKENS in run.units:
-        _learn(policy, scope.model, run, unchanged)
-    return unchanged
+        _learn(policy, scope.model, run, answer)
+    if not answer:
+        return errors
+    unchanged: dict[int, Any] = {
+        positions[i]: renamed(each, run.reservation_id(i)) for i, each in answer.items()
+    }
+    return {**errors, **unchanged}
 
 
 def _learn(policy: Policy, model: str, run: SettleRun, unchanged: Mapping[int, object]) -> None:

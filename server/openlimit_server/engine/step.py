@@ -18,13 +18,15 @@ class Step:
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
         self._operations: list[stores.Operation] = []
-        self._takers: list[Callable[[Any], None]] = []
+        self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
 
-    def ask(self, operation: stores.Operation, take: Callable[[Any], None]) -> None:
-        """Ask the store; ``take`` fills in answers from the store's."""
+    def ask(
+        self, place: int, operation: stores.Operation, answer: Callable[..., Any], *context: Any
+    ) -> None:
+        """Ask the store; ``answer`` makes the answer at a place of the store's and the context."""
         self._operations.append(operation)
-        self._takers.append(take)
+        self._answers.append((place, answer, context))
 
     def decide_apart(
         self, place: int, deciding: Coroutine[Any, Any, Any], position: int | None = None
@@ -34,8 +36,6 @@ class Step:
 
     async def decide(self, store: AsyncStore, later: Later | None) -> None:
         """Fill in all answers, but for those that ``later`` takes. To be called once."""
-        # They refer to this step: if it kept them, only the garbage collector would free all this.
-        takers, self._takers = self._takers, []
         if not self._apart:
             decided = await store.adecide(self._operations)
         elif later:
@@ -45,10 +45,10 @@ class Step:
         else:
             others = asyncio.gather(*(deciding for *_, deciding in self._apart))
             decided, outcomes = await asyncio.gather(store.adecide(self._operations), others)
-            for (place, position, _), outcome in zip(self._apart, outcomes, strict=True):
+            for (at, position, _), outcome in zip(self._apart, outcomes, strict=True):
                 if position is None:
-                    self.answers[place] = outcome
+                    self.answers[at] = outcome
                 else:
-                    self.answers[place].others[position] = outcome
-        for take, answer in zip(takers, decided, strict=True):
-            take(answer)
+                    self.answers[at].others[position] = outcome
+        for (place, answer, context), of_store in zip(self._answers, decided, strict=True):
+            self.answers[place] = answer(of_store, *context)

@@ -104,12 +104,11 @@ def test_units_of_an_own_kind_can_be_limited() -> None:
     assert [*policy(limits=dict.fromkeys(units, "9/day")).units] == units
 
 
-def test_each_limit_has_its_unit_and_its_zero() -> None:
+def test_each_limit_has_its_unit() -> None:
     """In the limits' order, one for each of several limits of a unit."""
     given = policy(limits={"tokens": ["9/minute", "9/day"], "a": "9/minute"})
     assert [limit.unit for limit in given.limits] == ["tokens", "tokens", "a"]
     assert given.units == ("tokens", "tokens", "a")
-    assert given.zeros == (0, 0, 0)
 
 
 def test_a_providers_remainder_is_for_the_shortest_period_of_a_unit() -> None:

@@ -93,7 +93,7 @@ def test_every_guess_can_be_read(text: str) -> None:
         notation.limit,
         notation.duration,
         notation.address,
-        lambda text: notation.whole_number(text, 1, 1000),
+        lambda text: notation.whole_number(text, most=1000),
     ):
         with suppress(ValueError):
             read(text)

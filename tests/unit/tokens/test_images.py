@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit.providers.image_costs import Patches, Tiles
+from openlimit.providers.provider import Patches, Tiles
 from openlimit.tokens.images import image_size
 
 # Images of 3 x 2 pixels.

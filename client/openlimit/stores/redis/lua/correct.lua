@@ -28,6 +28,10 @@ local function corrections()
       at, level, limited_by = last.at, last.level, last.limited_by
       leak_until(now)
       level = by_limit(math.max, sum(less(level, credit), change), floor)
+      if started and started.observed then
+        local observed = leaked(started.observed, math.max(at, now) - started.at)
+        level = by_limit(math.max, level, observed)
+      end
       level = by_limit(math.min, highest, level)
       forget(seq)
       seq = seq - 1
@@ -43,7 +47,7 @@ local function corrections()
     local oldest = first
     while not started and oldest <= seq do
       local record = oldest >= void and recall(oldest)
-      started = record and {at = record.at, level = record.level}
+      started = record and {at = record.at, level = record.level, observed = false}
       oldest, changed = oldest + 1, true
     end
     if not started then
@@ -63,6 +67,7 @@ local function corrections()
     level, changed = change_all(level, changes), true
     if queue then
       started.level = change_all(started.level, changes)
+      started.observed = started.observed and change_all(started.observed, changes)
     end
     local last = at > now and recall(seq)
     if last then
@@ -179,6 +184,10 @@ local function corrections()
     end
     if any(raised) then
       correct(changes, queue)
+    end
+    -- Cancelling leaves at least that, even if there was no need to raise any level.
+    if queue then
+      started.observed, changed = by_limit(math.max, started.observed, wanted), true
     end
   end
 

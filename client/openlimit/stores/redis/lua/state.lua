@@ -9,7 +9,8 @@
 --            limited_by    the unit that set that start; empty for none
 --            units         the limits' names, in their order
 --            seq, first    the numbers of the latest and of the oldest reservation that is kept
---            started       when and how full the bucket was with what had started and is not kept
+--            started       when and how full the bucket was with what had started and is not kept,
+--                          and as much of that as was observed
 --            void          the number before which none can be cancelled any more
 --            p:<number>    such a reservation: a start to come, and the bucket as it was before
 --            n:<name>      the number of the reservation of that name, which is lot-number
@@ -160,11 +161,13 @@ end
 
 -- Lets time pass for what has started, and a call start.
 local function start_by(time, costs)
-  local levels = leaked(started.level, time - started.at)
+  local elapsed = time - started.at
+  local levels = leaked(started.level, elapsed)
+  local observed = started.observed and leaked(started.observed, elapsed)
   for i = 1, costs and n or 0 do
     levels[i] = levels[i] + costs[i]
   end
-  started = {at = time, level = levels}
+  started = {at = time, level = levels, observed = observed}
 end
 
 -- Drops the oldest that are kept and have started or are void; some now, more in later calls, so
