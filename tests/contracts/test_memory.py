@@ -90,7 +90,7 @@ def test_a_quarter_of_an_hour_of_settlements_is_remembered(
     for lot in range(15):
         assert ask(store, [settle_all(f"lot {lot}", range(4096))]) == [True] * 4096
         clock.advance(59)
-    assert sum(len(lot.marks) for lot in store._closed.lots.values()) == 15 * 1024
+    assert sum(len(lot.marks) for lot in store._closed.lots._values.values()) == 15 * 1024
     assert ask(store, [first, long, long]) == [False, True, False]
 
 
@@ -199,8 +199,8 @@ def _followed() -> int:
 
 
 def test_the_collector_does_not_follow_what_is_kept(store: MemoryStore) -> None:
-    """A full collection stops all callers, so what it visits does not grow with the buckets, lots
-    and runs."""
+    """A full collection stops all callers, so what it visits does not grow with the buckets,
+    lots and runs."""
 
     def fill(names: range) -> None:
         for i in names:

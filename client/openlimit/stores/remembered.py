@@ -1,7 +1,7 @@
 """What must not be done twice, kept for as long as it may be repeated."""
 
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from heapq import heappop, heappush
 from itertools import islice
 from math import inf
@@ -51,10 +51,6 @@ class Remembered(Generic[V]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-    def values(self) -> Iterable[V]:
-        """All of them."""
-        return self._values.values()
 
     def get(self, key: _Key, now: float) -> V | None:
         """The value, while it lasts."""

@@ -29,7 +29,8 @@ local function corrections()
       leak_until(now)
       level = by_limit(math.max, sum(less(level, credit), change), floor)
       if started and started.observed then
-        level = by_limit(math.max, level, leaked(started.observed, math.max(at, now) - started.at))
+        local observed = leaked(started.observed, math.max(at, now) - started.at)
+        level = by_limit(math.max, level, observed)
       end
       level = by_limit(math.min, highest, level)
       forget(seq)
