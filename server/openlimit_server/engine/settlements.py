@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal, cast
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
@@ -32,7 +31,12 @@ class Settlements:
         self._rules = rules
         self._store = store
         self._secrets = secrets
-        self.scope = lru_cache(_REMEMBERED)(self._find_scope)
+        self._scopes: dict[tuple[str, str], tuple[Policy | None, Scope]] = {}
+        """Those that have made an id, by text and key: anybody can name others, without end."""
+
+    def forget_scopes(self) -> None:
+        """They know the secrets before."""
+        self._scopes.clear()
 
     def _find_scope(self, text: str, key: str) -> tuple[Policy | None, Scope]:
         """The policy and the scope that these ids are of; raises InvalidRequest."""
@@ -45,13 +49,20 @@ class Settlements:
         self, text: str, key: str, owns: Sequence[str]
     ) -> tuple[Policy | None, Scope, Reserved, list[int]]:
         """What ids of a scope say, and the positions of those that it has not made."""
-        policy, scope = self.scope(text, key)
+        name = text, key
+        known = self._scopes.get(name)
+        policy, scope = known or self._find_scope(text, key)
         reserved, strangers = scope.read(owns)
         # Perhaps of a server that knows a newer secret.
         if policy and any(ids.is_own(owns[i]) for i in strangers):
             await self._secrets.reread()
-            policy, scope = self.scope(text, key)
+            policy, scope = self._find_scope(text, key)
             reserved, strangers = scope.read(owns)
+            known = None
+        if not known and reserved.numbers:
+            self._scopes[name] = policy, scope
+            if len(self._scopes) > _REMEMBERED:
+                del self._scopes[next(iter(self._scopes))]
         return policy, scope, reserved, strangers
 
     async def reserved(self, reservation_id: str, key: str) -> tuple[Policy, Scope, int, int, str]:
@@ -67,15 +78,10 @@ class Settlements:
     async def plan_one(self, step: Step, place: int, settlement: Settle) -> None:
         """Have a settlement carried out; raises what is wrong with its id."""
         [run] = settle_runs([(0, settlement)])
-        if not run.scope:
-            raise ids.malformed()
         await self._plan(step, place, run, alone=True)
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out."""
-        if not run.scope:
-            step.decide_apart(place, self._settle_whole(run))
-            return
         try:
             await self._plan(step, place, run)
         except OpenLimitError as error:
@@ -140,27 +146,6 @@ class Settlements:
         )
         unchanged = {i: each for i, each in enumerate(outcomes) if each is not True}
         return answer(cast(Unsettled, unchanged))
-
-    async def _settle_whole(self, run: SettleRun) -> Unsettled:
-        """Settle a run whose ids are given whole, and may be of any scopes."""
-        width = len(run.units)
-        rows = [run.costs[i * width : (i + 1) * width] for i in range(len(run.ids))]
-        parts = settle_runs(
-            (i, Settle(name, run.key, dict(zip(run.units, row, strict=True))))
-            for i, (name, row) in enumerate(zip(run.reservation_ids, rows, strict=True))
-        )
-        step = Step(len(parts))
-        for place, part in enumerate(parts):
-            if part.scope:
-                await self.plan(step, place, part)
-            else:
-                step.answers[place] = dict.fromkeys(range(len(part.ids)), ids.malformed())
-        await step.decide(self._store, None)
-        return {
-            part.ids[i]: each
-            for part, unchanged in zip(parts, step.answers, strict=True)
-            for i, each in unchanged.items()
-        }
 
 
 def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:
