@@ -358,6 +358,22 @@ def test_a_run_settles_before_the_acquisitions_of_its_message(servers: Servers) 
     assert (answered.settled_runs, len(answered.outcomes)) == (1, 0)
 
 
+def test_a_run_of_whole_ids_settles_before_the_acquisitions_of_its_message(
+    servers: Servers,
+) -> None:
+    """As one with a scope does."""
+    model = "shared-whole"
+    name = acquire(servers.first, model, 100).reservation_id
+    settling = SettleRun(ids=[1], units=["tokens"], reservation_ids=[name], costs=[0])
+    run = AcquireRun(model=model, units=["tokens"], ids=[2], costs=[100])
+    answered = stream(servers.second, AcquireStreamRequest(runs=[run], settlements=[settling]))
+    assert answered.settled_runs == 1
+    [(number, granted)] = read_outcomes(answered, "")
+    assert number == 2
+    assert isinstance(granted, Grant)
+    assert granted.wait == 0
+
+
 def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) -> None:
     """It is answered by its error, and all others are settled; so is a run of whole ids, which may
     be of any models."""

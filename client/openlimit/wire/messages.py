@@ -171,7 +171,8 @@ def _parts(
         for first in range(0, count, _PART):
             last = min(first + _PART, count)
             parts = read_settle_run(settling, first, last)
-            yield parts, _RUN + last - first, int(last == count)
+            weight = 1 if settling.scope else _ALONE
+            yield parts, _RUN + weight * (last - first), int(last == count)
     for operation in request.operations:
         yield [([operation.id], _read_operation(operation))], _ALONE, 0
     for run in request.runs:

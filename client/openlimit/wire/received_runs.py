@@ -5,10 +5,10 @@ from functools import lru_cache
 from reprlib import repr as shortened
 
 from openlimit.errors import InvalidRequest
-from openlimit.operations import new
+from openlimit.operations import Settle, new
 from openlimit.units import MAX_UNITS, TOKENS, require_amount, require_units
 from openlimit.v1 import rate_limit_pb2 as messages
-from openlimit.wire.columns import MAX_RUN, AcquireRun, SettleRun
+from openlimit.wire.columns import MAX_RUN, AcquireRun, SettleRun, settle_runs
 from openlimit.wire.fields import (
     MAX_RESERVATION_ID,
     id_too_long,
@@ -40,7 +40,7 @@ def read_acquire_run(
 
 
 def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part]:
-    """The settlements from the first to before the last."""
+    """The settlements from the first to before the last; where their ids are whole, by scopes."""
     ids, names = [*run.ids[first:last]], [*run.reservation_ids[first:last]]
     try:
         require_name("key", run.key)
@@ -56,7 +56,21 @@ def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part
     if max(map(len, names), default=0) > MAX_RESERVATION_ID:
         too_long = (i for i, name in enumerate(names) if len(name) > MAX_RESERVATION_ID)
         errors = errors | {i: id_too_long(names[i]) for i in too_long}
-    return _parts(new(SettleRun, (ids, run.key, run.scope, units, names, costs)), errors)
+    parts = _parts(new(SettleRun, (ids, run.key, run.scope, units, names, costs)), errors)
+    return parts if run.scope else [each for part in parts for each in _by_scope(*part)]
+
+
+def _by_scope(ids: Sequence[int], run: AcquireRun | SettleRun | InvalidRequest) -> list[Part]:
+    """What is to be settled by whole ids, as runs that have a scope each."""
+    if not isinstance(run, SettleRun):
+        return [(ids, run)]
+    width = len(run.units)
+    rows = [run.costs[i * width : (i + 1) * width] for i in range(len(ids))]
+    settlements = [
+        (number, Settle(name, run.key, dict(zip(run.units, row, strict=True))))
+        for number, name, row in zip(ids, run.reservation_ids, rows, strict=True)
+    ]
+    return [(each.ids, each) for each in settle_runs(settlements)]
 
 
 def _read_costs(

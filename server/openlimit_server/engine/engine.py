@@ -160,7 +160,7 @@ class Engine:
     def _forget_signers(self) -> None:
         """They know the secrets before."""
         self._acquisitions.forget_targets()
-        self._settlements.scope.cache_clear()
+        self._settlements.forget_scopes()
 
     async def give_back(
         self, granted: Iterable[tuple[Acquire | AcquireRun, Grant]], asker: str

@@ -1,7 +1,6 @@
 """Settlements, and all that else names a reservation by its id."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 from openlimit.bucket.limit import Costs
@@ -32,7 +31,15 @@ class Settlements:
         self._rules = rules
         self._store = store
         self._secrets = secrets
-        self.scope = lru_cache(_REMEMBERED)(self._find_scope)
+        self._scopes: dict[tuple[str, str], tuple[Policy | None, Scope]] = {}
+        """Those that have made an id, by text and key: anybody can name others, without end."""
+
+    def forget_scopes(self) -> None:
+        """They know the secrets before."""
+        self._scopes.clear()
+
+    def _scope(self, text: str, key: str) -> tuple[Policy | None, Scope]:
+        return self._scopes.get((text, key)) or self._find_scope(text, key)
 
     def _find_scope(self, text: str, key: str) -> tuple[Policy | None, Scope]:
         """The policy and the scope that these ids are of; raises InvalidRequest."""
@@ -43,20 +50,27 @@ class Settlements:
         untrack(found)
         return found
 
+    def _remember(self, text: str, key: str, found: tuple[Policy | None, Scope]) -> None:
+        if (text, key) not in self._scopes:
+            self._scopes[text, key] = found
+            if len(self._scopes) > _REMEMBERED:
+                del self._scopes[next(iter(self._scopes))]
+
     async def reserved(
         self, reservation_id: str, key: str
     ) -> tuple[Policy, Scope, int, int, Costs, str]:
         """Policy, scope, number, start, costs and slot of a reservation of this key; raises
         UnknownReservation."""
         own, _, text = reservation_id.partition("/")
-        policy, scope = self.scope(text, key)
+        policy, scope = self._scope(text, key)
         fields = scope.read_one(own)
         if not fields and policy and ids.is_own(own):
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self.scope(text, key)
+            policy, scope = self._scope(text, key)
             fields = scope.read_one(own)
         if not fields or not policy:
             raise ids.strange(own, text)
+        self._remember(text, key, (policy, scope))
         return policy, scope, *fields
 
     async def plan_alone(self, step: Step, place: int, settlement: Settle) -> None:
@@ -83,20 +97,19 @@ class Settlements:
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out."""
         try:
-            if run.scope:
-                await self._plan(step, place, run)
-            else:
-                step.decide_apart(place, self._settle_each(run))
+            await self._plan(step, place, run)
         except OpenLimitError as error:
             step.answers[place] = dict.fromkeys(range(len(run.ids)), error)
 
     async def _plan(self, step: Step, place: int, run: SettleRun) -> None:
-        policy, scope = self.scope(run.scope, run.key)
+        policy, scope = self._scope(run.scope, run.key)
         reserved, strangers = scope.read(run.reservation_ids)
         if policy and any(ids.is_own(run.reservation_ids[i]) for i in strangers):
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self.scope(run.scope, run.key)
+            policy, scope = self._scope(run.scope, run.key)
             reserved, strangers = scope.read(run.reservation_ids)
+        if reserved.numbers:
+            self._remember(run.scope, run.key, (policy, scope))
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
         if strangers:
@@ -118,10 +131,10 @@ class Settlements:
     async def _settle_each(
         self,
         run: SettleRun,
-        positions: Sequence[int] | None = None,
-        errors: Mapping[int, OpenLimitError] = {},
+        positions: Sequence[int],
+        errors: Mapping[int, OpenLimitError],
     ) -> Unsettled:
-        """Settle one by one: in slots, or of any scopes."""
+        """Settle one by one, in slots."""
         step = Step(len(run.ids))
         for i in range(len(run.ids)):
             try:
@@ -129,8 +142,7 @@ class Settlements:
             except OpenLimitError as error:
                 step.answers[i] = error
         await step.decide(self._store, None)
-        at = positions or range(len(run.ids))
-        failed = {at[i]: each for i, each in enumerate(step.answers) if each is not True}
+        failed = {positions[i]: each for i, each in enumerate(step.answers) if each is not True}
         return {**errors, **failed}
 
 

@@ -80,6 +80,8 @@ class Outbox:
         while self._parts and not self._parts[0].undecided:
             self._settled_runs += self._parts.popleft().settled_runs
         if self._settled_runs > before:
+            if self._entries and not self._entries[-1].size:  # this count includes that one
+                self._entries.pop()
             self._put(_Entry(0, (), None, self._settled_runs))
 
     def _put(self, entry: _Entry) -> None:

@@ -1,0 +1,22 @@
+"""What waits to be written to the client of a stream."""
+
+from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
+from openlimit.wire.status import TOO_MANY_IN_FLIGHT
+from openlimit_server.rpc.outbox import Outbox
+
+
+def test_acknowledgements_do_not_pile_up() -> None:
+    """A client may send settlements for ever and never read: the latest count says it all, but no
+    error comes after the count that covers it."""
+    outbox = Outbox()
+    for _ in range(1000):
+        outbox.end(outbox.begin(2))
+    assert len(outbox._entries) == 1
+    outbox.add([7], None, TOO_MANY_IN_FLIGHT)
+    for _ in range(1000):
+        outbox.end(outbox.begin(1))
+    assert len(outbox._entries) == 3
+    response = AcquireStreamResponse.FromString(outbox.next_message())
+    assert [each.id for each in response.outcomes] == [7]
+    assert response.settled_runs == 3000
+    assert not outbox
