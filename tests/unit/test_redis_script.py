@@ -11,7 +11,7 @@ from openlimit.stores.protocol import REPEATABLE, Operation, Settle
 from openlimit.stores.redis.encoder import key_of
 from openlimit.stores.redis.script import calls_of
 from tests.contracts.once import once
-from tests.contracts.store import LIMITS
+from tests.contracts.store import LIMITS, acquire
 
 NAMES = st.text("{}:ab", max_size=8)
 
@@ -52,6 +52,13 @@ def test_keys_begin_with_the_prefix(bucket: str) -> None:
     """So that an access list can name them."""
     [call] = calls_of([once("r")._replace(bucket=bucket)], "openlimit", None)
     assert all(key.startswith("openlimit:") for key in call.encode()[1:3])
+
+
+def test_operations_of_a_bucket_stay_in_order_when_its_limits_change() -> None:
+    """Those with the limits of before are not moved ahead of those with others."""
+    first, other = acquire("b"), acquire("b")._replace(limits=LIMITS[:1], costs=[(1,)])
+    calls = calls_of([first, first, other, first], "", None)
+    assert [call.operations for call in calls] == [[first, first], [other], [first]]
 
 
 def test_one_call_carries_out_so_much_and_no_more() -> None:

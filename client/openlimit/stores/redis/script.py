@@ -79,23 +79,23 @@ def size_of(operation: AnyOperation) -> int:
 def calls_of(
     operations: Iterable[AnyOperation], prefix: str, clock: Callable[[], float] | None
 ) -> list[Call]:
-    """As few calls as there are buckets, unless there is very much for one.
+    """As few calls as there are buckets, unless there is very much for one or its limits change.
 
     ``clock`` returns microseconds; None for that of Redis.
     """
     now = clock and clock()
-    filling: dict[tuple[str, int], tuple[Call, list[int]]] = {}
+    filling: dict[tuple[str, bool], tuple[Call, object, list[int]]] = {}
     calls = []
     for position, operation in enumerate(operations):
-        # By identity: limits are made once for many operations, and comparing them costs more.
         limits = getattr(operation, "limits", None)
-        target = operation.bucket, id(limits)
+        target = operation.bucket, limits is None
         size = size_of(operation)
-        call, filled = filling.get(target, (None, [0]))
-        if call is None or filled[0] + size > _MOST:
+        call, before, filled = filling.get(target, (None, None, [0]))
+        # By identity: limits are made once for many operations, and comparing them costs more.
+        if call is None or limits is not before or filled[0] + size > _MOST:
             script = SLOTS if limits is None else BUCKET
             call = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now)
-            filling[target] = call, (filled := [0])
+            filling[target] = call, limits, (filled := [0])
             calls.append(call)
         filled[0] += size
         call.operations.append(operation)

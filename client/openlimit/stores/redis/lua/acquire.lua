@@ -11,7 +11,7 @@ end
 
 -- Whether all of so many costs for each limit may start right now, and then they do.
 local function acquire_at_once(from, count)
-  if at > now or paused > now then
+  if at > now or paused > now or count == 0 then
     return false
   end
   local poured = leaked(level, now - at)
