@@ -249,7 +249,7 @@ async def test_the_limiter_prevents_every_429_of_a_real_run(tmp_path: Path) -> N
         processes.server(tmp_path, limits) as server,
         RemoteLimiter(server) as limiter,
     ):
-        without = await measure(Fleet(2, 32, 0.5, 0.5), provider, None, tmp_path, lambda *_: None)
+        without = await measure(Fleet(2, 32, 0.5, 3), provider, None, tmp_path, lambda *_: None)
         limited = await measure(Fleet(2, 32, 1, 3), provider, server, tmp_path, lambda *_: None)
         async with limiter.limit(model="gpt-4o", tokens=1) as reservation:
             assert reservation.wait is not None
