@@ -14,6 +14,7 @@ from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import (
     Acquire,
     Cancel,
+    Grants,
     Limits,
     Observe,
     Operation,
@@ -253,3 +254,43 @@ def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
         *("Acquire InvalidRequest", "Penalize True", "Observe True"),
     ):
         assert life.answers[kind] > seldom, life.answers
+
+
+# A thousand a second.
+THOUSAND: Limits = (Limit.per("requests", 60_000, 60, 1),)
+
+
+def decide(stores: Stores, *operations: Operation) -> None:
+    """In one call of each store; and they wait the same."""
+    waits = [
+        [[*answer.waits] for answer in store.decide(operations) if isinstance(answer, Grants)]
+        for store in stores[:2]
+    ]
+    assert waits[0] == waits[1]
+
+
+def lot_of(bucket: str, lot: str, count: int) -> Acquire:
+    """So many, each of one request."""
+    return Acquire(bucket, THOUSAND, [(1,)] * count, inf, lot, 0)
+
+
+def test_an_observation_does_not_start_from_what_is_yet_to_be_swept(stores: Stores) -> None:
+    """More starts have passed than one call of the script drops: what the provider says comes on
+    top of what has started since, not of what had started before all these."""
+    for lot in "abcdefghij":
+        decide(stores, lot_of("swept", lot, 1000))
+    stores.clock.advance(100)
+    decide(stores, lot_of("swept", "at once", 900))
+    decide(stores, lot_of("swept", "waits", 500))
+    decide(stores, Observe("swept", THOUSAND, (0,)), lot_of("swept", "next", 1))
+
+
+def test_reservations_without_names_are_not_followed_in_the_call_that_grants_them(
+    stores: Stores,
+) -> None:
+    """An observation raises the levels as much there as in a call of its own."""
+    decide(stores, lot_of("unnamed", "named", 1500))
+    decide(stores, Observe("unnamed", THOUSAND, (1000,)))
+    stores.clock.advance(0.5)  # all have started, and none could now
+    observe = Observe("unnamed", THOUSAND, (0,))
+    decide(stores, lot_of("unnamed", "", 900), observe, lot_of("unnamed", "next", 1))

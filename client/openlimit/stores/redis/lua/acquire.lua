@@ -1,11 +1,13 @@
 -- Acquires. Costs are in the column: those of a limit follow those of the limit before it.
 
--- Everything that was kept has started: cancelling goes back no further.
+-- Everything that was kept has started. What is not swept yet says nothing of what comes later:
+-- cancelling goes back no further, and what has started is not followed from there.
 local function end_queue()
   sweep()
   started = false
-  if first <= seq and recall(seq) then
+  if first <= seq then
     seq = seq + 1
+    void = seq
   end
 end
 
@@ -72,7 +74,11 @@ local function acquire_one(lot, number, max_wait, from, step)
   else
     sweep()
     seq = seq + 1
-    if lot ~= '' then
+    if lot == '' then
+      if first == seq then
+        first = seq + 1  -- nothing is kept of those without a name
+      end
+    else
       if first == seq then
         started = false
       end
