@@ -456,3 +456,11 @@ def test_threads_and_loops_share_one_limiter() -> None:
     # 80 calls at 200 a second, 20 of them at once.
     assert len(starts) == 80
     assert max(starts) - min(starts) >= 60 / 200 - 0.01
+
+
+def test_more_may_remain_than_a_double_holds() -> None:
+    """An observation of such a whole number changes nothing, like any that is large enough."""
+    limiter = ChatRateLimiter()
+    limiter.observe({"tokens": 10**400})
+    with limiter.limit(model="gpt-4", tokens=1, max_wait=0) as reservation:
+        assert reservation.wait == 0

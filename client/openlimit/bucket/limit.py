@@ -68,7 +68,8 @@ def pause_of(retry_after: float) -> int:
 
 def least_levels(limits: Sequence[Limit], remaining: Sequence[float]) -> list[float]:
     """How full the buckets are at least where the provider says what remains of each limit."""
+    wholes = [limit.capacity + limit.headroom for limit in limits]
+    # Compared first: what remains may be a whole number that is too large for a double.
     return [
-        max(0.0, limit.capacity + limit.headroom - left)
-        for limit, left in zip(limits, remaining, strict=True)
+        whole - left if left < whole else 0.0 for whole, left in zip(wholes, remaining, strict=True)
     ]
