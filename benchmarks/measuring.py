@@ -23,7 +23,7 @@ policies:
 
 
 class Rate(NamedTuple):
-    """What was measured, the rate, and a comparison."""
+    """One measurement: its name, its rate, and what the rate compares with."""
 
     what: str
     a_second: float

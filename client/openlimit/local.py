@@ -99,7 +99,7 @@ class LocalLimiter(RateLimiter):
 
 
 def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
-    """What was granted; raises what was answered instead."""
+    """The grant in an answer; raises the refusal or the outage."""
     if isinstance(answer, LimiterUnavailable):
         raise answer
     assert isinstance(answer, Grants)

@@ -58,9 +58,9 @@ class Bucket:
     ) -> tuple[float, str] | CostExceedsLimit | WaitTooLong:
         """Charge every limit for the earliest start that conforms, or refuse and charge none.
 
-        The answer is the wait, and the unit that sets it, empty for none. A refusal is returned,
-        not raised: one among many decisions must not end the others. What has a name can be
-        cancelled until it starts.
+        Returns the wait, and the unit that sets it, empty for none. A refusal is returned and not
+        raised, because the decisions after it go on. A reservation with a name can be cancelled
+        until it starts.
         """
         at = self.at
         start, limited_by = (at, self.limited_by) if at > now else (now, "")

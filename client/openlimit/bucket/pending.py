@@ -163,7 +163,7 @@ class Queue(OrderedDict[Hashable, Pending]):
 
 
 def leaked(levels: Levels, limits: Sequence[Limit], elapsed: float) -> Levels:
-    """What is left after a time; before one that is negative, what there must have been."""
+    """The levels after that time. A negative time gives the levels before."""
     return tuple(
         [
             max(0.0, level - elapsed * limit.rate)
@@ -188,7 +188,7 @@ def changed(levels: Levels, changes: Sequence[Levels], limits: Sequence[Limit]) 
 
 
 def _less(levels: Levels, amounts: Levels) -> Levels:
-    """What is left, at least nothing."""
+    """The levels less the amounts, floored at 0."""
     return tuple([max(0.0, level - amount) for level, amount in zip(levels, amounts, strict=True)])
 
 

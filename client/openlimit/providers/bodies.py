@@ -32,7 +32,7 @@ class Texts:
         return ()
 
     def rest(self) -> Iterable[bytes]:
-        """What is left after the last bytes."""
+        """The texts of the last bytes, once the body has ended."""
         return ()
 
 

@@ -22,7 +22,7 @@ _MOST = 2**53  # no provider means more
 
 
 def remaining(headers: Mapping[str, str]) -> dict[str, float]:
-    """What is left of the provider's limits by unit, such as ``{"requests": 3, "tokens": 171}``.
+    """Reads the remaining amount of each limit by unit, such as ``{"requests": 3, "tokens": 171}``.
 
     Upper and lower case are the same. Negative or absurdly large values and other text are ignored.
     """

@@ -163,10 +163,10 @@ class RemoteLimiter(RateLimiter):
             return self._without(error)
 
     def tell(self, operation: Report) -> None:
-        """What is safe to repeat is kept while the server is away, and sent when that is back.
+        """Operations that are safe to repeat are kept during an outage, and sent after it.
 
-        Also once closed, for callers that still slept or ran then. Raises InvalidRequest for an
-        Observe of impossible units.
+        A closed limiter sends them as well, for callers that still slept or ran when it closed.
+        Raises InvalidRequest for an Observe of impossible units.
         """
         if type(operation) is Observe:
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}

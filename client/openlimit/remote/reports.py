@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 class Reports:
     """Those of a connection, until they are answered.
 
-    What is safe to repeat is kept while the server is away: what became of a call, and pauses, for
-    as long as they last. ``lost`` takes the reservation of a lease that could not be renewed.
+    Operations that are safe to repeat are kept during an outage: what became of a call, and pauses
+    for as long as they last. ``lost`` takes the reservation of a lease that could not be renewed.
     """
 
     def __init__(
