@@ -65,6 +65,21 @@ class WaitTooLong(OpenLimitError):
         )
 
 
+class LineFull(OpenLimitError):
+    """So many calls wait that there is no place for one more; nothing was charged.
+
+    Attributes: ``where``, what is full; ``most``, the calls or children that it holds.
+    """
+
+    def __init__(self, where: str, most: int) -> None:
+        super().__init__(where, most)
+        self.where = where
+        self.most = most
+
+    def __str__(self) -> str:
+        return f"{self.where!r} has {self.most} calls that wait already; try again later"
+
+
 class UnknownModel(OpenLimitError):
     """No policy of the server covers the model. Attribute: ``model``, maybe empty."""
 

@@ -110,6 +110,39 @@ class Bucket:
         self._queue = None  # whatever was has started
         return True
 
+    def earliest(self, costs: Costs, now: float) -> tuple[float, str]:
+        """When these could start, and the unit that sets that, empty for none: one cost a limit,
+        none of them above its amount. Nothing is charged."""
+        at = self.at
+        start, limited_by = (at, self.limited_by) if at > now else (now, "")
+        if self.paused > start:
+            start, limited_by = self.paused, ""
+        for limit, cost, level in zip(self.limits, costs, self.levels, strict=True):
+            excess = level + min(cost, limit.capacity) - limit.capacity
+            if cost > 0 and excess > 0:
+                earliest = at + ceil(excess / limit.rate - _SLACK)
+                if earliest > start:
+                    start, limited_by = earliest, limit.unit
+        return start, limited_by
+
+    def pour(self, costs: Costs, start: float, limited_by: str) -> None:
+        """Charge them at this start, no earlier than ``earliest`` says. Only ``refund`` gives them
+        back."""
+        left = leaked(self.levels, self.limits, start - self.at)
+        self.levels = tuple([level + cost for level, cost in zip(left, costs, strict=True)])
+        self.at, self.limited_by, self._queue = start, limited_by, None
+
+    def refund(self, costs: Costs, start: float) -> None:
+        """Give back what was poured at this start, as far as it has not leaked since: cost - rate *
+        (at - start). ``at`` stays, so later starts do."""
+        since = self.at - start
+        self.levels = tuple(
+            [
+                level - min(level, max(0.0, cost - limit.rate * since))
+                for limit, cost, level in zip(self.limits, costs, self.levels, strict=True)
+            ]
+        )
+
     def cancel(self, name: Hashable, now: float) -> bool:
         """Give back a reservation that has not started; whether there was one to give back.
 

@@ -1,0 +1,412 @@
+"""The line of one policy: calls wait here until their start is near, and who is next is decided.
+
+From the root down, the next call is below the child whose turn it is; within a leaf, the first
+question comes first. If its start is not near, the innermost node that delays it is held: nothing
+below that node starts meanwhile, and its siblings go on. A start is handed out ahead by at most
+``HORIZON``, and only as far as the root delays it.
+
+Pure: times are microseconds, and arguments; ``now`` never runs backwards. Nothing here blocks.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import NamedTuple
+
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.kept import Kept
+from openlimit.bucket.leases import Lease, Leases, owed
+from openlimit.bucket.limit import SECOND, Costs
+from openlimit.bucket.tree import MOST_CHILDREN, Node, Rules, sizes
+from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, WaitTooLong
+
+HORIZON = 100_000
+"""Microseconds: how long before its start a call is told of it at most."""
+MOST_IN_LEAF = 10_000
+MOST_IN_TREE = 100_000
+MOST_BELOW_CHILD = MOST_IN_TREE // 10
+"""Calls that may wait at the same time: in a leaf, in all, and below one child of the root."""
+MOST_AT_ONCE = 100
+"""Outcomes of one call of ``decide``, and nodes, leases and holds that it looks after."""
+CONCURRENT = "concurrent"
+"""In place of a unit: what delays a call is that no slot is free."""
+_LATEST = 1 / 8  # of the latest interval in a leaf's pace
+
+
+class Call(NamedTuple):
+    """A call, and the nodes that it is charged in."""
+
+    name: str
+    """Unique in the tree."""
+    path: Sequence[str]
+    """The value of each level's label."""
+    rules: Sequence[Rules]
+    """Of each node on its path, the root first."""
+    costs: Sequence[Costs]
+    """In each of these nodes: one per limit, not negative."""
+    lease: float = 0.0
+    """Microseconds from its start for which it has its slots; 0: none of its nodes has slots."""
+
+
+class Start(NamedTuple):
+    """What a call is granted."""
+
+    name: str
+    at: float
+    limited_by: str
+    """The unit that delayed it, or ``concurrent``; empty if it had not to wait."""
+
+
+class Refusal(NamedTuple):
+    """A call that left the line uncharged."""
+
+    name: str
+    error: OpenLimitError
+
+
+class Standing(NamedTuple):
+    """Where a call that waits stands."""
+
+    rank: int
+    """In its leaf: 1 for the next one."""
+    wait: float
+    """Microseconds until its start: an estimate from the pace of its leaf."""
+    held_at: Sequence[str] | None
+    """The path of the innermost node that is held, empty for the root; None where other calls are
+    before it, and nothing else."""
+    limited_by: str
+    """The unit for which that node is held, or ``concurrent``."""
+
+
+class _Waiting:
+    """A call in the line."""
+
+    __slots__ = ("call", "deadline", "delayed_by", "first", "leaf")
+
+    def __init__(self, call: Call, leaf: Node, first: float, deadline: float) -> None:
+        self.call = call
+        self.leaf = leaf
+        self.first = first
+        self.deadline = deadline
+        self.delayed_by = ""
+
+
+class Line:
+    """The calls of one tree that wait, and those that have slots."""
+
+    def __init__(self, rules: Rules, bucket: Bucket) -> None:
+        self.root = Node(rules, bucket, None, "")
+        self._waiting: dict[str, _Waiting] = {}
+        self._leases = Leases()
+        self._kept = Kept()
+        # Heaps of what is due when; what is no longer so is passed over.
+        self._holds: list[tuple[float, int, Node]] = []
+        self._deadlines: list[tuple[float, str]] = []
+        self._order = count()
+
+    def __len__(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
+
+    def ask(self, call: Call, first: float, deadline: float, now: float) -> OpenLimitError | None:
+        """Put a call in its place; ``decide`` tells its outcome. It starts by its deadline or is
+        refused. A call that can never start, or not in time whatever happens, is refused here; so
+        is one for which there is no place.
+
+        Its place in its leaf is by ``first``, when it was first asked for, and then by its name. To
+        repeat it changes nothing.
+        """
+        if call.name in self._waiting:
+            return None
+        if refusal := self._refusal(call, deadline, now):
+            return refusal
+        leaf = self._leaf(call)
+        self._waiting[call.name] = _Waiting(call, leaf, first, deadline)
+        place = first, call.name
+        insort(leaf.places, place)
+        for node in leaf.ancestry():
+            node.waiting += 1
+        if deadline < inf:
+            heappush(self._deadlines, (deadline, call.name))
+        if leaf.places[0] == place:
+            self._let_go(leaf)
+        return None
+
+    def decide(self, now: float) -> list[Start | Refusal]:
+        """What is decided by now, at most ``MOST_AT_ONCE``; after so many, ask again at once."""
+        self._sweep(now)
+        outcomes: list[Start | Refusal] = []
+        while self.root.is_ready and len(outcomes) < MOST_AT_ONCE:
+            if outcome := self._decide_next(now):
+                outcomes.append(outcome)
+        while self._deadlines and self._deadlines[0][0] <= now and len(outcomes) < MOST_AT_ONCE:
+            _, name = heappop(self._deadlines)
+            if name in self._waiting:
+                standing = self.standing(name, now)
+                self.give_up(name, now)
+                refusal = WaitTooLong(standing.wait / SECOND, standing.limited_by)
+                outcomes.append(Refusal(name, refusal))
+        return outcomes
+
+    def give_up(self, name: str, now: float) -> bool:
+        """Take a call out of the line, uncharged; whether it was in."""
+        waiting = self._waiting.pop(name, None)
+        if waiting is None:
+            return False
+        leaf = waiting.leaf
+        del leaf.places[bisect_left(leaf.places, (waiting.first, name))]
+        for node in leaf.ancestry():
+            node.waiting -= 1
+            if node.held_for == name:
+                self._let_go(node)
+        self._leave(leaf)
+        self._kept.rest(leaf, now)
+        return True
+
+    def cancel(self, call: Call, start: float, now: float) -> None:
+        """Give back what a call was charged for this start, and its slots. ``at`` of no node goes
+        back: that leaves a gap of the horizon at most. To be called once, before the start."""
+        self._free(self._leases.free(call.name), now)
+        path = self._leaf(call).path()
+        spans = sizes(path, call.costs)
+        for i, (node, costs) in enumerate(zip(path, call.costs, strict=True)):
+            node.bucket.refund(costs, start)
+            if i:
+                node.give_back(spans[i - 1])
+        self._corrected(path, now)
+
+    def settle(self, call: Call, actual: Sequence[Costs], now: float) -> None:
+        """Replace what a started call reserved, in each node, by what it cost. To be called
+        once."""
+        path = self._leaf(call).path()
+        before, after = sizes(path, call.costs), sizes(path, actual)
+        for i, node in enumerate(path):
+            node.bucket.settle([call.costs[i]], [actual[i]], now)
+            if i:
+                node.correct(before[i - 1], after[i - 1])
+        _fill(path)
+        self._corrected(path, now)
+
+    def release(self, name: str, now: float) -> bool:
+        """Free the slots of a call that is over; whether it had any."""
+        lease = self._leases.free(name)
+        self._end(lease, now)
+        return lease is not None
+
+    def renew(self, call: Call, start: float, now: float) -> bool:
+        """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
+        takes them again, if every node has one."""
+        self._sweep(now)
+        if self._leases.renew(call.name, now + call.lease):
+            return True
+        path = self._leaf(call).path()
+        has_slots = all(node.has_free_slot for node in path)
+        if has_slots:
+            lease = Lease(now + call.lease, path, start, sizes(path, call.costs))
+            self._leases.take(call.name, lease)
+        self._kept.rest(path[-1], now)
+        return has_slots
+
+    def penalize(self, until: float, now: float) -> None:
+        """Let nothing more be handed out before then; now or earlier: lift the pause."""
+        self.root.bucket.penalize(until, now)
+        self._corrected([self.root], now)
+
+    def observe(self, remaining: Sequence[float], now: float) -> None:
+        """Raise the root's levels to what the provider says remains, by limit."""
+        self.root.bucket.observe(remaining, now)
+        self._corrected([self.root], now)
+
+    def standing(self, name: str, now: float) -> Standing:
+        """Where a call stands that waits; raises KeyError for any other."""
+        waiting = self._waiting[name]
+        leaf = waiting.leaf
+        rank = 1 + bisect_left(leaf.places, (waiting.first, name))
+        for node in leaf.ancestry():
+            if node.held_until > -inf:
+                held = node.held_until - now if node.held_until < inf else 0.0
+                values = [each.value for each in node.path()[1:]]
+                return Standing(rank, max(rank * leaf.pace, held, 0.0), values, node.held_by)
+        return Standing(rank, rank * leaf.pace, None, "")
+
+    def next_at(self) -> float:
+        """When to call ``decide`` next, unless something happens before; ``inf`` for never."""
+        if self.root.is_ready:
+            return -inf
+        while self._holds and self._holds[0][2].held_until != self._holds[0][0]:
+            heappop(self._holds)
+        while self._deadlines and self._deadlines[0][1] not in self._waiting:
+            heappop(self._deadlines)
+        due = [heap[0][0] for heap in (self._holds, self._deadlines) if heap]
+        return min([*due, self._leases.next_end()])
+
+    def idle_at(self) -> float:
+        """From when on the whole tree is as good as new; ``inf`` while calls wait or run."""
+        if self._waiting or len(self._leases):
+            return inf
+        return max(self.root.empty_at, self.root.bucket.idle_at())
+
+    # Who is next ----------------------------------------------------------------------------------
+
+    def _decide_next(self, now: float) -> Start | Refusal | None:
+        """Start the call whose turn it is, or refuse it, or hold the node that delays it."""
+        leaf = self.root
+        while leaf.ready:
+            leaf = leaf.ready[-1][2]
+        waiting = self._waiting[leaf.places[0][1]]
+        call, path = waiting.call, leaf.path()
+        start, unit = latest, latest_by = self.root.bucket.earliest(call.costs[0], now)
+        held: Node | None = None
+        until, held_by = start - HORIZON, unit
+        if until > now:
+            held = self.root
+        for node, costs in zip(path, call.costs, strict=True):
+            if not node.has_free_slot:
+                held, until, held_by = node, inf, CONCURRENT
+                continue
+            ready_at, by = node.bucket.earliest(costs, now)
+            if ready_at > start:
+                held, until, held_by = node, ready_at, by
+                if ready_at > latest:
+                    latest, latest_by = ready_at, by
+        if latest > waiting.deadline:
+            self.give_up(call.name, now)
+            return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
+        if held:
+            waiting.delayed_by = held_by
+            self._hold(held, until, held_by, call.name)
+            return None
+        self._start(waiting, path, start, unit, now)
+        return Start(call.name, start, unit if start > now else waiting.delayed_by)
+
+    def _start(
+        self, waiting: _Waiting, path: Sequence[Node], start: float, unit: str, now: float
+    ) -> None:
+        call, leaf = waiting.call, waiting.leaf
+        spans = sizes(path, call.costs)
+        for i, node in enumerate(path):
+            node.pour(call.costs[i], spans[i - 1], start, unit)
+        if call.lease:
+            self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
+        _fill(path)
+        interval = now - max(leaf.started_at, waiting.first)
+        leaf.pace += (interval - leaf.pace) * (_LATEST if leaf.pace else 1)
+        leaf.started_at = now
+        self.give_up(call.name, now)
+        for node in path[:-1]:
+            self._kept.lapse(node, now)
+
+    def _hold(self, node: Node, until: float, unit: str, name: str) -> None:
+        """Let nothing below a node start until then, since this call would be delayed by it."""
+        node.held_until, node.held_by, node.held_for = until, unit, name
+        if until < inf:
+            heappush(self._holds, (until, next(self._order), node))
+        self._leave(node)
+
+    def _let_go(self, node: Node) -> None:
+        """Hold a node no longer."""
+        node.held_until, node.held_for = -inf, ""
+        for each in node.ancestry():
+            if not each.is_ready or each.turn is not None:
+                return
+            if each.parent:
+                each.enter(next(self._order))
+
+    def _leave(self, node: Node) -> None:
+        """Take its turn from a node that is not ready, and from those above it likewise."""
+        for each in node.ancestry():
+            if each.is_ready:
+                return
+            each.leave()
+
+    def _sweep(self, now: float) -> None:
+        """What time has brought about: ends of holds and leases, and what can be forgotten."""
+        for _ in range(MOST_AT_ONCE):
+            if not self._holds or self._holds[0][0] > now:
+                break
+            until, _, node = heappop(self._holds)
+            if node.held_until == until:
+                self._let_go(node)
+        for lease in self._leases.ended(now, MOST_AT_ONCE):
+            self._end(lease, now)
+        self._kept.sweep(now, MOST_AT_ONCE)
+
+    # Corrections ----------------------------------------------------------------------------------
+
+    def _end(self, lease: Lease | None, now: float) -> None:
+        """Charge the turns of a call that is over for the time that it held its slots."""
+        if lease:
+            for node, size in owed(lease, now):
+                node.owe(size)
+            self._free(lease, now)
+
+    def _free(self, lease: Lease | None, now: float) -> None:
+        """Go on with the calls that waited for its slots."""
+        for node in lease.path if lease else ():
+            if node.held_until == inf:
+                self._let_go(node)
+        if lease:
+            self._kept.rest(lease.path[-1], now)
+
+    def _corrected(self, path: Sequence[Node], now: float) -> None:
+        """Look anew at what was held by levels that are no longer so."""
+        for node in path:
+            if -inf < node.held_until < inf:
+                self._let_go(node)
+        self._kept.rest(path[-1], now)
+
+    # The tree -------------------------------------------------------------------------------------
+
+    def _leaf(self, call: Call) -> Node:
+        """The leaf of a call, made if there is none; its path follows the call's rules."""
+        node = self.root
+        self._follow(node, call.rules[0])
+        for value, rules in zip(call.path, call.rules[1:], strict=True):
+            node = node.child(value, rules)
+            self._follow(node, rules)
+        return node
+
+    def _follow(self, node: Node, rules: Rules) -> None:
+        if node.rules is not rules:
+            node.follow(rules)
+            self._let_go(node)
+
+    def _known(self, path: Sequence[str]) -> list[Node]:
+        """The nodes of a path that are not forgotten."""
+        nodes = [self.root]
+        for value in path:
+            child = nodes[-1].children.get(value)
+            if child is None:
+                break
+            nodes.append(child)
+        return nodes
+
+    def _refusal(self, call: Call, deadline: float, now: float) -> OpenLimitError | None:
+        """Why a call cannot wait here."""
+        for rules, costs in zip(call.rules, call.costs, strict=True):
+            for limit, cost in zip(rules.limits, costs, strict=True):
+                if cost > limit.amount:
+                    return CostExceedsLimit(limit.unit, cost, limit.amount)
+        known = self._known(call.path)
+        for node, costs in zip(known, call.costs, strict=False):
+            start, unit = node.bucket.earliest(costs, now)
+            if start > deadline:
+                return WaitTooLong((start - now) / SECOND, unit)
+        if len(self) >= MOST_IN_TREE:
+            return LineFull("the line", MOST_IN_TREE)
+        if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
+            return LineFull(known[1].value, MOST_BELOW_CHILD)
+        if len(known) == len(call.rules) and known[-1].waiting >= MOST_IN_LEAF:
+            return LineFull(known[-1].value, MOST_IN_LEAF)
+        if len(known) < len(call.rules) and len(known[-1].children) >= MOST_CHILDREN:
+            return LineFull(known[-1].value, MOST_CHILDREN)
+        return None
+
+
+def _fill(path: Sequence[Node]) -> None:
+    """Keep nodes until their buckets, and those below them, are empty."""
+    empty_at = -inf
+    for node in reversed(path):
+        empty_at = node.empty_at = max(empty_at, node.empty_at, node.bucket.idle_at())
