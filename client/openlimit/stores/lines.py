@@ -1,0 +1,195 @@
+"""Where lines live: what is asked of them, what they answer, and the lines of one process.
+
+A server asks for its callers, and keeps asking with Turn: what is decided about them, whoever
+brought it about, it learns there. All times are microseconds, on the lines' clock.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import Costs
+from openlimit.bucket.line import Call, Line, Refusal, Standing, Start
+from openlimit.errors import (
+    InvalidRequest,
+    LimiterUnavailable,
+    OpenLimitError,
+    UnknownReservation,
+)
+from openlimit.stores.closed import Closed
+from openlimit.stores.protocol import REPEATABLE, Limits, not_started, was_cancelled
+from openlimit.stores.remembered import Remembered
+
+
+class Ask(NamedTuple):
+    """Asks for a start, or again for one that is not decided or not known yet."""
+
+    bucket: str
+    """Of the root, as for all operations: it names the tree."""
+    call: Call
+    """Its name tells repeats."""
+    server: str
+    """That holds its caller from now on."""
+    max_wait: float
+    """From the first question; ``inf`` for no bound."""
+    lot: str
+    """With the number it names the reservation, if this is the first question."""
+    number: int
+    first: float | None = None
+    """When it was asked first, as InLine said; None for now."""
+    kept: float = REPEATABLE
+    """From its start, for how long a repeat is answered by what was granted."""
+
+
+class GiveUp(NamedTuple):
+    """Takes a call out of the line, uncharged; to be told Cancel if it was granted meanwhile."""
+
+    bucket: str
+    name: str
+
+
+class Cancel(NamedTuple):
+    """Gives back a start that is still to come, and its slots."""
+
+    bucket: str
+    call: Call
+    lot: str
+    number: int
+    start: float
+
+
+class Settle(NamedTuple):
+    """Replaces what a started call has reserved by what it has cost."""
+
+    bucket: str
+    call: Call
+    lot: str
+    number: int
+    start: float
+    actual: Sequence[Costs]
+    """In each node of its path."""
+
+
+class Release(NamedTuple):
+    """Frees the slots of a call that is over."""
+
+    bucket: str
+    name: str
+
+
+class Renew(NamedTuple):
+    """Holds the slots for a lease from now on."""
+
+    bucket: str
+    call: Call
+    start: float
+
+
+class Penalize(NamedTuple):
+    """Lets nothing more be handed out for a while; 0 lifts the pause that lasts."""
+
+    bucket: str
+    limits: Limits
+    length: float
+
+
+class Observe(NamedTuple):
+    """Raises the root's levels to what the provider says remains."""
+
+    bucket: str
+    limits: Limits
+    remaining: Costs
+
+
+class Where(NamedTuple):
+    """Asks where a call stands."""
+
+    bucket: str
+    name: str
+
+
+class Turn(NamedTuple):
+    """A server's sign of life for all its callers in this line. Asks what was decided of them."""
+
+    bucket: str
+    server: str
+
+
+Operation = Ask | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
+
+
+class InLine(NamedTuple):
+    """The call waits, in the place that this first question gives it."""
+
+    first: float
+
+
+class Granted(NamedTuple):
+    """A call has a start."""
+
+    name: str
+    start: float
+    limited_by: str
+    lot: str
+    number: int
+
+
+class Turned(NamedTuple):
+    """What is known of a line by now."""
+
+    now: float
+    outcomes: Sequence[Granted | Refusal]
+    """Of the server's callers, since it last asked."""
+    again: float
+    """Microseconds until something may be due; 0 for at once; ``inf`` for never."""
+
+
+Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError | None
+"""To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
+To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
+False if it was settled or cancelled before, UnknownReservation if it is too late. To Where: None if
+it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
+
+
+class AsyncLines(Protocol):
+    """The lines of all trees, for the event loop this was made on."""
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        """Carry out in order, each on its own. An outage is returned."""
+
+
+class _Start:
+    """What was granted, for repeats."""
+
+    __slots__ = ("granted", "until")
+
+    def __init__(self, granted: Granted, until: float) -> None:
+        self.granted = granted
+        self.until = until
+
+
+class MemoryLines:
+    """The lines of one process.
+
+    ``bucket`` finds the bucket of a name, or makes it; ``closed`` knows what was settled.
+    """
+
+    # Trees that each operation looks at, in turn, whether they can be dropped.
+    _LOOKS_PER_OPERATION = 2
+
+    def __init__(
+        self,
+        bucket: Callable[[str, Limits], Bucket],
+        closed: Closed,
+        clock: Callable[[], float],
+        at_most: int,
+    ) -> None:
+        self._bucket = bucket
+        self._closed = closed
+        self._clock = clock
+        self._starts: Remembered[_Start] = Remembered("starts that can be asked again", at_most)
+        self._trees: dict[str, _Tree] = {}
+
+    def __len__(self) -> int:
+        """How many trees are held."""
+        return len(self._trees)
