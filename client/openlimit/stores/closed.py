@@ -70,7 +70,7 @@ class Closed:
                 if bucket.is_waiting((lot, number), now)
             }
         else:
-            unsettled = self._mark(bucket, lot, numbers, starts, now)
+            unsettled = self.mark(bucket, lot, numbers, starts, now)
         if unsettled:
             reserved = [row for i, row in enumerate(reserved) if i not in unsettled]
             actual = [row for i, row in enumerate(actual) if i not in unsettled]
@@ -78,7 +78,7 @@ class Closed:
             bucket.settle(reserved, actual, now)
         return unsettled
 
-    def _mark(
+    def mark(
         self, bucket: Bucket, name: str, numbers: Sequence[int], starts: Sequence[float], now: float
     ) -> dict[int, Any]:
         """Mark what may be settled; what may not, by position."""

@@ -1,24 +1,17 @@
-"""Where lines live: what is asked of them, what they answer, and the lines of one process.
+"""Where lines live: what they are asked, and what they answer.
 
 A server asks for its callers, and keeps asking with Turn: what is decided about them, whoever
 brought it about, it learns there. All times are microseconds, on the lines' clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.limit import Costs
-from openlimit.bucket.line import Call, Line, Refusal, Standing, Start
-from openlimit.errors import (
-    InvalidRequest,
-    LimiterUnavailable,
-    OpenLimitError,
-    UnknownReservation,
-)
-from openlimit.stores.closed import Closed
-from openlimit.stores.protocol import REPEATABLE, Limits, not_started, was_cancelled
-from openlimit.stores.remembered import Remembered
+from openlimit.bucket.line import Call, Refusal, Standing
+from openlimit.bucket.tree import Rules
+from openlimit.errors import OpenLimitError
+from openlimit.stores.protocol import REPEATABLE
 
 
 class Ask(NamedTuple):
@@ -89,7 +82,8 @@ class Penalize(NamedTuple):
     """Lets nothing more be handed out for a while; 0 lifts the pause that lasts."""
 
     bucket: str
-    limits: Limits
+    rules: Rules
+    """Of the root."""
     length: float
 
 
@@ -97,7 +91,8 @@ class Observe(NamedTuple):
     """Raises the root's levels to what the provider says remains."""
 
     bucket: str
-    limits: Limits
+    rules: Rules
+    """Of the root."""
     remaining: Costs
 
 
@@ -147,7 +142,7 @@ class Turned(NamedTuple):
 Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError | None
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
 To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
-False if it was settled or cancelled before, UnknownReservation if it is too late. To Where: None if
+False if it was settled or cancelled before, UnknownReservation if it is too late. To Where: False if
 it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
 
 
@@ -156,40 +151,3 @@ class AsyncLines(Protocol):
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         """Carry out in order, each on its own. An outage is returned."""
-
-
-class _Start:
-    """What was granted, for repeats."""
-
-    __slots__ = ("granted", "until")
-
-    def __init__(self, granted: Granted, until: float) -> None:
-        self.granted = granted
-        self.until = until
-
-
-class MemoryLines:
-    """The lines of one process.
-
-    ``bucket`` finds the bucket of a name, or makes it; ``closed`` knows what was settled.
-    """
-
-    # Trees that each operation looks at, in turn, whether they can be dropped.
-    _LOOKS_PER_OPERATION = 2
-
-    def __init__(
-        self,
-        bucket: Callable[[str, Limits], Bucket],
-        closed: Closed,
-        clock: Callable[[], float],
-        at_most: int,
-    ) -> None:
-        self._bucket = bucket
-        self._closed = closed
-        self._clock = clock
-        self._starts: Remembered[_Start] = Remembered("starts that can be asked again", at_most)
-        self._trees: dict[str, _Tree] = {}
-
-    def __len__(self) -> int:
-        """How many trees are held."""
-        return len(self._trees)

@@ -1,0 +1,187 @@
+"""The lines of one process: what was asked, what was granted, and what servers do not know yet."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from math import inf
+
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.line import Line, Refusal, Start
+from openlimit.bucket.tree import Rules
+from openlimit.stores.closed import Closed
+from openlimit.stores.lines import (
+    Answer,
+    Ask,
+    Cancel,
+    GiveUp,
+    Granted,
+    InLine,
+    Observe,
+    Operation,
+    Penalize,
+    Release,
+    Renew,
+    Settle,
+    Turn,
+    Turned,
+    Where,
+)
+from openlimit.stores.protocol import (
+    SETTLED_WITHIN,
+    Limits,
+    not_started,
+    too_late,
+    was_cancelled,
+)
+from openlimit.stores.remembered import Remembered
+
+
+class _Start:
+    """What was granted, for repeats."""
+
+    __slots__ = ("granted", "until")
+
+    def __init__(self, granted: Granted, until: float) -> None:
+        self.granted = granted
+        self.until = until
+
+
+class _Tree:
+    """A line, whose callers wait in it, and what was decided that their servers do not know."""
+
+    __slots__ = ("asked", "line", "outboxes")
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.asked: dict[str, Ask] = {}
+        self.outboxes: dict[str, list[Granted | Refusal]] = {}
+
+
+class MemoryLines:
+    """The lines of one process.
+
+    ``bucket`` finds the bucket of a name, or makes it; ``closed`` knows what was settled. What was
+    granted is remembered for repeats, to ``at_most`` calls; more are forgotten early.
+    """
+
+    # Trees that each operation looks at, in turn, whether they can be dropped.
+    _LOOKS_PER_OPERATION = 2
+
+    def __init__(
+        self,
+        bucket: Callable[[str, Limits], Bucket],
+        closed: Closed,
+        clock: Callable[[], float],
+        at_most: int,
+    ) -> None:
+        self._bucket = bucket
+        self._closed = closed
+        self._clock = clock
+        self._starts: Remembered[_Start] = Remembered("starts that can be repeated", at_most)
+        self._trees: OrderedDict[str, _Tree] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many trees are held."""
+        return len(self._trees)
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        now = self._clock()
+        return [self._decide(operation, now) for operation in operations]
+
+    def _decide(self, operation: Operation, now: float) -> Answer:
+        self._drop_idle(now)
+        match operation:
+            case Ask(name, call):
+                return self._ask(self._tree(name, call.rules[0]), operation, now)
+            case Cancel(name, call):
+                return self._cancel(self._tree(name, call.rules[0]).line, operation, now)
+            case Settle(name, call):
+                return self._settle(self._tree(name, call.rules[0]).line, operation, now)
+            case Renew(name, call, start):
+                return self._tree(name, call.rules[0]).line.renew(call, start, now)
+            case Penalize(name, rules, length):
+                self._tree(name, rules).line.penalize(now + length, now)
+                return True
+            case Observe(name, rules, remaining):
+                self._tree(name, rules).line.observe(remaining, now)
+                return True
+            case Turn(name, server):
+                tree = self._trees.get(name)
+                return self._turn(name, tree, server, now) if tree else Turned(now, (), inf)
+        tree = self._trees.get(operation.bucket)
+        return tree is not None and self._decide_known(tree, operation, now)
+
+    def _decide_known(self, tree: _Tree, operation: Release | GiveUp | Where, now: float) -> Answer:
+        match operation:
+            case Release(_, name):
+                return tree.line.release(name, now)
+            case GiveUp(_, name):
+                tree.asked.pop(name, None)
+                return tree.line.give_up(name, now)
+            case Where(_, name):
+                return name in tree.asked and tree.line.standing(name, now)
+
+    def _ask(self, tree: _Tree, ask: Ask, now: float) -> Answer:
+        name = ask.call.name
+        if known := self._starts.get((ask.bucket, name), now):
+            granted = known.granted
+            is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
+            return was_cancelled() if is_cancelled else granted
+        if before := tree.asked.get(name):
+            tree.asked[name] = before._replace(server=ask.server)
+            assert before.first is not None
+            return InLine(before.first)
+        first = now if ask.first is None else min(ask.first, now)
+        refusal = tree.line.ask(ask.call, first, first + ask.max_wait, now)
+        if refusal:
+            return refusal
+        tree.asked[name] = ask._replace(first=first)
+        return InLine(first)
+
+    def _turn(self, name: str, tree: _Tree, server: str, now: float) -> Turned:
+        for outcome in tree.line.decide(now):
+            ask = tree.asked.pop(outcome.name)
+            known: Granted | Refusal
+            if isinstance(outcome, Start):
+                known = Granted(*outcome, ask.lot, ask.number)
+                start = _Start(known, known.start + ask.kept)
+                self._starts.keep((name, known.name), start, now)
+            else:
+                known = outcome
+            tree.outboxes.setdefault(ask.server, []).append(known)
+        outcomes = tree.outboxes.pop(server, ())
+        return Turned(now, outcomes, max(0, tree.line.next_at() - now))
+
+    def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
+        _, call, lot, number, start = operation
+        if now >= start + SETTLED_WITHIN:
+            return too_late(lot, number)
+        if start <= now or self._closed.is_cancelled(lot, number, now):
+            return False
+        self._closed.cancel(lot, number, start, now)
+        line.cancel(call, start, now)
+        return True
+
+    def _settle(self, line: Line, operation: Settle, now: float) -> Answer:
+        _, call, lot, number, start, actual = operation
+        if start > now:
+            return not_started()
+        unsettled = self._closed.mark(line.root.bucket, lot, [number], [start], now)
+        if unsettled:
+            answer: Answer = unsettled[0]
+            return answer
+        line.settle(call, actual, now)
+        return True
+
+    def _tree(self, name: str, rules: Rules) -> _Tree:
+        bucket = self._bucket(name, rules.limits)
+        tree = self._trees.get(name)
+        if tree is None:
+            tree = self._trees[name] = _Tree(Line(rules, bucket))
+        tree.line.root.bucket = bucket  # one that is empty may have been dropped
+        return tree
+
+    def _drop_idle(self, now: float) -> None:
+        for _ in range(min(self._LOOKS_PER_OPERATION, len(self._trees))):
+            name, tree = self._trees.popitem(last=False)
+            if tree.outboxes or tree.line.idle_at() > now:
+                self._trees[name] = tree
