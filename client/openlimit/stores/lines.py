@@ -142,8 +142,8 @@ class Turned(NamedTuple):
 Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError | None
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
 To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
-False if it was settled or cancelled before, UnknownReservation if it is too late. To Where: False if
-it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
+False if it was settled or cancelled before, UnknownReservation if it is too late. To Where:
+False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
 
 
 class AsyncLines(Protocol):
