@@ -36,6 +36,13 @@ def key_of(bucket: str, prefix: str) -> str:
     return key if _TAG.match(key) else _without_braces(key)
 
 
+def beside(key: str, prefix: str, what: str, name: str) -> str:
+    """A key in the hash slot of a bucket's."""
+    if _TAG.match(key):
+        return f"{key}:{what}:{name}"
+    return f"{_without_braces(prefix)}:{{{key}}}:{what}:{name}"
+
+
 def _without_braces(text: str) -> str:
     return text.replace("{", "%7B").replace("}", "%7D")
 
@@ -129,8 +136,4 @@ class Encoder:
         return self._keys.setdefault(self._beside(what, name), len(self._keys) + 1)
 
     def _beside(self, what: str, name: str) -> str:
-        """A key in the bucket's hash slot."""
-        key = self._key
-        if _TAG.match(key):
-            return f"{key}:{what}:{name}"
-        return f"{_without_braces(self._prefix)}:{{{key}}}:{what}:{name}"
+        return beside(self._key, self._prefix, what, name)

@@ -10,6 +10,7 @@ from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
+from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import (
     NO_OTHERS,
     Acquire,
@@ -24,15 +25,17 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
+from openlimit.stores.redis import lines
 from openlimit.stores.redis.encoder import Encoder, key_of, to_json
-from openlimit.stores.redis.lua import BUCKET, SLOTS, Script
+from openlimit.stores.redis.lua import BUCKET, LINE, SLOTS, Script
 
-AnyOperation = Operation | slots.Operation
-AnyAnswer = Answer | slots.Answer
+AnyOperation = Operation | slots.Operation | lines_.Operation
+AnyAnswer = Answer | slots.Answer | lines_.Answer
 
 # What one call carries out at most, unless a single operation is larger: Redis does nothing else
 # meanwhile, some milliseconds.
 _MOST = 1000
+_SIZE_IN_LINE = 5  # what is done in a line takes longer
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
 _SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
 
@@ -53,12 +56,16 @@ class Call(NamedTuple):
         """What follows EVALSHA and the script's name."""
         if self.script is SLOTS:
             return _encode_slots(self)
+        if self.script is LINE:
+            return lines.encode(self.key, self.prefix, self.clock, self.operations)
         return Encoder(self.key, self.prefix, self.clock).encode(self.operations)
 
     def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
         """The answer to each of the operations."""
         if self.script is SLOTS:
             return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
+        if self.script is LINE:
+            return [*lines.decode(self.operations, reply)]
         if isinstance(self.operations[0], Secret):
             return [_text(reply[0])] * len(self.operations)
         rest = iter(reply)
@@ -73,7 +80,9 @@ def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
     if type(operation) is Acquire:
         return len(operation.costs)
-    return len(operation.numbers) if type(operation) is Settle else 1
+    if type(operation) is Settle:
+        return len(operation.numbers)
+    return _SIZE_IN_LINE if type(operation) in lines.KINDS else 1
 
 
 def calls_of(
@@ -84,16 +93,20 @@ def calls_of(
     ``clock`` returns microseconds; None for that of Redis.
     """
     now = clock and clock()
-    filling: dict[tuple[str, bool], tuple[Call, object, list[int]]] = {}
+    filling: dict[tuple[str, Script], tuple[Call, object, list[int]]] = {}
     calls = []
     for position, operation in enumerate(operations):
-        limits = getattr(operation, "limits", None)
-        target = operation.bucket, limits is None
+        script, limits = BUCKET, getattr(operation, "limits", None)
+        if limits is None:
+            script, limits = _apart(operation)
+        target = operation.bucket, script
         size = size_of(operation)
         call, before, filled = filling.get(target, (None, None, [0]))
+        if call and script is LINE and (limits is None or before is None):
+            limits = before = limits or before
+            filling[target] = call, limits, filled
         # By identity: limits are made once for many operations, and comparing them costs more.
         if call is None or limits is not before or filled[0] + size > _MOST:
-            script = SLOTS if limits is None else BUCKET
             call = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now)
             filling[target] = call, limits, (filled := [0])
             calls.append(call)
@@ -101,6 +114,11 @@ def calls_of(
         call.operations.append(operation)
         call.positions.append(position)
     return calls
+
+
+def _apart(operation: Any) -> tuple[Script, object]:
+    """What carries out an operation that is no bucket's, and the rules of all in one call."""
+    return (LINE, lines.root_rules(operation)) if type(operation) in lines.KINDS else (SLOTS, None)
 
 
 def _encode_slots(call: Call) -> Sequence[Any]:
