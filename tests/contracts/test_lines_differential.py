@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.line import Refusal
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Turned
@@ -48,10 +49,10 @@ def comparable(answer: Answer) -> Any:
             return type(answer), answer.args
         case Turned():
             outcomes = [
-                (each[0], comparable(each.error)) if hasattr(each, "error") else each
+                (each.name, comparable(each.error)) if isinstance(each, Refusal) else each
                 for each in answer.outcomes
             ]
-            return answer._replace(outcomes=outcomes, epoch="")
+            return answer.now, outcomes, answer.again
     return answer
 
 

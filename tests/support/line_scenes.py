@@ -40,6 +40,7 @@ class Scene:
         self._granted: dict[str, tuple[Ask, Granted]] = {}
         self._over: list[Ask] = []
         self.turned_at = dict.fromkeys(SERVERS, 0.0)
+        self._known: dict[Rules, Rules] = {}
         self._rules = [self._variants(units) for units in self._units()]
         self._depth = len(self._rules) - 1
 
@@ -64,7 +65,8 @@ class Scene:
             for unit in units
         ]
         weight = random.choice([0.2, 1, 1, 4])
-        return Rules(tuple(limits), weight, random.choice([inf, inf, inf, 2, 5]))
+        rules = Rules(tuple(limits), weight, random.choice([inf, inf, inf, 2, 5]))
+        return self._known.setdefault(rules, rules)  # in memory it counts which, not what they are
 
     def operations(self, now: float) -> Iterator[Operation]:
         """Some for this time."""

@@ -10,6 +10,7 @@ from redis.exceptions import AskError, MovedError
 from openlimit.background import tell_if_failed
 from openlimit.bucket import slots
 from openlimit.errors import LimiterUnavailable
+from openlimit.stores import lines
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
@@ -23,7 +24,7 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, and AsyncSlots.
+    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, AsyncSlots and AsyncLines.
 
     Callers of the same time share round trips, see node.py; none waits longer than the address's
     timeout. An outage is over as soon as Redis is back.
@@ -52,6 +53,8 @@ class RedisBuckets:
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]: ...
     @overload
     async def adecide(self, operations: Sequence[slots.Operation]) -> list[slots.Answer]: ...
+    @overload
+    async def adecide(self, operations: Sequence[lines.Operation]) -> list[lines.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:
         answered = asyncio.get_running_loop().create_future()
         self._under_way.add(answered)

@@ -154,17 +154,19 @@ def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
     }
 
 
-def decode(operations: Sequence[Operation], reply: Sequence[Any]) -> list[Answer]:
-    """The answer to each of the operations."""
+def decode(
+    operations: Sequence[Operation], reply: Sequence[Any], connection: int
+) -> list[Answer]:
+    """The answer to each of the operations, which came over this connection."""
     rest = iter(reply)
     now = next(rest)
-    return [_answer(operation, rest, now) for operation in operations]
+    return [_answer(operation, rest, now, connection) for operation in operations]
 
 
-def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
+def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: int) -> Answer:
     match operation:
         case lines.Turn():
-            return _turned(reply, now)
+            return _turned(reply, now, connection)
         case lines.Ask():
             return _asked(operation, reply)
     what = next(reply)
@@ -202,7 +204,7 @@ def _standing(reply: Iterator[Any]) -> Standing:
     return Standing(rank, _number(wait), held_at, _text(unit))
 
 
-def _turned(reply: Iterator[Any], now: int) -> Turned:
+def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
     epoch, again, count = islice(reply, 3)
     outcomes: list[Granted | Refusal] = []
     for _ in range(count):
@@ -212,7 +214,7 @@ def _turned(reply: Iterator[Any], now: int) -> Turned:
             if what == _YES
             else Refusal(_text(name), _wait_too_long(time, unit))
         )
-    return Turned(now, outcomes, _number(again), _text(epoch))
+    return Turned(now, outcomes, _number(again), f"{connection}.{_text(epoch)}")
 
 
 def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:

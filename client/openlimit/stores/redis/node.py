@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -50,6 +50,7 @@ _EVICTS = (
 )
 
 _log = logging.getLogger(__name__)
+_connections = count(1)
 
 
 class _Waiting(NamedTuple):
@@ -79,6 +80,7 @@ class RedisNode:
         self._abandoned = abandoned
         self._loop = asyncio.get_running_loop()
         self._client: Redis | None = None  # one that has answered
+        self._connection = 0  # another number for each
         self._connecting: asyncio.Task[None] | None = None
         self._evicting = ""
         self._failure = ""
@@ -140,7 +142,7 @@ class RedisNode:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 policy = await load(client)
-            self._client = client
+            self._client, self._connection = client, next(_connections)
             if policy and policy != self._evicting:
                 _log.warning(_EVICTS, self._address, policy)
             self._evicting = policy
@@ -192,7 +194,8 @@ class RedisNode:
                     trouble = self._trouble(client, call.key, reply)
                     answers |= dict.fromkeys(call.positions, trouble)
                 else:
-                    answers |= zip(call.positions, call.decode(reply), strict=True)
+                    decoded = call.decode(reply, self._connection)
+                    answers |= zip(call.positions, decoded, strict=True)
             return [answers[position] for position in range(len(operations))]
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._lose(client, error)

@@ -60,12 +60,13 @@ class Call(NamedTuple):
             return lines.encode(self.key, self.prefix, self.clock, self.operations)
         return Encoder(self.key, self.prefix, self.clock).encode(self.operations)
 
-    def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
-        """The answer to each of the operations."""
+    def decode(self, reply: Sequence[Any], connection: int = 0) -> list[AnyAnswer]:
+        """The answer to each of the operations. Over another connection, lines have another epoch:
+        what a replica had not received is lost when it becomes the master."""
         if self.script is SLOTS:
             return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
         if self.script is LINE:
-            return [*lines.decode(self.operations, reply)]
+            return [*lines.decode(self.operations, reply, connection)]
         if isinstance(self.operations[0], Secret):
             return [_text(reply[0])] * len(self.operations)
         rest = iter(reply)
