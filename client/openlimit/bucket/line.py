@@ -263,14 +263,13 @@ class Line:
         if until > now:
             held = self.root
         for node, costs in zip(path, call.costs, strict=True):
+            ready_at, by = node.bucket.earliest(costs, now)
+            if ready_at > latest:
+                latest, latest_by = ready_at, by
             if not node.has_free_slot:
                 held, until, held_by = node, inf, CONCURRENT
-                continue
-            ready_at, by = node.bucket.earliest(costs, now)
-            if ready_at > start:
+            elif ready_at > start:
                 held, until, held_by = node, ready_at, by
-                if ready_at > latest:
-                    latest, latest_by = ready_at, by
         if latest > waiting.deadline:
             self.give_up(call.name, now)
             return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
