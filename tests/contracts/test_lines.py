@@ -191,7 +191,7 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert isinstance(too_much, CostExceedsLimit)
     assert too_much.args == CostExceedsLimit("requests", 11, 10).args
     await carry_out(lines, *(ask(call(f"n{i}"), max_wait=1.5 * SECOND) for i in range(4)))
-    outcomes = []
+    outcomes: list[Granted | Refusal] = []
     for _ in range(4):
         outcomes += (await turn(lines)).outcomes
         clock.now += SECOND // 2

@@ -123,7 +123,7 @@ class Scene:
 
     def _again(self, now: float) -> Operation | None:
         known = [*self._asked.values(), *(ask for ask, _ in self._granted.values())]
-        ask = self._any(known)
+        ask: Ask | None = self._any(known)
         return ask and ask._replace(server=self._random.choice(SERVERS))
 
     def _give_up(self, now: float) -> Operation | None:

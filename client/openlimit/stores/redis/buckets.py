@@ -24,7 +24,8 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, AsyncSlots and AsyncLines.
+    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, AsyncSlots and
+    AsyncLines.
 
     Callers of the same time share round trips, see node.py; none waits longer than the address's
     timeout. An outage is over as soon as Redis is back.

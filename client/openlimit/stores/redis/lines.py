@@ -154,9 +154,7 @@ def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
     }
 
 
-def decode(
-    operations: Sequence[Operation], reply: Sequence[Any], connection: int
-) -> list[Answer]:
+def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
     """The answer to each of the operations, which came over this connection."""
     rest = iter(reply)
     now = next(rest)

@@ -92,16 +92,17 @@ local function decide_next(is_silent)
     held = root
   end
   for _, node in ipairs(path) do
+    local ready_at, by = start, unit
+    if node ~= root then
+      ready_at, by = earliest(node, costs)
+    end
+    if ready_at > latest then
+      latest, latest_by = ready_at, by
+    end
     if not has_free_slot(node) then
       held, until_, held_by = node, INF, 'concurrent'
-    elseif node ~= root then
-      local ready_at, by = earliest(node, costs)
-      if ready_at > start then
-        held, until_, held_by = node, ready_at, by
-        if ready_at > latest then
-          latest, latest_by = ready_at, by
-        end
-      end
+    elseif ready_at > start then
+      held, until_, held_by = node, ready_at, by
     end
   end
   if latest > entry.deadline then
