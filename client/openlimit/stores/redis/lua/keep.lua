@@ -1,28 +1,35 @@
 -- Writes what has changed of the line and its tree.
 
-do
+local function keep_line()
   local function write_fields(where, of, changed_, pack)
-    local fresh, gone = {}, {}
+    local fields_, gone_ = {}, {}
     for name in pairs(changed_) do
       local value = of[name]
       if value then
-        fresh[#fresh + 1], fresh[#fresh + 2] = name, pack(value)
+        fields_[#fields_ + 1], fields_[#fields_ + 2] = name, pack(value)
       else
-        gone[#gone + 1] = name
+        gone_[#gone_ + 1] = name
       end
     end
-    for from = 1, #gone, MOST_ARGUMENTS do
-      redis.call('HDEL', where, unpack(gone, from, math.min(from + MOST_ARGUMENTS - 1, #gone)))
+    send_all('HDEL', where, gone_)
+    send_all('HSET', where, fields_)
+    return #fields_ > 0
+  end
+
+  flush_ready()
+  for _, what in ipairs({'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines', 'ends', 'of',
+                         'outbox'}) do
+    if fresh[what] or gone[what] then
+      flush(what)
     end
-    for from = 1, #fresh, MOST_ARGUMENTS do
-      redis.call('HSET', where, unpack(fresh, from, math.min(from + MOST_ARGUMENTS - 1, #fresh)))
-    end
-    return #fresh > 0
   end
 
   touched.calls = write_fields(key_of('calls'), waiting, changed_calls, function(r)
     return cmsgpack.pack(r.leaf, r.first, r.deadline, r.costs, r.lease, r.delayed_by, r.server, r.lot,
                          r.number, r.kept, r.out)
+  end)
+  touched.servers = write_fields(key_of('servers'), servers, changed_servers, function(r)
+    return cmsgpack.pack(r.sign, r.loss)
   end)
   touched.leases = write_fields(key_of('leases'), leases, changed_leases, function(r)
     return cmsgpack.pack(r.until_, r.leaf, r.start, r.sizes)
@@ -71,9 +78,7 @@ do
       end
     end
   end
-  for from = 1, #dropped, MOST_ARGUMENTS do
-    redis.call('HDEL', tree_key, unpack(dropped, from, math.min(from + MOST_ARGUMENTS - 1, #dropped)))
-  end
+  send_all('HDEL', tree_key, dropped)
 
   -- How long the tree is kept: until it is as good as new. While calls wait, as long as it takes to
   -- forget the last of them after their servers have died. What is written anew expires with the rest.
@@ -86,18 +91,15 @@ do
     if needed > meta.until_ then
       meta.until_ = needed + 4 * call.silent
       for _, what in ipairs({'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines',
-                             'leases', 'ends', 'servers', 'losses', 'of', 'outbox', 'tree'}) do
+                             'leases', 'ends', 'servers', 'of', 'outbox', 'tree'}) do
         touched[what] = true
       end
     end
   end
   fresh_nodes[#fresh_nodes + 1] = 'meta'
   fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
-                                                meta.boxed, meta.until_)
-  for from = 1, #fresh_nodes, MOST_ARGUMENTS do
-    local to = math.min(from + MOST_ARGUMENTS - 1, #fresh_nodes)
-    redis.call('HSET', tree_key, unpack(fresh_nodes, from, to))
-  end
+                                                meta.boxed, meta.until_, heads)
+  send_all('HSET', tree_key, fresh_nodes)
   if own_clock then
     for what, is_fresh in pairs(touched) do
       if is_fresh then
@@ -106,3 +108,5 @@ do
     end
   end
 end
+
+keep_line()

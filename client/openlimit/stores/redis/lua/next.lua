@@ -6,7 +6,7 @@ local function take_out(name, entry)
   remove('places', place_in(leaf, entry.first, name))
   leaf.places = leaf.places - 1
   if entry.deadline < INF then
-    remove('deadlines', name)
+    remove('deadlines', name, entry.deadline)
   end
   local node = leaf
   while node do
@@ -40,6 +40,7 @@ end
 -- Its rank, the wait in microseconds, the node that is held or nil, and the unit.
 local function standing_of(name, entry)
   local leaf = find(entry.leaf)
+  flush('places')
   local rank = redis.call('ZLEXCOUNT', key_of('places'), '[' .. leaf.id .. '/',
                           '[' .. place_in(leaf, entry.first, name))
   local node = leaf
@@ -132,9 +133,7 @@ local function decide(is_silent, tell)
   if done == call.at_once then
     return
   end
-  local names_ = redis.call('ZRANGEBYSCORE', key_of('deadlines'), '-inf', now,
-                            'LIMIT', 0, call.at_once - done)
-  for _, name in ipairs(names_) do
+  for _, name in ipairs(due('deadlines', call.at_once - done)) do
     local entry = waiting_call(name)
     local _, wait, _, unit = standing_of(name, entry)
     take_out(name, entry)
@@ -147,14 +146,13 @@ local function next_at()
   if is_ready(root) then
     return -INF
   end
-  local soonest = INF
-  for _, what in ipairs({'holds', 'deadlines', 'ends'}) do
-    local head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
-    while what == 'holds' and head[1] and find(string.sub(head[1], 17)).held_until ~= tonumber(head[2]) do
-      take_hold(head[1])
-      head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
+  while head_of('holds') < INF do
+    flush('holds')
+    local head = redis.call('ZRANGE', key_of('holds'), 0, 0)[1]
+    if find(string.sub(head, 17)).held_until == heads.holds then
+      break
     end
-    soonest = math.min(soonest, tonumber(head[2]) or INF)
+    take_hold(head)
   end
-  return soonest
+  return math.min(heads.holds, head_of('deadlines'), head_of('ends'))
 end

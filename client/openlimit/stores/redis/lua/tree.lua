@@ -4,29 +4,10 @@
 local nodes = {}  -- by id; false where there is none
 local followers = {}  -- by digest of rules: of how many nodes more than before
 local dropped = {}  -- fields of the tree
-local touched = {}  -- keys beside it that were added to
 
 local function next_order()
   meta.order = meta.order + 1
   return meta.order
-end
-
-local function add(what, score, member)
-  touched[what] = true
-  redis.call('ZADD', key_of(what), score, member)
-end
-
-local function remove(what, member)
-  redis.call('ZREM', key_of(what), member)
-end
-
--- The members of a part: it ends in a slash, and the part after it with 0, the next character.
-local function of_part(what, part, ...)
-  return redis.call('ZRANGEBYLEX', key_of(what), '[' .. part .. '/', '(' .. part .. '0', ...)
-end
-
-local function fixed(number)
-  return string.format('%016.0f', number)
 end
 
 local function count_rules(rules, change)
@@ -98,7 +79,7 @@ local function forget_node(node)
   dropped[#dropped + 1] = 'n:' .. node.id
   count_rules(node.rules, -1)
   if node.hold_at then
-    remove('holds', fixed(node.hold_turn) .. node.id)
+    remove('holds', fixed(node.hold_turn) .. node.id, node.hold_at)
   end
   forget_below(node)
 end
