@@ -120,6 +120,9 @@ class Line:
         """
         if call.name in self._waiting:
             return None
+        # Its costs are by these rules, so its refusal is, too.
+        for node, rules in zip(self._known(call.path), call.rules, strict=False):
+            self._follow(node, rules)
         if refusal := self._refusal(call, deadline, now):
             return refusal
         leaf = self._leaf(call)
