@@ -472,6 +472,22 @@ def test_new_rules_apply_at_once() -> None:
     assert share == pytest.approx(0.75, abs=0.02)
 
 
+@pytest.mark.parametrize("units", [[], ["tokens"], ["tokens", "requests"]])
+def test_new_limits_apply_to_calls_that_wait(units: list[str]) -> None:
+    """Calls that wait are charged by the limits of then, in the units for which they asked."""
+    rules = {"a": requests(60)}
+    root = requests(6000)
+    world = World(lambda path: rules[path[-1]] if path else root)
+    both = {"requests": 1.0, "tokens": 1.0}
+    calls = [world.ask("a", both) for _ in range(3)]
+    world.run(0.5)
+    rules["a"] = Rules(tuple(per_minute(unit, 60) for unit in units))
+    calls.append(world.ask("a", both))
+    world.run(10)
+    gaps = [(each.start or 0) - (calls[1].start or 0) for each in calls[2:]]
+    assert gaps == ([SECOND, 2 * SECOND] if "requests" in units else [0, 0])
+
+
 def test_whom_a_node_holds_up_is_told() -> None:
     """A call that waits is told its rank in its leaf, and which node and unit hold it up."""
     world = world_of(requests(6000), a=requests(60))
