@@ -51,8 +51,18 @@ do
     return node
   end
 
-  -- Why a call cannot wait here; nothing where it can.
+  -- Why a call cannot wait here; nothing where it can. Its costs are by its rules, so its refusal is.
   local function refusal(path, which, costs, deadline)
+    told_to(root, told[which[1]])
+    local known = {root}
+    for i, id in ipairs(ids_of(path)) do
+      local node = find(id)
+      if not node then
+        break
+      end
+      known[i + 1] = node
+      told_to(node, told[which[i + 1]])
+    end
     for k, each in ipairs(which) do
       local rules = told[each]
       for i = 1, rules.n do
@@ -60,14 +70,6 @@ do
           return {EXCEEDS_LIMIT, k - 1, i - 1}
         end
       end
-    end
-    local node, known = root, {root}
-    for _, id in ipairs(ids_of(path)) do
-      node = find(id)
-      if not node then
-        break
-      end
-      known[#known + 1] = node
     end
     for _, each in ipairs(known) do
       local start, unit = earliest(each, costs)

@@ -122,8 +122,9 @@ end
 
 local function owe(node, size)
   if size > 0 and node.parent then
-    local behind = math.max(0, node.parent.clock - node.finish)
+    local behind = node.turn and 0 or math.max(0, node.parent.clock - node.finish)
     charge(node, behind + size / node.rules.weight)
+    node.parent.clock = node.parent.clock + size / node.parent.weights
   end
 end
 
