@@ -17,7 +17,7 @@ do
 
   -- The first of the ready children of nodes, by id of the node: the very first is last. Those that come
   -- after bound and its turn are not there.
-  local windows, WINDOW = {}, 16
+  local windows = {}
   local moved = {}  -- nodes whose place is to be written; their shelf is the one that was
 
   function flush_ready()
@@ -37,22 +37,22 @@ do
   end
 
   local function read_window(node, window)
-    flush_ready()
-    local members = of_part('ready', node.id, 'LIMIT', 0, WINDOW)
+    window.width = math.min(4 * window.width, 64)
+    local members = of_part('ready', node.id, 'LIMIT', 0, window.width)
     local count, from = #members, #node.id + 2
     for i, member in ipairs(members) do
       window[count + 1 - i] = {finish = struct.unpack('>d', string.sub(member, from, from + 7)),
                                turn = tonumber(string.sub(member, from + 8, from + 23)),
                                id = string.sub(member, from + 24)}
     end
-    window.bound = count == WINDOW and window[1].finish or INF
-    window.turn = count == WINDOW and window[1].turn or INF
+    window.bound = count == window.width and window[1].finish or INF
+    window.turn = count == window.width and window[1].turn or INF
   end
 
   local function window_of(node)
     local window = windows[node.id]
     if not window then
-      window = {bound = INF, turn = INF}
+      window = {width = 1, bound = INF, turn = INF}
       windows[node.id] = window
       if node.ready > 0 then
         read_window(node, window)
@@ -100,9 +100,11 @@ do
   function first_ready(node)
     local window = window_of(node)
     if #window == 0 then
+      flush_ready()
+      flush('ready')
       read_window(node, window)
     end
-    return find(window[#window].id)
+    return below(node, window[#window].id)
   end
 
   function forget_windows()

@@ -43,6 +43,15 @@ local function place_in(leaf, first_, name)
   return leaf.id .. '/' .. sortable(first_) .. name
 end
 
+-- The place of the first in a leaf. What has changed in others need not be written before.
+local function first_place(leaf)
+  if leaf.has_changed then
+    flush('places')
+    leaf.has_changed = false
+  end
+  return of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+end
+
 -- When nodes can be forgotten: see kept.py -------------------------------------------------------
 
 local rest, lapse, look_after_mentioned
@@ -88,6 +97,7 @@ do
   -- Forgets the children that the clock of a node has passed.
   function lapse(parent)
     while parent.lapsing > 0 do
+      flush('lapsing')
       local member = of_part('lapsing', parent.id, 'LIMIT', 0, 1)[1]
       local from = #parent.id + 2
       if struct.unpack('>d', string.sub(member, from, from + 7)) > parent.clock then

@@ -4,7 +4,7 @@
 local function take_out(name, entry)
   local leaf = find(entry.leaf)
   remove('places', place_in(leaf, entry.first, name))
-  leaf.places = leaf.places - 1
+  leaf.places, leaf.has_changed = leaf.places - 1, true
   if entry.deadline < INF then
     remove('deadlines', name, entry.deadline)
   end
@@ -22,7 +22,7 @@ end
 
 local function put_in(name, entry, leaf)
   add('places', 0, place_in(leaf, entry.first, name))
-  leaf.places = leaf.places + 1
+  leaf.places, leaf.has_changed = leaf.places + 1, true
   if entry.deadline < INF then
     add('deadlines', entry.deadline, name)
   end
@@ -31,7 +31,7 @@ local function put_in(name, entry, leaf)
     node.waiting = node.waiting + 1
     node = node.parent
   end
-  local first_member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+  local first_member = first_place(leaf)
   if first_member == place_in(leaf, entry.first, name) then
     let_go(leaf)
   end
@@ -79,7 +79,7 @@ local function decide_next(is_silent)
   while leaf.ready > 0 do
     leaf = first_ready(leaf)
   end
-  local member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+  local member = first_place(leaf)
   local name = string.sub(member, #leaf.id + 10)
   local entry = waiting_call(name)
   if is_silent(entry.server) then

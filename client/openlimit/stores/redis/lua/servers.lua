@@ -92,6 +92,7 @@ end
 -- Calls a function with each outcome that a server has not collected, of those before some time.
 local function empty_outbox(server, before, most, take)
   local part, taken_ = part_of(server), {}
+  flush('outbox')
   for i, member in ipairs(of_part('outbox', part, 'LIMIT', 0, most)) do
     local packed = string.sub(member, #part + 18)
     if cmsgpack.unpack(packed) > before then
@@ -147,6 +148,7 @@ local function sweep_silent(server)
     return
   end
   local part = part_of(server)
+  flush('of')
   local members = of_part('of', part, 'LIMIT', 0, call.at_once)
   for _, member in ipairs(members) do
     local name = string.sub(member, #part + 2)

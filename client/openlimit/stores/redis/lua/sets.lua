@@ -69,11 +69,8 @@ local function due(what, most)
   return redis.call('ZRANGEBYSCORE', key_of(what), '-inf', now, 'LIMIT', 0, most or call.at_once)
 end
 
--- The members of a part: it ends in a slash, and the part after it with 0, the next character.
+-- The members of a part, as they were written: it ends in a slash, and the part after it with 0, the next character.
 local function of_part(what, part, ...)
-  if fresh[what] or gone[what] then
-    flush(what)
-  end
   return redis.call('ZRANGEBYLEX', key_of(what), '[' .. part .. '/', '(' .. part .. '0', ...)
 end
 

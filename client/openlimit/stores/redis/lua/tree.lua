@@ -90,6 +90,7 @@ function forget_below(node)
     return
   end
   local ids = {}
+  flush('lapsing')
   for i, member in ipairs(of_part('lapsing', node.id)) do
     ids[i] = string.match(string.sub(member, #node.id + 26), '^%d+ (.*)$')
   end
@@ -102,6 +103,24 @@ function forget_below(node)
   end
 end
 
+-- The child of a node with this id, if it is kept.
+local function below(parent, id)
+  local node = nodes[id]
+  if node == nil then
+    local packed = redis.call('HGET', tree_key, 'n:' .. id)
+    node = packed and read_node(id, packed)
+    nodes[id] = node
+  end
+  if node and not node.parent then
+    if node.under ~= parent.born then  -- one that was forgotten had it
+      forget_node(node)
+      return false
+    end
+    node.parent = parent
+  end
+  return node
+end
+
 -- The node with this id, if it is kept.
 local function find(id)
   local node = nodes[id]
@@ -110,21 +129,11 @@ local function find(id)
   end
   local ids = ids_to(id)
   read_nodes(ids)
-  local parent = nodes['']
-  for _, each in ipairs(ids) do
-    node = nodes[each]
-    if node and not node.parent then
-      if node.under == parent.born then
-        node.parent = parent
-      else  -- a parent that was forgotten had it
-        forget_node(node)
-        node = false
-      end
-    end
+  for i, each in ipairs(ids) do
+    node = below(nodes[ids[i - 1] or ''], each)
     if not node then
       return nil
     end
-    parent = node
   end
   return node
 end
@@ -132,8 +141,14 @@ end
 -- The nodes from the root to this one.
 local function path_to(node)
   if not node.path then
-    local path = node.parent and {unpack(path_to(node.parent))} or {}
-    path[#path + 1] = node
+    local path, depth, above = {}, 0, node
+    while above do
+      depth, above = depth + 1, above.parent
+    end
+    above = node
+    for k = depth, 1, -1 do
+      path[k], above = above, above.parent
+    end
     node.path = path
   end
   return node.path
