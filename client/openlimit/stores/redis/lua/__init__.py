@@ -26,6 +26,6 @@ BUCKET = Script.read(
 SLOTS = Script.read("slots.lua")
 LINE = Script.read(
     *("call.lua", "told.lua", "state.lua", "marks.lua", "levels.lua", "correct.lua"),
-    *("sets.lua", "tree.lua", "fair.lua", "line.lua", "next.lua"),
-    *("servers.lua", "carry_out.lua", "keep.lua", "write.lua"),
+    *("sets.lua", "tree.lua", "ready.lua", "fair.lua", "line.lua", "next.lua"),
+    *("servers.lua", "brought.lua", "carry_out.lua", "keep.lua", "write.lua"),
 )

@@ -19,76 +19,7 @@
 --   others    1, 0, 5 or 7, see call.lua
 
 do
-  local IN_LINE, FULL, STANDING = 8, 9, 10
-
-  local function ids_of(path)
-    local ids, id = {}, ''
-    for i, value in ipairs(path) do
-      id = id .. #value .. ':' .. value
-      ids[i] = id
-    end
-    read_nodes(ids)
-    return ids
-  end
-
-  local function told_to(node, rules)
-    if node.rules ~= rules and node.rules.digest ~= rules.digest then
-      follow_rules(node, rules)
-      let_go(node)
-    end
-  end
-
-  -- The leaf of a call, made if there is none; its path follows the call's rules.
-  local function leaf_of(path, which)
-    local node = root
-    told_to(root, told[which[1]])
-    for i, id in ipairs(ids_of(path)) do
-      local rules = told[which[i + 1]]
-      local child = find(id) or new_child(node, id, rules)
-      told_to(child, rules)
-      node = child
-    end
-    return node
-  end
-
-  -- Why a call cannot wait here; nothing where it can. Its costs are by its rules, so its refusal is.
-  local function refusal(path, which, costs, deadline)
-    told_to(root, told[which[1]])
-    local known = {root}
-    for i, id in ipairs(ids_of(path)) do
-      local node = find(id)
-      if not node then
-        break
-      end
-      known[i + 1] = node
-      told_to(node, told[which[i + 1]])
-    end
-    for k, each in ipairs(which) do
-      local rules = told[each]
-      for i = 1, rules.n do
-        if (costs[rules.units[i]] or 0) > rules.amount[i] then
-          return {EXCEEDS_LIMIT, k - 1, i - 1}
-        end
-      end
-    end
-    for _, each in ipairs(known) do
-      local start, unit = earliest(each, costs)
-      if start > deadline then
-        return {WAIT_TOO_LONG, exact(start - now), unit}
-      end
-    end
-    local last = known[#known]
-    local value = path[#known - 1] or ''
-    if root.waiting >= call.in_tree then
-      return {FULL, 'the line', call.in_tree}
-    elseif known[2] and known[2].waiting >= call.below_child then
-      return {FULL, path[1], call.below_child}
-    elseif #known == #which and last.waiting >= call.in_leaf then
-      return {FULL, value, call.in_leaf}
-    elseif #known < #which and last.children >= call.children then
-      return {FULL, value, call.children}
-    end
-  end
+  local STANDING = 10
 
   local marks
   local function marks_of_lots()
@@ -96,50 +27,7 @@ do
     return unpack(marks)
   end
 
-  local carry_out = {}
-
-  local function put_anew(name, entry, server)
-    if server ~= entry.server then
-      remove('of', part_of(entry.server) .. '/' .. name)
-      entry.server = server
-      add('of', 0, part_of(server) .. '/' .. name)
-      keep_call(name, entry)
-    end
-  end
-
-  function carry_out.ask(name, path, which, costs, lease, server, max_wait, lot, number, first_, kept_)
-    local grant, entry = grant_of(name), waiting_call(name)
-    if is_silent(server) then
-      sign(server)
-    end
-    if grant then
-      if is_cancelled(grant.lot, grant.number) then
-        return {CANCELLED}
-      end
-      grant.is_known = true
-      keep_grant(name, grant)
-      return {REPEAT, exact(grant.start), grant.unit, grant.lot, grant.number}
-    elseif entry and not entry.out then
-      put_anew(name, entry, server)
-      return {IN_LINE, exact(entry.first)}
-    end
-    first_ = math.min(first_ or now, entry and entry.first or now, now)
-    local deadline = max_wait < 0 and INF or first_ + max_wait
-    local refused = refusal(path, which, costs, deadline)
-    if entry then
-      forget_call(name, entry)
-    end
-    if refused then
-      return refused
-    end
-    local leaf = leaf_of(path, which)
-    entry = {leaf = leaf.id, first = first_, deadline = deadline, costs = costs, lease = lease,
-             delayed_by = '', server = server, lot = lot, number = number, kept = kept_, out = false}
-    add('of', 0, part_of(server) .. '/' .. name)
-    keep_call(name, entry)
-    put_in(name, entry, leaf)
-    return {IN_LINE, exact(first_)}
-  end
+  local carry_out = {ask = ask}
 
   function carry_out.giveup(name)
     local entry = waiting_call(name)
