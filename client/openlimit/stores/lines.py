@@ -35,10 +35,11 @@ class Ask(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """Takes a call out of the line, uncharged; to be told Cancel if it was granted meanwhile."""
+    """Takes a call out of the line, uncharged, unless another server holds its caller by now."""
 
     bucket: str
     name: str
+    server: str
 
 
 class Cancel(NamedTuple):
@@ -49,6 +50,8 @@ class Cancel(NamedTuple):
     lot: str
     number: int
     start: float
+    is_known: bool = True
+    """Whether somebody has been told of the start; else it can still be given back after it."""
 
 
 class Settle(NamedTuple):
@@ -148,6 +151,9 @@ False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable.""
 
 class AsyncLines(Protocol):
     """The lines of all trees, for the event loop this was made on."""
+
+    shared: bool
+    """Whether other servers may decide about the callers of this one."""
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         """Carry out in order, each on its own. An outage is returned."""
