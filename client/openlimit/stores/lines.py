@@ -142,7 +142,7 @@ class Turned(NamedTuple):
     """Microseconds until something may be due; 0 for at once; ``inf`` for never."""
 
 
-Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError | None
+Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
 To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
 False if it was settled or cancelled before, UnknownReservation if it is too late. To Where:
