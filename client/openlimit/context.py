@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from openlimit.errors import InvalidRequest
+from openlimit.operations import Labels
 
-Labels = tuple[tuple[str, str], ...]
-"""Names and values, by name."""
 MOST_LABELS = 16
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MOST_BYTES = 256

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.clock import Clock
+from openlimit.context import added, labels_inside
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest
-from openlimit.operations import Observe, Penalize
+from openlimit.operations import Labels, Observe, Penalize
 from openlimit.reservation import Backend, Reservation
 from openlimit.tokens.counting import count_split, is_absent, tells_output
 from openlimit.units import MAX_AMOUNT, whole_number
@@ -34,7 +35,8 @@ class RateLimiter(Backend):
         ``units={"images": 2}`` adds costs in further units, or replaces those of the same name.
         Units without a limit cost nothing. ``max_wait`` is the longest wait that this call accepts,
         in seconds: entering raises WaitTooLong for a longer one, and then nothing is charged and no
-        place is kept. 0 tries without waiting; None leaves it to the limiter.
+        place is kept. 0 tries without waiting; None leaves it to the limiter. ``labels`` such as
+        ``{"team": "search"}`` say whose call it is, on top of those of ``openlimit.labels``.
 
         Raises InvalidRequest where a parameter has no sensible reading.
         """
@@ -56,7 +58,7 @@ class RateLimiter(Backend):
             costs |= _further_costs(params["units"])
             if tokens is not None and "input_tokens" in costs:  # the rest is output
                 costs.setdefault("output_tokens", max(0, costs["tokens"] - costs["input_tokens"]))
-        return Reservation(self, model, costs, max_wait)
+        return Reservation(self, model, costs, max_wait, self._labels_here(params.get("labels")))
 
     def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
@@ -73,12 +75,14 @@ class RateLimiter(Backend):
 
         Nobody tells when the call ends: limits on concurrency see none that lasts.
         """
-        async with Reservation(self, _name_of(model), _costs(num_tokens)):
+        costs, labels = _costs(num_tokens), self._labels_here()
+        async with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        with Reservation(self, _name_of(model), _costs(num_tokens)):
+        costs, labels = _costs(num_tokens), self._labels_here()
+        with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
     def penalize(self, retry_after: float, model: str = "") -> None:
@@ -92,7 +96,8 @@ class RateLimiter(Backend):
         if not (isinstance(retry_after, int | float) and retry_after >= 0):
             raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
         self._require_model(name := _name_of(model))
-        self.tell(Penalize(name, self._key, min(retry_after, MAX_RETRY_AFTER)))
+        pause = min(retry_after, MAX_RETRY_AFTER)
+        self.tell(Penalize(name, self._key, pause, self._labels_here()))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
@@ -112,7 +117,15 @@ class RateLimiter(Backend):
                     f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
                 )
         self._require_model(name := _name_of(model))
-        self.tell(Observe(name, self._key, remaining))
+        self.tell(Observe(name, self._key, remaining, self._labels_here()))
+
+    def _labels_here(self, more: Mapping[str, str] | None = None) -> Labels:
+        """The labels of a call that is made here; of a name given twice, the one that is closer to
+        the call holds."""
+        inside = labels_inside()
+        labels = added(self._labels, dict(inside)) if inside and self._labels else inside
+        labels = labels or self._labels
+        return labels if more is None else added(labels, more)
 
     def _require_model(self, model: str) -> None:
         """Raise InvalidRequest unless it is a model that users may name."""

@@ -15,7 +15,7 @@ from typing import Self
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import Clock
-from openlimit.operations import Acquire, Cancel, Grant, Release, Report, Settle, new
+from openlimit.operations import Acquire, Cancel, Grant, Labels, Release, Report, Settle, new
 from openlimit.providers.usage import units_of
 
 
@@ -29,6 +29,8 @@ class Backend(ABC):
     """What reservations sleep by."""
     _key = ""
     """Whose calls these are, for policies that split by it."""
+    _labels: Labels = ()
+    """Whose they are in further words."""
     _max_wait: float | None = None
     """The longest wait of calls that do not give theirs, in seconds; None for no bound but the
     policy's."""
@@ -65,10 +67,11 @@ class Reservation:
     raises RuntimeError. Once left it may be entered again, for another call.
 
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
-    Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own.
+    Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own;
+    ``labels``, names and values that say whose call it is.
     """
 
-    __slots__ = ("_grant", "_idle", "_limiter", "costs", "max_wait", "model")
+    __slots__ = ("_grant", "_idle", "_limiter", "costs", "labels", "max_wait", "model")
 
     def __init__(
         self,
@@ -76,11 +79,13 @@ class Reservation:
         model: str,
         costs: Mapping[str, int],
         max_wait: float | None = None,
+        labels: Labels = (),
     ) -> None:
         self._limiter = limiter
         self.model = model
         self.costs = costs
         self.max_wait = max_wait
+        self.labels = labels
         self._grant: Grant | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
@@ -171,7 +176,7 @@ class Reservation:
         grant = self._grant
         self._idle.append(True)
         if grant and grant.lease:
-            self._limiter.tell(Release(grant.reservation_id, self._limiter._key))
+            self._limiter.tell(Release(grant.reservation_id, self._limiter._key, self.labels))
 
     async def __aexit__(
         self,
@@ -192,7 +197,7 @@ class Reservation:
             max_wait = limiter._max_wait
         elif max_wait == inf:
             max_wait = None
-        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, ""))
+        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, "", self.labels))
 
     def _settle(self, used: Mapping[str, int]) -> None:
         grant = self._grant
@@ -203,19 +208,20 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
             limiter = self._limiter
-            limiter.tell(new(Settle, (reservation_id, limiter._key, used)))
+            limiter.tell(new(Settle, (reservation_id, limiter._key, used, self.labels)))
 
     def _give_back(self, grant: Grant | None) -> None:
-        for report in giving_back(grant, self._limiter._key) if grant else ():
-            self._limiter.tell(report)
+        if grant:
+            for report in giving_back(grant, self._limiter._key, self.labels):
+                self._limiter.tell(report)
 
 
-def giving_back(grant: Grant, key: str) -> Iterator[Cancel | Release]:
+def giving_back(grant: Grant, key: str, labels: Labels) -> Iterator[Cancel | Release]:
     """What gives a reservation back unless it has started, and frees its slot in any case."""
     if grant.wait:
-        yield Cancel(grant.reservation_id, key)
+        yield Cancel(grant.reservation_id, key, labels)
     if grant.lease:
-        yield Release(grant.reservation_id, key)
+        yield Release(grant.reservation_id, key, labels)
 
 
 def nothing(costs: Mapping[str, int]) -> dict[str, int]:

@@ -24,7 +24,12 @@ Headers = Mapping[str, str]
 _log = logging.getLogger(__name__)
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, 529)  # Anthropic's own: it is overloaded
 _CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
-_OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must not set them
+_OWN = {
+    "tokens",
+    "units",
+    "max_wait",
+    "labels",
+}  # parameters of limit alone: a body must not set them
 
 
 class Attempt:
@@ -164,7 +169,7 @@ def observe(limiter: RateLimiter, reservation: Reservation, headers: Headers) ->
     """Pass the remaining limits in a response's headers to the limiter."""
     is_limited = reservation.wait is not None  # else it passed unlimited
     if is_limited and (left := provider_headers.remaining(headers)):
-        limiter.tell(Observe(reservation.model, limiter._key, left))
+        limiter.tell(Observe(reservation.model, limiter._key, left, reservation.labels))
 
 
 def pause(
@@ -183,7 +188,7 @@ def pause(
     if wait is None and known and refused and not provider_errors.is_of_money(error):
         wait = provider_headers.reset(headers, now)
     if wait and reservation.wait is not None:
-        limiter.tell(Penalize(reservation.model, limiter._key, wait))
+        limiter.tell(Penalize(reservation.model, limiter._key, wait, reservation.labels))
     return wait is not None
 
 

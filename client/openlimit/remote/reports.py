@@ -39,7 +39,7 @@ class Reports:
         lock: RLock,
         address: str,
         timeout: float,
-        lost: Callable[[tuple[str, str]], None],
+        lost: Callable[[Renew], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
@@ -173,7 +173,7 @@ class Reports:
                 self._warn(at, _MOST_OWED)
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
-            self._lost(report[:2])
+            self._lost(report)
         _log.info("%s had no effect: %s", report, error)
 
     def _warn(self, at: float, most: int) -> None:
