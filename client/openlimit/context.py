@@ -64,7 +64,11 @@ def _require_label(name: object, value: object) -> None:
             "must have names of 1 to 64 lower-case letters, digits and _ that begin with a letter, "
             f"not {name!r:.100}",
         )
-    field = f"labels.{name}"
+    require_value(f"labels.{name}", value)
+
+
+def require_value(field: str, value: object) -> None:
+    """Raise InvalidRequest unless it can be the value of a label."""
     if not isinstance(value, str):
         raise InvalidRequest(field, f"must be a text, not {value!r:.100}")
     try:

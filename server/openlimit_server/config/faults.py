@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
-from openlimit_server.config.notation import Split, shown
+from openlimit_server.config.notation import shown
 
 Location = tuple[int | str, ...]
 Faults = Collection[ErrorDetails]
@@ -22,6 +22,13 @@ _EXPECTED = {
     "models[]": 'a model or a pattern such as "gpt-4o-*"',
     "limits": "limits by their units, such as {requests: 3500/minute, tokens: 90000/minute}",
     "split_by": "a list of what has a bucket of its own: [model], [key] or [model, key]",
+    "split_by[]": "model, key or a label such as team",
+    "match": "labels that calls must have, such as {team: search}",
+    "levels": "a list of levels, each of which begins with - label:",
+    "levels[]": "a level with its label, such as {label: team, weights: {search: 4}}",
+    "label": "a label such as team",
+    "weights": "weights by the label's values, such as {search: 4, batch: 0.2}",
+    "overrides": "what differs for values of the label, such as {batch: {concurrent: 20}}",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
@@ -105,7 +112,7 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
         several = [each.strip() for each in came.split(",") if each.strip()]
         if field == "models" and several:
             guess = "[" + ", ".join(f'"{shown(each)[1:-1]}"' for each in several) + "]"
-        elif field == "split_by" and several and {*several} <= {*get_args(Split)}:
+        elif field == "split_by" and several and {*several} <= {"model", "key"}:
             guess = f"[{', '.join(several)}]"
         else:
             guess = spelling.closest(came, words) or ""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from reprlib import Repr
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -196,7 +196,6 @@ Limits = Annotated[_Several, WrapValidator(_one_or_several)]
 Duration = Annotated[float, BeforeValidator(duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
-Split = Literal["model", "key"]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(address)]
