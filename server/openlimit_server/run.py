@@ -14,9 +14,9 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit.errors import LimiterUnavailable
+from openlimit.stores.lines import AsyncLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
-from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server import binding, collector
 from openlimit_server.config.policies import load_policies
 from openlimit_server.config.settings import MEMORY, Settings
@@ -61,8 +61,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
-    store, slots = _stores(settings)
-    engine = Engine(policies, store, slots=slots)
+    store, lines = _stores(settings)
+    engine = Engine(policies, store, lines)
     service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
@@ -98,9 +98,10 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("stopped")
 
 
-def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
+def _stores(settings: Settings) -> tuple[AsyncStore, AsyncLines]:
     if settings.store == MEMORY:
-        return MemoryStore(), MemorySlots()
+        store = MemoryStore()
+        return store, store.lines
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 
     buckets = RedisBuckets(parse_redis_url(settings.store))

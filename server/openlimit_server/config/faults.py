@@ -28,6 +28,7 @@ _EXPECTED = {
     "levels[]": "a level with its label, such as {label: team, weights: {search: 4}}",
     "label": "a label such as team",
     "weights": "weights by the label's values, such as {search: 4, batch: 0.2}",
+    "overrides[]": "limits, concurrent or both, such as {concurrent: 20}",
     "overrides": "what differs for values of the label, such as {batch: {concurrent: 20}}",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
@@ -102,7 +103,8 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     *outer, last = fault["loc"]
-    field = f"{outer[-1]}[]" if isinstance(last, int) else last
+    is_entry = isinstance(last, int) or "overrides" in outer[-1:]
+    field = f"{outer[-1]}[]" if is_entry else last
     words = re.findall(r"\w+(?=')", fault.get("ctx", {}).get("expected", ""))  # of a Literal
     expected, came = " or ".join(words) or _EXPECTED[field], fault["input"]
     if fault["type"] == "too_short" and not came:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
 from openlimit.context import require_value
 from openlimit.errors import InvalidRequest
@@ -17,16 +17,18 @@ _LEAST, _MOST = 0.001, 1_000_000.0
 _WEIGHT = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
-def _label(name: str) -> str:
+def _label(name: object) -> str:
     expected = "model, key or a label such as team: 1 to 64 lower-case letters, digits and _"
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"expected {expected}, beginning with a letter, not {shown(name)}")
     if name not in OWN and (guess := spelling.closest(name, OWN)):
         raise ValueError(f"expected {expected}, not {shown(name)}; write {guess}")
     return name
 
 
-def _value(text: str) -> str:
+def _value(text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"expected a label's value such as search, not {shown(text)}")
     try:
         require_value("", text)
     except InvalidRequest as error:
@@ -46,7 +48,7 @@ def _weight(text: object) -> float:
     return weight
 
 
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[str, BeforeValidator(_label)]
 """Its name."""
-Value = Annotated[str, AfterValidator(_value)]
+Value = Annotated[str, BeforeValidator(_value)]
 Weight = Annotated[float, BeforeValidator(_weight)]

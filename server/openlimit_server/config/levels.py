@@ -50,8 +50,13 @@ class LevelSettings(BaseModel):
     def concurrent_of(self, value: str) -> int | None:
         """Of one value of the label."""
         override = self.overrides.get(value)
-        own = override and override.concurrent
+        own = None if override is None else override.concurrent
         return self.concurrent if own is None else own
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether any of its nodes limits the calls that run at the same time."""
+        return any(each.concurrent for each in (self, *self.overrides.values()))
 
     def all_limits(self) -> Iterable[tuple[Limit, ...]]:
         """Of all values."""

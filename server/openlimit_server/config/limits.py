@@ -21,7 +21,7 @@ def limits_beside(what: str, fields: Callable[[], Collection[str]]) -> GetPydant
         return notation.unit(name)
 
     by_unit = Annotated[
-        dict[Annotated[str, AfterValidator(unit)], notation.Limits],  # type: ignore[valid-type]  # made at run time
+        dict[Annotated[str, AfterValidator(unit)], notation.Limits],
         Field(min_length=1),
         AfterValidator(_in_a_row),
     ]

@@ -69,8 +69,7 @@ class PolicySettings(BaseModel):
     @cached_property
     def has_slots(self) -> bool:
         """Whether calls take slots, in some node of their path."""
-        below = (each for level in self.levels for each in (level, *level.overrides.values()))
-        return any(each.concurrent for each in (self, *below))
+        return self.concurrent is not None or any(level.has_slots for level in self.levels)
 
     @cached_property
     def all_limits(self) -> tuple[Limit, ...]:
@@ -165,9 +164,8 @@ class PolicySettings(BaseModel):
     @field_validator("lease")
     @classmethod
     def _lease_is_of_a_slot(cls, lease: float, info: ValidationInfo) -> float:
-        levels = info.data.get("levels", ())
-        below = (each for level in levels for each in (level, *level.overrides.values()))
-        if info.data.get("concurrent", ...) is None and not any(e.concurrent for e in below):
+        below = any(level.has_slots for level in info.data.get("levels", ()))
+        if info.data.get("concurrent", ...) is None and not below:
             raise ValueError(
                 "is for how long a slot is held, so it needs concurrent, such as concurrent: 50"
             )

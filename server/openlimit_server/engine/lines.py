@@ -6,6 +6,7 @@ decided in that time; then it is given back.
 """
 
 import asyncio
+import os
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from math import inf
@@ -38,6 +39,7 @@ _POLL = 0.05
 """Seconds until a shared line is asked again at the latest, while callers are held: half the
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
+_SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000  # releases; slots of older ones are freed when their leases end
 
 Outcome = Granted | OpenLimitError
@@ -70,6 +72,8 @@ class HeldLine:
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
+        self._now = 0.0
+        """The latest that is known of the store's clock."""
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
@@ -92,6 +96,7 @@ class HeldLine:
             if isinstance(operation, Release) and isinstance(answer, LimiterUnavailable):
                 self._owe(operation)
         while isinstance(turned, Turned):
+            self._now = turned.now
             for outcome in turned.outcomes:
                 self._deliver(outcome)
             if turned.again > 0:
@@ -133,6 +138,17 @@ class HeldLine:
             return self._take(held)
         assert isinstance(standing, Standing | OpenLimitError)
         return standing
+
+    def wait_until(self, start: float) -> float:
+        """Microseconds from the latest decision until a start."""
+        return max(0.0, start - self._now)
+
+    def give_back(self, ask: Ask, granted: Granted) -> None:
+        """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
+        if ask.call.name not in self._held:
+            held = self._held[ask.call.name] = _Held(ask)
+            held.outcome = granted
+            self._leave(held, PLACE_KEPT)
 
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
@@ -227,3 +243,29 @@ class HeldLine:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         task.add_done_callback(partial(tell_if_failed, "asking for callers in line"))
+
+
+class Lines:
+    """The lines of all trees in which this server has callers."""
+
+    def __init__(self, store: AsyncLines) -> None:
+        self.server = os.urandom(8).hex()
+        """The name by which it asks."""
+        self._store = store
+        self._held: dict[str, HeldLine] = {}
+        self._look_at = _SPARE_LINES
+
+    def find(self, bucket: str) -> HeldLine:
+        """The line of a tree."""
+        line = self._held.get(bucket)
+        if line is None:
+            if len(self._held) >= self._look_at:
+                self._held = {name: line for name, line in self._held.items() if line}
+                self._look_at = 2 * len(self._held) + _SPARE_LINES
+            line = self._held[bucket] = HeldLine(self._store, bucket, self.server)
+        return line
+
+    def drain(self) -> None:
+        """Hold nobody any longer. Does not block."""
+        for line in self._held.values():
+            line.drain()
