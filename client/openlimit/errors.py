@@ -3,6 +3,7 @@
     OpenLimitError
     ├── CostExceedsLimit     the call can never be served: split it or raise the limit
     ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
+    ├── LineFull             not now: too many calls wait already; nothing was charged
     ├── UnknownModel         no policy of the server covers the model
     ├── UnknownReservation   the server knows no such reservation, or it has expired
     ├── InvalidRequest       a parameter is missing or malformed

@@ -14,7 +14,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores.lines import AsyncLines
+from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
@@ -61,8 +61,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
-    store, lines = _stores(settings)
-    engine = Engine(policies, store, lines)
+    store = _store(settings)
+    engine = Engine(policies, store)
     service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
@@ -98,14 +98,12 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("stopped")
 
 
-def _stores(settings: Settings) -> tuple[AsyncStore, AsyncLines]:
+def _store(settings: Settings) -> StoreOfLines:
     if settings.store == MEMORY:
-        store = MemoryStore()
-        return store, store.lines
+        return MemoryStore()
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 
-    buckets = RedisBuckets(parse_redis_url(settings.store))
-    return buckets, buckets
+    return RedisBuckets(parse_redis_url(settings.store))
 
 
 async def _watch(

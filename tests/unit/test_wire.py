@@ -112,12 +112,19 @@ AMOUNTS = st.dictionaries(
     st.sampled_from(["requests", "tokens", "output_tokens"]), st.integers(0, 2**63 - 1)
 )
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
-SETTLEMENTS = st.builds(operations.Settle, IDS | st.sampled_from(["a/b", "c/b"]), TEXT, AMOUNTS)
+LABELS = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9_]{0,4}", fullmatch=True).filter(lambda name: name != "key"),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=50),
+    max_size=3,
+).map(lambda labels: tuple(sorted(labels.items())))
+SETTLEMENTS = st.builds(
+    operations.Settle, IDS | st.sampled_from(["a/b", "c/b"]), TEXT, AMOUNTS, LABELS
+)
 REPORTS = st.one_of(
-    st.builds(operations.Cancel, IDS, TEXT),
+    st.builds(operations.Cancel, IDS, TEXT, LABELS),
     SETTLEMENTS,
-    st.builds(operations.Release, IDS, TEXT),
-    st.builds(operations.Renew, IDS, TEXT),
+    st.builds(operations.Release, IDS, TEXT, LABELS),
+    st.builds(operations.Renew, IDS, TEXT, LABELS),
     st.builds(
         operations.Penalize, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)
     ),
@@ -142,9 +149,10 @@ def _alone(operation: object, i: int) -> object:
     width = len(operation.units)
     costs = dict(zip(operation.units, operation.costs[i * width :][:width], strict=True))
     if isinstance(operation, columns.SettleRun):
-        return operations.Settle(operation.reservation_id(i), operation.key, costs)
-    _, model, key, max_wait, _, _, request_id, places, kept = operation
-    call = operations.Acquire(model, key, costs, max_wait, request_id)
+        name = operation.reservation_id(i)
+        return operations.Settle(name, operation.key, costs, operation.labels)
+    _, model, key, max_wait, _, _, request_id, places, kept, labels = operation
+    call = operations.Acquire(model, key, costs, max_wait, request_id, labels)
     return call, places[i] if places else None, kept
 
 

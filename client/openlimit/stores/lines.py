@@ -11,7 +11,7 @@ from openlimit.bucket.limit import Costs
 from openlimit.bucket.line import Call, Refusal, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
-from openlimit.stores.protocol import REPEATABLE
+from openlimit.stores.protocol import REPEATABLE, AsyncStore
 
 
 class Ask(NamedTuple):
@@ -157,3 +157,11 @@ class AsyncLines(Protocol):
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         """Carry out in order, each on its own. An outage is returned."""
+
+
+class StoreOfLines(AsyncStore, Protocol):
+    """A store whose buckets can have lines."""
+
+    @property
+    def lines(self) -> AsyncLines:
+        """Lines in the same buckets."""

@@ -104,7 +104,7 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
         return str(fault["ctx"]["error"])
     *outer, last = fault["loc"]
     is_entry = isinstance(last, int) or "overrides" in outer[-1:]
-    field = f"{outer[-1]}[]" if is_entry else last
+    field = f"{outer[-1]}[]" if is_entry else str(last)
     words = re.findall(r"\w+(?=')", fault.get("ctx", {}).get("expected", ""))  # of a Literal
     expected, came = " or ".join(words) or _EXPECTED[field], fault["input"]
     if fault["type"] == "too_short" and not came:

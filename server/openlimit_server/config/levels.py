@@ -56,7 +56,8 @@ class LevelSettings(BaseModel):
     @property
     def has_slots(self) -> bool:
         """Whether any of its nodes limits the calls that run at the same time."""
-        return any(each.concurrent for each in (self, *self.overrides.values()))
+        own = (each.concurrent for each in self.overrides.values())
+        return any((self.concurrent, *own))
 
     def all_limits(self) -> Iterable[tuple[Limit, ...]]:
         """Of all values."""

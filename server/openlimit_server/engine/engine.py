@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from openlimit.bucket.limit import pause_of
 from openlimit.bucket.line import Call
@@ -20,8 +20,7 @@ from openlimit.operations import (
 )
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
-from openlimit.stores.lines import Ask, AsyncLines, Granted
-from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.lines import Ask, Granted, StoreOfLines
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
@@ -45,14 +44,11 @@ class Engine:
     """The server's rules over one store. The first policy that covers a model decides its calls.
 
     It has no clock: what happens when, and which id has expired, the store says by its own.
-    ``lines`` are where the buckets are.
     """
 
-    def __init__(
-        self, settings: Iterable[PolicySettings], store: AsyncStore, lines: AsyncLines
-    ) -> None:
+    def __init__(self, settings: Iterable[PolicySettings], store: StoreOfLines) -> None:
         self._store = store
-        self._lines = Lines(lines)
+        self._lines = Lines(store.lines)
         self._secrets = Secrets(store, self._forget_signers)
         rules = Rules(settings)
         self._acquisitions = Acquisitions(rules, store, self._lines, self._secrets)
@@ -99,13 +95,14 @@ class Engine:
                 step.answers[place] = operation
             case Cancel():
                 await self._plan_cancel(step, place, operation)
-            case Release(name, key, labels) | Renew(name, key, labels):
+            case Release(name, key, labels):
+                if shared := await self._settlements.shared(name, key, labels):
+                    step.decide_apart(place, _release(*shared))
+            case Renew(name, key, labels):
                 shared = await self._settlements.shared(name, key, labels)
-                is_renewal = isinstance(operation, Renew)
-                if shared and shared[0].lease:
-                    step.decide_apart(place, _lease(*shared, name, is_renewal=is_renewal))
-                else:
-                    step.answers[place] = UnknownReservation(name) if is_renewal else False
+                if not shared or not shared[0].lease:
+                    raise UnknownReservation(name)
+                step.decide_apart(place, _renew(*shared, name))
             case Penalize(model, key, retry_after, labels):
                 target = self._acquisitions.target(model, key, labels)
                 pause = pause_of(min(retry_after, target.policy.settings.max_pause))
@@ -183,27 +180,25 @@ async def _cancel(
     return renamed(decided, name)
 
 
-async def _lease(
-    target: SharedTarget,
-    scope: Scope,
-    _: int,
-    start: float,
-    call: Call,
-    name: str,
-    *,
-    is_renewal: bool,
+async def _release(target: SharedTarget, scope: Scope, _: int, __: float, call: Call) -> Outcome:
+    """Whether slots were freed."""
+    freed: Any
+    [freed] = await target.line.carry_out([lines.Release(scope.bucket, call.name)])
+    return cast(Outcome, freed)
+
+
+async def _renew(
+    target: SharedTarget, scope: Scope, _: int, start: float, call: Call, name: str
 ) -> Outcome:
-    """Whether slots were freed; or the lease that begins now."""
-    if not is_renewal:
-        [freed] = await target.line.carry_out([lines.Release(scope.bucket, call.name)])
-        return freed
+    """The lease that begins now."""
+    held: Any
     [held] = await target.line.carry_out([lines.Renew(scope.bucket, call, start)])
-    return target.lease if held is True else held or UnknownReservation(name)
+    return target.lease if held is True else cast(Outcome, held) or UnknownReservation(name)
 
 
 async def _reported_to(target: SharedTarget, operation: lines.Operation) -> Outcome:
     [answer] = await target.line.carry_out([operation])
-    return _reported(answer)
+    return _reported(cast(stores.Answer, answer))
 
 
 def _reported(answer: stores.Answer) -> Outcome:

@@ -70,6 +70,7 @@ class HeldLine:
         self._held: dict[str, _Held] = {}
         self._owed: dict[str, Release] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._now = 0.0
@@ -227,11 +228,11 @@ class HeldLine:
             return
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
-        if self._timer and self._timer.when() <= at:
-            return
         if self._timer:
+            if self._due <= at:
+                return
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._tick)
+        self._timer, self._due = loop.call_at(at, self._tick), at
 
     def _tick(self) -> None:
         self._timer = None

@@ -139,9 +139,8 @@ class Settlements:
         if not policy or not left:
             step.answers[place] = errors
         elif policy.paths and any(reserved.names):
-            step.decide_apart(
-                place, self._settle_shared(policy, scope, reserved, run, left, errors)
-            )
+            settling = self._settle_shared(policy, scope, reserved, run, left, errors)
+            step.decide_apart(place, settling)
         else:
             operation = settle(policy, scope, reserved, run)
             step.ask(place, operation, unsettled, policy, scope, run, left, errors)

@@ -89,8 +89,8 @@ class Asking(NamedTuple):
         """What each is answered at once; None for those that wait."""
         outcomes = await self.target.line.ask(self.asks)
         return [
-            None if outcome is None else self.target.answer(outcome, *rest)
-            for outcome, *rest in zip(outcomes, self.costs, self.tickets, strict=True)
+            None if outcome is None else self.target.answer(outcome, costs, ticket)
+            for outcome, costs, ticket in zip(outcomes, self.costs, self.tickets, strict=True)
         ]
 
     async def wait(self, position: int) -> Outcome:
