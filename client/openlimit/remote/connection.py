@@ -175,7 +175,7 @@ class Connection:
             self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
-        others = self.in_flight.answered(outcomes)
+        others = self.in_flight.answered(outcomes) if outcomes else []
         settled = 0
         if others or response.settled_runs or self.reports.owing:
             settled = self.reports.answered(stream, others, response.settled_runs)

@@ -103,7 +103,8 @@ class Reports:
             if new:
                 errors, runs = write_reports(new, request)
                 stream.reports |= alone
-                stream.settlements.extend((since, run) for run in runs)
+                for run in runs:
+                    stream.settlements.append((since, run))
                 for number, error in errors:
                     stream.reports.pop(number, None)
                     self._failed(since, dict(new)[number], error)

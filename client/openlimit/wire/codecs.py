@@ -172,12 +172,9 @@ def _read_lease(response: messages.RenewResponse) -> float:
     return microseconds(response.lease) / SECOND
 
 
-def _write_nothing(_: None, __: Message) -> None:
-    """The answer is that there is one."""
-
-
-def _read_nothing(_: Message) -> None:
-    """The answer is that there is one."""
+# The answer is that there is one.
+_NOTHING: tuple[Callable[[Any, Any], None], Callable[[Any], None]]
+_NOTHING = (lambda _, __: None), (lambda _: None)
 
 
 def _named(kind: type[Cancel | Release | Renew]) -> Callable[[Any], Operation]:
@@ -190,12 +187,8 @@ CODECS: dict[type[Operation], Codec] = {
     Settle: _codec("Settle", "settled", _write_settle, _read_settle),
     Release: _codec("Release", "released", _write_name, _named(Release)),
     Renew: _codec("Renew", "renewed", _write_name, _named(Renew), _write_lease, _read_lease),
-    Penalize: _codec(
-        "Penalize", "penalized", _write_penalize, _read_penalize, _write_nothing, _read_nothing
-    ),
-    Observe: _codec(
-        "Observe", "observed", _write_observe, _read_observe, _write_nothing, _read_nothing
-    ),
+    Penalize: _codec("Penalize", "penalized", _write_penalize, _read_penalize, *_NOTHING),
+    Observe: _codec("Observe", "observed", _write_observe, _read_observe, *_NOTHING),
 }
 """Every operation."""
 

@@ -156,7 +156,8 @@ def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
             message.key = key
         if labels:
             message.labels.update(labels)
-        write_max_wait(max_wait, message)
+        if max_wait is not None:
+            write_max_wait(max_wait, message)
         message.units.extend(units)
         message.ids.extend(ids)
         message.costs.extend(costs)

@@ -39,7 +39,8 @@ def write_acquire(call: Acquire, request: messages.AcquireRequest) -> None:
     if len(costs) > 2 or costs["requests"] != 1:
         for unit in costs.keys() - {TOKENS}:
             request.units[unit] = costs[unit]
-    write_max_wait(max_wait, request)
+    if max_wait is not None:
+        write_max_wait(max_wait, request)
     if request_id:
         request.request_id = request_id
     if labels:
@@ -61,12 +62,9 @@ def read_acquire(request: messages.AcquireRequest) -> Acquire:
     return new(Acquire, (model, key, costs, max_wait, request_id, labels))
 
 
-def write_max_wait(
-    max_wait: float | None, message: messages.AcquireRequest | messages.AcquireRun
-) -> None:
-    """Fill the field, unless the wait is None."""
-    if max_wait is not None:
-        message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+def write_max_wait(max_wait: float, message: messages.AcquireRequest | messages.AcquireRun) -> None:
+    """Fill the field."""
+    message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
 
 
 def read_max_wait(message: messages.AcquireRequest | messages.AcquireRun) -> float | None:
