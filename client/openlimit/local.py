@@ -1,16 +1,19 @@
 """Limiters without a server: of one process, or of all processes that share a Redis."""
 
 import secrets
-from collections.abc import Mapping
 from math import inf
 
 from openlimit.bucket.limit import SECOND, Limit, pause_of
-from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.clock import Clock
+from openlimit.errors import InvalidRequest, LimiterUnavailable, shown
 from openlimit.limiter import RateLimiter
 from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle, new
 from openlimit.stores import protocol
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Answer, Grants, Store
+from openlimit.units import real_number
+
+_LEAST, _MOST = 1e-100, 1e100  # so that no product or quotient of two leaves what doubles hold
 
 
 class LocalLimiter(RateLimiter):
@@ -21,22 +24,23 @@ class LocalLimiter(RateLimiter):
         request_limit: float,
         token_limit: float,
         bucket_size_in_seconds: float,
-        store: Store,
         bucket_key: str,
+        redis_url: str | None = None,
     ) -> None:
         for name, value in (
             ("request_limit", request_limit),
             ("token_limit", token_limit),
             ("bucket_size_in_seconds", bucket_size_in_seconds),
         ):
-            if not (isinstance(value, int | float) and 0 < value < inf):
-                raise InvalidRequest(name, f"must be a number above 0, not {value!r}")
+            if not _LEAST <= real_number(value) <= _MOST:
+                wrong = f"must be a number above 0, not {shown(value)}"
+                raise InvalidRequest(name, f"{wrong}, and from {_LEAST} to {_MOST}")
         self._limits = (
             Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
             Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
         )
         self._units = [limit.unit for limit in self._limits]
-        self._store = store
+        self._store = _store(redis_url, self._clock)
         self._bucket = bucket_key
 
     def __repr__(self) -> str:
@@ -89,13 +93,9 @@ class LocalLimiter(RateLimiter):
 
     def _operation(self, call: Acquire) -> protocol.Acquire:
         longest = inf if call.max_wait is None else call.max_wait * SECOND
-        # A lot of its own: a forked child has others.
-        lot = secrets.token_hex(8)
-        costs = self._costs(call.costs)
+        lot = secrets.token_hex(8)  # its own: a forked child has others
+        costs = [call.costs[unit] for unit in self._units]
         return protocol.Acquire(self._bucket, self._limits, (costs,), longest, lot, 0)
-
-    def _costs(self, costs: Mapping[str, int]) -> list[int]:
-        return [costs[unit] for unit in self._units]
 
 
 def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
@@ -127,8 +127,7 @@ class ChatRateLimiter(LocalLimiter):
         token_limit: float = 90_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "chat")
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, "chat")
 
 
 class CompletionRateLimiter(LocalLimiter):
@@ -140,8 +139,7 @@ class CompletionRateLimiter(LocalLimiter):
         token_limit: float = 350_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "completion")
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, "completion")
 
 
 class EmbeddingRateLimiter(LocalLimiter):
@@ -153,8 +151,7 @@ class EmbeddingRateLimiter(LocalLimiter):
         token_limit: float = 70_000_000,
         bucket_size_in_seconds: float = 1,
     ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "embedding")
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, "embedding")
 
 
 class ChatRateLimiterWithRedis(LocalLimiter):
@@ -174,8 +171,7 @@ class ChatRateLimiterWithRedis(LocalLimiter):
         bucket_size_in_seconds: float = 1,
         bucket_key: str = "chat",
     ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, bucket_key, redis_url)
 
 
 class CompletionRateLimiterWithRedis(LocalLimiter):
@@ -189,8 +185,7 @@ class CompletionRateLimiterWithRedis(LocalLimiter):
         bucket_size_in_seconds: float = 1,
         bucket_key: str = "completion",
     ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, bucket_key, redis_url)
 
 
 class EmbeddingRateLimiterWithRedis(LocalLimiter):
@@ -204,15 +199,16 @@ class EmbeddingRateLimiterWithRedis(LocalLimiter):
         bucket_size_in_seconds: float = 1,
         bucket_key: str = "embedding",
     ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+        super().__init__(request_limit, token_limit, bucket_size_in_seconds, bucket_key, redis_url)
 
 
-def _redis_store(url: str) -> Store:
+def _store(redis_url: str | None, clock: Clock) -> Store:
+    if redis_url is None:
+        return MemoryStore(clock.microseconds)
     try:
         from openlimit.stores.redis.store import RedisStore, parse_redis_url
     except ImportError as error:
         raise ImportError(
             f'limiters with Redis need its client ({error}): pip install "openlimitHW[redis]"'
         ) from error
-    return RedisStore(parse_redis_url(url))
+    return RedisStore(parse_redis_url(redis_url))
