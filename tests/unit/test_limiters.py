@@ -112,6 +112,13 @@ def test_a_number_of_any_size_is_taken_or_refused(huge: Any) -> None:
             use()
 
 
+@pytest.mark.parametrize("kind", [ChatRateLimiter, CompletionRateLimiter, EmbeddingRateLimiter])
+def test_a_limit_is_fixed(kind: Any) -> None:
+    """To set it anew raises, since that would change no bucket."""
+    with pytest.raises(AttributeError):
+        kind().request_limit = 1
+
+
 def test_a_bool_is_no_number_of_seconds_or_tokens() -> None:
     """It is mistaken for something else."""
     for use in (ChatRateLimiter().penalize, lambda b: ChatRateLimiter().observe({"tokens": b})):
