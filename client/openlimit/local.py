@@ -81,7 +81,7 @@ class LocalLimiter(RateLimiter):
     def _operation(self, call: Acquire) -> protocol.Acquire:
         longest = inf if call.max_wait is None else call.max_wait * SECOND
         lot = secrets.token_hex(8)  # its own: a forked child has others
-        costs = [call.costs[unit] for unit in _UNITS]
+        costs = call.costs["requests"], call.costs["tokens"]
         return protocol.Acquire(self._bucket, self._limits, (costs,), longest, lot, 0)
 
 
