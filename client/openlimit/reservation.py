@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from math import inf
 from sys import modules
-from types import TracebackType
 from typing import Self
 
 from openlimit.background import in_background
@@ -151,25 +150,18 @@ class Reservation:
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - clock.microseconds()) > 0:
                     await clock.asleep(left / SECOND)
-        except GeneratorExit:
+        except BaseException as error:
             self._idle.append(True)
-            if grant is not None:
+            if isinstance(error, GeneratorExit) and grant:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
                 in_background(partial(self._give_back, grant))
-            raise
-        except BaseException:
-            self._idle.append(True)
-            self._give_back(grant)
+            else:
+                self._give_back(grant)
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep the charge, free the slot. Does nothing once it is left."""
         if self._idle:  # not entered, or left already
             return
@@ -178,20 +170,18 @@ class Reservation:
         if grant and grant.lease:
             self._limiter.tell(Release(grant.reservation_id, self._limiter._key, self.labels))
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Keep the charge, free the slot."""
-        self.__exit__(kind, error, traceback)
+        self.__exit__()
 
     def _begin(self) -> Acquire:
         try:
             self._idle.pop()
         except IndexError:
-            raise _entered_already() from None
+            raise RuntimeError(
+                "this reservation is entered already, by another task or thread or further out; "
+                "each call needs its own: with limiter.limit(…)"
+            ) from None
         limiter, max_wait = self._limiter, self.max_wait
         if max_wait is None:
             max_wait = limiter._max_wait
@@ -227,13 +217,6 @@ def giving_back(grant: Grant, key: str, labels: Labels) -> Iterator[Cancel | Rel
 def nothing(costs: Mapping[str, int]) -> dict[str, int]:
     """What a call has cost that was not made."""
     return dict.fromkeys((*costs, "input_tokens", "output_tokens"), 0)
-
-
-def _entered_already() -> RuntimeError:
-    return RuntimeError(
-        "this reservation is entered already, by another task or thread or further out; each call "
-        "needs its own: with limiter.limit(…)"
-    )
 
 
 def _require_asyncio() -> None:

@@ -13,7 +13,6 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from openlimit.errors import LimiterUnavailable
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
@@ -119,20 +118,15 @@ async def _watch(
         trouble = await probe(store, engine)
         if trouble and missed + 1 == _MOST_MISSED:
             health.set_serving(always)
-            _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))
+            state = "" if always else "NOT_SERVING: "
+            # With advice for operators in place of the error's own for clients.
+            advice = "check that it runs and that --store leads to it"
+            _log.warning("%sno decision from %s: %s; %s", state, *trouble.args, advice)
         elif not trouble and missed >= _MOST_MISSED:
             health.set_serving(True)
             _log.warning("the store decides again")
         missed = missed + 1 if trouble else 0
         await asyncio.sleep(_WATCH_EVERY)
-
-
-def _said(trouble: LimiterUnavailable) -> str:
-    """The store's trouble, with advice for operators in place of the advice for clients."""
-    return (
-        f"no decision from {trouble.address}: {trouble.reason}; check that it runs and that "
-        "--store leads to it"
-    )
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":

@@ -18,7 +18,7 @@ import grpc
 
 from openlimit.bucket.limit import SECOND
 from openlimit.context import added
-from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, invalid
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
 from openlimit.remote.closing import flush
@@ -26,6 +26,7 @@ from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
+from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
@@ -71,9 +72,9 @@ class RemoteLimiter(RateLimiter):
         if not isinstance(key, str):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
         require_name("key", key)
-        require_wait(max_wait)
-        if not (isinstance(timeout, int | float) and 0 < timeout < inf):
-            raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout!r}")
+        max_wait = require_wait(max_wait)
+        if not 0 < real_number(timeout) < inf:
+            raise invalid("timeout", "seconds above 0", timeout)
         if not isinstance(credentials, grpc.ChannelCredentials | None):
             example = "grpc.ssl_channel_credentials()"
             raise InvalidRequest("credentials", f"must be such as {example}, not {credentials!r}")
