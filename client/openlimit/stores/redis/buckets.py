@@ -15,7 +15,6 @@ from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
 from openlimit.stores.redis.encoder import key_of
 from openlimit.stores.redis.node import Clock, RedisNode
-from openlimit.stores.redis.reasons import reason
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation
 
 _MOST_REDIRECTIONS = 3
@@ -58,16 +57,10 @@ class RedisBuckets:
         try:
             if self._map:
                 return await self._ask_cluster(self._map, operations)
-            answers = await self._node(None).ask(operations)
+            return await self._node(None).ask(operations)
         finally:
             self._under_way.discard(answered)
             answered.set_result(None)
-        return [
-            self._address.unavailable(reason(answer, self._address))
-            if isinstance(answer, AskError)
-            else answer
-            for answer in answers
-        ]
 
     async def _ask_cluster(
         self, cluster: ClusterMap, operations: Sequence[AnyOperation]
@@ -116,8 +109,7 @@ class RedisBuckets:
     def _node(self, at: HostAndPort | None) -> RedisNode:
         node = self._nodes.get(at)
         if node is None:
-            connect = partial(self._address.node, *at) if at else self._address.server
-            node = self._nodes[at] = RedisNode(self._address, connect, self._clock, self.give_back)
+            node = self._nodes[at] = RedisNode(self._address, at, self._clock, self.give_back)
         return node
 
     def give_back(
