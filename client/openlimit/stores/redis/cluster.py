@@ -30,7 +30,6 @@ class ClusterMap:
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
-        self._loop = asyncio.get_running_loop()
         self._map: _Map | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._next_refresh = 0.0
@@ -52,8 +51,9 @@ class ClusterMap:
     def doubt(self) -> None:
         """Fetch a newer map in the background, unless one was fetched just now."""
         is_refreshing = self._refreshing and not self._refreshing.done()
-        if not is_refreshing and self._loop.time() >= self._next_refresh:
-            self._refreshing = self._loop.create_task(self._refresh())
+        loop = asyncio.get_running_loop()
+        if not is_refreshing and loop.time() >= self._next_refresh:
+            self._refreshing = loop.create_task(self._refresh())
 
     async def aclose(self) -> None:
         """Look no more."""
@@ -79,7 +79,7 @@ class ClusterMap:
             if None not in best.masters:
                 break
         self._map = best or self._map
-        self._next_refresh = self._loop.time() + _REFRESH_AFTER
+        self._next_refresh = asyncio.get_running_loop().time() + _REFRESH_AFTER
 
 
 def read_map(reply: Any, asked: str) -> _Map:

@@ -26,7 +26,6 @@ from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.address import CONNECT_TIMEOUT, RedisAddress
 from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load, master_of
-from openlimit.stores.redis.expiries import Expiries
 from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation, calls_of, size_of
 
@@ -58,6 +57,8 @@ class _Waiting(NamedTuple):
     operations: Sequence[AnyOperation]
     asking: bool
     answers: "asyncio.Future[list[AnyAnswer | AskError]]"
+    until: float
+    """On the loop's clock; then its caller is told that it took too long."""
 
 
 class RedisNode:
@@ -84,7 +85,8 @@ class RedisNode:
         self._failure = ""
         self._retry_at = 0.0
         self._queue: deque[_Waiting] = deque()
-        self._expiries = Expiries(address.timeout, TimeoutError)
+        self._waiting: deque[_Waiting] = deque()  # in the queue or under way, the oldest first
+        self._timer: asyncio.TimerHandle | None = None  # one for all: many callers come at once
         self.trips: asyncio.Task[None] | None = None
         """Under way, for all callers."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -98,16 +100,19 @@ class RedisNode:
         """
         if self._connection is None and (failure := await self._connected()):
             return [failure] * len(operations)
-        waiting = _Waiting(operations, asking, self._loop.create_future())
+        until = self._loop.time() + self._address.timeout
+        waiting = _Waiting(operations, asking, self._loop.create_future(), until)
         self._queue.append(waiting)
-        self._expiries.watch(waiting.answers)
+        while self._waiting and self._waiting[0].answers.done():
+            self._waiting.popleft()
+        self._waiting.append(waiting)
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._expire)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
             self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
             return await waiting.answers
-        except TimeoutError:
-            return [self._address.unavailable(self._too_slow())] * len(operations)
         except asyncio.CancelledError:
             if not waiting.answers.cancelled():
                 self._abandoned(operations, waiting.answers.result())
@@ -118,12 +123,25 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        self._expiries.close()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         if self._connection:
             connection, self._connection = self._connection, None
             await hang_up(connection)
         if self._closing:
             await asyncio.wait(self._closing)
+
+    def _expire(self) -> None:
+        self._timer = None
+        while self._waiting:
+            operations, _, answers, until = self._waiting[0]
+            if not answers.done():
+                if until > self._loop.time():
+                    self._timer = self._loop.call_at(until, self._expire)
+                    return
+                answers.set_result([self._address.unavailable(self._too_slow())] * len(operations))
+            self._waiting.popleft()
 
     async def _connected(self) -> LimiterUnavailable | None:
         """Wait for a connection; None once there is one, else the error."""
