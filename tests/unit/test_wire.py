@@ -126,9 +126,10 @@ REPORTS = st.one_of(
     st.builds(operations.Release, IDS, TEXT, LABELS),
     st.builds(operations.Renew, IDS, TEXT, LABELS),
     st.builds(
-        operations.Penalize, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)
+        operations.Penalize,
+        *(IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6), LABELS),
     ),
-    st.builds(operations.Observe, IDS, TEXT, AMOUNTS),
+    st.builds(operations.Observe, IDS, TEXT, AMOUNTS, LABELS),
 )
 
 
@@ -199,6 +200,7 @@ CALLS = st.lists(
         ),
         max_wait=st.sampled_from([None, 0, 1.5]),
         request_id=st.sampled_from(["", "", "", "once"]),
+        labels=st.sampled_from([(), (), (("team", "search"),)]),
     )
 )
 

@@ -119,7 +119,7 @@ class Attempt:
         if not self._observed:
             self._observed = True
             if left := provider_headers.remaining(self._headers):
-                self._tell(Observe(self.reservation.model, self._limiter._key, left, self.reservation.labels))
+                self._tell(Observe(*self._whose, left, self.reservation.labels))
 
     def _pause(self, error: str | None) -> None:
         """Stop all calls for as long as the response says.
@@ -138,7 +138,12 @@ class Attempt:
             wait = provider_headers.reset(self._headers, now)
         self._paused = wait is not None
         if wait:
-            self._tell(Penalize(self.reservation.model, self._limiter._key, wait, self.reservation.labels))
+            self._tell(Penalize(*self._whose, wait, self.reservation.labels))
+
+    @property
+    def _whose(self) -> tuple[str, str]:
+        """The call's model and key."""
+        return self.reservation.model, self._limiter._key
 
     def _tell(self, operation: Observe | Penalize) -> None:
         if self.reservation.wait is not None:  # else it passed unlimited
