@@ -137,6 +137,8 @@ class HeldLine:
             self._leave(held, kept)
         if held.outcome is not None:
             return self._take(held)
+        if standing is False:  # it is in line no more: a repeat learns what has become of it
+            return Standing(0, 0.0, None, "")
         assert isinstance(standing, Standing | OpenLimitError)
         return standing
 
@@ -168,6 +170,8 @@ class HeldLine:
         """What is decided of a call that was asked for."""
         if isinstance(answer, InLine):
             held.ask = held.ask._replace(first=answer.first)
+        elif isinstance(answer, LimiterUnavailable):
+            return answer  # it may have been asked all the same, so it is given up in a while
         elif held.outcome is None:
             assert isinstance(answer, Granted | OpenLimitError)
             held.outcome = answer
