@@ -74,7 +74,15 @@ class Leases:
 
     def next_end(self) -> float:
         """When the next one may end; ``inf`` for never."""
-        return self._ends[0][0] if self._ends else inf
+        while self._ends:
+            end, name = self._ends[0]
+            lease = self._leases.get(name)
+            if lease and lease.until == end:
+                return end
+            heappop(self._ends)
+            if lease and lease.until > end:
+                heappush(self._ends, (lease.until, name))
+        return inf
 
 
 def owed(lease: Lease, now: float) -> Iterator[tuple[Node, float]]:

@@ -32,7 +32,7 @@ MOST_AT_ONCE = 100
 """Outcomes of one call of ``decide``, and nodes, leases and holds that it looks after."""
 CONCURRENT = "concurrent"
 """In place of a unit: what delays a call is that no slot is free."""
-_LATEST = 1 / 8  # of the latest interval in a leaf's pace
+LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
 
 
 class Call(NamedTuple):
@@ -263,14 +263,13 @@ class Line:
         if until > now:
             held = self.root
         for node, costs in zip(path, call.costs, strict=True):
+            ready_at, by = node.bucket.earliest(costs, now)
+            if ready_at > latest:
+                latest, latest_by = ready_at, by
             if not node.has_free_slot:
                 held, until, held_by = node, inf, CONCURRENT
-                continue
-            ready_at, by = node.bucket.earliest(costs, now)
-            if ready_at > start:
+            elif ready_at > start:
                 held, until, held_by = node, ready_at, by
-                if ready_at > latest:
-                    latest, latest_by = ready_at, by
         if latest > waiting.deadline:
             self.give_up(call.name, now)
             return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
@@ -292,7 +291,7 @@ class Line:
             self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
         _fill(path)
         interval = now - max(leaf.started_at, waiting.first)
-        leaf.pace += (interval - leaf.pace) * (_LATEST if leaf.pace else 1)
+        leaf.pace += (interval - leaf.pace) * (LATEST_PACE if leaf.pace else 1)
         leaf.started_at = now
         self.give_up(call.name, now)
         for node in path[:-1]:

@@ -24,9 +24,9 @@ from openlimit.bucket.limit import Costs, Limit
 
 MOST_CHILDREN = 10_000
 """Of one node, kept at the same time."""
-_SHORTEST = 1.0
+SHORTEST = 1.0
 """Microseconds: the least size of a call, so that calls that cost nothing take turns, too."""
-_LATEST = 1 / 16  # of the latest call in the mean of actual to reserved cost
+LATEST_USE = 1 / 16  # of the latest call in the mean of actual to reserved cost
 
 
 class Rules(NamedTuple):
@@ -199,7 +199,7 @@ class Node:
     def correct(self, reserved: float, actual: float) -> None:
         """Learn what a call used, by its sizes at the parent. Nobody gains by using less, since
         that could be hoarded; more is charged now."""
-        self.use += (min(actual / reserved, 1.0) - self.use) * _LATEST
+        self.use += (min(actual / reserved, 1.0) - self.use) * LATEST_USE
         self.owe(actual - reserved)
 
     def owe(self, size: float) -> None:
@@ -222,7 +222,7 @@ def _turn(entry: tuple[float, int, Node]) -> tuple[float, int]:
 def sizes(path: Sequence[Node], costs: Sequence[Costs]) -> list[float]:
     """Of a call at each node of its path: the longest time, in microseconds, that the limits of the
     node and of those above it need to leak its cost."""
-    longest, found = _SHORTEST, []
+    longest, found = SHORTEST, []
     for node, row in zip(path, costs, strict=True):
         for limit, cost in zip(node.rules.limits, row, strict=True):
             longest = max(longest, cost / limit.rate)

@@ -7,7 +7,7 @@ brought it about, it learns there. All times are microseconds, on the lines' clo
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.bucket.limit import Costs
+from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.line import Call, Refusal, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
@@ -113,6 +113,16 @@ class Turn(NamedTuple):
     server: str
 
 
+SILENT = 3 * SECOND
+"""Microseconds without a sign of life, after which a server is passed over: it does not collect its
+starts, so these are cancelled, and no call that it holds starts. After as long again, its calls are
+forgotten."""
+JUMP = 1 * SECOND
+"""Microseconds between two calls, after which all signs of life begin anew: the clock was set
+forward, or nobody could ask."""
+MOST_REPEATABLE = 100_000
+"""Starts of a tree that are remembered for repeats."""
+
 Operation = Ask | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
 
 
@@ -140,6 +150,9 @@ class Turned(NamedTuple):
     """Of the server's callers, since it last asked."""
     again: float
     """Microseconds until something may be due; 0 for at once; ``inf`` for never."""
+    epoch: str = ""
+    """Another one than before: calls of this server may have been forgotten, so that it asks again
+    for all that it holds, each with its ``first``."""
 
 
 Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError

@@ -75,6 +75,8 @@ class HeldLine:
         self._draining = False
         self._now = 0.0
         """The latest that is known of the store's clock."""
+        self._epoch = ""
+        """Of the line: in another one, it may have forgotten calls."""
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
@@ -98,6 +100,9 @@ class HeldLine:
                 self._owe(operation)
         while isinstance(turned, Turned):
             self._now = turned.now
+            if turned.epoch != self._epoch:
+                self._epoch = turned.epoch
+                self._start(self._ask_again())
             for outcome in turned.outcomes:
                 self._deliver(outcome)
             if turned.again > 0:
@@ -218,6 +223,20 @@ class HeldLine:
             await self.carry_out([cancel])
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
+
+    async def _ask_again(self) -> None:
+        """For all calls that wait, each in its place."""
+        waiting = [held for held in self._held.values() if not held.outcome and not held.asking]
+        if not waiting:
+            return
+        answers = await self.carry_out([held.ask for held in waiting])
+        for held, answer in zip(waiting, answers, strict=True):
+            is_decided = isinstance(answer, Granted | OpenLimitError)
+            if held.outcome or not is_decided or isinstance(answer, LimiterUnavailable):
+                continue
+            assert isinstance(answer, Granted | OpenLimitError)
+            held.outcome = answer
+            self._wake(held)
 
     def _owe(self, release: Release) -> None:
         self._owed[release.name] = release

@@ -21,7 +21,7 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for one event loop: an AsyncStore, and AsyncSlots.
+    """The buckets of a Redis, for one event loop: an AsyncStore, AsyncSlots and AsyncLines.
 
     Callers of the same time share round trips, see node.py; none waits longer than the address's
     timeout. An outage is over as soon as Redis is back.
@@ -29,6 +29,7 @@ class RedisBuckets:
     """
 
     one_lot = False  # marks are beside their bucket
+    shared = True
 
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
         self._address = address
@@ -39,6 +40,11 @@ class RedisBuckets:
         self._idle = asyncio.Event()
         """No caller is under way; cleared by whoever waits for that."""
         self._giving_back: set[asyncio.Task[list[Answer]]] = set()
+
+    @property
+    def lines(self) -> "RedisBuckets":
+        """Lines in the same buckets."""
+        return self
 
     async def aclose(self) -> None:
         while self._under_way or self._giving_back or self._trips():
@@ -56,6 +62,8 @@ class RedisBuckets:
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]: ...
     @overload
     async def adecide(self, operations: Sequence[slots.Operation]) -> list[slots.Answer]: ...
+    @overload
+    async def adecide(self, operations: Sequence[lines.Operation]) -> list[lines.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:
         self._under_way += 1
         try:

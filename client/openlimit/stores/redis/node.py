@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 from redis.asyncio.connection import AbstractConnection
@@ -49,6 +49,7 @@ _EVICTS = (
 )
 
 _log = logging.getLogger(__name__)
+_connections = count(1)
 
 
 class _Waiting(NamedTuple):
@@ -80,6 +81,7 @@ class RedisNode:
         self._abandoned = abandoned
         self._loop = asyncio.get_running_loop()
         self._connection: AbstractConnection | None = None  # one that has answered
+        self._number = 0  # of the connection: another for each
         self._connecting: asyncio.Task[None] | None = None
         self._evicting = ""
         self._failure = ""
@@ -159,7 +161,7 @@ class RedisNode:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = self._address.server(*await self._place())
                 policy = await load(connection)
-            self._connection = connection
+            self._connection, self._number = connection, next(_connections)
             if policy and policy != self._evicting:
                 _log.warning(_EVICTS, self._address, policy)
             self._evicting = policy
@@ -216,7 +218,8 @@ class RedisNode:
                     trouble = self._trouble(connection, call.key, reply)
                     answers |= dict.fromkeys(call.positions, trouble)
                 else:
-                    answers |= zip(call.positions, call.decode(reply), strict=True)
+                    decoded = call.decode(reply, self._number)
+                    answers |= zip(call.positions, decoded, strict=True)
             return [answers[position] for position in range(len(operations))]
         except Exception as error:  # whatever it is, no caller may be left waiting
             self._lose(connection, error)

@@ -4,11 +4,9 @@ One call carries out any number of operations of one bucket, in order. The scrip
 JSON, and columns of numbers.
 """
 
-import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from json import JSONEncoder
 from math import inf
 from operator import sub
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND, least_levels
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
+from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import (
     MARKED,
     NO_OTHERS,
@@ -37,29 +36,19 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.redis.lua import BUCKET, SLOTS, Script
+from openlimit.stores.redis import lines
+from openlimit.stores.redis.keys import beside, key_of, to_json
+from openlimit.stores.redis.lua import BUCKET, LINE, SLOTS, Script
 
-AnyOperation = Operation | slots.Operation
-AnyAnswer = Answer | slots.Answer
+AnyOperation = Operation | slots.Operation | lines_.Operation
+AnyAnswer = Answer | slots.Answer | lines_.Answer
 
 # What one call carries out at most, unless a single operation is larger: Redis does nothing else
 # meanwhile, some milliseconds.
 _MOST = 1000
+_SIZE_IN_LINE = 5  # what is done in a line takes longer
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
 _SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
-_TAG = re.compile(r"[^{]*\{[^}]+\}")
-_to_json = JSONEncoder(separators=(",", ":")).encode
-
-
-def key_of(bucket: str, prefix: str) -> str:
-    """The key of a bucket's hash."""
-    key = f"{prefix}:{bucket}"
-    # What is kept beside it has to share its hash slot, with braces of its own.
-    return key if _TAG.match(key) else _without_braces(key)
-
-
-def _without_braces(text: str) -> str:
-    return text.replace("{", "%7B").replace("}", "%7D")
 
 
 class Call:
@@ -79,13 +68,15 @@ class Call:
         and the columns."""
         if self.script is SLOTS:
             return self._encode_slots()
+        if self.script is LINE:
+            return lines.encode(self.key, self._prefix, self._clock, self.operations)
         self._keys = {self.key: 1}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
         self._columns = array("d")
         first = self.operations[0]
         if isinstance(first, Secret):
-            return 1, self.key, _to_json({"secret": first.proposed}), b""
+            return 1, self.key, to_json({"secret": first.proposed}), b""
         limits = first.limits
         content: dict[str, Any] = {
             "clock": self._clock,
@@ -104,7 +95,7 @@ class Call:
             }
         if sys.byteorder == "big":
             self._columns.byteswap()
-        return len(self._keys), *self._keys, _to_json(content), self._columns.tobytes()
+        return len(self._keys), *self._keys, to_json(content), self._columns.tobytes()
 
     def _encode_slots(self) -> Sequence[Any]:
         # Each part has a key, so the bucket's name must have a hash tag that is not empty.
@@ -117,7 +108,7 @@ class Call:
                 (type(operation).__name__.lower(), *operation[1:]) for operation in self.operations
             ],
         }
-        return len(_SLOT_KEYS), *(self.key + part for part in _SLOT_KEYS), _to_json(content)
+        return len(_SLOT_KEYS), *(self.key + part for part in _SLOT_KEYS), to_json(content)
 
     def _write(self, operation: Operation) -> Sequence[Any]:
         match operation:
@@ -173,31 +164,16 @@ class Call:
         return self._keys.setdefault(self._beside(what, name), len(self._keys) + 1)
 
     def _beside(self, what: str, name: str) -> str:
-        """A key in the bucket's hash slot."""
-        key = self.key
-        if _TAG.match(key):
-            return f"{key}:{what}:{name}"
-        return f"{_without_braces(self._prefix)}:{{{key}}}:{what}:{name}"
-
-    def decode(self, reply: Sequence[Any]) -> list[AnyAnswer]:
-        """The answer to each of the operations."""
-        if self.script is SLOTS:
-            return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
-        if isinstance(self.operations[0], Secret):
-            return [_text(reply[0])] * len(self.operations)
-        rest = iter(reply)
-        now = next(rest)
-        return [
-            (_grants if type(operation) is Acquire else _answer)(operation, rest, now)
-            for operation in self.operations
-        ]
+        return beside(self.key, self._prefix, what, name)
 
 
 def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
     if type(operation) is Acquire:
         return len(operation.costs)
-    return len(operation.numbers) if type(operation) is Settle else 1
+    if type(operation) is Settle:
+        return len(operation.numbers)
+    return _SIZE_IN_LINE if type(operation) in lines.KINDS else 1
 
 
 def calls_of(
@@ -208,16 +184,20 @@ def calls_of(
     ``clock`` returns microseconds; None for that of Redis.
     """
     now = clock and clock()
-    filling: dict[tuple[str, bool], tuple[Call, object, list[int]]] = {}
+    filling: dict[tuple[str, Script], tuple[Call, object, list[int]]] = {}
     calls = []
     for position, operation in enumerate(operations):
-        limits = getattr(operation, "limits", None)
-        target = operation.bucket, limits is None
+        script, limits = BUCKET, getattr(operation, "limits", None)
+        if limits is None:
+            script, limits = _apart(operation)
+        target = operation.bucket, script
         size = size_of(operation)
         call, before, filled = filling.get(target, (None, None, [0]))
+        if call and script is LINE and (limits is None or before is None):
+            limits = before = limits or before
+            filling[target] = call, limits, filled
         # By identity: limits are made once for many operations, and comparing them costs more.
         if call is None or limits is not before or filled[0] + size > _MOST:
-            script = SLOTS if limits is None else BUCKET
             call = Call(script, operation.bucket, prefix, now)
             filling[target] = call, limits, (filled := [0])
             calls.append(call)
@@ -225,6 +205,11 @@ def calls_of(
         call.operations.append(operation)
         call.positions.append(position)
     return calls
+
+
+def _apart(operation: Any) -> tuple[Script, object]:
+    """What carries out an operation that is no bucket's, and the rules of all in one call."""
+    return (LINE, lines.root_rules(operation)) if type(operation) in lines.KINDS else (SLOTS, None)
 
 
 def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:

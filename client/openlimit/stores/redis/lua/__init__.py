@@ -20,7 +20,12 @@ class Script(NamedTuple):
 
 
 BUCKET = Script.read(
-    *("state.lua", "acquire.lua", "marks.lua", "repeat.lua"),
-    *("levels.lua", "correct.lua", "decide.lua"),
+    *("call.lua", "state.lua", "acquire.lua", "marks.lua", "repeat.lua"),
+    *("levels.lua", "correct.lua", "decide.lua", "write.lua"),
 )
 SLOTS = Script.read("slots.lua")
+LINE = Script.read(
+    *("call.lua", "told.lua", "state.lua", "marks.lua", "levels.lua", "correct.lua"),
+    *("tree.lua", "fair.lua", "line.lua", "next.lua"),
+    *("servers.lua", "carry_out.lua", "keep.lua", "write.lua"),
+)

@@ -1,16 +1,5 @@
 -- Acquires. Costs are in the column: those of a limit follow those of the limit before it.
 
--- Everything that was kept has started. What is not swept yet says nothing of what comes later:
--- cancelling goes back no further, and what has started is not followed from there.
-local function end_queue()
-  sweep()
-  started = false
-  if first <= seq then
-    seq = seq + 1
-    void = seq
-  end
-end
-
 -- Whether all of so many costs for each limit may start right now, and then they do.
 local function acquire_at_once(from, count)
   if at > now or paused > now or count == 0 then
@@ -34,10 +23,6 @@ local function acquire_at_once(from, count)
   end_queue()
   at, level, limited_by, changed = now, poured, 0, true
   return true
-end
-
-local function name_of(lot, number)
-  return lot .. '-' .. number
 end
 
 -- Acquires one, whose costs are at this place of the column, and each so much after the one before.

@@ -191,5 +191,10 @@ local function corrections()
     end
   end
 
-  return {settle = settle, cancel = cancel, penalize = penalize, observe = observe}
+  local function correct_all(changes)
+    correct(changes, follow())
+  end
+
+  return {settle = settle, cancel = cancel, penalize = penalize, observe = observe,
+          correct = correct_all}
 end

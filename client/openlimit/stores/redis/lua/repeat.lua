@@ -61,18 +61,6 @@ local function repetition()
     return true
   end
 
-  local function is_cancelled(lot, number)
-    -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
-    -- So it may be missing on a node of a cluster that its slot is leaving, which is an error.
-    local lot_key = call.lots .. lot
-    local marks = read_lots[lot_key] or redis.pcall('GET', lot_key)
-    marks = type(marks) == 'string' and marks or ''
-    read_lots[lot_key] = marks
-    local place = bit_of(number) + BLOCK
-    local byte = string.byte(marks, math.floor(place / 8) + 1) or 0
-    return bit.band(byte, 2 ^ (7 - place % 8)) ~= 0
-  end
-
   local function repeated(batch, i)
     local at_, count, _, waits, units_, lot, number, costs = unpack(batch)
     number = number + i - 1

@@ -1,0 +1,227 @@
+"""Operations of lines as the script reads them, and its replies to answers. No I/O.
+
+A call carries each rule once, by a digest of its content, so that nodes of all servers compare it.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import sha1
+from itertools import islice
+from math import inf
+from random import getrandbits
+from typing import Any, get_args
+
+from openlimit.bucket import line, tree
+from openlimit.bucket.limit import SECOND, Costs, least_levels
+from openlimit.bucket.line import Call, Refusal, Standing
+from openlimit.bucket.tree import Rules
+from openlimit.errors import CostExceedsLimit, LineFull, WaitTooLong
+from openlimit.stores import lines
+from openlimit.stores.lines import Answer, Granted, InLine, Operation, Turned
+from openlimit.stores.protocol import (
+    MARKED,
+    SETTLED_WITHIN,
+    not_started,
+    too_late,
+    was_cancelled,
+)
+from openlimit.stores.redis.keys import beside, to_json
+
+KINDS = frozenset(get_args(Operation))
+_NAMES = {kind: kind.__name__.lower() for kind in KINDS}
+
+_YES, _EXCEEDS_LIMIT, _WAIT_TOO_LONG, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = range(1, 8)
+_IN_LINE, _FULL, _STANDING = range(8, 11)
+_CONSTANTS = {
+    "horizon": line.HORIZON,
+    "at_once": line.MOST_AT_ONCE,
+    "in_leaf": line.MOST_IN_LEAF,
+    "in_tree": line.MOST_IN_TREE,
+    "below_child": line.MOST_BELOW_CHILD,
+    "children": tree.MOST_CHILDREN,
+    "repeats": lines.MOST_REPEATABLE,
+    "silent": lines.SILENT,
+    "jump": lines.JUMP,
+    "shortest": tree.SHORTEST,
+    "latest_use": tree.LATEST_USE,
+    "latest_pace": line.LATEST_PACE,
+    "settled_within": SETTLED_WITHIN,
+    "marked": MARKED,
+}
+
+
+def root_rules(operation: Any) -> Rules | None:
+    """What an operation says of the root; None if nothing."""
+    match operation:
+        case lines.Ask() | lines.Cancel() | lines.Settle() | lines.Renew():
+            return operation.call.rules[0]
+        case lines.Penalize() | lines.Observe():
+            return operation.rules
+    return None
+
+
+def encode(
+    key: str, prefix: str, clock: float | None, operations: Sequence[Operation]
+) -> Sequence[Any]:
+    """The number of the keys, the keys, the JSON and no columns."""
+    encoder = _Encoder(key, prefix)
+    written = [encoder.write(operation) for operation in operations]
+    content = _CONSTANTS | {
+        "clock": clock,
+        "line": beside(key, prefix, "line", ""),
+        "lots": beside(key, prefix, "lot", ""),
+        "fresh": f"{getrandbits(64):x}",
+        "rules": encoder.rules,
+        "root": encoder.root,
+        "operations": written,
+    }
+    return len(encoder.keys), *encoder.keys, to_json(content), b""
+
+
+class _Encoder:
+    def __init__(self, key: str, prefix: str) -> None:
+        self._key, self._prefix = key, prefix
+        self.keys = [key, beside(key, prefix, "line", "tree")]
+        self.rules: list[Sequence[Any]] = []
+        self.root: int | bool = False
+        self._which: dict[int, int] = {}
+
+    def write(self, operation: Operation) -> Sequence[Any]:
+        if root := root_rules(operation):
+            self.root = self._rules(root)
+        match operation:
+            case lines.Penalize(_, _, length):
+                return "penalize", length
+            case lines.Observe(_, rules, remaining):
+                return "observe", least_levels(rules.limits, remaining)
+            case lines.GiveUp() | lines.Release() | lines.Where() | lines.Turn():
+                return _NAMES[type(operation)], *operation[1:]
+        return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
+
+    def _rest(
+        self, operation: lines.Ask | lines.Cancel | lines.Settle | lines.Renew
+    ) -> Sequence[Any]:
+        """What follows the call."""
+        match operation:
+            case lines.Ask(_, call, server, max_wait, lot, number, first, kept):
+                bound = -1 if max_wait == inf else max_wait
+                asked = False if first is None else first
+                return call.lease, server, bound, lot, number, asked, kept
+            case lines.Cancel(_, _, lot, number, start, is_known):
+                self._lot(lot)
+                return lot, number, start, is_known
+            case lines.Settle(_, call, lot, number, start, actual):
+                self._lot(lot)
+                return lot, number, start, _by_unit(call, actual)
+            case lines.Renew(_, call, start):
+                return call.lease, start
+
+    def _call(self, call: Call) -> Sequence[Any]:
+        which = [*map(self._rules, call.rules)]
+        return call.name, [*call.path], which, _by_unit(call, call.costs)
+
+    def _rules(self, rules: Rules) -> int:
+        """Which of the call's rules these are, counted from 1."""
+        which = self._which.get(id(rules))
+        if which is None:
+            written = _written(Rules(tuple(rules.limits), *rules[1:]))
+            if written not in self.rules:
+                self.rules.append(written)
+            which = self._which[id(rules)] = self.rules.index(written) + 1
+        return which
+
+    def _lot(self, lot: str) -> None:
+        name = beside(self._key, self._prefix, "lot", lot)
+        if name not in self.keys:
+            self.keys.append(name)
+
+
+@lru_cache(10_000)
+def _written(rules: Rules) -> Sequence[Any]:
+    """A digest of the rules, and what is in them."""
+    limits = [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in rules.limits]
+    content = rules.weight, -1 if rules.slots == inf else rules.slots, limits
+    digest = sha1(to_json(content).encode(), usedforsecurity=False).hexdigest()[:16]
+    return digest, *content
+
+
+def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
+    """Rules can change while a call waits; what it costs by unit does not."""
+    return {
+        limit.unit: cost
+        for rules, row in zip(call.rules, costs, strict=True)
+        for limit, cost in zip(rules.limits, row, strict=True)
+    }
+
+
+def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
+    """The answer to each of the operations, which came over this connection."""
+    rest = iter(reply)
+    now = next(rest)
+    return [_answer(operation, rest, now, connection) for operation in operations]
+
+
+def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: int) -> Answer:
+    match operation:
+        case lines.Turn():
+            return _turned(reply, now, connection)
+        case lines.Ask():
+            return _asked(operation, reply)
+    what = next(reply)
+    if what == _STANDING:
+        return _standing(reply)
+    if what == _NOT_STARTED:
+        return not_started()
+    if what == _TOO_LATE and isinstance(operation, lines.Cancel | lines.Settle):
+        return too_late(operation.lot, operation.number)
+    return bool(what)
+
+
+def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
+    call, what = operation.call, next(reply)
+    if what == _IN_LINE:
+        return InLine(_number(next(reply)))
+    if what == _REPEAT:
+        start, unit, lot, number = islice(reply, 4)
+        return Granted(call.name, _number(start), _text(unit), _text(lot), number)
+    if what == _EXCEEDS_LIMIT:
+        node, which = islice(reply, 2)
+        limit = call.rules[node].limits[which]
+        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount)
+    if what == _WAIT_TOO_LONG:
+        return _wait_too_long(next(reply), next(reply))
+    if what == _FULL:
+        return LineFull(_text(next(reply)), next(reply))
+    assert what == _CANCELLED
+    return was_cancelled()
+
+
+def _standing(reply: Iterator[Any]) -> Standing:
+    rank, wait, unit, depth = islice(reply, 4)
+    held_at = None if depth < 0 else [*map(_text, islice(reply, depth))]
+    return Standing(rank, _number(wait), held_at, _text(unit))
+
+
+def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
+    epoch, again, count = islice(reply, 3)
+    outcomes: list[Granted | Refusal] = []
+    for _ in range(count):
+        what, name, time, unit, lot, number = islice(reply, 6)
+        outcomes.append(
+            Granted(_text(name), _number(time), _text(unit), _text(lot), number)
+            if what == _YES
+            else Refusal(_text(name), _wait_too_long(time, unit))
+        )
+    return Turned(now, outcomes, _number(again), f"{connection}.{_text(epoch)}")
+
+
+def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:
+    return WaitTooLong(_number(wait) / SECOND, _text(unit))
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode(errors="replace")
+
+
+def _number(text: bytes) -> float:
+    return float(text)

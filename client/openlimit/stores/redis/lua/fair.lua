@@ -1,0 +1,197 @@
+-- Whose turn it is at each node, and what is poured there: what tree.py does. The root's bucket is the
+-- one that state.lua has read; what bucket.py does to the others is here.
+
+local function is_ready(node)
+  return node.held_until == -INF and (node.places > 0 or node.ready > 0)
+end
+
+local function has_free_slot(node)
+  return node.running < node.rules.slots
+end
+
+-- Numbers from 0 on are in the order of their bytes.
+local function sortable(number)
+  return struct.pack('>d', number)
+end
+
+local function turn_of(node)
+  return node.parent.id .. '/' .. sortable(node.finish) .. fixed(node.turn) .. node.id
+end
+
+-- Takes its place among the ready ones of its parent.
+local function place(node, turn)
+  node.turn = turn
+  node.parent.ready = node.parent.ready + 1
+  add('ready', 0, turn_of(node))
+end
+
+local function leave_turn(node)
+  if node.turn then
+    remove('ready', turn_of(node))
+    node.parent.ready, node.turn = node.parent.ready - 1, false
+  end
+end
+
+-- Moves its finish by a virtual time, and its place with it.
+local function charge(node, time)
+  local turn = node.turn
+  leave_turn(node)
+  node.finish = node.finish + time
+  if turn then
+    place(node, turn)
+  end
+end
+
+-- The child whose turn it is.
+local function first_ready(node)
+  local member = of_part('ready', node.id, 'LIMIT', 0, 1)[1]
+  return find(string.sub(member, #node.id + 26))
+end
+
+local function owe(node, size)
+  if size > 0 and node.parent then
+    local behind = math.max(0, node.parent.clock - node.finish)
+    charge(node, behind + size / node.rules.weight)
+  end
+end
+
+-- Learns what a call used, by its sizes at the parent.
+local function learn(node, reserved, actual)
+  node.use = node.use + (math.min(actual / reserved, 1) - node.use) * call.latest_use
+  owe(node, actual - reserved)
+end
+
+local function give_turn_back(node, size)
+  if node.parent then
+    local service = size * node.use / node.rules.weight
+    charge(node, -math.max(0, math.min(service, node.finish - node.parent.clock)))
+  end
+end
+
+-- Costs are by unit. At each node of a path: the longest time that the limits of the node and of
+-- those above it need to leak them.
+local function sizes(path, costs)
+  local longest, found = call.shortest, {}
+  for k, node in ipairs(path) do
+    local rules = node.rules
+    for i = 1, rules.n do
+      longest = math.max(longest, (costs[rules.units[i]] or 0) / rules.rate[i])
+    end
+    found[k] = longest
+  end
+  return found
+end
+
+-- When these costs could start at a node, and the unit that sets that.
+local function earliest(node, costs)
+  local at_, levels, by, rules, start = node.at, node.level, node.by, node.rules, now
+  local until_ = -INF
+  if node == root then
+    at_, levels, by, rules, until_ = at, level, units[limited_by] or '', root_rules, paused
+  end
+  local unit = ''
+  if at_ > now then
+    start, unit = at_, by
+  end
+  if until_ > start then
+    start, unit = until_, ''
+  end
+  for i = 1, rules.n do
+    local cost, most = costs[rules.units[i]] or 0, rules.capacity[i]
+    local excess = levels[i] + math.min(cost, most) - most
+    if cost > 0 and excess > 0 then
+      local ready_at = at_ + math.ceil(excess / rules.rate[i] - SLACK)
+      if ready_at > start then
+        start, unit = ready_at, rules.units[i]
+      end
+    end
+  end
+  return start, unit
+end
+
+local function leak(node, elapsed)
+  local rates = node.rules.rate
+  for i, each in ipairs(node.level) do
+    node.level[i] = math.max(0, each - elapsed * rates[i])
+  end
+end
+
+-- Charges a call that starts, and its turn among its siblings.
+local function pour(node, costs, size, start, unit)
+  if node == root then
+    level = leaked(level, start - at)
+    for i = 1, n do
+      level[i] = level[i] + (costs[units[i]] or 0)
+    end
+    end_queue()
+    at, limited_by, changed = start, of_unit[unit] or 0, true
+    return
+  end
+  leak(node, start - node.at)
+  for i, each in ipairs(node.level) do
+    node.level[i] = each + (costs[node.rules.units[i]] or 0)
+  end
+  node.at, node.by = start, unit
+  local parent, service = node.parent, size * node.use
+  parent.clock = math.max(node.finish, parent.clock + service / parent.weights)
+  charge(node, service / node.rules.weight)
+end
+
+-- Gives back what was poured at this start, as far as it has not leaked since.
+local function refund(node, costs, start)
+  local levels, rules, since = node.level, node.rules, node.at - start
+  if node == root then
+    levels, rules, since, changed = level, root_rules, at - start, true
+  end
+  for i, each in ipairs(levels) do
+    local left = math.max(0, (costs[rules.units[i]] or 0) - rules.rate[i] * since)
+    levels[i] = each - math.min(each, left)
+  end
+end
+
+local corrections_of_root
+local function correct_root(what, ...)
+  corrections_of_root = corrections_of_root or corrections()
+  corrections_of_root[what](...)
+end
+
+-- Replaces what a started call reserved by what it cost.
+local function replace(node, costs, actual)
+  local units_ = node == root and units or node.rules.units
+  local changes = {}
+  for i, unit in ipairs(units_) do
+    changes[i] = {(actual[unit] or 0) - (costs[unit] or 0)}
+  end
+  if node == root then
+    return correct_root('correct', changes)
+  end
+  if now > node.at then
+    leak(node, now - node.at)
+    node.at, node.by = now, ''
+  end
+  for i, each in ipairs(node.level) do
+    node.level[i] = math.min(node.rules.most[i], math.max(0, each + changes[i][1]))
+  end
+end
+
+-- From when on a bucket is as good as new.
+local function idle_at(node)
+  local at_, levels, rates, latest = node.at, node.level, node.rules.rate, node.at
+  if node == root then
+    at_, levels, rates, latest = at, level, rate, math.max(at, paused)
+  end
+  for i, each in ipairs(levels) do
+    latest = math.max(latest, at_ + each / rates[i])
+  end
+  return latest
+end
+
+-- Keeps nodes until their buckets, and those below them, are empty.
+local function fill(path)
+  local empty_at = -INF
+  for k = #path, 1, -1 do
+    local node = path[k]
+    empty_at = math.max(empty_at, node.empty_at, idle_at(node))
+    node.empty_at = empty_at
+  end
+end

@@ -1,0 +1,160 @@
+-- Who is next: what line.py decides, and what servers are told of it.
+
+-- Takes a call out of the line, uncharged.
+local function take_out(name, entry)
+  local leaf = find(entry.leaf)
+  remove('places', place_in(leaf, entry.first, name))
+  leaf.places = leaf.places - 1
+  if entry.deadline < INF then
+    remove('deadlines', name)
+  end
+  local node = leaf
+  while node do
+    node.waiting = node.waiting - 1
+    if node.held_for == name then
+      let_go(node)
+    end
+    node = node.parent
+  end
+  leave(leaf)
+  rest(leaf)
+end
+
+local function put_in(name, entry, leaf)
+  add('places', 0, place_in(leaf, entry.first, name))
+  leaf.places = leaf.places + 1
+  if entry.deadline < INF then
+    add('deadlines', entry.deadline, name)
+  end
+  local node = leaf
+  while node do
+    node.waiting = node.waiting + 1
+    node = node.parent
+  end
+  local first_member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+  if first_member == place_in(leaf, entry.first, name) then
+    let_go(leaf)
+  end
+end
+
+-- Its rank, the wait in microseconds, the node that is held or nil, and the unit.
+local function standing_of(name, entry)
+  local leaf = find(entry.leaf)
+  local rank = redis.call('ZLEXCOUNT', key_of('places'), '[' .. leaf.id .. '/',
+                          '[' .. place_in(leaf, entry.first, name))
+  local node = leaf
+  while node do
+    if node.held_until > -INF then
+      local held = node.held_until < INF and node.held_until - now or 0
+      return rank, math.max(rank * leaf.pace, held, 0), node, node.held_by
+    end
+    node = node.parent
+  end
+  return rank, rank * leaf.pace, nil, ''
+end
+
+local function start_call(name, entry, path, start, unit)
+  local leaf, spans = path[#path], sizes(path, entry.costs)
+  for k, node in ipairs(path) do
+    pour(node, entry.costs, spans[k - 1], start, unit)
+  end
+  if entry.lease > 0 then
+    take_slots(name, path, {until_ = start + entry.lease, start = start, sizes = spans})
+  end
+  fill(path)
+  local interval = now - math.max(leaf.started_at, entry.first)
+  leaf.pace = leaf.pace + (interval - leaf.pace) * (leaf.pace ~= 0 and call.latest_pace or 1)
+  leaf.started_at = now
+  take_out(name, entry)
+  for k = 1, #path - 1 do
+    lapse(path[k])
+  end
+end
+
+-- Starts the call whose turn it is, refuses it, or passes it over, and returns what became of it, its
+-- name, entry, start or wait, and unit; or holds the node that delays it, and returns nothing.
+local function decide_next(is_silent)
+  local leaf = root
+  while leaf.ready > 0 do
+    leaf = first_ready(leaf)
+  end
+  local member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+  local name = string.sub(member, #leaf.id + 10)
+  local entry = waiting_call(name)
+  if is_silent(entry.server) then
+    take_out(name, entry)
+    return NO, name, entry
+  end
+  local path, costs = path_to(leaf), entry.costs
+  local start, unit = earliest(root, costs)
+  local latest, latest_by, held, until_, held_by = start, unit, nil, start - call.horizon, unit
+  if until_ > now then
+    held = root
+  end
+  for _, node in ipairs(path) do
+    local ready_at, by = start, unit
+    if node ~= root then
+      ready_at, by = earliest(node, costs)
+    end
+    if ready_at > latest then
+      latest, latest_by = ready_at, by
+    end
+    if not has_free_slot(node) then
+      held, until_, held_by = node, INF, 'concurrent'
+    elseif ready_at > start then
+      held, until_, held_by = node, ready_at, by
+    end
+  end
+  if latest > entry.deadline then
+    take_out(name, entry)
+    return WAIT_TOO_LONG, name, entry, latest - now, latest_by
+  elseif held then
+    entry.delayed_by = held_by
+    keep_call(name, entry)
+    hold(held, until_, held_by, name)
+    return
+  end
+  start_call(name, entry, path, start, unit)
+  return YES, name, entry, start, start > now and unit or entry.delayed_by
+end
+
+-- Decides what is decided by now, and hands each to a function; at most so many.
+local function decide(is_silent, tell)
+  sweep_line()
+  local done = 0
+  while is_ready(root) and done < call.at_once do
+    local what, name, entry, time, unit = decide_next(is_silent)
+    if what then
+      tell(what, name, entry, time, unit)
+      done = done + 1
+    end
+  end
+  if done == call.at_once then
+    return
+  end
+  local names_ = redis.call('ZRANGEBYSCORE', key_of('deadlines'), '-inf', now,
+                            'LIMIT', 0, call.at_once - done)
+  for _, name in ipairs(names_) do
+    local entry = waiting_call(name)
+    local _, wait, _, unit = standing_of(name, entry)
+    take_out(name, entry)
+    tell(WAIT_TOO_LONG, name, entry, wait, unit)
+  end
+end
+
+-- When to decide next, unless something happens before.
+local function next_at()
+  if is_ready(root) then
+    return -INF
+  end
+  local soonest = INF
+  for _, what in ipairs({'holds', 'deadlines', 'ends'}) do
+    local head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
+    while what == 'holds' and head[1] and find(string.sub(head[1], 17)).held_until ~= tonumber(head[2]) do
+      take_hold(head[1])
+      head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
+    end
+    soonest = math.min(soonest, tonumber(head[2]) or INF)
+  end
+  return soonest
+end

@@ -1,0 +1,269 @@
+"""Lines: what both stores promise."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from math import inf
+
+import pytest
+
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.line import CONCURRENT, HORIZON, Call, Refusal, Standing
+from openlimit.bucket.tree import Rules
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    UnknownReservation,
+    WaitTooLong,
+)
+from openlimit.stores.lines import (
+    Answer,
+    Ask,
+    AsyncLines,
+    Cancel,
+    GiveUp,
+    Granted,
+    InLine,
+    Observe,
+    Operation,
+    Penalize,
+    Release,
+    Renew,
+    Settle,
+    Turn,
+    Turned,
+    Where,
+)
+from openlimit.stores.protocol import SETTLED_WITHIN
+from openlimit.stores.redis.store import RedisBuckets
+from openlimit.stores.redis.url import parse_redis_url
+from tests.contracts.test_lines_differential import memory_lines
+from tests.contracts.test_redis import Served, cluster, redis
+from tests.support.clock import FakeClock
+
+ONE_A_SECOND = Rules((Limit.per("requests", 10, 10, 1),))
+NO_LIMITS = Rules(())
+TWO_SLOTS = Rules((), slots=2)
+LEASE = 30 * SECOND
+
+
+def call(name: str, *path: str, root: Rules = ONE_A_SECOND, leaf: Rules = NO_LIMITS) -> Call:
+    """One request below the root, in the leaf of a path; ``leaf`` has the rules of all below it."""
+    path = path or ("leaf",)
+    rules = root, *(leaf for _ in path)
+    return Call(name, path, rules, [[1] * len(each.limits) for each in rules], LEASE)
+
+
+def ask(call: Call, max_wait: float = inf, first: float | None = None, server: str = "me") -> Ask:
+    return Ask("{b}", call, server, max_wait, "lot", int(call.name[1:]), first)
+
+
+async def carry_out(lines: AsyncLines, *operations: Operation) -> list[Answer]:
+    answers = await lines.adecide(operations)
+    assert not any(isinstance(answer, LimiterUnavailable) for answer in answers), answers
+    return answers
+
+
+async def turn(lines: AsyncLines, server: str = "me") -> Turned:
+    [turned] = await carry_out(lines, Turn("{b}", server))
+    assert isinstance(turned, Turned)
+    return turned
+
+
+async def started(lines: AsyncLines, server: str = "me") -> list[str]:
+    """The names of those that have started since the last time."""
+    outcomes = (await turn(lines, server)).outcomes
+    return [outcome.name for outcome in outcomes if isinstance(outcome, Granted)]
+
+
+async def start_all(lines: AsyncLines, clock: FakeClock, most: int) -> Sequence[str]:
+    """The names in the order in which they start, a horizon at a time."""
+    names: list[str] = []
+    for _ in range(most):
+        turned = await turn(lines)
+        names += [outcome.name for outcome in turned.outcomes]
+        if turned.again == inf:
+            break
+        clock.now += int(turned.again) or 1
+    return names
+
+
+@pytest.fixture(scope="module", params=[None, redis, cluster], ids=["memory", "redis", "cluster"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served | None]:
+    topology: Callable[[], AbstractContextManager[Served]] | None = request.param
+    if topology is None:
+        yield None
+    else:
+        with topology() as running:
+            yield running
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def lines(served: Served | None, clock: FakeClock) -> AsyncIterator[AsyncLines]:
+    if served is None:
+        yield memory_lines(clock)
+        return
+    for server in served.servers:
+        server.client().flushall()
+    buckets = RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)
+    yield buckets
+    await buckets.aclose()
+
+
+async def test_a_start_is_handed_out_when_it_is_near(lines: AsyncLines, clock: FakeClock) -> None:
+    """The rest waits in the line, and the answer says until when."""
+    await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
+    assert await started(lines) == ["n0"]
+    assert (await turn(lines)).again == SECOND - HORIZON
+    clock.now += SECOND - HORIZON
+    turned = await turn(lines)
+    assert turned.outcomes == [Granted("n1", clock.now + HORIZON, "requests", "lot", 1)]
+
+
+async def test_the_first_question_comes_first(lines: AsyncLines, clock: FakeClock) -> None:
+    """In a leaf, who repeats a first question of before is before those that asked later."""
+    await carry_out(lines, ask(call("n0")))
+    await started(lines)
+    before = clock.now
+    clock.now += 1000
+    await carry_out(lines, ask(call("n2")), ask(call("n3"), first=before), ask(call("n1")))
+    assert await start_all(lines, clock, 9) == ["n3", "n1", "n2"]
+
+
+async def test_children_take_turns_by_weight(lines: AsyncLines, clock: FakeClock) -> None:
+    """One of weight 3 starts three times as often as its sibling, whoever asked first."""
+    heavy = Rules((), weight=3)
+    await carry_out(
+        lines,
+        *(ask(call(f"n1{i}", "light")) for i in range(8)),
+        *(ask(call(f"n2{i}", "heavy", leaf=heavy)) for i in range(8)),
+    )
+    names = (await start_all(lines, clock, 30))[:8]
+    assert sorted(name[:2] for name in names) == ["n1"] * 2 + ["n2"] * 6
+
+
+async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock: FakeClock) -> None:
+    """Its siblings go on; where it stands says which node it is, and the unit."""
+    slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))
+    await carry_out(
+        lines,
+        *(ask(call(f"n1{i}", "slow", root=fast, leaf=slow)) for i in range(3)),
+        *(ask(call(f"n2{i}", "quick", root=fast)) for i in range(3)),
+    )
+    assert sorted(await started(lines)) == ["n10", "n20", "n21", "n22"]
+    [standing] = await carry_out(lines, Where("{b}", "n12"))
+    assert standing == Standing(2, SECOND, ["slow"], "requests")
+
+
+async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: FakeClock) -> None:
+    """Who waits for one starts as soon as it is free, by release or the end of the lease."""
+    free = Rules((Limit.per("requests", 1000, 1),), slots=2)
+    await carry_out(lines, *(ask(call(f"n{i}", root=free)) for i in range(5)))
+    assert await started(lines) == ["n0", "n1"]
+    [standing] = await carry_out(lines, Where("{b}", "n2"))
+    assert isinstance(standing, Standing)
+    assert standing.limited_by == CONCURRENT
+    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    assert await started(lines) == ["n2"]
+    clock.now += LEASE // 2
+    assert await carry_out(lines, Renew("{b}", call("n2", root=free), clock.now)) == [True]
+    clock.now += LEASE // 2
+    assert await started(lines) == ["n3"]
+    assert await carry_out(lines, Renew("{b}", call("n1", root=free), clock.now)) == [False]
+
+
+async def test_who_gives_up_is_charged_nothing(lines: AsyncLines, clock: FakeClock) -> None:
+    """The place is free, and nothing is heard of it any more."""
+    await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
+    assert await carry_out(lines, GiveUp("{b}", "n0"), GiveUp("{b}", "n0")) == [True, False]
+    assert await carry_out(lines, Where("{b}", "n0")) == [False]
+    assert await start_all(lines, clock, 9) == ["n1", "n2"]
+
+
+async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: FakeClock) -> None:
+    """At once where that is certain; else when the time is up; and nothing is charged."""
+    [too_much] = await carry_out(lines, ask(call("n9")._replace(costs=[[11], []])))
+    assert isinstance(too_much, CostExceedsLimit)
+    assert too_much.args == CostExceedsLimit("requests", 11, 10).args
+    await carry_out(lines, *(ask(call(f"n{i}"), max_wait=1.5 * SECOND) for i in range(4)))
+    outcomes: list[Granted | Refusal] = []
+    for _ in range(4):
+        outcomes += (await turn(lines)).outcomes
+        clock.now += SECOND // 2
+    assert [outcome.name for outcome in outcomes] == ["n0", "n1", "n2", "n3"]
+    refused = [outcome.error for outcome in outcomes if isinstance(outcome, Refusal)]
+    assert [type(error) for error in refused] == [WaitTooLong] * 2
+    [late] = await carry_out(lines, ask(call("n5"), max_wait=0))
+    assert isinstance(late, WaitTooLong | InLine)
+
+
+async def test_a_repeat_is_charged_once(lines: AsyncLines, clock: FakeClock) -> None:
+    """It is answered by the place or by the start that it has; or that it was cancelled."""
+    first = clock.now
+    asks = [ask(call("n0")), ask(call("n1"))]
+    assert await carry_out(lines, *asks, *asks) == [InLine(first)] * 4
+    [granted] = (await turn(lines)).outcomes
+    clock.now += SECOND - HORIZON
+    [coming] = (await turn(lines)).outcomes
+    assert await carry_out(lines, *asks) == [granted, coming]
+    assert isinstance(coming, Granted)
+    cancel = Cancel("{b}", call("n1"), "lot", 1, coming.start)
+    assert await carry_out(lines, cancel, cancel) == [True, False]
+    [again] = await carry_out(lines, asks[1])
+    assert isinstance(again, InvalidRequest)
+
+
+async def test_a_call_is_settled_once(lines: AsyncLines, clock: FakeClock) -> None:
+    """Not before its start, not twice, and not for ever."""
+    tokens = Rules((Limit.per("tokens", 600, 60, 10),))
+    one = call("n0", root=tokens)._replace(costs=[[100], []])
+    two = call("n1", root=tokens)._replace(costs=[[50], []])
+    await carry_out(lines, ask(one), ask(two))
+    [granted] = (await turn(lines)).outcomes
+    assert isinstance(granted, Granted)
+    settle = Settle("{b}", one, "lot", 0, granted.start, [[50], []])
+    not_yet = settle._replace(start=clock.now + 1)
+    answers = await carry_out(lines, not_yet, settle, settle)
+    assert isinstance(answers[0], InvalidRequest)
+    assert answers[1:] == [True, False]
+    assert await started(lines) == ["n1"], "what was given back is there for others"
+    clock.now += SETTLED_WITHIN
+    [late] = await carry_out(lines, settle._replace(number=5))
+    assert isinstance(late, UnknownReservation)
+
+
+async def test_feedback_moves_what_waits(lines: AsyncLines, clock: FakeClock) -> None:
+    """Until a pause is over or lifted, or what remains allows it, nothing is handed out."""
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 60 * SECOND), ask(call("n0")))
+    assert (await turn(lines)).again == 60 * SECOND - HORIZON
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 0))
+    assert await started(lines) == ["n0"]
+    clock.now += 2 * SECOND
+    await carry_out(lines, Observe("{b}", ONE_A_SECOND, [0]), ask(call("n1")))
+    turned = await turn(lines)
+    assert not turned.outcomes
+    assert turned.again > 0
+
+
+async def test_trees_are_apart(lines: AsyncLines, clock: FakeClock) -> None:
+    """One message is about several, and none waits for another."""
+    asks = [ask(call(f"n{i}"))._replace(bucket=f"{{{i % 2}}}") for i in range(4)]
+    await carry_out(lines, *asks)
+    turned = await carry_out(lines, Turn("{0}", "me"), Turn("{1}", "me"), Turn("{2}", "me"))
+    names = [
+        [outcome.name for outcome in each.outcomes] for each in turned if isinstance(each, Turned)
+    ]
+    assert names == [["n0"], ["n1"], []]
+
+
+async def test_new_rules_hold_for_those_that_wait(lines: AsyncLines, clock: FakeClock) -> None:
+    """The last told count, for all below a node."""
+    await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in range(5)))
+    assert await started(lines) == ["n0", "n1"]
+    await carry_out(lines, ask(call("n5", root=Rules((), slots=4))))
+    assert await started(lines) == ["n2", "n3"]

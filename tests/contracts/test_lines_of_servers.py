@@ -1,0 +1,278 @@
+"""Lines that several servers share on one Redis: outboxes, signs of life, epochs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from math import inf
+
+import pytest
+
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.line import Standing
+from openlimit.bucket.tree import Rules
+from openlimit.errors import LimiterUnavailable
+from openlimit.stores.lines import (
+    JUMP,
+    SILENT,
+    Cancel,
+    Granted,
+    InLine,
+    Release,
+    Settle,
+    Turn,
+    Where,
+)
+from openlimit.stores.protocol import Acquire, Grants
+from openlimit.stores.redis.store import RedisBuckets
+from openlimit.stores.redis.url import parse_redis_url
+from tests.contracts.test_lines import ONE_A_SECOND, ask, call, carry_out, started, turn
+from tests.contracts.test_redis import Served, redis, valkey
+from tests.support.clock import FakeClock
+
+PLENTY = Rules((Limit.per("requests", 1000, 1),))
+STEP = SILENT // 6
+
+
+@pytest.fixture(scope="module", params=[redis, valkey], ids=["redis", "valkey"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with request.param() as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def lines(served: Served, clock: FakeClock) -> AsyncIterator[RedisBuckets]:
+    for server in served.servers:
+        server.client().flushall()
+    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)) as buckets:
+        yield buckets
+
+
+async def live(lines: RedisBuckets, clock: FakeClock, microseconds: int) -> list[str]:
+    """Let time pass in which only this server asks; what it starts."""
+    names = []
+    for _ in range(microseconds // STEP):
+        clock.now += STEP
+        names += await started(lines)
+    return names
+
+
+async def test_a_start_reaches_the_server_that_holds_its_caller(lines: RedisBuckets) -> None:
+    """Whichever server brings it about; another that asks for the call holds it from then on."""
+    await carry_out(lines, *(ask(call(f"n{i}", root=PLENTY), server="other") for i in range(3)))
+    await carry_out(lines, ask(call("n1", root=PLENTY)))
+    assert await started(lines) == ["n1"]
+    assert await started(lines, "other") == ["n0", "n2"]
+    assert await started(lines, "other") == []
+
+
+async def test_calls_of_a_dead_server_are_passed_over(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Those behind them start; nothing is charged for them."""
+    await carry_out(lines, ask(call("n0")))
+    assert await started(lines) == ["n0"]
+    await carry_out(lines, ask(call("n1"), server="dead"), ask(call("n2")))
+    assert await live(lines, clock, SILENT // 6 * 2) == []
+    assert await started(lines, "dead") == ["n1"]
+    await carry_out(lines, ask(call("n3"), server="dead"), ask(call("n4"), server="dead"))
+    clock.now += STEP
+    assert await live(lines, clock, SECOND) == ["n2"]
+
+
+async def test_calls_of_a_dead_server_are_forgotten(lines: RedisBuckets, clock: FakeClock) -> None:
+    """Three seconds after they are passed over, also those whose turn has not come."""
+    slow = Rules((Limit.per("requests", 1, 3600, 3600),))
+    first, *asks = [ask(call(f"n{i}", "x", leaf=slow), server="dead") for i in range(5)]
+    await carry_out(lines, first._replace(server="me"), *asks)
+    assert await started(lines) == ["n0"]
+    await live(lines, clock, 2 * SILENT - STEP)
+    [standing] = await carry_out(lines, Where("{b}", "n4"))
+    assert isinstance(standing, Standing)
+    assert standing.rank == 4
+    await live(lines, clock, STEP)
+    assert await carry_out(lines, *(Where("{b}", f"n{i}") for i in range(5))) == [False] * 5
+
+
+async def test_another_server_can_go_on_for_one_that_died(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its calls have their places for six seconds; later, too, with their first questions."""
+    before, root = clock.now, Rules((Limit.per("requests", 15, 60, 4),))
+    asks = [ask(call(f"n{i}", root=root), server="dead") for i in range(4)]
+    own = ask(call("n4", root=root))
+    await carry_out(lines, asks[0]._replace(server="me"), *asks[1:3], own)
+    await started(lines)
+    clock.now += JUMP // 2
+    await carry_out(lines, asks[3])
+    assert await live(lines, clock, SILENT + STEP) == ["n4"], "the others are passed over"
+    again = [each._replace(server="me") for each in asks[1:]]
+    places = [InLine(before), InLine(before), InLine(before + JUMP // 2)]
+    assert await carry_out(lines, *again) == places
+    assert await live(lines, clock, 13 * SECOND) == ["n1", "n2", "n3"]
+
+
+async def test_a_start_that_nobody_collects_is_cancelled(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its slot is free, its charge is given back; who asks for the call again waits anew."""
+    one = Rules((Limit.per("tokens", 3600, 3600, 3600),), slots=1)
+    lost = call("n1", root=one)._replace(costs=[[3600], []])
+    own = call("n2", root=one)._replace(costs=[[3600], []])
+    await carry_out(lines, ask(lost, server="dead"), ask(own))
+    assert await started(lines) == []
+    assert await live(lines, clock, SILENT - STEP) == []
+    names = await live(lines, clock, 20 * SECOND)
+    assert names == ["n2"], "seconds later, not after an hour"
+    assert await carry_out(lines, Release("{b}", "n1"), Release("{b}", "n2")) == [False, True]
+    [again] = await carry_out(lines, ask(lost))
+    assert isinstance(again, InLine)
+
+
+async def test_a_start_that_was_asked_for_is_not_cancelled(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its caller has come to another server, which was told of the start."""
+    one = Rules((), slots=1)
+    await carry_out(lines, ask(call("n1", root=one), server="dead"), ask(call("n2", root=one)))
+    assert await started(lines) == []
+    [granted] = await carry_out(lines, ask(call("n1", root=one)))
+    assert isinstance(granted, Granted)
+    assert await live(lines, clock, 3 * SILENT) == []
+    assert await carry_out(lines, Release("{b}", "n1")) == [True]
+    assert await started(lines) == ["n2"]
+
+
+async def test_a_server_that_comes_back_is_told_that_it_lost_calls(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its epoch is another one; that of others stays. It asks again, and nothing is lost."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1"), server="slow"), ask(call("n2")))
+    own, slow = (await turn(lines)).epoch, (await turn(lines, "slow")).epoch
+    await live(lines, clock, SILENT + SECOND)
+    assert (await turn(lines)).epoch == own
+    again = ask(call("n1"), server="slow")
+    await carry_out(lines, again)
+    turned = await turn(lines, "slow")
+    assert turned.epoch != slow
+    assert [outcome.name for outcome in turned.outcomes] == ["n1"]
+
+
+async def test_a_line_that_is_lost_has_another_epoch(
+    lines: RedisBuckets, served: Served, clock: FakeClock
+) -> None:
+    """Servers that ask again for all, with their first questions, rebuild it in order."""
+    asks = [ask(call(f"n{i}")) for i in range(4)]
+    await carry_out(lines, *asks)
+    assert await started(lines) == ["n0"]
+    epoch = (await turn(lines)).epoch
+    assert (await turn(lines)).epoch == epoch
+    served.servers[0].client().flushall()
+    turned = await turn(lines)
+    assert turned.epoch != epoch
+    clock.now += SECOND
+    first = clock.now - SECOND
+    await carry_out(lines, ask(call("n4")), *(each._replace(first=first) for each in asks[1:]))
+    names = []
+    for _ in range(4):
+        names += await started(lines)
+        clock.now += SECOND
+    assert names == ["n1", "n2", "n3", "n4"]
+
+
+async def test_a_connection_that_was_lost_makes_another_epoch(served: Served) -> None:
+    """What the next master had not received yet must be asked for again."""
+    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))) as lines:
+        await carry_out(lines, ask(call("n0")), ask(call("n1")))
+        epoch = (await turn(lines)).epoch
+        served.servers[0].client().client_kill_filter(_type="normal", skipme=True)
+        turned = (await lines.adecide([Turn("{b}", "me")]))[0]
+        while isinstance(turned, LimiterUnavailable):
+            await asyncio.sleep(0.02)
+            turned = (await lines.adecide([Turn("{b}", "me")]))[0]
+        assert (await turn(lines)).epoch != epoch
+
+
+async def test_a_jump_of_the_clock_forgets_nobody(lines: RedisBuckets, clock: FakeClock) -> None:
+    """All signs of life begin anew, since no server could give one in that time."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1"), server="other"), ask(call("n2")))
+    await started(lines)
+    await started(lines, "other")
+    epoch = (await turn(lines, "other")).epoch
+    clock.now += 3600 * SECOND
+    assert await started(lines) == []
+    turned = await turn(lines, "other")
+    assert [outcome.name for outcome in turned.outcomes] == ["n1"]
+    assert turned.epoch == epoch
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """The tree's time goes on from where it was."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1")))
+    assert await started(lines) == ["n0"]
+    clock.advance(-3600)
+    assert (await turn(lines)).again == SECOND - SECOND // 10
+    clock.now += SECOND
+    assert await started(lines) == ["n1"]
+
+
+async def test_scripts_that_were_flushed_are_loaded_again(
+    lines: RedisBuckets, served: Served
+) -> None:
+    """Nobody notices."""
+    await carry_out(lines, ask(call("n0")))
+    served.servers[0].client().script_flush()
+    assert await started(lines) == ["n0"]
+
+
+async def test_a_plain_bucket_becomes_the_root_and_back(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """What was reserved ahead delays the line until then, and what started there the bucket."""
+    limits = ONE_A_SECOND.limits
+    plain = Acquire("{b}", limits, [[1]] * 3, inf, "lot", 100)
+    await lines.adecide([plain])
+    await carry_out(lines, ask(call("n0")))
+    assert (await turn(lines)).again == 3 * SECOND - SECOND // 10
+    clock.now += 3 * SECOND
+    assert await started(lines) == ["n0"]
+    [grants] = await lines.adecide([plain._replace(first=200)])
+    assert isinstance(grants, Grants)
+    assert grants.waits == [SECOND, 2 * SECOND, 3 * SECOND]
+
+
+async def test_marks_are_those_of_plain_buckets(lines: RedisBuckets, clock: FakeClock) -> None:
+    """A reservation that was cancelled in the line cannot be settled."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1")))
+    await started(lines)
+    clock.now += SECOND - SECOND // 10
+    [coming] = (await turn(lines)).outcomes
+    assert isinstance(coming, Granted)
+    cancel = Cancel("{b}", call("n1"), "lot", 1, coming.start)
+    settle = Settle("{b}", call("n1"), "lot", 1, coming.start, [[1], []])
+    assert await carry_out(lines, cancel) == [True]
+    clock.now += SECOND
+    assert await carry_out(lines, settle) == [False]
+
+
+async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
+    """By Redis's own clock, every key expires, whether anybody asks again or not."""
+    client = served.servers[0].client()
+    client.flushall()
+    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))) as lines:
+        asks = [ask(call(f"n{i}", f"{i}"), server=f"s{i % 2}") for i in range(10)]
+        await carry_out(lines, *asks)
+        [granted] = (await turn(lines, "s0")).outcomes
+        assert isinstance(granted, Granted)
+        await carry_out(lines, Settle("{b}", asks[0].call, "lot", 0, granted.start, [[1], []]))
+        keys = [*client.scan_iter()]
+        assert len(keys) > 10
+        for key in keys:
+            # The marks of settled calls last for longest, and every lease ends.
+            assert 0 < client.pttl(key) <= 970_000, key
