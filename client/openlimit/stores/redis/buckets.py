@@ -10,6 +10,7 @@ from redis.exceptions import AskError, MovedError
 from openlimit.background import tell_if_failed
 from openlimit.bucket import slots
 from openlimit.errors import LimiterUnavailable
+from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
@@ -63,7 +64,7 @@ class RedisBuckets:
     @overload
     async def adecide(self, operations: Sequence[slots.Operation]) -> list[slots.Answer]: ...
     @overload
-    async def adecide(self, operations: Sequence[lines.Operation]) -> list[lines.Answer]: ...
+    async def adecide(self, operations: Sequence[lines_.Operation]) -> list[lines_.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:
         self._under_way += 1
         try:
