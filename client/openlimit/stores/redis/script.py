@@ -166,6 +166,22 @@ class Call:
     def _beside(self, what: str, name: str) -> str:
         return beside(self.key, self._prefix, what, name)
 
+    def decode(self, reply: Sequence[Any], connection: int = 0) -> list[AnyAnswer]:
+        """The answer to each of the operations. Over another connection, lines have another epoch:
+        what a replica had not received is lost when it becomes the master."""
+        if self.script is SLOTS:
+            return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
+        if self.script is LINE:
+            return [*lines.decode(self.operations, reply, connection)]
+        if isinstance(self.operations[0], Secret):
+            return [_text(reply[0])] * len(self.operations)
+        rest = iter(reply)
+        now = next(rest)
+        return [
+            (_grants if type(operation) is Acquire else _answer)(operation, rest, now)
+            for operation in self.operations
+        ]
+
 
 def size_of(operation: AnyOperation) -> int:
     """How many acquisitions or settlements it has."""
