@@ -14,8 +14,8 @@ from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
-from openlimit.stores.redis.node import Clock, RedisNode
 from openlimit.stores.redis.keys import key_of
+from openlimit.stores.redis.node import Clock, RedisNode
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation
 
 _MOST_REDIRECTIONS = 3
