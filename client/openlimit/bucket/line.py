@@ -120,6 +120,9 @@ class Line:
         """
         if call.name in self._waiting:
             return None
+        # Its costs are by these rules, so its refusal is, too.
+        for node, rules in zip(self._known(call.path), call.rules, strict=False):
+            self._follow(node, rules)
         if refusal := self._refusal(call, deadline, now):
             return refusal
         leaf = self._leaf(call)
@@ -256,7 +259,8 @@ class Line:
         while leaf.ready:
             leaf = leaf.ready[-1][2]
         waiting = self._waiting[leaf.places[0][1]]
-        call, path = waiting.call, leaf.path()
+        path = leaf.path()
+        call = waiting.call = _as_of_now(waiting.call, path)
         start, unit = latest, latest_by = self.root.bucket.earliest(call.costs[0], now)
         held: Node | None = None
         until, held_by = start - HORIZON, unit
@@ -402,6 +406,21 @@ class Line:
         if len(known) < len(call.rules) and len(known[-1].children) >= MOST_CHILDREN:
             return LineFull(known[-1].value, MOST_CHILDREN)
         return None
+
+
+def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
+    """A call by the rules of now: the same cost in each unit, none in one that it was not asked
+    for."""
+    if all(node.rules is rules for node, rules in zip(path, call.rules, strict=True)):
+        return call
+    costs = [
+        [
+            next((c for old, c in zip(rules.limits, row, strict=True) if old.unit == unit), 0.0)
+            for unit in [limit.unit for limit in node.rules.limits]
+        ]
+        for node, rules, row in zip(path, call.rules, call.costs, strict=True)
+    ]
+    return call._replace(rules=[node.rules for node in path], costs=costs)
 
 
 def _fill(path: Sequence[Node]) -> None:

@@ -205,8 +205,11 @@ class Node:
     def owe(self, size: float) -> None:
         """Charge more for a call, now that it is known."""
         if size > 0 and self.parent is not None:
-            behind = max(0.0, self.parent.clock - self.finish)
+            # While it waits for its turn, it may be behind the clock.
+            behind = max(0.0, self.parent.clock - self.finish) if self.turn is None else 0.0
             self.charge(behind + size / self.rules.weight)
+            # As with a start, or else those that never come back would be kept for ever.
+            self.parent.clock += size / self.parent.weights
 
     def give_back(self, size: float) -> None:
         """Take back the charge of a call that was cancelled; never to before the clock."""
