@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -17,7 +18,7 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.policies import PolicySettings, load_policies
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
@@ -77,6 +78,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     watching = asyncio.create_task(_watch(store, engine, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
+    for warning in claims(policies):
+        _log.warning(warning)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
@@ -95,6 +98,17 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     await store.aclose()
     collecting.cancel()
     _log.info("stopped")
+
+
+def claims(policies: Iterable[PolicySettings]) -> list[str]:
+    """What callers can gain by what they say of themselves, a warning for each policy."""
+    return [
+        f"policy {policy.name}: its weights depend on the label {level.label}, and any caller may "
+        f"claim any {level.label}, since this server does not know who its callers are"
+        for policy in policies
+        for level in policy.levels
+        if level.weights
+    ]
 
 
 def _store(settings: Settings) -> StoreOfLines:

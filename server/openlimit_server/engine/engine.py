@@ -159,6 +159,8 @@ class Engine:
         started: at once, or after a while if a repeat can still ask for it."""
         for call, grant in granted:
             name, whose = grant.reservation_id, (call.key, call.labels)
+            if not name:  # it was granted while the store was away
+                continue
             if shared := await self._settlements.shared(name, *whose):
                 target, scope, number, start, in_line = shared
                 ask = Ask(scope.bucket, in_line, self._lines.server, 0.0, scope.lot, number)
