@@ -4,10 +4,12 @@ from os.path import exists
 from typing import TYPE_CHECKING
 from warnings import warn
 
+from openlimit.context import labels
 from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
     LimiterUnavailable,
+    LineFull,
     OpenLimitError,
     UnknownModel,
     UnknownReservation,
@@ -34,6 +36,7 @@ __all__ = [
     "EmbeddingRateLimiterWithRedis",
     "InvalidRequest",
     "LimiterUnavailable",
+    "LineFull",
     "OpenLimitError",
     "RemoteLimiter",
     "Reservation",
@@ -41,6 +44,7 @@ __all__ = [
     "UnknownReservation",
     "WaitTooLong",
     "count_tokens",
+    "labels",
 ]
 
 if exists(f"{__path__[0]}/redis_rate_limiters.py"):  # it has that file, and this package has not

@@ -106,13 +106,10 @@ def _in_event_loop() -> bool:
 def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
     """The arguments by name, like the parameters of the API call."""
     bound.apply_defaults()
-    params: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        match bound.signature.parameters[name].kind:
-            case inspect.Parameter.VAR_KEYWORD:
-                params |= value
-            case inspect.Parameter.VAR_POSITIONAL:
-                pass
-            case _:
-                params[name] = value
+    params = bound.arguments
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            del params[name]
+        elif parameter.kind is parameter.VAR_KEYWORD:  # the last parameter of all
+            params |= params.pop(name)
     return params

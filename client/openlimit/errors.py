@@ -3,6 +3,7 @@
     OpenLimitError
     ├── CostExceedsLimit     the call can never be served: split it or raise the limit
     ├── WaitTooLong          not now: the wait would exceed max_wait; nothing was charged
+    ├── LineFull             not now: too many calls wait already; nothing was charged
     ├── UnknownModel         no policy of the server covers the model
     ├── UnknownReservation   the server knows no such reservation, or it has expired
     ├── InvalidRequest       a parameter is missing or malformed
@@ -10,8 +11,11 @@
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without it
 
 Each error carries its data as attributes, and its message says what to do next. Every error can be
-pickled.
+pickled, and equals itself alone.
 """
+
+from dataclasses import dataclass
+from reprlib import repr as shortened
 
 _MOST_SHOWN = 100  # characters; callers choose some names, and these may be long
 
@@ -19,18 +23,20 @@ _MOST_SHOWN = 100  # characters; callers choose some names, and these may be lon
 class OpenLimitError(Exception):
     """Root of every error that openlimit raises on purpose."""
 
+    def __post_init__(self) -> None:
+        self.args = tuple(vars(self).values())  # which pickling passes to the class again
 
+
+@dataclass(eq=False, repr=False)
 class CostExceedsLimit(OpenLimitError):
     """The cost in one unit is larger than the limit's whole amount, so no wait would help.
 
     Attributes: ``unit``; ``cost`` and ``amount``, both in that unit.
     """
 
-    def __init__(self, unit: str, cost: float, amount: float) -> None:
-        super().__init__(unit, cost, amount)
-        self.unit = unit
-        self.cost = cost
-        self.amount = amount
+    unit: str
+    cost: float
+    amount: float
 
     def __str__(self) -> str:
         return (
@@ -39,6 +45,7 @@ class CostExceedsLimit(OpenLimitError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class WaitTooLong(OpenLimitError):
     """The call would have to wait longer than ``max_wait``; nothing was charged.
 
@@ -47,10 +54,8 @@ class WaitTooLong(OpenLimitError):
     ``concurrent`` and the wait is an estimate.
     """
 
-    def __init__(self, retry_after: float, limited_by: str = "") -> None:
-        super().__init__(retry_after, limited_by)
-        self.retry_after = retry_after
-        self.limited_by = limited_by
+    retry_after: float
+    limited_by: str = ""
 
     def __str__(self) -> str:
         if self.limited_by == "concurrent":
@@ -65,27 +70,29 @@ class WaitTooLong(OpenLimitError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class LineFull(OpenLimitError):
     """So many calls wait that there is no place for one more; nothing was charged.
 
-    Attributes: ``where``, what is full; ``most``, the calls or children that it holds.
+    Attributes: ``where``, what is full: ``the line``, or the value of a label; ``most``, how many
+    calls can wait there.
     """
 
-    def __init__(self, where: str, most: int) -> None:
-        super().__init__(where, most)
-        self.where = where
-        self.most = most
+    where: str
+    most: int
 
     def __str__(self) -> str:
-        return f"{self.where!r} has {self.most} calls that wait already; try again later"
+        return (
+            f"{self.where} holds {self.most} calls that wait, and no more; nothing was charged; "
+            "try again later, or send fewer at a time"
+        )
 
 
+@dataclass(eq=False, repr=False)
 class UnknownModel(OpenLimitError):
     """No policy of the server covers the model. Attribute: ``model``, maybe empty."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self.model = model
+    model: str
 
     def __str__(self) -> str:
         if not self.model:
@@ -99,16 +106,15 @@ class UnknownModel(OpenLimitError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class UnknownReservation(OpenLimitError):
     """The reservation is unknown, belongs to another key, or has expired; nothing was changed.
 
     Attributes: ``reservation_id``; ``expired``, True if the id is valid but too old.
     """
 
-    def __init__(self, reservation_id: str, expired: bool = False) -> None:
-        super().__init__(reservation_id, expired)
-        self.reservation_id = reservation_id
-        self.expired = expired
+    reservation_id: str
+    expired: bool = False
 
     def __str__(self) -> str:
         name = self.reservation_id
@@ -125,21 +131,21 @@ class UnknownReservation(OpenLimitError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class InvalidRequest(OpenLimitError):
     """A parameter is missing or malformed; nothing was charged.
 
     Attributes: ``field``, the parameter's name; ``reason``, the expected and the actual value.
     """
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
+    field: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
 
 
+@dataclass(eq=False, repr=False)
 class Queued(OpenLimitError):
     """All slots of the policy are taken, and the call has a place in their queue.
 
@@ -147,9 +153,7 @@ class Queued(OpenLimitError):
     ``ticket``, the ``request_id`` of the repeated call, which keeps the place.
     """
 
-    def __init__(self, ticket: str) -> None:
-        super().__init__(ticket)
-        self.ticket = ticket
+    ticket: str
 
     def __str__(self) -> str:
         return (
@@ -158,18 +162,30 @@ class Queued(OpenLimitError):
         )
 
 
+@dataclass(eq=False, repr=False)
 class LimiterUnavailable(OpenLimitError):
     """The limiter did not decide within its timeout: it is down, slow or unreachable.
 
     Attributes: ``address``, the limiter's address; ``reason``, what happened there.
     """
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address = address
-        self.reason = reason
+    address: str
+    reason: str
 
     def __str__(self) -> str:
         return (
             f"no decision from {self.address}: {self.reason}; check that it runs and can be reached"
         )
+
+
+def invalid(field: str, expected: str, value: object) -> InvalidRequest:
+    """The error for a parameter that must be something else."""
+    return InvalidRequest(field, f"must be {expected}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A value as messages show it, shortened; it may be anything that users pass."""
+    try:
+        return shortened(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return "one with too many digits"

@@ -2,20 +2,20 @@
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from reprlib import repr as shortened
 from typing import Any, Self
 
 from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.clock import Clock
+from openlimit.context import added, labels_inside
 from openlimit.decorator import F, limited
-from openlimit.errors import InvalidRequest
-from openlimit.operations import Observe, Penalize
+from openlimit.errors import InvalidRequest, invalid, shown
+from openlimit.operations import Labels, Observe, Penalize
 from openlimit.reservation import Backend, Reservation
 from openlimit.tokens.counting import count_split, is_absent, tells_output
-from openlimit.units import MAX_AMOUNT, whole_number
+from openlimit.units import MAX_AMOUNT, real_number, whole_number
 
 
 class RateLimiter(Backend):
@@ -34,7 +34,8 @@ class RateLimiter(Backend):
         ``units={"images": 2}`` adds costs in further units, or replaces those of the same name.
         Units without a limit cost nothing. ``max_wait`` is the longest wait that this call accepts,
         in seconds: entering raises WaitTooLong for a longer one, and then nothing is charged and no
-        place is kept. 0 tries without waiting; None leaves it to the limiter.
+        place is kept. 0 tries without waiting; None leaves it to the limiter. ``labels`` such as
+        ``{"team": "search"}`` say whose call it is, on top of those of ``openlimit.labels``.
 
         Raises InvalidRequest where a parameter has no sensible reading.
         """
@@ -42,7 +43,7 @@ class RateLimiter(Backend):
         if not isinstance(model, str):
             model = _name_of(model)
         if max_wait is not None:
-            require_wait(max_wait)
+            max_wait = require_wait(max_wait)
         tokens = params.get("tokens")
         if tokens is None:
             split = count_split(params)
@@ -56,7 +57,7 @@ class RateLimiter(Backend):
             costs |= _further_costs(params["units"])
             if tokens is not None and "input_tokens" in costs:  # the rest is output
                 costs.setdefault("output_tokens", max(0, costs["tokens"] - costs["input_tokens"]))
-        return Reservation(self, model, costs, max_wait)
+        return Reservation(self, model, costs, max_wait, self._labels_here(params.get("labels")))
 
     def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
@@ -73,12 +74,14 @@ class RateLimiter(Backend):
 
         Nobody tells when the call ends: limits on concurrency see none that lasts.
         """
-        async with Reservation(self, _name_of(model), _costs(num_tokens)):
+        costs, labels = _costs(num_tokens), self._labels_here()
+        async with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        with Reservation(self, _name_of(model), _costs(num_tokens)):
+        costs, labels = _costs(num_tokens), self._labels_here()
+        with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
     def penalize(self, retry_after: float, model: str = "") -> None:
@@ -89,10 +92,11 @@ class RateLimiter(Backend):
         its server is back. More than a day counts as a day; 0 lifts a pause. A RemoteLimiter needs
         the model; those of one process or one Redis have one bucket for all.
         """
-        if not (isinstance(retry_after, int | float) and retry_after >= 0):
-            raise InvalidRequest("retry_after", f"must be seconds, 0 or more, not {retry_after!r}")
+        if not (seconds := real_number(retry_after)) >= 0:
+            raise invalid("retry_after", "seconds, 0 or more", retry_after)
         self._require_model(name := _name_of(model))
-        self.tell(Penalize(name, self._key, min(retry_after, MAX_RETRY_AFTER)))
+        pause = min(seconds, MAX_RETRY_AFTER)
+        self.tell(Penalize(name, self._key, pause, self._labels_here()))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
@@ -103,16 +107,21 @@ class RateLimiter(Backend):
         model.
         """
         if not isinstance(remaining, Mapping):
-            raise InvalidRequest("remaining", f"must be such as {{'tokens': 9}}, not {remaining!r}")
+            raise invalid("remaining", "such as {'tokens': 9}", remaining)
+        _require_names("remaining", remaining)
         for unit, amount in remaining.items():
-            if not isinstance(unit, str):
-                raise InvalidRequest("remaining", f"a unit is a name such as tokens, not {unit!r}")
-            if not (isinstance(amount, int | float) and amount >= 0):
-                raise InvalidRequest(
-                    f"remaining[{unit!r}]", f"must be a number, 0 or more, not {amount!r}"
-                )
+            if not real_number(amount) >= 0:
+                raise invalid(f"remaining[{unit!r}]", "a number, 0 or more", amount)
         self._require_model(name := _name_of(model))
-        self.tell(Observe(name, self._key, remaining))
+        self.tell(Observe(name, self._key, remaining, self._labels_here()))
+
+    def _labels_here(self, more: Mapping[str, str] | None = None) -> Labels:
+        """The labels of a call that is made here; of a name given twice, the one that is closer to
+        the call holds."""
+        inside = labels_inside()
+        labels = added(self._labels, dict(inside)) if inside and self._labels else inside
+        labels = labels or self._labels
+        return labels if more is None else added(labels, more)
 
     def _require_model(self, model: str) -> None:
         """Raise InvalidRequest unless it is a model that users may name."""
@@ -143,12 +152,13 @@ class RateLimiter(Backend):
         await self.aclose()
 
 
-def require_wait(max_wait: object) -> None:
-    """Raise InvalidRequest unless it is a longest wait, in seconds, or None."""
-    if max_wait is not None and not (
-        isinstance(max_wait, int | float) and not isinstance(max_wait, bool) and max_wait >= 0
-    ):
-        raise InvalidRequest("max_wait", f"must be seconds, 0 or more, not {max_wait!r}")
+def require_wait(max_wait: object) -> float | None:
+    """The seconds of a longest wait, or None for None; raises InvalidRequest for anything else."""
+    if max_wait is None:
+        return None
+    if not (seconds := real_number(max_wait)) >= 0:
+        raise invalid("max_wait", "seconds, 0 or more", max_wait)
+    return seconds
 
 
 def _name_of(model: object) -> str:
@@ -156,7 +166,7 @@ def _name_of(model: object) -> str:
         return model
     if is_absent(model):
         return ""
-    raise InvalidRequest("model", f"must be a text such as 'gpt-4o', not {shortened(model)}")
+    raise invalid("model", "a text such as 'gpt-4o'", model)
 
 
 def _costs(tokens: object) -> dict[str, int]:
@@ -169,16 +179,21 @@ def _further_costs(units: object) -> dict[str, int]:
     if units is None:
         return {}
     if not isinstance(units, Mapping):
-        raise InvalidRequest("units", f"must be such as {{'images': 2}}, not {units!r}")
+        raise invalid("units", "such as {'images': 2}", units)
     if "tokens" in units:
         raise InvalidRequest("units", "tokens has a parameter of its own: tokens=512")
-    if odd := [unit for unit in units if not isinstance(unit, str)]:
-        raise InvalidRequest("units", f"a unit is a name such as images, not {odd[0]!r}")
+    _require_names("units", units)
     return {unit: _cost(f"units.{unit}", cost) for unit, cost in units.items()}
+
+
+def _require_names(field: str, units: Iterable[object]) -> None:
+    for unit in units:
+        if not isinstance(unit, str):
+            raise InvalidRequest(field, f"a unit is a name such as images, not {shown(unit)}")
 
 
 def _cost(field: str, value: object) -> int:
     number = whole_number(value)
     if number is None or not 0 <= number <= MAX_AMOUNT:
-        raise InvalidRequest(field, f"must be a whole number, 0 or more, not {value!r}")
+        raise invalid(field, "a whole number, 0 or more", value)
     return number

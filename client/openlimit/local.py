@@ -1,59 +1,50 @@
 """Limiters without a server: of one process, or of all processes that share a Redis."""
 
 import secrets
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import inf
 
 from openlimit.bucket.limit import SECOND, Limit, pause_of
-from openlimit.errors import InvalidRequest, LimiterUnavailable
+from openlimit.errors import InvalidRequest, LimiterUnavailable, shown
 from openlimit.limiter import RateLimiter
 from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle, new
 from openlimit.stores import protocol
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Answer, Grants, Store
+from openlimit.units import real_number
+
+_UNITS = ("requests", "tokens")
+_LEAST, _MOST = 1e-100, 1e100  # so that no product or quotient of two leaves what doubles hold
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalLimiter(RateLimiter):
     """Fixed limits over a store: one bucket for all calls, whatever their model."""
 
-    def __init__(
-        self,
-        request_limit: float,
-        token_limit: float,
-        bucket_size_in_seconds: float,
-        store: Store,
-        bucket_key: str,
-    ) -> None:
-        for name, value in (
-            ("request_limit", request_limit),
-            ("token_limit", token_limit),
-            ("bucket_size_in_seconds", bucket_size_in_seconds),
-        ):
-            if not (isinstance(value, int | float) and 0 < value < inf):
-                raise InvalidRequest(name, f"must be a number above 0, not {value!r}")
-        self._limits = (
-            Limit.per("requests", request_limit, 60, bucket_size_in_seconds),
-            Limit.per("tokens", token_limit, 60, bucket_size_in_seconds),
-        )
-        self._units = [limit.unit for limit in self._limits]
-        self._store = store
-        self._bucket = bucket_key
+    request_limit: float = 3500
+    """Requests a minute."""
+    token_limit: float = 90_000
+    """Tokens a minute."""
+    _limits: tuple[Limit, Limit] = field(init=False)
+    _store: Store = field(init=False)
+    _bucket: str = field(init=False)
+
+    def _begin(self, burst: float, bucket: str, store: Store) -> None:
+        for name in ("request_limit", "token_limit", "bucket_size_in_seconds"):
+            value = getattr(self, name)
+            if not _LEAST <= real_number(value) <= _MOST:
+                wrong = f"must be a number above 0, not {shown(value)}"
+                raise InvalidRequest(name, f"{wrong}, and from {_LEAST} to {_MOST}")
+        requests = Limit.per("requests", self.request_limit, 60, burst)
+        tokens = Limit.per("tokens", self.token_limit, 60, burst)
+        # It is frozen for all others, since to change a limit would change no bucket.
+        vars(self).update(_limits=(requests, tokens), _store=store, _bucket=bucket)
 
     def __repr__(self) -> str:
         return (
             f"<{type(self).__name__} of {self.request_limit:g} requests "
             f"and {self.token_limit:g} tokens a minute>"
         )
-
-    @property
-    def request_limit(self) -> float:
-        """Requests a minute."""
-        return self._limits[0].amount
-
-    @property
-    def token_limit(self) -> float:
-        """Tokens a minute."""
-        return self._limits[1].amount
 
     def acquire(self, call: Acquire) -> Grant:
         operation = self._operation(call)
@@ -71,7 +62,7 @@ class LocalLimiter(RateLimiter):
             case Settle(reservation_id, _, used):
                 lot, *reserved = reservation_id.split(".")
                 costs = [*map(int, reserved)]
-                actual = [*map(used.get, self._units, costs)]
+                actual = [*map(used.get, _UNITS, costs)]
                 self._store.tell(
                     protocol.Settle(bucket, limits, lot, (0,), None, (costs,), (actual,))
                 )
@@ -81,7 +72,7 @@ class LocalLimiter(RateLimiter):
             case Penalize(_, _, retry_after):
                 self._store.tell(protocol.Penalize(bucket, limits, pause_of(retry_after)))
             case Observe(_, _, remaining):
-                left = [remaining.get(unit, inf) for unit in self._units]
+                left = [remaining.get(unit, inf) for unit in _UNITS]
                 self._store.tell(protocol.Observe(bucket, limits, left))
 
     def close(self) -> None:
@@ -89,13 +80,9 @@ class LocalLimiter(RateLimiter):
 
     def _operation(self, call: Acquire) -> protocol.Acquire:
         longest = inf if call.max_wait is None else call.max_wait * SECOND
-        # A lot of its own: a forked child has others.
-        lot = secrets.token_hex(8)
-        costs = self._costs(call.costs)
+        lot = secrets.token_hex(8)  # its own: a forked child has others
+        costs = call.costs["requests"], call.costs["tokens"]
         return protocol.Acquire(self._bucket, self._limits, (costs,), longest, lot, 0)
-
-    def _costs(self, costs: Mapping[str, int]) -> list[int]:
-        return [costs[unit] for unit in self._units]
 
 
 def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
@@ -114,50 +101,47 @@ def _grant(answer: Answer, operation: protocol.Acquire) -> Grant:
     return new(Grant, (wait, by, reservation_id, 0.0, now + wait))
 
 
-class ChatRateLimiter(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class _InMemory(LocalLimiter):
+    bucket_size_in_seconds: float = 1
+
+    def __post_init__(self) -> None:
+        self._begin(self.bucket_size_in_seconds, "", MemoryStore(self._clock.microseconds))
+
+
+class ChatRateLimiter(_InMemory):
     """Limits the chat calls of this process.
 
     ``request_limit`` and ``token_limit`` are per minute; ``bucket_size_in_seconds`` is the burst:
     how many seconds of them may start at once.
     """
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 90_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "chat")
 
-
-class CompletionRateLimiter(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class CompletionRateLimiter(_InMemory):
     """Limits the completion calls of this process; the parameters are ChatRateLimiter's."""
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 350_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "completion")
+    token_limit: float = 350_000
 
 
-class EmbeddingRateLimiter(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class EmbeddingRateLimiter(_InMemory):
     """Limits the embedding calls of this process; the parameters are ChatRateLimiter's."""
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 70_000_000,
-        bucket_size_in_seconds: float = 1,
-    ) -> None:
-        store = MemoryStore(self._clock.microseconds)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, "embedding")
+    token_limit: float = 70_000_000
 
 
-class ChatRateLimiterWithRedis(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class _OnRedis(LocalLimiter):
+    redis_url: str = "redis://localhost:5050"
+    bucket_size_in_seconds: float = 1
+    bucket_key: str = "chat"
+
+    def __post_init__(self) -> None:
+        self._begin(self.bucket_size_in_seconds, self.bucket_key, _redis_store(self.redis_url))
+
+
+class ChatRateLimiterWithRedis(_OnRedis):
     """Limits the chat calls of all processes that share a Redis.
 
     Limiters with the same ``redis_url`` and ``bucket_key`` share one bucket. The URL may name a
@@ -166,46 +150,21 @@ class ChatRateLimiterWithRedis(LocalLimiter):
     it, or use it in with or async with, so that what is being given back arrives.
     """
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 90_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "chat",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
 
-
-class CompletionRateLimiterWithRedis(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class CompletionRateLimiterWithRedis(_OnRedis):
     """Limits the completion calls of all that share a Redis, see ChatRateLimiterWithRedis."""
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 350_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "completion",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+    token_limit: float = 350_000
+    bucket_key: str = "completion"
 
 
-class EmbeddingRateLimiterWithRedis(LocalLimiter):
+@dataclass(frozen=True, eq=False, repr=False)
+class EmbeddingRateLimiterWithRedis(_OnRedis):
     """Limits the embedding calls of all that share a Redis, see ChatRateLimiterWithRedis."""
 
-    def __init__(
-        self,
-        request_limit: float = 3500,
-        token_limit: float = 70_000_000,
-        redis_url: str = "redis://localhost:5050",
-        bucket_size_in_seconds: float = 1,
-        bucket_key: str = "embedding",
-    ) -> None:
-        store = _redis_store(redis_url)
-        super().__init__(request_limit, token_limit, bucket_size_in_seconds, store, bucket_key)
+    token_limit: float = 70_000_000
+    bucket_key: str = "embedding"
 
 
 def _redis_store(url: str) -> Store:

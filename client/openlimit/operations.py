@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+Labels = tuple[tuple[str, str], ...]
+"""Names and values that say whose call it is, beside its model and key; in the order of the
+names."""
+
 
 class Acquire(NamedTuple):
     """Reserves the cost of one API call."""
@@ -15,6 +19,7 @@ class Acquire(NamedTuple):
     """Seconds; None for the policy's own bound."""
     request_id: str = ""
     """Makes it safe to repeat; empty for none."""
+    labels: Labels = ()
 
 
 class Cancel(NamedTuple):
@@ -22,6 +27,7 @@ class Cancel(NamedTuple):
 
     reservation_id: str
     key: str
+    labels: Labels = ()
 
 
 class Settle(NamedTuple):
@@ -31,6 +37,7 @@ class Settle(NamedTuple):
     key: str
     costs: Mapping[str, int]
     """By unit; one that is absent stays as reserved."""
+    labels: Labels = ()
 
 
 class Release(NamedTuple):
@@ -38,6 +45,7 @@ class Release(NamedTuple):
 
     reservation_id: str
     key: str
+    labels: Labels = ()
 
 
 class Renew(NamedTuple):
@@ -45,6 +53,7 @@ class Renew(NamedTuple):
 
     reservation_id: str
     key: str
+    labels: Labels = ()
 
 
 class Penalize(NamedTuple):
@@ -54,6 +63,7 @@ class Penalize(NamedTuple):
     key: str
     retry_after: float
     """Seconds."""
+    labels: Labels = ()
 
 
 class Observe(NamedTuple):
@@ -63,6 +73,7 @@ class Observe(NamedTuple):
     key: str
     remaining: Mapping[str, float]
     """By unit; a server is told whole numbers."""
+    labels: Labels = ()
 
 
 Report = Cancel | Settle | Release | Renew | Penalize | Observe

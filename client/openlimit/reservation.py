@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from math import inf
 from sys import modules
-from types import TracebackType
 from typing import Self
 
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import Clock
-from openlimit.operations import Acquire, Cancel, Grant, Release, Report, Settle, new
+from openlimit.operations import Acquire, Cancel, Grant, Labels, Release, Report, Settle, new
 from openlimit.providers.usage import units_of
 
 
@@ -29,6 +28,8 @@ class Backend(ABC):
     """What reservations sleep by."""
     _key = ""
     """Whose calls these are, for policies that split by it."""
+    _labels: Labels = ()
+    """Whose they are in further words."""
     _max_wait: float | None = None
     """The longest wait of calls that do not give theirs, in seconds; None for no bound but the
     policy's."""
@@ -65,10 +66,11 @@ class Reservation:
     raises RuntimeError. Once left it may be entered again, for another call.
 
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
-    Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own.
+    Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own;
+    ``labels``, names and values that say whose call it is.
     """
 
-    __slots__ = ("_grant", "_idle", "_limiter", "costs", "max_wait", "model")
+    __slots__ = ("_grant", "_idle", "_limiter", "costs", "labels", "max_wait", "model")
 
     def __init__(
         self,
@@ -76,11 +78,13 @@ class Reservation:
         model: str,
         costs: Mapping[str, int],
         max_wait: float | None = None,
+        labels: Labels = (),
     ) -> None:
         self._limiter = limiter
         self.model = model
         self.costs = costs
         self.max_wait = max_wait
+        self.labels = labels
         self._grant: Grant | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
@@ -146,53 +150,44 @@ class Reservation:
                 # Once is the rule; some event loops' timers wake a little too early.
                 while (left := start - clock.microseconds()) > 0:
                     await clock.asleep(left / SECOND)
-        except GeneratorExit:
+        except BaseException as error:
             self._idle.append(True)
-            if grant is not None:
+            if isinstance(error, GeneratorExit) and grant:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
                 in_background(partial(self._give_back, grant))
-            raise
-        except BaseException:
-            self._idle.append(True)
-            self._give_back(grant)
+            else:
+                self._give_back(grant)
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep the charge, free the slot. Does nothing once it is left."""
         if self._idle:  # not entered, or left already
             return
         grant = self._grant
         self._idle.append(True)
         if grant and grant.lease:
-            self._limiter.tell(Release(grant.reservation_id, self._limiter._key))
+            self._limiter.tell(Release(grant.reservation_id, self._limiter._key, self.labels))
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Keep the charge, free the slot."""
-        self.__exit__(kind, error, traceback)
+        self.__exit__()
 
     def _begin(self) -> Acquire:
         try:
             self._idle.pop()
         except IndexError:
-            raise _entered_already() from None
+            raise RuntimeError(
+                "this reservation is entered already, by another task or thread or further out; "
+                "each call needs its own: with limiter.limit(…)"
+            ) from None
         limiter, max_wait = self._limiter, self.max_wait
         if max_wait is None:
             max_wait = limiter._max_wait
         elif max_wait == inf:
             max_wait = None
-        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, ""))
+        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, "", self.labels))
 
     def _settle(self, used: Mapping[str, int]) -> None:
         grant = self._grant
@@ -203,31 +198,25 @@ class Reservation:
             # Without its id and lease it keeps what it waited, and is settled no more.
             self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
             limiter = self._limiter
-            limiter.tell(new(Settle, (reservation_id, limiter._key, used)))
+            limiter.tell(new(Settle, (reservation_id, limiter._key, used, self.labels)))
 
     def _give_back(self, grant: Grant | None) -> None:
-        for report in giving_back(grant, self._limiter._key) if grant else ():
-            self._limiter.tell(report)
+        if grant:
+            for report in giving_back(grant, self._limiter._key, self.labels):
+                self._limiter.tell(report)
 
 
-def giving_back(grant: Grant, key: str) -> Iterator[Cancel | Release]:
+def giving_back(grant: Grant, key: str, labels: Labels) -> Iterator[Cancel | Release]:
     """What gives a reservation back unless it has started, and frees its slot in any case."""
     if grant.wait:
-        yield Cancel(grant.reservation_id, key)
+        yield Cancel(grant.reservation_id, key, labels)
     if grant.lease:
-        yield Release(grant.reservation_id, key)
+        yield Release(grant.reservation_id, key, labels)
 
 
 def nothing(costs: Mapping[str, int]) -> dict[str, int]:
     """What a call has cost that was not made."""
     return dict.fromkeys((*costs, "input_tokens", "output_tokens"), 0)
-
-
-def _entered_already() -> RuntimeError:
-    return RuntimeError(
-        "this reservation is entered already, by another task or thread or further out; each call "
-        "needs its own: with limiter.limit(…)"
-    )
 
 
 def _require_asyncio() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from math import inf, nan
 from operator import index
 from typing import SupportsIndex
 
@@ -56,3 +57,14 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     return index(value)
+
+
+def real_number(value: object) -> float:
+    """The value as a float: infinite for an int that no double holds, and nan for what is no
+    number, so that it is within no bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return nan
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf

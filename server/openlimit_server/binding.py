@@ -32,6 +32,20 @@ def require_free(listen: str) -> None:
         raise cannot_listen(listen, reason)
 
 
+def bound(family: int, place: tuple[object, ...], *, shared: bool = False) -> socket.socket:
+    """A socket that holds the port; ``shared`` lets others hold it too that say the same."""
+    opened = socket.socket(family, socket.SOCK_STREAM)  # fails where there is no IPv6
+    try:
+        # Ignore connections that have just ended: they are no server.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        opened.bind(place)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
 def cannot_listen(listen: str, reason: str | OSError) -> ConfigurationError:
     """The error for an address that cannot be used."""
     if isinstance(reason, OSError):
@@ -54,22 +68,16 @@ def _why_not_port(listen: str) -> str | None:
         places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as unknown:
         return _words(unknown)
-    errors = [error for family, _, _, _, place in places if (error := _bind(family, place))]
+    errors = []
+    for family, _, _, _, place in places:
+        try:
+            bound(family, place).close()
+        except OSError as error:
+            errors.append(error)
     # A host name may have addresses of other machines. But no server may use one of them here.
     taken = [error for error in errors if error.errno == errno.EADDRINUSE]
     if taken or len(errors) == len(places):
         return _words((taken or errors)[0])
-    return None
-
-
-def _bind(family: int, place: tuple[object, ...]) -> OSError | None:
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as tried:
-            # Ignore connections that have just ended: they are no server.
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(place)
-    except OSError as error:
-        return error
     return None
 
 

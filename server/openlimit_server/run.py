@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -13,12 +14,11 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from openlimit.errors import LimiterUnavailable
+from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
-from openlimit.stores.slots import AsyncSlots, MemorySlots
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.policies import PolicySettings, load_policies
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
@@ -61,8 +61,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
-    store, slots = _stores(settings)
-    engine = Engine(policies, store, slots=slots)
+    store = _store(settings)
+    engine = Engine(policies, store)
     service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
@@ -78,6 +78,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     watching = asyncio.create_task(_watch(store, engine, health, always=always))
     await server.start()
     names = ", ".join(policy.name for policy in policies)
+    for warning in claims(policies):
+        _log.warning(warning)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
@@ -98,13 +100,23 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     _log.info("stopped")
 
 
-def _stores(settings: Settings) -> tuple[AsyncStore, AsyncSlots]:
+def claims(policies: Iterable[PolicySettings]) -> list[str]:
+    """What callers can gain by what they say of themselves, a warning for each policy."""
+    return [
+        f"policy {policy.name}: its weights depend on the label {level.label}, and any caller may "
+        f"claim any {level.label}, since this server does not know who its callers are"
+        for policy in policies
+        for level in policy.levels
+        if level.weights
+    ]
+
+
+def _store(settings: Settings) -> StoreOfLines:
     if settings.store == MEMORY:
-        return MemoryStore(), MemorySlots()
+        return MemoryStore()
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 
-    buckets = RedisBuckets(parse_redis_url(settings.store))
-    return buckets, buckets
+    return RedisBuckets(parse_redis_url(settings.store))
 
 
 async def _watch(
@@ -120,20 +132,15 @@ async def _watch(
         trouble = await probe(store, engine)
         if trouble and missed + 1 == _MOST_MISSED:
             health.set_serving(always)
-            _log.warning("%s%s", "" if always else "NOT_SERVING: ", _said(trouble))
+            state = "" if always else "NOT_SERVING: "
+            # With advice for operators in place of the error's own for clients.
+            advice = "check that it runs and that --store leads to it"
+            _log.warning("%sno decision from %s: %s; %s", state, *trouble.args, advice)
         elif not trouble and missed >= _MOST_MISSED:
             health.set_serving(True)
             _log.warning("the store decides again")
         missed = missed + 1 if trouble else 0
         await asyncio.sleep(_WATCH_EVERY)
-
-
-def _said(trouble: LimiterUnavailable) -> str:
-    """The store's trouble, with advice for operators in place of the advice for clients."""
-    return (
-        f"no decision from {trouble.address}: {trouble.reason}; check that it runs and that "
-        "--store leads to it"
-    )
 
 
 def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from openlimit_server import binding
 from openlimit_server.config.faults import ConfigurationError
@@ -100,37 +100,17 @@ def _reserve(listen: str) -> socket.socket:
         )
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # First without SO_REUSEPORT: with it, two servers of one user would silently share the calls.
-    with _free(family, host, int(number)) as first:
-        port = first.getsockname()[1]
-    return _bound(family, host, port, reuse=True)
-
-
-def _free(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """A socket bound to a free port; waits for the workers of a dead supervisor to leave it."""
-    end = time.monotonic() + _LEAVE_WITHIN
+    end = time.monotonic() + _LEAVE_WITHIN  # for the workers of a dead supervisor
     while True:
         try:
-            return _bound(family, host, port, reuse=False)
-        except ConfigurationError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(_LEAVE_WITHIN / 20)
-
-
-def _bound(family: socket.AddressFamily, host: str, port: int, *, reuse: bool) -> socket.socket:
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(socket.socket(family))  # fails where there is no IPv6
-            # Ignore connections that have just ended: they are no server.
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse))
-            opened.bind((host, port))
+            # First alone: otherwise, two servers of one user would silently share the calls.
+            with binding.bound(family, (host, int(number))) as first:
+                port = first.getsockname()[1]
+            return binding.bound(family, (host, port), shared=True)
         except OSError as error:
-            listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            raise binding.cannot_listen(listen, error) from error
-        stack.pop_all()
-    return opened
+            if time.monotonic() > end:
+                raise binding.cannot_listen(listen, error) from error
+            time.sleep(_LEAVE_WITHIN / 20)
 
 
 def received_settings() -> Settings:

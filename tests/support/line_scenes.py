@@ -129,7 +129,7 @@ class Scene:
 
     def _give_up(self, now: float) -> Operation | None:
         ask = self._any([*self._asked.values()])
-        return ask and GiveUp(self._bucket, ask.call.name)
+        return ask and GiveUp(self._bucket, ask.call.name, self._random.choice(SERVERS))
 
     def _where(self, now: float) -> Operation | None:
         ask = self._any([*self._asked.values()])
@@ -139,7 +139,8 @@ class Scene:
         if not (known := self._any([*self._granted.values()])):
             return None
         ask, granted = known
-        return Cancel(self._bucket, self._now(ask.call), granted.lot, granted.number, granted.start)
+        call, is_known = self._now(ask.call), self._random.random() < 0.8
+        return Cancel(self._bucket, call, granted.lot, granted.number, granted.start, is_known)
 
     def _settle(self, now: float) -> Operation | None:
         if not (known := self._any([*self._granted.values()])):

@@ -189,6 +189,7 @@ async def test_what_needs_a_model_says_so(server: ServerProcess, limiter: Remote
         ("on_unavailable", "ignore"),
         ("timeout", "5"),
         ("timeout", None),
+        ("timeout", True),
         ("max_wait", "5"),
         ("max_wait", True),
         ("address", None),

@@ -163,7 +163,7 @@ async def test_workers_need_ipv6_for_its_addresses(
 ) -> None:
     """Where the machine has none, that is said, as with any address it does not have."""
 
-    def no_ipv6(family: int) -> NoReturn:
+    def no_ipv6(family: int, _: int) -> NoReturn:
         assert family == socket.AF_INET6
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 

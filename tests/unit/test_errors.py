@@ -38,4 +38,4 @@ def test_there_is_one_root() -> None:
     """Every public error is an OpenLimitError."""
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
-    assert len(kinds) == 8
+    assert len(kinds) == 9

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -66,12 +66,64 @@ def test_the_seeds_signatures(kind: Any, token_limit: int) -> None:
     assert (kind(20, 80_000).request_limit, kind(20, 80_000).token_limit) == (20, 80_000)
 
 
-@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "60", None])
-@pytest.mark.parametrize("field", ["request_limit", "token_limit", "bucket_size_in_seconds"])
+FIELDS = ["request_limit", "token_limit", "bucket_size_in_seconds"]
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "60", None, True])
+@pytest.mark.parametrize("field", FIELDS)
 def test_a_limit_that_is_none_is_refused_at_once(field: str, bad: Any) -> None:
     """Construction fails with the parameter and the value."""
     with pytest.raises(InvalidRequest, match=f"{field}: must be a number above 0, not {bad!r}"):
         ChatRateLimiter(**{field: bad})
+
+
+HUGE = [10**400, -(10**400), 10**5000, -(10**5000), [10**5000]]
+
+
+def test_a_limit_that_is_too_large_or_small_is_refused_at_once() -> None:
+    """Those that the arithmetic could not hold, and those that Python cannot even write out."""
+    for field in FIELDS:
+        for bad in (*HUGE, 1e308, 5e-324):
+            with pytest.raises(InvalidRequest, match=f"^{field}: .* from 1e-100 to 1e\\+100"):
+                ChatRateLimiter(**{field: cast(Any, bad)})
+        extremes: Any = dict.fromkeys(FIELDS, 1e100) | {field: 1e-100}
+        with ChatRateLimiter(**extremes).limit(tokens=0, units={"requests": 0}) as reservation:
+            assert reservation.wait == 0
+
+
+@pytest.mark.parametrize("huge", HUGE, ids=range(len(HUGE)))
+def test_a_number_of_any_size_is_taken_or_refused(huge: Any) -> None:
+    """By all that take one: InvalidRequest is the only error."""
+    limiter = ChatRateLimiter()
+    for use in (
+        lambda: limiter.limit(tokens=1, max_wait=huge).__enter__(),
+        lambda: limiter.limit(tokens=huge),
+        lambda: limiter.limit(tokens=1, units={"images": huge}),
+        lambda: limiter.limit(tokens=1, units=huge),
+        lambda: limiter.limit(tokens=1, model=huge),
+        lambda: limiter.wait_for_capacity_sync(huge),
+        lambda: limiter.is_limited(max_wait=huge),
+        lambda: limiter.observe({"tokens": huge}),
+        lambda: limiter.observe(huge),
+        lambda: limiter.penalize(huge),
+        lambda: limiter.penalize(0),
+    ):
+        with suppress(InvalidRequest):
+            use()
+
+
+@pytest.mark.parametrize("kind", [ChatRateLimiter, CompletionRateLimiter, EmbeddingRateLimiter])
+def test_a_limit_is_fixed(kind: Any) -> None:
+    """To set it anew raises, since that would change no bucket."""
+    with pytest.raises(AttributeError):
+        kind().request_limit = 1
+
+
+def test_a_bool_is_no_number_of_seconds_or_tokens() -> None:
+    """It is mistaken for something else."""
+    for use in (ChatRateLimiter().penalize, lambda b: ChatRateLimiter().observe({"tokens": b})):
+        with pytest.raises(InvalidRequest, match="not True"):
+            use(True)
 
 
 @pytest.mark.parametrize(

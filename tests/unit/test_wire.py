@@ -36,6 +36,11 @@ from openlimit.wire import codecs, columns, fields, messages
 from openlimit.wire import status as statuses
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=50)
+LABELS = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9_]{0,4}", fullmatch=True).filter(lambda name: name != "key"),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=50),
+    max_size=3,
+).map(lambda labels: tuple(sorted(labels.items())))
 NUMBERS = st.floats(0, 1e18) | st.integers(0, 2**53)
 ERRORS = st.one_of(
     st.builds(CostExceedsLimit, TEXT, NUMBERS, NUMBERS),
@@ -58,6 +63,7 @@ ERRORS = st.one_of(
         ),
         max_wait=st.none() | st.integers(0, 10**12).map(lambda wait: wait / 1e6),
         request_id=st.text("abc", max_size=64),
+        labels=LABELS,
     )
 )
 def test_a_call_survives_the_wire(call: operations.Acquire) -> None:
@@ -112,16 +118,19 @@ AMOUNTS = st.dictionaries(
     st.sampled_from(["requests", "tokens", "output_tokens"]), st.integers(0, 2**63 - 1)
 )
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
-SETTLEMENTS = st.builds(operations.Settle, IDS | st.sampled_from(["a/b", "c/b"]), TEXT, AMOUNTS)
+SETTLEMENTS = st.builds(
+    operations.Settle, IDS | st.sampled_from(["a/b", "c/b"]), TEXT, AMOUNTS, LABELS
+)
 REPORTS = st.one_of(
-    st.builds(operations.Cancel, IDS, TEXT),
+    st.builds(operations.Cancel, IDS, TEXT, LABELS),
     SETTLEMENTS,
-    st.builds(operations.Release, IDS, TEXT),
-    st.builds(operations.Renew, IDS, TEXT),
+    st.builds(operations.Release, IDS, TEXT, LABELS),
+    st.builds(operations.Renew, IDS, TEXT, LABELS),
     st.builds(
-        operations.Penalize, IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6)
+        operations.Penalize,
+        *(IDS, TEXT, st.integers(0, 86_400_000_000).map(lambda us: us / 1e6), LABELS),
     ),
-    st.builds(operations.Observe, IDS, TEXT, AMOUNTS),
+    st.builds(operations.Observe, IDS, TEXT, AMOUNTS, LABELS),
 )
 
 
@@ -142,9 +151,10 @@ def _alone(operation: object, i: int) -> object:
     width = len(operation.units)
     costs = dict(zip(operation.units, operation.costs[i * width :][:width], strict=True))
     if isinstance(operation, columns.SettleRun):
-        return operations.Settle(operation.reservation_id(i), operation.key, costs)
-    _, model, key, max_wait, _, _, request_id, places, kept = operation
-    call = operations.Acquire(model, key, costs, max_wait, request_id)
+        name = operation.reservation_id(i)
+        return operations.Settle(name, operation.key, costs, operation.labels)
+    _, model, key, max_wait, _, _, request_id, places, kept, labels = operation
+    call = operations.Acquire(model, key, costs, max_wait, request_id, labels)
     return call, places[i] if places else None, kept
 
 
@@ -191,6 +201,7 @@ CALLS = st.lists(
         ),
         max_wait=st.sampled_from([None, 0, 1.5]),
         request_id=st.sampled_from(["", "", "", "once"]),
+        labels=st.sampled_from([(), (), (("team", "search"),)]),
     )
 )
 
@@ -243,14 +254,14 @@ def test_calls_that_share_a_message_survive_it(calls: list[operations.Acquire]) 
 
 @given(st.lists(SETTLEMENTS, max_size=20))
 def test_settlements_that_share_a_message_survive_it(settled: list[operations.Settle]) -> None:
-    """Each is read as it was, and those of one key, scope and units travel together."""
+    """Each is read as it was, and those of one key, labels, scope and units share a run."""
     request = AcquireStreamRequest()
     wrong, runs = messages.write_reports(enumerate(settled), request)
     sent = AcquireStreamRequest.FromString(request.SerializeToString())
     assert not wrong
     assert messages.count_operations(sent) == len(settled)
     assert read(sent) == dict(enumerate(settled))
-    assert len(sent.settlements) == len(runs) == len({(r.key, r.scope, r.units) for r in runs})
+    assert len(sent.settlements) == len(runs) == len({(*r[1:4], r.labels) for r in runs})
     assert sum(part.settled_runs for part in messages.read_operations(sent)) == len(runs)
     for run in runs:  # those that are not acknowledged are sent again
         again = AcquireStreamRequest()

@@ -24,15 +24,22 @@ Headers = Mapping[str, str]
 _log = logging.getLogger(__name__)
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, 529)  # Anthropic's own: it is overloaded
 _CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
-_OWN = {"tokens", "units", "max_wait"}  # parameters of limit alone: a body must not set them
+_OWN = {
+    "tokens",
+    "units",
+    "max_wait",
+    "labels",
+}  # parameters of limit alone: a body must not set them
 
 
 class Attempt:
-    """A request and its response, up to the end of its body.
+    """A call, from its reservation to the end of its response.
 
-    Enter the reservation, send the request within ``sent``, then call ``answered``. If that returns
-    True, the body follows: call ``passed`` for its bytes, set ``ended`` after the last of them, and
-    call ``closed`` in any case. Only entering blocks or raises, whatever the provider answers.
+    Enter the reservation and make the call. Then ``heard`` takes the head of the response, and
+    ``over`` its end. For a request of httpx or httpx2 send it within ``sent``, then call
+    ``answered``. If that returns True, the body follows: call ``passed`` for its bytes, set
+    ``ended`` after the last of them, and call ``closed`` in any case. Only entering blocks or
+    raises, whatever the provider answers.
     """
 
     def __init__(self, limiter: RateLimiter, reservation: Reservation, *, streams: bool) -> None:
@@ -63,14 +70,9 @@ class Attempt:
     def answered(self, response: Any) -> bool:
         """Read the head of a response of httpx or httpx2; returns whether its body follows."""
         headers, read = response.headers, response.is_closed
-        self._status, self._headers = response.status_code, headers
         coded = not read and headers.get("content-encoding", "identity") != "identity"
         self._reader = BodyReader(partial(_decoded, type(response), headers) if coded else None)
-        self._pause(None)
-        # A stream sends its headers at its start: its settlement comes on top of them. A document
-        # sends them at its end: they include its actual cost.
-        if self._streams or not response.is_success:
-            self._observe()
+        self.heard(response.status_code, headers)
         if read:
             self.passed(response.content)
             self.ended = True
@@ -83,25 +85,69 @@ class Attempt:
             self._reader.feed(data)
 
     def closed(self) -> None:
-        """Reading is over: settle if the usage is known, and free the slot in any case."""
+        """Reading is over, maybe before the end of the body."""
+        usage, error = None, ""
         with suppress(Exception):
-            usage = self._reader.usage(ended=self.ended)
-            settle(self.reservation, usage, streamed=self._streams)
+            usage, error = self._reader.usage(ended=self.ended), self._reader.error()
+        self.over(usage, error)
+
+    def heard(self, status: int, headers: Headers) -> None:
+        """The response has begun; status 0 if the call failed without one."""
+        self._status, self._headers = status, headers
+        self._pause(None)
+        # A stream sends its headers at its start: its settlement comes on top of them. A document
+        # sends them at its end: they include its actual cost.
+        if self._streams or not 200 <= status < 300:
+            self._observe()
+
+    def over(self, usage: object, error: str) -> None:
+        """The call is over: settle by its usage, if it has one, and free the slot in any case."""
+        with suppress(Exception):  # a usage without sense: the charge is kept
+            used = {} if usage is None else units_of(usage)
+            # A stream has output: if none is given, it is missing.
+            if self._streams and not used.get("output_tokens"):
+                used = {unit: used[unit] for unit in used if unit == "input_tokens"}
+            if used:
+                self.reservation.settle(used)
         self.reservation.__exit__(None, None, None)
         self._observe()
         with suppress(Exception):
-            self._pause(self._reader.error())
+            self._pause(error)
 
     def _observe(self) -> None:
+        """Pass the remaining limits in the headers to the limiter."""
         if not self._observed:
             self._observed = True
-            observe(self._limiter, self.reservation, self._headers)
+            if left := provider_headers.remaining(self._headers):
+                self._tell(Observe(*self._whose, left, self.reservation.labels))
 
     def _pause(self, error: str | None) -> None:
-        if not self._paused:
-            self._paused = pause(
-                self._limiter, self.reservation, self._status, self._headers, error
-            )
+        """Stop all calls for as long as the response says.
+
+        ``error`` is the error in its body, empty if there is none, None if the body has not come
+        yet: a stream that begins with status 200 may still have one.
+        """
+        if self._paused:
+            return
+        now, known, error = time.time(), error is not None, error or ""
+        refused = self._status in _REFUSALS or provider_errors.is_of_limits(error)
+        wait = provider_headers.retry_after(self._headers, now) if refused else None
+        if wait is None and (refused or self._status == OK):
+            wait = provider_errors.retry_after(error)
+        if wait is None and known and refused and not provider_errors.is_of_money(error):
+            wait = provider_headers.reset(self._headers, now)
+        self._paused = wait is not None
+        if wait:
+            self._tell(Penalize(*self._whose, wait, self.reservation.labels))
+
+    @property
+    def _whose(self) -> tuple[str, str]:
+        """The call's model and key."""
+        return self.reservation.model, self._limiter._key
+
+    def _tell(self, operation: Observe | Penalize) -> None:
+        if self.reservation.wait is not None:  # else it passed unlimited
+            self._limiter.tell(operation)
 
 
 def reserved(limiter: RateLimiter, model: str, params: Mapping[str, Any]) -> Reservation:
@@ -147,44 +193,6 @@ def _warn(model: str, reason: str) -> None:
     """Once for each model and reason."""
     of = f"of {model[:100]!r}" if model else "that name no model, neither in body nor path,"
     _log.warning("calls %s pass unlimited: %s", of, reason)
-
-
-def settle(reservation: Reservation, usage: object, *, streamed: bool) -> None:
-    """Settle by the usage, if there is one; raises InvalidRequest for what is not a usage."""
-    if usage is None:
-        return
-    used = units_of(usage)
-    if streamed and not used.get("output_tokens"):  # a stream has output, so this is missing
-        used = {unit: used[unit] for unit in used if unit == "input_tokens"}
-    if used:
-        reservation.settle(used)
-
-
-def observe(limiter: RateLimiter, reservation: Reservation, headers: Headers) -> None:
-    """Pass the remaining limits in a response's headers to the limiter."""
-    is_limited = reservation.wait is not None  # else it passed unlimited
-    if is_limited and (left := provider_headers.remaining(headers)):
-        limiter.tell(Observe(reservation.model, limiter._key, left))
-
-
-def pause(
-    limiter: RateLimiter, reservation: Reservation, status: int, headers: Headers, error: str | None
-) -> bool:
-    """Stop all calls for as long as a response says; returns whether it says so.
-
-    ``error`` is the error in its body, empty if there is none, None if the body has not come yet: a
-    stream that begins with status 200 may still have one.
-    """
-    now, known, error = time.time(), error is not None, error or ""
-    refused = status in _REFUSALS or provider_errors.is_of_limits(error)
-    wait = provider_headers.retry_after(headers, now) if refused else None
-    if wait is None and (refused or status == OK):
-        wait = provider_errors.retry_after(error)
-    if wait is None and known and refused and not provider_errors.is_of_money(error):
-        wait = provider_headers.reset(headers, now)
-    if wait and reservation.wait is not None:
-        limiter.tell(Penalize(reservation.model, limiter._key, wait))
-    return wait is not None
 
 
 def _decoded(response: type[Any], headers: Headers, body: bytes) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ Works with responses of httpx and of httpx2.
 
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -32,71 +33,68 @@ def redirected(request: Any) -> Attempt | None:
     return before.take() if before else None
 
 
-def answered(attempt: Attempt, request: Any, response: Any, *, sync: bool) -> Any:
+def answered(attempt: Attempt, request: Any, response: Any) -> Any:
     """``follow`` the response to this request, which may be a redirect."""
     if response.has_redirect_location:
         request.extensions[_REDIRECTED] = _Redirected(attempt)
         return response
-    return follow(attempt, response, sync=sync)
+    return follow(attempt, response)
 
 
-def follow(attempt: Attempt, response: Any, *, sync: bool) -> Any:
+def follow(attempt: Attempt, response: Any) -> Any:
     """The response, whose body the attempt follows as it is read. Raises nothing."""
     try:
         if attempt.answered(response):
-            body, name = (_Body, "SyncByteStream") if sync else (_AsyncBody, "AsyncByteStream")
-            kind = _of_package(body, getattr(package_of(response), name))
-            response.stream = kind(response.stream, attempt)
+            response.stream = _body_of(package_of(response))(response.stream, attempt)
     except Exception:  # the call was made: the limiter must not fail it
         attempt.closed()
     return response
 
 
-class _Followed:
-    """The body of a response on its way to its reader, who may drop it half read."""
+class _Body:
+    """The body of a response on its way to its reader, who may drop it half read.
+
+    It is read as the stream inside can be read: sync or async.
+    """
 
     def __init__(self, stream: Any, attempt: Attempt) -> None:
         self._stream = stream
         self._attempt = attempt
         self._dropped = when_dropped(self, attempt.closed)
 
-    def _closed(self) -> None:
-        if self._dropped.detach():
-            self._attempt.closed()
-
-
-class _Body(_Followed):
     def __iter__(self) -> Iterator[bytes]:
         for data in self._stream:
             self._attempt.passed(data)
             yield data
         self._attempt.ended = True
 
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._closed()
-
-
-class _AsyncBody(_Followed):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._stream:
             self._attempt.passed(data)
             yield data
         self._attempt.ended = True
 
+    def close(self) -> None:
+        with self._closing():
+            self._stream.close()
+
     async def aclose(self) -> None:
-        try:
+        with self._closing():
             await self._stream.aclose()
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        try:
+            yield
         finally:
-            self._closed()
+            if self._dropped.detach():
+                self._attempt.closed()
 
 
 @cache
-def _of_package(body: type[Any], stream: type[Any]) -> type[Any]:
-    """The body as a stream of one package: each package's clients accept only their own."""
-    return type(body.__name__, (body, stream), {})
+def _body_of(package: Any) -> type[_Body]:
+    """The body as a stream of this package, whose clients accept only their own."""
+    return type("_Body", (_Body, package.SyncByteStream, package.AsyncByteStream), {})
 
 
 def package_of(message: object) -> Any:

@@ -43,7 +43,7 @@ class LimitedMiddleware(Middleware):
         enter(attempt.reservation)
         with attempt.sent():
             response = call_next(request)
-            follow(attempt, response.http_response, sync=True)
+            follow(attempt, response.http_response)
         return response
 
     async def handle_async(
@@ -56,7 +56,7 @@ class LimitedMiddleware(Middleware):
         await aenter(attempt.reservation)
         with attempt.sent():
             response = await call_next(request)
-            follow(attempt, response.http_response, sync=False)
+            follow(attempt, response.http_response)
         return response
 
     def _attempt(self, request: APIRequest) -> Attempt | None:

@@ -91,7 +91,7 @@ class LimitedTransport(_Limited, _Sync):
             enter(attempt.reservation)
         with attempt.sent():
             response = transport.handle_request(request)
-        return answered(attempt, request, response, sync=True)
+        return answered(attempt, request, response)
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -125,7 +125,7 @@ class AsyncLimitedTransport(_Limited, _Async):
             await aenter(attempt.reservation)
         with attempt.sent():
             response = await transport.handle_async_request(request)
-        return answered(attempt, request, response, sync=False)
+        return answered(attempt, request, response)
 
     async def aclose(self) -> None:
         """Close the transport inside."""

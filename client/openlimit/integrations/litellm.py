@@ -1,14 +1,13 @@
 """A callback for LiteLLM: ``litellm.callbacks = [LimitedLogger(limiter)]``."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from http.client import OK
 from typing import Any
 
 from openlimit.background import when_dropped
 from openlimit.integrations import _from_extra
-from openlimit.integrations._attempt import Headers, aenter, enter, observe, pause, reserved, settle
+from openlimit.integrations._attempt import Attempt, Headers, aenter, enter, reserved
 from openlimit.limiter import RateLimiter
 from openlimit.reservation import Reservation
 
@@ -111,18 +110,11 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
             return
         call[_KEY] = None
         held.forgotten.detach()
-        reservation, streamed = held.reservation, bool(call.get("stream"))
-        plain = {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()}
-        if streamed:  # its headers are of its start
-            observe(self._limiter, reservation, plain)
-        with suppress(Exception):  # a usage without sense: the charge is kept
-            anthropic = isinstance(response, Mapping)
-            usage = response.get("usage") if anthropic else getattr(response, "usage", None)
-            settle(reservation, usage, streamed=streamed)
-        reservation.__exit__(None, None, None)
-        if not streamed:
-            observe(self._limiter, reservation, plain)
-        pause(self._limiter, reservation, status, plain, error)
+        attempt = Attempt(self._limiter, held.reservation, streams=bool(call.get("stream")))
+        attempt.heard(status, {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()})
+        anthropic = isinstance(response, Mapping)
+        usage = response.get("usage") if anthropic else getattr(response, "usage", None)
+        attempt.over(usage, error)
 
 
 class _Held:

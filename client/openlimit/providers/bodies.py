@@ -25,42 +25,31 @@ def parsed(text: bytes) -> object:
 
 
 class Texts:
-    """Cuts a body into its JSON texts. This one finds none, in a body of another kind."""
+    """Cuts a body into its JSON texts. This one takes all of it for one text, and keeps its bytes
+    until its end, as its reader keeps them too."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """The texts that end within the next bytes."""
+        self._buffer += data
         return ()
 
     def rest(self) -> Iterable[bytes]:
         """The texts of the last bytes, once the body has ended."""
-        return ()
+        return (bytes(self._buffer),)
 
 
-def texts_of(head: bytes, *, whole: bool) -> Texts | None:
+def texts_of(head: bytes) -> Texts | None:
     """For a body that begins with `head`, which must still be fed; None if it takes more bytes to
-    tell. ``whole``: nothing else comes."""
+    tell."""
     start = head.lstrip(_SPACE)
-    if start[:1] in (b"{", b"["):
-        return _Document()
     if _FIELD.match(start):
         return _Events()
     if len(head) >= _PRELUDE and crc32(head[:8]) == int.from_bytes(head[8:_PRELUDE]):
         return _Frames()
-    return Texts() if whole or len(start) >= _PRELUDE else None
-
-
-class _Document(Texts):
-    """A JSON document. Its bytes are kept until its end, as its reader keeps them too."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def feed(self, data: bytes) -> Iterable[bytes]:
-        self._pieces.append(data)
-        return ()
-
-    def rest(self) -> Iterable[bytes]:
-        return (b"".join(self._pieces),)
+    return Texts() if start[:1] in (b"{", b"[") or len(start) >= _PRELUDE else None
 
 
 class _Events(Texts):
@@ -98,10 +87,8 @@ class _Frames(Texts):
     https://docs.aws.amazon.com/transcribe/latest/dg/event-stream.html: the lengths of the frame and
     of its headers, a checksum, the headers, the payload, a checksum. Bedrock's InvokeModel has each
     event of the model's own API within its payload, Converse's payloads are events themselves.
+    What is left at the end is a part of a frame, and no JSON.
     """
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         self._buffer += data

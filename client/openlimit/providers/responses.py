@@ -70,23 +70,18 @@ class BodyReader:
             with suppress(Exception):  # what came before the error counts
                 for data in self._decode(body):
                     self._read(data)
-        if self._texts is None:
-            self._choose(b"".join(self._head), whole=True)
         if self._texts:
             self._learn_from(self._texts.rest())
 
     def _read(self, data: bytes) -> None:
         if self._texts is None:
             self._head.append(data)
-            self._choose(b"".join(self._head), whole=False)
-        else:
-            self._learn_from(self._texts.feed(data))
-
-    def _choose(self, head: bytes, *, whole: bool) -> None:
-        self._texts = texts_of(head, whole=whole)
-        if self._texts:
-            self._head = []
-            self._learn_from(self._texts.feed(head.removeprefix(_MARK)))
+            data = b"".join(self._head)
+            if not (texts := texts_of(data)):
+                return
+            self._texts, self._head = texts, []
+            data = data.removeprefix(_MARK)
+        self._learn_from(self._texts.feed(data))
 
     def _learn_from(self, texts: Iterable[bytes]) -> None:
         for text in texts:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from openlimit.errors import LimiterUnavailable, OpenLimitError
-from openlimit.operations import Acquire, Grant, Renew, Report, Settle
+from openlimit.operations import Acquire, Grant, Report, Settle
 from openlimit.remote.channels import HEALTH_CALL_FAILED, ServerChannel, cooperate_with_gevent
 from openlimit.remote.forks import forkable, opening
 from openlimit.remote.in_flight import InFlight
@@ -63,7 +63,7 @@ class Connection:
         self.changed = Condition(lock := RLock())
         self.endings = 0
         self.in_flight = InFlight(lock, self.unclaimed)
-        self.leases = Leases(lambda held: self.tell(Renew(*held)))
+        self.leases = Leases(self.tell)
         self.reports = Reports(lock, self.address, self.timeout, self.leases.let_go)
         self.stream: Stream | None = None
         self._is_pausing = False
@@ -96,10 +96,11 @@ class Connection:
     def unclaimed(self, call: Acquire, outcome: object) -> None:
         """Give back what was granted to a caller that is gone, also if its start has come."""
         if isinstance(outcome, Grant):
-            for report in giving_back(outcome, call.key):
+            for report in giving_back(outcome, call.key, call.labels):
                 self.tell(report)
             if outcome.reservation_id and not outcome.wait:
-                self.tell(Settle(outcome.reservation_id, call.key, nothing(call.costs)))
+                unused = nothing(call.costs)
+                self.tell(Settle(outcome.reservation_id, call.key, unused, call.labels))
 
     def look(self) -> None:
         """To be called now and then by those who wait: leave a server that is silent for long, and
@@ -174,7 +175,7 @@ class Connection:
             self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
-        others = self.in_flight.answered(outcomes)
+        others = self.in_flight.answered(outcomes) if outcomes else []
         settled = 0
         if others or response.settled_runs or self.reports.owing:
             settled = self.reports.answered(stream, others, response.settled_runs)

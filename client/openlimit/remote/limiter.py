@@ -7,23 +7,26 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from weakref import finalize
 
 import grpc
 
 from openlimit.bucket.limit import SECOND
-from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued
+from openlimit.context import added
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, invalid
 from openlimit.limiter import RateLimiter, require_wait
-from openlimit.operations import Acquire, Grant, Observe, Report
+from openlimit.operations import Acquire, Grant, Observe, Renew, Report
 from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
+from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
@@ -38,7 +41,8 @@ class RemoteLimiter(RateLimiter):
     """The limiter of an openlimit server, shared by everyone who asks it.
 
     ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``.
-    ``key`` says who asks, for policies that split by it. ``max_wait`` is the longest wait
+    ``key`` says who asks, for policies that split by it; ``labels`` such as ``{"team": "search"}``
+    say so in further words: see ``openlimit.labels``. ``max_wait`` is the longest wait
     accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong. That of
     ``.limit(…, max_wait=…)`` takes its place for one call.
     ``timeout`` bounds the wait for the server's answer, in seconds; until then a call is sent again
@@ -61,15 +65,16 @@ class RemoteLimiter(RateLimiter):
         timeout: float = 5.0,
         credentials: grpc.ChannelCredentials | None = None,
         on_unavailable: Literal["raise", "allow"] = "raise",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
             raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
         if not isinstance(key, str):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
         require_name("key", key)
-        require_wait(max_wait)
-        if not (isinstance(timeout, int | float) and 0 < timeout < inf):
-            raise InvalidRequest("timeout", f"must be seconds above 0, not {timeout!r}")
+        max_wait = require_wait(max_wait)
+        if not 0 < real_number(timeout) < inf:
+            raise invalid("timeout", "seconds above 0", timeout)
         if not isinstance(credentials, grpc.ChannelCredentials | None):
             example = "grpc.ssl_channel_credentials()"
             raise InvalidRequest("credentials", f"must be such as {example}, not {credentials!r}")
@@ -77,6 +82,7 @@ class RemoteLimiter(RateLimiter):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         self._address = address
         self._key = key
+        self._labels = () if labels is None else added((), labels)
         self._max_wait = None if max_wait == inf else max_wait
         self._allow = on_unavailable == "allow"
         self._is_unlimited = False
@@ -107,7 +113,7 @@ class RemoteLimiter(RateLimiter):
                     continue
                 if isinstance(outcome, Exception):
                     raise outcome
-                return self._granted(connection, outcome)
+                return self._granted(connection, call, outcome)
         except LimiterUnavailable as error:
             return self._without(error)
 
@@ -158,7 +164,7 @@ class RemoteLimiter(RateLimiter):
                     raise
                 if type(grant) is Grant and not (grant.lease or self._is_unlimited):  # as usual
                     return grant
-                return self._granted(connection, grant)
+                return self._granted(connection, call, grant)
         except LimiterUnavailable as error:
             return self._without(error)
 
@@ -172,8 +178,9 @@ class RemoteLimiter(RateLimiter):
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
             operation = operation._replace(remaining=read_amounts("remaining", amounts))
         connection = self._use.connection
-        if self._use.held and (held := operation[:2]) in self._use.held:
-            self._use.held.discard(cast(Any, held))
+        held = Renew(operation[0], operation[1], operation.labels)
+        if held in self._use.held:
+            self._use.held.discard(held)
             if connection:
                 connection.leases.let_go(held)
         if connection is None or not connection.tell(operation):
@@ -208,12 +215,12 @@ class RemoteLimiter(RateLimiter):
             raise connection.outage.no_answer()
         return False
 
-    def _granted(self, connection: Connection, grant: object) -> Grant:
+    def _granted(self, connection: Connection, call: Acquire, grant: object) -> Grant:
         if not isinstance(grant, Grant):
             raise LimiterUnavailable(connection.address, f"it answers {grant!r} to a call")
         self._is_unlimited = False
         if grant.lease:
-            held = grant.reservation_id, self._key
+            held = Renew(grant.reservation_id, call.key, call.labels)
             self._use.held.add(held)
             connection.leases.hold(held, grant.wait / SECOND, grant.lease)
         return grant
@@ -233,8 +240,8 @@ class _Use:
     """A limiter's share in its connection. It outlives the limiter until it is released."""
 
     connection: Connection | None = None
-    held: set[tuple[str, str]] = field(default_factory=set)
-    """The reservations whose leases are renewed, and their keys."""
+    held: set[Renew] = field(default_factory=set)
+    """What renews the leases of its reservations."""
     closed: bool = False
 
 

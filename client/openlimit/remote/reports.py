@@ -39,7 +39,7 @@ class Reports:
         lock: RLock,
         address: str,
         timeout: float,
-        lost: Callable[[tuple[str, str]], None],
+        lost: Callable[[Renew], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
@@ -103,7 +103,8 @@ class Reports:
             if new:
                 errors, runs = write_reports(new, request)
                 stream.reports |= alone
-                stream.settlements.extend((since, run) for run in runs)
+                for run in runs:
+                    stream.settlements.append((since, run))
                 for number, error in errors:
                     stream.reports.pop(number, None)
                     self._failed(since, dict(new)[number], error)
@@ -173,7 +174,7 @@ class Reports:
                 self._warn(at, _MOST_OWED)
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
-            self._lost(report[:2])
+            self._lost(report)
         _log.info("%s had no effect: %s", report, error)
 
     def _warn(self, at: float, most: int) -> None:

@@ -11,7 +11,7 @@ from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.line import Call, Refusal, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
-from openlimit.stores.protocol import REPEATABLE
+from openlimit.stores.protocol import REPEATABLE, AsyncStore
 
 
 class Ask(NamedTuple):
@@ -35,10 +35,11 @@ class Ask(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """Takes a call out of the line, uncharged; to be told Cancel if it was granted meanwhile."""
+    """Takes a call out of the line, uncharged, unless another server holds its caller by now."""
 
     bucket: str
     name: str
+    server: str
 
 
 class Cancel(NamedTuple):
@@ -49,6 +50,8 @@ class Cancel(NamedTuple):
     lot: str
     number: int
     start: float
+    is_known: bool = True
+    """Whether somebody has been told of the start; else it can still be given back after it."""
 
 
 class Settle(NamedTuple):
@@ -152,7 +155,7 @@ class Turned(NamedTuple):
     for all that it holds, each with its ``first``."""
 
 
-Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError | None
+Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
 To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
 False if it was settled or cancelled before, UnknownReservation if it is too late. To Where:
@@ -162,5 +165,16 @@ False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable.""
 class AsyncLines(Protocol):
     """The lines of all trees, for the event loop this was made on."""
 
+    shared: bool
+    """Whether other servers may decide about the callers of this one."""
+
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         """Carry out in order, each on its own. An outage is returned."""
+
+
+class StoreOfLines(AsyncStore, Protocol):
+    """A store whose buckets can have lines."""
+
+    @property
+    def lines(self) -> AsyncLines:
+        """Lines in the same buckets."""

@@ -9,11 +9,13 @@ from weakref import WeakSet
 from openlimit.bucket.bucket import Bucket
 from openlimit.clock import microseconds
 from openlimit.stores.closed import Closed
+from openlimit.stores.memory_lines import MemoryLines
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Acquire,
     Answer,
     Cancel,
+    Limits,
     Observe,
     Operation,
     Penalize,
@@ -57,6 +59,8 @@ class MemoryStore:
         self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
+        self.lines = MemoryLines(self._bucket, self._closed, clock, at_most)
+        """Lines in the same buckets, for one event loop."""
         _stores.add(self)
 
     def __len__(self) -> int:
@@ -130,6 +134,17 @@ class MemoryStore:
         if is_cancelled and start is not None:
             self._closed.cancel(lot, number, start, now)
         return is_cancelled
+
+    def _bucket(self, name: str, limits: Limits) -> Bucket:
+        """The root of a tree, which is looked at a while later, as all buckets are."""
+        part = self._parts[hash(name) % _PARTS]
+        bucket = part.get(name)
+        if bucket is None:
+            bucket = part[name] = Bucket(limits)
+            heappush(self._idle, (self._clock() + self._LINGER, name))
+        elif bucket.limits is not limits:
+            bucket.relimit(limits)
+        return bucket
 
     def _drop_idle(self, now: float) -> None:
         for _ in range(self._DROPS_PER_OPERATION):

@@ -63,6 +63,8 @@ class MemoryLines:
     granted is remembered for repeats, to ``at_most`` calls; more are forgotten early.
     """
 
+    shared = False
+
     # Trees that each operation looks at, in turn, whether they can be dropped.
     _LOOKS_PER_OPERATION = 2
 
@@ -114,8 +116,10 @@ class MemoryLines:
         match operation:
             case Release(_, name):
                 return tree.line.release(name, now)
-            case GiveUp(_, name):
-                tree.asked.pop(name, None)
+            case GiveUp(_, name, server):
+                if name not in tree.asked or tree.asked[name].server != server:
+                    return False
+                del tree.asked[name]
                 return tree.line.give_up(name, now)
             case Where(_, name):
                 return name in tree.asked and tree.line.standing(name, now)
@@ -152,10 +156,10 @@ class MemoryLines:
         return Turned(now, outcomes, max(0, tree.line.next_at() - now))
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
-        _, call, lot, number, start = operation
+        _, call, lot, number, start, is_known = operation
         if now >= start + SETTLED_WITHIN:
             return too_late(lot, number)
-        if start <= now or self._closed.is_cancelled(lot, number, now):
+        if (is_known and start <= now) or self._closed.is_cancelled(lot, number, now):
             return False
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)

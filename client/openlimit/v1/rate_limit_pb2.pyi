@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("model", "tokens", "key", "max_wait", "request_id", "units")
+    __slots__ = ("model", "tokens", "key", "max_wait", "request_id", "units", "labels")
     class UnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -19,19 +19,28 @@ class AcquireRequest(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     model: str
     tokens: int
     key: str
     max_wait: _duration_pb2.Duration
     request_id: str
     units: _containers.ScalarMap[str, int]
-    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., units: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AcquireResponse(_message.Message):
     __slots__ = ("wait", "reservation_id", "limited_by", "lease")
@@ -46,12 +55,21 @@ class AcquireResponse(_message.Message):
     def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_id: _Optional[str] = ..., limited_by: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("reservation_id", "key")
+    __slots__ = ("reservation_id", "key", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     key: str
-    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class CancelResponse(_message.Message):
     __slots__ = ("cancelled",)
@@ -60,7 +78,7 @@ class CancelResponse(_message.Message):
     def __init__(self, cancelled: bool = ...) -> None: ...
 
 class SettleRequest(_message.Message):
-    __slots__ = ("reservation_id", "key", "tokens", "units")
+    __slots__ = ("reservation_id", "key", "tokens", "units", "labels")
     class UnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,15 +86,24 @@ class SettleRequest(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     key: str
     tokens: int
     units: _containers.ScalarMap[str, int]
-    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., tokens: _Optional[int] = ..., units: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., tokens: _Optional[int] = ..., units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SettleResponse(_message.Message):
     __slots__ = ("settled",)
@@ -85,12 +112,21 @@ class SettleResponse(_message.Message):
     def __init__(self, settled: bool = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
-    __slots__ = ("reservation_id", "key")
+    __slots__ = ("reservation_id", "key", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     key: str
-    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReleaseResponse(_message.Message):
     __slots__ = ("released",)
@@ -99,12 +135,21 @@ class ReleaseResponse(_message.Message):
     def __init__(self, released: bool = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("reservation_id", "key")
+    __slots__ = ("reservation_id", "key", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     reservation_id: str
     key: str
-    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, reservation_id: _Optional[str] = ..., key: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("lease",)
@@ -113,21 +158,30 @@ class RenewResponse(_message.Message):
     def __init__(self, lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PenalizeRequest(_message.Message):
-    __slots__ = ("model", "key", "retry_after")
+    __slots__ = ("model", "key", "retry_after", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     model: str
     key: str
     retry_after: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PenalizeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ObserveRequest(_message.Message):
-    __slots__ = ("model", "key", "remaining")
+    __slots__ = ("model", "key", "remaining", "labels")
     class RemainingEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -135,13 +189,22 @@ class ObserveRequest(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     REMAINING_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     model: str
     key: str
     remaining: _containers.ScalarMap[str, int]
-    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., remaining: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., remaining: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ()
@@ -178,7 +241,14 @@ class AcquireStreamRequest(_message.Message):
     def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ...) -> None: ...
 
 class AcquireRun(_message.Message):
-    __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places")
+    __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +257,7 @@ class AcquireRun(_message.Message):
     COSTS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     model: str
     key: str
     max_wait: _duration_pb2.Duration
@@ -195,23 +266,33 @@ class AcquireRun(_message.Message):
     costs: _containers.RepeatedScalarFieldContainer[int]
     request_id: str
     places: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ..., places: _Optional[_Iterable[int]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ..., places: _Optional[_Iterable[int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SettleRun(_message.Message):
-    __slots__ = ("key", "scope", "units", "ids", "reservation_ids", "costs")
+    __slots__ = ("key", "scope", "units", "ids", "reservation_ids", "costs", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     KEY_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     key: str
     scope: str
     units: _containers.RepeatedScalarFieldContainer[str]
     ids: _containers.RepeatedScalarFieldContainer[int]
     reservation_ids: _containers.RepeatedScalarFieldContainer[str]
     costs: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., costs: _Optional[_Iterable[int]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., costs: _Optional[_Iterable[int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("id", "acquire", "cancel", "settle", "release", "renew", "penalize", "observe")

@@ -11,6 +11,7 @@ from openlimit.operations import (
     Acquire,
     Cancel,
     Grant,
+    Labels,
     Observe,
     Operation,
     Penalize,
@@ -27,6 +28,7 @@ from openlimit.wire.fields import (
     read_amounts,
     read_duration,
     read_grant,
+    read_labels,
     read_units,
     require_name,
     require_reservation_id,
@@ -88,7 +90,8 @@ def _write_name(
     request: messages.CancelRequest | messages.ReleaseRequest | messages.RenewRequest,
 ) -> None:
     """Fill an empty message in place."""
-    request.reservation_id, request.key = report
+    request.reservation_id, request.key, labels = report
+    request.labels.update(labels)
 
 
 def _read_name(
@@ -96,16 +99,17 @@ def _read_name(
     | messages.SettleRequest
     | messages.ReleaseRequest
     | messages.RenewRequest,
-) -> tuple[str, str]:
-    """The reservation's id and its key; raises InvalidRequest where they cannot be ones."""
+) -> tuple[str, str, Labels]:
+    """The reservation's id, its key and labels; raises InvalidRequest where they cannot be ones."""
     require_reservation_id(request.reservation_id)
     require_name("key", request.key)
-    return request.reservation_id, request.key
+    return request.reservation_id, request.key, read_labels(request.labels)
 
 
 def _write_settle(settlement: Settle, request: messages.SettleRequest) -> None:
     """Fill an empty message in place."""
-    request.reservation_id, request.key, costs, *_ = settlement
+    request.reservation_id, request.key, costs, labels = settlement
+    request.labels.update(labels)
     for unit, cost in costs.items():
         if unit == TOKENS:
             request.tokens = cost
@@ -115,17 +119,18 @@ def _write_settle(settlement: Settle, request: messages.SettleRequest) -> None:
 
 def _read_settle(request: messages.SettleRequest) -> Settle:
     """What a message settles; raises InvalidRequest for a field that is missing or malformed."""
-    reservation_id, key = _read_name(request)
+    reservation_id, key, labels = _read_name(request)
     costs = read_units(request.units) if request.units else {}
     if request.HasField("tokens"):
         require_amount(TOKENS, request.tokens)
         costs[TOKENS] = request.tokens
-    return Settle(reservation_id, key, costs)
+    return Settle(reservation_id, key, costs, labels)
 
 
 def _write_penalize(penalty: Penalize, request: messages.PenalizeRequest) -> None:
     """Fill an empty message in place."""
-    request.model, request.key, retry_after = penalty
+    request.model, request.key, retry_after, labels = penalty
+    request.labels.update(labels)
     request.retry_after.CopyFrom(duration(pause_of(retry_after)))
 
 
@@ -139,12 +144,13 @@ def _read_penalize(request: messages.PenalizeRequest) -> Penalize:
     retry_after = read_duration("retry_after", request.retry_after)
     if retry_after > MAX_RETRY_AFTER:
         raise InvalidRequest("retry_after", f"must be at most a day, not {retry_after:.15g} s")
-    return Penalize(request.model, request.key, retry_after)
+    return Penalize(request.model, request.key, retry_after, read_labels(request.labels))
 
 
 def _write_observe(observation: Observe, request: messages.ObserveRequest) -> None:
     """Fill an empty message in place."""
-    request.model, request.key, remaining = observation
+    request.model, request.key, remaining, labels = observation
+    request.labels.update(labels)
     for unit, amount in remaining.items():
         request.remaining[unit] = int(amount)
 
@@ -154,7 +160,8 @@ def _read_observe(request: messages.ObserveRequest) -> Observe:
     malformed."""
     require_name("model", request.model)
     require_name("key", request.key)
-    return Observe(request.model, request.key, read_amounts("remaining", request.remaining))
+    remaining = read_amounts("remaining", request.remaining)
+    return Observe(request.model, request.key, remaining, read_labels(request.labels))
 
 
 def _write_lease(lease: float, response: messages.RenewResponse) -> None:
@@ -165,12 +172,9 @@ def _read_lease(response: messages.RenewResponse) -> float:
     return microseconds(response.lease) / SECOND
 
 
-def _write_nothing(_: None, __: Message) -> None:
-    """The answer is that there is one."""
-
-
-def _read_nothing(_: Message) -> None:
-    """The answer is that there is one."""
+# The answer is that there is one.
+_NOTHING: tuple[Callable[[Any, Any], None], Callable[[Any], None]]
+_NOTHING = (lambda _, __: None), (lambda _: None)
 
 
 def _named(kind: type[Cancel | Release | Renew]) -> Callable[[Any], Operation]:
@@ -183,12 +187,8 @@ CODECS: dict[type[Operation], Codec] = {
     Settle: _codec("Settle", "settled", _write_settle, _read_settle),
     Release: _codec("Release", "released", _write_name, _named(Release)),
     Renew: _codec("Renew", "renewed", _write_name, _named(Renew), _write_lease, _read_lease),
-    Penalize: _codec(
-        "Penalize", "penalized", _write_penalize, _read_penalize, _write_nothing, _read_nothing
-    ),
-    Observe: _codec(
-        "Observe", "observed", _write_observe, _read_observe, _write_nothing, _read_nothing
-    ),
+    Penalize: _codec("Penalize", "penalized", _write_penalize, _read_penalize, *_NOTHING),
+    Observe: _codec("Observe", "observed", _write_observe, _read_observe, *_NOTHING),
 }
 """Every operation."""
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Acquire, Grant, Settle, new
+from openlimit.operations import Acquire, Grant, Labels, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.fields import require_name, require_size, write_max_wait
 
@@ -38,6 +38,7 @@ class AcquireRun(NamedTuple):
     kept: float | None = None
     """Seconds from the decision for which a repeat is known; None: until a minute after the start.
     It is not sent: the server works it out."""
+    labels: Labels = ()
 
     def only(self, positions: Sequence[int]) -> "AcquireRun":
         """The run of the acquisitions at these positions."""
@@ -62,6 +63,7 @@ class SettleRun(NamedTuple):
     """Each without its scope."""
     costs: Sequence[int]
     """In each of the units, as those of AcquireRun."""
+    labels: Labels = ()
 
     def only(self, positions: Sequence[int]) -> "SettleRun":
         """The run of the settlements at these positions."""
@@ -78,7 +80,7 @@ class SettleRun(NamedTuple):
     def settlement(self, position: int) -> Settle:
         """One by itself."""
         by_unit = dict(zip(self.units, self.only([position]).costs, strict=True))
-        return Settle(self.reservation_id(position), self.key, by_unit)
+        return Settle(self.reservation_id(position), self.key, by_unit, self.labels)
 
 
 class GrantRun(NamedTuple):
@@ -115,29 +117,28 @@ def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
     alike: tuple[object, ...] | None = None
     ids: list[int] = []
     costs: list[int] = []
-    for number, (model, key, by_unit, max_wait, request_id) in calls:
-        kind = (model, key, max_wait, *by_unit)
+    for number, (model, key, by_unit, max_wait, request_id, labels) in calls:
+        kind = (model, key, labels, max_wait, *by_unit)
         if kind != alike or request_id:
             ids, costs, alike = [], [], None if request_id else kind
             places = (0,) if request_id else ()
-            runs.append(
-                AcquireRun(ids, model, key, max_wait, (*by_unit,), costs, request_id, places)
-            )
+            common = ids, model, key, max_wait, (*by_unit,), costs, request_id, places
+            runs.append(AcquireRun(*common, labels=labels))
         ids.append(number)
         costs += by_unit.values()
     return runs
 
 
 def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
-    """Numbered settlements, those together that have key, scope and units in common."""
-    runs: dict[tuple[str, ...], SettleRun] = {}
-    for number, (reservation_id, key, by_unit, *_) in settlements:
+    """Numbered settlements, those together that have key, labels, scope and units in common."""
+    runs: dict[tuple[object, ...], SettleRun] = {}
+    for number, (reservation_id, key, by_unit, labels) in settlements:
         own, _, scope = reservation_id.partition("/")
-        kind = (key, scope, *by_unit)
+        kind = (key, labels, scope, *by_unit)
         run = runs.get(kind)
         if run is None:
-            run = runs[kind] = SettleRun([], key, scope, (*by_unit,), [], [])
-        ids, _, _, _, reservation_ids, costs = run
+            run = runs[kind] = SettleRun([], key, scope, (*by_unit,), [], [], labels)
+        ids, _, _, _, reservation_ids, costs, _ = run
         ids.append(number)  # type: ignore[attr-defined]  # lists, as made above
         reservation_ids.append(own if scope else reservation_id)  # type: ignore[attr-defined]  # same
         costs.extend(by_unit.values())  # type: ignore[attr-defined]  # same
@@ -146,14 +147,17 @@ def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
 
 def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    ids, model, key, max_wait, units, costs, request_id, places, _ = run
+    ids, model, key, max_wait, units, costs, request_id, places, _, labels = run
     try:
         require_name("model", model)
         message.model = model
         if key:
             require_name("key", key)
             message.key = key
-        write_max_wait(max_wait, message)
+        if labels:
+            message.labels.update(labels)
+        if max_wait is not None:
+            write_max_wait(max_wait, message)
         message.units.extend(units)
         message.ids.extend(ids)
         message.costs.extend(costs)
@@ -167,9 +171,11 @@ def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
 
 def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    ids, key, scope, units, reservation_ids, costs = run
+    ids, key, scope, units, reservation_ids, costs, labels = run
     try:
         message.key = key
+        if labels:
+            message.labels.update(labels)
         message.scope = scope
         message.units.extend(units)
         message.ids.extend(ids)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from google.protobuf.duration_pb2 import Duration
 
 from openlimit.bucket.limit import SECOND
+from openlimit.context import added
 from openlimit.errors import InvalidRequest
-from openlimit.operations import Acquire, Grant, new
+from openlimit.operations import Acquire, Grant, Labels, new
 from openlimit.units import TOKENS, require_amount, require_units
 from openlimit.v1 import rate_limit_pb2 as messages
 
@@ -27,7 +28,7 @@ _NANOS = 10**9
 
 def write_acquire(call: Acquire, request: messages.AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    model, key, costs, max_wait, request_id = call
+    model, key, costs, max_wait, request_id, labels = call
     require_name("model", model)
     request.model = model
     if key:
@@ -38,9 +39,12 @@ def write_acquire(call: Acquire, request: messages.AcquireRequest) -> None:
     if len(costs) > 2 or costs["requests"] != 1:
         for unit in costs.keys() - {TOKENS}:
             request.units[unit] = costs[unit]
-    write_max_wait(max_wait, request)
+    if max_wait is not None:
+        write_max_wait(max_wait, request)
     if request_id:
         request.request_id = request_id
+    if labels:
+        request.labels.update(labels)
 
 
 def read_acquire(request: messages.AcquireRequest) -> Acquire:
@@ -53,15 +57,14 @@ def read_acquire(request: messages.AcquireRequest) -> Acquire:
     costs = {"requests": 1, TOKENS: tokens}
     if request.units:
         costs |= read_units(request.units)
-    return new(Acquire, (model, key, costs, read_max_wait(request), read_request_id(request)))
+    max_wait, request_id = read_max_wait(request), read_request_id(request)
+    labels = read_labels(request.labels) if request.labels else ()
+    return new(Acquire, (model, key, costs, max_wait, request_id, labels))
 
 
-def write_max_wait(
-    max_wait: float | None, message: messages.AcquireRequest | messages.AcquireRun
-) -> None:
-    """Fill the field, unless the wait is None."""
-    if max_wait is not None:
-        message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
+def write_max_wait(max_wait: float, message: messages.AcquireRequest | messages.AcquireRun) -> None:
+    """Fill the field."""
+    message.max_wait.CopyFrom(duration(min(max_wait, _MAX_DURATION) * SECOND))
 
 
 def read_max_wait(message: messages.AcquireRequest | messages.AcquireRun) -> float | None:
@@ -91,6 +94,17 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
         raise InvalidRequest(field, f"cannot be sent: {error}") from error
     if size > MAX_NAME:
         raise InvalidRequest(field, f"must have at most {MAX_NAME} bytes, not {size}")
+
+
+def read_labels(labels: Mapping[str, str]) -> Labels:
+    """The field's names and values; raises InvalidRequest for what cannot be labels."""
+    return _checked_labels(tuple(sorted(labels.items())))
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked_labels(labels: Labels) -> Labels:
+    """The same tuple each time."""
+    return added((), dict(labels))
 
 
 def require_reservation_id(reservation_id: str) -> None:

@@ -212,7 +212,8 @@ def read_outcomes(
     outcomes: list[tuple[int, Outcome]] = []
     for run in response.grants:
         outcomes += read_grant_run(run)
-    outcomes += [(each.id, _read_outcome(each, address)) for each in response.outcomes]
+    for each in response.outcomes:
+        outcomes.append((each.id, _read_outcome(each, address)))
     return outcomes
 
 

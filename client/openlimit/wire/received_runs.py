@@ -12,6 +12,7 @@ from openlimit.wire.columns import MAX_RUN, AcquireRun, SettleRun, settle_runs
 from openlimit.wire.fields import (
     MAX_RESERVATION_ID,
     id_too_long,
+    read_labels,
     read_max_wait,
     read_request_id,
     require_name,
@@ -33,10 +34,12 @@ def read_acquire_run(
         max_wait, request_id = read_max_wait(run), read_request_id(run)
         units, costs = _read_costs(run, first, last)
         places = _read_places(run)[first:last] if request_id else ()
+        labels = read_labels(run.labels) if run.labels else ()
     except InvalidRequest as error:
         return [(ids, error)]
     common = ids, run.model, run.key, max_wait, units, costs
-    return _parts(new(AcquireRun, (*common, request_id, places, kept)), _negative(units, costs))
+    read = new(AcquireRun, (*common, request_id, places, kept, labels))
+    return _parts(read, _negative(units, costs))
 
 
 def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part]:
@@ -44,6 +47,7 @@ def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part
     ids, names = [*run.ids[first:last]], [*run.reservation_ids[first:last]]
     try:
         require_name("key", run.key)
+        labels = read_labels(run.labels) if run.labels else ()
         units, costs = _read_costs(run, first, last)
         if len(run.reservation_ids) != len(run.ids):
             many = f"{len(run.ids)}, not {len(run.reservation_ids)}"
@@ -56,7 +60,8 @@ def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part
     if max(map(len, names), default=0) > MAX_RESERVATION_ID:
         too_long = (i for i, name in enumerate(names) if len(name) > MAX_RESERVATION_ID)
         errors = errors | {i: id_too_long(names[i]) for i in too_long}
-    parts = _parts(new(SettleRun, (ids, run.key, run.scope, units, names, costs)), errors)
+    read = new(SettleRun, (ids, run.key, run.scope, units, names, costs, labels))
+    parts = _parts(read, errors)
     return parts if run.scope else [each for part in parts for each in _by_scope(*part)]
 
 
@@ -67,7 +72,7 @@ def _by_scope(ids: Sequence[int], run: AcquireRun | SettleRun | InvalidRequest) 
     width = len(run.units)
     rows = [run.costs[i * width : (i + 1) * width] for i in range(len(ids))]
     settlements = [
-        (number, Settle(name, run.key, dict(zip(run.units, row, strict=True))))
+        (number, Settle(name, run.key, dict(zip(run.units, row, strict=True)), run.labels))
         for number, name, row in zip(ids, run.reservation_ids, rows, strict=True)
     ]
     return [(each.ids, each) for each in settle_runs(settlements)]

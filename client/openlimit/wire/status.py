@@ -18,6 +18,7 @@ from openlimit.errors import (
     CostExceedsLimit,
     InvalidRequest,
     LimiterUnavailable,
+    LineFull,
     OpenLimitError,
     Queued,
     UnknownModel,
@@ -66,6 +67,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
             details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+        case LineFull():
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            details = [_info("LINE_FULL", where=error.where, most=str(error.most))]
         case Queued():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             details = [_info("QUEUED", ticket=error.ticket)]
@@ -158,6 +162,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
             retry = _detail(status, RetryInfo())
             wait = microseconds(retry.retry_delay) / SECOND
             return WaitTooLong(wait, info.metadata["limited_by"])
+        case "LINE_FULL":
+            return LineFull(info.metadata["where"], int(info.metadata["most"]))
         case "QUEUED":
             return Queued(info.metadata["ticket"])
         case _:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
-from openlimit_server.config.notation import Split, shown
+from openlimit_server.config.notation import shown
 
 Location = tuple[int | str, ...]
 Faults = Collection[ErrorDetails]
@@ -22,6 +22,14 @@ _EXPECTED = {
     "models[]": 'a model or a pattern such as "gpt-4o-*"',
     "limits": "limits by their units, such as {requests: 3500/minute, tokens: 90000/minute}",
     "split_by": "a list of what has a bucket of its own: [model], [key] or [model, key]",
+    "split_by[]": "model, key or a label such as team",
+    "match": "labels that calls must have, such as {team: search}",
+    "levels": "a list of levels, each of which begins with - label:",
+    "levels[]": "a level with its label, such as {label: team, weights: {search: 4}}",
+    "label": "a label such as team",
+    "weights": "weights by the label's values, such as {search: 4, batch: 0.2}",
+    "overrides[]": "limits, concurrent or both, such as {concurrent: 20}",
+    "overrides": "what differs for values of the label, such as {batch: {concurrent: 20}}",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
@@ -95,7 +103,8 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     *outer, last = fault["loc"]
-    field = f"{outer[-1]}[]" if isinstance(last, int) else last
+    is_entry = isinstance(last, int) or "overrides" in outer[-1:]
+    field = f"{outer[-1]}[]" if is_entry else str(last)
     words = re.findall(r"\w+(?=')", fault.get("ctx", {}).get("expected", ""))  # of a Literal
     expected, came = " or ".join(words) or _EXPECTED[field], fault["input"]
     if fault["type"] == "too_short" and not came:
@@ -105,7 +114,7 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
         several = [each.strip() for each in came.split(",") if each.strip()]
         if field == "models" and several:
             guess = "[" + ", ".join(f'"{shown(each)[1:-1]}"' for each in several) + "]"
-        elif field == "split_by" and several and {*several} <= {*get_args(Split)}:
+        elif field == "split_by" and several and {*several} <= {"model", "key"}:
             guess = f"[{', '.join(several)}]"
         else:
             guess = spelling.closest(came, words) or ""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import partial
 from reprlib import Repr
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,7 @@ Limit = tuple[float, float, float | None]
 """Amount, period and burst in seconds; None for the default burst."""
 
 _PERIODS = {name: spelling.SECONDS[letter] for letter, name in spelling.PERIODS.items()}
-_NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
+_NUMBER = re.compile(r"0|[1-9]\d{0,19}", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?) ?/ ?(\w[\w.]*)(?: +burst +(\w[\w.]*))?", re.ASCII)
 _ADDRESS = re.compile(
@@ -38,7 +38,6 @@ _MAX_AMOUNT = 1e15
 _SHORTEST, _LONGEST = 0.001, 3650 * 86400  # seconds of a duration
 _MIN_LEASE = 1.0  # seconds
 _MOST_LIMITS_OF_A_UNIT = 8  # each is looked at by every decision
-_MOST_DIGITS = 20
 _LAST_PORT = 65535
 _LONGEST_TO_GUESS = 100  # characters
 _Value = TypeVar("_Value")
@@ -67,17 +66,15 @@ def limit(text: object) -> Limit:
     return _read(text, _parts, expected, spelling.limit)
 
 
-def whole_number(text: object, least: int = 1, *, most: int) -> int:
+def whole_number(text: object, *, most: int) -> int:
     """From an int, or from digits. A leading zero is refused: some would read it as octal."""
 
     def number(text: object) -> int | None:
-        if isinstance(text, str) and len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text):
+        if isinstance(text, str) and _NUMBER.fullmatch(text):
             text = int(text)
-        if isinstance(text, int) and not isinstance(text, bool) and least <= text <= most:
-            return text
-        return None
+        return text if type(text) is int and 1 <= text <= most else None
 
-    return _read(text, number, f"a whole number from {least} to {most}", spelling.number)
+    return _read(text, number, f"a whole number from 1 to {most}", spelling.number)
 
 
 def address(text: str) -> str:
@@ -196,7 +193,6 @@ Limits = Annotated[_Several, WrapValidator(_one_or_several)]
 Duration = Annotated[float, BeforeValidator(duration)]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
-Split = Literal["model", "key"]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(address)]

@@ -10,7 +10,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetPydanticSchema,
     ValidationInfo,
     field_validator,
 )
@@ -20,23 +19,9 @@ from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, marked_yaml, notation
 from openlimit_server.config.faults import ConfigurationError
-
-
-def _unit(name: str) -> str:
-    if name in PolicySettings.model_fields:
-        raise ValueError("is a field of the policy, not a unit: write it beside limits:")
-    return notation.unit(name)
-
-
-def _in_a_row(limits: Mapping[str, tuple[notation.Limit, ...]]) -> tuple[Limit, ...]:
-    return tuple(Limit.per(unit, *each) for unit, several in limits.items() for each in several)
-
-
-_LimitsByUnit = Annotated[
-    dict[Annotated[str, AfterValidator(_unit)], notation.Limits],
-    Field(min_length=1),
-    AfterValidator(_in_a_row),
-]
+from openlimit_server.config.labels import OWN, Label, Value
+from openlimit_server.config.levels import LevelSettings, OverrideSettings, require_different
+from openlimit_server.config.limits import limits_beside
 
 
 class PolicySettings(BaseModel):
@@ -51,14 +36,20 @@ class PolicySettings(BaseModel):
     models: tuple[notation.Model, ...] = Field(min_length=1)
     """Names, and patterns in which * and ? are wild. The first policy that covers a model decides.
     The name "" covers calls without a model; no pattern does."""
-    limits: Annotated[tuple[Limit, ...], GetPydanticSchema(lambda _, read: read(_LimitsByUnit))]
+    limits: Annotated[
+        tuple[Limit, ...], limits_beside("policy", lambda: PolicySettings.model_fields)
+    ]
     """One or several for each unit. In the file: a mapping of units to their limits."""
-    split_by: tuple[notation.Split, ...] = ()
+    match: dict[Label, Value] = {}
+    """Labels that a call must have for the policy to cover it."""
+    split_by: tuple[Label, ...] = ()
     """Each value of these has its own bucket; if empty, all calls share one."""
     max_wait: notation.Duration | None = None
     """Seconds that a call waits at most if it gives no maximum; None: a day."""
     concurrent: notation.Concurrent | None = None
     """Calls of one bucket that may run at the same time; None: any number."""
+    levels: Annotated[tuple[LevelSettings, ...], AfterValidator(require_different)] = ()
+    """Whoever shares the limits, outermost first."""
     lease: notation.Lease = 30.0
     """Seconds without a sign of life after which a call loses its slot."""
     on_store_failure: Literal["refuse", "allow"] = "refuse"
@@ -71,9 +62,33 @@ class PolicySettings(BaseModel):
     """Seconds: the longest pause that a provider's Retry-After can cause."""
 
     @cached_property
+    def is_shared(self) -> bool:
+        """Whether its calls wait in a line."""
+        return bool(self.levels or self.concurrent)
+
+    @cached_property
+    def has_slots(self) -> bool:
+        """Whether calls take slots, in some node of their path."""
+        return self.concurrent is not None or any(level.has_slots for level in self.levels)
+
+    @cached_property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """Its own, and those of all nodes below it."""
+        below = (each for level in self.levels for limits in level.all_limits() for each in limits)
+        return (*self.limits, *below)
+
+    @cached_property
     def units(self) -> tuple[str, ...]:
-        """The unit of each limit, in the limits' order."""
-        return tuple(limit.unit for limit in self.limits)
+        """What calls are charged in: the unit of each limit, in the limits' order; if calls wait in
+        a line, each unit of all limits once."""
+        units = tuple(limit.unit for limit in self.all_limits)
+        return tuple(dict.fromkeys(units)) if self.is_shared else units
+
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """The labels that it speaks of, beside model and key."""
+        names = {*self.match, *self.split_by, *(level.label for level in self.levels)}
+        return frozenset(names.difference(OWN))
 
     @cached_property
     def observed(self) -> tuple[str, ...]:
@@ -103,7 +118,7 @@ class PolicySettings(BaseModel):
         """By unit, the most that one call can have cost: twice the limit's amount, or what leaks in
         a day if that is more. The smallest bound of a unit's limits counts."""
         most: dict[str, int] = {}
-        for limit in self.limits:
+        for limit in self.all_limits:
             bound = int(max(2 * limit.amount, limit.rate * LONGEST_HOLD))
             most[limit.unit] = min(bound, most.get(limit.unit, bound))
         if "tokens" in most:
@@ -149,7 +164,8 @@ class PolicySettings(BaseModel):
     @field_validator("lease")
     @classmethod
     def _lease_is_of_a_slot(cls, lease: float, info: ValidationInfo) -> float:
-        if info.data.get("concurrent", ...) is None:
+        below = any(level.has_slots for level in info.data.get("levels", ()))
+        if info.data.get("concurrent", ...) is None and not below:
             raise ValueError(
                 "is for how long a slot is held, so it needs concurrent, such as concurrent: 50"
             )
@@ -196,5 +212,10 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     try:
         return _File.model_validate(document, context=set[str]()).policies
     except Invalid as error:
-        known = {1: _File.model_fields, 3: PolicySettings.model_fields}
+        known = {
+            1: _File.model_fields,
+            3: PolicySettings.model_fields,
+            5: LevelSettings.model_fields,
+            7: OverrideSettings.model_fields,
+        }
         raise faults.of_file(str(path), error.errors(), document, known) from error

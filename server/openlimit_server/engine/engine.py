@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from openlimit.bucket.limit import pause_of
-from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.bucket.line import Call
+from openlimit.errors import LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import (
     Acquire,
     Cancel,
@@ -17,19 +18,21 @@ from openlimit.operations import (
     Renew,
     Settle,
 )
+from openlimit.stores import lines
 from openlimit.stores import protocol as stores
-from openlimit.stores.protocol import AsyncStore
-from openlimit.stores.slots import AsyncSlots, MemorySlots
+from openlimit.stores.lines import Ask, Granted, StoreOfLines
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import ids, slots
-from openlimit_server.engine.acquisitions import Acquisitions, same_for_all
-from openlimit_server.engine.queue import SlotQueue
+from openlimit_server.engine.acquisitions import Acquisitions
+from openlimit_server.engine.ids import Scope
+from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.routing import Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.settlements import Settlements, Unsettled, renamed
+from openlimit_server.engine.shared import SharedTarget
 from openlimit_server.engine.step import Later, Step
+from openlimit_server.engine.targets import Target, same_for_all
 
 Work = Operation | AcquireRun | SettleRun | OpenLimitError
 """An operation or a run; or what is wrong with one."""
@@ -41,31 +44,18 @@ class Engine:
     """The server's rules over one store. The first policy that covers a model decides its calls.
 
     It has no clock: what happens when, and which id has expired, the store says by its own.
-    ``slots`` are kept where the buckets are; in memory unless some are given.
     """
 
-    def __init__(
-        self,
-        settings: Iterable[PolicySettings],
-        store: AsyncStore,
-        *,
-        slots: AsyncSlots | None = None,
-    ) -> None:
-        settings = [*settings]
-        slots = MemorySlots() if slots is None else slots
-        self._queues = {
-            each.name: SlotQueue(slots, each.concurrent, each.lease)
-            for each in settings
-            if each.concurrent
-        }
+    def __init__(self, settings: Iterable[PolicySettings], store: StoreOfLines) -> None:
         self._store = store
+        self._lines = Lines(store.lines)
         self._secrets = Secrets(store, self._forget_signers)
-        rules = Rules(settings, self._queues)
-        self._acquisitions = Acquisitions(rules, store, self._secrets)
-        self._settlements = Settlements(rules, store, self._secrets)
+        rules = Rules(settings)
+        self._acquisitions = Acquisitions(rules, store, self._lines, self._secrets)
+        self._settlements = Settlements(rules, self._secrets, self._acquisitions.target_of)
 
     async def decide(
-        self, work: Sequence[Work], hold: float = 0, later: Later | None = None, asker: str = ""
+        self, work: Sequence[Work], hold: float = 0, later: Later | None = None
     ) -> list[Any]:
         """The ``Answer`` to each, decided in order and in one step of the store. Refusals are
         returned, each in its place.
@@ -73,8 +63,8 @@ class Engine:
         While the store is away, an acquisition is LimiterUnavailable or, if its policy says so,
         granted at once; then its reservation has no id.
 
-        A call that finds no slot is held for ``hold`` seconds, and then Queued. ``asker`` names
-        the caller, for ``give_back``. What ``later`` takes has no answer here.
+        A call whose policy is shared is held for ``hold`` seconds if it has to wait in line, and
+        then Queued. What ``later`` takes has no answer here.
         """
         if trouble := not self._secrets.all and await self._secrets.read():
             return [self._without_store(each, trouble) for each in work]
@@ -82,9 +72,9 @@ class Engine:
         for place, each in enumerate(work):
             try:
                 if type(each) is Acquire:
-                    self._acquisitions.plan_alone(step, place, each, hold, asker)
+                    self._acquisitions.plan_alone(step, place, each, hold)
                 elif type(each) is AcquireRun:
-                    self._acquisitions.plan(step, place, each, hold, asker)
+                    self._acquisitions.plan(step, place, each, hold)
                 elif type(each) is Settle:
                     await self._settlements.plan_alone(step, place, each)
                 elif type(each) is SettleRun:
@@ -105,39 +95,41 @@ class Engine:
                 step.answers[place] = operation
             case Cancel():
                 await self._plan_cancel(step, place, operation)
-            case Release(reservation_id, key):
-                policy, scope, *_, slot = await self._settlements.reserved(reservation_id, key)
-                step.decide_apart(place, slots.release(policy.queue, scope.bucket, slot))
-            case Renew(reservation_id, key):
-                policy, scope, *_, slot = await self._settlements.reserved(reservation_id, key)
-                renewing = slots.renew(policy.queue, scope.bucket, slot, reservation_id)
-                step.decide_apart(place, renewing)
-            case Penalize(model, key, retry_after):
-                target = self._acquisitions.target(model, key)
+            case Release(name, key, labels):
+                if shared := await self._settlements.shared(name, key, labels):
+                    step.decide_apart(place, _release(*shared))
+            case Renew(name, key, labels):
+                shared = await self._settlements.shared(name, key, labels)
+                if not shared or not shared[0].lease:
+                    raise UnknownReservation(name)
+                step.decide_apart(place, _renew(*shared, name))
+            case Penalize(model, key, retry_after, labels):
+                target = self._acquisitions.target(model, key, labels)
                 pause = pause_of(min(retry_after, target.policy.settings.max_pause))
-                penalty = stores.Penalize(target.bucket, target.policy.limits, pause)
-                step.ask(place, penalty, _reported)
-            case Observe(model, key, remaining):
-                target = self._acquisitions.target(model, key)
+                self._report(step, place, target, stores.Penalize, lines.Penalize, pause)
+            case Observe(model, key, remaining, labels):
+                target = self._acquisitions.target(model, key, labels)
                 left = [remaining.get(unit, inf) for unit in target.policy.settings.observed]
-                observed = stores.Observe(target.bucket, target.policy.limits, left)
-                step.ask(place, observed, _reported)
+                self._report(step, place, target, stores.Observe, lines.Observe, left)
+
+    def _report(
+        self, step: Step, place: int, target: Target, plain: Any, shared: Any, said: Any
+    ) -> None:
+        """Pass on what a provider said to the bucket of all calls, or to the line above it."""
+        if isinstance(target, SharedTarget):
+            operation = shared(target.bucket, target.path.rules[0], said)
+            step.decide_apart(place, _reported_to(target, operation))
+        else:
+            step.ask(place, plain(target.bucket, target.policy.limits, said), _reported)
 
     async def _plan_cancel(self, step: Step, place: int, operation: Cancel) -> None:
-        name, key = operation
-        policy, scope, number, start, _, slot = await self._settlements.reserved(name, key)
-        cancel = stores.Cancel(scope.bucket, policy.limits, scope.lot, number, start)
-
-        if not policy.queue or not slot:
-            step.ask(place, cancel, renamed, name)
+        name, key, labels = operation
+        policy, scope, number, start, *_ = await self._settlements.reserved(name, key, labels)
+        if shared := await self._settlements.shared(name, key, labels):
+            step.decide_apart(place, _cancel(*shared, name))
             return
-
-        async def cancel_alone() -> Outcome:
-            [decided] = await self._store.adecide([cancel])
-            return renamed(decided, name)
-
-        closing = slots.close(policy.queue, scope.bucket, slot, cancel_alone(), is_over=False)
-        step.decide_apart(place, closing)
+        cancel = stores.Cancel(scope.bucket, policy.limits, scope.lot, number, start)
+        step.ask(place, cancel, renamed, name)
 
     async def unready(self) -> LimiterUnavailable | None:
         """Why nothing can be decided yet; None from when the store has once told its secret."""
@@ -149,9 +141,9 @@ class Engine:
             case OpenLimitError():
                 return work
             case Acquire():
-                return self._acquisitions.without_store(work.model, trouble)
+                return self._acquisitions.without_store(work, trouble)
             case AcquireRun():
-                outcome = self._acquisitions.without_store(work.model, trouble)
+                outcome = self._acquisitions.without_store(work, trouble)
                 return same_for_all(len(work.ids), outcome)
             case SettleRun():
                 return dict.fromkeys(range(len(work.ids)), trouble)
@@ -162,25 +154,53 @@ class Engine:
         self._acquisitions.forget_targets()
         self._settlements.forget_scopes()
 
-    async def give_back(
-        self, granted: Iterable[tuple[Acquire | AcquireRun, Grant]], asker: str
-    ) -> None:
-        """What was granted to an asker that is gone, each with its call or its run: slots, and what
-        has not started."""
-        cancelled = []
+    async def give_back(self, granted: Iterable[tuple[Acquire | AcquireRun, Grant]]) -> None:
+        """What was granted to a client that is gone, each with its call or its run, and has not
+        started: at once, or after a while if a repeat can still ask for it."""
         for call, grant in granted:
-            target = self._acquisitions.target(call.model, call.key)
-            if target.policy.queue and grant.lease:
-                slot = ids.slot_of(grant.reservation_id)
-                target.policy.queue.give_up(target.bucket, slot, asker)
-            if grant.wait and not call.request_id:  # else a repeat can still ask for it
-                cancelled.append(Cancel(grant.reservation_id, call.key))
-        await self.decide(cancelled)
+            name, whose = grant.reservation_id, (call.key, call.labels)
+            if not name:  # it was granted while the store was away
+                continue
+            if shared := await self._settlements.shared(name, *whose):
+                target, scope, number, start, in_line = shared
+                ask = Ask(scope.bucket, in_line, self._lines.server, 0.0, scope.lot, number)
+                unknown = Granted(in_line.name, start, "", scope.lot, number)
+                target.line.give_back(ask, unknown)
+            elif grant.wait and not call.request_id:
+                await self.decide([Cancel(name, *whose)])
 
     def drain(self) -> None:
-        """Hold nobody any longer who waits for a slot. Does not block."""
-        for queue in self._queues.values():
-            queue.drain()
+        """Hold nobody any longer who waits in a line. Does not block."""
+        self._lines.drain()
+
+
+async def _cancel(
+    target: SharedTarget, scope: Scope, number: int, start: float, call: Call, name: str
+) -> Outcome:
+    operation = lines.Cancel(scope.bucket, call, scope.lot, number, start)
+    [decided] = await target.line.carry_out([operation])
+    return renamed(decided, name)
+
+
+async def _release(target: SharedTarget, scope: Scope, _: int, __: float, call: Call) -> Outcome:
+    """Whether slots were freed."""
+    freed: Any
+    [freed] = await target.line.carry_out([lines.Release(scope.bucket, call.name)])
+    return cast(Outcome, freed)
+
+
+async def _renew(
+    target: SharedTarget, scope: Scope, _: int, start: float, call: Call, name: str
+) -> Outcome:
+    """The lease that begins now."""
+    held: Any
+    [held] = await target.line.carry_out([lines.Renew(scope.bucket, call, start)])
+    return target.lease if held is True else cast(Outcome, held) or UnknownReservation(name)
+
+
+async def _reported_to(target: SharedTarget, operation: lines.Operation) -> Outcome:
+    [answer] = await target.line.carry_out([operation])
+    return _reported(cast(stores.Answer, answer))
 
 
 def _reported(answer: stores.Answer) -> Outcome:

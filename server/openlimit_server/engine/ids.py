@@ -1,14 +1,15 @@
 """The ids of reservations: they carry all that settling needs, signed, so that no server keeps it.
 
-    mac . number . start . costs [. slot] / lot . bucket model
+    mac . number . start . costs [. name] / lot . bucket model
     └─────────────── own ───────────────┘   └───── scope ────┘
 
 Lot and number name the reservation in the store. The start is in microseconds by the store's clock,
-the only one that it is compared with; the costs are in the order of the policy's limits. The slot
-is there if the call holds one. The model follows the bucket's closing brace if the policy learns
-from settlements. All grants of a run share a scope, and so do thousands of others. The mac covers
-it, the rest of ``own``, the key of the caller and the units of the policy: an id is of no use to
-others, nor once the policy limits other units.
+the only one that it is compared with; the costs are in the order of the policy's units. The name
+is what the call is called in its line, if its policy is shared. The model follows the bucket's
+closing brace if the policy learns from settlements or has a level of models. All grants of a run
+share a scope, and so do thousands of others. The mac covers it, the rest of ``own``, the caller's
+key and labels and the units of the policy: an id is of no use to others, nor once the policy limits
+other units.
 """
 
 import os
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, UnknownReservation
-from openlimit.operations import new
+from openlimit.operations import Labels, new
 from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import whole_id
 
@@ -54,8 +55,8 @@ class Reserved(NamedTuple):
     numbers: list[int]
     starts: list[int]
     costs: list[Costs]
-    slots: list[str]
-    """What the slot of each call is called; empty where it has none."""
+    names: list[str]
+    """What each is named in its line; empty where it was in none."""
 
     def only(self, positions: Sequence[int]) -> "Reserved":
         """Of those at these positions."""
@@ -83,20 +84,29 @@ class Scope:
 
     __slots__ = ("_common", "_mac", "_signer", "bucket", "lot", "model", "text")
 
-    def __init__(self, signer: Signer, key: str, lot: str, bucket: str, model: str = "") -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        key: str,
+        lot: str,
+        bucket: str,
+        model: str = "",
+        labels: Labels = (),
+    ) -> None:
         self.lot, self.bucket, self.model = lot, bucket, model
         self.text = text = f"{lot}.{bucket}{model}"
         self._signer = signer
-        self._common = f"{len(key)}\0{key}{len(text)}\0{text}".encode()
+        whose = "".join(f"{name}={len(value)}:{value}" for name, value in labels)
+        self._common = f"{len(key)}\0{key}{len(text)}\0{text}{whose}".encode()
         self._mac = signer.macs[0].copy()
         self._mac.update(self._common)
         untrack(self)
 
-    def own(self, number: int, start: float, costs: Costs, slot: str = "") -> str:
+    def own(self, number: int, start: float, costs: Costs, name: str = "") -> str:
         """What is before the slash in the id of a reservation that was granted."""
         rest = self._signer.form % (number, start, *costs)
-        if slot:
-            rest = f"{rest}.{slot}"
+        if name:
+            rest = f"{rest}.{name}"
         mac = self._mac.copy()
         mac.update(rest.encode())
         return mac.hexdigest() + rest
@@ -106,7 +116,7 @@ class Scope:
         return [*map(self.own, range(first, first + len(costs)), starts, costs)]
 
     def read_one(self, own: str) -> tuple[int, int, Costs, str] | None:
-        """Number, start, costs and slot of an id of which this is before the slash; None for one
+        """Number, start, costs and name of an id of which this is before the slash; None for one
         that it has not made."""
         rest = own[_MAC:]
         mac = self._mac.copy()
@@ -114,8 +124,8 @@ class Scope:
         is_made = compare_digest(mac.hexdigest().encode(), own[:_MAC].encode())
         if not is_made and not self._has_made(own):
             return None
-        _, number, start, costs, *slot = rest.split(".")
-        return int(number), int(start), (*map(int, costs.split("-")),), slot[0] if slot else ""
+        _, number, start, costs, *name = rest.split(".")
+        return int(number), int(start), (*map(int, costs.split("-")),), name[0] if name else ""
 
     def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
         """What ids say, of which this is before the slash, and the positions of those that it has
@@ -128,11 +138,11 @@ class Scope:
         fields = [rest.split(".") for rest in rests]
         if not fields:
             return Reserved([], [], [], []), strangers
-        _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no slot
+        _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no name
         flat = map(int, "-".join(costs).split("-"))
         rows = [*zip(*[flat] * self._signer.width, strict=True)]
-        slots = [each[4] if len(each) > 4 else "" for each in fields]
-        return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, slots)), strangers
+        names = [each[4] if len(each) > 4 else "" for each in fields]
+        return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, names)), strangers
 
     def _has_made(self, own: str) -> bool:
         """Now, or with one of the secrets that the store had before."""
@@ -178,14 +188,3 @@ def strange(own: str, scope: str) -> InvalidRequest | UnknownReservation:
 def malformed() -> InvalidRequest:
     """What is wrong with a text that is no id."""
     return InvalidRequest("reservation_id", "is not one that Acquire has answered")
-
-
-def slot_of(reservation_id: str) -> str:
-    """What the slot is called of a call that has one and this id."""
-    return reservation_id.partition("/")[0].rpartition(".")[2]
-
-
-def slot_of_request(model: str, key: str, request_id: str) -> str:
-    """What the slot is called of a call with this request id."""
-    asked = repr((model, key, request_id)).encode()
-    return blake2b(asked, digest_size=8).hexdigest()

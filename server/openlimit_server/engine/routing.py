@@ -3,25 +3,27 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
+from heapq import merge
 from itertools import filterfalse
 from operator import itemgetter
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import UnknownModel
+from openlimit.operations import Labels
 from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.costs import Columns, TokenCosts
 from openlimit_server.engine.learned_output import LearnedOutput
-from openlimit_server.engine.queue import SlotQueue
+from openlimit_server.engine.paths import Paths
 from openlimit_server.engine.uncounted import Uncounted
 
 _WILDCARD = re.compile(r"[*?]")
 
 
 class Policy:
-    """One rule, and what it keeps: what it has learned of its calls, and who waits for a slot."""
+    """One rule, and what it has learned of its calls."""
 
-    def __init__(self, settings: PolicySettings, queue: SlotQueue | None) -> None:
+    def __init__(self, settings: PolicySettings) -> None:
         self.settings = settings
         self.name = settings.name
         # These are read for each run, faster than from the settings.
@@ -30,15 +32,18 @@ class Policy:
         self._default_wait = settings.default_wait
         self.bucket = "" if settings.split_by else f"{self.name}:{{{self.name}}}"
         """Of all its calls, unless they are split."""
-        self.queue = queue
-        """Where calls need a slot as well."""
+        self.paths = Paths(settings) if settings.is_shared else None
+        """Where calls wait in a line."""
+        self._labels = settings.labels
         self.token_costs: TokenCosts | None = None
         """None where calls are charged what they say."""
         if {TOKENS, INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units):
             learned = LearnedOutput() if settings.reserve_output == "learned" else None
-            self.token_costs = TokenCosts(self.limits, learned, settings.default_output)
+            self.token_costs = TokenCosts(settings.all_limits, learned, settings.default_output)
         self.learns = bool(self.token_costs and self.token_costs.learned)
         """Whether settlements teach it what calls write."""
+        self.tells_model = self.learns or any(each.label == "model" for each in settings.levels)
+        """Whether settling takes the call's model."""
         is_plain = self.units and not {INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units)
         self._plain_units = self.units if is_plain else None
         """Calls that cost these and nothing else are charged what they say."""
@@ -74,6 +79,12 @@ class Policy:
             self.token_costs.charge(model, by_unit)
         return [*zip(*[by_unit.get(unit, nothing) for unit in self.units], strict=True)]
 
+    def own(self, labels: Labels) -> Labels:
+        """Those of a call that it speaks of."""
+        if not self._labels or not labels:
+            return ()
+        return tuple([label for label in labels if label[0] in self._labels])
+
     def max_wait(self, seconds: float | None) -> float:
         """Microseconds that a call waits at most that says so."""
         if seconds is None:
@@ -88,34 +99,32 @@ class Policy:
 
 
 class Rules:
-    """All policies, in their order; the first that covers a model decides its calls.
+    """All policies, in their order; the first that covers a call decides it."""
 
-    ``queues`` are by the policies' names: who waits there goes on when the rules are replaced.
-    """
-
-    def __init__(self, settings: Iterable[PolicySettings], queues: Mapping[str, SlotQueue]) -> None:
-        self.all = [Policy(each, queues.get(each.name)) for each in settings]
+    def __init__(self, settings: Iterable[PolicySettings]) -> None:
+        self.all = [Policy(each) for each in settings]
         self.by_name = {policy.name: policy for policy in self.all}
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
-        self._first_to_name: dict[str, int] = {}
+        self._naming: dict[str, list[int]] = {}
         for i, policy in enumerate(self.all):
             for name in filterfalse(_WILDCARD.search, policy.settings.models):
-                self._first_to_name.setdefault(name, i)
+                self._naming.setdefault(name, []).append(i)
             if patterns := [*map(_expression, filter(_WILDCARD.search, policy.settings.models))]:
                 self._patterns.append((i, re.compile("|".join(patterns))))
 
-    def first_that_covers(self, model: str) -> Policy:
+    def first_that_covers(self, model: str, key: str = "", labels: Labels = ()) -> Policy:
         """Raises UnknownModel. No pattern covers a call without a model, only the name ""."""
-        names_it = self._first_to_name.get(model, len(self.all))
-        for i, pattern in self._patterns if model else ():
-            if i > names_it:
-                break
-            if pattern.match(model):
+        by_name = self._naming.get(model, ())
+        by_pattern = (i for i, pattern in self._patterns if pattern.match(model)) if model else ()
+        for i in merge(by_name, by_pattern):
+            if self._matches(self.all[i], model, key, labels):
                 return self.all[i]
-        if names_it == len(self.all):
-            raise UnknownModel(model)
-        return self.all[names_it]
+        raise UnknownModel(model)
+
+    def _matches(self, policy: Policy, model: str, key: str, labels: Labels) -> bool:
+        match = policy.settings.match
+        return not match or match.items() <= {**dict(labels), "model": model, "key": key}.items()
 
 
 def _expression(pattern: str) -> str:

@@ -1,96 +1,112 @@
 """Settlements, and all that else names a reservation by its id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from openlimit.bucket.limit import Costs
+from openlimit.bucket.line import Call
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
-from openlimit.operations import Settle, new
+from openlimit.operations import Labels, Settle, new
+from openlimit.stores import lines
 from openlimit.stores import protocol as stores
-from openlimit.stores.protocol import AsyncStore
 from openlimit.stores.untracked import untrack
 from openlimit.units import OUTPUT_TOKENS
 from openlimit.wire.codecs import Outcome
-from openlimit.wire.columns import SettleRun
-from openlimit_server.engine import ids, slots
+from openlimit.wire.columns import SettleRun, settle_runs
+from openlimit_server.engine import ids
 from openlimit_server.engine.ids import Reserved, Scope
 from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
+from openlimit_server.engine.shared import SharedTarget
 from openlimit_server.engine.step import Step
+from openlimit_server.engine.targets import Target
 
 _REMEMBERED = 10_000  # scopes
 
 Unsettled = Mapping[int, Literal[False] | OpenLimitError]
 """By position in a run, the settlements that have changed nothing, and why if that is an error."""
 
+TargetOf = Callable[[Policy, str, str, Labels], Target]
+"""Where calls of a policy are decided, of a model, key and labels."""
+_Whose = tuple[str, str, Labels]
+
 
 class Settlements:
     """Those of all policies."""
 
-    def __init__(self, rules: Rules, store: AsyncStore, secrets: Secrets) -> None:
+    def __init__(self, rules: Rules, secrets: Secrets, target_of: TargetOf) -> None:
         self._rules = rules
-        self._store = store
         self._secrets = secrets
-        self._scopes: dict[tuple[str, str], tuple[Policy | None, Scope]] = {}
-        """Those that have made an id, by text and key: anybody can name others, without end."""
+        self._target_of = target_of
+        self._scopes: dict[_Whose, tuple[Policy | None, Scope]] = {}
+        """Those that have made an id, by text, key and labels: anybody can name others, without
+        end."""
 
     def forget_scopes(self) -> None:
         """They know the secrets before."""
         self._scopes.clear()
 
-    def _scope(self, text: str, key: str) -> tuple[Policy | None, Scope]:
-        return self._scopes.get((text, key)) or self._find_scope(text, key)
+    def _scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
+        return self._scopes.get((text, key, labels)) or self._find_scope(text, key, labels)
 
-    def _find_scope(self, text: str, key: str) -> tuple[Policy | None, Scope]:
+    def _find_scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
         """The policy and the scope that these ids are of; raises InvalidRequest."""
         lot, bucket, model = ids.read_scope(text)
         policy = self._rules.by_name.get(bucket.partition(":")[0])
         units = policy.units if policy else ()  # for which nothing is ever signed
-        found = policy, Scope(self._secrets.signer(units), key, lot, bucket, model)
+        own = policy.own(labels) if policy else ()
+        found = policy, Scope(self._secrets.signer(units), key, lot, bucket, model, own)
         untrack(found)
         return found
 
-    def _remember(self, text: str, key: str, found: tuple[Policy | None, Scope]) -> None:
-        if (text, key) not in self._scopes:
-            self._scopes[text, key] = found
+    def _remember(self, whose: "_Whose", found: tuple[Policy | None, Scope]) -> None:
+        if whose not in self._scopes:
+            self._scopes[whose] = found
             if len(self._scopes) > _REMEMBERED:
                 del self._scopes[next(iter(self._scopes))]
 
     async def reserved(
-        self, reservation_id: str, key: str
+        self, reservation_id: str, key: str, labels: Labels
     ) -> tuple[Policy, Scope, int, int, Costs, str]:
-        """Policy, scope, number, start, costs and slot of a reservation of this key; raises
+        """Policy, scope, number, start, costs and name of a reservation of this caller; raises
         UnknownReservation."""
         own, _, text = reservation_id.partition("/")
-        policy, scope = self._scope(text, key)
+        policy, scope = self._scope(text, key, labels)
         fields = scope.read_one(own)
         if not fields and policy and ids.is_own(own):
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(text, key)
+            policy, scope = self._scope(text, key, labels)
             fields = scope.read_one(own)
         if not fields or not policy:
             raise ids.strange(own, text)
-        self._remember(text, key, (policy, scope))
+        self._remember((text, key, labels), (policy, scope))
         return policy, scope, *fields
+
+    async def shared(
+        self, reservation_id: str, key: str, labels: Labels
+    ) -> tuple[SharedTarget, Scope, int, int, Call] | None:
+        """Where a reservation is, and what, if its policy is shared; raises UnknownReservation."""
+        policy, scope, number, start, costs, name = await self.reserved(reservation_id, key, labels)
+        if not name or not policy.paths:
+            return None
+        target = self._target_of(policy, scope.model, key, policy.own(labels))
+        assert isinstance(target, SharedTarget)
+        return target, scope, number, start, target.call(name, costs)
 
     async def plan_alone(self, step: Step, place: int, settlement: Settle) -> None:
         """Have a settlement carried out; raises what is wrong with it."""
-        name, key, used = settlement
-        policy, scope, number, start, costs, slot = await self.reserved(name, key)
+        reservation_id, key, used, labels = settlement
+        policy, scope, number, start, costs, name = await self.reserved(reservation_id, key, labels)
         policy.require_sensible(used)
         actual = [used.get(unit, cost) for unit, cost in zip(policy.units, costs, strict=True)]
         operation = new(
             stores.Settle,
             (scope.bucket, policy.limits, scope.lot, [number], [start], [costs], [actual]),
         )
-        if policy.queue and slot:
-
-            async def settle_alone() -> Outcome:
-                [decided] = await self._store.adecide([operation])
-                return settled(decided, policy, scope.model, settlement)
-
-            closing = slots.close(policy.queue, scope.bucket, slot, settle_alone(), is_over=True)
-            step.decide_apart(place, closing)
+        if name and policy.paths:
+            [run] = settle_runs([(0, settlement)])
+            reserved = Reserved([number], [start], [costs], [name])
+            step.decide_apart(place, self._settle_alone(policy, scope, reserved, run))
         else:
             step.ask(place, operation, settled, policy, scope.model, settlement)
 
@@ -102,14 +118,14 @@ class Settlements:
             step.answers[place] = dict.fromkeys(range(len(run.ids)), error)
 
     async def _plan(self, step: Step, place: int, run: SettleRun) -> None:
-        policy, scope = self._scope(run.scope, run.key)
+        policy, scope = self._scope(run.scope, run.key, run.labels)
         reserved, strangers = scope.read(run.reservation_ids)
         if policy and any(ids.is_own(run.reservation_ids[i]) for i in strangers):
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(run.scope, run.key)
+            policy, scope = self._scope(run.scope, run.key, run.labels)
             reserved, strangers = scope.read(run.reservation_ids)
         if reserved.numbers:
-            self._remember(run.scope, run.key, (policy, scope))
+            self._remember((run.scope, run.key, run.labels), (policy, scope))
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
         if strangers:
@@ -122,28 +138,56 @@ class Settlements:
             left, run, reserved = [left[i] for i in fit], run.only(fit), reserved.only(fit)
         if not policy or not left:
             step.answers[place] = errors
-        elif policy.queue and any(reserved.slots):
-            step.decide_apart(place, self._settle_each(run, left, errors))
+        elif policy.paths and any(reserved.names):
+            settling = self._settle_shared(policy, scope, reserved, run, left, errors)
+            step.decide_apart(place, settling)
         else:
             operation = settle(policy, scope, reserved, run)
             step.ask(place, operation, unsettled, policy, scope, run, left, errors)
 
-    async def _settle_each(
+    async def _settle_shared(
         self,
+        policy: Policy,
+        scope: Scope,
+        reserved: Reserved,
         run: SettleRun,
         positions: Sequence[int],
         errors: Mapping[int, OpenLimitError],
     ) -> Unsettled:
-        """Settle one by one, in slots."""
-        step = Step(len(run.ids))
-        for i in range(len(run.ids)):
-            try:
-                await self.plan_alone(step, i, run.settlement(i))
-            except OpenLimitError as error:
-                step.answers[i] = error
-        await step.decide(self._store, None)
-        failed = {positions[i]: each for i, each in enumerate(step.answers) if each is not True}
-        return {**errors, **failed}
+        """Settle calls that were in a line, and free their slots."""
+        target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
+        assert isinstance(target, SharedTarget)
+        wanted = settle(policy, scope, reserved, run)
+        operations = [
+            lines.Settle(
+                *(scope.bucket, target.call(name, costs), scope.lot, number, start),
+                target.path.rows(actual),
+            )
+            for name, number, start, costs, actual in zip(
+                reserved.names,
+                reserved.numbers,
+                reserved.starts,
+                reserved.costs,
+                wanted.actual,
+                strict=True,
+            )
+        ]
+        answers = await target.line.carry_out(operations)
+        if target.lease:
+            over = [
+                lines.Release(scope.bucket, each.call.name)
+                for each, answer in zip(operations, answers, strict=True)
+                if not isinstance(answer, InvalidRequest)  # it has not started
+            ]
+            await target.line.carry_out(over)
+        unchanged = {i: each for i, each in enumerate(answers) if each is not True}
+        return unsettled(unchanged, policy, scope, run, positions, errors)  # type: ignore[arg-type]  # as Settle is answered
+
+    async def _settle_alone(
+        self, policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun
+    ) -> Outcome:
+        unchanged = await self._settle_shared(policy, scope, reserved, run, [0], {})
+        return unchanged.get(0, True)
 
 
 def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:

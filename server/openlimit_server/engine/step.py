@@ -7,6 +7,8 @@ from typing import Any
 from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
+from openlimit.wire.columns import GrantRun
+from openlimit_server.engine.shared import Asking
 
 Later = Callable[[int, int | None, Coroutine[Any, Any, Any]], None]
 """Takes the place of what others are not to wait for, and what decides it: the outcome of the
@@ -16,7 +18,7 @@ acquisition at a position of its run, or the answer as a whole."""
 class Step:
     """Answers by the places of what is asked, and all that is needed to fill them in."""
 
-    __slots__ = ("_answers", "_apart", "_operations", "answers", "latest")
+    __slots__ = ("_answers", "_apart", "_asking", "_operations", "answers", "latest")
 
     def __init__(self, places: int) -> None:
         self.answers: list[Any] = [False] * places
@@ -25,6 +27,7 @@ class Step:
         self._operations: list[stores.Operation] = []
         self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
         self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
+        self._asking: list[tuple[int, Asking, bool]] = []
 
     def ask(
         self, place: int, operation: stores.Operation, answer: Callable[..., Any], *context: Any
@@ -40,21 +43,51 @@ class Step:
         """The answer at a place, or at a position of the run there, is what this returns."""
         self._apart.append((place, position, deciding))
 
+    def ask_line(self, place: int, asking: Asking, *, is_run: bool) -> None:
+        """Ask the line of a shared policy for a run, or for the only call of one."""
+        self._asking.append((place, asking, is_run))
+
     async def decide(self, store: AsyncStore, later: Later | None) -> None:
         """Fill in all answers, but for those that ``later`` takes. To be called once."""
-        if not self._apart:
-            decided = await store.adecide(self._operations)
-        elif later:
-            for each in self._apart:
-                later(*each)
-            decided = await store.adecide(self._operations)
+        work = [self._ask_store(store)] if self._operations else []
+        work += [self._ask_line(*each, later) for each in self._asking]
+        for place, position, deciding in self._apart:
+            if later:
+                later(place, position, deciding)
+            else:
+                work.append(self._fill(place, position, deciding))
+        if len(work) == 1:
+            await work[0]
         else:
-            others = asyncio.gather(*(deciding for *_, deciding in self._apart))
-            decided, outcomes = await asyncio.gather(store.adecide(self._operations), others)
-            for (at, position, _), outcome in zip(self._apart, outcomes, strict=True):
-                if position is None:
-                    self.answers[at] = outcome
-                else:
-                    self.answers[at].others[position] = outcome
+            await asyncio.gather(*work)
+
+    async def _ask_store(self, store: AsyncStore) -> None:
+        decided = await store.adecide(self._operations)
         for (place, answer, context), of_store in zip(self._answers, decided, strict=True):
             self.answers[place] = answer(of_store, *context)
+
+    async def _ask_line(
+        self, place: int, asking: Asking, is_run: bool, later: Later | None
+    ) -> None:
+        outcomes = await asking.begin()
+        if is_run:
+            self.answers[place] = GrantRun("", (), (), (), dict(enumerate(outcomes)))
+        else:
+            [self.answers[place]] = outcomes
+        waiting = [
+            (i if is_run else None, asking.wait(i)) for i, it in enumerate(outcomes) if not it
+        ]
+        if later:
+            for position, deciding in waiting:
+                later(place, position, deciding)
+        else:
+            await asyncio.gather(*(self._fill(place, *each) for each in waiting))
+
+    async def _fill(
+        self, place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
+    ) -> None:
+        outcome = await deciding
+        if position is None:
+            self.answers[place] = outcome
+        else:
+            self.answers[place].others[position] = outcome

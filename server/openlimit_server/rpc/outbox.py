@@ -58,7 +58,8 @@ class Outbox:
             if len(others) < len(ids):
                 self._put(_Entry(len(ids) - len(others), ids, work, answer))
             for i, other in others.items():
-                self._put(_Entry(1, [ids[i]], work, other))
+                if other is not None:  # else it comes later
+                    self._put(_Entry(1, [ids[i]], work, other))
         elif isinstance(work, SettleRun) and isinstance(answer, Mapping):
             for i, error in answer.items():
                 if error is not False:

@@ -20,7 +20,7 @@ from openlimit.wire.codecs import CODECS, Codec, readable
 from openlimit.wire.columns import acquire_runs
 from openlimit.wire.fields import write_grant
 from openlimit_server.engine.engine import Engine
-from openlimit_server.engine.queue import MAX_HOLD
+from openlimit_server.engine.lines import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 from openlimit_server.rpc.stream import Stream

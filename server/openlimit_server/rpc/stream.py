@@ -7,7 +7,6 @@ time that all share.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from openlimit.wire.columns import AcquireRun, SettleRun
 from openlimit.wire.fields import TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_operations
 from openlimit_server.engine.engine import Engine, Work
-from openlimit_server.engine.queue import MAX_HOLD
+from openlimit_server.engine.lines import MAX_HOLD
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
 from openlimit_server.rpc.slices import SLICE, Share, Slices
@@ -63,7 +62,6 @@ class Stream:
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
-        self._asker = os.urandom(8).hex()
         self._outbox = Outbox()
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
@@ -186,25 +184,25 @@ class Stream:
         return task
 
     async def _decide(self, part: Part, numbers: list[Sequence[int]], work: Sequence[Work]) -> None:
-        apart: set[int] = set()
+        apart: dict[int, int] = {}  # how many of each place are answered later
 
         def decide_apart(
             place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
         ) -> None:
-            apart.add(place)
             part.undecided += isinstance(work[place], SettleRun)
             ids = numbers[place] if position is None else [numbers[place][position]]
+            apart[place] = apart.get(place, 0) + len(ids)
             task = self._start(self._decide_apart(part, ids, work[place], deciding))
             task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
 
         answers: list[Any]
         try:
-            answers = await self._engine.decide(work, self._hold, decide_apart, self._asker)
+            answers = await self._engine.decide(work, self._hold, decide_apart)
         except Exception as error:  # a fault of ours must leave nobody without an answer
             answers = [could_not_decide(error)] * len(numbers)
         for place, (ids, each, answer) in enumerate(zip(numbers, work, answers, strict=True)):
-            if place not in apart:
-                self._undecided -= len(ids)
+            if (now := len(ids) - apart.get(place, 0)) > 0:
+                self._undecided -= now
                 self._outbox.add(ids, each, answer)
         self._outbox.end(part)
         self._to_write.set()
@@ -230,7 +228,7 @@ class Stream:
 
     def _give_back(self) -> None:
         if granted := [*self._outbox.granted()]:
-            giving_back = self._engine.give_back(granted, self._asker)
+            giving_back = self._engine.give_back(granted)
             task = asyncio.get_running_loop().create_task(giving_back)
             _giving_back.add(task)
             task.add_done_callback(_giving_back.discard)

@@ -134,7 +134,7 @@ async def test_the_system_looks_after_idle_connections() -> None:
         store = buckets(server.url)
         await wait_of(store)
         [node] = store._nodes.values()  # type: ignore[attr-defined] # no other way to its socket
-        [connection] = node._client.connection_pool._available_connections
+        connection = node._connection
         opened = connection._writer.get_extra_info("socket")
         assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10

@@ -51,10 +51,9 @@ from_loops = pytest.mark.parametrize("face", [buckets, store], ids=lambda face: 
 async def test_a_connection_is_closed_though_nobody_waits_for_it(server: RedisProcess) -> None:
     """At whatever moment of it hanging up is cancelled, as by a store that is closed."""
     for moment in range(1, 6):
-        client = parse_redis_url(server.url).server()
-        await load(client)
-        [connection] = client.connection_pool._available_connections
-        closing = asyncio.create_task(hang_up(client))
+        connection = parse_redis_url(server.url).server("127.0.0.1", server.port)
+        await load(connection)
+        closing = asyncio.create_task(hang_up(connection))
         for _ in range(moment):
             await asyncio.sleep(0)
         closing.cancel()

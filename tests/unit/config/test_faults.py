@@ -21,6 +21,7 @@ HEAD = "policies:\n  - name: a\n    models: ['*']\n"
 
 
 ONE = HEAD + "    limits: {tokens: 9/minute}\n"
+LEVEL = "    levels:\n      - "
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,63 @@ ONE = HEAD + "    limits: {tokens: 9/minute}\n"
             HEAD + "    limits: {requests: x}\n    reserve_output: learned",
             "limits.yaml:4: policies[0].limits.requests: expected an amount",
         ),
-        (ONE + "    split_by: [user]", "limits.yaml:5: policies[0].split_by[0]: "),
+        (ONE + "    split_by: [User]", "limits.yaml:5: policies[0].split_by[0]: "),
+        (ONE + LEVEL + "{label: Team}", "limits.yaml:6: policies[0].levels[0].label: expected mod"),
+        (
+            ONE + LEVEL + "{limits: {tokens: 9/day}}",
+            "limits.yaml:6: policies[0].levels[0].label: is",
+        ),
+        (
+            ONE + LEVEL + "{label: a, x: 1}",
+            "limits.yaml:6: policies[0].levels[0].x: is not a field",
+        ),
+        (
+            ONE + LEVEL + "team",
+            "limits.yaml:6: policies[0].levels[0]: expected a level with its lab",
+        ),
+        (
+            ONE + "    levels: team",
+            "limits.yaml:5: policies[0].levels: expected a list of levels, e",
+        ),
+        (
+            ONE + LEVEL + "{label: a}\n      - {label: a}",
+            "limits.yaml:5: policies[0].levels: has the label a twice; each level needs one of its",
+        ),
+        (
+            ONE + LEVEL + "\n      - ".join(f"{{label: l{i}}}" for i in range(6)),
+            "limits.yaml:5: policies[0].levels: expected 5 levels at most, not 6",
+        ),
+        *(
+            (
+                ONE + LEVEL + f"{{label: a, weights: {{b: {weight}}}}}",
+                "limits.yaml:6: policies[0].levels[0].weights.b: expected a weight from 0.001 to 1",
+            )
+            for weight in ("0", "-1", ".nan", "nan", "inf", "1e9", "x", "[1]", "~")
+        ),
+        (
+            ONE + LEVEL + "{label: a, weights: {'': 1}}",
+            "limits.yaml:6: policies[0].levels[0].weights.: a label's value must have 1 to 256 byt",
+        ),
+        (
+            ONE + LEVEL + "{label: a, overrides: {b: 7}}",
+            "limits.yaml:6: policies[0].levels[0].overrides.b: expected limits, concurrent or both",
+        ),
+        (
+            ONE + LEVEL + "{label: a, overrides: {b: {limit: 7}}}",
+            "limits.yaml:6: policies[0].levels[0].overrides.b.limit: is not a field that openlimit",
+        ),
+        (
+            ONE + LEVEL + "{label: a, limits: {weights: 7/day}}",
+            "limits.yaml:6: policies[0].levels[0].limits.weights: is a field of the level, not a u",
+        ),
+        (
+            ONE + "    match: {team: [a]}",
+            "limits.yaml:5: policies[0].match.team: expected a label'",
+        ),
+        (
+            ONE + "    match: team",
+            "limits.yaml:5: policies[0].match: expected labels that calls mus",
+        ),
         (
             ONE + "  - name: a\n    models: [b]\n    limits: {tokens: 1/day}",
             "limits.yaml:5: policies[1].name: a policy named 'a' stands above already",
@@ -227,7 +284,7 @@ def test_a_policys_field_among_its_limits_is_told_apart(file: Path) -> None:
         (ONE + "    max_wiat: 5s", "is not a field that openlimit knows; write max_wait"),
         (ONE + "    split-by: [key]", "is not a field that openlimit knows; write split_by"),
         (ONE + "    tokens: 9/day", "a limit's unit belongs below limits:"),
-        (ONE + "    user: x", "check its spelling: there are name, models, limits, split_by, "),
+        (ONE + "    user: x", "check its spelling: there are name, models, limits, match, "),
         ("polices: []", "polices: is not a field that openlimit knows; write policies"),
         ("models: []", "is a field of a policy: indent it below policies:, where each begins wi"),
         (ONE.replace("['*']", "gpt-4o*"), "gpt-4o-*\"], not 'gpt-4o*'; write [\"gpt-4o*\"]"),
@@ -237,7 +294,7 @@ def test_a_policys_field_among_its_limits_is_told_apart(file: Path) -> None:
         (ONE.replace("'*'", "' gpt-4o'"), 'no model has, so it would cover none; write "gpt-4o"'),
         (ONE.replace("'*'", "' '"), 'no model has, so it would cover none; write ""'),
         (ONE.replace("*", "m" * 257), "is longer than any model's name, which has 256 bytes at "),
-        (ONE + "    split_by: [keys]", "expected model or key, not 'keys'; write key"),
+        (ONE + "    split_by: [keys]", "not 'keys'; write key"),
         (ONE + "    on_store_failure: Allow", "expected refuse or allow, not 'Allow'; write allow"),
         (ONE + "    concurrent: 10k", "from 1 to 1000000, not '10k'; write 10000"),
         (ONE + "    concurrent: 010", "from 1 to 1000000, not '010'; write 10"),

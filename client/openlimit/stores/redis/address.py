@@ -1,14 +1,14 @@
-"""Where a Redis is, and clients of it that are not yet connected."""
+"""Where a Redis is, and connections to it that are not yet open."""
 
 import random
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -30,8 +30,6 @@ _KEEPALIVE = {
     )
     if hasattr(socket, name)
 }
-_SERVER = {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
-_GUIDE = {"socket_timeout": GUIDE_TIMEOUT, "socket_connect_timeout": GUIDE_TIMEOUT}
 _COMMON: Mapping[str, Any] = {
     # Never a second time: a call that was sent may have been carried out.
     "retry": Retry(NoBackoff(), 0),
@@ -67,64 +65,32 @@ class RedisAddress:
         """The answer to an operation that was not decided."""
         return LimiterUnavailable(self.name, reason)
 
-    def server(self) -> Redis:
-        """A client, not yet connected, of the server or of the master that the sentinels name."""
-        if self.topology == "single":
-            return self.node(*self.hosts[0]) if self.hosts else self._client(_SERVER)
-        sentinels = _Sentinels(  # type: ignore[no-untyped-call] # redis-py does not type it
-            shuffled(self.hosts),
-            sentinel_kwargs={**_COMMON, **_GUIDE, **self.sentinel_options},
-            **{**_COMMON, **_SERVER, **self.options},
-        )
-        client: Redis = sentinels.master_for(self.service, connection_pool_class=_PoolOfMaster)
-        return client
+    def server(self, *place: str | int) -> AbstractConnection:
+        """A connection, not yet open, to the host and port; to the socket where there are none."""
+        return self._connection(CONNECT_TIMEOUT, self.options, place)
 
-    def node(self, host: str, port: int) -> Redis:
-        """A client, not yet connected, of this server."""
-        return self._client(_SERVER, host=host, port=port)
+    def guide(self, host: str, port: int) -> AbstractConnection:
+        """A connection, not yet open, to ask this node for the cluster's map."""
+        return self._connection(GUIDE_TIMEOUT, self.options, (host, port))
 
-    def guide(self, host: str, port: int) -> Redis:
-        """A client, not yet connected, to ask this node for the cluster's map."""
-        return self._client(_GUIDE, host=host, port=port)
+    def sentinel(self, host: str, port: int) -> AbstractConnection:
+        """A connection, not yet open, to ask this Sentinel for the master."""
+        return self._connection(GUIDE_TIMEOUT, self.sentinel_options, (host, port))
 
-    def _client(self, timeouts: Mapping[str, float], **place: Any) -> Redis:
-        return Redis(**{**_COMMON, **timeouts, **self.options, **place})
+    def _connection(
+        self, timeout: float, options: Mapping[str, Any], place: Sequence[str | int]
+    ) -> AbstractConnection:
+        where = dict(zip(("host", "port"), place, strict=False))
+        # The client knows which kind of connection the options mean. Its pool is not used: there
+        # is one connection to a server, which no two tasks use at once.
+        client = Redis(**{**_COMMON, "socket_connect_timeout": timeout, **options, **where})
+        make: Any = client.connection_pool.make_connection  # it is not typed
+        made: AbstractConnection = make()
+        return made
 
 
 class SentinelsFailed(RedisError):
-    """No Sentinel has answered; the cause is why the last one has not."""
-
-
-class _Sentinels(Sentinel):
-    """Says why none of them names the master, which redis-py keeps to itself."""
-
-    async def discover_master(self, service_name: str) -> tuple[str, int]:
-        failure: RedisError | None = None
-        has_answered = False
-        for sentinel in self.sentinels:
-            try:
-                masters: Any = await sentinel.sentinel_masters()  # by name
-            except RedisError as error:
-                failure = error
-                continue
-            has_answered = True
-            state = masters.get(service_name)
-            if state and self.check_master_state(state, service_name):
-                return state["ip"], state["port"]
-        if failure and not has_answered:
-            raise SentinelsFailed from failure
-        raise MasterNotFoundError(f"No master found for {service_name!r}")
-
-
-class _PoolOfMaster(SentinelConnectionPool):
-    """Hangs up on the sentinels once they have said who the master is."""
-
-    async def get_master_address(self) -> Any:
-        try:
-            return await super().get_master_address()  # type: ignore[no-untyped-call] # not typed
-        finally:
-            for sentinel in self.sentinel_manager.sentinels:
-                await sentinel.aclose()
+    """No Sentinel names the master; the cause, if none has answered, is why the last has not."""
 
 
 def shuffled(hosts: Collection[tuple[str, int]]) -> list[tuple[str, int]]:

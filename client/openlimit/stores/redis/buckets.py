@@ -10,13 +10,12 @@ from redis.exceptions import AskError, MovedError
 from openlimit.background import tell_if_failed
 from openlimit.bucket import slots
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores import lines
+from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
-from openlimit.stores.redis.encoder import key_of
+from openlimit.stores.redis.keys import key_of
 from openlimit.stores.redis.node import Clock, RedisNode
-from openlimit.stores.redis.reasons import reason
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation
 
 _MOST_REDIRECTIONS = 3
@@ -24,8 +23,7 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for the event loop this is made on: an AsyncStore, AsyncSlots and
-    AsyncLines.
+    """The buckets of a Redis, for one event loop: an AsyncStore, AsyncSlots and AsyncLines.
 
     Callers of the same time share round trips, see node.py; none waits longer than the address's
     timeout. An outage is over as soon as Redis is back.
@@ -33,18 +31,30 @@ class RedisBuckets:
     """
 
     one_lot = False  # marks are beside their bucket
+    shared = True
 
     def __init__(self, address: RedisAddress, clock: Clock | None = None) -> None:
         self._address = address
         self._clock = clock
         self._nodes: dict[HostAndPort | None, RedisNode] = {}
         self._map = ClusterMap(address) if address.topology == "cluster" else None
-        self._under_way: set[asyncio.Future[None]] = set()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        """No caller is under way; cleared by whoever waits for that."""
         self._giving_back: set[asyncio.Task[list[Answer]]] = set()
 
+    @property
+    def lines(self) -> "RedisBuckets":
+        """Lines in the same buckets."""
+        return self
+
     async def aclose(self) -> None:
-        while under_way := self._under_way | self._giving_back | self._trips():
-            await asyncio.wait(under_way)
+        while self._under_way or self._giving_back or self._trips():
+            if self._under_way:
+                self._idle.clear()
+                await self._idle.wait()
+            else:
+                await asyncio.wait(self._giving_back | self._trips())
         for node in self._nodes.values():
             await node.aclose()
         if self._map:
@@ -55,23 +65,17 @@ class RedisBuckets:
     @overload
     async def adecide(self, operations: Sequence[slots.Operation]) -> list[slots.Answer]: ...
     @overload
-    async def adecide(self, operations: Sequence[lines.Operation]) -> list[lines.Answer]: ...
+    async def adecide(self, operations: Sequence[lines_.Operation]) -> list[lines_.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:
-        answered = asyncio.get_running_loop().create_future()
-        self._under_way.add(answered)
+        self._under_way += 1
         try:
             if self._map:
                 return await self._ask_cluster(self._map, operations)
-            answers = await self._node(None).ask(operations)
+            return await self._node(None).ask(operations)
         finally:
-            self._under_way.discard(answered)
-            answered.set_result(None)
-        return [
-            self._address.unavailable(reason(answer, self._address))
-            if isinstance(answer, AskError)
-            else answer
-            for answer in answers
-        ]
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _ask_cluster(
         self, cluster: ClusterMap, operations: Sequence[AnyOperation]
@@ -120,8 +124,7 @@ class RedisBuckets:
     def _node(self, at: HostAndPort | None) -> RedisNode:
         node = self._nodes.get(at)
         if node is None:
-            connect = partial(self._address.node, *at) if at else self._address.server
-            node = self._nodes[at] = RedisNode(self._address, connect, self._clock, self.give_back)
+            node = self._nodes[at] = RedisNode(self._address, at, self._clock, self.give_back)
         return node
 
     def give_back(

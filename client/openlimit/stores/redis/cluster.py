@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from openlimit.background import tell_of_fault
-from openlimit.stores.redis.address import GUIDE_TIMEOUT, RedisAddress, shuffled
-from openlimit.stores.redis.connection import hang_up
+from openlimit.stores.redis.address import RedisAddress, shuffled
+from openlimit.stores.redis.connection import ask_guide
 from openlimit.stores.redis.reasons import is_expected, reason
 
 HostAndPort = tuple[str, int]
@@ -30,7 +30,6 @@ class ClusterMap:
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
-        self._loop = asyncio.get_running_loop()
         self._map: _Map | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._next_refresh = 0.0
@@ -52,8 +51,9 @@ class ClusterMap:
     def doubt(self) -> None:
         """Fetch a newer map in the background, unless one was fetched just now."""
         is_refreshing = self._refreshing and not self._refreshing.done()
-        if not is_refreshing and self._loop.time() >= self._next_refresh:
-            self._refreshing = self._loop.create_task(self._refresh())
+        loop = asyncio.get_running_loop()
+        if not is_refreshing and loop.time() >= self._next_refresh:
+            self._refreshing = loop.create_task(self._refresh())
 
     async def aclose(self) -> None:
         """Look no more."""
@@ -67,7 +67,8 @@ class ClusterMap:
         best: _Map | None = None
         for node in shuffled(set(self._address.hosts) | (self._map.nodes if self._map else set())):
             try:
-                found = await self._fetch(node)
+                reply = await ask_guide(self._address.guide(*node), "CLUSTER", "SLOTS")
+                found = read_map(reply, node[0])
             except Exception as error:  # whatever it is, the next node may answer
                 if not is_expected(error):
                     tell_of_fault("reading a cluster's map", error)
@@ -78,17 +79,7 @@ class ClusterMap:
             if None not in best.masters:
                 break
         self._map = best or self._map
-        self._next_refresh = self._loop.time() + _REFRESH_AFTER
-
-    async def _fetch(self, node: HostAndPort) -> _Map:
-        client = self._address.guide(*node)
-        try:
-            async with asyncio.timeout(GUIDE_TIMEOUT):
-                # Not as redis-py reads it, which knows no node without a host.
-                ask: Any = client.execute_command  # it is not typed
-                return read_map(await ask("CLUSTER", "SLOTS"), node[0])
-        finally:
-            await hang_up(client)
+        self._next_refresh = asyncio.get_running_loop().time() + _REFRESH_AFTER
 
 
 def read_map(reply: Any, asked: str) -> _Map:

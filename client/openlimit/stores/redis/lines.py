@@ -25,7 +25,7 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.redis.encoder import beside, to_json
+from openlimit.stores.redis.keys import beside, to_json
 
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
@@ -95,7 +95,7 @@ class _Encoder:
             case lines.Observe(_, rules, remaining):
                 return "observe", least_levels(rules.limits, remaining)
             case lines.GiveUp() | lines.Release() | lines.Where() | lines.Turn():
-                return _NAMES[type(operation)], operation[1]
+                return _NAMES[type(operation)], *operation[1:]
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 
     def _rest(
@@ -107,9 +107,9 @@ class _Encoder:
                 bound = -1 if max_wait == inf else max_wait
                 asked = False if first is None else first
                 return call.lease, server, bound, lot, number, asked, kept
-            case lines.Cancel(_, _, lot, number, start):
+            case lines.Cancel(_, _, lot, number, start, is_known):
                 self._lot(lot)
-                return lot, number, start
+                return lot, number, start, is_known
             case lines.Settle(_, call, lot, number, start, actual):
                 self._lot(lot)
                 return lot, number, start, _by_unit(call, actual)

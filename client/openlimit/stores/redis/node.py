@@ -19,14 +19,13 @@ from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError
 
 from openlimit.background import tell_if_failed, tell_of_fault
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.address import CONNECT_TIMEOUT, RedisAddress
-from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load
-from openlimit.stores.redis.expiries import Expiries
+from openlimit.stores.redis.connection import evaluate, hang_up, has_ended, load, master_of
 from openlimit.stores.redis.reasons import is_expected, reason, slow_connection
 from openlimit.stores.redis.script import AnyAnswer, AnyOperation, calls_of, size_of
 
@@ -59,10 +58,12 @@ class _Waiting(NamedTuple):
     operations: Sequence[AnyOperation]
     asking: bool
     answers: "asyncio.Future[list[AnyAnswer | AskError]]"
+    until: float
+    """On the loop's clock; then its caller is told that it took too long."""
 
 
 class RedisNode:
-    """A server that ``new_client`` connects to, asked by one event loop.
+    """The server ``at`` a place, or the one that the address means, asked by one event loop.
 
     ``abandoned`` takes operations, and the answers that came too late for a cancelled caller.
     """
@@ -70,23 +71,24 @@ class RedisNode:
     def __init__(
         self,
         address: RedisAddress,
-        new_client: Callable[[], Redis],
+        at: tuple[str, int] | None,
         clock: Clock | None,
         abandoned: Callable[[Sequence[AnyOperation], Sequence[AnyAnswer | AskError]], None],
     ) -> None:
         self._address = address
-        self._new_client = new_client
+        self._at = at
         self._clock = clock
         self._abandoned = abandoned
         self._loop = asyncio.get_running_loop()
-        self._client: Redis | None = None  # one that has answered
-        self._connection = 0  # another number for each
+        self._connection: AbstractConnection | None = None  # one that has answered
+        self._number = 0  # of the connection: another for each
         self._connecting: asyncio.Task[None] | None = None
         self._evicting = ""
         self._failure = ""
         self._retry_at = 0.0
         self._queue: deque[_Waiting] = deque()
-        self._expiries = Expiries(address.timeout, TimeoutError)
+        self._waiting: deque[_Waiting] = deque()  # in the queue or under way, the oldest first
+        self._timer: asyncio.TimerHandle | None = None  # one for all: many callers come at once
         self.trips: asyncio.Task[None] | None = None
         """Under way, for all callers."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -98,18 +100,21 @@ class RedisNode:
 
         An outage is LimiterUnavailable for each operation, a redirection its AskError.
         """
-        if self._client is None and (failure := await self._connected()):
+        if self._connection is None and (failure := await self._connected()):
             return [failure] * len(operations)
-        waiting = _Waiting(operations, asking, self._loop.create_future())
+        until = self._loop.time() + self._address.timeout
+        waiting = _Waiting(operations, asking, self._loop.create_future(), until)
         self._queue.append(waiting)
-        self._expiries.watch(waiting.answers)
+        while self._waiting and self._waiting[0].answers.done():
+            self._waiting.popleft()
+        self._waiting.append(waiting)
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._expire)
         if self.trips is None:
             self.trips = self._loop.create_task(self._make_trips())
             self.trips.add_done_callback(partial(tell_if_failed, "asking Redis"))
         try:
             return await waiting.answers
-        except TimeoutError:
-            return [self._address.unavailable(self._too_slow())] * len(operations)
         except asyncio.CancelledError:
             if not waiting.answers.cancelled():
                 self._abandoned(operations, waiting.answers.result())
@@ -120,12 +125,25 @@ class RedisNode:
         if self._connecting:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        self._expiries.close()
-        if self._client:
-            client, self._client = self._client, None
-            await hang_up(client)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._connection:
+            connection, self._connection = self._connection, None
+            await hang_up(connection)
         if self._closing:
             await asyncio.wait(self._closing)
+
+    def _expire(self) -> None:
+        self._timer = None
+        while self._waiting:
+            operations, _, answers, until = self._waiting[0]
+            if not answers.done():
+                if until > self._loop.time():
+                    self._timer = self._loop.call_at(until, self._expire)
+                    return
+                answers.set_result([self._address.unavailable(self._too_slow())] * len(operations))
+            self._waiting.popleft()
 
     async def _connected(self) -> LimiterUnavailable | None:
         """Wait for a connection; None once there is one, else the error."""
@@ -134,31 +152,37 @@ class RedisNode:
         if self._connecting is None or self._connecting.done():
             self._connecting = self._loop.create_task(self._connect())
         await asyncio.wait([self._connecting], timeout=self._address.timeout)
-        return None if self._client else self._address.unavailable(self._failure)
+        return None if self._connection else self._address.unavailable(self._failure)
 
     async def _connect(self) -> None:
         self._failure = slow_connection(self._address)  # for callers that cannot wait that long
-        client = self._new_client()
+        connection: AbstractConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                policy = await load(client)
-            self._client, self._connection = client, next(_connections)
+                connection = self._address.server(*await self._place())
+                policy = await load(connection)
+            self._connection, self._number = connection, next(_connections)
             if policy and policy != self._evicting:
                 _log.warning(_EVICTS, self._address, policy)
             self._evicting = policy
         except Exception as error:  # of the network, Redis, a certificate, a host's name
-            self._lose(client, error)
+            self._lose(connection, error)
         finally:
-            if client is not self._client:
-                await hang_up(client)
+            if connection and connection is not self._connection:
+                await hang_up(connection)
+
+    async def _place(self) -> Sequence[str | int]:
+        if self._address.topology == "sentinel":
+            return await master_of(self._address)
+        return self._at or next(iter(self._address.hosts), ())
 
     async def _make_trips(self) -> None:
         try:
             while self._queue:
                 for _ in range(_PASSES):
                     await asyncio.sleep(0)
-                if self._client and has_ended(self._client):
-                    self._drop(self._client)
+                if self._connection and has_ended(self._connection):
+                    self._drop(self._connection)
                     await self._connected()
                 batch = self._next_batch()
                 self._deliver(batch, await self._trip(batch))
@@ -180,33 +204,34 @@ class RedisNode:
 
     async def _trip(self, batch: Sequence[_Waiting]) -> list[AnyAnswer | AskError]:
         operations = [operation for waiting in batch for operation in waiting.operations]
-        client = self._client
-        if client is None:  # lost by the trip before, or it has ended and there is no other yet
+        connection = self._connection
+        if connection is None:  # lost by the trip before, or it has ended and there is no other yet
             return [self._address.unavailable(self._failure)] * len(operations)
         try:
             calls = calls_of(operations, self._address.prefix, self._clock)
             asking = any(waiting.asking for waiting in batch)
             async with asyncio.timeout(self._address.timeout):
-                replies = await evaluate(client, calls, asking)
+                replies = await evaluate(connection, calls, asking)
             answers: dict[int, AnyAnswer | AskError] = {}
             for call, reply in zip(calls, replies, strict=True):
                 if isinstance(reply, Exception):
-                    trouble = self._trouble(client, call.key, reply)
+                    trouble = self._trouble(connection, call.key, reply)
                     answers |= dict.fromkeys(call.positions, trouble)
                 else:
-                    decoded = call.decode(reply, self._connection)
+                    decoded = call.decode(reply, self._number)
                     answers |= zip(call.positions, decoded, strict=True)
             return [answers[position] for position in range(len(operations))]
         except Exception as error:  # whatever it is, no caller may be left waiting
-            self._lose(client, error)
+            self._lose(connection, error)
             return [self._address.unavailable(self._failure)] * len(operations)
 
-    def _trouble(self, client: Redis, key: str, reply: Exception) -> LimiterUnavailable | AskError:
-        if isinstance(reply, AskError):
+    def _trouble(
+        self, connection: AbstractConnection, key: str, reply: Exception
+    ) -> LimiterUnavailable | AskError:
+        if self._at and isinstance(reply, AskError):
             return reply
-        wrong = isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply)
-        if wrong or not isinstance(reply, ResponseError):
-            self._lose(client, reply)
+        if isinstance(reply, _WRONG_SERVER) or _WRONG_SERVER_OF_SCRIPT in str(reply):
+            self._lose(connection, reply)
         return self._address.unavailable(f"{key}: {reason(reply, self._address)}")
 
     def _deliver(self, batch: Sequence[_Waiting], answers: Sequence[AnyAnswer | AskError]) -> None:
@@ -218,19 +243,19 @@ class RedisNode:
             else:
                 waiting.answers.set_result(own)
 
-    def _lose(self, client: Redis, error: Exception) -> None:
+    def _lose(self, connection: AbstractConnection | None, error: Exception) -> None:
         """Hang up, so that the next caller connects to the server that is the master by then."""
         if not is_expected(error):
             tell_of_fault("asking Redis", error)
         timed_out = isinstance(error, TimeoutError) and not str(error)
         self._failure = self._too_slow() if timed_out else reason(error, self._address)
         self._retry_at = self._loop.time() + _COOL_DOWN
-        if client is self._client:
-            self._drop(client)
+        if connection and connection is self._connection:
+            self._drop(connection)
 
-    def _drop(self, client: Redis) -> None:
-        self._client = None
-        closing = self._loop.create_task(hang_up(client))
+    def _drop(self, connection: AbstractConnection) -> None:
+        self._connection = None
+        closing = self._loop.create_task(hang_up(connection))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 

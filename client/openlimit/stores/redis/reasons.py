@@ -105,7 +105,7 @@ _MEANINGS: Sequence[tuple[re.Pattern[str], str]] = [
 
 def is_expected(error: BaseException) -> bool:
     """Whether it is of the network or of Redis, and no fault of this library's."""
-    return isinstance(error, RedisError | OSError | TimeoutError)
+    return isinstance(error, RedisError | OSError)
 
 
 def reason(error: BaseException, address: RedisAddress) -> str:
@@ -123,7 +123,7 @@ def reason(error: BaseException, address: RedisAddress) -> str:
 def slow_connection(address: RedisAddress) -> str:
     """Why there is no connection yet, as far as anybody can tell."""
     # A server that speaks no TLS takes what opens it for half a command, and waits for the rest.
-    hint = f"; {_hint(address)}" if address.name.startswith("rediss") else ""
+    hint = f"; {_advice(address)['hint']}" if address.name.startswith("rediss") else ""
     return f"no connection within {address.timeout:g} s{hint}"
 
 
@@ -147,45 +147,34 @@ def _said(error: BaseException) -> str:
 
 
 def _advice(address: RedisAddress) -> dict[str, str]:
-    scheme, topology, rest = _parts(address)
-    tcp = scheme.replace("unix", "redis")
+    scheme, _, rest = address.name.partition("://")
+    kind, plus, topology = scheme.partition("+")
+    tcp = kind.replace("unix", "redis")
+    tls, plain = (f"{each}{plus}{topology}://{rest}" for each in ("rediss", "redis"))
     hosts = [
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts
     ]
     cluster = f"{tcp}+cluster://{','.join(hosts) or 'host:port'}"
-    password = f"the server asks for a password: write it as {scheme}{topology}://user:password@…"
-    if topology == "+sentinel":
+    password = f"the server asks for a password: write it as {scheme}://user:password@…"
+    if topology == "sentinel":
         password += ", and that of Sentinels as sentinel_password="
     down = f"the server is a node of a Redis Cluster, which is down: use {cluster}"
-    if topology == "+cluster":
+    if topology == "cluster":
         down = "the cluster has lost nodes that hold buckets: see CLUSTER INFO"
+    hints = {
+        "unix": "see its log",
+        "redis": f"if its port is for TLS, use {tls}",
+        "rediss": f"if it speaks no TLS at this port, use {plain}; if it wants its clients' "
+        "certificates, name one with ssl_certfile=",
+    }
     return {
         "cluster": cluster,
-        "single": f"{scheme}://{(hosts or [''])[0]}",
+        "single": f"{kind}://{(hosts or [''])[0]}",
         "sentinel": f"{tcp}+sentinel://host:port/name-of-the-master",
-        "tls": f"rediss{topology}://{rest}",
-        "plain": f"redis{topology}://{rest}",
+        "tls": tls,
+        "plain": plain,
         "service": address.service,
         "password": password,
         "down": down,
-        "hint": _hint(address),
+        "hint": hints[kind],
     }
-
-
-def _hint(address: RedisAddress) -> str:
-    scheme, topology, rest = _parts(address)
-    if scheme == "unix":
-        return "see its log"
-    if scheme == "redis":
-        return f"if its port is for TLS, use rediss{topology}://{rest}"
-    return (
-        f"if it speaks no TLS at this port, use redis{topology}://{rest}; if it wants its clients' "
-        "certificates, name one with ssl_certfile="
-    )
-
-
-def _parts(address: RedisAddress) -> tuple[str, str, str]:
-    """The scheme, the topology with a +, and what follows them."""
-    scheme, _, rest = address.name.partition("://")
-    kind, plus, topology = scheme.partition("+")
-    return kind, plus + topology, rest

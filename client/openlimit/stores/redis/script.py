@@ -1,24 +1,35 @@
 """Operations to calls of bucket.lua, and its replies to answers. No I/O.
 
-One call carries out any number of operations of one bucket, in order.
+One call carries out any number of operations of one bucket, in order. The script reads them as
+JSON, and columns of numbers.
 """
 
+import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from math import inf
+from operator import sub
+from typing import Any, Literal
 
 from openlimit.bucket import slots
-from openlimit.bucket.limit import SECOND
+from openlimit.bucket.limit import SECOND, least_levels
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import (
+    MARKED,
     NO_OTHERS,
+    REPEATABLE,
+    SETTLED_WITHIN,
     Acquire,
     Answer,
     Cancel,
     Grants,
+    Observe,
     Operation,
+    Penalize,
     Repeat,
+    Request,
     Secret,
     Settle,
     not_started,
@@ -26,7 +37,7 @@ from openlimit.stores.protocol import (
     was_cancelled,
 )
 from openlimit.stores.redis import lines
-from openlimit.stores.redis.encoder import Encoder, key_of, to_json
+from openlimit.stores.redis.keys import beside, key_of, to_json
 from openlimit.stores.redis.lua import BUCKET, LINE, SLOTS, Script
 
 AnyOperation = Operation | slots.Operation | lines_.Operation
@@ -40,25 +51,120 @@ _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5,
 _SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
 
 
-class Call(NamedTuple):
+class Call:
     """Operations of one bucket that one call of a script carries out."""
 
-    key: str
-    """Of the bucket's hash."""
-    operations: list[Any]
-    positions: list[int]
-    """Of each of the operations among all."""
-    script: Script
-    prefix: str
-    clock: float | None
+    def __init__(self, script: Script, bucket: str, prefix: str, clock: float | None) -> None:
+        self.script = script
+        self.key = key_of(bucket, prefix)
+        """Of the bucket's hash."""
+        self.operations: list[Any] = []
+        self.positions: list[int] = []
+        """Of each of the operations among all."""
+        self._prefix, self._clock = prefix, clock
 
     def encode(self) -> Sequence[Any]:
-        """What follows EVALSHA and the script's name."""
+        """What follows EVALSHA and the script's name: the number of the keys, the keys, the JSON
+        and the columns."""
         if self.script is SLOTS:
-            return _encode_slots(self)
+            return self._encode_slots()
         if self.script is LINE:
-            return lines.encode(self.key, self.prefix, self.clock, self.operations)
-        return Encoder(self.key, self.prefix, self.clock).encode(self.operations)
+            return lines.encode(self.key, self._prefix, self._clock, self.operations)
+        self._keys = {self.key: 1}
+        self._requests: dict[str, int] = {}
+        self._remembered: list[tuple[int, float]] = []
+        self._columns = array("d")
+        first = self.operations[0]
+        if isinstance(first, Secret):
+            return 1, self.key, to_json({"secret": first.proposed}), b""
+        limits = first.limits
+        content: dict[str, Any] = {
+            "clock": self._clock,
+            "limits": [(x.name, x.unit, x.amount, x.capacity, x.rate, x.most) for x in limits],
+            "operations": [
+                self._acquire(each) if type(each) is Acquire else self._write(each)
+                for each in self.operations
+            ],
+        }
+        if len(self._keys) > 1:
+            content |= {
+                "requests": self._remembered,
+                "lots": self._beside("lot", ""),
+                "settled_within": SETTLED_WITHIN,
+                "marked": MARKED,
+            }
+        if sys.byteorder == "big":
+            self._columns.byteswap()
+        return len(self._keys), *self._keys, to_json(content), self._columns.tobytes()
+
+    def _encode_slots(self) -> Sequence[Any]:
+        # Each part has a key, so the bucket's name must have a hash tag that is not empty.
+        content = {
+            "clock": self._clock,
+            "place_kept": slots.PLACE_KEPT,
+            "released_kept": slots.RELEASED_KEPT,
+            "most_released": slots.MOST_RELEASED,
+            "operations": [
+                (type(operation).__name__.lower(), *operation[1:]) for operation in self.operations
+            ],
+        }
+        return len(_SLOT_KEYS), *(self.key + part for part in _SLOT_KEYS), to_json(content)
+
+    def _write(self, operation: Operation) -> Sequence[Any]:
+        match operation:
+            case Settle():
+                return self._settle(operation)
+            case Cancel(_, _, lot, number, start_):
+                which = start_ is not None and self._which_key("lot", lot)
+                return "cancel", which, lot, number, start_ or 0
+            case Penalize(_, _, length):
+                return "penalize", length
+            case Observe(_, limits, remaining):
+                return "observe", least_levels(limits, remaining)
+            case _:
+                raise AssertionError("the secret has a call of its own")
+
+    def _acquire(self, operation: Acquire) -> Sequence[Any]:
+        _, _, costs, max_wait, lot, first, request, places = operation
+        columns, bound = self._columns, -1 if max_wait == inf else max_wait
+        if len(costs) == 1:
+            columns.extend(costs[0])
+        else:
+            for column in zip(*costs, strict=True):
+                columns.extend(column)
+        if not request:
+            return "acquire", lot, first, len(costs), bound
+        which = self._request(request)
+        if isinstance(places, range) and places.step == 1:
+            return "repeat", lot, first, len(costs), bound, which, places.start
+        columns.extend(places)
+        return "repeat", lot, first, len(costs), bound, which, False
+
+    def _settle(self, operation: Settle) -> Sequence[Any]:
+        _, _, lot, numbers, starts, reserved, actual = operation
+        self._columns.extend(numbers)
+        if starts is not None:
+            self._columns.extend(starts)
+        pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
+        for after, before in pairs:
+            self._columns.extend(map(sub, after, before))
+        return "settle", starts is not None and self._which_key("lot", lot), lot, len(numbers)
+
+    def _request(self, request: Request) -> int:
+        """Which of the call's requests that is."""
+        which = self._requests.get(request.id)
+        if which is None:
+            which = self._requests[request.id] = len(self._requests) + 1
+            kept = -REPEATABLE if request.kept is None else request.kept
+            self._remembered.append((self._which_key("run", request.id), kept))
+        return which
+
+    def _which_key(self, what: str, name: str) -> int:
+        """Which of the keys is that one, counted from 1."""
+        return self._keys.setdefault(self._beside(what, name), len(self._keys) + 1)
+
+    def _beside(self, what: str, name: str) -> str:
+        return beside(self.key, self._prefix, what, name)
 
     def decode(self, reply: Sequence[Any], connection: int = 0) -> list[AnyAnswer]:
         """The answer to each of the operations. Over another connection, lines have another epoch:
@@ -108,7 +214,7 @@ def calls_of(
             filling[target] = call, limits, filled
         # By identity: limits are made once for many operations, and comparing them costs more.
         if call is None or limits is not before or filled[0] + size > _MOST:
-            call = Call(key_of(operation.bucket, prefix), [], [], script, prefix, now)
+            call = Call(script, operation.bucket, prefix, now)
             filling[target] = call, limits, (filled := [0])
             calls.append(call)
         filled[0] += size
@@ -120,20 +226,6 @@ def calls_of(
 def _apart(operation: Any) -> tuple[Script, object]:
     """What carries out an operation that is no bucket's, and the rules of all in one call."""
     return (LINE, lines.root_rules(operation)) if type(operation) in lines.KINDS else (SLOTS, None)
-
-
-def _encode_slots(call: Call) -> Sequence[Any]:
-    # Each part has a key, so the bucket's name must have a hash tag that is not empty.
-    content = {
-        "clock": call.clock,
-        "place_kept": slots.PLACE_KEPT,
-        "released_kept": slots.RELEASED_KEPT,
-        "most_released": slots.MOST_RELEASED,
-        "operations": [
-            (type(operation).__name__.lower(), *operation[1:]) for operation in call.operations
-        ],
-    }
-    return len(_SLOT_KEYS), *(call.key + part for part in _SLOT_KEYS), to_json(content)
 
 
 def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:

@@ -7,10 +7,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 from weakref import WeakSet, finalize
 
-from openlimit.background import tell_of_fault
 from openlimit.stores.protocol import Answer, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.buckets import RedisBuckets, cancels_of
@@ -97,16 +95,20 @@ class _Home:
     """A thread with the event loop that asks Redis for all of a process."""
 
     def __init__(self, address: RedisAddress, clock: Clock | None) -> None:
-        self._answering: set[asyncio.Task[None]] = set()
         # Reentrant: the garbage collector may end a waiter, which gives back, while it is held.
         self._lock = threading.RLock()
         self._closed = False
-        ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RedisBuckets]] = Future()
-        self._thread = threading.Thread(
-            target=lambda: self._run(address, clock, ready), name="openlimit-redis", daemon=True
-        )
-        self._thread.start()
-        self._loop, self._end, self._buckets = ready.result()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._buckets = RedisBuckets(address, clock)
+        # A factory of its own, so that it does not become the loop of the thread that calls.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._run, name="openlimit-redis", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._runner.close()
+            raise
 
     def decide(self, operations: Sequence[Operation]) -> Future[list[Answer]] | None:
         """Ask on the loop; None when this has been closed meanwhile.
@@ -125,28 +127,17 @@ class _Home:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._loop.call_soon_threadsafe(self._end.set)
+                self._loop.call_soon_threadsafe(self._loop.stop)
 
     def close(self) -> None:
         """``let_go``, and wait for it. Not from the thread itself."""
         self.let_go()
         self._thread.join()
 
-    def _run(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                runner.run(self._live(address, clock, ready))
-        except Exception as error:
-            if ready.done():
-                tell_of_fault("asking Redis", error)
-            else:
-                ready.set_exception(error)
-
-    async def _live(self, address: RedisAddress, clock: Clock | None, ready: Future[Any]) -> None:
-        buckets, end = RedisBuckets(address, clock), asyncio.Event()
-        ready.set_result((asyncio.get_running_loop(), end, buckets))
-        await end.wait()
-        await buckets.aclose()
+    def _run(self) -> None:
+        with self._runner:
+            self._loop.run_forever()
+            self._runner.run(self._buckets.aclose())
 
     def _start(self, operations: Sequence[Operation], asked: Future[list[Answer]]) -> None:
         task = self._loop.create_task(self._answer(operations, asked))

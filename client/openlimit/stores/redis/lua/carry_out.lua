@@ -1,10 +1,10 @@
 -- Carries out the operations. In order, each is one of
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
---   ['cancel', name, path, rules, costs, lot, number, start]
+--   ['cancel', name, path, rules, costs, lot, number, start, is_known]
 --   ['settle', name, path, rules, costs, lot, number, start, actual]
 --   ['renew', name, path, rules, costs, lease, start]
---   ['giveup', name]  ['release', name]  ['where', name]
+--   ['giveup', name, server]  ['release', name]  ['where', name]
 --   ['penalize', length]  ['observe', levels]  ['turn', server]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
@@ -29,9 +29,9 @@ do
 
   local carry_out = {ask = ask}
 
-  function carry_out.giveup(name)
+  function carry_out.giveup(name, server)
     local entry = waiting_call(name)
-    if not entry then
+    if not entry or entry.server ~= server then
       return {NO}
     end
     if not entry.out then
@@ -41,10 +41,10 @@ do
     return {entry.out and NO or YES}
   end
 
-  function carry_out.cancel(name, path_, which, costs, lot, number, start)
+  function carry_out.cancel(name, path_, which, costs, lot, number, start, is_known)
     if now >= start + call.settled_within then
       return {TOO_LATE}
-    elseif start <= now or is_cancelled(lot, number) then
+    elseif is_known and start <= now or is_cancelled(lot, number) then
       return {NO}
     end
     local _, mark_cancelled = marks_of_lots()
@@ -135,7 +135,8 @@ do
       end)
     end
     decide(is_silent, teller(server))
-    local found = {meta.epoch .. '.' .. server_of(server).loss, exact(math.max(0, next_at() - now)), #outcomes}
+    local found = {meta.epoch .. '.' .. server_of(server).loss,
+                   exact(math.max(0, next_at() - now)), #outcomes}
     for _, packed in ipairs(outcomes) do
       local _, what, name, time, unit, lot, number = cmsgpack.unpack(packed)
       found[#found + 1], found[#found + 2], found[#found + 3] = what, name, exact(time)

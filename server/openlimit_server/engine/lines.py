@@ -1,0 +1,295 @@
+"""The callers that a server holds in lines, until their start is near.
+
+A caller is held for a moment only, shorter than clients' timeouts, and is then told to repeat its
+request. Its call keeps its place meanwhile, for ``PLACE_KEPT`` seconds, and so does a start that is
+decided in that time; then it is given back.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from math import inf
+from typing import Any
+
+from openlimit.background import tell_if_failed
+from openlimit.bucket.limit import SECOND
+from openlimit.bucket.line import Refusal, Standing
+from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.stores.lines import (
+    Answer,
+    Ask,
+    AsyncLines,
+    Cancel,
+    GiveUp,
+    Granted,
+    InLine,
+    Operation,
+    Release,
+    Turn,
+    Turned,
+    Where,
+)
+
+PLACE_KEPT = 3.0
+"""Seconds for which a call keeps its place, or its start, while nobody asks for it."""
+MAX_HOLD = 2.0
+"""Seconds for which a caller is held at most."""
+_POLL = 0.05
+"""Seconds until a shared line is asked again at the latest, while callers are held: half the
+horizon. Another server may have freed what they wait for."""
+_RETRY = 0.25  # seconds until a line is asked again whose store is away
+_SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
+_MOST_OWED = 10_000  # releases; slots of older ones are freed when their leases end
+
+Outcome = Granted | OpenLimitError
+
+
+class _Held:
+    """A call of this server that is not decided yet, or whose start nobody knows yet."""
+
+    __slots__ = ("ask", "asking", "callers", "leaving", "outcome")
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.outcome: Outcome | None = None
+        self.asking = 0
+        """How many ask for it at this moment."""
+        self.callers: set[asyncio.Future[None]] = set()
+        self.leaving: asyncio.TimerHandle | None = None
+        """When it is given up, while it has no callers."""
+
+
+class HeldLine:
+    """This server's callers in the line of one tree, for the event loop it is used on."""
+
+    def __init__(self, lines: AsyncLines, bucket: str, server: str) -> None:
+        self._lines = lines
+        self._bucket = bucket
+        self._server = server
+        self._held: dict[str, _Held] = {}
+        self._owed: dict[str, Release] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
+        self._background: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._now = 0.0
+        """The latest that is known of the store's clock."""
+        self._epoch = ""
+        """Of the line: in another one, it may have forgotten calls."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything that it must not forget."""
+        return bool(self._held or self._owed or self._timer or self._background)
+
+    async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
+        """The answers to operations. What is decided by the way goes to the callers held.
+
+        Releases that the store did not answer are carried out once it is back.
+        """
+        owed, self._owed = self._owed, {}
+        turn = Turn(self._bucket, self._server)
+        asked = [*owed.values(), *operations, turn]
+        try:
+            *answers, turned = await self._lines.adecide(asked)
+        except BaseException:
+            self._owed = owed | self._owed
+            raise
+        for operation, answer in zip(asked, answers, strict=False):
+            if isinstance(operation, Release) and isinstance(answer, LimiterUnavailable):
+                self._owe(operation)
+        while isinstance(turned, Turned):
+            self._now = turned.now
+            if turned.epoch != self._epoch:
+                self._epoch = turned.epoch
+                self._start(self._ask_again())
+            for outcome in turned.outcomes:
+                self._deliver(outcome)
+            if turned.again > 0:
+                break
+            [turned] = await self._lines.adecide([turn])  # there was more than one call decides
+        self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
+        return answers[len(owed) :]
+
+    async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
+        """What is decided of calls at once; None for those that ``wait`` is for."""
+        held = [self._hold(ask) for ask in asks]
+        try:
+            answers = await self.carry_out(asks)
+        finally:
+            for each in held:
+                each.asking -= 1
+                self._leave(each, PLACE_KEPT)
+        return [self._outcome(*pair) for pair in zip(held, answers, strict=True)]
+
+    async def wait(self, name: str, hold: float) -> Outcome | Standing:
+        """What is decided of a call within ``hold`` seconds; else where it stands.
+
+        Cancelled, it gives the call up, unless another caller waits for it.
+        """
+        held = self._held[name]
+        caller = asyncio.get_running_loop().create_future()
+        held.callers.add(caller)
+        kept = 0.0
+        try:
+            if held.outcome is None and hold > 0 and not self._draining:
+                await asyncio.wait([caller], timeout=hold)
+            if held.outcome is None:
+                [standing] = await self.carry_out([Where(self._bucket, name)])
+            kept = PLACE_KEPT
+        finally:
+            held.callers.discard(caller)
+            self._leave(held, kept)
+        if held.outcome is not None:
+            return self._take(held)
+        if standing is False:  # it is in line no more: a repeat learns what has become of it
+            return Standing(0, 0.0, None, "")
+        assert isinstance(standing, Standing | OpenLimitError)
+        return standing
+
+    def wait_until(self, start: float) -> float:
+        """Microseconds from the latest decision until a start."""
+        return max(0.0, start - self._now)
+
+    def give_back(self, ask: Ask, granted: Granted) -> None:
+        """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
+        if ask.call.name not in self._held:
+            held = self._held[ask.call.name] = _Held(ask)
+            held.outcome = granted
+            self._leave(held, PLACE_KEPT)
+
+    def drain(self) -> None:
+        """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
+        self._draining = True
+        for held in self._held.values():
+            self._wake(held)
+
+    def _hold(self, ask: Ask) -> _Held:
+        held = self._held.get(ask.call.name)
+        if held is None:
+            held = self._held[ask.call.name] = _Held(ask)
+        held.asking += 1
+        return held
+
+    def _outcome(self, held: _Held, answer: Answer) -> Outcome | None:
+        """What is decided of a call that was asked for."""
+        if isinstance(answer, InLine):
+            held.ask = held.ask._replace(first=answer.first)
+        elif isinstance(answer, LimiterUnavailable):
+            return answer  # it may have been asked all the same, so it is given up in a while
+        elif held.outcome is None:
+            assert isinstance(answer, Granted | OpenLimitError)
+            held.outcome = answer
+            self._wake(held)
+        return None if held.outcome is None else self._take(held)
+
+    def _take(self, held: _Held) -> Outcome:
+        """The outcome, which is known from now on."""
+        if held.leaving:
+            held.leaving.cancel()
+        self._held.pop(held.ask.call.name, None)
+        assert held.outcome is not None
+        return held.outcome
+
+    def _deliver(self, outcome: Granted | Refusal) -> None:
+        if held := self._held.get(outcome.name):
+            held.outcome = outcome.error if isinstance(outcome, Refusal) else outcome
+            self._wake(held)
+
+    def _wake(self, held: _Held) -> None:
+        for caller in held.callers:
+            if not caller.done():
+                caller.set_result(None)
+
+    def _leave(self, held: _Held, kept: float) -> None:
+        """Give a call up in so many seconds, unless somebody asks for it."""
+        if held.leaving:
+            held.leaving.cancel()
+            held.leaving = None
+        if not held.asking and not held.callers and self._held.get(held.ask.call.name) is held:
+            loop = asyncio.get_running_loop()
+            held.leaving = loop.call_later(kept, lambda: self._start(self._give_up(held)))
+
+    async def _give_up(self, held: _Held) -> None:
+        name = held.ask.call.name
+        if held.outcome is None:
+            [left] = await self.carry_out([GiveUp(self._bucket, name, self._server)])
+            if isinstance(left, LimiterUnavailable):
+                self._leave(held, _RETRY)
+                return
+        if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
+            _, start, _, lot, number = held.outcome
+            cancel = Cancel(self._bucket, held.ask.call, lot, number, start, is_known=False)
+            await self.carry_out([cancel])
+        if not held.asking and not held.callers and self._held.get(name) is held:
+            del self._held[name]
+
+    async def _ask_again(self) -> None:
+        """For all calls that wait, each in its place."""
+        waiting = [held for held in self._held.values() if not held.outcome and not held.asking]
+        if not waiting:
+            return
+        answers = await self.carry_out([held.ask for held in waiting])
+        for held, answer in zip(waiting, answers, strict=True):
+            is_decided = isinstance(answer, Granted | OpenLimitError)
+            if held.outcome or not is_decided or isinstance(answer, LimiterUnavailable):
+                continue
+            assert isinstance(answer, Granted | OpenLimitError)
+            held.outcome = answer
+            self._wake(held)
+
+    def _owe(self, release: Release) -> None:
+        self._owed[release.name] = release
+        if len(self._owed) > _MOST_OWED:
+            del self._owed[next(iter(self._owed))]
+
+    def _look_in(self, seconds: float) -> None:
+        """Ask what is decided by then, at the latest."""
+        if self._lines.shared and self._held:
+            seconds = min(seconds, _POLL)
+        if seconds == inf:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer:
+            if self._due <= at:
+                return
+            self._timer.cancel()
+        self._timer, self._due = loop.call_at(at, self._tick), at
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._held or self._owed:
+            self._start(self.carry_out([]))
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(partial(tell_if_failed, "asking for callers in line"))
+
+
+class Lines:
+    """The lines of all trees in which this server has callers."""
+
+    def __init__(self, store: AsyncLines) -> None:
+        self.server = os.urandom(8).hex()
+        """The name by which it asks."""
+        self._store = store
+        self._held: dict[str, HeldLine] = {}
+        self._look_at = _SPARE_LINES
+
+    def find(self, bucket: str) -> HeldLine:
+        """The line of a tree."""
+        line = self._held.get(bucket)
+        if line is None:
+            if len(self._held) >= self._look_at:
+                self._held = {name: line for name, line in self._held.items() if line}
+                self._look_at = 2 * len(self._held) + _SPARE_LINES
+            line = self._held[bucket] = HeldLine(self._store, bucket, self.server)
+        return line
+
+    def drain(self) -> None:
+        """Hold nobody any longer. Does not block."""
+        for line in self._held.values():
+            line.drain()

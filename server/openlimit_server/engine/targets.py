@@ -1,0 +1,130 @@
+"""Where calls of one model, key and labels are decided, and the ids of what is granted there."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from itertools import repeat
+from typing import Any, cast
+from urllib.parse import quote
+
+from openlimit.bucket.limit import SECOND, Costs
+from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.operations import Grant, Labels, new
+from openlimit.stores import protocol as stores
+from openlimit.stores.protocol import Repeat
+from openlimit.stores.untracked import untrack
+from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
+from openlimit_server.engine.ids import Lots, Scope, Signer
+from openlimit_server.engine.routing import Policy
+
+
+class Target:
+    """The bucket of calls of one model and key, and what names and signs their reservations."""
+
+    __slots__ = ("_key", "_labels", "_model", "_scope", "_signer", "bucket", "lots", "policy")
+
+    def __init__(
+        self, policy: Policy, model: str, key: str, labels: Labels, signer: Signer, lots: Lots
+    ) -> None:
+        self.policy = policy
+        self.bucket = policy.bucket or _bucket_of(
+            policy, {**dict(labels), "model": model, "key": key}
+        )
+        self._key = key
+        self._labels = labels
+        self._model = model if policy.tells_model else ""
+        self._signer = signer
+        self.lots = lots
+        self._scope: Scope | None = None
+        untrack(self)
+
+    def _scope_of(self, lot: str) -> Scope:
+        scope = self._scope
+        if scope is None or scope.lot != lot:
+            scope = Scope(self._signer, self._key, lot, self.bucket, self._model, self._labels)
+            self._scope = scope
+        return scope
+
+    def operation(self, costs: Sequence[Costs], max_wait: float, run: AcquireRun) -> stores.Acquire:
+        """What the store is to do for a run."""
+        lot, first = self.lots.take(len(costs))
+        limits, request = self.policy.limits, self._request(run) if run.request_id else None
+        return new(
+            stores.Acquire,
+            (self.bucket, limits, costs, max_wait, lot, first, request, run.places),
+        )
+
+    def _request(self, run: AcquireRun) -> stores.Request:
+        # Written like this, no two are the same: nobody gets another's reservation, and nothing is
+        # repeated whose costs were of other units.
+        who = run.model, run.key, self._labels, self.policy.units
+        asked = repr((*who, run.request_id)).encode()
+        kept = None if run.kept is None else run.kept * SECOND
+        return stores.Request(blake2b(asked, digest_size=12).hexdigest(), kept)
+
+    def granted(self, answer: stores.Answer, operation: stores.Acquire) -> GrantRun:
+        """What the calls of a run are answered."""
+        costs, first = operation.costs, operation.first
+        if isinstance(answer, LimiterUnavailable):
+            return same_for_all(len(costs), in_outage(self.policy, answer))
+        assert isinstance(answer, stores.Grants)
+        now, waits, limited_by, others = answer
+        scope = self._scope_of(operation.lot)
+        if len(others) == len(costs):
+            owns = []
+        else:
+            starts = [now + wait for wait in waits] if waits else repeat(now)
+            owns = scope.owns(first, starts, costs)
+        alone = {i: self._alone(other) for i, other in others.items()} if others else {}
+        return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
+
+    def granted_alone(
+        self,
+        answer: stores.Answer,
+        operation: stores.Acquire,
+        places: Sequence[int] = (),
+        answers: list[Any] | None = None,
+    ) -> Grant | OpenLimitError | None:
+        """What a single call is answered: if there are several, the first, and the others' answers
+        are put at their places."""
+        if answers and len(places) > 1:
+            run = self.granted(answer, operation)
+            for i, place in enumerate(places):
+                answers[place] = run.outcome(i)
+            return run.outcome(0)
+        if isinstance(answer, LimiterUnavailable):
+            return in_outage(self.policy, answer)
+        now, waits, limits, others = cast(stores.Grants, answer)
+        if others:
+            return self._alone(others[0])
+        wait, limited_by = (waits[0], limits[0]) if waits else (0, "")
+        scope = self._scope
+        if scope is None or scope.lot != operation.lot:
+            scope = self._scope_of(operation.lot)
+        own = scope.own(operation.first, now + wait, operation.costs[0])
+        return new(Grant, (wait, limited_by, f"{own}/{scope.text}", 0.0, 0.0))
+
+    def _alone(self, other: Repeat | OpenLimitError) -> Grant | OpenLimitError:
+        if not isinstance(other, Repeat):
+            return other
+        wait, limited_by, lot, number, start, costs = other
+        scope = self._scope_of(lot)
+        return Grant(wait, limited_by, whole_id(scope.own(number, start, costs), scope.text))
+
+
+def in_outage(policy: Policy, trouble: LimiterUnavailable) -> Grant | LimiterUnavailable:
+    """What calls are answered that the store did not decide; a grant has no id."""
+    return Grant(0, "", "") if policy.settings.allows_without_store else trouble
+
+
+def same_for_all(count: int, outcome: Grant | OpenLimitError | None) -> GrantRun:
+    """What so many calls of a run are answered, each alone; None: later."""
+    return GrantRun("", (), (), (), dict.fromkeys(range(count), outcome))
+
+
+def _bucket_of(policy: Policy, labels: Mapping[str, str]) -> str:
+    # Quoted, so that no value can reach into another's bucket.
+    split_by = policy.settings.split_by
+    split = ":".join(quote(labels.get(label, ""), safe="") for label in split_by)
+    if not split:  # a hash tag of Redis is never empty; and what is quoted has no colon
+        split = f":{policy.name}" if split_by else policy.name
+    return f"{policy.name}:{{{split}}}"

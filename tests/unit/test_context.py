@@ -1,0 +1,95 @@
+"""Labels, and the block that gives them to all calls inside."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+
+import openlimit.context
+from openlimit.context import added, labels, labels_inside
+from openlimit.errors import InvalidRequest
+
+
+def test_nested_blocks_add_and_end() -> None:
+    """Inner labels come on top of the outer ones, and go with their block."""
+    with labels(team="search"):
+        with labels(run="7", team="ads"):
+            assert labels_inside() == (("run", "7"), ("team", "ads"))
+        assert labels_inside() == (("team", "search"),)
+    assert labels_inside() == ()
+
+
+def test_they_go_when_the_block_fails() -> None:
+    """An error in the block leaves none of its labels behind."""
+    with pytest.raises(ZeroDivisionError), labels(team="search"):
+        raise ZeroDivisionError
+    assert labels_inside() == ()
+
+
+async def test_tasks_inherit_them() -> None:
+    """A task has the labels of where it was started, whatever its parent does afterwards."""
+
+    async def child() -> object:
+        await asyncio.sleep(0)
+        return labels_inside()
+
+    with labels(run="1"):
+        task = asyncio.create_task(child())
+    with labels(run="2"):
+        assert await task == (("run", "1"),)
+
+
+def test_threads_have_their_own() -> None:
+    """A thread has labels only if it runs in a copy of the context."""
+    seen: list[object] = []
+    with labels(run="1"):
+        context = copy_context()
+        threads = [
+            threading.Thread(target=lambda: seen.append(labels_inside())),
+            threading.Thread(target=lambda: seen.append(context.run(labels_inside))),
+        ]
+        for thread in threads:
+            thread.start()
+            thread.join()
+    assert seen == [(), (("run", "1"),)]
+
+
+def test_it_decorates_functions() -> None:
+    """What a decorated function calls has the labels."""
+    assert labels(team="search")(labels_inside)() == (("team", "search"),)
+
+
+def test_the_last_value_of_a_name_holds() -> None:
+    """Labels are in the order of their names, each name once."""
+    assert added((("b", "1"), ("c", "2")), {"b": "3", "a": "4"}) == (
+        ("a", "4"),
+        ("b", "3"),
+        ("c", "2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "reason"),
+    [
+        ({"Team": "x"}, "labels", "not 'Team'"),
+        ({"": "x"}, "labels", "not ''"),
+        ({"a" * 65: "x"}, "labels", "1 to 64"),
+        ({7: "x"}, "labels", "not 7"),
+        ({"model": "x"}, "labels", "pass it as model="),
+        ({"team": ""}, "labels.team", "1 to 256 bytes, not 0"),
+        ({"team": "é" * 129}, "labels.team", "not 258"),
+        ({"team": 7}, "labels.team", "must be a text, not 7"),
+        ({"team": "\ud800"}, "labels.team", "valid Unicode"),
+        ({f"l{i}": "x" for i in range(17)}, "labels", "at most 16, not 17"),
+        (["team"], "labels", "must be a mapping"),
+    ],
+)
+def test_what_is_no_label_is_refused(given: Any, field: str, reason: str) -> None:
+    """Each fault has its own message, which names the label."""
+    with pytest.raises(InvalidRequest, match=reason) as refused:
+        added((), given)
+    assert refused.value.field == field
+    assert not isinstance(given, Mapping) or openlimit.context.labels_inside() == ()

@@ -1,0 +1,179 @@
+"""Callers that a server holds in the line of a tree."""
+
+import asyncio
+from collections.abc import Sequence
+from math import inf
+
+import pytest
+
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.line import Call, Standing
+from openlimit.bucket.tree import Rules
+from openlimit.clock import microseconds
+from openlimit.errors import LimiterUnavailable, WaitTooLong
+from openlimit.stores.closed import Closed
+from openlimit.stores.lines import Answer, Ask, Granted, Operation, Release
+from openlimit.stores.memory_lines import MemoryLines
+from openlimit_server.engine import lines
+from openlimit_server.engine.lines import HeldLine
+
+ONE_SLOT = [Rules((), 1.0, 1), Rules(())]
+FAST = [Rules((Limit.per("requests", 60_000, 60, 1),)), Rules(())]
+SLOW = [Rules((Limit.per("requests", 600, 60, 0.1),)), Rules(())]
+
+
+class Lines(MemoryLines):
+    """Those of this process, which can be away."""
+
+    def __init__(self) -> None:
+        buckets: dict[str, Bucket] = {}
+        super().__init__(
+            lambda name, limits: buckets.setdefault(name, Bucket(limits)),
+            *(Closed(100), microseconds, 100),
+        )
+        self.away = False
+        self.trips = 0
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        self.trips += 1
+        await asyncio.sleep(0)
+        if self.away:
+            return [LimiterUnavailable("the store", "is away")] * len(operations)
+        return await super().adecide(operations)
+
+
+def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> Ask:
+    """Of a call of one team that has its slots for a minute."""
+    lease = 60e6 if rules is ONE_SLOT else 0.0
+    costs = [[1.0] * len(each.limits) for each in rules]
+    return Ask("tree", Call(name, ("team",), rules, costs, lease), "server", max_wait, "lot", 0)
+
+
+def held(store: Lines) -> HeldLine:
+    """A server's callers in the line of the tree."""
+    return HeldLine(store, "tree", "server")
+
+
+async def test_what_can_start_is_decided_at_once() -> None:
+    """Of calls that are asked together, those that may start have their starts, in order."""
+    outcomes = await held(Lines()).ask([ask(f"{i:03}", FAST) for i in range(300)])
+    assert [outcome.name for outcome in outcomes if isinstance(outcome, Granted)] == [
+        f"{i:03}" for i in range(300)
+    ]
+
+
+async def test_a_caller_is_held_until_its_turn() -> None:
+    """A call that waits for a slot has its start once the slot is released."""
+    line = held(Lines())
+    [first] = await line.ask([ask("first")])
+    assert isinstance(first, Granted)
+    assert await line.ask([ask("second")]) == [None]
+    waiting = asyncio.create_task(line.wait("second", 5))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await line.carry_out([Release("tree", "first")])
+    granted = await waiting
+    assert isinstance(granted, Granted)
+    assert granted.limited_by == "concurrent"
+
+
+async def test_time_alone_brings_a_start() -> None:
+    """A call that waits for a rate has its start when it is near, without another operation."""
+    line = held(Lines())
+    outcomes = await line.ask([ask(f"{i}", SLOW) for i in range(4)])
+    assert sum(outcome is None for outcome in outcomes) == 2
+    assert isinstance(await line.wait("3", 5), Granted)
+
+
+async def test_a_caller_that_waits_longer_is_told_where_it_stands() -> None:
+    """After its time, a caller has its rank; its call keeps its place, and is answered later."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    standing = await line.wait("third", 0.01)
+    assert isinstance(standing, Standing)
+    assert (standing.rank, standing.held_at, standing.limited_by) == (2, [], "concurrent")
+    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", "second")])
+    [granted] = await line.ask([ask("third")])
+    assert isinstance(granted, Granted)
+
+
+async def test_a_cancelled_caller_frees_its_place() -> None:
+    """The call of a caller that is gone does not stand before others."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    gone = asyncio.create_task(line.wait("second", 5))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0.05)
+    await line.carry_out([Release("tree", "first")])
+    assert isinstance(await line.wait("third", 1), Granted)
+
+
+async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that was taken for a caller that never came back is free again."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second")])
+    assert isinstance(await line.wait("second", 0.001), Standing)
+    await line.carry_out([Release("tree", "first")])
+    await asyncio.sleep(0.1)
+    [granted] = await line.ask([ask("third")])
+    assert isinstance(granted, Granted)
+    assert not line._held
+
+
+async def test_the_last_of_several_callers_gives_a_call_up() -> None:
+    """A repeat of a call waits beside the first one; one of them gone, the other is answered."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("second")])
+    gone, stays = (asyncio.create_task(line.wait("second", 5)) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0.01)
+    await line.carry_out([Release("tree", "first")])
+    assert isinstance(await stays, Granted)
+
+
+async def test_what_waits_too_long_is_refused() -> None:
+    """A call is refused when its time is up, though its caller would be held for longer."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second", max_wait=0.02 * SECOND)])
+    assert isinstance(await line.wait("second", 5), WaitTooLong)
+
+
+async def test_a_drain_lets_callers_go() -> None:
+    """A server that stops holds nobody; calls keep their places for a repeat elsewhere."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second")])
+    waiting = asyncio.create_task(line.wait("second", 60))
+    await asyncio.sleep(0)
+    line.drain()
+    assert isinstance(await waiting, Standing)
+
+
+async def test_releases_are_carried_out_once_the_store_is_back() -> None:
+    """A release that an outage has swallowed frees its slot when the outage is over."""
+    store = Lines()
+    line = held(store)
+    await line.ask([ask("first"), ask("second")])
+    store.away = True
+    [answer] = await line.carry_out([Release("tree", "first")])
+    assert isinstance(answer, LimiterUnavailable)
+    waiting = asyncio.create_task(line.wait("second", 5))
+    await asyncio.sleep(0.01)
+    store.away = False
+    assert isinstance(await waiting, Granted)
+
+
+async def test_it_rests_when_nothing_is_held() -> None:
+    """A line whose callers have all been answered asks its store nothing."""
+    store = Lines()
+    line = held(store)
+    await line.ask([ask("0", FAST)])
+    await asyncio.sleep(0.02)
+    before = store.trips
+    await asyncio.sleep(0.15)
+    assert store.trips <= before + 1
+    assert not line
