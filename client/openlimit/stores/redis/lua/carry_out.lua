@@ -18,171 +18,165 @@
 --             3, the name, the start or the wait, the unit, lot and number
 --   others    1, 0, 5 or 7, see call.lua
 
-do
-  local STANDING = 10
+local STANDING = 10
 
-  local marks
-  local function marks_of_lots()
-    marks = marks or {marking()}
-    return unpack(marks)
+local marks
+local function marks_of_lots()
+  marks = marks or {marking()}
+  return unpack(marks)
+end
+
+local carry_out = {ask = ask}
+
+function carry_out.giveup(name, server)
+  local entry = waiting_call(name)
+  if not entry or entry.server ~= server then
+    return {NO}
   end
-
-  local carry_out = {ask = ask}
-
-  function carry_out.giveup(name, server)
-    local entry = waiting_call(name)
-    if not entry or entry.server ~= server then
-      return {NO}
-    end
-    if not entry.out then
-      take_out(name, entry)
-    end
-    forget_call(name, entry)
-    return {entry.out and NO or YES}
+  if not entry.out then
+    take_out(name, entry)
   end
+  forget_call(name, entry)
+  return {entry.out and NO or YES}
+end
 
-  function carry_out.cancel(name, path_, which, costs, lot, number, start, is_known)
-    if now >= start + call.settled_within then
-      return {TOO_LATE}
-    elseif is_known and start <= now or is_cancelled(lot, number) then
-      return {NO}
+function carry_out.cancel(name, path_, which, costs, lot, number, start, is_known)
+  if now >= start + call.settled_within then
+    return {TOO_LATE}
+  elseif is_known and start <= now or is_cancelled(lot, number) then
+    return {NO}
+  end
+  local _, mark_cancelled = marks_of_lots()
+  mark_cancelled(call.lots .. lot, number, start)
+  free_slots(name, false)
+  local path = path_to(leaf_of(path_, which))
+  local spans = sizes(path, costs)
+  for k, node in ipairs(path) do
+    refund(node, costs, start)
+    give_turn_back(node, spans[k - 1])
+  end
+  corrected(path)
+  return {YES}
+end
+
+function carry_out.settle(_, path_, which, costs, lot, number, start, actual)
+  if start > now then
+    return {NOT_STARTED}
+  end
+  local mark = marks_of_lots()
+  local others = mark(call.lots .. lot, {number}, {start}, {})
+  if others[1] then
+    return {others[1]}
+  end
+  local path = path_to(leaf_of(path_, which))
+  local before, after = sizes(path, costs), sizes(path, actual)
+  for k, node in ipairs(path) do
+    replace(node, costs, actual)
+    if k > 1 then
+      learn(node, before[k - 1], after[k - 1])
     end
-    local _, mark_cancelled = marks_of_lots()
-    mark_cancelled(call.lots .. lot, number, start)
-    free_slots(name, false)
-    local path = path_to(leaf_of(path_, which))
-    local spans = sizes(path, costs)
-    for k, node in ipairs(path) do
-      refund(node, costs, start)
-      give_turn_back(node, spans[k - 1])
-    end
-    corrected(path)
+  end
+  fill(path)
+  corrected(path)
+  return {YES}
+end
+
+function carry_out.release(name)
+  return {free_slots(name, true) and YES or NO}
+end
+
+function carry_out.renew(name, path_, which, costs, lease, start)
+  sweep_line()
+  local held, until_ = lease_of(name), now + lease
+  if held then
+    keep_lease(name, {until_ = math.max(held.until_, until_), leaf = held.leaf, start = held.start,
+                      sizes = held.sizes})
     return {YES}
   end
-
-  function carry_out.settle(_, path_, which, costs, lot, number, start, actual)
-    if start > now then
-      return {NOT_STARTED}
-    end
-    local mark = marks_of_lots()
-    local others = mark(call.lots .. lot, {number}, {start}, {})
-    if others[1] then
-      return {others[1]}
-    end
-    local path = path_to(leaf_of(path_, which))
-    local before, after = sizes(path, costs), sizes(path, actual)
-    for k, node in ipairs(path) do
-      replace(node, costs, actual)
-      if k > 1 then
-        learn(node, before[k - 1], after[k - 1])
-      end
-    end
-    fill(path)
-    corrected(path)
-    return {YES}
+  local path, has_slots = path_to(leaf_of(path_, which)), true
+  for _, node in ipairs(path) do
+    has_slots = has_slots and has_free_slot(node)
   end
-
-  function carry_out.release(name)
-    return {free_slots(name, true) and YES or NO}
+  if has_slots then
+    take_slots(name, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
   end
+  rest(path[#path])
+  return {has_slots and YES or NO}
+end
 
-  function carry_out.renew(name, path_, which, costs, lease, start)
-    sweep_line()
-    local held, until_ = lease_of(name), now + lease
-    if held then
-      keep_lease(name, {until_ = math.max(held.until_, until_), leaf = held.leaf, start = held.start,
-                        sizes = held.sizes})
-      return {YES}
-    end
-    local path, has_slots = path_to(leaf_of(path_, which)), true
-    for _, node in ipairs(path) do
-      has_slots = has_slots and has_free_slot(node)
-    end
-    if has_slots then
-      take_slots(name, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
-    end
-    rest(path[#path])
-    return {has_slots and YES or NO}
+function carry_out.penalize(length)
+  correct_root('penalize', length)
+  corrected({root})
+  return {YES}
+end
+
+function carry_out.observe(levels)
+  correct_root('observe', levels)
+  corrected({root})
+  return {YES}
+end
+
+function carry_out.where(name)
+  local entry = waiting_call(name)
+  if not entry or entry.out then
+    return {NO}
   end
+  local rank, wait, node, unit = standing_of(name, entry)
+  local values = node and values_to(node) or {}
+  return {STANDING, rank, exact(wait), unit, node and #values or -1, unpack(values)}
+end
 
-  function carry_out.penalize(length)
-    correct_root('penalize', length)
-    corrected({root})
-    return {YES}
+function carry_out.turn(server)
+  sign(server)
+  if meta.boxed > 0 then
+    empty_outbox(server, INF, MOST_ARGUMENTS, function(packed)
+      outcomes[#outcomes + 1] = packed
+    end)
   end
-
-  function carry_out.observe(levels)
-    correct_root('observe', levels)
-    corrected({root})
-    return {YES}
+  decide(is_silent, teller(server))
+  local found = {meta.epoch .. '.' .. server_of(server).loss,
+                 exact(math.max(0, next_at() - now)), #outcomes}
+  for _, packed in ipairs(outcomes) do
+    local _, what, name, time, unit, lot, number = cmsgpack.unpack(packed)
+    found[#found + 1], found[#found + 2], found[#found + 3] = what, name, exact(time)
+    found[#found + 1], found[#found + 2], found[#found + 3] = unit, lot, number
   end
+  outcomes = {}
+  return found
+end
 
-  function carry_out.where(name)
-    local entry = waiting_call(name)
-    if not entry or entry.out then
-      return {NO}
-    end
-    local rank, wait, node, unit = standing_of(name, entry)
-    local values = node and values_to(node) or {}
-    return {STANDING, rank, exact(wait), unit, node and #values or -1, unpack(values)}
+-- A tree in which nothing has happened that still matters is as good as a new one.
+local function begin_anew()
+  redis.call('DEL', tree_key, key_of('holds'), key_of('emptying'), key_of('lapsing'))
+  nodes, followers, dropped = {}, {}, {}
+  forget_windows()
+  heads.holds, heads.emptying = INF, INF
+  for _, what in ipairs({'holds', 'emptying', 'lapsing'}) do
+    fresh[what], gone[what] = nil, nil
   end
+  root = new_node('', nil, told[call.root] or root.rules)
+  nodes[''] = root
+end
 
-  function carry_out.turn(server)
-    sign(server)
-    if meta.boxed > 0 then
-      empty_outbox(server, INF, MOST_ARGUMENTS, function(packed)
-        outcomes[#outcomes + 1] = packed
-      end)
-    end
-    decide(is_silent, teller(server))
-    local found = {meta.epoch .. '.' .. server_of(server).loss,
-                   exact(math.max(0, next_at() - now)), #outcomes}
-    for _, packed in ipairs(outcomes) do
-      local _, what, name, time, unit, lot, number = cmsgpack.unpack(packed)
-      found[#found + 1], found[#found + 2], found[#found + 3] = what, name, exact(time)
-      found[#found + 1], found[#found + 2], found[#found + 3] = unit, lot, number
-    end
-    outcomes = {}
-    return found
+local function is_idle()
+  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and root.empty_at <= now
+    and idle_at(root) <= now and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
+end
+
+local asked = {}
+for _, operation in ipairs(call.operations) do
+  if operation[1] == 'ask' then
+    asked[#asked + 1] = operation[2]
   end
-
-  -- A tree in which nothing has happened that still matters is as good as a new one.
-  local function begin_anew()
-    redis.call('DEL', tree_key, key_of('holds'), key_of('emptying'), key_of('lapsing'))
-    nodes, followers, dropped = {}, {}, {}
-    forget_windows()
-    heads.holds, heads.emptying = INF, INF
-    for _, what in ipairs({'holds', 'emptying', 'lapsing'}) do
-      fresh[what], gone[what] = nil, nil
-    end
-    root = new_node('', nil, told[call.root] or root.rules)
-    nodes[''] = root
+end
+read_calls(asked)
+read_granted(asked)
+sweep_servers()
+for _, operation in ipairs(call.operations) do
+  if is_idle() then
+    begin_anew()
   end
-
-  local function is_idle()
-    return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and root.empty_at <= now
-      and idle_at(root) <= now and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
+  for _, each in ipairs(carry_out[operation[1]](unpack(operation, 2))) do
+    answer(each)
   end
-
-  local function carry_out_all()
-    local asked = {}
-    for _, operation in ipairs(call.operations) do
-      if operation[1] == 'ask' then
-        asked[#asked + 1] = operation[2]
-      end
-    end
-    read_calls(asked)
-    read_granted(asked)
-    sweep_servers()
-    for _, operation in ipairs(call.operations) do
-      if is_idle() then
-        begin_anew()
-      end
-      for _, each in ipairs(carry_out[operation[1]](unpack(operation, 2))) do
-        answer(each)
-      end
-    end
-  end
-
-  carry_out_all()
 end

@@ -119,11 +119,13 @@ local function decide_next(is_silent)
   return YES, name, entry, start, start > now and unit or entry.delayed_by
 end
 
--- Decides what is decided by now, and hands each to a function; at most so many.
+-- Decides what is decided by now, and hands each to a function; at most so many. Nodes that are held
+-- count a tenth.
 local function decide(is_silent, tell)
   sweep_line()
-  local done = 0
-  while is_ready(root) and done < call.at_once do
+  local done, tried = 0, 0
+  while is_ready(root) and done < call.at_once and tried < 10 * call.at_once do
+    tried = tried + 1
     local what, name, entry, time, unit = decide_next(is_silent)
     if what then
       tell(what, name, entry, time, unit)

@@ -74,6 +74,9 @@ local function take_back(name, start, lot, number, leaf_id, costs)
     end
     keep_grant(name, false)
   end
+  if is_cancelled(lot, number) then
+    return
+  end
   free_slots(name, false)
   local path, ids = {root}, ids_to(leaf_id)
   for i, id in ipairs(ids) do
