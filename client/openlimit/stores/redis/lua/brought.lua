@@ -2,16 +2,6 @@
 
 local IN_LINE, FULL = 8, 9
 
-local function ids_of(path)
-  local ids, id = {}, ''
-  for i, value in ipairs(path) do
-    id = id .. #value .. ':' .. value
-    ids[i] = id
-  end
-  read_nodes(ids)
-  return ids
-end
-
 local function told_to(node, rules)
   if node.rules ~= rules and node.rules.digest ~= rules.digest then
     follow_rules(node, rules)
@@ -19,31 +9,43 @@ local function told_to(node, rules)
   end
 end
 
--- The leaf of a call, made if there is none; its path follows the call's rules.
-local function leaf_of(path, which)
-  local node = root
-  told_to(root, told[which[1]])
-  for i, id in ipairs(ids_of(path)) do
-    local rules = told[which[i + 1]]
-    local child = find(id) or new_child(node, id, rules)
-    told_to(child, rules)
-    node = child
+-- The nodes of a path that are kept, which follow these rules from now on; and the ids of all but the
+-- root.
+local function known_on(path, which)
+  local ids, known, id, node = {}, {root}, '', root
+  for i, value in ipairs(path) do
+    id = id .. #value .. ':' .. value
+    ids[i] = id
   end
-  return node
-end
-
--- Why a call cannot wait here; nothing where it can. Its costs are by its rules, so its refusal is.
-local function refusal(path, which, costs, deadline)
+  read_nodes(ids)
   told_to(root, told[which[1]])
-  local known = {root}
-  for i, id in ipairs(ids_of(path)) do
-    local node = find(id)
+  for i, each in ipairs(ids) do
+    node = below(node, each)
     if not node then
       break
     end
     known[i + 1] = node
     told_to(node, told[which[i + 1]])
   end
+  return known, ids
+end
+
+-- The leaf of a call; it, and what is missing above it, is made.
+local function made_below(known, ids, which)
+  local node = known[#known]
+  for i = #known, #ids do
+    node = new_child(node, ids[i], told[which[i + 1]])
+  end
+  return node
+end
+
+local function leaf_of(path, which)
+  local known, ids = known_on(path, which)
+  return made_below(known, ids, which)
+end
+
+-- Why a call cannot wait here; nothing where it can.
+local function refusal(known, path, which, costs, deadline)
   for k, each in ipairs(which) do
     local rules = told[each]
     for i = 1, rules.n do
@@ -52,8 +54,8 @@ local function refusal(path, which, costs, deadline)
       end
     end
   end
-  for _, each in ipairs(known) do
-    local start, unit = earliest(each, costs)
+  for k = 1, deadline < INF and #known or 0 do
+    local start, unit = earliest(known[k], costs)
     if start > deadline then
       return {WAIT_TOO_LONG, exact(start - now), unit}
     end
@@ -98,14 +100,15 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
   end
   first_ = math.min(first_ or now, entry and entry.first or now, now)
   local deadline = max_wait < 0 and INF or first_ + max_wait
-  local refused = refusal(path, which, costs, deadline)
+  local known, ids = known_on(path, which)  -- its costs are by these rules, so its refusal is, too
+  local refused = refusal(known, path, which, costs, deadline)
   if entry then
     forget_call(name, entry)
   end
   if refused then
     return refused
   end
-  local leaf = leaf_of(path, which)
+  local leaf = made_below(known, ids, which)
   entry = {leaf = leaf.id, first = first_, deadline = deadline, costs = costs, lease = lease,
            delayed_by = '', server = server, lot = lot, number = number, kept = kept_, out = false}
   add('of', 0, part_of(server) .. '/' .. name)

@@ -31,8 +31,8 @@ local function put_in(name, entry, leaf)
     node.waiting = node.waiting + 1
     node = node.parent
   end
-  local first_member = first_place(leaf)
-  if first_member == place_in(leaf, entry.first, name) then
+  -- A leaf that has its turn keeps it, whoever is first.
+  if leaf.places == 1 or not leaf.turn and first_place(leaf) == place_in(leaf, entry.first, name) then
     let_go(leaf)
   end
 end
