@@ -198,14 +198,14 @@ class Line:
         self._end(lease, now)
         return lease is not None
 
-    def renew(self, call: Call, start: float, now: float) -> bool:
+    def renew(self, call: Call, start: float, now: float, *, only_held: bool = False) -> bool:
         """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
-        takes them again, if every node has one."""
+        takes them again, if every node has one, unless ``only_held``."""
         self._sweep(now)
         if self._leases.renew(call.name, now + call.lease):
             return True
         path = self._leaf(call).path()
-        has_slots = all(node.has_free_slot for node in path)
+        has_slots = not only_held and all(node.has_free_slot for node in path)
         if has_slots:
             lease = Lease(now + call.lease, path, start, sizes(path, call.costs))
             self._leases.take(call.name, lease)

@@ -6,7 +6,7 @@
 Lot and number name the reservation in the store. The start is in microseconds by the store's clock,
 the only one that it is compared with; the costs are in the order of the policy's units. The name
 is what the call is called in its line, if its policy is shared. The model follows the bucket's
-closing brace if the policy learns from settlements or has a level of models. All grants of a run
+closing brace if settling takes it. All grants of a run
 share a scope, and so do thousands of others. The mac covers it, the rest of ``own``, the caller's
 key and labels and the units of the policy: an id is of no use to others, nor once the policy limits
 other units.

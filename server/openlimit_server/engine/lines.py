@@ -94,6 +94,7 @@ class HeldLine:
             *answers, turned = await self._lines.adecide(asked)
         except BaseException:
             self._owed = owed | self._owed
+            self._look_in(_RETRY)
             raise
         for operation, answer in zip(asked, answers, strict=False):
             if isinstance(operation, Release) and isinstance(answer, LimiterUnavailable):

@@ -81,8 +81,23 @@ function carry_out.settle(_, path_, which, costs, lot, number, start, actual)
   return {YES}
 end
 
+-- Late repeats of what held a call's slots take none again.
 function carry_out.release(name)
+  local over, until_ = key_of('over'), now + call.over_kept
+  local gone_ = redis.call('ZRANGEBYSCORE', over, '-inf', now, 'LIMIT', 0, 2)
+  if redis.call('ZCARD', over) >= call.repeats then
+    gone_ = redis.call('ZRANGE', over, 0, 1)
+  end
+  send_all('ZREM', over, gone_)
+  redis.call('ZADD', over, exact(until_), name)
+  if own_clock then
+    redis.call('PEXPIRE', over, milliseconds_until(until_))
+  end
   return {free_slots(name, true) and YES or NO}
+end
+
+local function is_over(name)
+  return (tonumber(redis.call('ZSCORE', key_of('over'), name) or nil) or 0) > now
 end
 
 function carry_out.renew(name, path_, which, costs, lease, start)
@@ -97,6 +112,7 @@ function carry_out.renew(name, path_, which, costs, lease, start)
   for _, node in ipairs(path) do
     has_slots = has_slots and has_free_slot(node)
   end
+  has_slots = has_slots and not is_over(name)
   if has_slots then
     take_slots(name, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
   end
