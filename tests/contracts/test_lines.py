@@ -269,3 +269,15 @@ async def test_new_rules_hold_for_those_that_wait(lines: AsyncLines, clock: Fake
     assert await started(lines) == ["n0", "n1"]
     await carry_out(lines, ask(call("n5", root=Rules((), slots=4))))
     assert await started(lines) == ["n2", "n3"]
+
+
+async def test_feedback_brings_new_rules_too(lines: AsyncLines, clock: FakeClock) -> None:
+    """Those that wait are held to a limit that they were not asked with, and cost nothing there."""
+    more = Rules((*ONE_A_SECOND.limits, Limit.per("tokens", 10, 10)), slots=1)
+    await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
+    assert await started(lines) == ["n0"]
+    await carry_out(lines, Penalize("{b}", more, 0))
+    clock.now += 2 * SECOND
+    assert await started(lines) == [], "n0 has the only slot"
+    await carry_out(lines, Release("{b}", "n0"))
+    assert await started(lines) == ["n1"]

@@ -19,6 +19,8 @@
 --   others    1, 0, 5 or 7, see call.lua
 
 local STANDING = 10
+local BRINGS_RULES = {ask = true, cancel = true, settle = true, renew = true, penalize = true,
+                      observe = true}
 
 local marks
 local function marks_of_lots()
@@ -175,6 +177,9 @@ sweep_servers()
 for _, operation in ipairs(call.operations) do
   if is_idle() then
     begin_anew()
+  end
+  if BRINGS_RULES[operation[1]] then
+    told_to(root, root_rules)
   end
   for _, each in ipairs(carry_out[operation[1]](unpack(operation, 2))) do
     answer(each)
