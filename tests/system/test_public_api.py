@@ -27,6 +27,7 @@ def test_the_public_names() -> None:
         "EmbeddingRateLimiterWithRedis",
         "InvalidRequest",
         "LimiterUnavailable",
+        "LineFull",
         "OpenLimitError",
         "RemoteLimiter",
         "Reservation",
@@ -34,6 +35,7 @@ def test_the_public_names() -> None:
         "UnknownReservation",
         "WaitTooLong",
         "count_tokens",
+        "labels",
     ]
     assert all(getattr(openlimit, name).__doc__ for name in openlimit.__all__)
 
