@@ -296,6 +296,7 @@ class Line:
         for i, node in enumerate(path):
             node.pour(call.costs[i], spans[i - 1], start, unit)
         if call.lease:
+            self._free(self._leases.free(call.name), now)  # of a start that was forgotten
             self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
         _fill(path)
         interval = max(0.0, now - max(leaf.started_at, waiting.first))

@@ -161,8 +161,9 @@ local function begin_anew()
 end
 
 local function is_idle()
-  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and root.empty_at <= now
-    and idle_at(root) <= now and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
+  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and meta.asked < now
+    and root.empty_at <= now and idle_at(root) <= now
+    and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
 end
 
 local asked = {}
