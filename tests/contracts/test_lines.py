@@ -282,3 +282,17 @@ async def test_feedback_brings_new_rules_too(lines: AsyncLines, clock: FakeClock
     assert await started(lines) == [], "n0 has the only slot"
     await carry_out(lines, Release("{b}", "n0"))
     assert await started(lines) == ["n1"]
+
+
+async def test_a_start_that_was_forgotten_keeps_no_slot(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its call starts again, and is over once."""
+    again = ask(call("n0", root=TWO_SLOTS))._replace(kept=0)
+    for _ in range(2):
+        await carry_out(lines, again)
+        assert await started(lines) == ["n0"]
+        clock.now += 1
+    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in (1, 2)))
+    assert await started(lines) == ["n1", "n2"]
