@@ -329,3 +329,29 @@ async def test_new_rules_hold_for_those_that_wait(lines: AsyncLines, clock: Fake
     assert await started(lines) == ["n0", "n1"]
     await carry_out(lines, ask(call("n5", root=Rules((), slots=4))))
     assert await started(lines) == ["n2", "n3"]
+
+
+async def test_feedback_brings_new_rules_too(lines: AsyncLines, clock: FakeClock) -> None:
+    """Those that wait are held to a limit that they were not asked with, and cost nothing there."""
+    more = Rules((*ONE_A_SECOND.limits, Limit.per("tokens", 10, 10)), slots=1)
+    await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
+    assert await started(lines) == ["n0"]
+    await carry_out(lines, Penalize("{b}", more, 0))
+    clock.now += 2 * SECOND
+    assert await started(lines) == [], "n0 has the only slot"
+    await carry_out(lines, Release("{b}", "n0"))
+    assert await started(lines) == ["n1"]
+
+
+async def test_a_start_that_was_forgotten_keeps_no_slot(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its call starts again, and is over once."""
+    again = ask(call("n0", root=TWO_SLOTS))._replace(kept=0)
+    for _ in range(2):
+        await carry_out(lines, again)
+        assert await started(lines) == ["n0"]
+        clock.now += 1
+    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in (1, 2)))
+    assert await started(lines) == ["n1", "n2"]

@@ -110,6 +110,10 @@ class Line:
         """How many calls wait."""
         return len(self._waiting)
 
+    def follow(self, rules: Rules) -> None:
+        """Hold the root to these rules from now on."""
+        self._follow(self.root, rules)
+
     def ask(self, call: Call, first: float, deadline: float, now: float) -> OpenLimitError | None:
         """Put a call in its place; ``decide`` tells its outcome. It starts by its deadline or is
         refused. A call that can never start, or not in time whatever happens, is refused here; so
@@ -292,6 +296,7 @@ class Line:
         for i, node in enumerate(path):
             node.pour(call.costs[i], spans[i - 1], start, unit)
         if call.lease:
+            self._free(self._leases.free(call.name), now)  # of a start that was forgotten
             self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
         _fill(path)
         interval = max(0.0, now - max(leaf.started_at, waiting.first))

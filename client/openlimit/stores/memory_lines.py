@@ -202,6 +202,7 @@ class MemoryLines:
         if tree is None:
             tree = self._trees[name] = _Tree(Line(rules, bucket))
         tree.line.root.bucket = bucket  # one that is empty may have been dropped
+        tree.line.follow(rules)
         return tree
 
     def _drop_idle(self, now: float) -> None:

@@ -19,6 +19,8 @@
 --   others    1, 0, 5 or 7, see call.lua
 
 local STANDING = 10
+local BRINGS_RULES = {ask = true, cancel = true, settle = true, renew = true, penalize = true,
+                      observe = true}
 
 local marks
 local function marks_of_lots()
@@ -175,8 +177,9 @@ local function begin_anew()
 end
 
 local function is_idle()
-  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and root.empty_at <= now
-    and idle_at(root) <= now and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
+  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and meta.asked < now
+    and root.empty_at <= now and idle_at(root) <= now
+    and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
 end
 
 local asked = {}
@@ -191,6 +194,9 @@ sweep_servers()
 for _, operation in ipairs(call.operations) do
   if is_idle() then
     begin_anew()
+  end
+  if BRINGS_RULES[operation[1]] then
+    told_to(root, root_rules)
   end
   for _, each in ipairs(carry_out[operation[1]](unpack(operation, 2))) do
     answer(each)

@@ -60,6 +60,7 @@ local function start_call(name, entry, path, start, unit)
     pour(node, entry.costs, spans[k - 1], start, unit)
   end
   if entry.lease > 0 then
+    free_slots(name, false)  -- of a start that was forgotten
     take_slots(name, path, {until_ = start + entry.lease, start = start, sizes = spans})
   end
   fill(path)
