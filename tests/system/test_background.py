@@ -20,7 +20,7 @@ from openlimit.clock import microseconds
 from openlimit.remote.leases import Leases
 from openlimit.remote.waiting import Future, LoopWaiters
 from openlimit.stores.closed import Closed
-from openlimit.stores.lines import Answer, Ask, Granted, Operation, Release
+from openlimit.stores.lines import Answer, Ask, Granted, Operation
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
 from openlimit_server.config.settings import Settings
@@ -154,7 +154,7 @@ async def test_a_release_that_fails() -> None:
     await line.ask([asking("first"), asking("second")])
     lines.broken = 3
     with pytest.raises(TypeError):
-        await line.carry_out([Release("tree", "first")])
+        await line.release(["first"])
     await eventually(lambda: not line._owed)
     assert isinstance(await line.wait("second", 5), Granted)
 

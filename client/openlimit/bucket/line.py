@@ -233,9 +233,13 @@ class Line:
         rank = 1 + bisect_left(leaf.places, (waiting.first, name))
         for node in leaf.ancestry():
             if node.held_until > -inf:
-                held = node.held_until - now if node.held_until < inf else 0.0
+                pace, held = leaf.pace, 0.0
+                if node.held_until < inf:
+                    held = node.held_until - now
+                elif not pace:  # as if every call took its lease
+                    pace = waiting.call.lease / node.rules.slots
                 values = [each.value for each in node.path()[1:]]
-                return Standing(rank, max(rank * leaf.pace, held, 0.0), values, node.held_by)
+                return Standing(rank, max(rank * pace, held, 0.0), values, node.held_by)
         return Standing(rank, rank * leaf.pace, None, "")
 
     def next_at(self) -> float:
