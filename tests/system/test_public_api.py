@@ -27,13 +27,16 @@ def test_the_public_names() -> None:
         "EmbeddingRateLimiterWithRedis",
         "InvalidRequest",
         "LimiterUnavailable",
+        "LineFull",
         "OpenLimitError",
         "RemoteLimiter",
         "Reservation",
         "UnknownModel",
         "UnknownReservation",
         "WaitTooLong",
+        "Waiting",
         "count_tokens",
+        "labels",
     ]
     assert all(getattr(openlimit, name).__doc__ for name in openlimit.__all__)
 

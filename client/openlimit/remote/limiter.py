@@ -26,6 +26,7 @@ from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
+from openlimit.reservation import Told
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
@@ -95,8 +96,8 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def acquire(self, call: Acquire) -> Grant:
-        """Ask the server; blocks for the timeout at most, or until there is a slot."""
+    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
+        """Ask the server; blocks for the timeout at most, or while the call waits in line."""
         try:
             while True:
                 connection = self._connection()
@@ -109,7 +110,7 @@ class RemoteLimiter(RateLimiter):
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
                 outcome = self._wait(connection, call, number, queue, within)
                 if isinstance(outcome, Queued):
-                    call = call._replace(request_id=outcome.ticket)
+                    call = _next(call, outcome, told)
                     continue
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -138,7 +139,7 @@ class RemoteLimiter(RateLimiter):
             raise
         return connection.outage.no_answer() if connection.in_flight.forget(number) else queue.get()
 
-    async def aacquire(self, call: Acquire) -> Grant:
+    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
         try:
             while True:
                 connection = self._use.connection
@@ -156,7 +157,7 @@ class RemoteLimiter(RateLimiter):
                 try:
                     grant: Any = await future
                 except Queued as queued:
-                    call = call._replace(request_id=queued.ticket)
+                    call = _next(call, queued, told)
                     continue
                 except BaseException:
                     if not connection.in_flight.forget(number):
@@ -233,6 +234,13 @@ class RemoteLimiter(RateLimiter):
             self._is_unlimited = True
             _log.warning("calls go on unlimited until it is back: %s", error)
         return Grant(0, "", "")
+
+
+def _next(call: Acquire, queued: Queued, told: Told | None) -> Acquire:
+    """How to ask again for a call that waits in line, in its place."""
+    if told and queued.waiting:
+        told(queued.waiting)
+    return call._replace(request_id=queued.ticket)
 
 
 @dataclass(eq=False)
