@@ -73,8 +73,8 @@ class HeldLine:
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._now = 0.0
-        """The latest that is known of the store's clock."""
+        self.now = 0.0
+        """The latest that is known of the store's clock, in microseconds."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
 
@@ -99,7 +99,7 @@ class HeldLine:
             if isinstance(operation, Release) and isinstance(answer, LimiterUnavailable):
                 self._owe(operation)
         while isinstance(turned, Turned):
-            self._now = turned.now
+            self.now = turned.now
             if turned.epoch != self._epoch:
                 self._epoch = turned.epoch
                 self._start(self._ask_again())
@@ -147,9 +147,15 @@ class HeldLine:
         assert isinstance(standing, Standing | OpenLimitError)
         return standing
 
+    def first(self, name: str) -> float:
+        """When a call that waits was first asked for."""
+        first = self._held[name].ask.first
+        assert first is not None  # as InLine said
+        return first
+
     def wait_until(self, start: float) -> float:
         """Microseconds from the latest decision until a start."""
-        return max(0.0, start - self._now)
+        return max(0.0, start - self.now)
 
     def give_back(self, ask: Ask, granted: Granted) -> None:
         """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
