@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from math import inf
+from random import Random
 
 import pytest
 
@@ -28,6 +29,8 @@ from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines import ONE_A_SECOND, ask, call, carry_out, started, turn
 from tests.contracts.test_redis import Served, redis, valkey
 from tests.support.clock import FakeClock
+from tests.support.line_scenes import Scene, some_time
+from tests.support.redis_process import REDIS, VALKEY, serving_redis
 
 PLENTY = Rules((Limit.per("requests", 1000, 1),))
 STEP = SILENT // 6
@@ -276,3 +279,25 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
         for key in keys:
             # The marks of settled calls last for longest, and every lease ends.
             assert 0 < client.pttl(key) <= 970_000, key
+
+
+@pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
+async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
+    """What docs/redis.md lists for lines is enough for random lives of them."""
+    allowed = (
+        "+evalsha +script|load +get +set +getrange +setrange +setbit +hmget +hget +hset +hdel "
+    )
+    allowed += "+pttl +pexpire +time +zadd +zrem +zrange +zrangebyscore "
+    allowed += "+del +hincrby +hkeys +zcard +zlexcount +zrangebylex +zremrangebylex"
+    config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
+    random, clock = Random(1), FakeClock()
+    scene = Scene(random, "a")
+    with serving_redis(binary=binary, config=config) as server:
+        url = f"redis://limiter:pass@127.0.0.1:{server.port}?timeout=5"
+        async with aclosing(RedisBuckets(parse_redis_url(url), clock)) as lines:
+            for _ in range(60):
+                clock.now += some_time(random)
+                operations = [*scene.operations(clock.now)]
+                answers = await carry_out(lines, *operations)
+                for operation, answer in zip(operations, answers, strict=True):
+                    scene.learn(operation, answer)

@@ -124,7 +124,8 @@ class Scene:
     def _again(self, now: float) -> Operation | None:
         known = [*self._asked.values(), *(ask for ask, _ in self._granted.values())]
         ask: Ask | None = self._any(known)
-        return ask and ask._replace(server=self._random.choice(SERVERS))
+        server = self._random.choice(SERVERS)
+        return ask and ask._replace(server=server, call=self._now(ask.call))
 
     def _give_up(self, now: float) -> Operation | None:
         ask = self._any([*self._asked.values()])

@@ -60,13 +60,13 @@ class Leases:
         return lease
 
     def ended(self, now: float, at_most: int) -> Iterator[Lease]:
-        """Free those whose leases have ended."""
+        """Free those whose leases have ended, in this order."""
         for _ in range(at_most):
             if not self._ends or self._ends[0][0] > now:
                 return
-            _, name = heappop(self._ends)
+            end, name = heappop(self._ends)
             lease = self._leases.get(name)
-            if lease and lease.until > now:
+            if lease and lease.until > end:
                 heappush(self._ends, (lease.until, name))
             elif lease:
                 self.free(name)

@@ -1,37 +1,6 @@
 -- Whose turn it is at each node, and what is poured there: what tree.py does. The root's bucket is the
 -- one that state.lua has read; what bucket.py does to the others is here.
 
-local function is_ready(node)
-  return node.held_until == -INF and (node.places > 0 or node.ready > 0)
-end
-
-local function has_free_slot(node)
-  return node.running < node.rules.slots
-end
-
--- Numbers from 0 on are in the order of their bytes.
-local function sortable(number)
-  return struct.pack('>d', number)
-end
-
-local function turn_of(node)
-  return node.parent.id .. '/' .. sortable(node.finish) .. fixed(node.turn) .. node.id
-end
-
--- Takes its place among the ready ones of its parent.
-local function place(node, turn)
-  node.turn = turn
-  node.parent.ready = node.parent.ready + 1
-  add('ready', 0, turn_of(node))
-end
-
-local function leave_turn(node)
-  if node.turn then
-    remove('ready', turn_of(node))
-    node.parent.ready, node.turn = node.parent.ready - 1, false
-  end
-end
-
 -- Moves its finish by a virtual time, and its place with it.
 local function charge(node, time)
   local turn = node.turn
@@ -42,16 +11,11 @@ local function charge(node, time)
   end
 end
 
--- The child whose turn it is.
-local function first_ready(node)
-  local member = of_part('ready', node.id, 'LIMIT', 0, 1)[1]
-  return find(string.sub(member, #node.id + 26))
-end
-
 local function owe(node, size)
   if size > 0 and node.parent then
-    local behind = math.max(0, node.parent.clock - node.finish)
+    local behind = node.turn and 0 or math.max(0, node.parent.clock - node.finish)
     charge(node, behind + size / node.rules.weight)
+    node.parent.clock = node.parent.clock + size / node.parent.weights
   end
 end
 
@@ -149,10 +113,13 @@ local function refund(node, costs, start)
   end
 end
 
-local corrections_of_root
-local function correct_root(what, ...)
-  corrections_of_root = corrections_of_root or corrections()
-  corrections_of_root[what](...)
+local correct_root
+do
+  local made
+  function correct_root(what, ...)
+    made = made or corrections()
+    made[what](...)
+  end
 end
 
 -- Replaces what a started call reserved by what it cost.

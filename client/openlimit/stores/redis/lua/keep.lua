@@ -1,108 +1,108 @@
 -- Writes what has changed of the line and its tree.
 
-do
-  local function write_fields(where, of, changed_, pack)
-    local fresh, gone = {}, {}
-    for name in pairs(changed_) do
-      local value = of[name]
-      if value then
-        fresh[#fresh + 1], fresh[#fresh + 2] = name, pack(value)
-      else
-        gone[#gone + 1] = name
-      end
+local function write_fields(where, of, changed_, pack)
+  local fields_, gone_ = {}, {}
+  for name in pairs(changed_) do
+    local value = of[name]
+    if value then
+      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, pack(value)
+    else
+      gone_[#gone_ + 1] = name
     end
-    for from = 1, #gone, MOST_ARGUMENTS do
-      redis.call('HDEL', where, unpack(gone, from, math.min(from + MOST_ARGUMENTS - 1, #gone)))
-    end
-    for from = 1, #fresh, MOST_ARGUMENTS do
-      redis.call('HSET', where, unpack(fresh, from, math.min(from + MOST_ARGUMENTS - 1, #fresh)))
-    end
-    return #fresh > 0
   end
+  send_all('HDEL', where, gone_)
+  send_all('HSET', where, fields_)
+  return #fields_ > 0
+end
 
-  touched.calls = write_fields(key_of('calls'), waiting, changed_calls, function(r)
-    return cmsgpack.pack(r.leaf, r.first, r.deadline, r.costs, r.lease, r.delayed_by, r.server, r.lot,
-                         r.number, r.kept, r.out)
-  end)
-  touched.leases = write_fields(key_of('leases'), leases, changed_leases, function(r)
-    return cmsgpack.pack(r.until_, r.leaf, r.start, r.sizes)
-  end)
+flush_ready()
+for _, what in ipairs({'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines', 'ends', 'of',
+                       'outbox'}) do
+  if fresh[what] or gone[what] then
+    flush(what)
+  end
+end
 
-  local has_grants = write_fields(key_of('granted'), granted, changed_grants, function(r)
-    return cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known)
-  end)
-  if has_grants then
-    local forget, scores, some = key_of('forget'), {}, 0
-    for name in pairs(changed_grants) do
-      if granted[name] then
-        scores[#scores + 1], scores[#scores + 2], some = exact(granted[name].until_), name, some + 1
-      end
-    end
-    redis.call('ZADD', forget, unpack(scores))
-    forget_grants(redis.call('ZRANGEBYSCORE', forget, '-inf', now, 'LIMIT', 0, 2 * some))
-    local too_many = redis.call('ZCARD', forget) - call.repeats
-    if too_many > 0 then
-      forget_grants(redis.call('ZRANGE', forget, 0, too_many - 1))
-    end
-    local last = tonumber(redis.call('ZRANGE', forget, -1, -1, 'WITHSCORES')[2])
-    if own_clock and last then
-      redis.call('PEXPIRE', forget, milliseconds_until(last))
-      redis.call('PEXPIRE', key_of('granted'), milliseconds_until(last))
-    end
-  end
+touched.calls = write_fields(key_of('calls'), waiting, changed_calls, function(r)
+  return cmsgpack.pack(r.leaf, r.first, r.deadline, r.costs, r.lease, r.delayed_by, r.server, r.lot,
+                       r.number, r.kept, r.out)
+end)
+touched.servers = write_fields(key_of('servers'), servers, changed_servers, function(r)
+  return cmsgpack.pack(r.sign, r.loss)
+end)
+touched.leases = write_fields(key_of('leases'), leases, changed_leases, function(r)
+  return cmsgpack.pack(r.until_, r.leaf, r.start, r.sizes)
+end)
 
-  local fresh_nodes = {}
-  for id, node in pairs(nodes) do
-    local packed = node and pack_node(node)
-    if packed and packed ~= node.packed then
-      fresh_nodes[#fresh_nodes + 1], fresh_nodes[#fresh_nodes + 2] = 'n:' .. id, packed
+local has_grants = write_fields(key_of('granted'), granted, changed_grants, function(r)
+  return cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known)
+end)
+if has_grants then
+  local forget, scores, some = key_of('forget'), {}, 0
+  for name in pairs(changed_grants) do
+    if granted[name] then
+      scores[#scores + 1], scores[#scores + 2], some = exact(granted[name].until_), name, some + 1
     end
   end
-  for digest, change in pairs(followers) do
-    if change ~= 0 then
-      local count = redis.call('HINCRBY', tree_key, 'u:' .. digest, change)
-      if count == 0 then
-        dropped[#dropped + 1], dropped[#dropped + 2] = 'u:' .. digest, 'r:' .. digest
-      elseif count == change then
-        local rules = known_rules[digest]
-        fresh_nodes[#fresh_nodes + 1] = 'r:' .. digest
-        fresh_nodes[#fresh_nodes + 1] =
-          cmsgpack.pack(rules.weight, rules.slots == INF and -1 or rules.slots, rules.limits)
-      end
-    end
+  redis.call('ZADD', forget, unpack(scores))
+  forget_grants(redis.call('ZRANGEBYSCORE', forget, '-inf', now, 'LIMIT', 0, 2 * some))
+  local too_many = redis.call('ZCARD', forget) - call.repeats
+  if too_many > 0 then
+    forget_grants(redis.call('ZRANGE', forget, 0, too_many - 1))
   end
-  for from = 1, #dropped, MOST_ARGUMENTS do
-    redis.call('HDEL', tree_key, unpack(dropped, from, math.min(from + MOST_ARGUMENTS - 1, #dropped)))
+  local last = tonumber(redis.call('ZRANGE', forget, -1, -1, 'WITHSCORES')[2])
+  if own_clock and last then
+    redis.call('PEXPIRE', forget, milliseconds_until(last))
+    redis.call('PEXPIRE', key_of('granted'), milliseconds_until(last))
   end
+end
 
-  -- How long the tree is kept: until it is as good as new. While calls wait, as long as it takes to
-  -- forget the last of them after their servers have died. What is written anew expires with the rest.
-  local needed = math.max(root.empty_at, idle_at(root), now + 4 * call.silent)
-  if own_clock then
-    if meta.leases > 0 then
-      local last = redis.call('ZRANGE', key_of('ends'), -1, -1, 'WITHSCORES')[2]
-      needed = math.max(needed, tonumber(last) or now)
-    end
-    if needed > meta.until_ then
-      meta.until_ = needed + 4 * call.silent
-      for _, what in ipairs({'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines',
-                             'leases', 'ends', 'servers', 'losses', 'of', 'outbox', 'tree'}) do
-        touched[what] = true
-      end
+local fresh_nodes = {}
+for id, node in pairs(nodes) do
+  local packed = node and pack_node(node)
+  if packed and packed ~= node.packed then
+    fresh_nodes[#fresh_nodes + 1], fresh_nodes[#fresh_nodes + 2] = 'n:' .. id, packed
+  end
+end
+for digest, change in pairs(followers) do
+  if change ~= 0 then
+    local count = redis.call('HINCRBY', tree_key, 'u:' .. digest, change)
+    if count == 0 then
+      dropped[#dropped + 1], dropped[#dropped + 2] = 'u:' .. digest, 'r:' .. digest
+    elseif count == change then
+      local rules = known_rules[digest]
+      fresh_nodes[#fresh_nodes + 1] = 'r:' .. digest
+      fresh_nodes[#fresh_nodes + 1] =
+        cmsgpack.pack(rules.weight, rules.slots == INF and -1 or rules.slots, rules.limits)
     end
   end
-  fresh_nodes[#fresh_nodes + 1] = 'meta'
-  fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
-                                                meta.boxed, meta.until_)
-  for from = 1, #fresh_nodes, MOST_ARGUMENTS do
-    local to = math.min(from + MOST_ARGUMENTS - 1, #fresh_nodes)
-    redis.call('HSET', tree_key, unpack(fresh_nodes, from, to))
+end
+send_all('HDEL', tree_key, dropped)
+
+-- How long the tree is kept: until it is as good as new. While calls wait, as long as it takes to
+-- forget the last of them after their servers have died. What is written anew expires with the rest.
+local needed = math.max(root.empty_at, idle_at(root), now + 4 * call.silent)
+if own_clock then
+  if meta.leases > 0 then
+    local last = redis.call('ZRANGE', key_of('ends'), -1, -1, 'WITHSCORES')[2]
+    needed = math.max(needed, tonumber(last) or now)
   end
-  if own_clock then
-    for what, is_fresh in pairs(touched) do
-      if is_fresh then
-        redis.call('PEXPIRE', key_of(what), milliseconds_until(meta.until_))
-      end
+  if needed > meta.until_ then
+    meta.until_ = needed + 4 * call.silent
+    for _, what in ipairs({'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines',
+                           'leases', 'ends', 'servers', 'of', 'outbox', 'tree'}) do
+      touched[what] = true
+    end
+  end
+end
+fresh_nodes[#fresh_nodes + 1] = 'meta'
+fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
+                                              meta.boxed, meta.until_, heads)
+send_all('HSET', tree_key, fresh_nodes)
+if own_clock then
+  for what, is_fresh in pairs(touched) do
+    if is_fresh then
+      redis.call('PEXPIRE', key_of(what), milliseconds_until(meta.until_))
     end
   end
 end

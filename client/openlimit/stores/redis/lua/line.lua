@@ -43,64 +43,71 @@ local function place_in(leaf, first_, name)
   return leaf.id .. '/' .. sortable(first_) .. name
 end
 
+-- The place of the first in a leaf. What has changed in others need not be written before.
+local function first_place(leaf)
+  if leaf.has_changed then
+    flush('places')
+    leaf.has_changed = false
+  end
+  return of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+end
+
 -- When nodes can be forgotten: see kept.py -------------------------------------------------------
 
-local function mention(node)
-  return fixed(next_order()) .. node.born .. ' ' .. node.id
-end
-
-local function look_after(node)
-  local parent = node.parent
-  node.resting = parent ~= nil and node.waiting == 0 and node.running == 0
-  if not node.resting then
-    return
+local rest, lapse, look_after_mentioned
+do
+  local function mention(node)
+    return fixed(next_order()) .. node.born .. ' ' .. node.id
   end
-  if node.empty_at > now then
-    add('emptying', node.empty_at, mention(node))
-  elseif node.finish > parent.clock then
-    parent.lapsing = parent.lapsing + 1
-    add('lapsing', 0, parent.id .. '/' .. sortable(node.finish) .. mention(node))
-  elseif nodes[node.id] == node then
-    drop(node)
-  end
-end
 
--- Forgets this node, and those above it, when that makes no difference.
-local function rest(node)
-  while node do
+  local function look_after(node)
+    local parent = node.parent
+    node.resting = parent ~= nil and node.waiting == 0 and node.running == 0
     if not node.resting then
-      look_after(node)
-    end
-    node = node.parent
-  end
-end
-
-local function mentioned(text)
-  local born, id = string.match(text, '^(%d+) (.*)$')
-  local node = find(id)
-  return node and node.born == tonumber(born) and node
-end
-
--- Forgets the children that the clock of a node has passed.
-local function lapse(parent)
-  while parent.lapsing > 0 do
-    local member = of_part('lapsing', parent.id, 'LIMIT', 0, 1)[1]
-    local from = #parent.id + 2
-    if struct.unpack('>d', string.sub(member, from, from + 7)) > parent.clock then
       return
     end
-    remove('lapsing', member)
-    parent.lapsing = parent.lapsing - 1
-    local node = mentioned(string.sub(member, from + 24))
-    if node then
+    if node.empty_at > now then
+      add('emptying', node.empty_at, mention(node))
+    elseif node.finish > parent.clock then
+      parent.lapsing = parent.lapsing + 1
+      add('lapsing', 0, parent.id .. '/' .. sortable(node.finish) .. mention(node))
+    elseif nodes[node.id] == node then
+      drop(node)
+    end
+  end
+
+  -- Forgets this node, and those above it, when that makes no difference.
+  function rest(node)
+    while node do
+      if not node.resting then
+        look_after(node)
+      end
+      node = node.parent
+    end
+  end
+
+  function look_after_mentioned(text)
+    local born, id = string.match(text, '^(%d+) (.*)$')
+    local node = find(id)
+    if node and node.born == tonumber(born) then
       look_after(node)
     end
   end
-end
 
--- What is due by now in a sorted set, in order; a bounded number.
-local function due(what)
-  return redis.call('ZRANGEBYSCORE', key_of(what), '-inf', now, 'LIMIT', 0, call.at_once)
+  -- Forgets the children that the clock of a node has passed.
+  function lapse(parent)
+    while parent.lapsing > 0 do
+      flush('lapsing')
+      local member = of_part('lapsing', parent.id, 'LIMIT', 0, 1)[1]
+      local from = #parent.id + 2
+      if struct.unpack('>d', string.sub(member, from, from + 7)) > parent.clock then
+        return
+      end
+      remove('lapsing', member)
+      parent.lapsing = parent.lapsing - 1
+      look_after_mentioned(string.sub(member, from + 24))
+    end
+  end
 end
 
 -- What holds nodes -------------------------------------------------------------------------------
@@ -130,7 +137,7 @@ local function hold(node, until_, unit, name)
   node.held_until, node.held_by, node.held_for = until_, unit, name
   if until_ < INF and node.hold_at ~= until_ then
     if node.hold_at then
-      remove('holds', fixed(node.hold_turn) .. node.id)
+      remove('holds', fixed(node.hold_turn) .. node.id, node.hold_at)
     end
     node.hold_at, node.hold_turn = until_, next_order()
     add('holds', until_, fixed(node.hold_turn) .. node.id)
@@ -140,9 +147,9 @@ end
 
 -- Whose hold this is; of one that is held no longer, or for something else, nothing is left.
 local function take_hold(member)
-  remove('holds', member)
   local node = find(string.sub(member, 17))
   local until_ = node.hold_at
+  remove('holds', member, until_)
   node.hold_at = false
   return node.held_until == until_ and node
 end
@@ -172,11 +179,13 @@ local function lease_of(name)
 end
 
 local function keep_lease(name, lease)
+  local before = lease_of(name)
+  if before then
+    remove('ends', name, before.until_)
+  end
   leases[name], changed_leases[name] = lease, true
   if lease then
     add('ends', lease.until_, name)
-  else
-    remove('ends', name)
   end
 end
 
@@ -228,10 +237,7 @@ local function sweep_line()
     free_slots(name, true)
   end
   for _, member in ipairs(due('emptying')) do
-    remove('emptying', member)
-    local node = mentioned(string.sub(member, 17))
-    if node then
-      look_after(node)
-    end
+    remove('emptying', member, heads.emptying)
+    look_after_mentioned(string.sub(member, 17))
   end
 end

@@ -4,9 +4,9 @@
 local function take_out(name, entry)
   local leaf = find(entry.leaf)
   remove('places', place_in(leaf, entry.first, name))
-  leaf.places = leaf.places - 1
+  leaf.places, leaf.has_changed = leaf.places - 1, true
   if entry.deadline < INF then
-    remove('deadlines', name)
+    remove('deadlines', name, entry.deadline)
   end
   local node = leaf
   while node do
@@ -22,7 +22,7 @@ end
 
 local function put_in(name, entry, leaf)
   add('places', 0, place_in(leaf, entry.first, name))
-  leaf.places = leaf.places + 1
+  leaf.places, leaf.has_changed = leaf.places + 1, true
   if entry.deadline < INF then
     add('deadlines', entry.deadline, name)
   end
@@ -31,8 +31,8 @@ local function put_in(name, entry, leaf)
     node.waiting = node.waiting + 1
     node = node.parent
   end
-  local first_member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
-  if first_member == place_in(leaf, entry.first, name) then
+  -- A leaf that has its turn keeps it, whoever is first.
+  if leaf.places == 1 or not leaf.turn and first_place(leaf) == place_in(leaf, entry.first, name) then
     let_go(leaf)
   end
 end
@@ -40,6 +40,7 @@ end
 -- Its rank, the wait in microseconds, the node that is held or nil, and the unit.
 local function standing_of(name, entry)
   local leaf = find(entry.leaf)
+  flush('places')
   local rank = redis.call('ZLEXCOUNT', key_of('places'), '[' .. leaf.id .. '/',
                           '[' .. place_in(leaf, entry.first, name))
   local node = leaf
@@ -78,7 +79,7 @@ local function decide_next(is_silent)
   while leaf.ready > 0 do
     leaf = first_ready(leaf)
   end
-  local member = of_part('places', leaf.id, 'LIMIT', 0, 1)[1]
+  local member = first_place(leaf)
   local name = string.sub(member, #leaf.id + 10)
   local entry = waiting_call(name)
   if is_silent(entry.server) then
@@ -118,11 +119,13 @@ local function decide_next(is_silent)
   return YES, name, entry, start, start > now and unit or entry.delayed_by
 end
 
--- Decides what is decided by now, and hands each to a function; at most so many.
+-- Decides what is decided by now, and hands each to a function; at most so many. Nodes that are held
+-- count a tenth.
 local function decide(is_silent, tell)
   sweep_line()
-  local done = 0
-  while is_ready(root) and done < call.at_once do
+  local done, tried = 0, 0
+  while is_ready(root) and done < call.at_once and tried < 10 * call.at_once do
+    tried = tried + 1
     local what, name, entry, time, unit = decide_next(is_silent)
     if what then
       tell(what, name, entry, time, unit)
@@ -132,9 +135,7 @@ local function decide(is_silent, tell)
   if done == call.at_once then
     return
   end
-  local names_ = redis.call('ZRANGEBYSCORE', key_of('deadlines'), '-inf', now,
-                            'LIMIT', 0, call.at_once - done)
-  for _, name in ipairs(names_) do
+  for _, name in ipairs(due('deadlines', call.at_once - done)) do
     local entry = waiting_call(name)
     local _, wait, _, unit = standing_of(name, entry)
     take_out(name, entry)
@@ -147,14 +148,13 @@ local function next_at()
   if is_ready(root) then
     return -INF
   end
-  local soonest = INF
-  for _, what in ipairs({'holds', 'deadlines', 'ends'}) do
-    local head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
-    while what == 'holds' and head[1] and find(string.sub(head[1], 17)).held_until ~= tonumber(head[2]) do
-      take_hold(head[1])
-      head = redis.call('ZRANGE', key_of(what), 0, 0, 'WITHSCORES')
+  while head_of('holds') < INF do
+    flush('holds')
+    local head = redis.call('ZRANGE', key_of('holds'), 0, 0)[1]
+    if find(string.sub(head, 17)).held_until == heads.holds then
+      break
     end
-    soonest = math.min(soonest, tonumber(head[2]) or INF)
+    take_hold(head)
   end
-  return soonest
+  return math.min(heads.holds, head_of('deadlines'), head_of('ends'))
 end

@@ -1,41 +1,37 @@
 -- The servers that hold callers: which of them are alive, and what they do not know yet.
 
-local signs = {}  -- of life, by server; false where it is not known
+local servers, changed_servers = {}, {}  -- by name: sign, of life, and loss; false for none
 local outcomes = {}  -- packed, of the server whose turn it is
 local granted, changed_grants = {}, {}  -- by name: until_, start, unit, lot, number, is_known
-local marks_  -- of lots, see marks.lua
-local function marks_of_lots()
-  marks_ = marks_ or {marking()}
-  return unpack(marks_)
-end
-
-local function sign_of(server)
-  if signs[server] == nil then
-    signs[server] = tonumber(redis.call('ZSCORE', key_of('servers'), server) or nil) or false
+local function server_of(name)
+  if servers[name] == nil then
+    local packed, r = redis.call('HGET', key_of('servers'), name), false
+    if packed then
+      r = {}
+      r.sign, r.loss = cmsgpack.unpack(packed)
+    end
+    servers[name] = r
   end
-  return signs[server]
+  return servers[name]
 end
 
-local function is_silent(server)
-  local sign = sign_of(server)
-  return not sign or sign <= now - call.silent
+local function is_silent(name)
+  local server = server_of(name)
+  return not server or server.sign <= now - call.silent
 end
 
 -- Something of its callers was forgotten: it must ask for all of them again.
-local lost = {}
-local function lose(server)
-  if not lost[server] then
-    lost[server], touched.losses = true, true
-    redis.call('HSET', key_of('losses'), server, next_order())
+local function lose(name)
+  if not changed_servers[name] then
+    server_of(name).loss = next_order()
+    changed_servers[name] = true
   end
 end
 
-local function sign(server)
-  if not sign_of(server) then
-    lose(server)
-  end
-  signs[server] = now
-  add('servers', now, server)
+local function sign(name)
+  servers[name] = server_of(name) or {sign = now, loss = next_order()}
+  servers[name].sign, changed_servers[name] = now, changed_servers[name] or false
+  heads.servers = math.min(heads.servers, now)
 end
 
 -- What was granted, for repeats -------------------------------------------------------------------
@@ -78,6 +74,9 @@ local function take_back(name, start, lot, number, leaf_id, costs)
     end
     keep_grant(name, false)
   end
+  if is_cancelled(lot, number) then
+    return
+  end
   free_slots(name, false)
   local path, ids = {root}, ids_to(leaf_id)
   for i, id in ipairs(ids) do
@@ -96,6 +95,7 @@ end
 -- Calls a function with each outcome that a server has not collected, of those before some time.
 local function empty_outbox(server, before, most, take)
   local part, taken_ = part_of(server), {}
+  flush('outbox')
   for i, member in ipairs(of_part('outbox', part, 'LIMIT', 0, most)) do
     local packed = string.sub(member, #part + 18)
     if cmsgpack.unpack(packed) > before then
@@ -147,10 +147,11 @@ local function sweep_silent(server)
   if taken_ > 0 then
     lose(server)
   end
-  if sign_of(server) > now - 2 * call.silent then
+  if server_of(server).sign > now - 2 * call.silent then
     return
   end
   local part = part_of(server)
+  flush('of')
   local members = of_part('of', part, 'LIMIT', 0, call.at_once)
   for _, member in ipairs(members) do
     local name = string.sub(member, #part + 2)
@@ -163,24 +164,25 @@ local function sweep_silent(server)
   if #members > 0 then
     lose(server)
   elseif taken_ == 0 then
-    remove('servers', server)
-    redis.call('HDEL', key_of('losses'), server)
-    signs[server] = false
+    servers[server], changed_servers[server] = false, true
   end
 end
 
 -- While nobody has asked for so long, or the clock has jumped, no server could give a sign.
 local function sweep_servers()
-  if now - meta.seen > call.jump then
-    for _, server in ipairs(redis.call('ZRANGE', key_of('servers'), 0, -1)) do
-      signs[server] = now
-      add('servers', now, server)
-    end
+  local has_jumped = now - meta.seen > call.jump
+  if not has_jumped and heads.servers > now - call.silent then
     return
   end
-  local silent = redis.call('ZRANGEBYSCORE', key_of('servers'), '-inf', now - call.silent,
-                            'LIMIT', 0, call.at_once)
-  for _, server in ipairs(silent) do
-    sweep_silent(server)
+  heads.servers = INF
+  for _, name in ipairs(redis.call('HKEYS', key_of('servers'))) do
+    if has_jumped then
+      sign(name)
+    elseif is_silent(name) then
+      sweep_silent(name)
+    end
+    if servers[name] then
+      heads.servers = math.min(heads.servers, servers[name].sign)
+    end
   end
 end

@@ -5,7 +5,8 @@
 -- KEYS[1]  the root's bucket, the same hash as that of a bucket without a line, see call.lua
 -- KEYS[2]  the tree, a hash:
 --            meta          order, a counter; epoch, which tells it from one that was lost; seen, shift;
---                          how many calls have slots; how many outcomes are not collected yet
+--                          how many calls have slots; how many outcomes are not collected yet;
+--                          until when the keys last; heads, see sets.lua
 --            n:<id>        a node, see tree.lua. The root's id is empty; another's is that of its
 --                          parent with its value and the length of that: 3:abc2:de
 --            r:<digest>    rules, and u:<digest>: how many nodes follow them
@@ -20,8 +21,8 @@
 --   deadlines  sorted set of those that wait, by deadline
 --   leases     hash of those that have slots; ends: sorted set of them, by when their lease ends
 --   granted    hash of what was granted, for repeats; forget: sorted set of them, by until when
---   servers    sorted set of servers, by their last sign of life
---   losses     hash of servers: a number that changes when something of theirs was forgotten
+--   servers    hash of servers: their last sign of life, and a number that changes when something of
+--              theirs was forgotten
 --   of         the calls that each server holds
 --   outbox     what was decided of them: in order
 -- ARGV[1]  JSON, beside clock, lots, settled_within and marked (see call.lua):
@@ -35,7 +36,6 @@
 --            operations    see carry_out.lua
 -- Returns  the time, and then the answers to the operations.
 
-local IN_LINE, FULL, STANDING = 8, 9, 10
 local INF = math.huge
 
 local tree_key, known_rules = KEYS[2], {}
@@ -45,10 +45,11 @@ local function key_of(what)
   return call.line .. what
 end
 
-local meta = {order = 0, epoch = call.fresh, seen = -INF, shift = 0, leases = 0, boxed = 0, until_ = 0}
+local meta = {order = 0, epoch = call.fresh, seen = -INF, shift = 0, leases = 0, boxed = 0, until_ = 0,
+              heads = {holds = INF, deadlines = INF, ends = INF, emptying = INF, servers = INF}}
 if stored[1] then
-  meta.order, meta.epoch, meta.seen, meta.shift, meta.leases, meta.boxed, meta.until_ =
-    cmsgpack.unpack(stored[1])
+  meta.order, meta.epoch, meta.seen, meta.shift, meta.leases, meta.boxed, meta.until_,
+    meta.heads = cmsgpack.unpack(stored[1])
   seen, shift = meta.seen, meta.shift
 end
 

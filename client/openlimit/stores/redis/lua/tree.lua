@@ -4,29 +4,10 @@
 local nodes = {}  -- by id; false where there is none
 local followers = {}  -- by digest of rules: of how many nodes more than before
 local dropped = {}  -- fields of the tree
-local touched = {}  -- keys beside it that were added to
 
 local function next_order()
   meta.order = meta.order + 1
   return meta.order
-end
-
-local function add(what, score, member)
-  touched[what] = true
-  redis.call('ZADD', key_of(what), score, member)
-end
-
-local function remove(what, member)
-  redis.call('ZREM', key_of(what), member)
-end
-
--- The members of a part: it ends in a slash, and the part after it with 0, the next character.
-local function of_part(what, part, ...)
-  return redis.call('ZRANGEBYLEX', key_of(what), '[' .. part .. '/', '(' .. part .. '0', ...)
-end
-
-local function fixed(number)
-  return string.format('%016.0f', number)
 end
 
 local function count_rules(rules, change)
@@ -98,7 +79,7 @@ local function forget_node(node)
   dropped[#dropped + 1] = 'n:' .. node.id
   count_rules(node.rules, -1)
   if node.hold_at then
-    remove('holds', fixed(node.hold_turn) .. node.id)
+    remove('holds', fixed(node.hold_turn) .. node.id, node.hold_at)
   end
   forget_below(node)
 end
@@ -109,6 +90,7 @@ function forget_below(node)
     return
   end
   local ids = {}
+  flush('lapsing')
   for i, member in ipairs(of_part('lapsing', node.id)) do
     ids[i] = string.match(string.sub(member, #node.id + 26), '^%d+ (.*)$')
   end
@@ -121,6 +103,24 @@ function forget_below(node)
   end
 end
 
+-- The child of a node with this id, if it is kept.
+local function below(parent, id)
+  local node = nodes[id]
+  if node == nil then
+    local packed = redis.call('HGET', tree_key, 'n:' .. id)
+    node = packed and read_node(id, packed)
+    nodes[id] = node
+  end
+  if node and not node.parent then
+    if node.under ~= parent.born then  -- one that was forgotten had it
+      forget_node(node)
+      return false
+    end
+    node.parent = parent
+  end
+  return node
+end
+
 -- The node with this id, if it is kept.
 local function find(id)
   local node = nodes[id]
@@ -129,21 +129,11 @@ local function find(id)
   end
   local ids = ids_to(id)
   read_nodes(ids)
-  local parent = nodes['']
-  for _, each in ipairs(ids) do
-    node = nodes[each]
-    if node and not node.parent then
-      if node.under == parent.born then
-        node.parent = parent
-      else  -- a parent that was forgotten had it
-        forget_node(node)
-        node = false
-      end
-    end
+  for i, each in ipairs(ids) do
+    node = below(nodes[ids[i - 1] or ''], each)
     if not node then
       return nil
     end
-    parent = node
   end
   return node
 end
@@ -151,8 +141,14 @@ end
 -- The nodes from the root to this one.
 local function path_to(node)
   if not node.path then
-    local path = node.parent and {unpack(path_to(node.parent))} or {}
-    path[#path + 1] = node
+    local path, depth, above = {}, 0, node
+    while above do
+      depth, above = depth + 1, above.parent
+    end
+    above = node
+    for k = depth, 1, -1 do
+      path[k], above = above, above.parent
+    end
     node.path = path
   end
   return node.path

@@ -1,0 +1,118 @@
+-- Asks for a start: what calls bring, their paths and rules, and whether they can wait.
+
+local IN_LINE, FULL = 8, 9
+
+local function told_to(node, rules)
+  if node.rules ~= rules and node.rules.digest ~= rules.digest then
+    follow_rules(node, rules)
+    let_go(node)
+  end
+end
+
+-- The nodes of a path that are kept, which follow these rules from now on; and the ids of all but the
+-- root.
+local function known_on(path, which)
+  local ids, known, id, node = {}, {root}, '', root
+  for i, value in ipairs(path) do
+    id = id .. #value .. ':' .. value
+    ids[i] = id
+  end
+  read_nodes(ids)
+  told_to(root, told[which[1]])
+  for i, each in ipairs(ids) do
+    node = below(node, each)
+    if not node then
+      break
+    end
+    known[i + 1] = node
+    told_to(node, told[which[i + 1]])
+  end
+  return known, ids
+end
+
+-- The leaf of a call; it, and what is missing above it, is made.
+local function made_below(known, ids, which)
+  local node = known[#known]
+  for i = #known, #ids do
+    node = new_child(node, ids[i], told[which[i + 1]])
+  end
+  return node
+end
+
+local function leaf_of(path, which)
+  local known, ids = known_on(path, which)
+  return made_below(known, ids, which)
+end
+
+-- Why a call cannot wait here; nothing where it can.
+local function refusal(known, path, which, costs, deadline)
+  for k, each in ipairs(which) do
+    local rules = told[each]
+    for i = 1, rules.n do
+      if (costs[rules.units[i]] or 0) > rules.amount[i] then
+        return {EXCEEDS_LIMIT, k - 1, i - 1}
+      end
+    end
+  end
+  for k = 1, deadline < INF and #known or 0 do
+    local start, unit = earliest(known[k], costs)
+    if start > deadline then
+      return {WAIT_TOO_LONG, exact(start - now), unit}
+    end
+  end
+  local last = known[#known]
+  local value = path[#known - 1] or ''
+  if root.waiting >= call.in_tree then
+    return {FULL, 'the line', call.in_tree}
+  elseif known[2] and known[2].waiting >= call.below_child then
+    return {FULL, path[1], call.below_child}
+  elseif #known == #which and last.waiting >= call.in_leaf then
+    return {FULL, value, call.in_leaf}
+  elseif #known < #which and last.children >= call.children then
+    return {FULL, value, call.children}
+  end
+end
+
+local function put_anew(name, entry, server)
+  if server ~= entry.server then
+    remove('of', part_of(entry.server) .. '/' .. name)
+    entry.server = server
+    add('of', 0, part_of(server) .. '/' .. name)
+    keep_call(name, entry)
+  end
+end
+
+local function ask(name, path, which, costs, lease, server, max_wait, lot, number, first_, kept_)
+  local grant, entry = grant_of(name), waiting_call(name)
+  if is_silent(server) then
+    sign(server)
+  end
+  if grant then
+    if is_cancelled(grant.lot, grant.number) then
+      return {CANCELLED}
+    end
+    grant.is_known = true
+    keep_grant(name, grant)
+    return {REPEAT, exact(grant.start), grant.unit, grant.lot, grant.number}
+  elseif entry and not entry.out then
+    put_anew(name, entry, server)
+    return {IN_LINE, exact(entry.first)}
+  end
+  first_ = math.min(first_ or now, entry and entry.first or now, now)
+  local deadline = max_wait < 0 and INF or first_ + max_wait
+  local known, ids = known_on(path, which)  -- its costs are by these rules, so its refusal is, too
+  local refused = refusal(known, path, which, costs, deadline)
+  if entry then
+    forget_call(name, entry)
+  end
+  if refused then
+    return refused
+  end
+  local leaf = made_below(known, ids, which)
+  entry = {leaf = leaf.id, first = first_, deadline = deadline, costs = costs, lease = lease,
+           delayed_by = '', server = server, lot = lot, number = number, kept = kept_, out = false}
+  add('of', 0, part_of(server) .. '/' .. name)
+  keep_call(name, entry)
+  put_in(name, entry, leaf)
+  return {IN_LINE, exact(first_)}
+end
