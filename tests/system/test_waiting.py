@@ -30,7 +30,7 @@ from openlimit.v1.rate_limit_pb2 import (
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
 from openlimit.wire.fields import TIMEOUT
-from tests.support.redis_process import RedisProcess, serving_redis
+from tests.support.redis_process import RedisProcess, free_port, serving_redis
 from tests.support.server_process import ServerProcess, serving
 
 POLICIES = """
@@ -292,6 +292,33 @@ def test_max_wait_counts_from_the_first_question_at_any_server(
         with pytest.raises(WaitTooLong):
             acquire(other, "slots-late", timeout=SOON, request_id=ticket, **bound)
         release(other, running)
+
+
+async def test_max_wait_counts_from_the_first_question_where_nothing_is_shared(
+    config: Path,
+) -> None:
+    """A client that its server leaves for one that knows nothing of it does not begin anew."""
+    options = ("--config", str(config))
+    with ExitStack() as stack:
+        gone, port = stack.enter_context(serving(*options)), free_port()
+        address = f"ipv4:{gone.address},127.0.0.1:{port}"
+        async with (
+            RemoteLimiter(gone.address) as holds,
+            RemoteLimiter(f"127.0.0.1:{port}") as holds_too,
+            RemoteLimiter(address, timeout=2, max_wait=6) as limiter,
+            holds.limit(model="slots-left", tokens=1),
+        ):
+            began = time.monotonic()
+            waits = limiter.limit(model="slots-left", tokens=1)
+            entering = asyncio.create_task(waits.__aenter__())
+            await _until(lambda: waits.waiting)
+            await asyncio.to_thread(lambda: stack.enter_context(serving(*options, port=port)))
+            async with holds_too.limit(model="slots-left", tokens=1):
+                await asyncio.sleep(began + 4 - time.monotonic())
+                gone.signal(signal.SIGKILL)
+                with pytest.raises(WaitTooLong):
+                    await entering
+                assert time.monotonic() < began + 9  # anew, it would be 10
 
 
 def _lose(server: ServerProcess, store: RedisProcess) -> None:

@@ -18,7 +18,7 @@ import grpc
 
 from openlimit.bucket.limit import SECOND
 from openlimit.context import added
-from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, invalid
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, WaitTooLong, invalid
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
 from openlimit.remote.closing import flush
@@ -98,6 +98,7 @@ class RemoteLimiter(RateLimiter):
 
     def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
         """Ask the server; blocks for the timeout at most, or while the call waits in line."""
+        began = time.monotonic()
         try:
             while True:
                 connection = self._connection()
@@ -110,7 +111,7 @@ class RemoteLimiter(RateLimiter):
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
                 outcome = self._wait(connection, call, number, queue, within)
                 if isinstance(outcome, Queued):
-                    call = _next(call, outcome, told)
+                    call = _again(call, outcome, began, told)
                     continue
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -140,6 +141,7 @@ class RemoteLimiter(RateLimiter):
         return connection.outage.no_answer() if connection.in_flight.forget(number) else queue.get()
 
     async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
+        began = time.monotonic()
         try:
             while True:
                 connection = self._use.connection
@@ -157,7 +159,7 @@ class RemoteLimiter(RateLimiter):
                 try:
                     grant: Any = await future
                 except Queued as queued:
-                    call = _next(call, queued, told)
+                    call = _again(call, queued, began, told)
                     continue
                 except BaseException:
                     if not connection.in_flight.forget(number):
@@ -236,10 +238,17 @@ class RemoteLimiter(RateLimiter):
         return Grant(0, "", "")
 
 
-def _next(call: Acquire, queued: Queued, told: Told | None) -> Acquire:
-    """How to ask again for a call that waits in line, in its place."""
-    if told and queued.waiting:
-        told(queued.waiting)
+def _again(call: Acquire, queued: Queued, began: float, told: Told | None) -> Acquire:
+    """How to ask once more for a call that waits in line, in its place.
+
+    Raises WaitTooLong when its time is up. Servers see to that; but one whose buckets are in its
+    memory knows nothing of tickets that others gave, and counts anew.
+    """
+    where = queued.waiting
+    if call.max_wait is not None and time.monotonic() > began + call.max_wait:
+        raise (WaitTooLong(where.wait, where.limited_by) if where else WaitTooLong(0)) from None
+    if told and where:
+        told(where)
     return call._replace(request_id=queued.ticket)
 
 
