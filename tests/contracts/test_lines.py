@@ -126,13 +126,14 @@ async def test_a_start_is_handed_out_when_it_is_near(lines: AsyncLines, clock: F
 
 
 async def test_the_first_question_comes_first(lines: AsyncLines, clock: FakeClock) -> None:
-    """In a leaf, who repeats a first question of before is before those that asked later."""
+    """In a leaf, a call is behind those that asked sooner, also in the same moment; with its first
+    question it comes before those that asked later."""
     await carry_out(lines, ask(call("n0")))
     await started(lines)
     before = clock.now
     clock.now += 1000
     await carry_out(lines, ask(call("n2")), ask(call("n3"), first=before), ask(call("n1")))
-    assert await start_all(lines, clock, 9) == ["n3", "n1", "n2"]
+    assert await start_all(lines, clock, 9) == ["n3", "n2", "n1"]
 
 
 async def test_children_take_turns_by_weight(lines: AsyncLines, clock: FakeClock) -> None:
@@ -206,9 +207,9 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
 
 async def test_a_repeat_is_charged_once(lines: AsyncLines, clock: FakeClock) -> None:
     """It is answered by the place or by the start that it has; or that it was cancelled."""
-    first = clock.now
+    places = [InLine(clock.now), InLine(clock.now + 1)]
     asks = [ask(call("n0")), ask(call("n1"))]
-    assert await carry_out(lines, *asks, *asks) == [InLine(first)] * 4
+    assert await carry_out(lines, *asks, *asks) == places * 2
     [granted] = (await turn(lines)).outcomes
     clock.now += SECOND - HORIZON
     [coming] = (await turn(lines)).outcomes

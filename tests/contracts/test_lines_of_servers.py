@@ -114,7 +114,7 @@ async def test_another_server_can_go_on_for_one_that_died(
     await carry_out(lines, asks[3])
     assert await live(lines, clock, SILENT + STEP) == ["n4"], "the others are passed over"
     again = [each._replace(server="me") for each in asks[1:]]
-    places = [InLine(before), InLine(before), InLine(before + JUMP // 2)]
+    places = [InLine(before + 1), InLine(before + 2), InLine(before + JUMP // 2)]
     assert await carry_out(lines, *again) == places
     assert await live(lines, clock, 13 * SECOND) == ["n1", "n2", "n3"]
 

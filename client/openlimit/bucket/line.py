@@ -294,7 +294,7 @@ class Line:
         if call.lease:
             self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
         _fill(path)
-        interval = now - max(leaf.started_at, waiting.first)
+        interval = max(0.0, now - max(leaf.started_at, waiting.first))
         leaf.pace += (interval - leaf.pace) * (LATEST_PACE if leaf.pace else 1)
         leaf.started_at = now
         self.give_up(call.name, now)

@@ -74,7 +74,7 @@ class RemoteLimiter(RateLimiter):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
         require_name("key", key)
         max_wait = require_wait(max_wait)
-        if not 0 < real_number(timeout) < inf:
+        if not real_number(timeout) > 0 or timeout == inf:
             raise invalid("timeout", "seconds above 0", timeout)
         if not isinstance(credentials, grpc.ChannelCredentials | None):
             example = "grpc.ssl_channel_credentials()"

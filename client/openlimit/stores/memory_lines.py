@@ -48,11 +48,13 @@ class _Start:
 class _Tree:
     """A line, whose callers wait in it, and what was decided that their servers do not know."""
 
-    __slots__ = ("asked", "line", "outboxes")
+    __slots__ = ("asked", "latest", "line", "outboxes")
 
     def __init__(self, line: Line) -> None:
         self.line = line
         self.asked: dict[str, Ask] = {}
+        self.latest = -inf
+        """When the latest call was first asked for: of those of one moment, each a bit later."""
         self.outboxes: dict[str, list[Granted | Refusal]] = {}
 
 
@@ -134,7 +136,10 @@ class MemoryLines:
             tree.asked[name] = before._replace(server=ask.server)
             assert before.first is not None
             return InLine(before.first)
-        first = now if ask.first is None else min(ask.first, now)
+        if ask.first is None:
+            first = tree.latest = max(now, tree.latest + 1)
+        else:
+            first = min(ask.first, now)
         refusal = tree.line.ask(ask.call, first, first + ask.max_wait, now)
         if refusal:
             return refusal
@@ -187,5 +192,5 @@ class MemoryLines:
     def _drop_idle(self, now: float) -> None:
         for _ in range(min(self._LOOKS_PER_OPERATION, len(self._trees))):
             name, tree = self._trees.popitem(last=False)
-            if tree.outboxes or tree.line.idle_at() > now:
+            if tree.outboxes or tree.latest >= now or tree.line.idle_at() > now:
                 self._trees[name] = tree

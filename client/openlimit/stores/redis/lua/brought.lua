@@ -98,7 +98,12 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
     put_anew(name, entry, server)
     return {IN_LINE, exact(entry.first)}
   end
-  first_ = math.min(first_ or now, entry and entry.first or now, now)
+  if first_ or entry then
+    first_ = math.min(first_ or now, entry and entry.first or now, now)
+  else  -- of the calls of one moment, the first is first
+    meta.asked = math.max(now, meta.asked + 1)
+    first_ = meta.asked
+  end
   local deadline = max_wait < 0 and INF or first_ + max_wait
   local known, ids = known_on(path, which)  -- its costs are by these rules, so its refusal is, too
   local refused = refusal(known, path, which, costs, deadline)

@@ -97,7 +97,7 @@ if own_clock then
 end
 fresh_nodes[#fresh_nodes + 1] = 'meta'
 fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
-                                              meta.boxed, meta.until_, heads)
+                                              meta.boxed, meta.until_, meta.asked, heads)
 send_all('HSET', tree_key, fresh_nodes)
 if own_clock then
   for what, is_fresh in pairs(touched) do

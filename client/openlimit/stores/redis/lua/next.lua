@@ -63,7 +63,7 @@ local function start_call(name, entry, path, start, unit)
     take_slots(name, path, {until_ = start + entry.lease, start = start, sizes = spans})
   end
   fill(path)
-  local interval = now - math.max(leaf.started_at, entry.first)
+  local interval = math.max(0, now - math.max(leaf.started_at, entry.first))
   leaf.pace = leaf.pace + (interval - leaf.pace) * (leaf.pace ~= 0 and call.latest_pace or 1)
   leaf.started_at = now
   take_out(name, entry)

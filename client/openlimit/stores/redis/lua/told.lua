@@ -6,7 +6,8 @@
 -- KEYS[2]  the tree, a hash:
 --            meta          order, a counter; epoch, which tells it from one that was lost; seen, shift;
 --                          how many calls have slots; how many outcomes are not collected yet;
---                          until when the keys last; heads, see sets.lua
+--                          until when the keys last; asked, when the latest call first was; heads,
+--                          see sets.lua
 --            n:<id>        a node, see tree.lua. The root's id is empty; another's is that of its
 --                          parent with its value and the length of that: 3:abc2:de
 --            r:<digest>    rules, and u:<digest>: how many nodes follow them
@@ -46,10 +47,11 @@ local function key_of(what)
 end
 
 local meta = {order = 0, epoch = call.fresh, seen = -INF, shift = 0, leases = 0, boxed = 0, until_ = 0,
+              asked = 0,
               heads = {holds = INF, deadlines = INF, ends = INF, emptying = INF, servers = INF}}
 if stored[1] then
   meta.order, meta.epoch, meta.seen, meta.shift, meta.leases, meta.boxed, meta.until_,
-    meta.heads = cmsgpack.unpack(stored[1])
+    meta.asked, meta.heads = cmsgpack.unpack(stored[1])
   seen, shift = meta.seen, meta.shift
 end
 
