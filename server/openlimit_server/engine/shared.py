@@ -57,19 +57,16 @@ class SharedTarget(Target):
         self, run: AcquireRun, many: int, whose: bytes
     ) -> Sequence[tuple[str, float | None, float]]:
         """What each call is called in its line, the same on every server where it can be repeated;
-        when it was first asked for, None for now; for how long its start is remembered.
-
-        Those of a run are asked for at the same time, so that their names tell their order.
-        """
+        when it was first asked for, None for now; for how long its start is remembered."""
         kept = REPEATABLE if run.kept is None else max(run.kept, PLACE_KEPT) * SECOND
-        common = os.urandom(8).hex()
-        numbers: Sequence[int] = range(many)
-        if run.request_id:
-            known = place_of(run.request_id, whose, self._signer, self.line.now)
-            if known and many == 1:
-                return [known]
+        numbers = run.places
+        if not run.request_id:
+            common, numbers = os.urandom(8).hex(), range(many)
+        elif many == 1 and (known := place_of(run.request_id, whose, self._signer, self.line.now)):
+            return [known]
+        else:
             asked = repr((whose, run.request_id)).encode()
-            common, numbers = blake2b(asked, digest_size=8).hexdigest(), run.places
+            common = blake2b(asked, digest_size=8).hexdigest()
         return [(f"{common}{number:03x}", None, kept) for number in numbers]
 
     def queued(self, ask: Ask, first: float, standing: Standing, whose: bytes) -> Queued:
