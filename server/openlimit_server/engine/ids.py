@@ -26,7 +26,7 @@ from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import whole_id
 
 _OWN = re.compile(
-    r"[0-9a-f]{16}\.[0-9]{1,4}\.[0-9]{1,20}\.[0-9]{1,20}(?:-[0-9]{1,20})*(?:\.[0-9a-f]{16})?"
+    r"[0-9a-f]{16}\.[0-9]{1,4}\.[0-9]{1,20}\.[0-9]{1,20}(?:-[0-9]{1,20})*(?:\.[0-9a-f]{19})?"
 )
 _SCOPE = re.compile(r"([0-9a-f]{16})\.([^}]{1,2048}})(.{0,256})", re.DOTALL)
 _LOT = 4096  # reservations: what is remembered of a lot takes a kilobyte at most

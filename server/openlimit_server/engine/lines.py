@@ -73,8 +73,8 @@ class HeldLine:
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._now = 0.0
-        """The latest that is known of the store's clock."""
+        self.now = 0.0
+        """The latest that is known of the store's clock, in microseconds."""
         self._trouble: LimiterUnavailable | None = None
         """Why the store did not answer the last time."""
         self._epoch = ""
@@ -100,7 +100,7 @@ class HeldLine:
         for held in self._held.values() if self._trouble else ():
             self._wake(held)
         while isinstance(turned, Turned):
-            self._now = turned.now
+            self.now = turned.now
             if turned.epoch != self._epoch:
                 self._epoch = turned.epoch
                 self._start(self._ask_again())
@@ -157,9 +157,15 @@ class HeldLine:
         assert isinstance(standing, Standing | OpenLimitError)
         return standing
 
+    def first(self, name: str) -> float:
+        """When a call that waits was first asked for."""
+        first = self._held[name].ask.first
+        assert first is not None  # as InLine said
+        return first
+
     def wait_until(self, start: float) -> float:
         """Microseconds from the latest decision until a start."""
-        return max(0.0, start - self._now)
+        return max(0.0, start - self.now)
 
     def give_back(self, ask: Ask, granted: Granted) -> None:
         """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
