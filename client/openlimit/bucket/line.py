@@ -407,11 +407,8 @@ class Line:
         self, call: Call, known: Sequence[Node], deadline: float, now: float
     ) -> OpenLimitError | None:
         """Why a call cannot wait here; ``known`` are the nodes on its path that there are."""
-        # No strict=: naming it costs as much as the loops' whole work.
-        for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
-            for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
-                if cost > limit.amount:
-                    return CostExceedsLimit(limit.unit, cost, limit.amount)
+        if never := _never(call):
+            return never
         if deadline < inf:
             for node, costs in zip(known, call.costs, strict=False):
                 start, unit = node.bucket.earliest(costs, now)
@@ -428,10 +425,20 @@ class Line:
         return None
 
 
+def _never(call: Call) -> CostExceedsLimit | None:
+    """Why a call can never start."""
+    # No strict=: naming it costs as much as the loops' whole work.
+    for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
+        for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
+            if cost > limit.amount:
+                return CostExceedsLimit(limit.unit, cost, limit.amount)
+    return None
+
+
 def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     """A call by the rules of now: the same cost in each unit, none in one that it was not asked
     for."""
-    for node, told in zip(path, call.rules):  # noqa: B905 - as in _refusal
+    for node, told in zip(path, call.rules):  # noqa: B905 - as in _never
         if node.rules is not told:
             break
     else:
@@ -450,9 +457,4 @@ def _fill(path: Sequence[Node]) -> None:
     """Keep nodes until their buckets, and those below them, are empty."""
     empty_at = -inf
     for node in reversed(path):
-        idle_at = node.bucket.idle_at()
-        if idle_at > empty_at:
-            empty_at = idle_at
-        if node.empty_at > empty_at:
-            empty_at = node.empty_at
-        node.empty_at = empty_at
+        empty_at = node.empty_at = max(empty_at, node.empty_at, node.bucket.idle_at())
