@@ -118,7 +118,7 @@ def test_queued_tells_rank_wait_node_and_unit(stub: Stub) -> None:
     """Of a policy without a free slot: the policy as a whole, and the rank in the own leaf."""
     running = acquire(stub, "slots-tells")
     search, batch = {"labels": {"team": "search"}}, {"labels": {"team": "batch"}}
-    assert queued(stub, "slots-tells", **search).waiting == Waiting(1, 0, (), "concurrent")
+    assert queued(stub, "slots-tells", **search).waiting == Waiting(1, 3600, (), "concurrent")
     second = queued(stub, "slots-tells", **search).waiting
     other = queued(stub, "slots-tells", **batch).waiting
     assert second
