@@ -214,8 +214,7 @@ class Bucket:
         longest = 0.0
         for limit, level in zip(self.limits, self.levels):  # noqa: B905 - as in acquire
             time = level / limit.rate
-            if time > longest:
-                longest = time
+            longest = max(longest, time)
         return max(self.paused, self.at + longest)
 
     def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> Queue:

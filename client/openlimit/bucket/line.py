@@ -418,13 +418,14 @@ class Line:
                 if start > deadline:
                     return WaitTooLong((start - now) / SECOND, unit)
         if len(self) >= MOST_IN_TREE:
-            return LineFull("the line", MOST_IN_TREE)
+            return LineFull(_where(call, 0), MOST_IN_TREE)
         if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
-            return LineFull(known[1].value, MOST_BELOW_CHILD)
-        if len(known) == len(call.rules) and known[-1].waiting >= MOST_IN_LEAF:
-            return LineFull(known[-1].value, MOST_IN_LEAF)
-        if len(known) < len(call.rules) and len(known[-1].children) >= MOST_CHILDREN:
-            return LineFull(known[-1].value, MOST_CHILDREN)
+            return LineFull(_where(call, 1), MOST_BELOW_CHILD)
+        depth, is_leaf = len(known) - 1, len(known) == len(call.rules)
+        if is_leaf and known[-1].waiting >= MOST_IN_LEAF:
+            return LineFull(_where(call, depth), MOST_IN_LEAF)
+        if not is_leaf and len(known[-1].children) >= MOST_CHILDREN:
+            return LineFull(_where(call, depth), MOST_CHILDREN)
         return None
 
 
@@ -446,13 +447,16 @@ def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     return call._replace(rules=[node.rules for node in path], costs=costs)
 
 
+def _where(call: Call, depth: int) -> str:
+    """The node at this depth of a call's path, for people."""
+    return "/".join(value or "''" for value in call.path[:depth]) or "the line"
+
+
 def _fill(path: Sequence[Node]) -> None:
     """Keep nodes until their buckets, and those below them, are empty."""
     empty_at = -inf
     for node in reversed(path):
         idle_at = node.bucket.idle_at()
-        if idle_at > empty_at:
-            empty_at = idle_at
-        if node.empty_at > empty_at:
-            empty_at = node.empty_at
+        empty_at = max(empty_at, idle_at)
+        empty_at = max(empty_at, node.empty_at)
         node.empty_at = empty_at

@@ -235,7 +235,6 @@ def sizes(path: Sequence[Node], costs: Sequence[Costs]) -> list[float]:
     for node, row in zip(path, costs):  # noqa: B905 - see above
         for limit, cost in zip(node.rules.limits, row):  # noqa: B905 - see above
             size = cost / limit.rate
-            if size > longest:
-                longest = size
+            longest = max(longest, size)
         found.append(longest)
     return found
