@@ -417,6 +417,10 @@ class Line:
                 start, unit = node.bucket.earliest(costs, now)
                 if start > deadline:
                     return WaitTooLong((start - now) / SECOND, unit)
+        return self._full(call, known)
+
+    def _full(self, call: Call, known: Sequence[Node]) -> LineFull | None:
+        """That there is no place for a call, of whose path these nodes exist."""
         if len(self) >= MOST_IN_TREE:
             return LineFull(_where(call, 0), MOST_IN_TREE)
         if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
