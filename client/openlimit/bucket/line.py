@@ -407,38 +407,36 @@ class Line:
         self, call: Call, known: Sequence[Node], deadline: float, now: float
     ) -> OpenLimitError | None:
         """Why a call cannot wait here; ``known`` are the nodes on its path that there are."""
-        if never := _never(call):
-            return never
+        # No strict=: naming it costs as much as the loops' whole work.
+        for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
+            for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
+                if cost > limit.amount:
+                    return CostExceedsLimit(limit.unit, cost, limit.amount)
         if deadline < inf:
             for node, costs in zip(known, call.costs, strict=False):
                 start, unit = node.bucket.earliest(costs, now)
                 if start > deadline:
                     return WaitTooLong((start - now) / SECOND, unit)
+        return self._full(call, known)
+
+    def _full(self, call: Call, known: Sequence[Node]) -> LineFull | None:
+        """That there is no place for a call, of whose path these nodes exist."""
         if len(self) >= MOST_IN_TREE:
-            return LineFull("the line", MOST_IN_TREE)
+            return LineFull(_where(call, 0), MOST_IN_TREE)
         if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
-            return LineFull(known[1].value, MOST_BELOW_CHILD)
-        if len(known) == len(call.rules) and known[-1].waiting >= MOST_IN_LEAF:
-            return LineFull(known[-1].value, MOST_IN_LEAF)
-        if len(known) < len(call.rules) and len(known[-1].children) >= MOST_CHILDREN:
-            return LineFull(known[-1].value, MOST_CHILDREN)
+            return LineFull(_where(call, 1), MOST_BELOW_CHILD)
+        depth, is_leaf = len(known) - 1, len(known) == len(call.rules)
+        if is_leaf and known[-1].waiting >= MOST_IN_LEAF:
+            return LineFull(_where(call, depth), MOST_IN_LEAF)
+        if not is_leaf and len(known[-1].children) >= MOST_CHILDREN:
+            return LineFull(_where(call, depth), MOST_CHILDREN)
         return None
-
-
-def _never(call: Call) -> CostExceedsLimit | None:
-    """Why a call can never start."""
-    # No strict=: naming it costs as much as the loops' whole work.
-    for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
-        for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
-            if cost > limit.amount:
-                return CostExceedsLimit(limit.unit, cost, limit.amount)
-    return None
 
 
 def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     """A call by the rules of now: the same cost in each unit, none in one that it was not asked
     for."""
-    for node, told in zip(path, call.rules):  # noqa: B905 - as in _never
+    for node, told in zip(path, call.rules):  # noqa: B905 - as in _refusal
         if node.rules is not told:
             break
     else:
@@ -453,8 +451,16 @@ def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     return call._replace(rules=[node.rules for node in path], costs=costs)
 
 
+def _where(call: Call, depth: int) -> str:
+    """The node at this depth of a call's path, for people."""
+    return "/".join(value or "''" for value in call.path[:depth]) or "the line"
+
+
 def _fill(path: Sequence[Node]) -> None:
     """Keep nodes until their buckets, and those below them, are empty."""
     empty_at = -inf
     for node in reversed(path):
-        empty_at = node.empty_at = max(empty_at, node.empty_at, node.bucket.idle_at())
+        idle_at = node.bucket.idle_at()
+        empty_at = max(empty_at, idle_at)
+        empty_at = max(empty_at, node.empty_at)
+        node.empty_at = empty_at
