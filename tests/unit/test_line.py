@@ -157,6 +157,16 @@ def test_who_reserves_much_and_uses_little_is_not_punished() -> None:
     assert per["much",] == pytest.approx(per["honest",], rel=0.05)
 
 
+def test_who_reserves_and_uses_nothing_starves_nobody() -> None:
+    """Without end, in 50 calls at a time, beside an honest one: that gets more than its half, since
+    the other has used nothing, by 24,000 requests a minute."""
+    world = world_of(requests(24_000, burst=0.1))
+    world.loop("nothing", ONE, 50, runs=SECOND / 100, used={"requests": 0})
+    world.loop("honest", ONE, 50, runs=SECOND / 100)
+    world.run(5)
+    assert world.in_units("requests", 4, since=1)["honest",] > 200
+
+
 def test_who_uses_more_than_it_reserves_gains_nothing() -> None:
     """Who reserves 100 tokens and uses 400, beside an honest one: no more than equal, by 600,000 a
     minute."""

@@ -21,7 +21,8 @@ end
 
 -- Learns what a call used, by its sizes at the parent.
 local function learn(node, reserved, actual)
-  node.use = node.use + (math.min(actual / reserved, 1) - node.use) * call.latest_use
+  local used = math.min(math.max(actual / reserved, call.least_use), 1)
+  node.use = node.use + (used - node.use) * call.latest_use
   owe(node, actual - reserved)
 end
 
