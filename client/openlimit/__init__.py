@@ -13,6 +13,7 @@ from openlimit.errors import (
     OpenLimitError,
     UnknownModel,
     UnknownReservation,
+    Waiting,
     WaitTooLong,
 )
 from openlimit.local import (
@@ -43,6 +44,7 @@ __all__ = [
     "UnknownModel",
     "UnknownReservation",
     "WaitTooLong",
+    "Waiting",
     "count_tokens",
     "labels",
 ]

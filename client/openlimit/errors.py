@@ -7,7 +7,7 @@
     ├── UnknownModel         no policy of the server covers the model
     ├── UnknownReservation   the server knows no such reservation, or it has expired
     ├── InvalidRequest       a parameter is missing or malformed
-    ├── Queued               not yet: all slots are taken; only between client and server
+    ├── Queued               not yet: the call waits in line; only between client and server
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without it
 
 Each error carries its data as attributes, and its message says what to do next. Every error can be
@@ -16,6 +16,7 @@ pickled, and equals itself alone.
 
 from dataclasses import dataclass
 from reprlib import repr as shortened
+from typing import NamedTuple
 
 _MOST_SHOWN = 100  # characters; callers choose some names, and these may be long
 
@@ -145,20 +146,37 @@ class InvalidRequest(OpenLimitError):
         return f"{self.field}: {self.reason}"
 
 
+class Waiting(NamedTuple):
+    """Where a call stands that waits in line."""
+
+    rank: int
+    """Among the calls with the same labels, as far as the policy's levels speak of them: 1 for the
+    next one."""
+    wait: float
+    """Seconds until its start: an estimate."""
+    held_at: tuple[str, ...] | None
+    """The node that holds it up: the values of the levels' labels, outermost first, and none for
+    the policy as a whole. None where it waits for other calls, and for nothing else."""
+    limited_by: str
+    """The unit for which that node is held, or ``concurrent``; empty where there is none."""
+
+
 @dataclass(eq=False, repr=False)
 class Queued(OpenLimitError):
-    """All slots of the policy are taken, and the call has a place in their queue.
+    """The call waits in line, and has a place there.
 
-    A server sends this to a client, and the client repeats the call; users never see it. Attribute:
-    ``ticket``, the ``request_id`` of the repeated call, which keeps the place.
+    A server sends this to a client, and the client repeats the call; users never see it.
+    Attributes: ``ticket``, the ``request_id`` of the repeated call, which keeps the place;
+    ``waiting``, where the call stands, None where that is not known.
     """
 
     ticket: str
+    waiting: Waiting | None = None
 
     def __str__(self) -> str:
         return (
-            "all slots are taken and the call waits for one; ask again at once with the "
-            f"request_id {self.ticket!r}, or the call loses its place"
+            f"the call waits in line; ask again at once with the request_id {self.ticket!r}, or it "
+            "loses its place"
         )
 
 

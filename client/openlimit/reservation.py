@@ -5,7 +5,7 @@ This is the only module that sleeps until a start.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import inf
 from sys import modules
@@ -14,8 +14,12 @@ from typing import Self
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import Clock
+from openlimit.errors import Waiting
 from openlimit.operations import Acquire, Cancel, Grant, Labels, Release, Report, Settle, new
 from openlimit.providers.usage import units_of
+
+Told = Callable[[Waiting], None]
+"""Learns where a call stands that waits in line, each time that there is news."""
 
 
 class Backend(ABC):
@@ -35,15 +39,16 @@ class Backend(ABC):
     policy's."""
 
     @abstractmethod
-    def acquire(self, call: Acquire) -> Grant:
+    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
         """Charge the call and say how long to wait; may block on I/O, never sleeps until the start.
+        Meanwhile ``told`` is called, in this thread.
 
         Raises CostExceedsLimit, WaitTooLong, UnknownModel or InvalidRequest, and then nothing is
         charged; or LimiterUnavailable.
         """
 
     @abstractmethod
-    async def aacquire(self, call: Acquire) -> Grant:
+    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
         """``acquire`` for event loops. Cancelling it gives back what is granted."""
 
     @abstractmethod
@@ -66,11 +71,16 @@ class Reservation:
     raises RuntimeError. Once left it may be entered again, for another call.
 
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
+    While it is being entered, other tasks and threads may read ``waiting``: where the call stands
+    in its server's line, a ``Waiting`` with ``rank``, ``wait`` in seconds, ``held_at`` and
+    ``limited_by``. A new one takes its place each time that the server tells, first after two
+    seconds, or half of the limiter's timeout if that is less. It is None before and once the call
+    has started.
     Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own;
     ``labels``, names and values that say whose call it is.
     """
 
-    __slots__ = ("_grant", "_idle", "_limiter", "costs", "labels", "max_wait", "model")
+    __slots__ = ("_grant", "_idle", "_limiter", "costs", "labels", "max_wait", "model", "waiting")
 
     def __init__(
         self,
@@ -85,6 +95,7 @@ class Reservation:
         self.costs = costs
         self.max_wait = max_wait
         self.labels = labels
+        self.waiting: Waiting | None = None
         self._grant: Grant | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
@@ -125,7 +136,7 @@ class Reservation:
         call = self._begin()
         grant = None
         try:
-            grant = self._grant = self._limiter.acquire(call)
+            grant = self._grant = self._limiter.acquire(call, self._stand)
             if grant.wait:
                 clock = self._limiter._clock
                 start = clock.microseconds() + grant.wait
@@ -135,6 +146,8 @@ class Reservation:
             self._idle.append(True)
             self._give_back(grant)
             raise
+        finally:
+            self.waiting = None
         return self
 
     async def __aenter__(self) -> Self:
@@ -143,7 +156,7 @@ class Reservation:
         call = self._begin()
         grant = None
         try:
-            grant = self._grant = await self._limiter.aacquire(call)
+            grant = self._grant = await self._limiter.aacquire(call, self._stand)
             if grant.wait:
                 clock = self._limiter._clock
                 start = clock.microseconds() + grant.wait
@@ -159,6 +172,8 @@ class Reservation:
             else:
                 self._give_back(grant)
             raise
+        finally:
+            self.waiting = None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -173,6 +188,9 @@ class Reservation:
     async def __aexit__(self, *_: object) -> None:
         """Keep the charge, free the slot."""
         self.__exit__()
+
+    def _stand(self, waiting: Waiting) -> None:
+        self.waiting = waiting
 
     def _begin(self) -> Acquire:
         try:

@@ -17,6 +17,7 @@ from openlimit.errors import (
     WaitTooLong,
 )
 from openlimit.stores.lines import (
+    OVER_KEPT,
     Answer,
     Ask,
     AsyncLines,
@@ -178,6 +179,64 @@ async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: Fa
     assert await carry_out(lines, Renew("{b}", call("n1", root=free), clock.now)) == [False]
 
 
+async def test_a_lease_ends_unless_it_is_renewed(lines: AsyncLines, clock: FakeClock) -> None:
+    """To the microsecond, whoever crashed is out; whoever renews stays."""
+    free = Rules((Limit.per("requests", 1000, 1),), slots=2)
+    await carry_out(lines, *(ask(call(f"n{i}", root=free)) for i in range(3)))
+    assert await started(lines) == ["n0", "n1"]
+    for _ in range(19):
+        clock.now += LEASE // 20
+        assert await carry_out(lines, Renew("{b}", call("n0", root=free), clock.now)) == [True]
+        assert await started(lines) == []
+    clock.now += LEASE // 20 - 1
+    assert await started(lines) == []
+    clock.now += 1
+    assert await started(lines) == ["n2"]
+
+
+async def test_a_lease_is_never_shortened(lines: AsyncLines, clock: FakeClock) -> None:
+    """A renewal before the start of a call that has to wait does not end its slot early."""
+    one = Rules((Limit.per("requests", 1000, 1),), slots=1)
+    first = call("n0", root=one)
+    await carry_out(lines, ask(first._replace(lease=10 * LEASE)), ask(call("n1", root=one)))
+    assert await started(lines) == ["n0"]
+    assert await carry_out(lines, Renew("{b}", first, clock.now)) == [True]
+    clock.now += 10 * LEASE - 1
+    assert await started(lines) == []
+    clock.now += 1
+    assert await started(lines) == ["n1"]
+
+
+async def test_a_release_is_for_good(lines: AsyncLines, clock: FakeClock) -> None:
+    """Late repeats of what let a call in or held it there take no slot, until it is forgotten."""
+    one = Rules((Limit.per("requests", 1000, 1),), slots=1)
+    first, never = call("n0", root=one), call("n7", root=one)
+    await carry_out(lines, ask(first), Release("{b}", "n7"))
+    [granted] = (await turn(lines)).outcomes
+    release, renew = Release("{b}", "n0"), Renew("{b}", first, clock.now)
+    assert await carry_out(lines, release, release, renew) == [True, False, False]
+    assert await carry_out(lines, Renew("{b}", never, clock.now)) == [False]
+    assert await carry_out(lines, ask(first)) == [granted]
+    await carry_out(lines, ask(call("n1", root=one)))
+    assert await started(lines) == ["n1"]
+    clock.now += LEASE + OVER_KEPT
+    assert await carry_out(lines, renew) == [True]
+
+
+async def test_fewer_slots_put_nobody_out(lines: AsyncLines, clock: FakeClock) -> None:
+    """Where a policy's number is lowered, all that are too many have to leave before the next."""
+    three, one = (Rules((Limit.per("requests", 1000, 1),), slots=n) for n in (3, 1))
+    await carry_out(lines, *(ask(call(f"n{i}", root=three)) for i in range(3)))
+    assert await started(lines) == ["n0", "n1", "n2"]
+    renew = Renew("{b}", call("n0", root=one), clock.now)
+    assert await carry_out(lines, ask(call("n3", root=one)), renew) == [InLine(clock.now + 3), True]
+    for name in ("n0", "n1"):
+        await carry_out(lines, Release("{b}", name))
+        assert await started(lines) == []
+    await carry_out(lines, Release("{b}", "n2"))
+    assert await started(lines) == ["n3"]
+
+
 async def test_who_gives_up_is_charged_nothing(lines: AsyncLines, clock: FakeClock) -> None:
     """The place is free and the call is heard of no more, unless another server holds the call."""
     await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
@@ -270,3 +329,29 @@ async def test_new_rules_hold_for_those_that_wait(lines: AsyncLines, clock: Fake
     assert await started(lines) == ["n0", "n1"]
     await carry_out(lines, ask(call("n5", root=Rules((), slots=4))))
     assert await started(lines) == ["n2", "n3"]
+
+
+async def test_feedback_brings_new_rules_too(lines: AsyncLines, clock: FakeClock) -> None:
+    """Those that wait are held to a limit that they were not asked with, and cost nothing there."""
+    more = Rules((*ONE_A_SECOND.limits, Limit.per("tokens", 10, 10)), slots=1)
+    await carry_out(lines, *(ask(call(f"n{i}")) for i in range(3)))
+    assert await started(lines) == ["n0"]
+    await carry_out(lines, Penalize("{b}", more, 0))
+    clock.now += 2 * SECOND
+    assert await started(lines) == [], "n0 has the only slot"
+    await carry_out(lines, Release("{b}", "n0"))
+    assert await started(lines) == ["n1"]
+
+
+async def test_a_start_that_was_forgotten_keeps_no_slot(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its call starts again, and is over once."""
+    again = ask(call("n0", root=TWO_SLOTS))._replace(kept=0)
+    for _ in range(2):
+        await carry_out(lines, again)
+        assert await started(lines) == ["n0"]
+        clock.now += 1
+    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in (1, 2)))
+    assert await started(lines) == ["n1", "n2"]

@@ -287,7 +287,7 @@ async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
     allowed = (
         "+evalsha +script|load +get +set +getrange +setrange +setbit +hmget +hget +hset +hdel "
     )
-    allowed += "+pttl +pexpire +time +zadd +zrem +zrange +zrangebyscore "
+    allowed += "+pttl +pexpire +time +zadd +zrem +zscore +zrange +zrangebyscore "
     allowed += "+del +hincrby +hkeys +zcard +zlexcount +zrangebylex +zremrangebylex"
     config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
     random, clock = Random(1), FakeClock()

@@ -5,22 +5,26 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from math import inf
 from threading import Event
-from typing import Any
 
 import pytest
 
 from openlimit import background
 from openlimit.background import in_background
-from openlimit.bucket.slots import Place, Release
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.line import Call
+from openlimit.bucket.tree import Rules
+from openlimit.clock import microseconds
 from openlimit.remote.leases import Leases
 from openlimit.remote.waiting import Future, LoopWaiters
-from openlimit.stores.slots import MemorySlots
+from openlimit.stores.closed import Closed
+from openlimit.stores.lines import Answer, Ask, Granted, Operation
+from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
 from openlimit_server.config.settings import Settings
-from openlimit_server.engine import releases
-from openlimit_server.engine.queue import SlotQueue
-from openlimit_server.engine.releases import Releases
+from openlimit_server.engine.lines import HeldLine
 from tests.support.asking import eventually
 from tests.support.calls import a_call
 
@@ -34,16 +38,28 @@ def faults(log: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in log.records if each.exc_info]
 
 
-class Breaking(MemorySlots):
-    """Slots whose first questions after ``broken`` was set are met by a fault."""
+class Breaking(MemoryLines):
+    """Lines whose first questions after ``broken`` was set are met by a fault."""
 
     broken = 0
 
-    async def adecide(self, questions: Sequence[Any]) -> Any:
+    def __init__(self) -> None:
+        super().__init__(lambda _, limits: bucket, Closed(10), microseconds, 10)
+        bucket = Bucket(RULES[0].limits)
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         if self.broken:
             self.broken -= 1
             raise TypeError("a fault")
-        return await super().adecide(questions)
+        return await super().adecide(operations)
+
+
+RULES = [Rules((Limit.per("requests", 300, 60, 0.2),), slots=1)]
+
+
+def asking(name: str) -> Ask:
+    """For a call that holds the only slot for a moment."""
+    return Ask("tree", Call(name, (), RULES, [(1,)], 0.3 * SECOND), "server", inf, "lot", 0)
 
 
 def test_work_that_fails(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,39 +130,33 @@ async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFix
     assert len(faults(caplog)) == 1
 
 
-async def test_a_look_up_of_the_queue_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """Who waits for a slot gets it once it is free, as if nothing had been."""
-    slots = Breaking()
-    queue = SlotQueue(slots, 1, 60)
-    first = await queue.enter("b", "first", "", 60e6)
-    assert isinstance(first, Place)
-    waiting = asyncio.create_task(queue.enter("b", "second", "", 60e6, hold=30))
-    await eventually(lambda: bool(queue._queues))
-    slots.broken = 2
-    await eventually(lambda: not slots.broken)
-    await queue.release("b", "first")
-    second = await asyncio.wait_for(waiting, 5)
-    assert isinstance(second, Place)
-    assert not second.ahead
+async def test_a_look_at_a_line_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that waits in line has its start when it is due, as if nothing had been."""
+    lines = Breaking()
+    line = HeldLine(lines, "tree", "server")
+    assert [outcome is None for outcome in await line.ask([asking(f"{i}") for i in range(2)])] == [
+        False,
+        True,
+    ]
+    waiting = asyncio.create_task(line.wait("1", 30))
+    await asyncio.sleep(0)
+    lines.broken = 2
+    granted = await asyncio.wait_for(waiting, 5)
+    assert not lines.broken
+    assert isinstance(granted, Granted)
     assert len(faults(caplog)) == 1
 
 
-async def test_a_release_that_fails(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is sent again until it is answered."""
-    monkeypatch.setattr(releases, "_EVERY", 0.01)
-    slots = Breaking()
-    await SlotQueue(slots, 1, 60).enter("b", "n", "", 60e6)
-    leaving = Releases(slots)
-    slots.broken = 3
+async def test_a_release_that_fails() -> None:
+    """It is sent again with the next operations."""
+    lines = Breaking()
+    line = HeldLine(lines, "tree", "server")
+    await line.ask([asking("first"), asking("second")])
+    lines.broken = 3
     with pytest.raises(TypeError):
-        await leaving.release(Release("{b}", "n", ""))
-    await eventually(lambda: not leaving._owed)
-    entered = await SlotQueue(slots, 1, 60).enter("b", "other", "", 0)
-    assert isinstance(entered, Place)
-    assert not entered.ahead
-    assert len(faults(caplog)) == 1
+        await line.release(["first"])
+    await eventually(lambda: not line._owed)
+    assert isinstance(await line.wait("second", 5), Granted)
 
 
 async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ def test_the_public_names() -> None:
         "UnknownModel",
         "UnknownReservation",
         "WaitTooLong",
+        "Waiting",
         "count_tokens",
         "labels",
     ]

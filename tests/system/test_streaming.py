@@ -19,8 +19,8 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
 from openlimit.bucket.limit import Limit
 from openlimit.stores import protocol as stores
+from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import AsyncStore
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
@@ -250,7 +250,7 @@ class CountingStore(MemoryStore):
 
 
 @asynccontextmanager
-async def serving_here(store: AsyncStore, split_by: Sequence[str] = ()) -> AsyncIterator[str]:
+async def serving_here(store: StoreOfLines, split_by: Sequence[str] = ()) -> AsyncIterator[str]:
     """A server on this event loop, whose work can be counted; its address."""
     limits = (Limit.per("requests", 1e9, 60),)
     policy = PolicySettings.model_construct(

@@ -99,6 +99,23 @@ async def test_a_caller_that_waits_longer_is_told_where_it_stands() -> None:
     assert isinstance(granted, Granted)
 
 
+async def test_a_call_that_is_asked_again_is_ahead_of_later_ones() -> None:
+    """Though its caller was not held for a moment, the next free slot is its own."""
+    line = held(Lines())
+    await line.ask([ask("running"), ask("first")])
+    assert isinstance(await line.wait("first", 0), Standing)
+    await line.ask([ask("second")])
+    second = asyncio.create_task(line.wait("second", 5))
+    assert await line.ask([ask("first")]) == [None]
+    first = asyncio.create_task(line.wait("first", 5))
+    await asyncio.sleep(0)
+    await line.carry_out([Release("tree", "running")])
+    assert isinstance(await first, Granted)
+    assert not second.done()
+    await line.carry_out([Release("tree", "first")])
+    assert isinstance(await second, Granted)
+
+
 async def test_a_cancelled_caller_frees_its_place() -> None:
     """The call of a caller that is gone does not stand before others."""
     line = held(Lines())
@@ -159,8 +176,7 @@ async def test_releases_are_carried_out_once_the_store_is_back() -> None:
     line = held(store)
     await line.ask([ask("first"), ask("second")])
     store.away = True
-    [answer] = await line.carry_out([Release("tree", "first")])
-    assert isinstance(answer, LimiterUnavailable)
+    await line.release(["first"])
     waiting = asyncio.create_task(line.wait("second", 5))
     await asyncio.sleep(0.01)
     store.away = False

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from openlimit.stores.protocol import REPEATABLE, Operation, Settle
-from openlimit.stores.redis.script import calls_of, key_of
+from openlimit.stores.redis.keys import key_of
+from openlimit.stores.redis.script import calls_of
 from tests.contracts.once import once
 from tests.contracts.store import LIMITS, acquire
 

@@ -110,6 +110,10 @@ class Line:
         """How many calls wait."""
         return len(self._waiting)
 
+    def follow(self, rules: Rules) -> None:
+        """Hold the root to these rules from now on."""
+        self._follow(self.root, rules)
+
     def ask(self, call: Call, first: float, deadline: float, now: float) -> OpenLimitError | None:
         """Put a call in its place; ``decide`` tells its outcome. It starts by its deadline or is
         refused. A call that can never start, or not in time whatever happens, is refused here; so
@@ -198,14 +202,14 @@ class Line:
         self._end(lease, now)
         return lease is not None
 
-    def renew(self, call: Call, start: float, now: float) -> bool:
+    def renew(self, call: Call, start: float, now: float, *, only_held: bool = False) -> bool:
         """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
-        takes them again, if every node has one."""
+        takes them again, if every node has one, unless ``only_held``."""
         self._sweep(now)
         if self._leases.renew(call.name, now + call.lease):
             return True
         path = self._leaf(call).path()
-        has_slots = all(node.has_free_slot for node in path)
+        has_slots = not only_held and all(node.has_free_slot for node in path)
         if has_slots:
             lease = Lease(now + call.lease, path, start, sizes(path, call.costs))
             self._leases.take(call.name, lease)
@@ -229,9 +233,13 @@ class Line:
         rank = 1 + bisect_left(leaf.places, (waiting.first, name))
         for node in leaf.ancestry():
             if node.held_until > -inf:
-                held = node.held_until - now if node.held_until < inf else 0.0
+                pace, held = leaf.pace, 0.0
+                if node.held_until < inf:
+                    held = node.held_until - now
+                elif not pace:  # as if every call took its lease
+                    pace = waiting.call.lease / node.rules.slots
                 values = [each.value for each in node.path()[1:]]
-                return Standing(rank, max(rank * leaf.pace, held, 0.0), values, node.held_by)
+                return Standing(rank, max(rank * pace, held, 0.0), values, node.held_by)
         return Standing(rank, rank * leaf.pace, None, "")
 
     def next_at(self) -> float:
@@ -292,6 +300,7 @@ class Line:
         for i, node in enumerate(path):
             node.pour(call.costs[i], spans[i - 1], start, unit)
         if call.lease:
+            self._free(self._leases.free(call.name), now)  # of a start that was forgotten
             self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
         _fill(path)
         interval = max(0.0, now - max(leaf.started_at, waiting.first))

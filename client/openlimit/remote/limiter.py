@@ -18,7 +18,7 @@ import grpc
 
 from openlimit.bucket.limit import SECOND
 from openlimit.context import added
-from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, invalid
+from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, WaitTooLong, invalid
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
 from openlimit.remote.closing import flush
@@ -26,6 +26,7 @@ from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
+from openlimit.reservation import Told
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
@@ -95,8 +96,9 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def acquire(self, call: Acquire) -> Grant:
-        """Ask the server; blocks for the timeout at most, or until there is a slot."""
+    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
+        """Ask the server; blocks for the timeout at most, or while the call waits in line."""
+        began = time.monotonic()
         try:
             while True:
                 connection = self._connection()
@@ -109,7 +111,7 @@ class RemoteLimiter(RateLimiter):
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
                 outcome = self._wait(connection, call, number, queue, within)
                 if isinstance(outcome, Queued):
-                    call = call._replace(request_id=outcome.ticket)
+                    call = _again(call, outcome, began, told)
                     continue
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -138,7 +140,8 @@ class RemoteLimiter(RateLimiter):
             raise
         return connection.outage.no_answer() if connection.in_flight.forget(number) else queue.get()
 
-    async def aacquire(self, call: Acquire) -> Grant:
+    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
+        began = time.monotonic()
         try:
             while True:
                 connection = self._use.connection
@@ -156,7 +159,7 @@ class RemoteLimiter(RateLimiter):
                 try:
                     grant: Any = await future
                 except Queued as queued:
-                    call = call._replace(request_id=queued.ticket)
+                    call = _again(call, queued, began, told)
                     continue
                 except BaseException:
                     if not connection.in_flight.forget(number):
@@ -233,6 +236,20 @@ class RemoteLimiter(RateLimiter):
             self._is_unlimited = True
             _log.warning("calls go on unlimited until it is back: %s", error)
         return Grant(0, "", "")
+
+
+def _again(call: Acquire, queued: Queued, began: float, told: Told | None) -> Acquire:
+    """How to ask once more for a call that waits in line, in its place.
+
+    Raises WaitTooLong when its time is up. Servers see to that; but one whose buckets are in its
+    memory knows nothing of tickets that others gave, and counts anew.
+    """
+    where = queued.waiting
+    if call.max_wait is not None and time.monotonic() > began + call.max_wait:
+        raise (WaitTooLong(where.wait, where.limited_by) if where else WaitTooLong(0)) from None
+    if told and where:
+        told(where)
+    return call._replace(request_id=queued.ticket)
 
 
 @dataclass(eq=False)

@@ -67,7 +67,7 @@ class Settle(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Frees the slots of a call that is over."""
+    """Frees the slots of a call that is over, for good."""
 
     bucket: str
     name: str
@@ -121,7 +121,10 @@ JUMP = 1 * SECOND
 """Microseconds between two calls, after which all signs of life begin anew: the clock was set
 forward, or nobody could ask."""
 MOST_REPEATABLE = 100_000
-"""Starts of a tree that are remembered for repeats."""
+"""Starts of a tree that are remembered for repeats, and calls of which it is known that they are
+over."""
+OVER_KEPT = 60 * SECOND
+"""Microseconds from its release for which a call gets no slots again: late repeats hold none."""
 
 Operation = Ask | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
 

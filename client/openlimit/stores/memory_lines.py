@@ -9,6 +9,7 @@ from openlimit.bucket.line import Line, Refusal, Start
 from openlimit.bucket.tree import Rules
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import (
+    OVER_KEPT,
     Answer,
     Ask,
     Cancel,
@@ -42,6 +43,15 @@ class _Start:
 
     def __init__(self, granted: Granted, until: float) -> None:
         self.granted = granted
+        self.until = until
+
+
+class _Over:
+    """That a call is over."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
         self.until = until
 
 
@@ -80,6 +90,7 @@ class MemoryLines:
         self._bucket = bucket
         self._closed = closed
         self._clock = clock
+        self._over: Remembered[_Over] = Remembered("calls that are over", at_most)
         self._starts: Remembered[_Start] = Remembered("starts that can be repeated", at_most)
         self._trees: OrderedDict[str, _Tree] = OrderedDict()
 
@@ -101,7 +112,9 @@ class MemoryLines:
             case Settle(name, call):
                 return self._settle(self._tree(name, call.rules[0]).line, operation, now)
             case Renew(name, call, start):
-                return self._tree(name, call.rules[0]).line.renew(call, start, now)
+                is_over = self._over.get((name, call.name), now) is not None
+                line = self._tree(name, call.rules[0]).line
+                return line.renew(call, start, now, only_held=is_over)
             case Penalize(name, rules, length):
                 self._tree(name, rules).line.penalize(now + length, now)
                 return True
@@ -111,6 +124,8 @@ class MemoryLines:
             case Turn(name, server):
                 tree = self._trees.get(name)
                 return self._turn(name, tree, server, now) if tree else Turned(now, (), inf)
+        if isinstance(operation, Release):
+            self._over.keep((operation.bucket, operation.name), _Over(now + OVER_KEPT), now)
         tree = self._trees.get(operation.bucket)
         return tree is not None and self._decide_known(tree, operation, now)
 
@@ -187,6 +202,7 @@ class MemoryLines:
         if tree is None:
             tree = self._trees[name] = _Tree(Line(rules, bucket))
         tree.line.root.bucket = bucket  # one that is empty may have been dropped
+        tree.line.follow(rules)
         return tree
 
     def _drop_idle(self, now: float) -> None:

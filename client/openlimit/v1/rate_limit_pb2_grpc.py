@@ -37,8 +37,15 @@ class RateLimitServiceStub(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
-    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+    "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
+    policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
+    its start. "held_at" is the node that holds it up, the values of the levels' labels as a list
+    in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
+    "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
+    four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
+    loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
+    "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -107,8 +114,15 @@ class RateLimitServiceServicer(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
-    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+    "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
+    policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
+    its start. "held_at" is the node that holds it up, the values of the levels' labels as a list
+    in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
+    "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
+    four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
+    loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
+    "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -116,12 +130,13 @@ class RateLimitServiceServicer(object):
         """Acquire reserves the cost of one call and answers at once with how long to wait.
         All limits of the policy are charged together, or none is.
 
-        If the policy limits how many calls run at the same time, the call needs a slot first. If no
-        slot is free, calls queue first come, first served: the server holds the request for about two
-        seconds, or half of what is left of the call's deadline if that is less, then answers QUEUED.
-        A client that repeats the request within three seconds, with the ticket as its request_id,
-        keeps its place. max_wait counts from the first request; a client that gives up cancels the
-        call or does not repeat it. The answer has the lease. The call holds its slot from its start
+        If the policy is shared by levels, or limits how many calls run at the same time, the call waits
+        in a line until its start is near: the server holds the request for about two seconds, or half
+        of what is left of the call's deadline if that is less, then answers QUEUED. A client that
+        repeats the request within three seconds, with the ticket as its request_id, keeps its place, at
+        any server and also where the line was lost meanwhile. A ticket is of use for the model, key and
+        labels of its call only; any other text is a request_id like all. max_wait counts from the first
+        request; a client that gives up cancels the call or does not repeat it. The answer has the lease. The call holds its slot from its start
         until it is settled or released, or its lease ends without a renewal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -276,8 +291,15 @@ class RateLimitService(object):
     larger than the limit's whole amount and can never be served (ErrorInfo, reason
     COST_EXCEEDS_LIMIT, with unit, cost and amount).
     - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-    the wait). Or the call waits for a slot (ErrorInfo, reason QUEUED, with a ticket): repeat it
-    at once. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+    "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
+    policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
+    its start. "held_at" is the node that holds it up, the values of the levels' labels as a list
+    in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
+    "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
+    four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
+    loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
+    "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 

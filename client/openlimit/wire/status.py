@@ -4,7 +4,9 @@ Every error carries google.rpc details, so that a client in any language can act
 table is in the comments of protos/openlimit/v1/rate_limit.proto.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 import grpc
@@ -23,6 +25,7 @@ from openlimit.errors import (
     Queued,
     UnknownModel,
     UnknownReservation,
+    Waiting,
     WaitTooLong,
 )
 from openlimit.wire.fields import duration, microseconds
@@ -72,7 +75,7 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             details = [_info("LINE_FULL", where=error.where, most=str(error.most))]
         case Queued():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            details = [_info("QUEUED", ticket=error.ticket)]
+            details = [_info("QUEUED", ticket=error.ticket, **_written(error.waiting))]
         case LimiterUnavailable():  # what to do about it, the client knows
             code = grpc.StatusCode.UNAVAILABLE
             details = [_info("UNAVAILABLE")]
@@ -85,6 +88,26 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
 def _info(reason: str, **metadata: str) -> Message:
     info: Message = ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return info
+
+
+def _written(waiting: Waiting | None) -> dict[str, str]:
+    """Where a call stands, as metadata: numbers as texts, the node as a list in JSON."""
+    if waiting is None:
+        return {}
+    rank, wait, held_at, limited_by = waiting
+    metadata = {"rank": str(rank), "wait": f"{wait:.17g}"}
+    if held_at is not None:
+        metadata |= {"held_at": json.dumps(held_at), "limited_by": limited_by}
+    return metadata
+
+
+def _read_waiting(metadata: Mapping[str, str]) -> Waiting | None:
+    if "rank" not in metadata:
+        return None
+    rank, wait = int(metadata["rank"]), float(metadata["wait"])
+    if "held_at" not in metadata:
+        return Waiting(rank, wait, None, "")
+    return Waiting(rank, wait, (*json.loads(metadata["held_at"]),), metadata["limited_by"])
 
 
 def _status(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -114,8 +137,8 @@ def error_of(status: Status, address: str) -> OpenLimitError:
     """
     try:
         error = _declared_error(status)
-    except (ValueError, LookupError, DecodeError):  # its details are not what its reason promises
-        error = None
+    except (ValueError, LookupError, TypeError, DecodeError):
+        error = None  # its details are not what its reason promises
     if error is not None:
         return error
     code = Code.Name(status.code) if status.code in Code.values() else str(status.code)
@@ -165,7 +188,7 @@ def _declared_error(status: Status) -> OpenLimitError | None:
         case "LINE_FULL":
             return LineFull(info.metadata["where"], int(info.metadata["most"]))
         case "QUEUED":
-            return Queued(info.metadata["ticket"])
+            return Queued(info.metadata["ticket"], _read_waiting(info.metadata))
         case _:
             return None
 

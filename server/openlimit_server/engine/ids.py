@@ -6,7 +6,7 @@
 Lot and number name the reservation in the store. The start is in microseconds by the store's clock,
 the only one that it is compared with; the costs are in the order of the policy's units. The name
 is what the call is called in its line, if its policy is shared. The model follows the bucket's
-closing brace if the policy learns from settlements or has a level of models. All grants of a run
+closing brace if settling takes it. All grants of a run
 share a scope, and so do thousands of others. The mac covers it, the rest of ``own``, the caller's
 key and labels and the units of the policy: an id is of no use to others, nor once the policy limits
 other units.
@@ -26,7 +26,7 @@ from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import whole_id
 
 _OWN = re.compile(
-    r"[0-9a-f]{16}\.[0-9]{1,4}\.[0-9]{1,20}\.[0-9]{1,20}(?:-[0-9]{1,20})*(?:\.[0-9a-f]{16})?"
+    r"[0-9a-f]{16}\.[0-9]{1,4}\.[0-9]{1,20}\.[0-9]{1,20}(?:-[0-9]{1,20})*(?:\.[0-9a-f]{19})?"
 )
 _SCOPE = re.compile(r"([0-9a-f]{16})\.([^}]{1,2048}})(.{0,256})", re.DOTALL)
 _LOT = 4096  # reservations: what is remembered of a lot takes a kilobyte at most

@@ -7,7 +7,7 @@ decided in that time; then it is given back.
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -73,8 +73,10 @@ class HeldLine:
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._now = 0.0
-        """The latest that is known of the store's clock."""
+        self.now = 0.0
+        """The latest that is known of the store's clock, in microseconds."""
+        self._trouble: LimiterUnavailable | None = None
+        """Why the store did not answer the last time."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
 
@@ -83,23 +85,22 @@ class HeldLine:
         return bool(self._held or self._owed or self._timer or self._background)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
-        """The answers to operations. What is decided by the way goes to the callers held.
-
-        Releases that the store did not answer are carried out once it is back.
-        """
-        owed, self._owed = self._owed, {}
+        """The answers to operations. What is decided by the way goes to the callers held."""
         turn = Turn(self._bucket, self._server)
-        asked = [*owed.values(), *operations, turn]
+        owed = [*self._owed.values()]
         try:
-            *answers, turned = await self._lines.adecide(asked)
+            *answers, turned = await self._lines.adecide([*owed, *operations, turn])
         except BaseException:
-            self._owed = owed | self._owed
+            self._look_in(_RETRY)
             raise
-        for operation, answer in zip(asked, answers, strict=False):
-            if isinstance(operation, Release) and isinstance(answer, LimiterUnavailable):
-                self._owe(operation)
+        for release, answer in zip(owed, answers, strict=False):
+            if not isinstance(answer, LimiterUnavailable):
+                self._owed.pop(release.name, None)
+        self._trouble = turned if isinstance(turned, LimiterUnavailable) else None
+        for held in self._held.values() if self._trouble else ():
+            self._wake(held)
         while isinstance(turned, Turned):
-            self._now = turned.now
+            self.now = turned.now
             if turned.epoch != self._epoch:
                 self._epoch = turned.epoch
                 self._start(self._ask_again())
@@ -110,6 +111,14 @@ class HeldLine:
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers[len(owed) :]
+
+    async def release(self, names: Iterable[str]) -> None:
+        """Free the slots of calls that are over; while the store is away, once it is back."""
+        for name in names:
+            self._owed[name] = Release(self._bucket, name)
+            if len(self._owed) > _MOST_OWED:
+                del self._owed[next(iter(self._owed))]
+        await self.carry_out([])
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
@@ -134,7 +143,8 @@ class HeldLine:
         try:
             if held.outcome is None and hold > 0 and not self._draining:
                 await asyncio.wait([caller], timeout=hold)
-            if held.outcome is None:
+            standing: Answer | None = self._trouble  # its place may last, so it is kept
+            if held.outcome is None and standing is None:
                 [standing] = await self.carry_out([Where(self._bucket, name)])
             kept = PLACE_KEPT
         finally:
@@ -147,9 +157,15 @@ class HeldLine:
         assert isinstance(standing, Standing | OpenLimitError)
         return standing
 
+    def first(self, name: str) -> float:
+        """When a call that waits was first asked for."""
+        first = self._held[name].ask.first
+        assert first is not None  # as InLine said
+        return first
+
     def wait_until(self, start: float) -> float:
         """Microseconds from the latest decision until a start."""
-        return max(0.0, start - self._now)
+        return max(0.0, start - self.now)
 
     def give_back(self, ask: Ask, granted: Granted) -> None:
         """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
@@ -237,11 +253,6 @@ class HeldLine:
             assert isinstance(answer, Granted | OpenLimitError)
             held.outcome = answer
             self._wake(held)
-
-    def _owe(self, release: Release) -> None:
-        self._owed[release.name] = release
-        if len(self._owed) > _MOST_OWED:
-            del self._owed[next(iter(self._owed))]
 
     def _look_in(self, seconds: float) -> None:
         """Ask what is decided by then, at the latest."""

@@ -42,7 +42,8 @@ class Policy:
             self.token_costs = TokenCosts(settings.all_limits, learned, settings.default_output)
         self.learns = bool(self.token_costs and self.token_costs.learned)
         """Whether settlements teach it what calls write."""
-        self.tells_model = self.learns or any(each.label == "model" for each in settings.levels)
+        on_path = (*settings.split_by, *(each.label for each in settings.levels))
+        self.tells_model = self.learns or (settings.is_shared and "model" in on_path)
         """Whether settling takes the call's model."""
         is_plain = self.units and not {INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units)
         self._plain_units = self.units if is_plain else None

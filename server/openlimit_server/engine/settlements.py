@@ -174,12 +174,11 @@ class Settlements:
         ]
         answers = await target.line.carry_out(operations)
         if target.lease:
-            over = [
-                lines.Release(scope.bucket, each.call.name)
-                for each, answer in zip(operations, answers, strict=True)
-                if not isinstance(answer, InvalidRequest)  # it has not started
-            ]
-            await target.line.carry_out(over)
+            await target.line.release(
+                operation.call.name
+                for operation, answer in zip(operations, answers, strict=True)
+                if not isinstance(answer, InvalidRequest | LimiterUnavailable)  # else it may run
+            )
         unchanged = {i: each for i, each in enumerate(answers) if each is not True}
         return unsettled(unchanged, policy, scope, run, positions, errors)  # type: ignore[arg-type]  # as Settle is answered
 

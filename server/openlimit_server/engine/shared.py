@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.line import Call, Standing
-from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued
+from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued, Waiting
 from openlimit.operations import Grant
 from openlimit.stores.lines import Ask, Granted
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, whole_id
-from openlimit_server.engine.lines import HeldLine, Lines
+from openlimit_server.engine.lines import PLACE_KEPT, HeldLine, Lines
 from openlimit_server.engine.targets import Target, in_outage
+from openlimit_server.engine.tickets import Place, place_of, ticket_of
 
 
 class SharedTarget(Target):
@@ -42,32 +43,50 @@ class SharedTarget(Target):
 
     def asking(self, run: AcquireRun, costs: Sequence[Costs], hold: float) -> "Asking":
         """What the line is asked for a run."""
-        lot, first = self.lots.take(len(costs))
+        lot, number = self.lots.take(len(costs))
         max_wait = self.policy.max_wait(run.max_wait)
-        kept = REPEATABLE if run.kept is None else run.kept * SECOND
-        asks, tickets = [], []
-        for i, row in enumerate(costs):
-            ticket = _ticket(run, i)
-            asked = repr((run.model, run.key, self._labels, self.policy.units, ticket)).encode()
-            name = blake2b(asked, digest_size=8).hexdigest()
-            call = self.call(name, row)
+        whose = repr((run.model, run.key, self._labels, self.policy.units)).encode()
+        asks = []
+        for i, (name, first, kept) in enumerate(self._places(run, len(costs), whose)):
+            call = self.call(name, costs[i])
             server = self.lines.server
-            asks.append(Ask(self.bucket, call, server, max_wait, lot, first + i, None, kept))
-            tickets.append(ticket)
-        return Asking(self, asks, costs, tickets, hold)
+            asks.append(Ask(self.bucket, call, server, max_wait, lot, number + i, first, kept))
+        return Asking(self, asks, costs, whose, hold)
 
-    def answer(
-        self, outcome: Granted | OpenLimitError | Standing, costs: Costs, ticket: str
-    ) -> Grant | OpenLimitError:
-        """What a call is answered."""
+    def _places(
+        self, run: AcquireRun, many: int, whose: bytes
+    ) -> Sequence[tuple[str, float | None, float]]:
+        """What each call is called in its line, the same on every server where it can be repeated;
+        when it was first asked for, None for now; for how long its start is remembered."""
+        kept = REPEATABLE if run.kept is None else max(run.kept, PLACE_KEPT) * SECOND
+        numbers = run.places
+        if not run.request_id:
+            common, numbers = os.urandom(8).hex(), range(many)
+        elif many == 1 and (known := place_of(run.request_id, whose, self._signer, self.line.now)):
+            return [known]
+        else:
+            asked = repr((whose, run.request_id)).encode()
+            common = blake2b(asked, digest_size=8).hexdigest()
+        return [(f"{common}{number:03x}", None, kept) for number in numbers]
+
+    def queued(self, ask: Ask, first: float, standing: Standing, whose: bytes) -> Queued:
+        """What a call is answered that goes on waiting."""
+        place = Place(ask.call.name, first, ask.kept)
+        ticket = ticket_of(place, whose, self._signer, self.line.now)
+        rank, wait, held_at, limited_by = standing
+        if not rank:
+            return Queued(ticket)
+        node = None if held_at is None else (*held_at,)
+        return Queued(ticket, Waiting(rank, wait / SECOND, node, limited_by))
+
+    def answer(self, outcome: Granted | OpenLimitError, costs: Costs) -> Grant | OpenLimitError:
+        """What a call is answered once it is decided."""
         if isinstance(outcome, Granted):
             name, start, limited_by, lot, number = outcome
             wait = self.line.wait_until(start)
             scope = self._scope_of(lot)
             reservation_id = whole_id(scope.own(number, start, costs, name), scope.text)
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
-        if isinstance(outcome, Standing):
-            return Queued(ticket)
         if isinstance(outcome, LimiterUnavailable):
             return in_outage(self.policy, outcome)
         return outcome
@@ -80,8 +99,8 @@ class Asking(NamedTuple):
     asks: Sequence[Ask]
     costs: Sequence[Costs]
     """Of each call, in the policy's units."""
-    tickets: Sequence[str]
-    """By which each is repeated."""
+    whose: bytes
+    """Model, key and labels, and the policy's units."""
     hold: float
     """Seconds for which their callers are held."""
 
@@ -89,21 +108,15 @@ class Asking(NamedTuple):
         """What each is answered at once; None for those that wait."""
         outcomes = await self.target.line.ask(self.asks)
         return [
-            None if outcome is None else self.target.answer(outcome, costs, ticket)
-            for outcome, costs, ticket in zip(outcomes, self.costs, self.tickets, strict=True)
+            None if outcome is None else self.target.answer(outcome, costs)
+            for outcome, costs in zip(outcomes, self.costs, strict=True)
         ]
 
     async def wait(self, position: int) -> Outcome:
         """What one is answered that waits."""
-        outcome = await self.target.line.wait(self.asks[position].call.name, self.hold)
-        return self.target.answer(outcome, self.costs[position], self.tickets[position])
-
-
-def _ticket(run: AcquireRun, position: int) -> str:
-    """The same on every server, where the run can be repeated; nobody guesses another's."""
-    if not run.request_id:
-        return os.urandom(16).hex()
-    if not run.places[position]:
-        return run.request_id
-    asked = repr((run.request_id, run.places[position])).encode()
-    return blake2b(asked, digest_size=16).hexdigest()
+        target, ask = self.target, self.asks[position]
+        first = target.line.first(ask.call.name)
+        outcome = await target.line.wait(ask.call.name, self.hold)
+        if isinstance(outcome, Standing):
+            return target.queued(ask, first, outcome, self.whose)
+        return target.answer(outcome, self.costs[position])

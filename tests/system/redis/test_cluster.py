@@ -18,6 +18,7 @@ from redis.exceptions import AskError, MovedError
 from openlimit import background
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.redis.cluster import leads_to, read_map
+from openlimit.stores.redis.store import RedisBuckets
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.engine.engine import Engine
@@ -157,6 +158,7 @@ async def test_what_is_probed_is_all_of_a_cluster(cluster: Cluster) -> None:
     assert sorted(slot * 8 // SLOTS for slot in slots) == list(range(8))
     async with asking(cluster.url) as store:
         await healed(store)
+        assert isinstance(store, RedisBuckets)
         engine = Engine([], store)
         assert await probe(store, engine) is None
         cluster.masters[1].signal(signal.SIGSTOP)

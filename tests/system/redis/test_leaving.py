@@ -151,7 +151,7 @@ async def test_closing_in_the_middle(face: Face) -> None:
                 await wait_of(store)
             server.signal(signal.SIGSTOP)
             callers = [asyncio.create_task(all_give_up(store, 20)) for _ in range(2)]
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)  # threads have asked by then
             began = time.monotonic()
             await store.aclose()
             assert time.monotonic() - began < TIMEOUT + SLACK

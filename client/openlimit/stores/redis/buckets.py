@@ -8,7 +8,6 @@ from typing import Any, overload
 from redis.exceptions import AskError, MovedError
 
 from openlimit.background import tell_if_failed
-from openlimit.bucket import slots
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
@@ -23,7 +22,7 @@ _HOMELESS = "no node of the cluster has the hash slot of this bucket: see CLUSTE
 
 
 class RedisBuckets:
-    """The buckets of a Redis, for one event loop: an AsyncStore, AsyncSlots and AsyncLines.
+    """The buckets of a Redis, for one event loop: an AsyncStore and AsyncLines.
 
     Callers of the same time share round trips, see node.py; none waits longer than the address's
     timeout. An outage is over as soon as Redis is back.
@@ -62,8 +61,6 @@ class RedisBuckets:
 
     @overload
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]: ...
-    @overload
-    async def adecide(self, operations: Sequence[slots.Operation]) -> list[slots.Answer]: ...
     @overload
     async def adecide(self, operations: Sequence[lines_.Operation]) -> list[lines_.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:

@@ -40,6 +40,7 @@ _CONSTANTS = {
     "below_child": line.MOST_BELOW_CHILD,
     "children": tree.MOST_CHILDREN,
     "repeats": lines.MOST_REPEATABLE,
+    "over_kept": lines.OVER_KEPT,
     "silent": lines.SILENT,
     "jump": lines.JUMP,
     "shortest": tree.SHORTEST,

@@ -11,7 +11,6 @@ from math import inf
 from operator import sub
 from typing import Any, Literal
 
-from openlimit.bucket import slots
 from openlimit.bucket.limit import SECOND, least_levels
 from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
 from openlimit.operations import new
@@ -38,17 +37,16 @@ from openlimit.stores.protocol import (
 )
 from openlimit.stores.redis import lines
 from openlimit.stores.redis.keys import beside, key_of, to_json
-from openlimit.stores.redis.lua import BUCKET, LINE, SLOTS, Script
+from openlimit.stores.redis.lua import BUCKET, LINE, Script
 
-AnyOperation = Operation | slots.Operation | lines_.Operation
-AnyAnswer = Answer | slots.Answer | lines_.Answer
+AnyOperation = Operation | lines_.Operation
+AnyAnswer = Answer | lines_.Answer
 
 # What one call carries out at most, unless a single operation is larger: Redis does nothing else
 # meanwhile, some milliseconds.
 _MOST = 1000
 _SIZE_IN_LINE = 5  # what is done in a line takes longer
 _YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
-_SLOT_KEYS = ("", ":inside", ":queue", ":asked", ":released")
 
 
 class Call:
@@ -66,8 +64,6 @@ class Call:
     def encode(self) -> Sequence[Any]:
         """What follows EVALSHA and the script's name: the number of the keys, the keys, the JSON
         and the columns."""
-        if self.script is SLOTS:
-            return self._encode_slots()
         if self.script is LINE:
             return lines.encode(self.key, self._prefix, self._clock, self.operations)
         self._keys = {self.key: 1}
@@ -96,19 +92,6 @@ class Call:
         if sys.byteorder == "big":
             self._columns.byteswap()
         return len(self._keys), *self._keys, to_json(content), self._columns.tobytes()
-
-    def _encode_slots(self) -> Sequence[Any]:
-        # Each part has a key, so the bucket's name must have a hash tag that is not empty.
-        content = {
-            "clock": self._clock,
-            "place_kept": slots.PLACE_KEPT,
-            "released_kept": slots.RELEASED_KEPT,
-            "most_released": slots.MOST_RELEASED,
-            "operations": [
-                (type(operation).__name__.lower(), *operation[1:]) for operation in self.operations
-            ],
-        }
-        return len(_SLOT_KEYS), *(self.key + part for part in _SLOT_KEYS), to_json(content)
 
     def _write(self, operation: Operation) -> Sequence[Any]:
         match operation:
@@ -169,8 +152,6 @@ class Call:
     def decode(self, reply: Sequence[Any], connection: int = 0) -> list[AnyAnswer]:
         """The answer to each of the operations. Over another connection, lines have another epoch:
         what a replica had not received is lost when it becomes the master."""
-        if self.script is SLOTS:
-            return [*map(_slot_answer, self.operations, reply[::3], reply[1::3], reply[2::3])]
         if self.script is LINE:
             return [*lines.decode(self.operations, reply, connection)]
         if isinstance(self.operations[0], Secret):
@@ -202,10 +183,11 @@ def calls_of(
     now = clock and clock()
     filling: dict[tuple[str, Script], tuple[Call, object, list[int]]] = {}
     calls = []
+    operation: Any
     for position, operation in enumerate(operations):
-        script, limits = BUCKET, getattr(operation, "limits", None)
-        if limits is None:
-            script, limits = _apart(operation)
+        of_line = type(operation) in lines.KINDS
+        script = LINE if of_line else BUCKET
+        limits: Any = lines.root_rules(operation) if of_line else operation.limits
         target = operation.bucket, script
         size = size_of(operation)
         call, before, filled = filling.get(target, (None, None, [0]))
@@ -221,16 +203,6 @@ def calls_of(
         call.operations.append(operation)
         call.positions.append(position)
     return calls
-
-
-def _apart(operation: Any) -> tuple[Script, object]:
-    """What carries out an operation that is no bucket's, and the rules of all in one call."""
-    return (LINE, lines.root_rules(operation)) if type(operation) in lines.KINDS else (SLOTS, None)
-
-
-def _slot_answer(operation: slots.Operation, what: int, waited: int, arrival: int) -> slots.Answer:
-    is_acquire = isinstance(operation, slots.Acquire)
-    return slots.Place(what, waited, arrival) if is_acquire else bool(what)
 
 
 def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:

@@ -34,7 +34,6 @@ BUCKET = Script.read(
     *("call.lua", "state.lua", "acquire.lua", "marks.lua", "repeat.lua"),
     *("levels.lua", "correct.lua", "decide.lua", "write.lua"),
 )
-SLOTS = Script.read("slots.lua")
 LINE = Script.read(
     *("call.lua", "told.lua", "state.lua", "marks.lua", "levels.lua", "correct.lua"),
     (

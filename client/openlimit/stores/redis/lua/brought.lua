@@ -9,8 +9,8 @@ local function told_to(node, rules)
   end
 end
 
--- The nodes of a path that are kept, which follow these rules from now on; and the ids of all but the
--- root.
+-- The nodes of a path that are kept, of which those below the root follow these rules from now on; and
+-- the ids of these.
 local function known_on(path, which)
   local ids, known, id, node = {}, {root}, '', root
   for i, value in ipairs(path) do
@@ -18,7 +18,6 @@ local function known_on(path, which)
     ids[i] = id
   end
   read_nodes(ids)
-  told_to(root, told[which[1]])
   for i, each in ipairs(ids) do
     node = below(node, each)
     if not node then

@@ -19,6 +19,8 @@
 --   others    1, 0, 5 or 7, see call.lua
 
 local STANDING = 10
+local BRINGS_RULES = {ask = true, cancel = true, settle = true, renew = true, penalize = true,
+                      observe = true}
 
 local marks
 local function marks_of_lots()
@@ -81,8 +83,23 @@ function carry_out.settle(_, path_, which, costs, lot, number, start, actual)
   return {YES}
 end
 
+-- Late repeats of what held a call's slots take none again.
 function carry_out.release(name)
+  local over, until_ = key_of('over'), now + call.over_kept
+  local gone_ = redis.call('ZRANGEBYSCORE', over, '-inf', now, 'LIMIT', 0, 2)
+  if redis.call('ZCARD', over) >= call.repeats then
+    gone_ = redis.call('ZRANGE', over, 0, 1)
+  end
+  send_all('ZREM', over, gone_)
+  redis.call('ZADD', over, exact(until_), name)
+  if own_clock then
+    redis.call('PEXPIRE', over, milliseconds_until(until_))
+  end
   return {free_slots(name, true) and YES or NO}
+end
+
+local function is_over(name)
+  return (tonumber(redis.call('ZSCORE', key_of('over'), name) or nil) or 0) > now
 end
 
 function carry_out.renew(name, path_, which, costs, lease, start)
@@ -97,6 +114,7 @@ function carry_out.renew(name, path_, which, costs, lease, start)
   for _, node in ipairs(path) do
     has_slots = has_slots and has_free_slot(node)
   end
+  has_slots = has_slots and not is_over(name)
   if has_slots then
     take_slots(name, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
   end
@@ -159,8 +177,9 @@ local function begin_anew()
 end
 
 local function is_idle()
-  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and root.empty_at <= now
-    and idle_at(root) <= now and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
+  return root.waiting == 0 and meta.leases == 0 and meta.boxed == 0 and meta.asked < now
+    and root.empty_at <= now and idle_at(root) <= now
+    and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
 end
 
 local asked = {}
@@ -175,6 +194,9 @@ sweep_servers()
 for _, operation in ipairs(call.operations) do
   if is_idle() then
     begin_anew()
+  end
+  if BRINGS_RULES[operation[1]] then
+    told_to(root, root_rules)
   end
   for _, each in ipairs(carry_out[operation[1]](unpack(operation, 2))) do
     answer(each)

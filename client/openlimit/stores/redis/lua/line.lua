@@ -91,6 +91,8 @@ do
     local node = find(id)
     if node and node.born == tonumber(born) then
       look_after(node)
+    elseif not node and nodes[id] then  -- what it was below was forgotten before
+      forget_node(nodes[id])
     end
   end
 

@@ -46,8 +46,11 @@ local function standing_of(name, entry)
   local node = leaf
   while node do
     if node.held_until > -INF then
-      local held = node.held_until < INF and node.held_until - now or 0
-      return rank, math.max(rank * leaf.pace, held, 0), node, node.held_by
+      local pace, held = leaf.pace, node.held_until < INF and node.held_until - now or 0
+      if pace == 0 and node.held_until == INF then  -- as if every call took its lease
+        pace = entry.lease / node.rules.slots
+      end
+      return rank, math.max(rank * pace, held, 0), node, node.held_by
     end
     node = node.parent
   end
@@ -60,6 +63,7 @@ local function start_call(name, entry, path, start, unit)
     pour(node, entry.costs, spans[k - 1], start, unit)
   end
   if entry.lease > 0 then
+    free_slots(name, false)  -- of a start that was forgotten
     take_slots(name, path, {until_ = start + entry.lease, start = start, sizes = spans})
   end
   fill(path)
