@@ -201,8 +201,9 @@ class Node:
     def correct(self, reserved: float, actual: float) -> None:
         """Learn what a call used, by its sizes at the parent. Nobody gains by using less, since
         that could be hoarded; more is charged now."""
-        used = min(max(actual / reserved, LEAST_USE), 1.0)
-        self.use += (used - self.use) * LATEST_USE
+        if actual > SHORTEST:  # else the call was not made
+            used = min(max(actual / reserved, LEAST_USE), 1.0)
+            self.use += (used - self.use) * LATEST_USE
         self.owe(actual - reserved)
 
     def owe(self, size: float) -> None:
