@@ -209,7 +209,8 @@ class SlowLine:
         for depth, size in enumerate(sizes(path, actual)[:-1]):
             parent, node = path[depth], path[depth + 1]
             more = size - waits.sizes[depth]
-            node.use += (min(size / waits.sizes[depth], 1.0) - node.use) / 16
+            if size > 1:  # else the call was not made
+                node.use += (min(max(size / waits.sizes[depth], 1 / 16), 1.0) - node.use) / 16
             if more > 0:
                 self.owe(parent, node, more)
         self.look()

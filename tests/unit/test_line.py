@@ -157,6 +157,26 @@ def test_who_reserves_much_and_uses_little_is_not_punished() -> None:
     assert per["much",] == pytest.approx(per["honest",], rel=0.05)
 
 
+def test_who_gives_back_what_it_reserves_goes_before_nobody() -> None:
+    """Two that wait start in turn, though one settles each of its calls with nothing."""
+    world = world_of(tokens(600_000))
+    for _ in range(1000):
+        world.ask("nothing", {"tokens": 4000}, runs=SECOND / 100, used={"tokens": 0})
+        world.ask("honest", {"tokens": 4000}, runs=SECOND / 100)
+    world.run(20)
+    assert started(world)["honest"] >= started(world)["nothing"] - 2
+
+
+def test_who_uses_next_to_nothing_of_what_it_reserves_starves_nobody() -> None:
+    """Its calls go first 16 times at most for one of another's."""
+    world = world_of(tokens(600_000))
+    for _ in range(2000):
+        world.ask("little", {"tokens": 4000}, runs=SECOND / 100, used={"tokens": 1})
+        world.ask("honest", {"tokens": 4000}, runs=SECOND / 100)
+    world.run(8)
+    assert started(world)["honest"] * 17 >= started(world)["little"]
+
+
 def test_who_uses_more_than_it_reserves_gains_nothing() -> None:
     """Who reserves 100 tokens and uses 400, beside an honest one: no more than equal, by 600,000 a
     minute."""

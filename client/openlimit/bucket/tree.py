@@ -27,6 +27,8 @@ MOST_CHILDREN = 10_000
 SHORTEST = 1.0
 """Microseconds: the least size of a call, so that calls that cost nothing take turns, too."""
 LATEST_USE = 1 / 16  # of the latest call in the mean of actual to reserved cost
+LEAST_USE = 1 / 16
+"""Of a call, in that mean: else those who reserve and use nothing would go before all others."""
 
 
 class Rules(NamedTuple):
@@ -204,7 +206,9 @@ class Node:
     def correct(self, reserved: float, actual: float) -> None:
         """Learn what a call used, by its sizes at the parent. Nobody gains by using less, since
         that could be hoarded; more is charged now."""
-        self.use += (min(actual / reserved, 1.0) - self.use) * LATEST_USE
+        if actual > SHORTEST:  # else the call was not made
+            used = min(max(actual / reserved, LEAST_USE), 1.0)
+            self.use += (used - self.use) * LATEST_USE
         self.owe(actual - reserved)
 
     def owe(self, size: float) -> None:

@@ -45,6 +45,7 @@ _CONSTANTS = {
     "jump": lines.JUMP,
     "shortest": tree.SHORTEST,
     "latest_use": tree.LATEST_USE,
+    "least_use": tree.LEAST_USE,
     "latest_pace": line.LATEST_PACE,
     "settled_within": SETTLED_WITHIN,
     "marked": MARKED,

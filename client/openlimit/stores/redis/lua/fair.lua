@@ -21,7 +21,10 @@ end
 
 -- Learns what a call used, by its sizes at the parent.
 local function learn(node, reserved, actual)
-  node.use = node.use + (math.min(actual / reserved, 1) - node.use) * call.latest_use
+  if actual > call.shortest then -- else the call was not made
+    local used = math.min(math.max(actual / reserved, call.least_use), 1)
+    node.use = node.use + (used - node.use) * call.latest_use
+  end
   owe(node, actual - reserved)
 end
 

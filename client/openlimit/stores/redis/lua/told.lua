@@ -32,7 +32,7 @@
 --            root          which of these are the root's; false for those that it had
 --            fresh         what tells a tree that is made now from all before
 --            horizon, at_once, in_leaf, in_tree, below_child, children, repeats, silent, jump,
---            shortest, latest_use, latest_pace
+--            shortest, latest_use, least_use, latest_pace
 --                          constants, see line.py, tree.py and lines.py
 --            operations    see carry_out.lua
 -- Returns  the time, and then the answers to the operations.
