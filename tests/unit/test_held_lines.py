@@ -43,6 +43,17 @@ class Lines(MemoryLines):
         return await super().adecide(operations)
 
 
+class FarLines(Lines):
+    """Those of another process, whose answers are under way for a while."""
+
+    shared = True
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers = await super().adecide(operations)
+        await asyncio.sleep(0.02)
+        return answers
+
+
 def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> Ask:
     """Of a call of one team that has its slots for a minute."""
     lease = 60e6 if rules is ONE_SLOT else 0.0
@@ -126,6 +137,19 @@ async def test_a_cancelled_caller_frees_its_place() -> None:
     await asyncio.sleep(0.05)
     await line.carry_out([Release("tree", "first")])
     assert isinstance(await line.wait("third", 1), Granted)
+
+
+async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_along() -> None:
+    """What a cancelled caller's trip tells of other calls reaches their callers."""
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second")])
+    waiting = asyncio.create_task(line.wait("second", 1))
+    await asyncio.sleep(0.03)
+    gone = asyncio.create_task(line.carry_out([Release("tree", "first")]))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    assert isinstance(await waiting, Granted)
+    await asyncio.wait(line._background, timeout=5)
 
 
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

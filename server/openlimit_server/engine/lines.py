@@ -10,7 +10,7 @@ import os
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
 from openlimit.bucket.limit import SECOND
@@ -43,6 +43,7 @@ _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000  # releases; slots of older ones are freed when their leases end
 
 Outcome = Granted | OpenLimitError
+_T = TypeVar("_T")
 
 
 class _Held:
@@ -85,7 +86,13 @@ class HeldLine:
         return bool(self._held or self._owed or self._timer or self._background)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
-        """The answers to operations. What is decided by the way goes to the callers held."""
+        """The answers to operations. What is decided by the way goes to the callers held, also if
+        whoever waits for these answers is cancelled meanwhile."""
+        if not self._lines.shared:  # nothing comes between
+            return await self._decide(operations)
+        return await asyncio.shield(self._start(self._decide(operations)))
+
+    async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)
         owed = [*self._owed.values()]
         try:
@@ -280,11 +287,12 @@ class HeldLine:
         if self._held or self._owed:
             self._start(self.carry_out([]))
 
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         task.add_done_callback(partial(tell_if_failed, "asking for callers in line"))
+        return task
 
 
 class Lines:
