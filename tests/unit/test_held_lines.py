@@ -207,6 +207,41 @@ async def test_releases_are_carried_out_once_the_store_is_back() -> None:
     assert isinstance(await waiting, Granted)
 
 
+async def test_calls_that_an_outage_refused_are_given_up_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then, however many they are, their line asks no more often; then none is left."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    for i in range(200):
+        await line.ask([ask(f"{i}", SLOW)])
+    await asyncio.sleep(0.3)
+    before = store.trips
+    await asyncio.sleep(0.6)
+    assert store.trips <= before + 5
+    store.away = False
+    await asyncio.sleep(0.5)
+    assert not line._held
+    assert not line._left
+
+
+async def test_an_outage_without_end_is_remembered_in_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the calls that it refused, only the latest are kept to be given up."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(lines, "_MOST_OWED", 50)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    for i in range(200):
+        await line.ask([ask(f"{i}", SLOW)])
+    await asyncio.sleep(0.3)
+    assert [*line._held] == [f"{i}" for i in range(150, 200)]
+
+
 async def test_it_rests_when_nothing_is_held() -> None:
     """A line whose callers have all been answered asks its store nothing."""
     store = Lines()

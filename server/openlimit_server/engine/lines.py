@@ -40,7 +40,9 @@ _POLL = 0.05
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
-_MOST_OWED = 10_000  # releases; slots of older ones are freed when their leases end
+_MOST_OWED = 10_000
+"""Releases, and calls to be given up, that are kept while the store is away. Of older ones, slots
+are freed when their leases end."""
 
 Outcome = Granted | OpenLimitError
 _T = TypeVar("_T")
@@ -70,6 +72,8 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._owed: dict[str, Release] = {}
+        self._left: dict[str, _Held] = {}
+        """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
@@ -103,9 +107,7 @@ class HeldLine:
         for release, answer in zip(owed, answers, strict=False):
             if not isinstance(answer, LimiterUnavailable):
                 self._owed.pop(release.name, None)
-        self._trouble = turned if isinstance(turned, LimiterUnavailable) else None
-        for held in self._held.values() if self._trouble else ():
-            self._wake(held)
+        self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
             if turned.epoch != self._epoch:
@@ -118,6 +120,18 @@ class HeldLine:
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers[len(owed) :]
+
+    def _notice(self, trouble: LimiterUnavailable | None) -> None:
+        """That the store is away, which lets the callers go; or back, and what is left can be given
+        up."""
+        before, self._trouble = self._trouble, trouble
+        if trouble and not before:
+            for held in self._held.values():
+                self._wake(held)
+        elif self._left and not trouble:
+            left, self._left = self._left, {}
+            for held in left.values():
+                self._leave(held, 0)
 
     async def release(self, names: Iterable[str]) -> None:
         """Free the slots of calls that are over; while the store is away, once it is back."""
@@ -245,12 +259,18 @@ class HeldLine:
         if held.outcome is None:
             [left] = await self.carry_out([GiveUp(self._bucket, name, self._server)])
             if isinstance(left, LimiterUnavailable):
-                self._leave(held, _RETRY)
+                self._left[name] = held
+                if len(self._left) > _MOST_OWED:
+                    self._forget(self._left.pop(next(iter(self._left))))
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
             _, start, _, lot, number = held.outcome
             cancel = Cancel(self._bucket, held.ask.call, lot, number, start, is_known=False)
             await self.carry_out([cancel])
+        self._forget(held)
+
+    def _forget(self, held: _Held) -> None:
+        name = held.ask.call.name
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
 
