@@ -184,6 +184,34 @@ async def test_what_waits_too_long_is_refused() -> None:
     assert isinstance(await line.wait("second", 5), WaitTooLong)
 
 
+async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:
+    """It waits again, held like any other, though nobody has learnt that it was refused: else its
+    slot would be nobody's for a lease."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second", max_wait=0.02 * SECOND)])
+    assert isinstance(await line.wait("second", 0), Standing)
+    await asyncio.sleep(0.05)
+    assert await line.ask([ask("second")]) == [None]
+    await line.carry_out([Release("tree", "first")])
+    assert isinstance(await line.wait("second", 1), Granted)
+
+
+async def test_who_asks_again_while_its_call_is_being_given_up_keeps_its_place() -> None:
+    """It is before those that came later, and waits on."""
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    gone = asyncio.create_task(line.wait("second", 5))
+    await asyncio.sleep(0)
+    gone.cancel()
+    for _ in range(2):  # then it is about to be given up
+        await asyncio.sleep(0)
+    assert await line.ask([ask("second")]) == [None]
+    second = asyncio.create_task(line.wait("second", 1))
+    await asyncio.sleep(0.01)
+    await line.carry_out([Release("tree", "first")])
+    assert isinstance(await second, Granted)
+
+
 async def test_a_drain_lets_callers_go() -> None:
     """A server that stops holds nobody; calls keep their places for a repeat elsewhere."""
     line = held(Lines())

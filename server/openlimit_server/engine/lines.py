@@ -107,6 +107,9 @@ class HeldLine:
         for release, answer in zip(owed, answers, strict=False):
             if not isinstance(answer, LimiterUnavailable):
                 self._owed.pop(release.name, None)
+        for operation, answer in zip(operations, answers[len(owed) :], strict=True):
+            if isinstance(answer, InLine) and isinstance(operation, Ask):
+                self._place(operation.call.name, answer.first)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
@@ -214,14 +217,17 @@ class HeldLine:
         held.asking += 1
         return held
 
+    def _place(self, name: str, first: float) -> None:
+        """A call waits: also one that was refused before, which was asked for anew."""
+        if (held := self._held.get(name)) and not isinstance(held.outcome, Granted):
+            held.outcome = None
+            held.ask = held.ask._replace(first=first)
+
     def _outcome(self, held: _Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
-        if isinstance(answer, InLine):
-            if held.outcome is None:
-                held.ask = held.ask._replace(first=answer.first)
-        elif isinstance(answer, LimiterUnavailable):
+        if isinstance(answer, LimiterUnavailable):
             return answer  # it may have been asked all the same, so it is given up in a while
-        elif held.outcome is None:
+        if held.outcome is None and not isinstance(answer, InLine):
             assert isinstance(answer, Granted | OpenLimitError)
             held.outcome = answer
             self._wake(held)
@@ -229,10 +235,11 @@ class HeldLine:
 
     def _take(self, held: _Held) -> Outcome:
         """The outcome, which is known from now on."""
-        if held.leaving:
-            held.leaving.cancel()
-        self._held.pop(held.ask.call.name, None)
         assert held.outcome is not None
+        if isinstance(held.outcome, Granted) or not held.asking:  # else it may be in line again
+            if held.leaving:
+                held.leaving.cancel()
+            self._held.pop(held.ask.call.name, None)
         return held.outcome
 
     def _deliver(self, outcome: Granted | Refusal) -> None:
@@ -252,9 +259,15 @@ class HeldLine:
             held.leaving = None
         if not held.asking and not held.callers and self._held.get(held.ask.call.name) is held:
             loop = asyncio.get_running_loop()
-            held.leaving = loop.call_later(kept, lambda: self._start(self._give_up(held)))
+            held.leaving = loop.call_later(kept, self._has_left, held)
+
+    def _has_left(self, held: _Held) -> None:
+        held.leaving = None
+        self._start(self._give_up(held))
 
     async def _give_up(self, held: _Held) -> None:
+        if held.asking or held.callers or held.leaving:  # somebody has come in this very moment
+            return
         name = held.ask.call.name
         if held.outcome is None:
             [left] = await self.carry_out([GiveUp(self._bucket, name, self._server)])
