@@ -150,6 +150,19 @@ async def test_a_start_that_was_asked_for_is_not_cancelled(
     assert await started(lines) == ["n2"]
 
 
+async def test_a_start_that_another_server_told_is_not_given_back(lines: RedisBuckets) -> None:
+    """A caller that left one server has learnt of its start from another: the first, which has told
+    nobody, cannot give back what is in use. The other can, if it has told nobody either."""
+    await carry_out(lines, ask(call("n1", root=PLENTY)))
+    assert await started(lines) == ["n1"]
+    [granted] = await carry_out(lines, ask(call("n1", root=PLENTY), server="other"))
+    assert isinstance(granted, Granted)
+    _, start, _, lot, number = granted
+    for untold, is_given_back in [("me", False), ("other", True)]:
+        cancel = Cancel("{b}", call("n1", root=PLENTY), lot, number, start, untold)
+        assert await carry_out(lines, cancel) == [is_given_back]
+
+
 async def test_a_server_that_comes_back_is_told_that_it_lost_calls(
     lines: RedisBuckets, clock: FakeClock
 ) -> None:

@@ -139,8 +139,8 @@ class Scene:
         if not (known := self._any([*self._granted.values()])):
             return None
         ask, granted = known
-        call, is_known = self._now(ask.call), self._random.random() < 0.8
-        return Cancel(self._bucket, call, granted.lot, granted.number, granted.start, is_known)
+        call, untold = self._now(ask.call), self._random.choice(["", "", *SERVERS])
+        return Cancel(self._bucket, call, granted.lot, granted.number, granted.start, untold)
 
     def _settle(self, now: float) -> Operation | None:
         if not (known := self._any([*self._granted.values()])):

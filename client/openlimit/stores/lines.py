@@ -50,8 +50,9 @@ class Cancel(NamedTuple):
     lot: str
     number: int
     start: float
-    is_known: bool = True
-    """Whether somebody has been told of the start; else it can still be given back after it."""
+    untold: str = ""
+    """The server that knows of the start and has told nobody: then it can still be given back after
+    it, unless another server was asked for it meanwhile. Empty where somebody has been told."""
 
 
 class Settle(NamedTuple):

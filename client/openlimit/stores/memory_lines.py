@@ -40,10 +40,12 @@ from openlimit.stores.remembered import Remembered
 class _Start:
     """What was granted, for repeats."""
 
-    __slots__ = ("granted", "until")
+    __slots__ = ("asked_by", "granted", "until")
 
     def __init__(self, granted: Granted, until: float) -> None:
         self.granted = granted
+        self.asked_by = ""
+        """The server that a repeat has asked last."""
         self.until = until
 
 
@@ -147,7 +149,10 @@ class MemoryLines:
         if known := self._starts.get((ask.bucket, name), now):
             granted = known.granted
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
-            return was_cancelled() if is_cancelled else granted
+            if is_cancelled:
+                return was_cancelled()
+            known.asked_by = ask.server
+            return granted
         if before := tree.asked.get(name):
             tree.asked[name] = before._replace(server=ask.server)
             assert before.first is not None
@@ -179,10 +184,13 @@ class MemoryLines:
         return Turned(now, outcomes, max(0, tree.line.next_at() - now))
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
-        _, call, lot, number, start, is_known = operation
+        bucket, call, lot, number, start, untold = operation
         if now >= start + SETTLED_WITHIN:
             return too_late(lot, number)
-        if (is_known and start <= now) or self._closed.is_cancelled(lot, number, now):
+        if (not untold and start <= now) or self._closed.is_cancelled(lot, number, now):
+            return False
+        known = self._starts.get((bucket, call.name), now) if untold else None
+        if known and known.asked_by not in ("", untold):
             return False
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)

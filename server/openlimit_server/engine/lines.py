@@ -278,7 +278,7 @@ class HeldLine:
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
             _, start, _, lot, number = held.outcome
-            cancel = Cancel(self._bucket, held.ask.call, lot, number, start, is_known=False)
+            cancel = Cancel(self._bucket, held.ask.call, lot, number, start, self._server)
             await self.carry_out([cancel])
         self._forget(held)
 

@@ -109,9 +109,9 @@ class _Encoder:
                 bound = -1 if max_wait == inf else max_wait
                 asked = False if first is None else first
                 return call.lease, server, bound, lot, number, asked, kept
-            case lines.Cancel(_, _, lot, number, start, is_known):
+            case lines.Cancel(_, _, lot, number, start, untold):
                 self._lot(lot)
-                return lot, number, start, is_known
+                return lot, number, start, untold
             case lines.Settle(_, call, lot, number, start, actual):
                 self._lot(lot)
                 return lot, number, start, _by_unit(call, actual)

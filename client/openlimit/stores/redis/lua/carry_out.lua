@@ -1,7 +1,7 @@
 -- Carries out the operations. In order, each is one of
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
---   ['cancel', name, path, rules, costs, lot, number, start, is_known]
+--   ['cancel', name, path, rules, costs, lot, number, start, untold]
 --   ['settle', name, path, rules, costs, lot, number, start, actual]
 --   ['renew', name, path, rules, costs, lease, start]
 --   ['giveup', name, server]  ['release', name]  ['where', name]
@@ -42,10 +42,14 @@ function carry_out.giveup(name, server)
   return {entry.out and NO or YES}
 end
 
-function carry_out.cancel(name, path_, which, costs, lot, number, start, is_known)
+function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   if now >= start + call.settled_within then
     return {TOO_LATE}
-  elseif is_known and start <= now or is_cancelled(lot, number) then
+  elseif untold == '' and start <= now or is_cancelled(lot, number) then
+    return {NO}
+  end
+  local grant = untold ~= '' and grant_of(name)
+  if grant and grant.asked_by and grant.asked_by ~= untold then
     return {NO}
   end
   local _, mark_cancelled = marks_of_lots()

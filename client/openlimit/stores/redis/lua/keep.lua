@@ -35,7 +35,7 @@ touched.leases = write_fields(key_of('leases'), leases, changed_leases, function
 end)
 
 local has_grants = write_fields(key_of('granted'), granted, changed_grants, function(r)
-  return cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known)
+  return cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by or false)
 end)
 if has_grants then
   local forget, scores, some = key_of('forget'), {}, 0

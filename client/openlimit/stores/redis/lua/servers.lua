@@ -2,7 +2,7 @@
 
 local servers, changed_servers = {}, {}  -- by name: sign, of life, and loss; false for none
 local outcomes = {}  -- packed, of the server whose turn it is
-local granted, changed_grants = {}, {}  -- by name: until_, start, unit, lot, number, is_known
+local granted, changed_grants = {}, {}  -- by name: until_, start, unit, lot, number, is_known, asked_by
 local function server_of(name)
   if servers[name] == nil then
     local packed, r = redis.call('HGET', key_of('servers'), name), false
@@ -40,7 +40,7 @@ local function read_granted(names_)
   for i, packed in ipairs(#names_ > 0 and redis.call('HMGET', key_of('granted'), unpack(names_)) or {}) do
     local r = packed and {}
     if packed then
-      r.until_, r.start, r.unit, r.lot, r.number, r.is_known = cmsgpack.unpack(packed)
+      r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by = cmsgpack.unpack(packed)
     end
     granted[names_[i]] = r
   end
