@@ -8,13 +8,27 @@ import os
 import platform
 import time
 
-from benchmarks import callers, deciding, feedback, goodput, growth, plot, redis, results, serving
+from benchmarks import (
+    callers,
+    deciding,
+    feedback,
+    goodput,
+    growth,
+    line,
+    plot,
+    redis,
+    results,
+    serving,
+    sharing,
+)
 
 _PARTS = {
     "deciding": deciding,
+    "line": line,
     "redis": redis,
     "serving": serving,
     "callers": callers,
+    "sharing": sharing,
     "goodput": goodput,
     "feedback": feedback,
     "growth": growth,
@@ -22,7 +36,7 @@ _PARTS = {
 
 
 def main() -> None:
-    """Run the benchmarks; all of them take about seven minutes."""
+    """Run the benchmarks; all of them take about nine minutes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
     parser.add_argument("--record", action="store_true", help="keep results in benchmarks/results/")

@@ -75,8 +75,8 @@ class WaitTooLong(OpenLimitError):
 class LineFull(OpenLimitError):
     """So many calls wait that there is no place for one more; nothing was charged.
 
-    Attributes: ``where``, what is full: ``the line``, or the value of a label; ``most``, how many
-    calls can wait there.
+    Attributes: ``where``, what is full: ``the line``, or the labels' values on the path of a node,
+    such as ``search/ann``; ``most``, the places that it has.
     """
 
     where: str
@@ -84,8 +84,8 @@ class LineFull(OpenLimitError):
 
     def __str__(self) -> str:
         return (
-            f"{self.where} holds {self.most} calls that wait, and no more; nothing was charged; "
-            "try again later, or send fewer at a time"
+            f"all {self.most} places of {self.where} are taken by calls that wait; nothing was "
+            "charged; try again later, or send fewer at a time"
         )
 
 

@@ -31,6 +31,9 @@ class Fleet(NamedTuple):
     """The duration of the measurement."""
     calls: Path = CALLS
     """A file with the parameters of one call in each line."""
+    interactive_every: float = 0
+    """Seconds between the calls of one more worker, whose waits are kept apart and whose calls come
+    however many wait; the others' are a batch. 0: all workers are alike."""
     inside: bool = False
     """True: the limiter is inside the SDK, and learns the usage of calls and what the provider says
     about its limits. False: it is around the calls."""
@@ -63,6 +66,8 @@ class Result:
     measured: Statistics
     """Without the warm-up and without the end."""
     tally: Tally
+    interactive: Tally = field(default_factory=Tally)
+    """Of the worker whose calls are interactive."""
 
     def share(self, limits: Limits) -> tuple[float, float]:
         """Accepted requests and tokens, divided by what the limits refill in that time."""
@@ -84,12 +89,12 @@ async def measure(
 
     Raises DemoError if a process fails; once the workers run, inside an ExceptionGroup.
     """
-    tally = Tally()
+    tally, interactive = Tally(), Tally()
     async with AsyncExitStack() as stack:
         account = await stack.enter_async_context(aiohttp.ClientSession(provider))
         workers = [
             await stack.enter_async_context(_worker(fleet, seed, provider, limiter, directory))
-            for seed in range(fleet.workers)
+            for seed in range(fleet.workers + bool(fleet.interactive_every))
         ]
         for worker in workers:
             if (said := await worker.line()) != READY:
@@ -97,9 +102,10 @@ async def measure(
         async with account.post("/reset"):
             pass
         async with asyncio.TaskGroup() as collectors:
-            for worker in workers:
+            for seed, worker in enumerate(workers):
                 worker.say("start")
-                collectors.create_task(_collect(worker, tally))
+                of = tally if seed < fleet.workers else interactive
+                collectors.create_task(_collect(worker, of))
             await _pass(0, fleet.warm_up, tally, progress)
             begin = await _statistics(account)
             await _pass(fleet.warm_up, fleet.warm_up + fleet.seconds, tally, progress)
@@ -107,7 +113,7 @@ async def measure(
             for worker in workers:
                 worker.hang_up()
         whole = await _statistics(account)
-    return Result(whole, end.since(begin), tally)
+    return Result(whole, end.since(begin), tally, interactive)
 
 
 def _worker(
@@ -122,6 +128,11 @@ def _worker(
     if limiter:
         arguments.append(f"--limiter={limiter}")
         arguments += ["--inside"] * fleet.inside
+    if fleet.interactive_every:
+        if seed < fleet.workers:
+            arguments.append("--priority=batch")
+        else:
+            arguments += ["--priority=interactive", f"--every={fleet.interactive_every}"]
     return running(f"worker-{seed}", directory, "examples.demo.worker", *arguments)
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -129,20 +129,27 @@ async def provider(
 
 
 @asynccontextmanager
-async def server(directory: Path, limits: Limits) -> AsyncIterator[str]:
-    """An openlimit server with a policy of the same amounts per minute; yields its address."""
-    config = directory / "limits.yaml"
+async def server(
+    directory: Path, limits: Limits, weights: Mapping[str, float] | None = None
+) -> AsyncIterator[str]:
+    """An openlimit server with a policy of the same amounts per minute; yields its address.
+
+    With ``weights``, calls share it by their label ``priority``.
+    """
+    levels = f"    levels: [{{label: priority, weights: {dict(weights)}}}]\n" if weights else ""
+    name = "openlimit-server-with-levels" if weights else "openlimit-server"
+    config = directory / f"{name}.yaml"
     config.write_text(
         "policies:\n"
         "  - name: demo\n"
         '    models: ["gpt-4o", "gpt-4o-*"]\n'
         f"    limits: {{requests: {limits.requests}/minute, tokens: {limits.tokens}/minute}}\n"
-        "    default_output: 15\n"  # what this provider charges a call without a maximum
+        "    default_output: 15\n" + levels  # what this provider charges a call without a maximum
     )
     port = _free_port()
     address = f"127.0.0.1:{port}"
     arguments = ["--config", str(config), "--listen", address]
-    async with running("openlimit-server", directory, "openlimit_server", *arguments) as child:
+    async with running(name, directory, "openlimit_server", *arguments) as child:
         await child.listening(port)
         yield address
 

@@ -1,4 +1,5 @@
-"""One worker process: several callers make the calls of a file again and again.
+"""One worker process: several callers make the calls of a file again and again; or, with --every, a
+new caller makes each call at its time.
 
 Each call uses the real SDK, with its retries off. With a limiter, a call is made inside ``async
 with limiter.limit(**params)``, or by a client whose transport limits it. Without a limiter, a call
@@ -15,7 +16,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from pathlib import Path
@@ -70,10 +71,12 @@ class Worker:
         seed: int,
         *,
         inside: bool = False,
+        priority: str = "",
     ) -> None:
         self._client = client
         self._limiter = limiter
         self._inside = inside
+        self._labels = {"priority": priority} if priority else {}
         self._random = Random(seed)
         self._calls = self._shuffled(list(calls))
         self._waiting: set[asyncio.Task[None]] = set()
@@ -86,6 +89,13 @@ class Worker:
         async with asyncio.TaskGroup() as callers:
             for _ in range(concurrency):
                 callers.create_task(self._caller())
+
+    async def run_every(self, seconds: float) -> None:
+        """Make a call every so many seconds, however many wait, until `stop`."""
+        async with asyncio.TaskGroup() as callers:
+            while not self._stopped:
+                callers.create_task(self._call(next(self._calls)))
+                await asyncio.sleep(seconds)
 
     def stop(self) -> None:
         """Start no more calls; a caller that waits gives up."""
@@ -100,25 +110,30 @@ class Worker:
         return report
 
     async def _caller(self) -> None:
+        while not self._stopped:
+            await self._call(next(self._calls))
+
+    async def _call(self, params: Params) -> None:
         caller = asyncio.current_task()
         assert caller is not None
-        while not self._stopped:
-            params = next(self._calls)
-            if self._inside:
-                await self._call_inside(caller, params)
-            elif self._limiter is None:
-                await self._call_at_once(caller, params)
-            else:
-                await self._call_limited(caller, self._limiter, params)
+        if self._inside:
+            await self._call_inside(caller, params)
+        elif self._limiter is None:
+            await self._call_at_once(caller, params)
+        else:
+            await self._call_limited(caller, self._limiter, params)
 
     async def _call_limited(
         self, caller: "asyncio.Task[None]", limiter: RemoteLimiter, params: Params
     ) -> None:
         self._waiting.add(caller)
-        async with limiter.limit(**params) as reservation:
+        reservation = limiter.limit(**params, labels=self._labels)
+        wanted = time.monotonic()  # the call's tokens are counted by now
+        async with reservation:
+            sent = time.monotonic()
             self._waiting.discard(caller)
             if await self._accepted(params):
-                self._waits.append(reservation.wait or 0.0)
+                self._waits.append(sent - wanted)
 
     async def _call_inside(self, caller: "asyncio.Task[None]", params: Params) -> None:
         wanted = sent = time.monotonic()
@@ -159,7 +174,9 @@ class Worker:
             yield from calls
 
 
-async def _work(worker: Worker, concurrency: int, stdin: asyncio.StreamReader) -> None:
+async def _work(
+    worker: Worker, calls: Coroutine[Any, Any, None], stdin: asyncio.StreamReader
+) -> None:
     async def stop_at_the_end() -> None:
         await stdin.read()
         worker.stop()
@@ -171,7 +188,7 @@ async def _work(worker: Worker, concurrency: int, stdin: asyncio.StreamReader) -
 
     async with asyncio.TaskGroup() as group:
         others = [group.create_task(stop_at_the_end()), group.create_task(report())]
-        await worker.run(concurrency)
+        await calls
         for other in others:
             other.cancel()
     _print(json.dumps(worker.report()))
@@ -199,8 +216,17 @@ async def _main(arguments: argparse.Namespace) -> None:
         stdin = await _stdin()
         _print(READY)
         if await stdin.readline():
-            worker = Worker(client, limiter, calls, arguments.seed, inside=arguments.inside)
-            await _work(worker, arguments.concurrency, stdin)
+            worker = Worker(
+                client,
+                limiter,
+                calls,
+                arguments.seed,
+                inside=arguments.inside,
+                priority=arguments.priority,
+            )
+            every, concurrency = arguments.every, arguments.concurrency
+            work = worker.run_every(every) if every else worker.run(concurrency)
+            await _work(worker, work, stdin)
 
 
 def load_calls(path: Path) -> list[Params]:
@@ -227,5 +253,7 @@ if __name__ == "__main__":
     parser.add_argument("--inside", action="store_true", help="limit inside the SDK")
     parser.add_argument("--calls", type=Path, required=True, help="parameters, a call a line")
     parser.add_argument("--concurrency", type=int, required=True, help="calls at a time")
+    parser.add_argument("--every", type=float, help="seconds between calls, in place of these")
+    parser.add_argument("--priority", default="", help="a label of all calls")
     parser.add_argument("--seed", type=int, default=0, help="for the order of the calls")
     asyncio.run(_main(parser.parse_args()))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,50 @@ async def test_the_limiter_prevents_every_429_of_a_real_run(tmp_path: Path) -> N
     assert limited.whole.accepted == len(limited.tally.waits)
     assert limited.tally.wait(99) > 0.5
     assert limited.share(limits)[1] > 0.9
+
+
+async def test_interactive_calls_do_not_wait_behind_a_batch(tmp_path: Path) -> None:
+    """While a batch waits that takes longer than the run, interactive calls are sent by priority,
+    and hardly any first come, first served; no call gets a 429, and the limit is used.
+    """
+    limits = Limits(2_700, 450_000, 4)
+    fleet = Fleet(1, 96, 0.5, 3, interactive_every=0.25)
+    weights = {"interactive": 50, "batch": 1}
+    async with (
+        processes.provider(tmp_path, limits) as provider,
+        processes.server(tmp_path, limits) as server,
+        processes.server(tmp_path, limits, weights) as sharing,
+    ):
+        in_order = await measure(fleet, provider, server, tmp_path, lambda *_: None)
+        by_priority = await measure(fleet, provider, sharing, tmp_path, lambda *_: None)
+    for each in (in_order, by_priority):
+        assert each.whole.refused == each.tally.refused == each.interactive.refused == 0
+        assert each.whole.accepted == len(each.tally.waits) + len(each.interactive.waits)
+        assert each.share(limits)[1] > 0.9
+    assert len(by_priority.interactive.waits) > 2 * len(in_order.interactive.waits)
+
+
+def test_the_second_table_has_a_row_for_each_run() -> None:
+    """A row shows the batch's calls, and the waits of the interactive ones."""
+    [_, row] = display.table_of_sharing({"a run": shared(wait=0.25)}, LIMITS).splitlines()
+    assert re.split(r"\s{2,}", row) == ["a run", "100", "2", "0", "95.0%", "0.25 s", "0.25 s"]
+
+
+@pytest.mark.parametrize(("wait", "kept"), [(0.49, True), (0.5, False)])
+def test_the_second_promise_is_of_interactive_waits(wait: float, *, kept: bool) -> None:
+    """Without a 429, and with the capacity used, half a second is too long."""
+    verdict, sentence = display.verdict_of_sharing(shared(wait=wait), LIMITS)
+    assert verdict is kept
+    assert f"waited {wait:.2f} s" in sentence
+
+
+def test_no_interactive_call_is_no_promise_kept() -> None:
+    """What was not measured is not claimed."""
+    assert not display.verdict_of_sharing(result(refused=0, tokens=6000), LIMITS)[0]
+
+
+def shared(*, wait: float) -> Result:
+    return replace(result(refused=0, tokens=5700), interactive=Tally([wait] * 2))
 
 
 async def test_a_process_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
 from openlimit_server.config.policies import load_policies
 from tests.support.redis_process import RedisProcess, serving_redis
-from tests.support.server_process import ServerProcess, serving
+from tests.support.server_process import ServerProcess, serving, serving_policies
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,9 +31,37 @@ def snippets(language: str) -> list[tuple[str, str]]:
     return found
 
 
-def named(language: str) -> list[object]:
-    """The snippets as parameters that are told by their place."""
-    return [pytest.param(code, id=place) for place, code in snippets(language)]
+def named(language: str, but: str = "nowhere") -> list[object]:
+    """The snippets of all pages but one as parameters that are told by their place."""
+    found = snippets(language)
+    return [pytest.param(code, id=place) for place, code in found if not place.startswith(but)]
+
+
+def recipes() -> list[object]:
+    """Each Python snippet about sharing, with the policies that stand before it."""
+    policies = ""
+    found: list[object] = []
+    page = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
+    for block in re.finditer(r"^```(yaml|python)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if block[1] == "yaml":
+            policies = block[2]
+        else:
+            line = page.count("\n", 0, block.start()) + 1
+            found.append(pytest.param(policies, block[2], id=f"docs/sharing.md:{line}"))
+    return found
+
+
+async def run(code: str, api: str) -> subprocess.CompletedProcess[str]:
+    """Run a snippet in a process of its own, whose provider is at this address."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "error", "-c", code],
+        env={"OPENAI_BASE_URL": f"{api}/v1", "OPENAI_API_KEY": "unused"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +76,7 @@ def redis() -> Iterator[RedisProcess]:
         yield redis
 
 
-@pytest.mark.parametrize("snippet", named("python"))
+@pytest.mark.parametrize("snippet", named("python", but="docs/sharing.md"))
 async def test_a_snippet_runs(snippet: str, server: ServerProcess, redis: RedisProcess) -> None:
     """It runs against a real server and a provider on loopback, and says nothing on stderr."""
     provider = Provider(Limits(requests=6000, tokens=10**6, burst=60))
@@ -59,23 +87,29 @@ async def test_a_snippet_runs(snippet: str, server: ServerProcess, redis: RedisP
         if "def call_openai()" in code:  # what the snippet defines is called as well
             code += "\nimport asyncio\nasyncio.run(call_openai())\n"
             code += "call_openai_limited(**chat_params)\n"
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-W", "error", "-c", code],
-            env={"OPENAI_BASE_URL": f"{api}/v1", "OPENAI_API_KEY": "unused"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = await run(code, api)
     assert (done.returncode, done.stderr) == (0, "")
     assert provider.statistics().accepted == snippet.count("create(")
 
 
+@pytest.mark.parametrize(("policies", "snippet"), recipes())
+async def test_a_recipe_does_what_it_says(policies: str, snippet: str, tmp_path: Path) -> None:
+    """At a server with the recipe's policies, it prints what its comments say."""
+    provider = Provider(Limits(requests=6000, tokens=10**6, burst=60))
+    with serving_policies(tmp_path, policies) as server:
+        async with serving_provider(provider) as api:
+            done = await run(snippet.replace("localhost:50051", server.address), api)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = re.findall(r"^ *(?:print\(.*\)  )?# (.*)$", snippet, re.MULTILINE)
+    assert done.stdout.splitlines() == said
+    assert provider.statistics().accepted == (7 if "create(" in snippet else 0)
+
+
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 9
-    assert len(snippets("yaml")) == 2
+    assert len(snippets("python")) == 14
+    assert len(snippets("yaml")) == 8
+    assert len(recipes()) == 5
 
 
 @pytest.mark.parametrize("snippet", named("yaml"))
@@ -83,7 +117,8 @@ def test_a_configuration_is_valid(snippet: str, tmp_path: Path) -> None:
     """The YAML is accepted as it stands."""
     config = tmp_path / "limits.yaml"
     config.write_text(snippet)
-    assert [policy.name for policy in load_policies(config)][-1] == "everything-else"
+    names = [policy.name for policy in load_policies(config)]
+    assert names == re.findall(r"^  - name: (.*)$", snippet, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

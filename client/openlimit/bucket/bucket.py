@@ -117,19 +117,23 @@ class Bucket:
         start, limited_by = (at, self.limited_by) if at > now else (now, "")
         if self.paused > start:
             start, limited_by = self.paused, ""
-        for limit, cost, level in zip(self.limits, costs, self.levels, strict=True):
-            excess = level + min(cost, limit.capacity) - limit.capacity
-            if cost > 0 and excess > 0:
-                earliest = at + ceil(excess / limit.rate - _SLACK)
-                if earliest > start:
-                    start, limited_by = earliest, limit.unit
+        for limit, cost, level in zip(self.limits, costs, self.levels):  # noqa: B905 - as in acquire
+            if level + cost > limit.capacity and cost > 0:
+                excess = level + min(cost, limit.capacity) - limit.capacity
+                if excess > 0:
+                    earliest = at + ceil(excess / limit.rate - _SLACK)
+                    if earliest > start:
+                        start, limited_by = earliest, limit.unit
         return start, limited_by
 
     def pour(self, costs: Costs, start: float, limited_by: str) -> None:
         """Charge them at this start, no earlier than ``earliest`` says. Only ``refund`` gives them
         back."""
-        left = leaked(self.levels, self.limits, start - self.at)
-        self.levels = tuple([level + cost for level, cost in zip(left, costs, strict=True)])
+        elapsed, levels = start - self.at, []
+        for limit, cost, before in zip(self.limits, costs, self.levels):  # noqa: B905 - as in acquire
+            level = before - elapsed * limit.rate
+            levels.append(cost + (level if level > 0 else 0.0))
+        self.levels = tuple(levels)
         self.at, self.limited_by, self._queue = start, limited_by, None
 
     def refund(self, costs: Costs, start: float) -> None:
@@ -207,9 +211,11 @@ class Bucket:
 
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
-        pairs = zip(self.limits, self.levels, strict=True)
-        empty = self.at + max((level / limit.rate for limit, level in pairs), default=0.0)
-        return max(self.paused, empty)
+        longest = 0.0
+        for limit, level in zip(self.limits, self.levels):  # noqa: B905 - as in acquire
+            time = level / limit.rate
+            longest = time if time > longest else longest
+        return max(self.paused, self.at + longest)
 
     def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> Queue:
         """The queue, with what cancelling needs."""

@@ -20,9 +20,12 @@ class Kept:
 
     def rest(self, node: Node, now: float) -> None:
         """Forget this node, and those above it, when that makes no difference."""
-        for each in node.ancestry():
-            if not each.resting:
+        each: Node | None = node
+        while each is not None:
+            # One below which calls wait or run does not rest.
+            if not (each.resting or each.waiting or each.running):
                 self._look_after(each, now)
+            each = each.parent
 
     def sweep(self, now: float, at_most: int) -> None:
         """Forget what time alone kept, or look when its parent's clock lets it go."""

@@ -125,16 +125,19 @@ class Line:
         if call.name in self._waiting:
             return None
         # Its costs are by these rules, so its refusal is, too.
-        for node, rules in zip(self._known(call.path), call.rules, strict=False):
+        known = self._known(call.path)
+        for node, rules in zip(known, call.rules, strict=False):
             self._follow(node, rules)
-        if refusal := self._refusal(call, deadline, now):
+        if refusal := self._refusal(call, known, deadline, now):
             return refusal
-        leaf = self._leaf(call)
+        leaf = known[-1] if len(known) == len(call.rules) else self._leaf(call)
         self._waiting[call.name] = _Waiting(call, leaf, first, deadline)
         place = first, call.name
         insort(leaf.places, place)
-        for node in leaf.ancestry():
-            node.waiting += 1
+        above: Node | None = leaf
+        while above is not None:
+            above.waiting += 1
+            above = above.parent
         if deadline < inf:
             heappush(self._deadlines, (deadline, call.name))
         if leaf.places[0] == place:
@@ -164,10 +167,12 @@ class Line:
             return False
         leaf = waiting.leaf
         del leaf.places[bisect_left(leaf.places, (waiting.first, name))]
-        for node in leaf.ancestry():
+        node: Node | None = leaf
+        while node is not None:
             node.waiting -= 1
             if node.held_for == name:
                 self._let_go(node)
+            node = node.parent
         self._leave(leaf)
         self._kept.rest(leaf, now)
         return True
@@ -274,11 +279,14 @@ class Line:
         until, held_by = start - HORIZON, unit
         if until > now:
             held = self.root
-        for node, costs in zip(path, call.costs, strict=True):
-            ready_at, by = node.bucket.earliest(costs, now)
+        if not self.root.has_free_slot:
+            held, until, held_by = self.root, inf, CONCURRENT
+        for i in range(1, len(path)):
+            node = path[i]
+            ready_at, by = node.bucket.earliest(call.costs[i], now)
             if ready_at > latest:
                 latest, latest_by = ready_at, by
-            if not node.has_free_slot:
+            if node.running >= node.rules.slots:
                 held, until, held_by = node, inf, CONCURRENT
             elif ready_at > start:
                 held, until, held_by = node, ready_at, by
@@ -320,18 +328,18 @@ class Line:
     def _let_go(self, node: Node) -> None:
         """Hold a node no longer."""
         node.held_until, node.held_for = -inf, ""
-        for each in node.ancestry():
-            if not each.is_ready or each.turn is not None:
-                return
+        each: Node | None = node
+        while each is not None and each.turn is None and each.is_ready:
             if each.parent:
                 each.enter(next(self._order))
+            each = each.parent
 
     def _leave(self, node: Node) -> None:
         """Take its turn from a node that is not ready, and from those above it likewise."""
-        for each in node.ancestry():
-            if each.is_ready:
-                return
+        each: Node | None = node
+        while each is not None and not each.is_ready:
             each.leave()
+            each = each.parent
 
     def _sweep(self, now: float) -> None:
         """What time has brought about: ends of holds and leases, and what can be forgotten."""
@@ -395,32 +403,43 @@ class Line:
             nodes.append(child)
         return nodes
 
-    def _refusal(self, call: Call, deadline: float, now: float) -> OpenLimitError | None:
-        """Why a call cannot wait here."""
-        for rules, costs in zip(call.rules, call.costs, strict=True):
-            for limit, cost in zip(rules.limits, costs, strict=True):
+    def _refusal(
+        self, call: Call, known: Sequence[Node], deadline: float, now: float
+    ) -> OpenLimitError | None:
+        """Why a call cannot wait here; ``known`` are the nodes on its path that there are."""
+        # No strict=: naming it costs as much as the loops' whole work.
+        for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
+            for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
                 if cost > limit.amount:
                     return CostExceedsLimit(limit.unit, cost, limit.amount)
-        known = self._known(call.path)
-        for node, costs in zip(known, call.costs, strict=False):
-            start, unit = node.bucket.earliest(costs, now)
-            if start > deadline:
-                return WaitTooLong((start - now) / SECOND, unit)
+        if deadline < inf:
+            for node, costs in zip(known, call.costs, strict=False):
+                start, unit = node.bucket.earliest(costs, now)
+                if start > deadline:
+                    return WaitTooLong((start - now) / SECOND, unit)
+        return self._full(call, known)
+
+    def _full(self, call: Call, known: Sequence[Node]) -> LineFull | None:
+        """That there is no place for a call, of whose path these nodes exist."""
         if len(self) >= MOST_IN_TREE:
-            return LineFull("the line", MOST_IN_TREE)
+            return LineFull(_where(call, 0), MOST_IN_TREE)
         if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
-            return LineFull(known[1].value, MOST_BELOW_CHILD)
-        if len(known) == len(call.rules) and known[-1].waiting >= MOST_IN_LEAF:
-            return LineFull(known[-1].value, MOST_IN_LEAF)
-        if len(known) < len(call.rules) and len(known[-1].children) >= MOST_CHILDREN:
-            return LineFull(known[-1].value, MOST_CHILDREN)
+            return LineFull(_where(call, 1), MOST_BELOW_CHILD)
+        depth, is_leaf = len(known) - 1, len(known) == len(call.rules)
+        if is_leaf and known[-1].waiting >= MOST_IN_LEAF:
+            return LineFull(_where(call, depth), MOST_IN_LEAF)
+        if not is_leaf and len(known[-1].children) >= MOST_CHILDREN:
+            return LineFull(_where(call, depth), MOST_CHILDREN)
         return None
 
 
 def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     """A call by the rules of now: the same cost in each unit, none in one that it was not asked
     for."""
-    if all(node.rules is rules for node, rules in zip(path, call.rules, strict=True)):
+    for node, told in zip(path, call.rules):  # noqa: B905 - as in _refusal
+        if node.rules is not told:
+            break
+    else:
         return call
     costs = [
         [
@@ -432,8 +451,16 @@ def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
     return call._replace(rules=[node.rules for node in path], costs=costs)
 
 
+def _where(call: Call, depth: int) -> str:
+    """The node at this depth of a call's path, for people."""
+    return "/".join(value or "''" for value in call.path[:depth]) or "the line"
+
+
 def _fill(path: Sequence[Node]) -> None:
     """Keep nodes until their buckets, and those below them, are empty."""
     empty_at = -inf
     for node in reversed(path):
-        empty_at = node.empty_at = max(empty_at, node.empty_at, node.bucket.idle_at())
+        idle_at = node.bucket.idle_at()
+        empty_at = max(empty_at, idle_at)
+        empty_at = max(empty_at, node.empty_at)
+        node.empty_at = empty_at

@@ -118,7 +118,12 @@ class Node:
 
     def path(self) -> "list[Node]":
         """From the root to here."""
-        return [*reversed([*self.ancestry()])]
+        path, node = [self], self.parent
+        while node is not None:
+            path.append(node)
+            node = node.parent
+        path.reverse()
+        return path
 
     def ancestry(self) -> "Iterator[Node]":
         """From here to the root."""
@@ -230,8 +235,10 @@ def sizes(path: Sequence[Node], costs: Sequence[Costs]) -> list[float]:
     """Of a call at each node of its path: the longest time, in microseconds, that the limits of the
     node and of those above it need to leak its cost."""
     longest, found = SHORTEST, []
-    for node, row in zip(path, costs, strict=True):
-        for limit, cost in zip(node.rules.limits, row, strict=True):
-            longest = max(longest, cost / limit.rate)
+    # No strict=: naming it costs as much as the loops' whole arithmetic.
+    for node, row in zip(path, costs):  # noqa: B905 - see above
+        for limit, cost in zip(node.rules.limits, row):  # noqa: B905 - see above
+            size = cost / limit.rate
+            longest = size if size > longest else longest
         found.append(longest)
     return found

@@ -7,6 +7,7 @@ from math import inf
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.line import Line, Refusal, Start
 from openlimit.bucket.tree import Rules
+from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import (
     OVER_KEPT,
@@ -158,7 +159,9 @@ class MemoryLines:
         refusal = tree.line.ask(ask.call, first, first + ask.max_wait, now)
         if refusal:
             return refusal
-        tree.asked[name] = ask._replace(first=first)
+        bucket, call, server, max_wait, lot, number, _, kept = ask
+        # As _replace does, in a third of the time.
+        tree.asked[name] = new(Ask, (bucket, call, server, max_wait, lot, number, first, kept))
         return InLine(first)
 
     def _turn(self, name: str, tree: _Tree, server: str, now: float) -> Turned:

@@ -49,8 +49,9 @@ class RateLimitServiceStub:
         in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
         "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
         four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
-        loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
-        "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
+        LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
+        it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -68,13 +69,14 @@ class RateLimitServiceStub:
     repeats the request within three seconds, with the ticket as its request_id, keeps its place, at
     any server and also where the line was lost meanwhile. A ticket is of use for the model, key and
     labels of its call only; any other text is a request_id like all. max_wait counts from the first
-    request; a client that gives up cancels the call or does not repeat it. The answer has the lease. The call holds its slot from its start
-    until it is settled or released, or its lease ends without a renewal.
+    request; a client that gives up cancels the call or does not repeat it. Where calls need slots,
+    the answer has the lease: the call holds its slots from its start until it is settled or
+    released, or its lease ends without a renewal.
     """
     AcquireBatch: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
-    wait for a slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+    wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
     AcquireStream: _grpc.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]
     """AcquireStream carries any number of operations over one call, many in a message, and their
@@ -82,14 +84,14 @@ class RateLimitServiceStub:
     service, above all with runs.
 
     Operations on one bucket are carried out in the order in which they are sent. A call that has to
-    wait for a slot is answered when it has one, and delays nothing else. An operation that fails is
+    wait in line is answered when its start is near, and delays nothing else. An operation that fails is
     answered by its error and does not affect the others. At most 10,000 operations may be in
     flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not read
     its outcomes. Messages take at most a megabyte in both directions. When the client ends its
     side, the server answers what it has read and ends the call. When the server stops, it answers
     what it has read and ends the call as UNAVAILABLE.
 
-    A call that finds no slot is answered QUEUED within two seconds, or half of the seconds that the
+    A call that waits in line is answered QUEUED within two seconds, or half of the seconds that the
     metadata "openlimit-timeout" gives: how long the client waits for an answer.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]
@@ -140,8 +142,9 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
         in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
         "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
         four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
-        loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
-        "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
+        LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
+        it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -156,13 +159,14 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     repeats the request within three seconds, with the ticket as its request_id, keeps its place, at
     any server and also where the line was lost meanwhile. A ticket is of use for the model, key and
     labels of its call only; any other text is a request_id like all. max_wait counts from the first
-    request; a client that gives up cancels the call or does not repeat it. The answer has the lease. The call holds its slot from its start
-    until it is settled or released, or its lease ends without a renewal.
+    request; a client that gives up cancels the call or does not repeat it. Where calls need slots,
+    the answer has the lease: the call holds its slots from its start until it is settled or
+    released, or its lease ends without a renewal.
     """
     AcquireBatch: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.AcquireBatchRequest, _rate_limit_pb2.AcquireBatchResponse]  # type: ignore[assignment]
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
-    wait for a slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+    wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
     AcquireStream: _aio.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]  # type: ignore[assignment]
     """AcquireStream carries any number of operations over one call, many in a message, and their
@@ -170,14 +174,14 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     service, above all with runs.
 
     Operations on one bucket are carried out in the order in which they are sent. A call that has to
-    wait for a slot is answered when it has one, and delays nothing else. An operation that fails is
+    wait in line is answered when its start is near, and delays nothing else. An operation that fails is
     answered by its error and does not affect the others. At most 10,000 operations may be in
     flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not read
     its outcomes. Messages take at most a megabyte in both directions. When the client ends its
     side, the server answers what it has read and ends the call. When the server stops, it answers
     what it has read and ends the call as UNAVAILABLE.
 
-    A call that finds no slot is answered QUEUED within two seconds, or half of the seconds that the
+    A call that waits in line is answered QUEUED within two seconds, or half of the seconds that the
     metadata "openlimit-timeout" gives: how long the client waits for an answer.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CancelRequest, _rate_limit_pb2.CancelResponse]  # type: ignore[assignment]
@@ -227,8 +231,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         in JSON, [] for the whole policy; "limited_by" is the unit for which that node is held, or
         "concurrent". Both are absent where it waits for calls before it, and for nothing else; all
         four where nothing is known. There is no RetryInfo, since whoever waits before it asks again
-        loses its place. Or too many calls wait already (ErrorInfo, reason LINE_FULL, with "where" and
-        "most"). Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+        loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
+        LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
+        it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
       - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -247,8 +252,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         repeats the request within three seconds, with the ticket as its request_id, keeps its place, at
         any server and also where the line was lost meanwhile. A ticket is of use for the model, key and
         labels of its call only; any other text is a request_id like all. max_wait counts from the first
-        request; a client that gives up cancels the call or does not repeat it. The answer has the lease. The call holds its slot from its start
-        until it is settled or released, or its lease ends without a renewal.
+        request; a client that gives up cancels the call or does not repeat it. Where calls need slots,
+        the answer has the lease: the call holds its slots from its start until it is settled or
+        released, or its lease ends without a renewal.
         """
 
     @_abc_1.abstractmethod
@@ -259,7 +265,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rate_limit_pb2.AcquireBatchResponse, _abc.Awaitable[_rate_limit_pb2.AcquireBatchResponse]]:
         """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
-        wait for a slot is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+        wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
         """
 
     @_abc_1.abstractmethod
@@ -273,14 +279,14 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         service, above all with runs.
 
         Operations on one bucket are carried out in the order in which they are sent. A call that has to
-        wait for a slot is answered when it has one, and delays nothing else. An operation that fails is
+        wait in line is answered when its start is near, and delays nothing else. An operation that fails is
         answered by its error and does not affect the others. At most 10,000 operations may be in
         flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not read
         its outcomes. Messages take at most a megabyte in both directions. When the client ends its
         side, the server answers what it has read and ends the call. When the server stops, it answers
         what it has read and ends the call as UNAVAILABLE.
 
-        A call that finds no slot is answered QUEUED within two seconds, or half of the seconds that the
+        A call that waits in line is answered QUEUED within two seconds, or half of the seconds that the
         metadata "openlimit-timeout" gives: how long the client waits for an answer.
         """
 

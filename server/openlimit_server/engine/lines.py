@@ -125,11 +125,17 @@ class HeldLine:
         held = [self._hold(ask) for ask in asks]
         try:
             answers = await self.carry_out(asks)
-        finally:
+        except BaseException:
             for each in held:
                 each.asking -= 1
                 self._leave(each, PLACE_KEPT)
-        return [self._outcome(*pair) for pair in zip(held, answers, strict=True)]
+            raise
+        outcomes = []
+        for each, answer in zip(held, answers, strict=True):
+            each.asking -= 1
+            outcomes.append(self._outcome(each, answer))
+            self._leave(each, PLACE_KEPT)
+        return outcomes
 
     async def wait(self, name: str, hold: float) -> Outcome | Standing:
         """What is decided of a call within ``hold`` seconds; else where it stands.
@@ -190,7 +196,8 @@ class HeldLine:
     def _outcome(self, held: _Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
         if isinstance(answer, InLine):
-            held.ask = held.ask._replace(first=answer.first)
+            if held.outcome is None:
+                held.ask = held.ask._replace(first=answer.first)
         elif isinstance(answer, LimiterUnavailable):
             return answer  # it may have been asked all the same, so it is given up in a while
         elif held.outcome is None:

@@ -12,7 +12,7 @@ from openlimit.operations import Grant
 from openlimit.stores.lines import Ask, Granted
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
-from openlimit.wire.columns import AcquireRun, whole_id
+from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine.lines import PLACE_KEPT, HeldLine, Lines
 from openlimit_server.engine.targets import Target, in_outage
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
@@ -91,6 +91,27 @@ class SharedTarget(Target):
             return in_outage(self.policy, outcome)
         return outcome
 
+    def all_granted(
+        self, outcomes: Sequence[Granted | OpenLimitError | None], costs: Sequence[Costs]
+    ) -> GrantRun | None:
+        """What a run is answered whose calls all have their starts, by one lot and without leases;
+        None for any other."""
+        first = outcomes[0]
+        if self.lease or not isinstance(first, Granted):
+            return None
+        scope, latest, owns, waits, limits = self._scope_of(first.lot), self.line.now, [], [], []
+        for outcome, row in zip(outcomes, costs, strict=True):
+            if not isinstance(outcome, Granted) or outcome.lot != first.lot:
+                return None
+            name, start, limited_by, _, number = outcome
+            owns.append(scope.own(number, start, row, name))
+            wait = max(0.0, start - latest)
+            waits.append(wait)
+            limits.append(limited_by if wait else "")
+        if not any(waits):
+            waits, limits = [], []
+        return GrantRun(scope.text, owns, waits, limits, {})
+
 
 class Asking(NamedTuple):
     """A run, as its line is asked for it."""
@@ -104,13 +125,16 @@ class Asking(NamedTuple):
     hold: float
     """Seconds for which their callers are held."""
 
-    async def begin(self) -> list[Grant | OpenLimitError | None]:
+    async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
         outcomes = await self.target.line.ask(self.asks)
-        return [
+        if run := self.target.all_granted(outcomes, self.costs):
+            return run
+        answers = [
             None if outcome is None else self.target.answer(outcome, costs)
             for outcome, costs in zip(outcomes, self.costs, strict=True)
         ]
+        return GrantRun("", (), (), (), dict(enumerate(answers)))
 
     async def wait(self, position: int) -> Outcome:
         """What one is answered that waits."""

@@ -7,7 +7,6 @@ from typing import Any
 from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
-from openlimit.wire.columns import GrantRun
 from openlimit_server.engine.shared import Asking
 
 Later = Callable[[int, int | None, Coroutine[Any, Any, Any]], None]
@@ -69,13 +68,10 @@ class Step:
     async def _ask_line(
         self, place: int, asking: Asking, is_run: bool, later: Later | None
     ) -> None:
-        outcomes = await asking.begin()
-        if is_run:
-            self.answers[place] = GrantRun("", (), (), (), dict(enumerate(outcomes)))
-        else:
-            [self.answers[place]] = outcomes
+        run = await asking.begin()
+        self.answers[place] = run if is_run else run.outcome(0)
         waiting = [
-            (i if is_run else None, asking.wait(i)) for i, it in enumerate(outcomes) if not it
+            (i if is_run else None, asking.wait(i)) for i, it in run.others.items() if it is None
         ]
         if later:
             for position, deciding in waiting:

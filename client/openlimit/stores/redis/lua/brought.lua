@@ -43,6 +43,15 @@ local function leaf_of(path, which)
   return made_below(known, ids, which)
 end
 
+-- The node at this depth of a path, for people.
+local function where_of(path, depth)
+  local values = {}
+  for i = 1, depth do
+    values[i] = path[i] == '' and "''" or path[i]
+  end
+  return depth > 0 and table.concat(values, '/') or 'the line'
+end
+
 -- Why a call cannot wait here; nothing where it can.
 local function refusal(known, path, which, costs, deadline)
   for k, each in ipairs(which) do
@@ -60,15 +69,15 @@ local function refusal(known, path, which, costs, deadline)
     end
   end
   local last = known[#known]
-  local value = path[#known - 1] or ''
+  local where = where_of(path, #known - 1)
   if root.waiting >= call.in_tree then
     return {FULL, 'the line', call.in_tree}
   elseif known[2] and known[2].waiting >= call.below_child then
-    return {FULL, path[1], call.below_child}
+    return {FULL, where_of(path, 1), call.below_child}
   elseif #known == #which and last.waiting >= call.in_leaf then
-    return {FULL, value, call.in_leaf}
+    return {FULL, where, call.in_leaf}
   elseif #known < #which and last.children >= call.children then
-    return {FULL, value, call.children}
+    return {FULL, where, call.children}
   end
 end
 
