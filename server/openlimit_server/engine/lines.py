@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -69,6 +70,8 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._owed: dict[str, Release] = {}
+        self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
+        """What the next trip takes."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
@@ -85,7 +88,33 @@ class HeldLine:
         return bool(self._held or self._owed or self._timer or self._background)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
-        """The answers to operations. What is decided by the way goes to the callers held."""
+        """The answers to operations; those of one moment share a trip. What is decided by the way
+        goes to the callers held. Cancelled, they are carried out all the same."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[list[Answer]] = loop.create_future()
+        self._queue.append((operations, answered))
+        if len(self._queue) == 1:
+            loop.call_soon(lambda: self._start(self._carry_out_all()))
+        return await answered
+
+    async def _carry_out_all(self) -> None:
+        queue, self._queue = self._queue, []
+        try:
+            answers = await self._ask_lines([each for some, _ in queue for each in some])
+        except BaseException as error:
+            for _, answered in queue:
+                if not answered.done():
+                    answered.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        rest = iter(answers)
+        for operations, answered in queue:
+            own = [*islice(rest, len(operations))]
+            if not answered.done():
+                answered.set_result(own)
+
+    async def _ask_lines(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)
         owed = [*self._owed.values()]
         try:

@@ -43,7 +43,7 @@ def test_teams_get_their_shares_whoever_comes_and_whatever_dies(servers: Servers
     begin = min(call.start for call in calls) + 1  # what may start at once has started
     end = max(call.start for call in calls if call.start < inf) - 1
     starts = [(call.start, float(call.tokens)) for call in calls if call.start < inf]
-    assert worst_window(starts, RATE) <= RATE + 1e-3
+    assert worst_window(starts, RATE) <= RATE + 0.05  # starts are known to some microseconds
     at = begin
     while at + WINDOW <= end:
         there = [call for call in calls if at <= call.start < at + WINDOW]
