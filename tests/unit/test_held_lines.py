@@ -43,6 +43,17 @@ class Lines(MemoryLines):
         return await super().adecide(operations)
 
 
+class FarLines(Lines):
+    """Those of another process, whose answers are under way for a while."""
+
+    shared = True
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers = await super().adecide(operations)
+        await asyncio.sleep(0.02)
+        return answers
+
+
 def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> Ask:
     """Of a call of one team that has its slots for a minute."""
     lease = 60e6 if rules is ONE_SLOT else 0.0
@@ -128,6 +139,19 @@ async def test_a_cancelled_caller_frees_its_place() -> None:
     assert isinstance(await line.wait("third", 1), Granted)
 
 
+async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_along() -> None:
+    """What a cancelled caller's trip tells of other calls reaches their callers."""
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second")])
+    waiting = asyncio.create_task(line.wait("second", 1))
+    await asyncio.sleep(0.03)
+    gone = asyncio.create_task(line.carry_out([Release("tree", "first")]))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    assert isinstance(await waiting, Granted)
+    await asyncio.wait(line._background, timeout=5)
+
+
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that was taken for a caller that never came back is free again."""
     monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
@@ -181,6 +205,41 @@ async def test_releases_are_carried_out_once_the_store_is_back() -> None:
     await asyncio.sleep(0.01)
     store.away = False
     assert isinstance(await waiting, Granted)
+
+
+async def test_calls_that_an_outage_refused_are_given_up_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then, however many they are, their line asks no more often; then none is left."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    for i in range(200):
+        await line.ask([ask(f"{i}", SLOW)])
+    await asyncio.sleep(0.3)
+    before = store.trips
+    await asyncio.sleep(0.6)
+    assert store.trips <= before + 5
+    store.away = False
+    await asyncio.sleep(0.5)
+    assert not line._held
+    assert not line._left
+
+
+async def test_an_outage_without_end_is_remembered_in_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the calls that it refused, only the latest are kept to be given up."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(lines, "_MOST_OWED", 50)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    for i in range(200):
+        await line.ask([ask(f"{i}", SLOW)])
+    await asyncio.sleep(0.3)
+    assert [*line._held] == [f"{i}" for i in range(150, 200)]
 
 
 async def test_it_rests_when_nothing_is_held() -> None:

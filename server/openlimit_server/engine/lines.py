@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
 from openlimit.bucket.limit import SECOND
@@ -41,9 +41,12 @@ _POLL = 0.05
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
-_MOST_OWED = 10_000  # releases; slots of older ones are freed when their leases end
+_MOST_OWED = 10_000
+"""Releases, and calls to be given up, that are kept while the store is away. Of older ones, slots
+are freed when their leases end."""
 
 Outcome = Granted | OpenLimitError
+_T = TypeVar("_T")
 
 
 class _Held:
@@ -72,6 +75,8 @@ class HeldLine:
         self._owed: dict[str, Release] = {}
         self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
         """What the next trip takes."""
+        self._left: dict[str, _Held] = {}
+        """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
@@ -100,7 +105,7 @@ class HeldLine:
     async def _carry_out_all(self) -> None:
         queue, self._queue = self._queue, []
         try:
-            answers = await self._ask_lines([each for some, _ in queue for each in some])
+            answers = await self._decide([each for some, _ in queue for each in some])
         except BaseException as error:
             for _, answered in queue:
                 if not answered.done():
@@ -114,7 +119,7 @@ class HeldLine:
             if not answered.done():
                 answered.set_result(own)
 
-    async def _ask_lines(self, operations: Sequence[Operation]) -> list[Answer]:
+    async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)
         owed = [*self._owed.values()]
         try:
@@ -125,9 +130,7 @@ class HeldLine:
         for release, answer in zip(owed, answers, strict=False):
             if not isinstance(answer, LimiterUnavailable):
                 self._owed.pop(release.name, None)
-        self._trouble = turned if isinstance(turned, LimiterUnavailable) else None
-        for held in self._held.values() if self._trouble else ():
-            self._wake(held)
+        self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
             if turned.epoch != self._epoch:
@@ -140,6 +143,18 @@ class HeldLine:
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers[len(owed) :]
+
+    def _notice(self, trouble: LimiterUnavailable | None) -> None:
+        """That the store is away, which lets the callers go; or back, and what is left can be given
+        up."""
+        before, self._trouble = self._trouble, trouble
+        if trouble and not before:
+            for held in self._held.values():
+                self._wake(held)
+        elif self._left and not trouble:
+            left, self._left = self._left, {}
+            for held in left.values():
+                self._leave(held, 0)
 
     async def release(self, names: Iterable[str]) -> None:
         """Free the slots of calls that are over; while the store is away, once it is back."""
@@ -267,12 +282,18 @@ class HeldLine:
         if held.outcome is None:
             [left] = await self.carry_out([GiveUp(self._bucket, name, self._server)])
             if isinstance(left, LimiterUnavailable):
-                self._leave(held, _RETRY)
+                self._left[name] = held
+                if len(self._left) > _MOST_OWED:
+                    self._forget(self._left.pop(next(iter(self._left))))
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
             _, start, _, lot, number = held.outcome
             cancel = Cancel(self._bucket, held.ask.call, lot, number, start, is_known=False)
             await self.carry_out([cancel])
+        self._forget(held)
+
+    def _forget(self, held: _Held) -> None:
+        name = held.ask.call.name
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
 
@@ -309,11 +330,12 @@ class HeldLine:
         if self._held or self._owed:
             self._start(self.carry_out([]))
 
-    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         task.add_done_callback(partial(tell_if_failed, "asking for callers in line"))
+        return task
 
 
 class Lines:

@@ -17,9 +17,9 @@ from openlimit.errors import LineFull
 from openlimit.operations import Acquire, Release
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, SettleRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.sharing.conftest import Servers
 from tests.support.server_process import ServerProcess
 from tests.support.sharing_member import Call, Group, members
-from tests.system.sharing.conftest import Servers
 
 RATE = 400  # calls a second
 POLICY = f"""

@@ -4,8 +4,8 @@ import time
 from math import inf
 
 from openlimit.bucket.line import HORIZON
+from tests.sharing.conftest import Servers
 from tests.support.sharing_member import Call, Group, members, worst_window
-from tests.system.sharing.conftest import Servers
 
 RATE = 6_000  # tokens a second
 WEIGHTS = {"search": 4, "batch": 1, "crawl": 1}

@@ -15,9 +15,9 @@ from openlimit import RemoteLimiter
 from openlimit.bucket.limit import SECOND
 from openlimit.integrations.http import AsyncLimitedTransport
 from openlimit.operations import Acquire, Grant, Release, Report, Settle
+from tests.sharing.conftest import Servers
 from tests.support import loopback_provider
 from tests.support.sharing_member import Call, most_at_once, worst_window
-from tests.system.sharing.conftest import Servers
 
 RUN, TEAM = 100, 130  # tokens a second
 POLICY = f"""
@@ -86,7 +86,7 @@ def test_agents_of_one_run_share_its_budget(servers: Servers) -> None:
     in every window; a run beside them gets the rest of what their team has."""
     running = servers(POLICY)
     with loopback_provider.serving() as provider:
-        command = [sys.executable, "-m", "tests.system.sharing.test_tree_of_agents"]
+        command = [sys.executable, "-m", "tests.sharing.test_tree_of_agents"]
         agents = [
             Popen(
                 [*command, running[n % len(running)].address, provider.url, run],
