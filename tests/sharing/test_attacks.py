@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from openlimit import RemoteLimiter, WaitTooLong
-from openlimit.bucket.line import MOST_BELOW_CHILD
+from openlimit.bucket.calls import MOST_BELOW_CHILD
 from openlimit.errors import LineFull
 from openlimit.operations import Acquire, Release
 from openlimit.v1.rate_limit_pb2 import AcquireRequest, SettleRequest

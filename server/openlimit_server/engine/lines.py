@@ -14,8 +14,8 @@ from math import inf
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
+from openlimit.bucket.calls import Refusal, Standing
 from openlimit.bucket.limit import SECOND
-from openlimit.bucket.line import Refusal, Standing
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.lines import (
     Answer,
