@@ -1,7 +1,9 @@
 """Settlements in the engine, without a server."""
 
+from itertools import product
+
 from openlimit.errors import UnknownReservation
-from openlimit.operations import Acquire
+from openlimit.operations import Acquire, Grant, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.wire.columns import SettleRun
 from openlimit_server.config.policies import PolicySettings
@@ -23,3 +25,18 @@ async def test_scopes_that_have_made_no_id_are_not_kept() -> None:
     assert all(isinstance(answer[0], UnknownReservation) for answer in refused)
     assert settled == {}
     assert [*engine._settlements._scopes] == [(scope, "", ())]
+
+
+async def test_calls_with_the_longest_labels_are_settled() -> None:
+    """However many labels a policy splits by, its buckets' names fit into ids; and each value of
+    each label still has a bucket of its own."""
+    names = [*"abcde"]
+    given = {"name": "one", "models": ["m"], "limits": {"tokens": "60/hour"}, "split_by": names}
+    engine = Engine([PolicySettings.model_validate(given)], MemoryStore())
+    values = ["é" * 127 + f"{i:02}" for i in range(2)]
+    for labels in product(values, repeat=len(names)):
+        whose = (*zip(names, labels, strict=True),)
+        [grant] = await engine.decide([Acquire("m", "", {"tokens": 60}, 0, labels=whose)])
+        assert isinstance(grant, Grant)
+        settle = Settle(grant.reservation_id, "", {"tokens": 60}, whose)
+        assert await engine.decide([settle]) == [True]

@@ -16,6 +16,8 @@ from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine.ids import Lots, Scope, Signer
 from openlimit_server.engine.routing import Policy
 
+_MOST_SPLIT = 1600  # characters in a bucket's name; two labels have fewer
+
 
 class Target:
     """The bucket of calls of one model and key, and what names and signs their reservations."""
@@ -125,6 +127,8 @@ def _bucket_of(policy: Policy, labels: Mapping[str, str]) -> str:
     # Quoted, so that no value can reach into another's bucket.
     split_by = policy.settings.split_by
     split = ":".join(quote(labels.get(label, ""), safe="") for label in split_by)
+    if len(split) > _MOST_SPLIT:  # of three labels or more: none of theirs is without a colon
+        split = blake2b(split.encode()).hexdigest()
     if not split:  # a hash tag of Redis is never empty; and what is quoted has no colon
         split = f":{policy.name}" if split_by else policy.name
     return f"{policy.name}:{{{split}}}"
