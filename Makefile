@@ -30,8 +30,8 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
 	tests=$$?; wait $$types && exit $$tests
 
-test-all: .venv/dev ## what needs more: fresh installations, other versions of Python; as root on Debian
-	$(BIN)/pytest tests/installs --timeout 1200 $(ARGS)
+test-all: .venv/dev ## what needs more: fresh installations, other versions of Python, many processes; as root on Debian
+	$(BIN)/pytest tests/sharing tests/installs --timeout 1200 $(ARGS)
 
 demo: .venv/dev ## workers against a strict provider, without and with the limiter
 	@$(BIN)/python -m examples.demo

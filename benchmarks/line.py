@@ -15,8 +15,9 @@ from typing import NamedTuple
 import uvloop
 
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import Call, Start
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import Call, Line, Start
+from openlimit.bucket.line import Line
 from openlimit.bucket.tree import Rules
 from openlimit.stores.lines import Ask, AsyncLines, InLine, Operation, Penalize, Turn, Turned
 from openlimit.stores.memory import MemoryStore

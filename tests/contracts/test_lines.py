@@ -6,8 +6,9 @@ from math import inf
 
 import pytest
 
+from openlimit.bucket.calls import CONCURRENT, Call, Refusal, Standing
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import CONCURRENT, HORIZON, Call, Refusal, Standing
+from openlimit.bucket.line import HORIZON
 from openlimit.bucket.tree import Rules
 from openlimit.errors import (
     CostExceedsLimit,

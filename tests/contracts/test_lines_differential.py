@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.line import Refusal
+from openlimit.bucket.calls import Refusal
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Operation, Turned

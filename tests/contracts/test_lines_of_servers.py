@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
+from openlimit.bucket.calls import Standing
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.lines import (

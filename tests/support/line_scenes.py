@@ -5,8 +5,8 @@ from math import inf
 from random import Random
 from typing import Any
 
+from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import SECOND, Costs, Limit
-from openlimit.bucket.line import Call
 from openlimit.bucket.tree import Rules
 from openlimit.stores.lines import (
     Answer,

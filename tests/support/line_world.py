@@ -13,8 +13,9 @@ from math import inf
 from typing import Protocol
 
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import Call, Refusal, Start
 from openlimit.bucket.limit import SECOND, Costs, Limit
-from openlimit.bucket.line import Call, Line, Refusal, Start
+from openlimit.bucket.line import Line
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
 

@@ -9,8 +9,9 @@ and weights are powers of two.
 from collections.abc import Iterator, Sequence
 from math import ceil, inf
 
+from openlimit.bucket.calls import Call, Refusal, Start
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.line import HORIZON, Call, Refusal, Start
+from openlimit.bucket.line import HORIZON
 from openlimit.bucket.tree import Rules
 from openlimit.errors import CostExceedsLimit, OpenLimitError, WaitTooLong
 

@@ -13,8 +13,8 @@ import pytest
 from openlimit import background
 from openlimit.background import in_background
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import Call
 from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
 from openlimit.remote.leases import Leases

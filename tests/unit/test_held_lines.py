@@ -7,8 +7,8 @@ from math import inf
 import pytest
 
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import Call, Standing
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import Call, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
 from openlimit.errors import LimiterUnavailable, WaitTooLong

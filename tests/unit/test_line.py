@@ -8,16 +8,9 @@ from math import inf
 
 import pytest
 
-from openlimit.bucket import line
+from openlimit.bucket.calls import CONCURRENT, MOST_BELOW_CHILD, MOST_IN_LEAF, MOST_IN_TREE
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.line import (
-    CONCURRENT,
-    HORIZON,
-    MOST_BELOW_CHILD,
-    MOST_IN_LEAF,
-    MOST_IN_TREE,
-    Line,
-)
+from openlimit.bucket.line import HORIZON, Line
 from openlimit.bucket.tree import MOST_CHILDREN, Rules
 from openlimit.errors import CostExceedsLimit, LineFull, WaitTooLong
 from tests.support.line_world import Asked, Path, World, per_minute
@@ -240,8 +233,8 @@ def test_one_child_takes_a_tenth_of_the_places(monkeypatch: pytest.MonkeyPatch) 
     """Below one child of the root, no more than a tenth of the tree's places are taken; others have
     places until the tree is full. Here it has 1,000 instead of 100,000."""
     assert (MOST_IN_TREE, MOST_BELOW_CHILD) == (100_000, 10_000)
-    monkeypatch.setattr(line, "MOST_IN_TREE", 1000)
-    monkeypatch.setattr(line, "MOST_BELOW_CHILD", 100)
+    monkeypatch.setattr("openlimit.bucket.calls.MOST_IN_TREE", 1000)
+    monkeypatch.setattr("openlimit.bucket.calls.MOST_BELOW_CHILD", 100)
     world = World(lambda path: FREE if path else requests(60))
     for number in range(100):
         assert world.ask(("a", f"{number % 7}"), ONE).error is None

@@ -11,73 +11,23 @@ Pure: times are microseconds, and arguments; ``now`` never runs backwards. Nothi
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from heapq import heappop, heappush
-from itertools import count
 from math import inf
-from typing import NamedTuple
 
+from openlimit.bucket import calls
 from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import CONCURRENT, Call, Refusal, Standing, Start, as_of_now
+from openlimit.bucket.holds import Holds
 from openlimit.bucket.kept import Kept
-from openlimit.bucket.leases import Lease, Leases, owed
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.tree import MOST_CHILDREN, Node, Rules, sizes
-from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, WaitTooLong
+from openlimit.bucket.slots import Lease, Leases, owed
+from openlimit.bucket.tree import Node, Rules, sizes
+from openlimit.errors import OpenLimitError, WaitTooLong
 
 HORIZON = 100_000
 """Microseconds: how long before its start a call is told of it at most."""
-MOST_IN_LEAF = 10_000
-MOST_IN_TREE = 100_000
-MOST_BELOW_CHILD = MOST_IN_TREE // 10
-"""Calls that may wait at the same time: in a leaf, in all, and below one child of the root."""
 MOST_AT_ONCE = 100
 """Outcomes of one call of ``decide``, and nodes, leases and holds that it looks after."""
-CONCURRENT = "concurrent"
-"""In place of a unit: what delays a call is that no slot is free."""
 LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
-
-
-class Call(NamedTuple):
-    """A call, and the nodes that it is charged in."""
-
-    name: str
-    """Unique in the tree."""
-    path: Sequence[str]
-    """The value of each level's label."""
-    rules: Sequence[Rules]
-    """Of each node on its path, the root first."""
-    costs: Sequence[Costs]
-    """In each of these nodes: one per limit, not negative."""
-    lease: float = 0.0
-    """Microseconds from its start for which it has its slots; 0: none of its nodes has slots."""
-
-
-class Start(NamedTuple):
-    """What a call is granted."""
-
-    name: str
-    at: float
-    limited_by: str
-    """The unit that delayed it, or ``concurrent``; empty if it had not to wait."""
-
-
-class Refusal(NamedTuple):
-    """A call that left the line uncharged."""
-
-    name: str
-    error: OpenLimitError
-
-
-class Standing(NamedTuple):
-    """Where a call that waits stands."""
-
-    rank: int
-    """In its leaf: 1 for the next one."""
-    wait: float
-    """Microseconds until its start: an estimate from the pace of its leaf."""
-    held_at: Sequence[str] | None
-    """The path of the innermost node that is held, empty for the root; None where other calls are
-    before it, and nothing else."""
-    limited_by: str
-    """The unit for which that node is held, or ``concurrent``."""
 
 
 class _Waiting:
@@ -101,10 +51,8 @@ class Line:
         self._waiting: dict[str, _Waiting] = {}
         self._leases = Leases()
         self._kept = Kept()
-        # Heaps of what is due when; what is no longer so is passed over.
-        self._holds: list[tuple[float, int, Node]] = []
-        self._deadlines: list[tuple[float, str]] = []
-        self._order = count()
+        self._holds = Holds()
+        self._deadlines: list[tuple[float, str]] = []  # a heap; some wait no longer
 
     def __len__(self) -> int:
         """How many calls wait."""
@@ -128,7 +76,7 @@ class Line:
         known = self._known(call.path)
         for node, rules in zip(known, call.rules, strict=False):
             self._follow(node, rules)
-        if refusal := self._refusal(call, known, deadline, now):
+        if refusal := calls.refusal(call, known, deadline, now):
             return refusal
         leaf = known[-1] if len(known) == len(call.rules) else self._leaf(call)
         self._waiting[call.name] = _Waiting(call, leaf, first, deadline)
@@ -141,7 +89,7 @@ class Line:
         if deadline < inf:
             heappush(self._deadlines, (deadline, call.name))
         if leaf.places[0] == place:
-            self._let_go(leaf)
+            self._holds.let_go(leaf)
         return None
 
     def decide(self, now: float) -> list[Start | Refusal]:
@@ -171,9 +119,9 @@ class Line:
         while node is not None:
             node.waiting -= 1
             if node.held_for == name:
-                self._let_go(node)
+                self._holds.let_go(node)
             node = node.parent
-        self._leave(leaf)
+        self._holds.leave(leaf)
         self._kept.rest(leaf, now)
         return True
 
@@ -251,12 +199,10 @@ class Line:
         """When to call ``decide`` next, unless something happens before; ``inf`` for never."""
         if self.root.is_ready:
             return -inf
-        while self._holds and self._holds[0][2].held_until != self._holds[0][0]:
-            heappop(self._holds)
         while self._deadlines and self._deadlines[0][1] not in self._waiting:
             heappop(self._deadlines)
-        due = [heap[0][0] for heap in (self._holds, self._deadlines) if heap]
-        return min([*due, self._leases.next_end()])
+        deadline = self._deadlines[0][0] if self._deadlines else inf
+        return min(deadline, self._holds.next_end(), self._leases.next_end())
 
     def idle_at(self) -> float:
         """From when on the whole tree is as good as new; ``inf`` while calls wait or run."""
@@ -273,7 +219,7 @@ class Line:
             leaf = leaf.ready[-1][2]
         waiting = self._waiting[leaf.places[0][1]]
         path = leaf.path()
-        call = waiting.call = _as_of_now(waiting.call, path)
+        call = waiting.call = as_of_now(waiting.call, path)
         start, unit = latest, latest_by = self.root.bucket.earliest(call.costs[0], now)
         held: Node | None = None
         until, held_by = start - HORIZON, unit
@@ -295,7 +241,7 @@ class Line:
             return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
         if held:
             waiting.delayed_by = held_by
-            self._hold(held, until, held_by, call.name)
+            self._holds.hold(held, until, held_by, call.name)
             return None
         self._start(waiting, path, start, unit, now)
         return Start(call.name, start, unit if start > now else waiting.delayed_by)
@@ -318,37 +264,9 @@ class Line:
         for node in path[:-1]:
             self._kept.lapse(node, now)
 
-    def _hold(self, node: Node, until: float, unit: str, name: str) -> None:
-        """Let nothing below a node start until then, since this call would be delayed by it."""
-        node.held_until, node.held_by, node.held_for = until, unit, name
-        if until < inf:
-            heappush(self._holds, (until, next(self._order), node))
-        self._leave(node)
-
-    def _let_go(self, node: Node) -> None:
-        """Hold a node no longer."""
-        node.held_until, node.held_for = -inf, ""
-        each: Node | None = node
-        while each is not None and each.turn is None and each.is_ready:
-            if each.parent:
-                each.enter(next(self._order))
-            each = each.parent
-
-    def _leave(self, node: Node) -> None:
-        """Take its turn from a node that is not ready, and from those above it likewise."""
-        each: Node | None = node
-        while each is not None and not each.is_ready:
-            each.leave()
-            each = each.parent
-
     def _sweep(self, now: float) -> None:
         """What time has brought about: ends of holds and leases, and what can be forgotten."""
-        for _ in range(MOST_AT_ONCE):
-            if not self._holds or self._holds[0][0] > now:
-                break
-            until, _, node = heappop(self._holds)
-            if node.held_until == until:
-                self._let_go(node)
+        self._holds.sweep(now, MOST_AT_ONCE)
         for lease in self._leases.ended(now, MOST_AT_ONCE):
             self._end(lease, now)
         self._kept.sweep(now, MOST_AT_ONCE)
@@ -366,7 +284,7 @@ class Line:
         """Go on with the calls that waited for its slots."""
         for node in lease.path if lease else ():
             if node.held_until == inf:
-                self._let_go(node)
+                self._holds.let_go(node)
         if lease:
             self._kept.rest(lease.path[-1], now)
 
@@ -374,7 +292,7 @@ class Line:
         """Look anew at what was held by levels that are no longer so."""
         for node in path:
             if -inf < node.held_until < inf:
-                self._let_go(node)
+                self._holds.let_go(node)
         self._kept.rest(path[-1], now)
 
     # The tree -------------------------------------------------------------------------------------
@@ -391,7 +309,7 @@ class Line:
     def _follow(self, node: Node, rules: Rules) -> None:
         if node.rules is not rules:
             node.follow(rules)
-            self._let_go(node)
+            self._holds.let_go(node)
 
     def _known(self, path: Sequence[str]) -> list[Node]:
         """The nodes of a path that are not forgotten."""
@@ -402,58 +320,6 @@ class Line:
                 break
             nodes.append(child)
         return nodes
-
-    def _refusal(
-        self, call: Call, known: Sequence[Node], deadline: float, now: float
-    ) -> OpenLimitError | None:
-        """Why a call cannot wait here; ``known`` are the nodes on its path that there are."""
-        # No strict=: naming it costs as much as the loops' whole work.
-        for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
-            for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
-                if cost > limit.amount:
-                    return CostExceedsLimit(limit.unit, cost, limit.amount)
-        if deadline < inf:
-            for node, costs in zip(known, call.costs, strict=False):
-                start, unit = node.bucket.earliest(costs, now)
-                if start > deadline:
-                    return WaitTooLong((start - now) / SECOND, unit)
-        return self._full(call, known)
-
-    def _full(self, call: Call, known: Sequence[Node]) -> LineFull | None:
-        """That there is no place for a call, of whose path these nodes exist."""
-        if len(self) >= MOST_IN_TREE:
-            return LineFull(_where(call, 0), MOST_IN_TREE)
-        if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
-            return LineFull(_where(call, 1), MOST_BELOW_CHILD)
-        depth, is_leaf = len(known) - 1, len(known) == len(call.rules)
-        if is_leaf and known[-1].waiting >= MOST_IN_LEAF:
-            return LineFull(_where(call, depth), MOST_IN_LEAF)
-        if not is_leaf and len(known[-1].children) >= MOST_CHILDREN:
-            return LineFull(_where(call, depth), MOST_CHILDREN)
-        return None
-
-
-def _as_of_now(call: Call, path: Sequence[Node]) -> Call:
-    """A call by the rules of now: the same cost in each unit, none in one that it was not asked
-    for."""
-    for node, told in zip(path, call.rules):  # noqa: B905 - as in _refusal
-        if node.rules is not told:
-            break
-    else:
-        return call
-    costs = [
-        [
-            next((c for old, c in zip(rules.limits, row, strict=True) if old.unit == unit), 0.0)
-            for unit in [limit.unit for limit in node.rules.limits]
-        ]
-        for node, rules, row in zip(path, call.rules, call.costs, strict=True)
-    ]
-    return call._replace(rules=[node.rules for node in path], costs=costs)
-
-
-def _where(call: Call, depth: int) -> str:
-    """The node at this depth of a call's path, for people."""
-    return "/".join(value or "''" for value in call.path[:depth]) or "the line"
 
 
 def _fill(path: Sequence[Node]) -> None:

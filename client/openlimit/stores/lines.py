@@ -7,8 +7,8 @@ brought it about, it learns there. All times are microseconds, on the lines' clo
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from openlimit.bucket.calls import Call, Refusal, Standing
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.line import Call, Refusal, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
 from openlimit.stores.protocol import REPEATABLE, AsyncStore

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.line import Line, Refusal, Start
+from openlimit.bucket.calls import Refusal, Start
+from openlimit.bucket.line import Line
 from openlimit.bucket.tree import Rules
 from openlimit.operations import new
 from openlimit.stores.closed import Closed

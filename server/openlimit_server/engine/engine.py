@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, cast
 
+from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import pause_of
-from openlimit.bucket.line import Call
 from openlimit.errors import LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import (
     Acquire,

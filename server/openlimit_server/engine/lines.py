@@ -9,12 +9,13 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
+from openlimit.bucket.calls import Refusal, Standing
 from openlimit.bucket.limit import SECOND
-from openlimit.bucket.line import Refusal, Standing
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.lines import (
     Answer,
@@ -72,6 +73,8 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._owed: dict[str, Release] = {}
+        self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
+        """What the next trip takes."""
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -90,11 +93,31 @@ class HeldLine:
         return bool(self._held or self._owed or self._timer or self._background)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
-        """The answers to operations. What is decided by the way goes to the callers held, also if
-        whoever waits for these answers is cancelled meanwhile."""
-        if not self._lines.shared:  # nothing comes between
-            return await self._decide(operations)
-        return await asyncio.shield(self._start(self._decide(operations)))
+        """The answers to operations; those of one moment share a trip. What is decided by the way
+        goes to the callers held. Cancelled, they are carried out all the same."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[list[Answer]] = loop.create_future()
+        self._queue.append((operations, answered))
+        if len(self._queue) == 1:
+            loop.call_soon(lambda: self._start(self._carry_out_all()))
+        return await answered
+
+    async def _carry_out_all(self) -> None:
+        queue, self._queue = self._queue, []
+        try:
+            answers = await self._decide([each for some, _ in queue for each in some])
+        except BaseException as error:
+            for _, answered in queue:
+                if not answered.done():
+                    answered.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        rest = iter(answers)
+        for operations, answered in queue:
+            own = [*islice(rest, len(operations))]
+            if not answered.done():
+                answered.set_result(own)
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)

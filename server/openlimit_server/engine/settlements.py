@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import Costs
-from openlimit.bucket.line import Call
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import Labels, Settle, new
 from openlimit.stores import lines

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from openlimit.bucket.calls import Call, Standing
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.line import Call, Standing
 from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued, Waiting
 from openlimit.operations import Grant
 from openlimit.stores.lines import Ask, Granted

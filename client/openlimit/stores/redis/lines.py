@@ -11,9 +11,9 @@ from math import inf
 from random import getrandbits
 from typing import Any, get_args
 
-from openlimit.bucket import line, tree
+from openlimit.bucket import calls, line, tree
+from openlimit.bucket.calls import Call, Refusal, Standing
 from openlimit.bucket.limit import SECOND, Costs, least_levels
-from openlimit.bucket.line import Call, Refusal, Standing
 from openlimit.bucket.tree import Rules
 from openlimit.errors import CostExceedsLimit, LineFull, WaitTooLong
 from openlimit.stores import lines
@@ -35,9 +35,9 @@ _IN_LINE, _FULL, _STANDING = range(8, 11)
 _CONSTANTS = {
     "horizon": line.HORIZON,
     "at_once": line.MOST_AT_ONCE,
-    "in_leaf": line.MOST_IN_LEAF,
-    "in_tree": line.MOST_IN_TREE,
-    "below_child": line.MOST_BELOW_CHILD,
+    "in_leaf": calls.MOST_IN_LEAF,
+    "in_tree": calls.MOST_IN_TREE,
+    "below_child": calls.MOST_BELOW_CHILD,
     "children": tree.MOST_CHILDREN,
     "repeats": lines.MOST_REPEATABLE,
     "over_kept": lines.OVER_KEPT,
