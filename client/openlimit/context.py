@@ -2,9 +2,11 @@
 inside ``with openlimit.labels(...)``."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from typing import Any, TypeVar
 
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Labels
@@ -13,26 +15,49 @@ MOST_LABELS = 16
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MOST_BYTES = 256
 _OWN = ("model", "key")  # labels that have fields of their own
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _inside: ContextVar[Labels] = ContextVar("openlimit_labels", default=())
 
 
-@contextmanager
-def labels(**labels: str) -> Iterator[None]:
+class labels:  # noqa: N801 - users write it as a function
     """Give these labels to all calls that are limited inside, in this task or thread.
 
     Tasks and threads inherit them that are started inside with a copy of the context, as asyncio
     starts tasks. Nested ones add to those outside; of a name given twice, the inner value holds. It
-    works as a decorator, too. Local limiters ignore labels.
+    works as a decorator of functions and coroutine functions, too. Local limiters ignore labels.
 
     At most 16 names, each ``[a-z][a-z0-9_]*`` and 64 characters at most, with values of 1 to 256
     bytes of UTF-8; anything else raises InvalidRequest.
     """
-    token = _inside.set(added(_inside.get(), labels))
-    try:
-        yield
-    finally:
-        _inside.reset(token)
+
+    def __init__(self, **labels: str) -> None:
+        self._labels = labels
+        self._tokens: list[Token[Labels]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_inside.set(added(_inside.get(), self._labels)))
+
+    def __exit__(self, *_: object) -> None:
+        _inside.reset(self._tokens.pop())
+
+    def __call__(self, function: _F) -> _F:
+        own = self._labels
+        if iscoroutinefunction(function):  # whose call returns before anything is limited
+
+            async def inside_task(*args: Any, **kwargs: Any) -> Any:
+                with labels(**own):
+                    return await function(*args, **kwargs)
+
+            return wraps(function)(inside_task)  # type: ignore[return-value]  # as it was given
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError("labels cannot hold for a generator: write with labels(...) in it")
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with labels(**own):
+                return function(*args, **kwargs)
+
+        return wraps(function)(inside)  # type: ignore[return-value]  # as it was given
 
 
 def labels_inside() -> Labels:

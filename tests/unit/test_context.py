@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -93,3 +93,30 @@ def test_what_is_no_label_is_refused(given: Any, field: str, reason: str) -> Non
         added((), given)
     assert refused.value.field == field
     assert not isinstance(given, Mapping) or openlimit.context.labels_inside() == ()
+
+
+async def test_they_decorate_coroutine_functions() -> None:
+    """They hold while the coroutine runs, not only while it is made, and in it alone."""
+
+    @labels(team="search")
+    async def child(run: str) -> object:
+        """Says whose calls are made in it."""
+        await asyncio.sleep(0)
+        with labels(run=run):
+            return labels_inside()
+
+    assert [*await asyncio.gather(child("1"), child(run="2"))] == [
+        (("run", "1"), ("team", "search")),
+        (("run", "2"), ("team", "search")),
+    ]
+    assert child.__doc__
+    assert labels_inside() == ()
+
+
+def test_they_decorate_no_generators() -> None:
+    """Whose body runs when nobody holds them any more: that is said where it is written."""
+    with pytest.raises(TypeError, match="generator"):
+
+        @labels(team="search")
+        def child() -> Iterator[object]:
+            yield labels_inside()
