@@ -165,6 +165,20 @@ async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.M
     assert not line._held
 
 
+async def test_a_caller_that_comes_late_stands_in_line_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One whose start was given back meanwhile is not told that it was cancelled."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second")])
+    assert isinstance(await line.wait("second", 0.001), Standing)
+    await line.carry_out([Release("tree", "first")])
+    await asyncio.sleep(0.1)
+    [granted] = await line.ask([ask("second")])
+    assert isinstance(granted, Granted)
+
+
 async def test_the_last_of_several_callers_gives_a_call_up() -> None:
     """A repeat of a call waits beside the first one; one of them gone, the other is answered."""
     line = held(Lines())

@@ -193,6 +193,8 @@ class MemoryLines:
         known = self._starts.get((bucket, call.name), now) if untold else None
         if known and known.asked_by not in ("", untold):
             return False
+        if known and (known.granted.lot, known.granted.number) == (lot, number):
+            known.until = now  # its caller can still come, and stands in line anew
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)
         return True

@@ -52,6 +52,9 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   if grant and grant.asked_by and grant.asked_by ~= untold then
     return {NO}
   end
+  if grant and grant.lot == lot and grant.number == number then
+    keep_grant(name, false)  -- its caller can still come, and stands in line anew
+  end
   local _, mark_cancelled = marks_of_lots()
   mark_cancelled(call.lots .. lot, number, start)
   free_slots(name, false)
