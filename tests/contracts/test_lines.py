@@ -208,6 +208,23 @@ async def test_a_lease_is_never_shortened(lines: AsyncLines, clock: FakeClock) -
     assert await started(lines) == ["n1"]
 
 
+async def test_a_call_that_runs_on_after_its_lease_needs_a_free_slot(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """With one it is counted again, ahead of those that wait; with none it has no slot any more."""
+    one = Rules((Limit.per("requests", 1000, 1),), slots=1)
+    await carry_out(lines, ask(call("n0", root=one)))
+    assert await started(lines) == ["n0"]
+    clock.now += LEASE
+    await carry_out(lines, ask(call("n1", root=one)), ask(call("n2", root=one)))
+    assert await started(lines) == ["n1"]
+    renew, release = Renew("{b}", call("n0", root=one), clock.now), Release("{b}", "n1")
+    assert await carry_out(lines, renew, release, renew) == [False, True, True]
+    assert await started(lines) == []
+    await carry_out(lines, Release("{b}", "n0"))
+    assert await started(lines) == ["n2"]
+
+
 async def test_a_release_is_for_good(lines: AsyncLines, clock: FakeClock) -> None:
     """Late repeats of what let a call in or held it there take no slot, until it is forgotten."""
     one = Rules((Limit.per("requests", 1000, 1),), slots=1)

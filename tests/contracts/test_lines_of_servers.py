@@ -19,6 +19,7 @@ from openlimit.stores.lines import (
     Granted,
     InLine,
     Release,
+    Renew,
     Settle,
     Turn,
     Where,
@@ -26,7 +27,7 @@ from openlimit.stores.lines import (
 from openlimit.stores.protocol import Acquire, Grants
 from openlimit.stores.redis.store import RedisBuckets
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.test_lines import ONE_A_SECOND, ask, call, carry_out, started, turn
+from tests.contracts.test_lines import LEASE, ONE_A_SECOND, ask, call, carry_out, started, turn
 from tests.contracts.test_redis import Served, redis, valkey
 from tests.support.clock import FakeClock
 from tests.support.line_scenes import Scene, some_time
@@ -236,6 +237,33 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(
     assert (await turn(lines)).again == SECOND - SECOND // 10
     clock.now += SECOND
     assert await started(lines) == ["n1"]
+
+
+async def test_a_clock_that_is_set_back_lengthens_no_lease(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """A slot is free again when its lease would have ended, though the clock lost an hour."""
+    one = Rules((Limit.per("requests", 1000, 1),), slots=1)
+    await carry_out(lines, ask(call("n0", root=one)), ask(call("n1", root=one)))
+    assert await started(lines) == ["n0"]
+    clock.advance(-3600)
+    assert await live(lines, clock, LEASE - STEP) == []
+    assert await live(lines, clock, 2 * STEP) == ["n1"]
+
+
+async def test_calls_that_renew_after_a_loss_have_their_slots_again(
+    lines: RedisBuckets, served: Served, clock: FakeClock
+) -> None:
+    """As many as there are slots for; the others run on without one."""
+    two = Rules((Limit.per("requests", 1000, 1),), slots=2)
+    await carry_out(lines, *(ask(call(f"n{i}", root=two)) for i in range(2)))
+    assert await started(lines) == ["n0", "n1"]
+    for server in served.servers:
+        server.client().flushall()
+    await carry_out(lines, ask(call("n2", root=two)))
+    assert await started(lines) == ["n2"]
+    renewals = [Renew("{b}", call(f"n{i}", root=two), clock.now) for i in range(2)]
+    assert await carry_out(lines, *renewals) == [True, False]
 
 
 async def test_scripts_that_were_flushed_are_loaded_again(

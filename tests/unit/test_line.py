@@ -8,7 +8,8 @@ from math import inf
 
 import pytest
 
-from openlimit.bucket.calls import CONCURRENT, MOST_BELOW_CHILD, MOST_IN_LEAF, MOST_IN_TREE
+from openlimit.bucket.bucket import Bucket
+from openlimit.bucket.calls import CONCURRENT, MOST_BELOW_CHILD, MOST_IN_LEAF, MOST_IN_TREE, Call
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.line import HORIZON, Line
 from openlimit.bucket.tree import MOST_CHILDREN, Rules
@@ -227,6 +228,18 @@ def test_a_leaf_is_full() -> None:
     assert isinstance(last.error, LineFull)
     assert last.error.most == MOST_IN_LEAF == MOST_BELOW_CHILD == 10_000
     assert world.ask(("b", "b"), ONE).error is None
+
+
+def test_calls_that_left_take_no_memory_for_the_rest_of_their_leases() -> None:
+    """What is kept follows the calls that have slots, not how long their leases are."""
+    rules = Rules((), 1.0, 5)
+    line = Line(rules, Bucket(()))
+    for i in range(1000):
+        call = Call(f"{i}", (), [rules], [()], 86_400e6)
+        assert line.ask(call, i, inf, i) is None
+        assert len(line.decide(i)) == 1
+        assert line.release(f"{i}", i)
+    assert len(line._leases._ends) < 200
 
 
 def test_one_child_takes_a_tenth_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
