@@ -39,8 +39,9 @@ class Acquisitions:
     def _find_target(self, model: str, key: str, labels: Labels) -> Target:
         """Where these calls are decided; raises UnknownModel."""
         policy = self._rules.first_that_covers(model, key, labels)
-        is_same_for_all = policy.bucket and not policy.tells_model
-        return self.target_of(policy, "" if is_same_for_all else model, key, policy.own(labels))
+        if policy.bucket and not policy.tells_model:
+            return self.target_of(policy, "", key, policy.own(labels))
+        return self._make_target(policy, model, key, policy.own(labels))
 
     def _make_target(self, policy: Policy, model: str, key: str, labels: Labels) -> Target:
         """Where calls are decided that this policy covers."""
