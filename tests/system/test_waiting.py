@@ -308,7 +308,7 @@ async def test_max_wait_counts_from_the_first_question_where_nothing_is_shared(
         async with (
             RemoteLimiter(gone.address) as holds,
             RemoteLimiter(f"127.0.0.1:{port}") as holds_too,
-            RemoteLimiter(address, timeout=2, max_wait=6) as limiter,
+            RemoteLimiter(address, max_wait=6) as limiter,
             holds.limit(model="slots-left", tokens=1),
         ):
             began = time.monotonic()
