@@ -8,8 +8,11 @@ from math import inf
 
 import pytest
 
+from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.tree import Rules
 from openlimit.errors import UnknownReservation
+from openlimit.stores.lines import Ask, Release, Turn
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Acquire, Repeat, Request
 from tests.contracts.once import START, OnceContract, once, settle, settle_all
@@ -44,6 +47,19 @@ def test_one_off_keys_leave_nothing_behind(store: MemoryStore, clock: FakeClock)
     for _ in range(most):
         ask(store, [acquire("the only one", (0, 0))])
     assert len(store) <= 1
+
+
+async def test_trees_that_came_once_leave_no_buckets(clock: FakeClock) -> None:
+    """Roots that nothing asks for any more are dropped while others are asked for."""
+    store = MemoryStore(clock)
+    rules = Rules((Limit.per("requests", 60, 60),), slots=1)
+    for i in range(2000):
+        clock.advance(0.01)
+        call = Call("n", (), [rules], [(1,)], 1.0)
+        asked = Ask(f"{i}", call, "me", inf, "lot", 0), Turn(f"{i}", "me"), Release(f"{i}", "n")
+        await store.lines.adecide(asked)
+    assert len(store) < 400
+    assert len(store.lines) < 400
 
 
 def test_a_burst_of_keys_is_dropped_by_calls_on_another(

@@ -230,6 +230,23 @@ def test_a_leaf_is_full() -> None:
     assert world.ask(("b", "b"), ONE).error is None
 
 
+def test_what_is_no_longer_due_takes_no_memory_behind_what_is() -> None:
+    """Deadlines of calls that have started, and holds that were corrected, are forgotten while an
+    older call still waits."""
+    root, slow = Rules((Limit.per("requests", 6e6, 60),)), Rules((Limit.per("requests", 1, 3600),))
+    line = Line(root, Bucket(root.limits))
+    for name in ("first", "waits"):
+        assert line.ask(Call(name, ("slow",), [root, slow], [(1,), (1,)]), 0, 7200e6, 0) is None
+    assert len(line.decide(0)) == 1
+    for i in range(1, 1001):
+        call = Call(f"{i}", ("quick",), [root, Rules(())], [(1,), ()])
+        assert line.ask(call, i * 1e4, 86_400e6, i * 1e4) is None
+        line.settle(Call("first", ("slow",), [root, slow], [(1,), (1,)]), [(1,), (1,)], i * 1e4)
+        assert len(line.decide(i * 1e4)) == 1
+    assert len(line._deadlines) < 200
+    assert len(line._holds._until) < 200
+
+
 def test_calls_that_left_take_no_memory_for_the_rest_of_their_leases() -> None:
     """What is kept follows the calls that have slots, not how long their leases are."""
     rules = Rules((), 1.0, 5)

@@ -1,10 +1,12 @@
 """What holds nodes of a tree: nothing below them starts meanwhile. Pure."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 
 from openlimit.bucket.tree import Node
+
+_SPARE = 64
 
 
 class Holds:
@@ -12,6 +14,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._until: list[tuple[float, int, Node]] = []  # a heap; some are held no longer
+        self._most = _SPARE
         self._order = count()
 
     def hold(self, node: Node, until: float, unit: str, name: str) -> None:
@@ -19,6 +22,11 @@ class Holds:
         node.held_until, node.held_by, node.held_for = until, unit, name
         if until < inf:
             heappush(self._until, (until, next(self._order), node))
+            if len(self._until) > self._most:  # most are held no longer, or have been anew
+                held = {each[2]: each for each in self._until if each[2].held_until == each[0]}
+                self._until = [*held.values()]
+                heapify(self._until)
+                self._most = 2 * len(self._until) + _SPARE
         self.leave(node)
 
     def let_go(self, node: Node) -> None:

@@ -10,7 +10,7 @@ Pure: times are microseconds, and arguments; ``now`` never runs backwards. Nothi
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 
 from openlimit.bucket import calls
@@ -27,6 +27,7 @@ HORIZON = 100_000
 """Microseconds: how long before its start a call is told of it at most."""
 MOST_AT_ONCE = 100
 """Outcomes of one call of ``decide``, and nodes, leases and holds that it looks after."""
+_SPARE_DEADLINES = 64  # of calls that wait no longer
 LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
 
 
@@ -88,6 +89,9 @@ class Line:
             above = above.parent
         if deadline < inf:
             heappush(self._deadlines, (deadline, call.name))
+            if len(self._deadlines) > 2 * len(self._waiting) + _SPARE_DEADLINES:
+                self._deadlines = [(w.deadline, name) for name, w in self._waiting.items()]
+                heapify(self._deadlines)
         if leaf.places[0] == place:
             self._holds.let_go(leaf)
         return None

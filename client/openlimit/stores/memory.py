@@ -137,11 +137,14 @@ class MemoryStore:
 
     def _bucket(self, name: str, limits: Limits) -> Bucket:
         """The root of a tree, which is looked at a while later, as all buckets are."""
+        now = self._clock()
+        if self._idle and self._idle[0][0] <= now:
+            self._drop_idle(now)
         part = self._parts[hash(name) % _PARTS]
         bucket = part.get(name)
         if bucket is None:
             bucket = part[name] = Bucket(limits)
-            heappush(self._idle, (self._clock() + self._LINGER, name))
+            heappush(self._idle, (now + self._LINGER, name))
         elif bucket.limits is not limits:
             bucket.relimit(limits)
         return bucket
