@@ -147,7 +147,7 @@ class Granted(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """What is known of a line by now."""
+    """The answer to Turn: the state of a line now."""
 
     now: float
     outcomes: Sequence[Granted | Refusal]

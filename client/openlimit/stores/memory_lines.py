@@ -39,7 +39,7 @@ from openlimit.stores.remembered import Remembered
 
 
 class _Start:
-    """What was granted, for repeats."""
+    """A grant that is remembered for repeats."""
 
     __slots__ = ("asked_by", "granted", "until")
 
@@ -75,8 +75,8 @@ class _Tree:
 class MemoryLines:
     """The lines of one process.
 
-    ``bucket`` finds the bucket of a name, or makes it; ``closed`` knows what was settled. What was
-    granted is remembered for repeats, to ``at_most`` calls; more are forgotten early.
+    ``bucket`` finds the bucket of a name, or makes it. ``closed`` marks settled reservations. The
+    grants of ``at_most`` calls are remembered for repeats; the oldest are forgotten first.
     """
 
     shared = False
