@@ -97,7 +97,7 @@ class Line:
         return None
 
     def decide(self, now: float) -> list[Start | Refusal]:
-        """Decide what is due: at most ``MOST_AT_ONCE`` outcomes; after so many, ask again at once."""
+        """Decide what is due: at most ``MOST_AT_ONCE`` outcomes. After so many, ask again."""
         self._sweep(now)
         outcomes: list[Start | Refusal] = []
         while self.root.is_ready and len(outcomes) < MOST_AT_ONCE:
