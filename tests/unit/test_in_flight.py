@@ -30,7 +30,9 @@ class Asked:
         numbers = []
         for _ in range(calls):
             queue: SimpleQueue[object] = SimpleQueue()
-            numbers.append(self.in_flight.add(a_call("m", {"requests": 1, "tokens": 1}), WAITERS, queue))
+            numbers.append(
+                self.in_flight.add(a_call("m", {"requests": 1, "tokens": 1}), WAITERS, queue)
+            )
             self.queues[numbers[-1]] = queue
         return numbers
 
