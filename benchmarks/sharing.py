@@ -1,8 +1,8 @@
 """The cost of a line and its use, over the stream: one limit that many share.
 
 Nobody waits: acquisitions a second under policies with and without a line, measured by turns.
-10,000 wait: starts for each second of the server's processor, with the questions for them, at a limit
-that their process does not use up.
+10,000 wait: starts for each second of the server's processor, with the questions for them, at a
+limit that their process does not use up.
 Interactive: its calls come at a tenth of the limit, beside 10,000 batch calls that wait.
 """
 
