@@ -149,7 +149,8 @@ async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_al
     await asyncio.sleep(0.01)
     gone.cancel()
     assert isinstance(await waiting, Granted)
-    await asyncio.wait(line._background, timeout=5)
+    if line._background:
+        await asyncio.wait(line._background, timeout=5)
 
 
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
