@@ -1,6 +1,6 @@
 """Lines: what both stores promise."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import inf
 
@@ -42,6 +42,7 @@ from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines_differential import memory_lines
 from tests.contracts.test_redis import Served, cluster, redis
 from tests.support.clock import FakeClock
+from tests.support.line_scenes import columns_of
 
 ONE_A_SECOND = Rules((Limit.per("requests", 10, 10, 1),))
 NO_LIMITS = Rules(())
@@ -306,15 +307,17 @@ async def test_a_call_is_settled_once(lines: AsyncLines, clock: FakeClock) -> No
     await carry_out(lines, ask(one), ask(two))
     [granted] = (await turn(lines)).outcomes
     assert isinstance(granted, Granted)
-    settle = Settle("{b}", one, "lot", 0, granted.start, [[50], []])
-    not_yet = settle._replace(start=clock.now + 1)
-    answers = await carry_out(lines, not_yet, settle, settle)
-    assert isinstance(answers[0], InvalidRequest)
-    assert answers[1:] == [True, False]
+    settle = Settle("{b}", columns_of([one]), "lot", [0], [granted.start], [[[50]], [[]]])
+    not_yet = settle._replace(starts=[clock.now + 1])
+    [early, *answers] = await carry_out(lines, not_yet, settle, settle)
+    assert isinstance(early, Mapping)
+    assert isinstance(early[0], InvalidRequest)
+    assert answers == [{}, {0: False}]
     assert await started(lines) == ["n1"], "what was given back is there for others"
     clock.now += SETTLED_WITHIN
-    [late] = await carry_out(lines, settle._replace(number=5))
-    assert isinstance(late, UnknownReservation)
+    [late] = await carry_out(lines, settle._replace(numbers=[5]))
+    assert isinstance(late, Mapping)
+    assert isinstance(late[0], UnknownReservation)
 
 
 async def test_feedback_moves_what_waits(lines: AsyncLines, clock: FakeClock) -> None:

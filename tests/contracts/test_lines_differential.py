@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from random import Random
 from typing import Any, get_args
@@ -53,6 +53,8 @@ def comparable(answer: Answer) -> Any:
                 for each in answer.outcomes
             ]
             return answer.now, outcomes, answer.again
+        case Mapping():
+            return {position: comparable(each) for position, each in answer.items()}
     return answer
 
 

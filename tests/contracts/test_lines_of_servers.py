@@ -30,7 +30,7 @@ from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines import LEASE, ONE_A_SECOND, ask, call, carry_out, started, turn
 from tests.contracts.test_redis import Served, redis, valkey
 from tests.support.clock import FakeClock
-from tests.support.line_scenes import Scene, some_time
+from tests.support.line_scenes import Scene, columns_of, some_time
 from tests.support.redis_process import REDIS, VALKEY, serving_redis
 
 PLENTY = Rules((Limit.per("requests", 1000, 1),))
@@ -299,10 +299,10 @@ async def test_marks_are_those_of_plain_buckets(lines: RedisBuckets, clock: Fake
     [coming] = (await turn(lines)).outcomes
     assert isinstance(coming, Granted)
     cancel = Cancel("{b}", call("n1"), "lot", 1, coming.start)
-    settle = Settle("{b}", call("n1"), "lot", 1, coming.start, [[1], []])
+    settle = Settle("{b}", columns_of([call("n1")]), "lot", [1], [coming.start], [[[1]], [[]]])
     assert await carry_out(lines, cancel) == [True]
     clock.now += SECOND
-    assert await carry_out(lines, settle) == [False]
+    assert await carry_out(lines, settle) == [{0: False}]
 
 
 async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
@@ -314,7 +314,8 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
         await carry_out(lines, *asks)
         [granted] = (await turn(lines, "s0")).outcomes
         assert isinstance(granted, Granted)
-        await carry_out(lines, Settle("{b}", asks[0].call, "lot", 0, granted.start, [[1], []]))
+        one = columns_of([asks[0].call])
+        await carry_out(lines, Settle("{b}", one, "lot", [0], [granted.start], [[[1]], [[]]]))
         keys = [*client.scan_iter()]
         assert len(keys) > 10
         for key in keys:

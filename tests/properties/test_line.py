@@ -10,7 +10,7 @@ from itertools import combinations
 from math import ceil, inf
 from typing import NamedTuple
 
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from openlimit.bucket.limit import SECOND, Limit
@@ -119,8 +119,9 @@ def scenes(
     )
 
 
-def play(scene: Scene, slow: bool = False) -> World:
-    """Let it all happen, and the world come to rest."""
+def play(scene: Scene, slow: bool = False, runs: str = "") -> World:
+    """Let it all happen, and the world come to rest. Calls may come in runs, ``at once`` or else
+    ``one by one``."""
     shift = 0
     # What is the same object is the same rules.
     tree = cache(scene.tree)
@@ -131,6 +132,11 @@ def play(scene: Scene, slow: bool = False) -> World:
         if isinstance(each, Ask):
             leaf = tuple("xyz"[each.leaf // 3**level % 3] for level in range(scene.depth))
             costs = dict(zip(UNITS, each.costs, strict=True))
+            if runs:
+                others = dict(zip(UNITS, reversed(each.costs), strict=True))
+                run = [costs, others, costs][: 1 + each.leaf % 3]
+                world.ask_run(runs == "at once", leaf, run, each.runs, each.lease, each.used)
+                return
             world.ask(
                 leaf,
                 costs,
@@ -169,6 +175,15 @@ def test_as_the_slow_line(scene: Scene) -> None:
     fast, slow = play(scene), play(scene, slow=True)
     assert [fate(asked) for asked in fast.calls] == [fate(asked) for asked in slow.calls]
     assert [a.call.name for a in fast.started] == [a.call.name for a in slow.started]
+
+
+@given(scenes(bucket_limits(), gaps=[0, 1, 2000, 50_000, 300_000]))
+def test_a_run_at_once_is_as_one_by_one(scene: Scene) -> None:
+    """To start a run at once, where that is possible, changes nothing for any call after it."""
+    at_once, by_one = play(scene, runs="at once"), play(scene, runs="one by one")
+    assert [fate(asked) for asked in at_once.calls] == [fate(asked) for asked in by_one.calls]
+    assert [a.call.name for a in at_once.started] == [a.call.name for a in by_one.started]
+    event(f"{at_once.started_at_once > 0} that some have started at once")
 
 
 def paths_of(world: World) -> dict[Path, list[Asked]]:

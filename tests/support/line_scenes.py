@@ -5,12 +5,13 @@ from math import inf
 from random import Random
 from typing import Any
 
-from openlimit.bucket.calls import Call
+from openlimit.bucket.calls import Call, Calls
 from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.bucket.tree import Rules
 from openlimit.stores.lines import (
     Answer,
     Ask,
+    AskAtOnce,
     Cancel,
     GiveUp,
     Granted,
@@ -21,6 +22,7 @@ from openlimit.stores.lines import (
     Release,
     Renew,
     Settle,
+    Started,
     Turn,
     Turned,
     Where,
@@ -75,7 +77,7 @@ class Scene:
         if changing:  # first, since a call of the script has one set of the root's rules
             self._rules[0].reverse()
         for _ in range(random.choice([0, 1, 3, 10])):
-            yield self._ask(now)
+            yield self._ask_at_once(now) if random.random() < 0.5 else self._ask(now)
         kinds = [self._again, self._give_up, self._cancel, self._settle, self._release]
         kinds += [self._renew, self._where, self._feedback, self._settle, self._release]
         for _ in range(random.randrange(8)):
@@ -91,13 +93,18 @@ class Scene:
         match operation, answer:
             case Ask(), InLine(first):
                 self._asked.setdefault(operation.call.name, operation._replace(first=first))
+            case AskAtOnce(_, calls), Started(start):
+                for i, name in enumerate(calls.names):
+                    lot, number = operation.lot, operation.number + i
+                    ask = Ask(self._bucket, calls.one(i), SERVERS[0], inf, lot, number)
+                    self._granted[name] = ask, Granted(name, start, "", lot, number)
             case Turn(), Turned():
                 for outcome in answer.outcomes:
-                    ask = self._asked.pop(outcome.name, None)
-                    if ask and isinstance(outcome, Granted):
-                        self._granted[outcome.name] = ask, outcome
+                    known = self._asked.pop(outcome.name, None)
+                    if known and isinstance(outcome, Granted):
+                        self._granted[outcome.name] = known, outcome
 
-    def _ask(self, now: float) -> Ask:
+    def _call(self) -> Call:
         random = self._random
         self._number += 1
         path = tuple(
@@ -106,12 +113,31 @@ class Scene:
         )
         rules = [random.choice(each) for each in self._rules]
         rules[0] = self._rules[0][0]
+        lease = random.choice([3, 30]) * SECOND
+        return Call(f"n{self._number}", path, rules, self._some_costs(rules), lease)
+
+    def _some_costs(self, rules: Sequence[Rules]) -> Sequence[Costs]:
+        random = self._random
         cost = {
             "requests": random.choice([1, 1, 1, 0, 3]),
             "tokens": random.choice([0, 10, 300 * random.random(), 5000]),
         }
-        lease = random.choice([3, 30]) * SECOND
-        call = Call(f"n{self._number}", path, rules, _costs(rules, cost), lease)
+        return _costs(rules, cost)
+
+    def _ask_at_once(self, now: float) -> AskAtOnce:
+        random, call, number = self._random, self._call(), self._number
+        calls, known = [call], [ask.call.name for ask, _ in self._granted.values()]
+        for _ in range(random.choice([0, 1, 5])):
+            self._number += 1
+            costs = self._some_costs(call.rules)
+            calls.append(call._replace(name=f"n{self._number}", costs=costs))
+        if known and random.random() < 0.1:  # some of a run that is repeated
+            calls[-1] = calls[-1]._replace(name=self._any(known))
+        kept = random.choice([0, SECOND, 60 * SECOND])
+        return AskAtOnce(self._bucket, columns_of(calls), self._bucket, number, kept)
+
+    def _ask(self, now: float) -> Ask:
+        random, call = self._random, self._call()
         max_wait = random.choice([inf, inf, 0, SECOND, 10 * SECOND])
         first = random.choice([None, None, None, now - random.randrange(SECOND)])
         kept = random.choice([0, SECOND, 60 * SECOND])
@@ -143,12 +169,24 @@ class Scene:
         return Cancel(self._bucket, call, granted.lot, granted.number, granted.start, untold)
 
     def _settle(self, now: float) -> Operation | None:
+        random = self._random
         if not (known := self._any([*self._granted.values()])):
             return None
-        ask, granted = known
-        call, times = self._now(ask.call), self._random.choice([0, 0.1, 1, 3])
-        actual = [[cost * times for cost in row] for row in call.costs]
-        return Settle(self._bucket, call, granted.lot, granted.number, granted.start, actual)
+        ask, _ = known
+        like = [  # what can be settled together
+            (each.call, granted)
+            for each, granted in [*self._granted.values()][-30:]
+            if (each.call.path, each.call.rules) == (ask.call.path, ask.call.rules)
+        ]
+        some = random.sample(like, random.randint(1, len(like)))
+        calls = columns_of([self._now(call) for call, _ in some])
+        numbers, starts = [each.number for _, each in some], [each.start for _, each in some]
+        times = [random.choice([0, 0.1, 1, 3]) for _ in some]
+        actual = [
+            [[cost * by for cost in row] for row, by in zip(rows, times, strict=True)]
+            for rows in calls.costs
+        ]
+        return Settle(self._bucket, calls, self._bucket, numbers, starts, actual)
 
     def _release(self, now: float) -> Operation | None:
         known = self._any([*self._granted.values()])
@@ -168,6 +206,13 @@ class Scene:
             return Penalize(self._bucket, rules, random.choice([0, 0, SECOND // 3, 2 * SECOND]))
         remaining = [random.choice([inf, 0, limit.capacity / 2]) for limit in rules.limits]
         return Observe(self._bucket, rules, remaining)
+
+
+def columns_of(calls: Sequence[Call]) -> Calls:
+    """These calls of one path."""
+    _, path, rules, _, lease = calls[0]
+    costs = [*zip(*[call.costs for call in calls], strict=True)]
+    return Calls([call.name for call in calls], path, rules, costs, lease)
 
 
 def _costs(rules: Sequence[Rules], cost: dict[str, float]) -> list[Costs]:

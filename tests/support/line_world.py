@@ -13,11 +13,12 @@ from math import inf
 from typing import Protocol
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.calls import Call, Refusal, Start
+from openlimit.bucket.calls import Call, Calls, Refusal, Start
 from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit.bucket.line import Line
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
+from tests.support.line_scenes import columns_of
 
 Path = tuple[str, ...]
 ByUnit = Mapping[str, float]
@@ -33,7 +34,7 @@ class AnyLine(Protocol):
     def decide(self, now: float) -> list[Start | Refusal]: ...
     def give_up(self, name: str, now: float) -> bool: ...
     def cancel(self, call: Call, start: float, now: float) -> None: ...
-    def settle(self, call: Call, actual: Sequence[Costs], now: float) -> None: ...
+    def settle(self, started: Calls, actual: Sequence[Sequence[Costs]], now: float) -> None: ...
     def release(self, name: str, now: float) -> bool: ...
     def penalize(self, until: float, now: float) -> None: ...
     def next_at(self) -> float: ...
@@ -95,6 +96,7 @@ class World:
     """All that changed what waits: ``asks``, ``leaves`` and ``starts``."""
     reductions: list[tuple[float, Asked]] = field(default_factory=list)
     """When what was settled for less."""
+    started_at_once: int = 0
 
     def __post_init__(self) -> None:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
@@ -121,6 +123,49 @@ class World:
     ) -> Asked:
         """Ask for a start now. The call ends ``runs`` microseconds after it, and says then what it
         ``used``; one that ``cancels`` does so half way to a start that it was told ahead."""
+        asked = self._new(path, costs, max_wait, runs, lease, used, cancels, on_start)
+        if error := self.line.ask(asked.call, self.now, asked.deadline, self.now):
+            self._refused(asked, error)
+        return asked
+
+    def ask_run(
+        self,
+        at_once: bool,
+        path: Path,
+        costs: Sequence[ByUnit],
+        runs: float | None,
+        lease: float,
+        used: float | None,
+    ) -> None:
+        """Ask for a run, ``at_once`` if that is possible, and take what is decided."""
+        run = []
+        for each in costs:
+            by_unit = None if used is None else {u: used * cost for u, cost in each.items()}
+            run.append(self._new(path, each, inf, runs, lease, by_unit))
+        calls = [asked.call for asked in run]
+        line = self.line
+        assert isinstance(line, Line)
+        if at_once and line.start_at_once(columns_of(calls), self.now):
+            self.started_at_once += len(run)
+            for asked in run:
+                self._starts(asked, Start(asked.call.name, self.now, ""))
+        else:
+            for asked in run:
+                if error := line.ask(asked.call, self.now, inf, self.now):
+                    self._refused(asked, error)
+        self.decide()
+
+    def _new(
+        self,
+        path: Sequence[str] | str,
+        costs: ByUnit,
+        max_wait: float,
+        runs: float | None,
+        lease: float,
+        used: ByUnit | None,
+        cancels: bool = False,
+        on_start: Callable[[Asked], object] | None = None,
+    ) -> Asked:
         path = (path,) if isinstance(path, str) else tuple(path)
         rules = [self.tree(path[:depth]) for depth in range(len(path) + 1)]
         slotted = any(each.slots < inf for each in rules)
@@ -130,8 +175,6 @@ class World:
         self.calls.append(asked)
         self._waiting[name] = asked
         self.log.append(("asks", asked))
-        if error := self.line.ask(call, self.now, asked.deadline, self.now):
-            self._refused(asked, error)
         return asked
 
     def give_up(self, asked: Asked) -> None:
@@ -243,7 +286,9 @@ class World:
         if asked.used is not None:
             self.reductions.append((self.now, asked))
             call = self.as_of_now(asked)
-            self.line.settle(call, rows(call.rules, asked.used), self.now)
+            self.line.settle(
+                columns_of([call]), [[row] for row in rows(call.rules, asked.used)], self.now
+            )
         self.line.release(asked.call.name, self.now)
 
 

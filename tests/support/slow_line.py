@@ -9,7 +9,7 @@ and weights are powers of two.
 from collections.abc import Iterator, Sequence
 from math import ceil, inf
 
-from openlimit.bucket.calls import Call, Refusal, Start
+from openlimit.bucket.calls import Call, Calls, Refusal, Start
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.line import HORIZON
 from openlimit.bucket.tree import Rules
@@ -197,8 +197,12 @@ class SlowLine:
                 node.running -= 1
         self.look()
 
-    def settle(self, call: Call, actual: Sequence[Costs], now: float) -> None:
+    def settle(self, started: Calls, actual: Sequence[Sequence[Costs]], now: float) -> None:
         self.now = now
+        for i in range(len(started.names)):
+            self._settle(started.one(i), [rows[i] for rows in actual], now)
+
+    def _settle(self, call: Call, actual: Sequence[Costs], now: float) -> None:
         waits = self.started[call.name]
         path = self.follow(waits, call)
         for node, costs, used in zip(path, call.costs, actual, strict=True):

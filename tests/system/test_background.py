@@ -25,7 +25,6 @@ from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
 from openlimit_server.config.settings import Settings
 from openlimit_server.engine.lines import HeldLine
-from tests.support.asking import eventually
 from tests.support.calls import a_call
 
 
@@ -145,18 +144,6 @@ async def test_a_look_at_a_line_that_fails(caplog: pytest.LogCaptureFixture) -> 
     assert not lines.broken
     assert isinstance(granted, Granted)
     assert len(faults(caplog)) == 1
-
-
-async def test_a_release_that_fails() -> None:
-    """It is sent again with the next operations."""
-    lines = Breaking()
-    line = HeldLine(lines, "tree", "server")
-    await line.ask([asking("first"), asking("second")])
-    lines.broken = 3
-    with pytest.raises(TypeError):
-        await line.release(["first"])
-    await eventually(lambda: not line._owed)
-    assert isinstance(await line.wait(line.attend("second"), 5), Granted)
 
 
 async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

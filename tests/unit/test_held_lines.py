@@ -237,19 +237,6 @@ async def test_a_drain_lets_callers_go() -> None:
     assert isinstance(await waiting, Standing)
 
 
-async def test_releases_are_carried_out_once_the_store_is_back() -> None:
-    """A release that an outage has swallowed frees its slot when the outage is over."""
-    store = Lines()
-    line = held(store)
-    await line.ask([ask("first"), ask("second")])
-    store.away = True
-    await line.release(["first"])
-    waiting = asyncio.create_task(line.wait(line.attend("second"), 5))
-    await asyncio.sleep(0.01)
-    store.away = False
-    assert isinstance(await waiting, Granted)
-
-
 async def test_calls_that_an_outage_refused_are_given_up_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

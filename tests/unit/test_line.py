@@ -9,7 +9,14 @@ from math import inf
 import pytest
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.calls import CONCURRENT, MOST_BELOW_CHILD, MOST_IN_LEAF, MOST_IN_TREE, Call
+from openlimit.bucket.calls import (
+    CONCURRENT,
+    MOST_BELOW_CHILD,
+    MOST_IN_LEAF,
+    MOST_IN_TREE,
+    Call,
+    Calls,
+)
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.line import HORIZON, Line
 from openlimit.bucket.tree import MOST_CHILDREN, Rules
@@ -241,7 +248,8 @@ def test_what_is_no_longer_due_takes_no_memory_behind_what_is() -> None:
     for i in range(1, 1001):
         call = Call(f"{i}", ("quick",), [root, Rules(())], [(1,), ()])
         assert line.ask(call, i * 1e4, 86_400e6, i * 1e4) is None
-        line.settle(Call("first", ("slow",), [root, slow], [(1,), (1,)]), [(1,), (1,)], i * 1e4)
+        first = Calls(["first"], ("slow",), [root, slow], [[(1,)], [(1,)]])
+        line.settle(first, first.costs, i * 1e4)
         assert len(line.decide(i * 1e4)) == 1
     assert len(line._deadlines) < 200
     assert len(line._holds._until) < 200

@@ -96,19 +96,30 @@ class Bucket:
 
         It is what as many calls of ``acquire`` come to, in a fraction of the time.
         """
-        if self.at > now or self.paused > now or not costs:
+        levels = self.levels_with(costs, now)
+        if levels is None:
             return False
+        self.pour_all(levels, now)
+        return True
+
+    def levels_with(self, costs: Sequence[Costs], now: float) -> Levels | None:
+        """The levels once several costs are charged, if all may start right now."""
+        if self.at > now or self.paused > now or not costs:
+            return None
         elapsed, levels = now - self.at, []
         for limit, before, column in zip(
             self.limits, self.levels, zip(*costs, strict=True), strict=True
         ):
             level = max(0.0, before - elapsed * limit.rate) + sum(column)
             if level > limit.capacity or max(column) > limit.amount:
-                return False
+                return None
             levels.append(level)
-        self.at, self.levels, self.limited_by = now, tuple(levels), ""
+        return tuple(levels)
+
+    def pour_all(self, levels: Levels, now: float) -> None:
+        """Charge what ``levels_with`` was asked for."""
+        self.at, self.levels, self.limited_by = now, levels, ""
         self._queue = None  # whatever was has started
-        return True
 
     def earliest(self, costs: Costs, now: float) -> tuple[float, str]:
         """When these could start, and the unit that sets that, empty for none: one cost a limit,

@@ -31,6 +31,35 @@ class Call(NamedTuple):
     """Microseconds from its start for which it has its slots; 0: none of its nodes has slots."""
 
 
+class Calls(NamedTuple):
+    """Calls of one path, as columns: there is no object for each."""
+
+    names: Sequence[str]
+    path: Sequence[str]
+    """Of all of them, as of ``Call``; so are rules and lease."""
+    rules: Sequence[Rules]
+    costs: Sequence[Sequence[Costs]]
+    """In each node of the path: those of each call."""
+    lease: float = 0.0
+
+    def one(self, position: int) -> Call:
+        """One by itself."""
+        costs = [column[position] for column in self.costs]
+        return Call(self.names[position], self.path, self.rules, costs, self.lease)
+
+    def only(self, positions: Sequence[int]) -> "Calls":
+        """Those at these positions."""
+        names = [self.names[i] for i in positions]
+        return self._replace(names=names, costs=rows_at(positions, self.costs))
+
+
+def rows_at(
+    positions: Sequence[int], costs: Sequence[Sequence[Costs]]
+) -> Sequence[Sequence[Costs]]:
+    """In each node, the costs of the calls at these positions."""
+    return [[column[i] for i in positions] for column in costs]
+
+
 class Start(NamedTuple):
     """What a call is granted."""
 
@@ -75,11 +104,11 @@ def refusal(
             start, unit = node.bucket.earliest(costs, now)
             if start > deadline:
                 return WaitTooLong((start - now) / SECOND, unit)
-    return _full(call, known)
+    return full(call, known)
 
 
-def _full(call: Call, known: Sequence[Node]) -> LineFull | None:
-    """That there is no place for a call, of whose path these nodes exist."""
+def full(call: Call | Calls, known: Sequence[Node]) -> LineFull | None:
+    """That there is no place for one more call, of whose path these nodes exist."""
     if known[0].waiting >= MOST_IN_TREE:
         return LineFull(_where(call, 0), MOST_IN_TREE)
     if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
@@ -92,7 +121,7 @@ def _full(call: Call, known: Sequence[Node]) -> LineFull | None:
     return None
 
 
-def _where(call: Call, depth: int) -> str:
+def _where(call: Call | Calls, depth: int) -> str:
     """The node at this depth of a call's path, for people."""
     return "/".join(value or "''" for value in call.path[:depth]) or "the line"
 

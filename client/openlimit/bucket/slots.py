@@ -35,6 +35,10 @@ class Leases:
         """How many calls have slots."""
         return len(self._leases)
 
+    def has_any(self, names: Sequence[str]) -> bool:
+        """Whether one of these calls has slots."""
+        return not self._leases.keys().isdisjoint(names)
+
     def take(self, name: str, lease: Lease) -> None:
         """A slot in each node; the caller has seen that all have one."""
         self._leases[name] = lease

@@ -168,11 +168,14 @@ class Node:
 
     def enter(self, turn: int) -> None:
         """Take its place among the ready ones of its parent, behind those that have been there."""
-        parent = self.parent
-        assert parent is not None
         if self.turn is None:
-            self.finish = max(self.finish, parent.clock)
+            self.catch_up()
             self._place(turn)
+
+    def catch_up(self) -> None:
+        """Begin to take turns: what it did not use before is lost."""
+        if self.parent is not None:
+            self.finish = max(self.finish, self.parent.clock)
 
     def _place(self, turn: int) -> None:
         assert self.parent is not None
@@ -198,6 +201,10 @@ class Node:
     def pour(self, costs: Costs, size: float, start: float, limited_by: str) -> None:
         """Charge a call, and its turn among its siblings; ``size`` is the call's at the parent."""
         self.bucket.pour(costs, start, limited_by)
+        self.take_turn(size)
+
+    def take_turn(self, size: float) -> None:
+        """Charge the turn of a call of this size at the parent."""
         if (parent := self.parent) is not None:
             service = size * self.use
             parent.clock = max(self.finish, parent.clock + service / parent.weights)

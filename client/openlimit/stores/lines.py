@@ -7,11 +7,11 @@ brought it about, it learns there. All times are microseconds, on the lines' clo
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from openlimit.bucket.calls import Call, Refusal, Standing
+from openlimit.bucket.calls import Call, Calls, Refusal, Standing, rows_at
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
-from openlimit.stores.protocol import REPEATABLE, AsyncStore
+from openlimit.stores.protocol import REPEATABLE, AsyncStore, Unsettled
 
 
 class Ask(NamedTuple):
@@ -32,6 +32,23 @@ class Ask(NamedTuple):
     """When it was asked first, as InLine said; None for now."""
     kept: float = REPEATABLE
     """From its start, for how long a repeat is answered by what was granted."""
+
+
+class AskAtOnce(NamedTuple):
+    """Starts new calls right now, if nothing waits in the tree and there is room for all of them;
+    else nothing is done, so that they are to be asked for one by one."""
+
+    bucket: str
+    calls: Calls
+    lot: str
+    number: int
+    """Of the first call; the next one's is one more."""
+    kept: float = REPEATABLE
+    """As in ``Ask``."""
+
+    def granted(self, position: int, start: float) -> "Granted":
+        """What a call is granted by that."""
+        return Granted(self.calls.names[position], start, "", self.lot, self.number + position)
 
 
 class GiveUp(NamedTuple):
@@ -56,15 +73,24 @@ class Cancel(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """Replaces what a started call has reserved by what it has cost."""
+    """Replaces what started calls have reserved by what they have cost, and frees their slots."""
 
     bucket: str
-    call: Call
+    calls: Calls
     lot: str
-    number: int
-    start: float
-    actual: Sequence[Costs]
-    """In each node of its path."""
+    numbers: Sequence[int]
+    starts: Sequence[float]
+    actual: Sequence[Sequence[Costs]]
+    """In each node of their path: those of each call."""
+
+    def only(self, positions: Sequence[int]) -> "Settle":
+        """Of the calls at these positions."""
+        return self._replace(
+            calls=self.calls.only(positions),
+            numbers=[self.numbers[i] for i in positions],
+            starts=[self.starts[i] for i in positions],
+            actual=rows_at(positions, self.actual),
+        )
 
 
 class Release(NamedTuple):
@@ -127,7 +153,9 @@ over."""
 OVER_KEPT = 60 * SECOND
 """Microseconds from its release for which a call gets no slots again: late repeats hold none."""
 
-Operation = Ask | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
+Operation = (
+    Ask | AskAtOnce | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
+)
 
 
 class InLine(NamedTuple):
@@ -146,6 +174,12 @@ class Granted(NamedTuple):
     number: int
 
 
+class Started(NamedTuple):
+    """All calls start now."""
+
+    now: float
+
+
 class Turned(NamedTuple):
     """The answer to Turn: the state of a line now."""
 
@@ -159,11 +193,12 @@ class Turned(NamedTuple):
     for all that it holds, each with its ``first``."""
 
 
-Answer = InLine | Granted | Standing | Turned | bool | OpenLimitError
+Answer = InLine | Granted | Started | Standing | Unsettled | Turned | bool | OpenLimitError
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
-To GiveUp, Cancel, Release and Renew: whether it changed something, or holds slots. To Settle True,
-False if it was settled or cancelled before, UnknownReservation if it is too late. To Where:
-False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
+To AskAtOnce: Started or False. To GiveUp, Cancel, Release and Renew: whether it changed
+something, or holds slots; to Cancel UnknownReservation if it is too late. To Settle: Unsettled, of
+which the slots are freed as well unless the call has not started. To Where: False if it waits no
+more. To Turn: Turned. To any of them LimiterUnavailable."""
 
 
 class AsyncLines(Protocol):

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import Any
 
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import Refusal, Start
@@ -14,6 +15,7 @@ from openlimit.stores.lines import (
     OVER_KEPT,
     Answer,
     Ask,
+    AskAtOnce,
     Cancel,
     GiveUp,
     Granted,
@@ -24,6 +26,7 @@ from openlimit.stores.lines import (
     Release,
     Renew,
     Settle,
+    Started,
     Turn,
     Turned,
     Where,
@@ -48,6 +51,23 @@ class _Start:
         self.asked_by = ""
         """The server that a repeat has asked last."""
         self.until = until
+
+
+class _Starts:
+    """The grants of a run, of which none was asked for again."""
+
+    __slots__ = ("_lot", "_names", "_number", "_start", "until")
+
+    def __init__(self, run: AskAtOnce, start: float) -> None:
+        self._names = run.calls.names
+        self._lot, self._number = run.lot, run.number
+        self._start = start
+        self.until = start + run.kept
+
+    def one(self, name: str) -> _Start:
+        """One by itself."""
+        number = self._number + self._names.index(name)
+        return _Start(Granted(name, self._start, "", self._lot, number), self.until)
 
 
 class _Over:
@@ -95,7 +115,9 @@ class MemoryLines:
         self._closed = closed
         self._clock = clock
         self._over: Remembered[_Over] = Remembered("calls that are over", at_most)
-        self._starts: Remembered[_Start] = Remembered("starts that can be repeated", at_most)
+        self._starts: Remembered[_Start | _Starts] = Remembered(
+            "starts that can be repeated", at_most
+        )
         self._trees: OrderedDict[str, _Tree] = OrderedDict()
 
     def __len__(self) -> int:
@@ -111,10 +133,12 @@ class MemoryLines:
         match operation:
             case Ask(name, call):
                 return self._ask(self._tree(name, call.rules[0]), operation, now)
+            case AskAtOnce(name, calls):
+                return self._ask_at_once(self._tree(name, calls.rules[0]), operation, now)
             case Cancel(name, call):
                 return self._cancel(self._tree(name, call.rules[0]).line, operation, now)
-            case Settle(name, call):
-                return self._settle(self._tree(name, call.rules[0]).line, operation, now)
+            case Settle(name, calls):
+                return self._settle(self._tree(name, calls.rules[0]).line, operation, now)
             case Renew(name, call, start):
                 is_over = self._over.get((name, call.name), now) is not None
                 line = self._tree(name, call.rules[0]).line
@@ -129,7 +153,7 @@ class MemoryLines:
                 tree = self._trees.get(name)
                 return self._turn(name, tree, server, now) if tree else Turned(now, (), inf)
         if isinstance(operation, Release):
-            self._over.keep((operation.bucket, operation.name), _Over(now + OVER_KEPT), now)
+            self._are_over(operation.bucket, [operation.name], now)
         tree = self._trees.get(operation.bucket)
         return tree is not None and self._decide_known(tree, operation, now)
 
@@ -145,9 +169,24 @@ class MemoryLines:
             case Where(_, name):
                 return name in tree.asked and tree.line.standing(name, now)
 
+    def _ask_at_once(self, tree: _Tree, run: AskAtOnce, now: float) -> Answer:
+        names = [(run.bucket, name) for name in run.calls.names]
+        if self._starts.knows_any(names, now) or not tree.line.start_at_once(run.calls, now):
+            return False
+        self._starts.keep_all(names, _Starts(run, now), now)
+        return Started(now)
+
+    def _started(self, bucket: str, name: str, now: float) -> _Start | None:
+        """What is remembered of a start, to be changed."""
+        known = self._starts.get((bucket, name), now)
+        if isinstance(known, _Starts):
+            known = known.one(name)
+            self._starts.keep((bucket, name), known, now)
+        return known
+
     def _ask(self, tree: _Tree, ask: Ask, now: float) -> Answer:
         name = ask.call.name
-        if known := self._starts.get((ask.bucket, name), now):
+        if known := self._started(ask.bucket, name, now):
             granted = known.granted
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
             if is_cancelled:
@@ -190,7 +229,7 @@ class MemoryLines:
             return too_late(lot, number)
         if (not untold and start <= now) or self._closed.is_cancelled(lot, number, now):
             return False
-        known = self._starts.get((bucket, call.name), now) if untold else None
+        known = self._started(bucket, call.name, now) if untold else None
         if known and known.asked_by not in ("", untold):
             return False
         if known and (known.granted.lot, known.granted.number) == (lot, number):
@@ -200,15 +239,27 @@ class MemoryLines:
         return True
 
     def _settle(self, line: Line, operation: Settle, now: float) -> Answer:
-        _, call, lot, number, start, actual = operation
-        if start > now:
-            return not_started()
-        unsettled = self._closed.mark(line.root.bucket, lot, [number], [start], now)
+        unsettled: dict[int, Any] = {
+            i: not_started() for i, start in enumerate(operation.starts) if start > now
+        }
+        started = [i for i in range(len(operation.starts)) if i not in unsettled]
         if unsettled:
-            answer: Answer = unsettled[0]
-            return answer
-        line.settle(call, actual, now)
-        return True
+            operation = operation.only(started)
+        bucket, calls, lot, numbers, starts, _ = operation
+        others = self._closed.mark(line.root.bucket, lot, numbers, starts, now)
+        if others:
+            unsettled |= {started[i]: each for i, each in others.items()}
+            operation = operation.only([i for i in range(len(starts)) if i not in others])
+        if operation.numbers:
+            line.settle(operation.calls, operation.actual, now)
+        if calls.lease:
+            self._are_over(bucket, calls.names, now)
+            for name in calls.names:
+                line.release(name, now)
+        return unsettled
+
+    def _are_over(self, bucket: str, names: Sequence[str], now: float) -> None:
+        self._over.keep_all([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
 
     def _tree(self, name: str, rules: Rules) -> _Tree:
         bucket = self._bucket(name, rules.limits)

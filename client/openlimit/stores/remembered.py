@@ -1,7 +1,7 @@
 """What must not be done twice, kept for as long as it may be repeated."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from math import inf
@@ -61,22 +61,34 @@ class Remembered(Generic[V]):
 
     def keep(self, key: _Key, value: V, now: float) -> None:
         """Remember a value that is not yet, or no longer, known by this key."""
-        self._drop(now)
-        self._values.pop(key, None)
-        if len(self._values) >= self._most:
+        self.keep_all((key,), value, now)
+
+    def keep_all(self, keys: Sequence[_Key], value: V, now: float) -> None:
+        """``keep`` one value by several keys."""
+        self._drop(now, len(keys))
+        if not self._values.keys().isdisjoint(keys):
+            for key in keys:
+                self._values.pop(key, None)
+        while self._values and len(self._values) + len(keys) > self._most:
             self._forget_some(now)
         untrack(value)
-        self._values[key] = value
-        self._look_at(key, value.until)
+        self._values.update(dict.fromkeys(keys, value))
+        self._look_at(keys, value.until)
 
-    def _look_at(self, key: _Key, until: float) -> None:
+    def knows_any(self, keys: Iterable[_Key], now: float) -> bool:
+        """Whether there is a value by one of these keys, while it lasts."""
+        if self._values.keys().isdisjoint(keys):
+            return False
+        return any(self.get(key, now) for key in keys)
+
+    def _look_at(self, keys: Iterable[_Key], until: float) -> None:
         end = _window(until)
-        keys = self._to_look_at.get(end)
-        if keys is None:
-            keys = self._to_look_at[end] = []
-            untrack(keys)
+        to_look_at = self._to_look_at.get(end)
+        if to_look_at is None:
+            to_look_at = self._to_look_at[end] = []
+            untrack(to_look_at)
             heappush(self._ends, end)
-        keys.append(key)
+        to_look_at.extend(keys)
 
     def _look_no_more(self, until: float) -> None:
         """At one of those that end then: else the keys of a flood outlive its values by far."""
@@ -87,8 +99,8 @@ class Remembered(Generic[V]):
                 keys[:] = [key for key in keys if key in self._values] or keys[-1:]
                 self._gone[end] = 0
 
-    def _drop(self, now: float) -> None:
-        for _ in range(_LOOKS):
+    def _drop(self, now: float, added: int = 1) -> None:
+        for _ in range(_LOOKS * added):
             if not self._ends or self._ends[0] > now:
                 return
             keys = self._to_look_at[self._ends[0]]
@@ -101,7 +113,7 @@ class Remembered(Generic[V]):
             if value is not None and value.until <= now:
                 del self._values[key]
             elif value is not None:
-                self._look_at(key, value.until)
+                self._look_at((key,), value.until)
 
     def _forget_some(self, now: float) -> None:
         """The oldest. Many at once: to find the first in a dict takes the longer the more were

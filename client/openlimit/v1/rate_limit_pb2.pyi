@@ -327,18 +327,20 @@ class AcquireStreamResponse(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[GrantRun, _Mapping]]] = ..., settled_runs: _Optional[int] = ...) -> None: ...
 
 class GrantRun(_message.Message):
-    __slots__ = ("ids", "reservation_ids", "wait_micros", "limited_by", "scope")
+    __slots__ = ("ids", "reservation_ids", "wait_micros", "limited_by", "scope", "lease")
     IDS_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
     WAIT_MICROS_FIELD_NUMBER: _ClassVar[int]
     LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
     reservation_ids: _containers.RepeatedScalarFieldContainer[str]
     wait_micros: _containers.RepeatedScalarFieldContainer[int]
     limited_by: str
     scope: str
-    def __init__(self, ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., wait_micros: _Optional[_Iterable[int]] = ..., limited_by: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
+    lease: _duration_pb2.Duration
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., wait_micros: _Optional[_Iterable[int]] = ..., limited_by: _Optional[str] = ..., scope: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("id", "granted", "cancelled", "error", "settled", "released", "renewed", "penalized", "observed", "in_line")

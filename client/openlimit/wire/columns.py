@@ -9,10 +9,17 @@ from itertools import repeat
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest, OpenLimitError
 from openlimit.operations import Acquire, Grant, Labels, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
-from openlimit.wire.fields import require_name, require_size, write_max_wait
+from openlimit.wire.fields import (
+    duration,
+    microseconds,
+    require_name,
+    require_size,
+    write_max_wait,
+)
 
 MAX_RUN = 128
 """Acquisitions of a run that is safe to repeat; the most that a client puts into a message."""
@@ -95,14 +102,16 @@ class GrantRun(NamedTuple):
     """The unit that sets each wait; empty likewise."""
     others: Mapping[int, Grant | OpenLimitError | None] = {}
     """Those that are answered on their own, whatever the columns say; None: later."""
+    lease: float = 0.0
+    """Of all others: seconds from the start for which each holds a slot; 0 where it has none."""
 
     def outcome(self, position: int) -> Grant | OpenLimitError | None:
         """What came of one acquisition."""
-        scope, names, waits, limited_by, others = self
+        scope, names, waits, limited_by, others, lease = self
         if position in others:
             return others[position]
         wait, limit = (waits[position], limited_by[position]) if waits else (0, "")
-        return new(Grant, (wait, limit, whole_id(names[position], scope), 0.0, 0.0))
+        return new(Grant, (wait, limit, whole_id(names[position], scope), lease, 0.0))
 
 
 def whole_id(own: str, scope: str) -> str:
@@ -190,9 +199,11 @@ def write_grant_run(
     ids: Sequence[int], grants: GrantRun, response: messages.AcquireStreamResponse
 ) -> None:
     """Add the grants of a run's acquisitions, but for those that are answered on their own."""
-    scope, names, waits, limited_by, others = grants
+    scope, names, waits, limited_by, others, lease = grants
     if not waits and not others:
-        _write_grants(scope, "", ids, names, response)
+        message = _write_grants(scope, "", ids, names, response)
+        if lease:
+            message.lease.CopyFrom(duration(lease * SECOND))
         return
     by_limit: dict[str, list[int]] = {}
     for i, limit in enumerate(limited_by or repeat("", len(ids))):
@@ -202,6 +213,8 @@ def write_grant_run(
         message = _write_grants(scope, limit, _at(positions, ids), _at(positions, names), response)
         if waits and any(of_these := _at(positions, waits)):
             message.wait_micros.extend(map(int, of_these))
+        if lease:
+            message.lease.CopyFrom(duration(lease * SECOND))
 
 
 def _write_grants(
@@ -224,8 +237,9 @@ def read_grant_run(run: messages.GrantRun) -> list[tuple[int, Grant]]:
     """The grants by the numbers of their calls."""
     limited_by, end = run.limited_by, f"/{run.scope}" if run.scope else ""
     waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
+    lease = microseconds(run.lease) / SECOND if run.HasField("lease") else 0.0
     return [
-        (number, new(Grant, (wait, limited_by, own + end, 0.0, 0.0)))
+        (number, new(Grant, (wait, limited_by, own + end, lease, 0.0)))
         for number, wait, own in zip(run.ids, waits, run.reservation_ids, strict=True)
     ]
 

@@ -20,7 +20,7 @@ from openlimit.operations import (
 )
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
-from openlimit.stores.lines import Ask, Granted, StoreOfLines
+from openlimit.stores.lines import Granted, StoreOfLines
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
@@ -163,9 +163,8 @@ class Engine:
                 continue
             if shared := await self._settlements.shared(name, *whose):
                 target, scope, number, start, in_line = shared
-                ask = Ask(scope.bucket, in_line, self._lines.server, 0.0, scope.lot, number)
                 unknown = Granted(in_line.name, start, "", scope.lot, number)
-                target.line.give_back(ask, unknown)
+                target.line.give_back(in_line, unknown)
             elif grant.wait and not call.request_id:
                 await self.decide([Cancel(name, *whose)])
 

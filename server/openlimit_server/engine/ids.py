@@ -111,9 +111,12 @@ class Scope:
         mac.update(rest.encode())
         return mac.hexdigest() + rest
 
-    def owns(self, first: int, starts: Iterable[float], costs: Sequence[Costs]) -> list[str]:
-        """``own`` of reservations that were granted with the numbers from the first on."""
-        return [*map(self.own, range(first, first + len(costs)), starts, costs)]
+    def owns(
+        self, first: int, starts: Iterable[float], costs: Sequence[Costs], *names: Sequence[str]
+    ) -> list[str]:
+        """``own`` of reservations that were granted with the numbers from the first on; with a
+        column of ``names``, if they were in a line."""
+        return [*map(self.own, range(first, first + len(costs)), starts, costs, *names)]
 
     def read_one(self, own: str) -> tuple[int, int, Costs, str] | None:
         """Number, start, costs and name of an id of which this is before the slash; None for one

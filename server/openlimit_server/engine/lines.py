@@ -14,19 +14,20 @@ from math import inf
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
-from openlimit.bucket.calls import Refusal, Standing
+from openlimit.bucket.calls import Call, Refusal, Standing
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.lines import (
     Answer,
     Ask,
+    AskAtOnce,
     AsyncLines,
     Cancel,
     GiveUp,
     Granted,
     InLine,
     Operation,
-    Release,
+    Started,
     Turn,
     Turned,
     Where,
@@ -42,8 +43,7 @@ horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000
-"""Releases, and calls to be given up, that are kept while the store is away. Of older ones, slots
-are freed when their leases end."""
+"""Calls to be given up that are kept while the store is away."""
 
 Outcome = Granted | OpenLimitError
 _T = TypeVar("_T")
@@ -105,7 +105,6 @@ class HeldLine:
         self._bucket = bucket
         self._server = server
         self._held: dict[str, _Held] = {}
-        self._owed: dict[str, Release] = {}
         self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
         """What the next trip takes."""
         self._left: dict[str, _Held] = {}
@@ -124,7 +123,7 @@ class HeldLine:
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
-        return bool(self._held or self._owed or self._timer or self._background)
+        return bool(self._held or self._timer or self._background)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. What is decided by the way
@@ -134,7 +133,12 @@ class HeldLine:
         self._queue.append((operations, answered))
         if len(self._queue) == 1:
             loop.call_soon(lambda: self._start(self._carry_out_all()))
-        return await answered
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            if answered.done() and not answered.cancelled() and not answered.exception():
+                self._give_back_all(operations, answered.result())
+            raise
 
     async def _carry_out_all(self) -> None:
         queue, self._queue = self._queue, []
@@ -150,21 +154,26 @@ class HeldLine:
         rest = iter(answers)
         for operations, answered in queue:
             own = [*islice(rest, len(operations))]
-            if not answered.done():
+            if answered.done():  # cancelled
+                self._give_back_all(operations, own)
+            else:
                 answered.set_result(own)
+
+    def _give_back_all(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+        """What was started at once for a caller that is gone."""
+        for asked, answer in zip(operations, answers, strict=True):
+            if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
+                for i in range(len(asked.calls.names)):
+                    self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)
-        owed = [*self._owed.values()]
         try:
-            *answers, turned = await self._lines.adecide([*owed, *operations, turn])
+            *answers, turned = await self._lines.adecide([*operations, turn])
         except BaseException:
             self._look_in(_RETRY)
             raise
-        for release, answer in zip(owed, answers, strict=False):
-            if not isinstance(answer, LimiterUnavailable):
-                self._owed.pop(release.name, None)
-        for operation, answer in zip(operations, answers[len(owed) :], strict=True):
+        for operation, answer in zip(operations, answers, strict=True):
             if isinstance(answer, InLine) and isinstance(operation, Ask):
                 self._place(operation.call.name, answer.first)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
@@ -179,7 +188,7 @@ class HeldLine:
                 break
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
-        return answers[len(owed) :]
+        return answers
 
     def _notice(self, trouble: LimiterUnavailable | None) -> None:
         """That the store is away, which lets the callers go; or back, and what is left can be given
@@ -193,13 +202,13 @@ class HeldLine:
             for held in left.values():
                 self.leave(held, 0)
 
-    async def release(self, names: Iterable[str]) -> None:
-        """Free the slots of calls that are over; while the store is away, once it is back."""
-        for name in names:
-            self._owed[name] = Release(self._bucket, name)
-            if len(self._owed) > _MOST_OWED:
-                del self._owed[next(iter(self._owed))]
-        await self.carry_out([])
+    async def ask_at_once(self, asked: AskAtOnce) -> Started | LimiterUnavailable | None:
+        """That all these calls start now; None if they are to be asked for one by one."""
+        if self._held:  # so most likely there is a line
+            return None
+        answer: Any
+        [answer] = await self.carry_out([asked])
+        return answer or None
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
@@ -252,10 +261,12 @@ class HeldLine:
         """Microseconds from the latest decision until a start."""
         return max(0.0, start - self.now)
 
-    def give_back(self, ask: Ask, granted: Granted) -> None:
+    def give_back(self, call: Call, granted: Granted) -> None:
         """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
-        if ask.call.name not in self._held:
-            held = self._held[ask.call.name] = _Held(ask)
+        if call.name not in self._held:
+            lot, number = granted.lot, granted.number
+            ask = Ask(self._bucket, call, self._server, 0.0, lot, number)
+            held = self._held[call.name] = _Held(ask)
             held.outcome = granted
             self.leave(held, PLACE_KEPT)
 
@@ -376,7 +387,7 @@ class HeldLine:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._held or self._owed:
+        if self._held:
             self._start(self.carry_out([]))
 
     def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -23,6 +23,14 @@ class Path(NamedTuple):
         """What each node is charged for a call that costs this in the policy's units."""
         return [tuple([costs[i] for i in columns]) for columns in self.columns]
 
+    def all_rows(self, costs: Sequence[Costs]) -> list[Sequence[Costs]]:
+        """For each node, what it is charged for calls that cost these in the policy's units."""
+        every = (*range(len(costs[0])),)
+        return [
+            costs if columns == every else [tuple([row[i] for i in columns]) for row in costs]
+            for columns in self.columns
+        ]
+
 
 class Paths:
     """Those of one policy. The same rules are the same object each time."""

@@ -157,30 +157,13 @@ class Settlements:
         """Settle calls that were in a line, and free their slots."""
         target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
         assert isinstance(target, SharedTarget)
-        wanted = settle(policy, scope, reserved, run)
-        operations = [
-            lines.Settle(
-                *(scope.bucket, target.call(name, costs), scope.lot, number, start),
-                target.path.rows(actual),
-            )
-            for name, number, start, costs, actual in zip(
-                reserved.names,
-                reserved.numbers,
-                reserved.starts,
-                reserved.costs,
-                wanted.actual,
-                strict=True,
-            )
-        ]
-        answers = await target.line.carry_out(operations)
-        if target.lease:
-            await target.line.release(
-                operation.call.name
-                for operation, answer in zip(operations, answers, strict=True)
-                if not isinstance(answer, InvalidRequest | LimiterUnavailable)  # else it may run
-            )
-        unchanged = {i: each for i, each in enumerate(answers) if each is not True}
-        return unsettled(unchanged, policy, scope, run, positions, errors)  # type: ignore[arg-type]  # as Settle is answered
+        numbers, starts, costs, names = reserved
+        actual = target.path.all_rows(settle(policy, scope, reserved, run).actual)
+        calls = target.calls(names, costs)
+        operation = lines.Settle(scope.bucket, calls, scope.lot, numbers, starts, actual)
+        answer: Any
+        [answer] = await target.line.carry_out([operation])
+        return unsettled(answer, policy, scope, run, positions, errors)
 
     async def _settle_alone(
         self, policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun

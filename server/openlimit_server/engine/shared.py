@@ -3,18 +3,19 @@
 import os
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import repeat
 from typing import Any, NamedTuple
 
-from openlimit.bucket.calls import Call, Standing
+from openlimit.bucket.calls import Call, Calls, Standing
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued, Waiting
-from openlimit.operations import Grant
-from openlimit.stores.lines import Ask, Granted
+from openlimit.operations import Grant, new
+from openlimit.stores.lines import Ask, AskAtOnce, Granted, Started
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine.lines import PLACE_KEPT, Caller, HeldLine, Lines
-from openlimit_server.engine.targets import Target, in_outage
+from openlimit_server.engine.targets import Target, in_outage, same_for_all
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
 
 
@@ -41,37 +42,38 @@ class SharedTarget(Target):
         values, rules, _ = self.path
         return Call(name, values, rules, self.path.rows(costs), self.lease * SECOND)
 
+    def calls(self, names: Sequence[str], costs: Sequence[Costs]) -> Calls:
+        """Several of them, each of which costs this in the policy's units."""
+        values, rules, _ = self.path
+        return Calls(names, values, rules, self.path.all_rows(costs), self.lease * SECOND)
+
     def asking(self, run: AcquireRun, costs: Sequence[Costs]) -> "Asking":
         """What the line is asked for a run."""
         lot, number = self.lots.take(len(costs))
         max_wait = self.policy.max_wait(run.max_wait)
         whose = repr((run.model, run.key, self._labels, self.policy.units)).encode()
-        asks = []
-        for i, (name, first, kept) in enumerate(self._places(run, len(costs), whose)):
-            call = self.call(name, costs[i])
-            server = self.lines.server
-            asks.append(Ask(self.bucket, call, server, max_wait, lot, number + i, first, kept))
-        return Asking(self, asks, costs, whose)
+        names, first, kept = self._places(run, len(costs), whose)
+        at_once = AskAtOnce(self.bucket, self.calls(names, costs), lot, number, kept)
+        return Asking(self, at_once, first, max_wait, costs, whose)
 
     def _places(
         self, run: AcquireRun, many: int, whose: bytes
-    ) -> Sequence[tuple[str, float | None, float]]:
+    ) -> tuple[Sequence[str], float | None, float]:
         """What each call is called in its line, the same on every server where it can be repeated;
-        when it was first asked for, None for now; for how long its start is remembered."""
+        when they were first asked for, None for now; for how long their starts are remembered."""
         kept = REPEATABLE if run.kept is None else max(run.kept, PLACE_KEPT) * SECOND
         numbers = run.places
         if not run.request_id:
             common, numbers = os.urandom(8).hex(), range(many)
         elif many == 1 and (known := place_of(run.request_id, whose, self._signer, self.line.now)):
-            return [known]
+            return [known.name], known.first, known.kept
         else:
             asked = repr((whose, run.request_id)).encode()
             common = blake2b(asked, digest_size=8).hexdigest()
-        return [(f"{common}{number:03x}", None, kept) for number in numbers]
+        return [f"{common}{number:03x}" for number in numbers], None, kept
 
-    def queued(self, ask: Ask, first: float, standing: Standing, whose: bytes) -> Queued:
+    def queued(self, place: Place, standing: Standing, whose: bytes) -> Queued:
         """What a call is answered that goes on waiting."""
-        place = Place(ask.call.name, first, ask.kept)
         ticket = ticket_of(place, whose, self._signer, self.line.now)
         rank, wait, held_at, limited_by = standing
         if not rank:
@@ -91,62 +93,67 @@ class SharedTarget(Target):
             return in_outage(self.policy, outcome)
         return outcome
 
-    def all_granted(
-        self, outcomes: Sequence[Granted | OpenLimitError | None], costs: Sequence[Costs]
-    ) -> GrantRun | None:
-        """What a run is answered whose calls all have their starts, by one lot and without leases;
-        None for any other."""
-        first = outcomes[0]
-        if self.lease or not isinstance(first, Granted):
-            return None
-        scope, latest, owns, waits, limits = self._scope_of(first.lot), self.line.now, [], [], []
-        for outcome, row in zip(outcomes, costs, strict=True):
-            if not isinstance(outcome, Granted) or outcome.lot != first.lot:
-                return None
-            name, start, limited_by, _, number = outcome
-            owns.append(scope.own(number, start, row, name))
-            wait = max(0.0, start - latest)
-            waits.append(wait)
-            limits.append(limited_by if wait else "")
-        if not any(waits):
-            waits, limits = [], []
-        return GrantRun(scope.text, owns, waits, limits, {})
+    def all_started(self, asked: AskAtOnce, costs: Sequence[Costs], start: float) -> GrantRun:
+        """What a run is answered whose calls all start at once."""
+        scope, names = self._scope_of(asked.lot), asked.calls.names
+        owns = scope.owns(asked.number, repeat(start), costs, names)
+        return new(GrantRun, (scope.text, owns, (), (), {}, self.lease))
 
 
 class Asking(NamedTuple):
     """A run, as its line is asked for it."""
 
     target: SharedTarget
-    asks: Sequence[Ask]
+    at_once: AskAtOnce
+    first: float | None
+    """When its only call was first asked for; None for now."""
+    max_wait: float
+    """Microseconds."""
     costs: Sequence[Costs]
     """Of each call, in the policy's units."""
     whose: bytes
     """Model, key and labels, and the policy's units."""
 
+    def ask(self, position: int) -> Ask:
+        """For one of them."""
+        bucket, calls, lot, number, kept = self.at_once
+        call, server = calls.one(position), self.target.lines.server
+        return Ask(bucket, call, server, self.max_wait, lot, number + position, self.first, kept)
+
     async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
-        outcomes = await self.target.line.ask(self.asks)
-        if run := self.target.all_granted(outcomes, self.costs):
-            return run
+        target, count = self.target, len(self.costs)
+        started = await target.line.ask_at_once(self.at_once) if self.first is None else None
+        if isinstance(started, Started):
+            return target.all_started(self.at_once, self.costs, started.now)
+        if started:
+            return same_for_all(count, in_outage(target.policy, started))
+        outcomes = await target.line.ask([self.ask(i) for i in range(count)])
         answers = [
-            None if outcome is None else self.target.answer(outcome, costs)
+            None if outcome is None else target.answer(outcome, costs)
             for outcome, costs in zip(outcomes, self.costs, strict=True)
         ]
         return GrantRun("", (), (), (), dict(enumerate(answers)))
 
     async def wait(self, position: int, hold: float) -> Outcome:
         """What one is answered that waits, within ``hold`` seconds."""
-        target, ask = self.target, self.asks[position]
-        caller = target.line.attend(ask.call.name)
-        outcome = await target.line.wait(caller, hold)
+        caller = self._caller(position)
+        outcome = await self.target.line.wait(caller, hold)
         if isinstance(outcome, Standing):
-            return target.queued(ask, caller.first, outcome, self.whose)
-        return target.answer(outcome, self.costs[position])
+            return self.queued(caller, outcome)
+        return self.target.answer(outcome, self.costs[position])
 
     def held(self, position: int) -> "HeldCall":
         """One that waits, until its caller leaves."""
-        caller = self.target.line.attend(self.asks[position].call.name)
-        return HeldCall(self, position, caller)
+        return HeldCall(self, position, self._caller(position))
+
+    def _caller(self, position: int) -> Caller:
+        return self.target.line.attend(self.at_once.calls.names[position])
+
+    def queued(self, caller: Caller, standing: Standing) -> Queued:
+        """What a call is answered that goes on waiting."""
+        place = Place(caller.held.ask.call.name, caller.first, self.at_once.kept)
+        return self.target.queued(place, standing, self.whose)
 
 
 class HeldCall(NamedTuple):
@@ -169,5 +176,4 @@ class HeldCall(NamedTuple):
 
     def queued(self, standing: Standing) -> Queued:
         """Where it stands, for its caller."""
-        asking, ask = self.asking, self.asking.asks[self.position]
-        return asking.target.queued(ask, self.caller.first, standing, asking.whose)
+        return self.asking.queued(self.caller, standing)

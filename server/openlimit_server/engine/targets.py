@@ -77,7 +77,7 @@ class Target:
             starts = [now + wait for wait in waits] if waits else repeat(now)
             owns = scope.owns(first, starts, costs)
         alone = {i: self._alone(other) for i, other in others.items()} if others else {}
-        return new(GrantRun, (scope.text, owns, waits, limited_by, alone))
+        return new(GrantRun, (scope.text, owns, waits, limited_by, alone, 0.0))
 
     def granted_alone(
         self,

@@ -12,25 +12,36 @@ from random import getrandbits
 from typing import Any, get_args
 
 from openlimit.bucket import calls, line, tree
-from openlimit.bucket.calls import Call, Refusal, Standing
+from openlimit.bucket.calls import Call, Calls, Refusal, Standing
 from openlimit.bucket.limit import SECOND, Costs, least_levels
 from openlimit.bucket.tree import Rules
-from openlimit.errors import CostExceedsLimit, LineFull, WaitTooLong
+from openlimit.errors import (
+    CostExceedsLimit,
+    LineFull,
+    WaitTooLong,
+)
 from openlimit.stores import lines
 from openlimit.stores.lines import Answer, Granted, InLine, Operation, Turned
 from openlimit.stores.protocol import (
     MARKED,
     SETTLED_WITHIN,
-    not_started,
     too_late,
     was_cancelled,
 )
 from openlimit.stores.redis.keys import beside, to_json
+from openlimit.stores.redis.replies import (
+    CANCELLED,
+    EXCEEDS_LIMIT,
+    REPEAT,
+    TOO_LATE,
+    WAIT_TOO_LONG,
+    YES,
+    undone,
+)
 
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
 
-_YES, _EXCEEDS_LIMIT, _WAIT_TOO_LONG, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = range(1, 8)
 _IN_LINE, _FULL, _STANDING = range(8, 11)
 _CONSTANTS = {
     "horizon": line.HORIZON,
@@ -55,8 +66,10 @@ _CONSTANTS = {
 def root_rules(operation: Any) -> Rules | None:
     """What an operation says of the root; None if nothing."""
     match operation:
-        case lines.Ask() | lines.Cancel() | lines.Settle() | lines.Renew():
+        case lines.Ask() | lines.Cancel() | lines.Renew():
             return operation.call.rules[0]
+        case lines.AskAtOnce() | lines.Settle():
+            return operation.calls.rules[0]
         case lines.Penalize() | lines.Observe():
             return operation.rules
     return None
@@ -98,11 +111,15 @@ class _Encoder:
                 return "observe", least_levels(rules.limits, remaining)
             case lines.GiveUp() | lines.Release() | lines.Where() | lines.Turn():
                 return _NAMES[type(operation)], *operation[1:]
+            case lines.AskAtOnce(_, calls, lot, number, kept):
+                return "askatonce", *self._calls(calls), lot, number, kept
+            case lines.Settle(_, calls, lot, numbers, starts, actual):
+                self._lot(lot)
+                columns = _columns_by_unit(calls, actual)
+                return "settle", *self._calls(calls), lot, numbers, starts, columns
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 
-    def _rest(
-        self, operation: lines.Ask | lines.Cancel | lines.Settle | lines.Renew
-    ) -> Sequence[Any]:
+    def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:
         """What follows the call."""
         match operation:
             case lines.Ask(_, call, server, max_wait, lot, number, first, kept):
@@ -112,15 +129,17 @@ class _Encoder:
             case lines.Cancel(_, _, lot, number, start, untold):
                 self._lot(lot)
                 return lot, number, start, untold
-            case lines.Settle(_, call, lot, number, start, actual):
-                self._lot(lot)
-                return lot, number, start, _by_unit(call, actual)
             case lines.Renew(_, call, start):
                 return call.lease, start
 
     def _call(self, call: Call) -> Sequence[Any]:
         which = [*map(self._rules, call.rules)]
         return call.name, [*call.path], which, _by_unit(call, call.costs)
+
+    def _calls(self, calls: Calls) -> Sequence[Any]:
+        names, path, rules, costs, lease = calls
+        which = [*map(self._rules, rules)]
+        return names, [*path], which, _columns_by_unit(calls, costs), lease
 
     def _rules(self, rules: Rules) -> int:
         """Which of the call's rules these are, counted from 1."""
@@ -156,6 +175,14 @@ def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
     }
 
 
+def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> dict[str, Sequence[float]]:
+    return {
+        limit.unit: column
+        for rules, rows in zip(calls.rules, costs, strict=True)
+        for limit, column in zip(rules.limits, zip(*rows, strict=True), strict=True)
+    }
+
+
 def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
     """The answer to each of the operations, which came over this connection."""
     rest = iter(reply)
@@ -169,12 +196,15 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
             return _turned(reply, now, connection)
         case lines.Ask():
             return _asked(operation, reply)
+        case lines.AskAtOnce():
+            return lines.Started(now) if next(reply) == YES else False
+        case lines.Settle(_, _, lot, numbers):
+            pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
+            return {i: undone(what, lot, numbers[i]) for i, what in pairs}
     what = next(reply)
     if what == _STANDING:
         return _standing(reply)
-    if what == _NOT_STARTED:
-        return not_started()
-    if what == _TOO_LATE and isinstance(operation, lines.Cancel | lines.Settle):
+    if what == TOO_LATE and isinstance(operation, lines.Cancel):
         return too_late(operation.lot, operation.number)
     return bool(what)
 
@@ -183,18 +213,18 @@ def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
     call, what = operation.call, next(reply)
     if what == _IN_LINE:
         return InLine(_number(next(reply)))
-    if what == _REPEAT:
+    if what == REPEAT:
         start, unit, lot, number = islice(reply, 4)
         return Granted(call.name, _number(start), _text(unit), _text(lot), number)
-    if what == _EXCEEDS_LIMIT:
+    if what == EXCEEDS_LIMIT:
         node, which = islice(reply, 2)
         limit = call.rules[node].limits[which]
         return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount)
-    if what == _WAIT_TOO_LONG:
+    if what == WAIT_TOO_LONG:
         return _wait_too_long(next(reply), next(reply))
     if what == _FULL:
         return LineFull(_text(next(reply)), next(reply))
-    assert what == _CANCELLED
+    assert what == CANCELLED
     return was_cancelled()
 
 
@@ -211,7 +241,7 @@ def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
         what, name, time, unit, lot, number = islice(reply, 6)
         outcomes.append(
             Granted(_text(name), _number(time), _text(unit), _text(lot), number)
-            if what == _YES
+            if what == YES
             else Refusal(_text(name), _wait_too_long(time, unit))
         )
     return Turned(now, outcomes, _number(again), f"{connection}.{_text(epoch)}")

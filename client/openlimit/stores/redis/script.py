@@ -9,10 +9,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from operator import sub
-from typing import Any, Literal
+from typing import Any
 
 from openlimit.bucket.limit import SECOND, least_levels
-from openlimit.errors import CostExceedsLimit, InvalidRequest, UnknownReservation, WaitTooLong
+from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores import lines as lines_
 from openlimit.stores.protocol import (
@@ -31,13 +31,12 @@ from openlimit.stores.protocol import (
     Request,
     Secret,
     Settle,
-    not_started,
-    too_late,
     was_cancelled,
 )
 from openlimit.stores.redis import lines
 from openlimit.stores.redis.keys import beside, key_of, to_json
 from openlimit.stores.redis.lua import BUCKET, LINE, Script
+from openlimit.stores.redis.replies import CANCELLED, EXCEEDS_LIMIT, REPEAT, YES, undone
 
 AnyOperation = Operation | lines_.Operation
 AnyAnswer = Answer | lines_.Answer
@@ -46,7 +45,6 @@ AnyAnswer = Answer | lines_.Answer
 # meanwhile, some milliseconds.
 _MOST = 1000
 _SIZE_IN_LINE = 5  # what is done in a line takes longer
-_YES, _EXCEEDS_LIMIT, _REPEAT, _NOT_STARTED, _CANCELLED, _TOO_LATE = 1, 2, 4, 5, 6, 7
 
 
 class Call:
@@ -208,37 +206,28 @@ def calls_of(
 def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
     if isinstance(operation, Settle):
         pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
-        return {i: _undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
+        return {i: undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
     if isinstance(operation, Cancel):
         what = next(reply)
-        return True if what == _YES else _undone(what, operation.lot, operation.number)
+        return True if what == YES else undone(what, operation.lot, operation.number)
     return True
 
 
-def _undone(
-    what: int, lot: str, number: int
-) -> Literal[False] | UnknownReservation | InvalidRequest:
-    """Why a reservation was not settled or cancelled."""
-    if what == _TOO_LATE:
-        return too_late(lot, number)
-    return not_started() if what == _NOT_STARTED else False
-
-
 def _grants(operation: Acquire, reply: Iterator[Any], now: int) -> Grants:
-    if next(reply) == _YES:
+    if next(reply) == YES:
         return new(Grants, (now, (), (), NO_OTHERS))
     others: dict[int, Any] = {}
     count, limits = len(operation.costs), operation.limits
     waits, limited_by = [0] * count, [""] * count
     for i in range(count):
         what, wait, by = next(reply), next(reply), next(reply)
-        if what == _YES:
+        if what == YES:
             waits[i], limited_by[i] = wait, limits[by - 1].unit if by else ""
-        elif what == _REPEAT:
+        elif what == REPEAT:
             others[i] = _repeat(wait, by)
-        elif what == _CANCELLED:
+        elif what == CANCELLED:
             others[i] = was_cancelled()
-        elif what == _EXCEEDS_LIMIT:
+        elif what == EXCEEDS_LIMIT:
             limit, cost = limits[by - 1], operation.costs[i][by - 1]
             others[i] = CostExceedsLimit(limit.unit, cost, limit.amount)
         else:

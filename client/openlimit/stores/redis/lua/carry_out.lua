@@ -2,13 +2,14 @@
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
 --   ['cancel', name, path, rules, costs, lot, number, start, untold]
---   ['settle', name, path, rules, costs, lot, number, start, actual]
+--   ['askatonce', names, path, rules, costs, lease, lot, number, kept]
+--   ['settle', names, path, rules, costs, lease, lot, numbers, starts, actual]
 --   ['renew', name, path, rules, costs, lease, start]
 --   ['giveup', name, server]  ['release', name]  ['where', name]
 --   ['penalize', length]  ['observe', levels]  ['turn', server]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
--- is negative for no bound, first false for now. The answers, with doubles as texts, are
+-- is negative for no bound, first false for now; askatonce and settle have columns of costs. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
 --             limit, counted from 0; 3, the wait and the unit; or 9, what is full and how many it holds
@@ -16,19 +17,14 @@
 --             and the values on its path
 --   turn      the epoch; the microseconds until something is due; how many outcomes, and of each 1 or
 --             3, the name, the start or the wait, the unit, lot and number
---   others    1, 0, 5 or 7, see call.lua
+--   settle    how many have changed nothing, and of each its position, counted from 0, and 0, 5 or 7
+--   others    1, 0 or 7, see call.lua
 
 local STANDING = 10
-local BRINGS_RULES = {ask = true, cancel = true, settle = true, renew = true, penalize = true,
+local BRINGS_RULES = {ask = true, askatonce = true, cancel = true, settle = true, renew = true, penalize = true,
                       observe = true}
 
-local marks
-local function marks_of_lots()
-  marks = marks or {marking()}
-  return unpack(marks)
-end
-
-local carry_out = {ask = ask}
+local carry_out = {ask = ask, askatonce = ask_at_once, settle = settle}
 
 function carry_out.giveup(name, server)
   local entry = waiting_call(name)
@@ -68,40 +64,8 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   return {YES}
 end
 
-function carry_out.settle(_, path_, which, costs, lot, number, start, actual)
-  if start > now then
-    return {NOT_STARTED}
-  end
-  local mark = marks_of_lots()
-  local others = mark(call.lots .. lot, {number}, {start}, {})
-  if others[1] then
-    return {others[1]}
-  end
-  local path = path_to(leaf_of(path_, which))
-  local before, after = sizes(path, costs), sizes(path, actual)
-  for k, node in ipairs(path) do
-    replace(node, costs, actual)
-    if k > 1 then
-      learn(node, before[k - 1], after[k - 1])
-    end
-  end
-  fill(path)
-  corrected(path)
-  return {YES}
-end
-
--- Late repeats of what held a call's slots take none again.
 function carry_out.release(name)
-  local over, until_ = key_of('over'), now + call.over_kept
-  local gone_ = redis.call('ZRANGEBYSCORE', over, '-inf', now, 'LIMIT', 0, 2)
-  if redis.call('ZCARD', over) >= call.repeats then
-    gone_ = redis.call('ZRANGE', over, 0, 1)
-  end
-  send_all('ZREM', over, gone_)
-  redis.call('ZADD', over, exact(until_), name)
-  if own_clock then
-    redis.call('PEXPIRE', over, milliseconds_until(until_))
-  end
+  keep_over({name})
   return {free_slots(name, true) and YES or NO}
 end
 

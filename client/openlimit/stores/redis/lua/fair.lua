@@ -83,6 +83,13 @@ local function leak(node, elapsed)
   end
 end
 
+-- Charges the turn of a call of this size at the parent.
+local function take_turn(node, size)
+  local parent, service = node.parent, size * node.use
+  parent.clock = math.max(node.finish, parent.clock + service / parent.weights)
+  charge(node, service / node.rules.weight)
+end
+
 -- Charges a call that starts, and its turn among its siblings.
 local function pour(node, costs, size, start, unit)
   if node == root then
@@ -99,9 +106,7 @@ local function pour(node, costs, size, start, unit)
     node.level[i] = each + (costs[node.rules.units[i]] or 0)
   end
   node.at, node.by = start, unit
-  local parent, service = node.parent, size * node.use
-  parent.clock = math.max(node.finish, parent.clock + service / parent.weights)
-  charge(node, service / node.rules.weight)
+  take_turn(node, size)
 end
 
 -- Gives back what was poured at this start, as far as it has not leaked since.
@@ -125,13 +130,8 @@ do
   end
 end
 
--- Replaces what a started call reserved by what it cost.
-local function replace(node, costs, actual)
-  local units_ = node == root and units or node.rules.units
-  local changes = {}
-  for i, unit in ipairs(units_) do
-    changes[i] = {(actual[unit] or 0) - (costs[unit] or 0)}
-  end
+-- Changes the levels of a node by columns, one change after the other.
+local function correct(node, changes)
   if node == root then
     return correct_root('correct', changes)
   end
@@ -140,7 +140,10 @@ local function replace(node, costs, actual)
     node.at, node.by = now, ''
   end
   for i, each in ipairs(node.level) do
-    node.level[i] = math.min(node.rules.most[i], math.max(0, each + changes[i][1]))
+    for _, change in ipairs(changes[i]) do
+      each = math.min(node.rules.most[i], math.max(0, each + change))
+    end
+    node.level[i] = each
   end
 end
 

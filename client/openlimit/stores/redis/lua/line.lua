@@ -114,12 +114,19 @@ end
 
 -- What holds nodes -------------------------------------------------------------------------------
 
+-- Begins to take turns: what it did not use before is lost.
+local function catch_up(node)
+  if node.parent then
+    node.finish = math.max(node.finish, node.parent.clock)
+  end
+end
+
 -- Holds a node no longer.
 local function let_go(node)
   node.held_until, node.held_for = -INF, ''
   while node and is_ready(node) and not node.turn do
     if node.parent then
-      node.finish = math.max(node.finish, node.parent.clock)
+      catch_up(node)
       place(node, next_order())
     end
     node = node.parent
@@ -168,14 +175,21 @@ end
 
 -- Slots: see leases.py ---------------------------------------------------------------------------
 
-local function lease_of(name)
-  if leases[name] == nil then
-    local packed, r = redis.call('HGET', key_of('leases'), name), false
+local function read_leases(names_)
+  for i, packed in ipairs(#names_ > 0 and redis.call('HMGET', key_of('leases'), unpack(names_)) or {}) do
+    local r = packed and {}
     if packed then
-      r = {}
       r.until_, r.leaf, r.start, r.sizes = cmsgpack.unpack(packed)
     end
-    leases[name] = r
+    if leases[names_[i]] == nil then
+      leases[names_[i]] = r
+    end
+  end
+end
+
+local function lease_of(name)
+  if leases[name] == nil then
+    read_leases({name})
   end
   return leases[name]
 end

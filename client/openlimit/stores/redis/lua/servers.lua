@@ -42,7 +42,9 @@ local function read_granted(names_)
     if packed then
       r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by = cmsgpack.unpack(packed)
     end
-    granted[names_[i]] = r
+    if granted[names_[i]] == nil then
+      granted[names_[i]] = r
+    end
   end
 end
 
