@@ -33,3 +33,35 @@ def test_calls_end_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
             leases.let_go(f"{end} {each}")
     assert not failures
     leases.clear()
+
+
+def test_short_calls_leave_the_thread_asleep() -> None:
+    """However many end before their leases are to be renewed: one thread looks once a while, and
+    few of them are kept."""
+    leases, threads = Leases(lambda _: None), set[threading.Thread]()
+    for each in range(10_000):
+        leases.hold(each, 0, 60)
+        assert leases._thread
+        threads.add(leases._thread)
+        leases.let_go(each)
+    [thread] = threads
+    assert len(leases._due) < 200
+    leases.clear()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_shorter_lease_is_renewed_in_time() -> None:
+    """Though the thread sleeps already until a longer one is to be renewed."""
+    renewed, again = list[object](), threading.Event()
+
+    def renew(reservation: object) -> None:
+        renewed.append(reservation)
+        again.set()
+
+    leases = Leases(renew)
+    leases.hold("long", 0, 600)
+    leases.hold("short", 0, 0.03)
+    assert again.wait(5)
+    assert renewed[0] == "short"
+    leases.clear()

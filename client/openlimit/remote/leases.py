@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
+from math import inf
 from threading import Condition, Thread
 from typing import Any
 
 from openlimit.background import tell_of_fault
 
 _RENEWALS = 3  # in the time of a lease: two may be lost
+_SPARE = 100  # of those to be looked at
 
 
 class Leases:
@@ -16,7 +18,7 @@ class Leases:
 
     Whatever can be hashed and compared names a reservation.
 
-    The thread lives while there is something to renew. ``renew`` must not block.
+    The thread lives while there may be something to renew. ``renew`` must not block.
     """
 
     def __init__(self, renew: Callable[[Any], object]) -> None:
@@ -27,12 +29,18 @@ class Leases:
         self._due: list[tuple[float, Any]] = []
         """A heap of when to renew what, on the clock of time.monotonic."""
         self._thread: Thread | None = None
+        self._sleeps_until = -inf
+        """When the thread looks again, unless it is notified; in the past while it is awake."""
 
     def hold(self, reservation: object, wait: float, lease: float) -> None:
         """Renew it from now on; it starts in ``wait`` and lasts ``lease`` seconds from there."""
         with self._changed:
             self._held[reservation] = lease / _RENEWALS
-            heappush(self._due, (time.monotonic() + wait + lease / _RENEWALS, reservation))
+            due = time.monotonic() + wait + lease / _RENEWALS
+            heappush(self._due, (due, reservation))
+            if len(self._due) > 2 * len(self._held) + _SPARE:  # most are held no longer
+                self._due = [each for each in self._due if each[1] in self._held]
+                heapify(self._due)
             if self._thread is None:
                 thread = Thread(target=self._run, name="openlimit-leases", daemon=True)
                 try:
@@ -40,7 +48,8 @@ class Leases:
                     self._thread = thread
                 except RuntimeError as error:  # there are no more threads; later there may be
                     tell_of_fault("starting to renew leases", error)
-            self._changed.notify()
+            if due < self._sleeps_until:  # most calls end before it has to look at them
+                self._changed.notify()
 
     def let_go(self, reservation: object) -> None:
         """Renew it no more, if it was held."""
@@ -50,6 +59,7 @@ class Leases:
         """Let go of all, and end the thread."""
         with self._changed:
             self._held.clear()
+            self._due.clear()
             self._changed.notify()
 
     def _run(self) -> None:
@@ -64,14 +74,15 @@ class Leases:
         with self._changed:
             while self._due:
                 when, reservation = self._due[0]
-                every = self._held.get(reservation)  # another thread may let go at any moment
                 now = time.monotonic()
-                if every is None:
-                    heappop(self._due)
-                elif when <= now:
+                if when > now:  # what is let go by then makes no difference
+                    self._sleeps_until = when
+                    self._changed.wait(when - now)
+                    self._sleeps_until = -inf
+                elif (every := self._held.get(reservation)) is None:
+                    heappop(self._due)  # another thread may let go at any moment
+                else:
                     heapreplace(self._due, (now + every, reservation))
                     return reservation
-                else:
-                    self._changed.wait(when - now)
             self._thread = None
             return None
