@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from openlimit.stores.lines import (
     OVER_KEPT,
     Answer,
     Ask,
+    AskAtOnce,
     AsyncLines,
     Cancel,
     GiveUp,
@@ -32,6 +34,7 @@ from openlimit.stores.lines import (
     Release,
     Renew,
     Settle,
+    Started,
     Turn,
     Turned,
     Where,
@@ -162,6 +165,63 @@ async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock:
     assert sorted(await started(lines)) == ["n10", "n20", "n21", "n22"]
     [standing] = await carry_out(lines, Where("{b}", "n12"))
     assert standing == Standing(2, SECOND, ["slow"], "requests")
+
+
+async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: FakeClock) -> None:
+    """By rates and slots of all nodes, and never before what waits."""
+    ten = Rules((Limit.per("requests", 600, 60, 1),))
+    calls = [call(f"n{i}", root=ten, leaf=TWO_SLOTS) for i in range(12)]
+
+    async def at_once(*numbers: int) -> Answer:
+        run = columns_of([calls[number] for number in numbers])
+        [answer] = await carry_out(lines, AskAtOnce("{b}", run, "lot", numbers[0]))
+        return answer
+
+    assert await at_once(0, 1, 2) is False, "there are two slots"
+    assert await at_once(0, 1) == Started(clock.now)
+    assert await at_once(2) is False
+    assert await carry_out(lines, ask(calls[0])) == [Granted("n0", clock.now, "", "lot", 0)]
+    assert await at_once(0) is False, "it has started"
+    await carry_out(lines, ask(calls[2]), Release("{b}", "n0"))
+    assert await at_once(3) is False, "another one waits"
+    assert await started(lines) == ["n2"]
+    clock.now += SECOND
+    several = columns_of([call(f"n{i}", "other", root=ten) for i in range(20, 31)])
+    at_most = AskAtOnce("{b}", several.only(range(10)), "lot", 20)
+    answers = await carry_out(lines, AskAtOnce("{b}", several, "lot", 20), at_most)
+    assert answers == [False, Started(clock.now)]
+
+
+async def test_a_start_at_once_that_its_server_has_not_learnt_of(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """It is given back with its slots, unless there is none or another server was asked for it."""
+    roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=2)
+    one, two, three = (call(f"n{i}", root=roomy) for i in range(3))
+    run = AskAtOnce("{b}", columns_of([one, two]), "lot", 0)
+    assert await carry_out(lines, run) == [Started(clock.now)]
+    await carry_out(lines, ask(two, server="other"))
+    untold = [Cancel("{b}", each, "lot", i, None, "me") for i, each in enumerate([one, two, three])]
+    assert await carry_out(lines, *untold, *untold) == [True, *[False] * 5]
+    again = AskAtOnce("{b}", columns_of([three]), "lot", 2)
+    assert await carry_out(lines, again, again) == [Started(clock.now), False]
+
+
+async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
+    """Nor takes one again; one that has not started keeps its own."""
+    roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)
+    calls = [call(f"n{i}", root=roomy) for i in range(4)]
+    first, last = columns_of(calls[:3]), columns_of(calls[3:])
+    await carry_out(lines, AskAtOnce("{b}", first, "lot", 0))
+    starts = [clock.now, clock.now, clock.now + 1]
+    settle = Settle("{b}", first, "lot", [0, 1, 2], starts, first.costs)
+    unsettled: Any
+    renewals = [Renew("{b}", each, clock.now) for each in calls[:3]]
+    unsettled, *renewed = await carry_out(lines, settle, *renewals)
+    assert [*unsettled] == [2]
+    assert renewed == [False, False, True]
+    more = AskAtOnce("{b}", last, "lot", 3)
+    assert await carry_out(lines, more) == [Started(clock.now)]
 
 
 async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: FakeClock) -> None:

@@ -166,7 +166,8 @@ class Scene:
             return None
         ask, granted = known
         call, untold = self._now(ask.call), self._random.choice(["", "", *SERVERS])
-        return Cancel(self._bucket, call, granted.lot, granted.number, granted.start, untold)
+        start = None if untold and self._random.random() < 0.3 else granted.start
+        return Cancel(self._bucket, call, granted.lot, granted.number, start, untold)
 
     def _settle(self, now: float) -> Operation | None:
         random = self._random

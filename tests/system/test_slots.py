@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -28,11 +29,14 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
     AcquireResponse,
+    AcquireRun,
+    AcquireStreamRequest,
     CancelRequest,
     Operation,
     ReleaseRequest,
     RenewRequest,
     SettleRequest,
+    SettleRun,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
@@ -308,6 +312,37 @@ def test_what_waits_holds_up_nothing_else_on_its_stream(stubs: Stubs) -> None:
     assert answers[5].renewed.lease.seconds == 3600
     assert [answers[i].released.released for i in (6, 7, 8)] == [True, False, False]
     assert isinstance(statuses.error_of(answers[9].error, ""), UnknownReservation)
+
+
+def test_slots_of_runs(stubs: Stubs) -> None:
+    """A run that can start takes its slots at once, and says for how long. A run frees them; only
+    then the calls are settled."""
+    run = AcquireRun(model="long-r", ids=[1, 2], units=["requests"], costs=[1, 1], request_id="r")
+    requests = SimpleQueue[AcquireStreamRequest | None]()
+    call = stubs[0].AcquireStream(iter(requests.get, None), timeout=10)
+    requests.put(AcquireStreamRequest(runs=[run]))
+    [granted] = next(call).grants
+    assert granted.lease.seconds == 3600
+    assert not granted.wait_micros
+    with pytest.raises(WaitTooLong):
+        acquire(stubs[-1], "long-r", max_wait=AT_ONCE)
+    names, scope = granted.reservation_ids, granted.scope
+    freeing = SettleRun(ids=[3, 4], scope=scope, reservation_ids=names, only_release=True)
+    for count in (1, 2):  # to repeat it changes nothing
+        requests.put(AcquireStreamRequest(settlements=[freeing]))
+        assert next(call).settled_runs == count
+    again = [acquire(stubs[-1], "long-r", max_wait=AT_ONCE) for _ in range(2)]
+    settling = SettleRun(ids=[5, 6], scope=scope, reservation_ids=names)
+    requests.put(AcquireStreamRequest(settlements=[settling]))
+    assert next(call).settled_runs == 3
+    with pytest.raises(WaitTooLong):
+        acquire(stubs[-1], "long-r", max_wait=AT_ONCE)
+    requests.put(AcquireStreamRequest(runs=[run]))
+    repeated = [outcome.granted.reservation_id for outcome in next(call).outcomes]
+    assert repeated == [f"{own}/{scope}" for own in names]
+    for each in again:
+        release(stubs[0], each)
+    requests.put(None)
 
 
 def test_a_batch_holds_nobody(stubs: Stubs) -> None:

@@ -13,10 +13,11 @@ from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
 from openlimit.errors import LimiterUnavailable, WaitTooLong
 from openlimit.stores.closed import Closed
-from openlimit.stores.lines import Answer, Ask, Granted, Operation, Release
+from openlimit.stores.lines import Answer, Ask, AskAtOnce, Granted, Operation, Release, Started
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server.engine import lines
 from openlimit_server.engine.lines import HeldLine
+from tests.support.line_scenes import columns_of
 
 ONE_SLOT = [Rules((), 1.0, 1), Rules(())]
 FAST = [Rules((Limit.per("requests", 60_000, 60, 1),)), Rules(())]
@@ -72,6 +73,59 @@ async def test_what_can_start_is_decided_at_once() -> None:
     assert [outcome.name for outcome in outcomes if isinstance(outcome, Granted)] == [
         f"{i:03}" for i in range(300)
     ]
+
+
+def at_once(*names: str) -> AskAtOnce:
+    """Of calls like those of ``ask``."""
+    asks = [ask(name) for name in names]
+    return AskAtOnce("tree", columns_of([each.call for each in asks]), "lot", 0)
+
+
+async def test_a_run_that_starts_at_once_is_not_held() -> None:
+    """Nothing is kept of it; while somebody is held, it is not even asked for."""
+    store = Lines()
+    line = held(store)
+    assert isinstance(await line.ask_at_once(at_once("first")), Started)
+    assert not line._held
+    assert await line.ask_at_once(at_once("second")) is None
+    await line.ask([ask("second")])
+    before = store.trips
+    assert await line.ask_at_once(at_once("third")) is None
+    assert store.trips == before
+
+
+async def test_a_run_whose_caller_has_left_gives_its_slots_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer, which was under way, reaches nobody."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    line = held(FarLines())
+    gone = asyncio.create_task(line.ask_at_once(at_once("first")))
+    await asyncio.sleep(0.005)
+    gone.cancel()
+    await asyncio.sleep(0.3)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
+    assert not line._held
+
+
+async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once the store is back: nobody was told that it had started."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    store = FarLines()
+    line = held(store)
+    carry_out, unanswered = store.adecide, LimiterUnavailable("the store", "does not answer")
+
+    async def unheard(operations: Sequence[Operation]) -> list[Answer]:
+        await carry_out(operations)
+        return [unanswered] * len(operations)
+
+    monkeypatch.setattr(store, "adecide", unheard)
+    assert await line.ask_at_once(at_once("first")) is unanswered
+    monkeypatch.setattr(store, "adecide", carry_out)
+    assert await line.ask([ask("second")]) == [None]
+    assert isinstance(await line.wait(line.attend("second"), 5), Granted)
 
 
 async def test_a_caller_is_held_until_its_turn() -> None:

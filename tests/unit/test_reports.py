@@ -36,7 +36,7 @@ class Server:
         for part in read_operations(request):
             for each in part.operations:
                 if isinstance(each, SettleRun):
-                    self.heard += map(each.settlement, range(len(each.ids)))
+                    self.heard += map(each.one, range(len(each.ids)))
                 else:
                     self.heard.append(each)
         if not self.is_up:

@@ -320,6 +320,10 @@ def test_a_run_that_makes_no_sense(run: AcquireRun, field: str) -> None:
         (SettleRun(ids=[1], scope="s" * 6001, reservation_ids=["a"]), "reservation_id"),
         (SettleRun(ids=[1], reservation_ids=["a" * 6001]), "reservation_id"),
         (SettleRun(ids=[1], units=["t"], reservation_ids=["a"], costs=[-1]), "units.t"),
+        (
+            SettleRun(ids=[1], units=["t"], reservation_ids=["a"], costs=[1], only_release=True),
+            "units",
+        ),
     ],
 )
 def test_settlements_that_make_no_sense(run: SettleRun, field: str) -> None:
@@ -464,9 +468,9 @@ OWN = st.text("abc.0123456789", min_size=1, max_size=20)
 ROWS = st.lists(st.tuples(OWN, st.integers(0, 2) | st.integers(0, 10**15), st.sampled_from("ab")))
 
 
-@given(SCOPES, ROWS, st.sets(st.integers(0, 5)))
+@given(SCOPES, ROWS, st.sets(st.integers(0, 5)), st.sampled_from([0.0, 0.5, 3600.0]))
 def test_grants_of_a_run_survive_the_wire(
-    scope: str, rows: list[tuple[str, int, str]], others: set[int]
+    scope: str, rows: list[tuple[str, int, str]], others: set[int], lease: float
 ) -> None:
     """To the microsecond, but for those that are answered on their own."""
     names, waits = [name for name, *_ in rows], [wait for _, wait, _ in rows]
@@ -475,12 +479,13 @@ def test_grants_of_a_run_survive_the_wire(
     run = columns.GrantRun(
         *(scope, names, () if is_at_once else waits, () if is_at_once else limits),
         dict.fromkeys(others & {*range(len(rows))}),
+        lease,
     )
     response = AcquireStreamResponse()
     columns.write_grant_run(range(7, 7 + len(rows)), run, response)
     received = AcquireStreamResponse.FromString(response.SerializeToString())
     assert dict(messages.read_outcomes(received, "address")) == {
-        7 + i: Grant(wait, limit, columns.whole_id(name, scope))
+        7 + i: Grant(wait, limit, columns.whole_id(name, scope), lease)
         for i, (name, wait, limit) in enumerate(zip(names, waits, limits, strict=True))
         if i not in others
     }

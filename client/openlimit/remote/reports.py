@@ -96,7 +96,7 @@ class Reports:
                     continue
                 count += 1
                 new.append((number, report))
-                if not isinstance(report, Settle):
+                if not isinstance(report, Settle | Release):
                     alone[number] = at, report
             if count:
                 self._carriers.add(stream)
@@ -187,11 +187,11 @@ class Reports:
             )
 
 
-def _settlement(stream: Stream, number: int) -> tuple[float, Settle] | None:
+def _settlement(stream: Stream, number: int) -> tuple[float, Settle | Release] | None:
     """That of the stream's runs which has this number."""
     for at, run in stream.settlements:
         if number in run.ids:
-            return at, run.settlement(run.ids.index(number))
+            return at, run.one(run.ids.index(number))
     return None
 
 

@@ -225,14 +225,19 @@ class MemoryLines:
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
         bucket, call, lot, number, start, untold = operation
+        known = self._started(bucket, call.name, now) if untold else None
+        is_it = known and (known.granted.lot, known.granted.number) == (lot, number)
+        if start is None:
+            if not known or not is_it:
+                return False
+            start = known.granted.start
         if now >= start + SETTLED_WITHIN:
             return too_late(lot, number)
         if (not untold and start <= now) or self._closed.is_cancelled(lot, number, now):
             return False
-        known = self._started(bucket, call.name, now) if untold else None
         if known and known.asked_by not in ("", untold):
             return False
-        if known and (known.granted.lot, known.granted.number) == (lot, number):
+        if known and is_it:
             known.until = now  # its caller can still come, and stands in line anew
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)

@@ -272,7 +272,7 @@ class AcquireRun(_message.Message):
     def __init__(self, model: _Optional[str] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., costs: _Optional[_Iterable[int]] = ..., request_id: _Optional[str] = ..., places: _Optional[_Iterable[int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SettleRun(_message.Message):
-    __slots__ = ("key", "scope", "units", "ids", "reservation_ids", "costs", "labels")
+    __slots__ = ("key", "scope", "units", "ids", "reservation_ids", "costs", "labels", "only_release")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +287,7 @@ class SettleRun(_message.Message):
     RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
     COSTS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_RELEASE_FIELD_NUMBER: _ClassVar[int]
     key: str
     scope: str
     units: _containers.RepeatedScalarFieldContainer[str]
@@ -294,7 +295,8 @@ class SettleRun(_message.Message):
     reservation_ids: _containers.RepeatedScalarFieldContainer[str]
     costs: _containers.RepeatedScalarFieldContainer[int]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., costs: _Optional[_Iterable[int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    only_release: bool
+    def __init__(self, key: _Optional[str] = ..., scope: _Optional[str] = ..., units: _Optional[_Iterable[str]] = ..., ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., costs: _Optional[_Iterable[int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., only_release: bool = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("id", "acquire", "cancel", "settle", "release", "renew", "penalize", "observe")

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Acquire, Grant, Labels, Settle, new
+from openlimit.operations import Acquire, Grant, Labels, Release, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.fields import (
     duration,
@@ -71,6 +71,8 @@ class SettleRun(NamedTuple):
     costs: Sequence[int]
     """In each of the units, as those of AcquireRun."""
     labels: Labels = ()
+    only_release: bool = False
+    """Whether they are releases, which have no units."""
 
     def only(self, positions: Sequence[int]) -> "SettleRun":
         """The run of the settlements at these positions."""
@@ -84,8 +86,10 @@ class SettleRun(NamedTuple):
         """The whole id of one."""
         return whole_id(self.reservation_ids[position], self.scope)
 
-    def settlement(self, position: int) -> Settle:
+    def one(self, position: int) -> Settle | Release:
         """One by itself."""
+        if self.only_release:
+            return Release(self.reservation_id(position), self.key, self.labels)
         by_unit = dict(zip(self.units, self.only([position]).costs, strict=True))
         return Settle(self.reservation_id(position), self.key, by_unit, self.labels)
 
@@ -138,16 +142,23 @@ def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
     return runs
 
 
-def settle_runs(settlements: Iterable[tuple[int, Settle]]) -> list[SettleRun]:
-    """Numbered settlements, those together that have key, labels, scope and units in common."""
+def settle_runs(settlements: Iterable[tuple[int, Settle | Release]]) -> list[SettleRun]:
+    """Numbered settlements, those together that have key, labels, scope and units in common; and
+    releases likewise."""
     runs: dict[tuple[object, ...], SettleRun] = {}
-    for number, (reservation_id, key, by_unit, labels) in settlements:
+    for number, settlement in settlements:
+        if isinstance(settlement, Settle):
+            reservation_id, key, by_unit, labels = settlement
+        else:
+            (reservation_id, key, labels), by_unit = settlement, {}
         own, _, scope = reservation_id.partition("/")
-        kind = (key, labels, scope, *by_unit)
+        kind = (type(settlement), key, labels, scope, *by_unit)
         run = runs.get(kind)
         if run is None:
-            run = runs[kind] = SettleRun([], key, scope, (*by_unit,), [], [], labels)
-        ids, _, _, _, reservation_ids, costs, _ = run
+            only_release = isinstance(settlement, Release)
+            run = SettleRun([], key, scope, (*by_unit,), [], [], labels, only_release)
+            runs[kind] = run
+        ids, _, _, _, reservation_ids, costs, _, _ = run
         ids.append(number)  # type: ignore[attr-defined]  # lists, as made above
         reservation_ids.append(own if scope else reservation_id)  # type: ignore[attr-defined]  # same
         costs.extend(by_unit.values())  # type: ignore[attr-defined]  # same
@@ -180,9 +191,10 @@ def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
 
 def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    ids, key, scope, units, reservation_ids, costs, labels = run
+    ids, key, scope, units, reservation_ids, costs, labels, only_release = run
     try:
         message.key = key
+        message.only_release = only_release
         if labels:
             message.labels.update(labels)
         message.scope = scope

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 from google.rpc.status_pb2 import Status
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, Queued
-from openlimit.operations import Acquire, Operation, Settle
+from openlimit.operations import Acquire, Operation, Release, Settle
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.codecs import CODECS, Outcome, readable
 from openlimit.wire.columns import (
@@ -56,14 +56,14 @@ def write_acquisitions(
 def write_reports(
     numbered: Iterable[tuple[int, Operation]], request: messages.AcquireStreamRequest
 ) -> tuple[list[tuple[int, InvalidRequest]], list[SettleRun]]:
-    """Add other numbered operations to a message, settlements as runs.
+    """Add other numbered operations to a message, settlements and releases as runs.
 
     Returns what is wrong with those that cannot be sent, and the runs as they are sent.
     """
     errors: list[tuple[int, InvalidRequest]] = []
-    settlements: list[tuple[int, Settle]] = []
+    settlements: list[tuple[int, Settle | Release]] = []
     for number, operation in numbered:
-        if type(operation) is Settle:
+        if isinstance(operation, Settle | Release):
             settlements.append((number, operation))
         else:
             _write_alone(number, operation, request, errors)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from reprlib import repr as shortened
 
 from openlimit.errors import InvalidRequest
-from openlimit.operations import Settle, new
+from openlimit.operations import new
 from openlimit.units import MAX_UNITS, TOKENS, require_amount, require_units
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.columns import MAX_RUN, AcquireRun, SettleRun, settle_runs
@@ -54,13 +54,15 @@ def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part
             raise InvalidRequest("reservation_ids", f"must be as many as ids, {many}")
         if len(run.scope) > MAX_RESERVATION_ID:
             raise id_too_long(run.scope)
+        if run.only_release and units:
+            raise InvalidRequest("units", "must be absent where a run only releases slots")
     except InvalidRequest as error:
         return [(ids, error)]
     errors = _negative(units, costs)
     if max(map(len, names), default=0) > MAX_RESERVATION_ID:
         too_long = (i for i, name in enumerate(names) if len(name) > MAX_RESERVATION_ID)
         errors = errors | {i: id_too_long(names[i]) for i in too_long}
-    read = new(SettleRun, (ids, run.key, run.scope, units, names, costs, labels))
+    read = new(SettleRun, (ids, run.key, run.scope, units, names, costs, labels, run.only_release))
     parts = _parts(read, errors)
     return parts if run.scope else [each for part in parts for each in _by_scope(*part)]
 
@@ -69,12 +71,7 @@ def _by_scope(ids: Sequence[int], run: AcquireRun | SettleRun | InvalidRequest) 
     """What is to be settled by whole ids, as runs that have a scope each."""
     if not isinstance(run, SettleRun):
         return [(ids, run)]
-    width = len(run.units)
-    rows = [run.costs[i * width : (i + 1) * width] for i in range(len(ids))]
-    settlements = [
-        (number, Settle(name, run.key, dict(zip(run.units, row, strict=True)), run.labels))
-        for number, name, row in zip(ids, run.reservation_ids, rows, strict=True)
-    ]
+    settlements = [(number, run.one(i)) for i, number in enumerate(ids)]
     return [(each.ids, each) for each in settle_runs(settlements)]
 
 

@@ -54,11 +54,13 @@ _NOWHERE = Standing(0, 0.0, None, "")
 class _Held:
     """A call of this server that is not decided yet, or whose start nobody knows yet."""
 
-    __slots__ = ("ask", "asking", "callers", "leaving", "outcome")
+    __slots__ = ("ask", "asking", "callers", "in_doubt", "leaving", "outcome")
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.outcome: Outcome | None = None
+        self.in_doubt = False
+        """Whether it may have started at once, in a trip that was not answered."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()
@@ -208,6 +210,11 @@ class HeldLine:
             return None
         answer: Any
         [answer] = await self.carry_out([asked])
+        if isinstance(answer, LimiterUnavailable):
+            for i in range(len(asked.calls.names)):
+                held = self._held_for(asked.calls.one(i), asked.lot, asked.number + i)
+                held.in_doubt = True
+                self.leave(held, PLACE_KEPT)
         return answer or None
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
@@ -264,9 +271,7 @@ class HeldLine:
     def give_back(self, call: Call, granted: Granted) -> None:
         """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
         if call.name not in self._held:
-            lot, number = granted.lot, granted.number
-            ask = Ask(self._bucket, call, self._server, 0.0, lot, number)
-            held = self._held[call.name] = _Held(ask)
+            held = self._held_for(call, granted.lot, granted.number)
             held.outcome = granted
             self.leave(held, PLACE_KEPT)
 
@@ -275,6 +280,11 @@ class HeldLine:
         self.is_draining = True
         for held in self._held.values():
             self._wake(held)
+
+    def _held_for(self, call: Call, lot: str, number: int) -> _Held:
+        ask = Ask(self._bucket, call, self._server, 0.0, lot, number)
+        held = self._held[call.name] = _Held(ask)
+        return held
 
     def _hold(self, ask: Ask) -> _Held:
         held = self._held.get(ask.call.name)
@@ -293,6 +303,7 @@ class HeldLine:
         """What is decided of a call that was asked for."""
         if isinstance(answer, LimiterUnavailable):
             return answer  # it may have been asked all the same, so it is given up in a while
+        held.in_doubt = False
         if held.outcome is None and not isinstance(answer, InLine):
             assert isinstance(answer, Granted | OpenLimitError)
             held.outcome = answer
@@ -338,9 +349,13 @@ class HeldLine:
     async def _give_up(self, held: _Held) -> None:
         if held.asking or held.callers or held.leaving:  # somebody has come in this very moment
             return
-        name = held.ask.call.name
+        _, call, _, _, lot, number, *_ = held.ask
+        name = call.name
         if held.outcome is None:
-            [left] = await self.carry_out([GiveUp(self._bucket, name, self._server)])
+            give_up: Operation = GiveUp(self._bucket, name, self._server)
+            if held.in_doubt:
+                give_up = Cancel(self._bucket, call, lot, number, None, self._server)
+            [left] = await self.carry_out([give_up])
             if isinstance(left, LimiterUnavailable):
                 self._left[name] = held
                 if len(self._left) > _MOST_OWED:
@@ -348,7 +363,7 @@ class HeldLine:
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
             _, start, _, lot, number = held.outcome
-            cancel = Cancel(self._bucket, held.ask.call, lot, number, start, self._server)
+            cancel = Cancel(self._bucket, call, lot, number, start, self._server)
             await self.carry_out([cancel])
         self._forget(held)
 

@@ -138,6 +138,12 @@ class Settlements:
             left, run, reserved = [left[i] for i in fit], run.only(fit), reserved.only(fit)
         if not policy or not left:
             step.answers[place] = errors
+        elif run.only_release:
+            if policy.paths and any(reserved.names):
+                releasing = self._release(policy, scope, reserved, run, left, errors)
+                step.decide_apart(place, releasing)
+            else:
+                step.answers[place] = errors
         elif policy.paths and any(reserved.names):
             settling = self._settle_shared(policy, scope, reserved, run, left, errors)
             step.decide_apart(place, settling)
@@ -165,6 +171,23 @@ class Settlements:
         [answer] = await target.line.carry_out([operation])
         return unsettled(answer, policy, scope, run, positions, errors)
 
+    async def _release(
+        self,
+        policy: Policy,
+        scope: Scope,
+        reserved: Reserved,
+        run: SettleRun,
+        positions: Sequence[int],
+        errors: Mapping[int, OpenLimitError],
+    ) -> Unsettled:
+        """Free the slots of calls that were in a line."""
+        target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
+        assert isinstance(target, SharedTarget)
+        releases = [lines.Release(scope.bucket, name) for name in reserved.names]
+        answers: Sequence[Any] = await target.line.carry_out(releases)
+        freed_none = {i: a for i, a in zip(positions, answers, strict=True) if a is not True}
+        return {**errors, **freed_none}
+
     async def _settle_alone(
         self, policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun
     ) -> Outcome:
@@ -183,7 +206,7 @@ def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:
     except InvalidRequest:
         for i in range(len(run.ids)):
             try:
-                policy.require_sensible(run.settlement(i).costs)
+                policy.require_sensible(dict(zip(run.units, run.only([i]).costs, strict=True)))
             except InvalidRequest as error:
                 errors[i] = error
     return errors

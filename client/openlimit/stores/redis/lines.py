@@ -128,7 +128,7 @@ class _Encoder:
                 return call.lease, server, bound, lot, number, asked, kept
             case lines.Cancel(_, _, lot, number, start, untold):
                 self._lot(lot)
-                return lot, number, start, untold
+                return lot, number, False if start is None else start, untold
             case lines.Renew(_, call, start):
                 return call.lease, start
 

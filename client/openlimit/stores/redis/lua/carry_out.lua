@@ -9,7 +9,7 @@
 --   ['penalize', length]  ['observe', levels]  ['turn', server]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
--- is negative for no bound, first false for now; askatonce and settle have columns of costs. The answers, with doubles as texts, are
+-- is negative for no bound, first false for now, start false where nobody knows it; askatonce and settle have columns of costs. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
 --             limit, counted from 0; 3, the wait and the unit; or 9, what is full and how many it holds
@@ -39,16 +39,20 @@ function carry_out.giveup(name, server)
 end
 
 function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
-  if now >= start + call.settled_within then
+  local grant = untold ~= '' and grant_of(name)
+  local is_it = grant and grant.lot == lot and grant.number == number
+  start = start or is_it and grant.start
+  if not start then
+    return {NO}
+  elseif now >= start + call.settled_within then
     return {TOO_LATE}
   elseif untold == '' and start <= now or is_cancelled(lot, number) then
     return {NO}
   end
-  local grant = untold ~= '' and grant_of(name)
   if grant and grant.asked_by and grant.asked_by ~= untold then
     return {NO}
   end
-  if grant and grant.lot == lot and grant.number == number then
+  if is_it then
     keep_grant(name, false)  -- its caller can still come, and stands in line anew
   end
   local _, mark_cancelled = marks_of_lots()
