@@ -11,6 +11,7 @@ import time
 from benchmarks import (
     callers,
     deciding,
+    empty_line,
     feedback,
     goodput,
     growth,
@@ -25,6 +26,7 @@ from benchmarks import (
 _PARTS = {
     "deciding": deciding,
     "line": line,
+    "empty_line": empty_line,
     "redis": redis,
     "serving": serving,
     "callers": callers,
@@ -36,7 +38,7 @@ _PARTS = {
 
 
 def main() -> None:
-    """Run the benchmarks; all of them take about nine minutes."""
+    """Run the benchmarks; all of them take about ten minutes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
     parser.add_argument("--record", action="store_true", help="keep results in benchmarks/results/")

@@ -176,13 +176,15 @@ end
 -- Slots: see leases.py ---------------------------------------------------------------------------
 
 local function read_leases(names_)
-  for i, packed in ipairs(#names_ > 0 and redis.call('HMGET', key_of('leases'), unpack(names_)) or {}) do
+  local found = meta.leases > 0 and #names_ > 0 and redis.call('HMGET', key_of('leases'), unpack(names_))
+  for i, name in ipairs(names_) do
+    local packed = found and found[i]
     local r = packed and {}
     if packed then
       r.until_, r.leaf, r.start, r.sizes = cmsgpack.unpack(packed)
     end
-    if leases[names_[i]] == nil then
-      leases[names_[i]] = r
+    if leases[name] == nil then
+      leases[name] = r
     end
   end
 end

@@ -6,12 +6,27 @@ local function marks_of_lots()
   return unpack(marks)
 end
 
-local function row_of(columns, i)
-  local row = {}
-  for unit, column_ in pairs(columns) do
-    row[unit] = column_[i]
+-- The sizes of so many calls, see sizes.
+local function sizes_of_all(path, columns, count)
+  local found, limiting = {}, {}
+  for k, node in ipairs(path) do
+    limiting[k] = {}
+    for i = 1, node.rules.n do
+      limiting[k][i] = {columns[node.rules.units[i]], node.rules.rate[i]}
+    end
   end
-  return row
+  for i = 1, count do
+    local longest, spans = call.shortest, {}
+    for k, limits in ipairs(limiting) do
+      for _, limit in ipairs(limits) do
+        local size = (limit[1] and limit[1][i] or 0) / limit[2]
+        longest = size > longest and size or longest
+      end
+      spans[k] = longest
+    end
+    found[i] = spans
+  end
+  return found
 end
 
 -- Late repeats of what held the slots of these calls take none again.
@@ -72,13 +87,13 @@ do
   end
 
   local function take_turns(names_, path, columns, lease)
-    local leaf = path[#path]
+    local leaf, spans_of = path[#path], sizes_of_all(path, columns, #names_)
     fill(path)
     for i, name in ipairs(names_) do
       if i > 1 then
         lapse_above(path)
       end
-      local spans = sizes(path, row_of(columns, i))
+      local spans = spans_of[i]
       for k = 2, #path do
         take_turn(path[k], spans[k - 1])
       end
@@ -105,7 +120,7 @@ do
     read_granted(names_)
     read_leases(names_)
     for _, name in ipairs(names_) do
-      if grant_of(name) or lease_of(name) then
+      if granted[name] and grant_of(name) or leases[name] then
         return true
       end
     end
@@ -148,7 +163,7 @@ do
     return {YES}
   end
 
-  local function settle_some(path, which, columns, actual)
+  local function settle_some(path, which, columns, actual, count)
     for _, node in ipairs(path) do
       local changes = {}
       for i, unit in ipairs(node == root and units or node.rules.units) do
@@ -160,10 +175,13 @@ do
       end
       correct(node, changes)
     end
-    for _, i in ipairs(#path > 1 and which or {}) do
-      local before, after = sizes(path, row_of(columns, i)), sizes(path, row_of(actual, i))
-      for k = 2, #path do
-        learn(path[k], before[k - 1], after[k - 1])
+    if #path > 1 then
+      local before = sizes_of_all(path, columns, count)
+      local after = sizes_of_all(path, actual, count)
+      for _, i in ipairs(which) do
+        for k = 2, #path do
+          learn(path[k], before[i][k - 1], after[i][k - 1])
+        end
       end
     end
     fill(path)
@@ -196,7 +214,7 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual)
+      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #names_)
     end
     if lease > 0 then
       keep_over(names_of)
