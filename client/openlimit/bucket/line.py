@@ -21,7 +21,7 @@ from openlimit.bucket.kept import Kept
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.pending import Levels
 from openlimit.bucket.slots import Lease, Leases, owed
-from openlimit.bucket.tree import Node, Rules, sizes
+from openlimit.bucket.tree import Node, Rules, sizes, sizes_of_all
 from openlimit.errors import OpenLimitError, WaitTooLong
 
 HORIZON = 100_000
@@ -122,7 +122,7 @@ class Line:
             node.waiting -= many
         self._kept.rest(path[-1], now)
         if levels:
-            self._lapse(path, now)
+            self._lapse(path[:-1], now)
         return bool(levels)
 
     def _levels_with(self, asked: Calls, path: Sequence[Node], now: float) -> list[Levels] | None:
@@ -139,16 +139,17 @@ class Line:
     def _take_turns(self, asked: Calls, path: Sequence[Node], now: float) -> None:
         """Charge the turns of calls that start now, one after the other, and give them slots."""
         _fill(path)
-        leaf, below = path[-1], path[1:]
-        for i, costs in enumerate(zip(*asked.costs)):  # noqa: B905 - as in sizes
+        leaf, parents, below = path[-1], path[:-1], path[1:]
+        for i, spans in enumerate(sizes_of_all(parents, asked.costs)):
             if i:
-                self._lapse(path, now)
-            spans = sizes(path, costs) if below else ()
+                self._lapse(parents, now)
             for node, size in zip(below, spans):  # noqa: B905 - as in sizes
                 node.take_turn(size)
             if asked.lease:
                 self._leases.take(asked.names[i], Lease(now + asked.lease, path, now, spans))
-            leaf.pace -= leaf.pace * LATEST_PACE
+        if leaf.pace:
+            for _ in asked.names:
+                leaf.pace -= leaf.pace * LATEST_PACE
         leaf.started_at = now
 
     def decide(self, now: float) -> list[Start | Refusal]:
@@ -202,11 +203,11 @@ class Line:
         path = self._leaf(started).path()
         for node, reserved, used in zip(path, started.costs, actual, strict=True):
             node.bucket.settle(reserved, used, now)
-        if below := path[1:]:
-            for costs, cost in zip(zip(*started.costs), zip(*actual)):  # noqa: B905 - as in sizes
-                spans = zip(below, sizes(path, costs), sizes(path, cost))  # noqa: B905 - as there
-                for node, before, after in spans:
-                    node.correct(before, after)
+        before = sizes_of_all(path[:-1], started.costs)
+        after = sizes_of_all(path[:-1], actual)
+        for spans in zip(before, after):  # noqa: B905 - as in sizes
+            for node, size, by_use in zip(path[1:], *spans):  # noqa: B905 - as in sizes
+                node.correct(size, by_use)
         _fill(path)
         self._corrected(path, now)
 
@@ -322,12 +323,13 @@ class Line:
         leaf.pace += (interval - leaf.pace) * (LATEST_PACE if leaf.pace else 1)
         leaf.started_at = now
         self.give_up(call.name, now)
-        self._lapse(path, now)
+        self._lapse(path[:-1], now)
 
-    def _lapse(self, path: Sequence[Node], now: float) -> None:
+    def _lapse(self, parents: Sequence[Node], now: float) -> None:
         """Forget the children that a start has passed."""
-        for node in path[:-1]:
-            self._kept.lapse(node, now)
+        for node in parents:
+            if node.lapsing:
+                self._kept.lapse(node, now)
 
     def _sweep(self, now: float) -> None:
         """What time has brought about: ends of holds and leases, and what can be forgotten."""

@@ -249,3 +249,19 @@ def sizes(path: Sequence[Node], costs: Sequence[Costs]) -> list[float]:
             longest = size if size > longest else longest
         found.append(longest)
     return found
+
+
+def sizes_of_all(
+    nodes: Sequence[Node], costs: Sequence[Sequence[Costs]]
+) -> list[tuple[float, ...]]:
+    """``sizes`` at these nodes of several calls, of which each node has a column of costs."""
+    longest, found = [SHORTEST] * len(costs[0]), []
+    for node, rows in zip(nodes, costs):  # noqa: B905 - the leaf has costs, too
+        for limit, column in zip(node.rules.limits, zip(*rows)):  # noqa: B905 - as in sizes
+            rate = limit.rate
+            longest = [
+                size if (size := cost / rate) > before else before
+                for before, cost in zip(longest, column)  # noqa: B905 - as in sizes
+            ]
+        found.append(longest)
+    return [*zip(*found)] if found else [()] * len(longest)  # noqa: B905 - as in sizes

@@ -25,11 +25,16 @@ class Path(NamedTuple):
 
     def all_rows(self, costs: Sequence[Costs]) -> list[Sequence[Costs]]:
         """For each node, what it is charged for calls that cost these in the policy's units."""
-        every = (*range(len(costs[0])),)
-        return [
-            costs if columns == every else [tuple([row[i] for i in columns]) for row in costs]
-            for columns in self.columns
-        ]
+        every, none = (*range(len(costs[0])),), [()] * len(costs)
+        rows: list[Sequence[Costs]] = []
+        for columns in self.columns:
+            if columns == every:
+                rows.append(costs)
+            elif columns:
+                rows.append([tuple([row[i] for i in columns]) for row in costs])
+            else:
+                rows.append(none)
+        return rows
 
 
 class Paths:
