@@ -182,7 +182,7 @@ async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: Fake
     assert await at_once(2) is False
     assert await carry_out(lines, ask(calls[0])) == [Granted("n0", clock.now, "", "lot", 0)]
     assert await at_once(0) is False, "it has started"
-    await carry_out(lines, ask(calls[2]), Release("{b}", "n0"))
+    await carry_out(lines, ask(calls[2]), Release("{b}", ["n0"]))
     assert await at_once(3) is False, "another one waits"
     assert await started(lines) == ["n2"]
     clock.now += SECOND
@@ -232,7 +232,10 @@ async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: Fa
     [standing] = await carry_out(lines, Where("{b}", "n2"))
     assert isinstance(standing, Standing)
     assert standing.limited_by == CONCURRENT
-    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    assert await carry_out(lines, Release("{b}", ["n0"]), Release("{b}", ["n0"])) == [
+        {},
+        {0: False},
+    ]
     assert await started(lines) == ["n2"]
     clock.now += LEASE // 2
     assert await carry_out(lines, Renew("{b}", call("n2", root=free), clock.now)) == [True]
@@ -279,10 +282,10 @@ async def test_a_call_that_runs_on_after_its_lease_needs_a_free_slot(
     clock.now += LEASE
     await carry_out(lines, ask(call("n1", root=one)), ask(call("n2", root=one)))
     assert await started(lines) == ["n1"]
-    renew, release = Renew("{b}", call("n0", root=one), clock.now), Release("{b}", "n1")
-    assert await carry_out(lines, renew, release, renew) == [False, True, True]
+    renew, release = Renew("{b}", call("n0", root=one), clock.now), Release("{b}", ["n1"])
+    assert await carry_out(lines, renew, release, renew) == [False, {}, True]
     assert await started(lines) == []
-    await carry_out(lines, Release("{b}", "n0"))
+    await carry_out(lines, Release("{b}", ["n0"]))
     assert await started(lines) == ["n2"]
 
 
@@ -290,10 +293,10 @@ async def test_a_release_is_for_good(lines: AsyncLines, clock: FakeClock) -> Non
     """Late repeats of what let a call in or held it there take no slot, until it is forgotten."""
     one = Rules((Limit.per("requests", 1000, 1),), slots=1)
     first, never = call("n0", root=one), call("n7", root=one)
-    await carry_out(lines, ask(first), Release("{b}", "n7"))
+    await carry_out(lines, ask(first), Release("{b}", ["n7"]))
     [granted] = (await turn(lines)).outcomes
-    release, renew = Release("{b}", "n0"), Renew("{b}", first, clock.now)
-    assert await carry_out(lines, release, release, renew) == [True, False, False]
+    release, renew = Release("{b}", ["n0"]), Renew("{b}", first, clock.now)
+    assert await carry_out(lines, release, release, renew) == [{}, {0: False}, False]
     assert await carry_out(lines, Renew("{b}", never, clock.now)) == [False]
     assert await carry_out(lines, ask(first)) == [granted]
     await carry_out(lines, ask(call("n1", root=one)))
@@ -310,9 +313,9 @@ async def test_fewer_slots_put_nobody_out(lines: AsyncLines, clock: FakeClock) -
     renew = Renew("{b}", call("n0", root=one), clock.now)
     assert await carry_out(lines, ask(call("n3", root=one)), renew) == [InLine(clock.now + 3), True]
     for name in ("n0", "n1"):
-        await carry_out(lines, Release("{b}", name))
+        await carry_out(lines, Release("{b}", [name]))
         assert await started(lines) == []
-    await carry_out(lines, Release("{b}", "n2"))
+    await carry_out(lines, Release("{b}", ["n2"]))
     assert await started(lines) == ["n3"]
 
 
@@ -420,7 +423,7 @@ async def test_feedback_brings_new_rules_too(lines: AsyncLines, clock: FakeClock
     await carry_out(lines, Penalize("{b}", more, 0))
     clock.now += 2 * SECOND
     assert await started(lines) == [], "n0 has the only slot"
-    await carry_out(lines, Release("{b}", "n0"))
+    await carry_out(lines, Release("{b}", ["n0"]))
     assert await started(lines) == ["n1"]
 
 
@@ -433,6 +436,9 @@ async def test_a_start_that_was_forgotten_keeps_no_slot(
         await carry_out(lines, again)
         assert await started(lines) == ["n0"]
         clock.now += 1
-    assert await carry_out(lines, Release("{b}", "n0"), Release("{b}", "n0")) == [True, False]
+    assert await carry_out(lines, Release("{b}", ["n0"]), Release("{b}", ["n0"])) == [
+        {},
+        {0: False},
+    ]
     await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in (1, 2)))
     assert await started(lines) == ["n1", "n2"]

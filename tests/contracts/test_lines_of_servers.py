@@ -132,7 +132,7 @@ async def test_a_start_that_nobody_collects_is_cancelled(
     assert await live(lines, clock, SILENT - STEP) == []
     names = await live(lines, clock, 20 * SECOND)
     assert names == ["n2"], "seconds later, not after an hour"
-    assert await carry_out(lines, Release("{b}", "n1"), Release("{b}", "n2")) == [False, True]
+    assert await carry_out(lines, Release("{b}", ["n1", "n2"])) == [{0: False}]
     [again] = await carry_out(lines, ask(lost))
     assert isinstance(again, InLine)
 
@@ -147,7 +147,7 @@ async def test_a_start_that_was_asked_for_is_not_cancelled(
     [granted] = await carry_out(lines, ask(call("n1", root=one)))
     assert isinstance(granted, Granted)
     assert await live(lines, clock, 3 * SILENT) == []
-    assert await carry_out(lines, Release("{b}", "n1")) == [True]
+    assert await carry_out(lines, Release("{b}", ["n1"])) == [{}]
     assert await started(lines) == ["n2"]
 
 

@@ -56,7 +56,7 @@ async def test_trees_that_came_once_leave_no_buckets(clock: FakeClock) -> None:
     for i in range(2000):
         clock.advance(0.01)
         call = Call("n", (), [rules], [(1,)], 1.0)
-        asked = Ask(f"{i}", call, "me", inf, "lot", 0), Turn(f"{i}", "me"), Release(f"{i}", "n")
+        asked = Ask(f"{i}", call, "me", inf, "lot", 0), Turn(f"{i}", "me"), Release(f"{i}", ["n"])
         await store.lines.adecide(asked)
     assert len(store) < 400
     assert len(store.lines) < 400

@@ -190,8 +190,9 @@ class Scene:
         return Settle(self._bucket, calls, self._bucket, numbers, starts, actual)
 
     def _release(self, now: float) -> Operation | None:
-        known = self._any([*self._granted.values()])
-        return known and Release(self._bucket, known[0].call.name)
+        known = [*self._granted][-30:]
+        many = min(len(known), self._random.choice([1, 1, 4]))
+        return Release(self._bucket, self._random.sample(known, many)) if known else None
 
     def _renew(self, now: float) -> Operation | None:
         known = self._any([*self._granted.values()])

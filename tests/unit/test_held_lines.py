@@ -137,7 +137,7 @@ async def test_a_caller_is_held_until_its_turn() -> None:
     waiting = asyncio.create_task(line.wait(line.attend("second"), 5))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     granted = await waiting
     assert isinstance(granted, Granted)
     assert granted.limited_by == "concurrent"
@@ -158,8 +158,8 @@ async def test_a_caller_that_waits_longer_is_told_where_it_stands() -> None:
     standing = await line.wait(line.attend("third"), 0.01)
     assert isinstance(standing, Standing)
     assert (standing.rank, standing.held_at, standing.limited_by) == (2, [], "concurrent")
-    await line.carry_out([Release("tree", "first")])
-    await line.carry_out([Release("tree", "second")])
+    await line.carry_out([Release("tree", ["first"])])
+    await line.carry_out([Release("tree", ["second"])])
     [granted] = await line.ask([ask("third")])
     assert isinstance(granted, Granted)
 
@@ -174,10 +174,10 @@ async def test_a_call_that_is_asked_again_is_ahead_of_later_ones() -> None:
     assert await line.ask([ask("first")]) == [None]
     first = asyncio.create_task(line.wait(line.attend("first"), 5))
     await asyncio.sleep(0)
-    await line.carry_out([Release("tree", "running")])
+    await line.carry_out([Release("tree", ["running"])])
     assert isinstance(await first, Granted)
     assert not second.done()
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await second, Granted)
 
 
@@ -189,7 +189,7 @@ async def test_a_cancelled_caller_frees_its_place() -> None:
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0.05)
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await line.wait(line.attend("third"), 1), Granted)
 
 
@@ -199,7 +199,7 @@ async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_al
     await line.ask([ask("first"), ask("second")])
     waiting = asyncio.create_task(line.wait(line.attend("second"), 1))
     await asyncio.sleep(0.03)
-    gone = asyncio.create_task(line.carry_out([Release("tree", "first")]))
+    gone = asyncio.create_task(line.carry_out([Release("tree", ["first"])]))
     await asyncio.sleep(0.01)
     gone.cancel()
     assert isinstance(await waiting, Granted)
@@ -213,7 +213,7 @@ async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.M
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
     assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     await asyncio.sleep(0.1)
     [granted] = await line.ask([ask("third")])
     assert isinstance(granted, Granted)
@@ -228,7 +228,7 @@ async def test_a_caller_that_comes_late_stands_in_line_anew(
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
     assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     await asyncio.sleep(0.1)
     [granted] = await line.ask([ask("second")])
     assert isinstance(granted, Granted)
@@ -242,7 +242,7 @@ async def test_the_last_of_several_callers_gives_a_call_up() -> None:
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0.01)
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await stays, Granted)
 
 
@@ -261,7 +261,7 @@ async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:
     assert isinstance(await line.wait(line.attend("second"), 0), Standing)
     await asyncio.sleep(0.05)
     assert await line.ask([ask("second")]) == [None]
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await line.wait(line.attend("second"), 1), Granted)
 
 
@@ -277,7 +277,7 @@ async def test_who_asks_again_while_its_call_is_being_given_up_keeps_its_place()
     assert await line.ask([ask("second")]) == [None]
     second = asyncio.create_task(line.wait(line.attend("second"), 1))
     await asyncio.sleep(0.01)
-    await line.carry_out([Release("tree", "first")])
+    await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await second, Granted)
 
 

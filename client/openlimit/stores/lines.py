@@ -95,10 +95,10 @@ class Settle(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Frees the slots of a call that is over, for good."""
+    """Frees the slots of calls that are over, for good."""
 
     bucket: str
-    name: str
+    names: Sequence[str]
 
 
 class Renew(NamedTuple):
@@ -196,10 +196,10 @@ class Turned(NamedTuple):
 
 Answer = InLine | Granted | Started | Standing | Unsettled | Turned | bool | OpenLimitError
 """To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
-To AskAtOnce: Started or False. To GiveUp, Cancel, Release and Renew: whether it changed
-something, or holds slots; to Cancel UnknownReservation if it is too late. To Settle: Unsettled, of
-which the slots are freed as well unless the call has not started. To Where: False if it waits no
-more. To Turn: Turned. To any of them LimiterUnavailable."""
+To AskAtOnce: Started or False. To GiveUp, Cancel and Renew: whether it changed something, or holds
+slots; to Cancel UnknownReservation if it is too late. To Settle: Unsettled, of which the slots are
+freed as well unless the call has not started. To Release: by position, False for those that had no
+slots. To Where: False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
 
 
 class AsyncLines(Protocol):

@@ -34,6 +34,7 @@ from openlimit.stores.lines import (
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Limits,
+    Unsettled,
     not_started,
     too_late,
     was_cancelled,
@@ -153,14 +154,12 @@ class MemoryLines:
                 tree = self._trees.get(name)
                 return self._turn(name, tree, server, now) if tree else Turned(now, (), inf)
         if isinstance(operation, Release):
-            self._are_over(operation.bucket, [operation.name], now)
+            return self._release(*operation, now)
         tree = self._trees.get(operation.bucket)
         return tree is not None and self._decide_known(tree, operation, now)
 
-    def _decide_known(self, tree: _Tree, operation: Release | GiveUp | Where, now: float) -> Answer:
+    def _decide_known(self, tree: _Tree, operation: GiveUp | Where, now: float) -> Answer:
         match operation:
-            case Release(_, name):
-                return tree.line.release(name, now)
             case GiveUp(_, name, server):
                 if name not in tree.asked or tree.asked[name].server != server:
                     return False
@@ -258,13 +257,15 @@ class MemoryLines:
         if operation.numbers:
             line.settle(operation.calls, operation.actual, now)
         if calls.lease:
-            self._are_over(bucket, calls.names, now)
-            for name in calls.names:
-                line.release(name, now)
+            self._release(bucket, calls.names, now)
         return unsettled
 
-    def _are_over(self, bucket: str, names: Sequence[str], now: float) -> None:
+    def _release(self, bucket: str, names: Sequence[str], now: float) -> Unsettled:
+        """Those that had no slots, by position."""
         self._over.keep_all([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
+        if not (tree := self._trees.get(bucket)):
+            return dict.fromkeys(range(len(names)), False)
+        return {i: False for i, name in enumerate(names) if not tree.line.release(name, now)}
 
     def _tree(self, name: str, rules: Rules) -> _Tree:
         bucket = self._bucket(name, rules.limits)

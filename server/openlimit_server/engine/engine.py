@@ -184,8 +184,8 @@ async def _cancel(
 async def _release(target: SharedTarget, scope: Scope, _: int, __: float, call: Call) -> Outcome:
     """Whether slots were freed."""
     freed: Any
-    [freed] = await target.line.carry_out([lines.Release(scope.bucket, call.name)])
-    return cast(Outcome, freed)
+    [freed] = await target.line.carry_out([lines.Release(scope.bucket, [call.name])])
+    return freed if isinstance(freed, LimiterUnavailable) else not freed
 
 
 async def _renew(

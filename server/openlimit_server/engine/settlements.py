@@ -183,10 +183,11 @@ class Settlements:
         """Free the slots of calls that were in a line."""
         target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
         assert isinstance(target, SharedTarget)
-        releases = [lines.Release(scope.bucket, name) for name in reserved.names]
-        answers: Sequence[Any] = await target.line.carry_out(releases)
-        freed_none = {i: a for i, a in zip(positions, answers, strict=True) if a is not True}
-        return {**errors, **freed_none}
+        released: Any
+        [released] = await target.line.carry_out([lines.Release(scope.bucket, reserved.names)])
+        if isinstance(released, LimiterUnavailable):
+            return {**errors, **dict.fromkeys(positions, released)}
+        return {**errors, **{positions[i]: each for i, each in released.items()}}
 
     async def _settle_alone(
         self, policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun

@@ -198,6 +198,8 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
             return _asked(operation, reply)
         case lines.AskAtOnce():
             return lines.Started(now) if next(reply) == YES else False
+        case lines.Release():
+            return dict.fromkeys([next(reply) for _ in range(next(reply))], False)
         case lines.Settle(_, _, lot, numbers):
             pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
             return {i: undone(what, lot, numbers[i]) for i, what in pairs}

@@ -5,7 +5,7 @@
 --   ['askatonce', names, path, rules, costs, lease, lot, number, kept]
 --   ['settle', names, path, rules, costs, lease, lot, numbers, starts, actual]
 --   ['renew', name, path, rules, costs, lease, start]
---   ['giveup', name, server]  ['release', name]  ['where', name]
+--   ['giveup', name, server]  ['release', names]  ['where', name]
 --   ['penalize', length]  ['observe', levels]  ['turn', server]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
@@ -18,13 +18,14 @@
 --   turn      the epoch; the microseconds until something is due; how many outcomes, and of each 1 or
 --             3, the name, the start or the wait, the unit, lot and number
 --   settle    how many have changed nothing, and of each its position, counted from 0, and 0, 5 or 7
+--   release   how many had no slots, and the positions of these, counted from 0
 --   others    1, 0 or 7, see call.lua
 
 local STANDING = 10
 local BRINGS_RULES = {ask = true, askatonce = true, cancel = true, settle = true, renew = true, penalize = true,
                       observe = true}
 
-local carry_out = {ask = ask, askatonce = ask_at_once, settle = settle}
+local carry_out = {ask = ask, askatonce = ask_at_once, settle = settle, release = release}
 
 function carry_out.giveup(name, server)
   local entry = waiting_call(name)
@@ -66,11 +67,6 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   end
   corrected(path)
   return {YES}
-end
-
-function carry_out.release(name)
-  keep_over({name})
-  return {free_slots(name, true) and YES or NO}
 end
 
 local function is_over(name)

@@ -46,6 +46,18 @@ local function keep_over(names_)
   end
 end
 
+local function release(names_)
+  local found = {0}
+  keep_over(names_)
+  read_leases(names_)
+  for i, name in ipairs(names_) do
+    if not free_slots(name, true) then
+      found[1], found[#found + 1] = found[1] + 1, i - 1
+    end
+  end
+  return found
+end
+
 local ask_at_once, settle
 do
   -- The levels of a node once all costs are charged, if all may start right now.
@@ -217,11 +229,7 @@ do
       settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #names_)
     end
     if lease > 0 then
-      keep_over(names_of)
-      read_leases(names_of)
-      for _, name in ipairs(names_of) do
-        free_slots(name, true)
-      end
+      release(names_of)
     end
     return found
   end

@@ -96,7 +96,11 @@ else
       answer('')
       answer('inf')
     end
-    answer(0)
+    local count = operation[1] == 'release' and #operation[2] or 0  -- none of which has slots
+    answer(count)
+    for i = 1, count do
+      answer(i - 1)
+    end
   end
   return answers
 end
