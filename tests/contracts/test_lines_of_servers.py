@@ -120,6 +120,22 @@ async def test_another_server_can_go_on_for_one_that_died(
     assert await live(lines, clock, 13 * SECOND) == ["n1", "n2", "n3"]
 
 
+async def test_a_tree_whose_last_call_is_forgotten_begins_anew(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """What was ready there, and never tried, leaves nothing behind for those that come later."""
+    await carry_out(lines, ask(call("n2")))
+    assert await started(lines) == ["n2"]
+    await carry_out(lines, Release("{b}", ["n2"]), ask(call("n0"), server="dead"))
+    for _ in range(2 * SILENT // (JUMP // 2) + 1):
+        clock.now += JUMP // 2
+        await carry_out(lines, Where("{b}", "n0"))
+    for i in range(3, 8):
+        await carry_out(lines, ask(call(f"n{i}", "other")))
+        assert await started(lines) == [f"n{i}"]
+        clock.now += SECOND
+
+
 async def test_a_start_that_nobody_collects_is_cancelled(
     lines: RedisBuckets, clock: FakeClock
 ) -> None:

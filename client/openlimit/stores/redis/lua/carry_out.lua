@@ -137,6 +137,7 @@ end
 -- A tree in which nothing has happened that still matters is as good as a new one.
 local function begin_anew()
   redis.call('DEL', tree_key, key_of('holds'), key_of('emptying'), key_of('lapsing'))
+  flush_ready()  -- what was forgotten just now has left
   nodes, followers, dropped = {}, {}, {}
   forget_windows()
   heads.holds, heads.emptying = INF, INF
