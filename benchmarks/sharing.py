@@ -1,6 +1,5 @@
-"""The cost of a line and its use, over the stream: one limit that many share.
+"""What a line is good for, over the stream: one limit that many share.
 
-Nobody waits: acquisitions a second under policies with and without a line, measured by turns.
 10,000 wait: starts for each second of the server's processor, with the questions for them, at a
 limit that their process does not use up.
 Interactive: its calls come at a tenth of the limit, beside 10,000 batch calls that wait.
@@ -9,19 +8,15 @@ Interactive: its calls come at a tenth of the limit, beside 10,000 batch calls t
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import NamedTuple
 
 import uvloop
 
-from benchmarks.measuring import MODEL, Server, cpu, product, rate
+from benchmarks.measuring import MODEL, Server, cpu, product
 from openlimit import RemoteLimiter
 
-_CALLERS = 64
 _WAITING = 10_000
-_ROUNDS = 9
-_SLICE = 0.5  # seconds
 _SECONDS = 6.0
 """For which calls that wait are measured."""
 _A_SECOND = 1_000
@@ -31,13 +26,9 @@ _INTERACTIVE = 0.1
 """Of the limit's calls."""
 _QUEUE_FORMS = 3.0  # seconds
 
-_UNREACHED = "limits: {requests: 1000000000/minute, tokens: 1000000000000/minute}"
 _REACHED = f"limits: {{requests: {60 * _A_SECOND}/minute, tokens: 1000000000000/minute}}"
 _HARDLY_REACHED = _REACHED.replace(f"{60 * _A_SECOND}", f"{60 * _MORE_A_SECOND}")
-_LEVEL = "levels: [{label: team}]"
 _PRIORITIES = "levels: [{label: priority, weights: {interactive: 50, batch: 1}}]"
-_NO_LINE, _SLOTS, _ONE_LEVEL = "no line", "concurrent", "one level"
-_KINDS = {_NO_LINE: "", _SLOTS: "concurrent: 1000000", _ONE_LEVEL: _LEVEL}
 _THREE_LEVELS = "levels: [{label: team}, {label: user}, {label: job}]"
 
 
@@ -56,8 +47,7 @@ class Row(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    """What a line costs, and what it is good for."""
-    yield from _nobody_waits()
+    """Many that wait, and what calls before them gain."""
     yield _many_wait()
     for name, levels in (("first come first served", ""), ("priority, 50 : 1", _PRIORITIES)):
         with product(policies=_policy(_REACHED, levels)) as server:
@@ -67,45 +57,6 @@ def rows() -> Iterator[Row]:
 def _policy(*settings: str) -> str:
     lines = "".join(f"    {each}\n" for each in settings if each)
     return f'policies:\n  - name: bench\n    models: ["*"]\n{lines}'
-
-
-def _nobody_waits() -> Iterator[Row]:
-    with ExitStack() as stack:
-        servers = {
-            kind: stack.enter_context(product(policies=_policy(_UNREACHED, setting)))
-            for kind, setting in _KINDS.items()
-        }
-        rates, used = uvloop.run(_by_turns(servers))
-    for kind, each in rates.items():
-        share = median(a / b for a, b in zip(each, rates[_NO_LINE], strict=True))
-        compared = f"{share:.0%} of {_NO_LINE}; server {1e6 * used[kind]:.0f} us a call"
-        yield Row(f"nobody waits, {_CALLERS} callers", kind, median(each), compared=compared)
-
-
-async def _by_turns(
-    servers: Mapping[str, Server],
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Rates by rounds, and the servers' processor seconds for a call."""
-    rates: dict[str, list[float]] = {kind: [] for kind in servers}
-    used, calls = dict.fromkeys(servers, 0.0), dict.fromkeys(servers, 0.0)
-    limiters = {kind: RemoteLimiter(server.address) for kind, server in servers.items()}
-
-    for turn in range(-1, _ROUNDS):  # the first connects
-        for kind, limiter in limiters.items():
-
-            async def call(limiter: RemoteLimiter = limiter) -> None:
-                async with limiter.limit(model=MODEL, tokens=500):
-                    pass
-
-            before, began = cpu(servers[kind].pid), time.perf_counter()
-            a_second = await rate(call, _CALLERS, _SLICE)
-            if turn >= 0:
-                rates[kind].append(a_second)
-                used[kind] += cpu(servers[kind].pid) - before
-                calls[kind] += a_second * (time.perf_counter() - began)
-    for limiter in limiters.values():
-        await limiter.aclose()
-    return rates, {kind: used[kind] / calls[kind] for kind in servers}
 
 
 def _many_wait() -> Row:
