@@ -345,6 +345,26 @@ def test_slots_of_runs(stubs: Stubs) -> None:
     requests.put(None)
 
 
+def test_a_place_that_a_run_has_twice_is_one_call(stubs: Stubs) -> None:
+    """It has one slot, which is free once it is released."""
+    fields: dict[str, Any] = {"ids": [1, 2], "places": [0, 0], "costs": [1, 1]}
+    run = AcquireRun(model="long-s", units=["requests"], request_id="r", **fields)
+    requests = SimpleQueue[AcquireStreamRequest | None]()
+    call = stubs[0].AcquireStream(iter(requests.get, None), timeout=10)
+    requests.put(AcquireStreamRequest(runs=[run]))
+    granted: dict[int, AcquireResponse] = {}
+    while len(granted) < 2:
+        granted |= {outcome.id: outcome.granted for outcome in next(call).outcomes}
+    assert granted[1].reservation_id == granted[2].reservation_id
+    other = acquire(stubs[-1], "long-s", max_wait=AT_ONCE)
+    with pytest.raises(WaitTooLong):
+        acquire(stubs[-1], "long-s", max_wait=AT_ONCE)
+    for each in (granted[1], other):
+        assert release(stubs[0], each)
+    assert [acquire(stubs[-1], "long-s", max_wait=AT_ONCE) for _ in range(2)]
+    requests.put(None)
+
+
 def test_a_batch_holds_nobody(stubs: Stubs) -> None:
     """What gets no slot at once is QUEUED, and can be asked for alone."""
     calls = [AcquireRequest(model="long-j") for _ in range(4)]

@@ -40,6 +40,7 @@ class AskAtOnce(NamedTuple):
 
     bucket: str
     calls: Calls
+    """Of different names."""
     lot: str
     number: int
     """Of the first call; the next one's is one more."""

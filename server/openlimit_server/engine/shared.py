@@ -122,8 +122,10 @@ class Asking(NamedTuple):
 
     async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
-        target, count = self.target, len(self.costs)
-        started = await target.line.ask_at_once(self.at_once) if self.first is None else None
+        target, count, names = self.target, len(self.costs), self.at_once.calls.names
+        started = None
+        if self.first is None and len({*names}) == count:  # a run may have a place twice
+            started = await target.line.ask_at_once(self.at_once)
         if isinstance(started, Started):
             return target.all_started(self.at_once, self.costs, started.now)
         if started:

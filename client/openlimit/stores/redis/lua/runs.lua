@@ -99,13 +99,13 @@ do
   end
 
   local function take_turns(names_, path, columns, lease)
-    local leaf, spans_of = path[#path], sizes_of_all(path, columns, #names_)
+    local leaf, spans_of = path[#path], #path > 1 and sizes_of_all(path, columns, #names_)
     fill(path)
     for i, name in ipairs(names_) do
       if i > 1 then
         lapse_above(path)
       end
-      local spans = spans_of[i]
+      local spans = spans_of and spans_of[i] or {}
       for k = 2, #path do
         take_turn(path[k], spans[k - 1])
       end
