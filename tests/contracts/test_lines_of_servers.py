@@ -27,7 +27,15 @@ from openlimit.stores.lines import (
 from openlimit.stores.protocol import Acquire, Grants
 from openlimit.stores.redis.store import RedisBuckets
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.test_lines import LEASE, ONE_A_SECOND, ask, call, carry_out, started, turn
+from tests.contracts.test_lines import (
+    LEASE,
+    ONE_A_SECOND,
+    ask,
+    call,
+    carry_out,
+    started,
+    turn,
+)
 from tests.contracts.test_redis import Served, redis, valkey
 from tests.support.clock import FakeClock
 from tests.support.line_scenes import Scene, some_time
@@ -289,6 +297,30 @@ async def test_a_plain_bucket_becomes_the_root_and_back(
     [grants] = await lines.adecide([plain._replace(first=200)])
     assert isinstance(grants, Grants)
     assert grants.waits == [SECOND, 2 * SECOND, 3 * SECOND]
+
+
+async def test_servers_with_different_levels_share_a_tree(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Calls of a server that knows fewer levels take turns with the others, those that waited
+    before these come first, and what all pour counts at the nodes that they share."""
+    await carry_out(lines, *(ask(call(f"n1{i}", "team")) for i in range(3)))
+    await carry_out(lines, *(ask(call(f"n2{i}", "team", "user")) for i in range(3)))
+    await carry_out(lines, *(ask(call(f"n3{i}", "team")) for i in range(3)))
+    starts = list[float]()
+    names = list[str]()
+    while len(names) < 9:
+        turned = await turn(lines)
+        for outcome in turned.outcomes:
+            assert isinstance(outcome, Granted)
+            names.append(outcome.name)
+            starts.append(outcome.start)
+        clock.now += int(turned.again)
+    assert names[:3] == ["n10", "n11", "n12"]
+    assert [name for name in names if name[1] == "2"] == ["n20", "n21", "n22"]
+    assert [name for name in names if name[1] == "3"] == ["n30", "n31", "n32"]
+    assert {name[1] for name in names[3:5]} == {"2", "3"}
+    assert starts == [starts[0] + i * SECOND for i in range(9)]
 
 
 async def test_marks_are_those_of_plain_buckets(lines: RedisBuckets, clock: FakeClock) -> None:
