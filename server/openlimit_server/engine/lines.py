@@ -7,9 +7,10 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from typing import Any, TypeVar
 
@@ -40,6 +41,9 @@ _POLL = 0.05
 """Seconds until a shared line is asked again at the latest, while callers are held: half the
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
+_MOST_AT_ONCE = 500
+"""Operations of a trip. A store that takes long over too many would time out, again and again: with
+its connection, all that wait are asked for anew."""
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000
 """Releases, and calls to be given up, that are kept while the store is away. Of older ones, slots
@@ -106,8 +110,9 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._owed: dict[str, Release] = {}
-        self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
-        """What the next trip takes."""
+        self._queue: deque[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = deque()
+        """What the next trips take."""
+        self._is_under_way = False
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -129,33 +134,54 @@ class HeldLine:
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. What is decided by the way
         goes to the callers held. Cancelled, they are carried out all the same."""
+        if len(operations) > _MOST_AT_ONCE:
+            starts = range(0, len(operations), _MOST_AT_ONCE)
+            parts = [operations[i : i + _MOST_AT_ONCE] for i in starts]
+            return [*chain(*await asyncio.gather(*map(self.carry_out, parts)))]
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[list[Answer]] = loop.create_future()
         self._queue.append((operations, answered))
-        if len(self._queue) == 1:
-            loop.call_soon(lambda: self._start(self._carry_out_all()))
+        if not self._is_under_way:
+            self._is_under_way = True
+            loop.call_soon(lambda: self._start(self._make_trips()))
         return await answered
 
-    async def _carry_out_all(self) -> None:
-        queue, self._queue = self._queue, []
+    async def _make_trips(self) -> None:
+        """One after the other, so that what comes during one shares the next."""
         try:
-            answers = await self._decide([each for some, _ in queue for each in some])
+            while self._queue:
+                await self._make_trip()
+                while self._trouble and self._queue:  # nobody waits for it twice
+                    operations, answered = self._queue.popleft()
+                    if not answered.done():
+                        answered.set_result([self._trouble] * len(operations))
+        finally:
+            self._is_under_way = False
+
+    async def _make_trip(self) -> None:
+        taken, room = [self._queue.popleft()], _MOST_AT_ONCE
+        room -= len(taken[0][0])
+        while self._queue and len(self._queue[0][0]) <= room:
+            taken.append(self._queue.popleft())
+            room -= len(taken[-1][0])
+        try:
+            answers = await self._decide([each for some, _ in taken for each in some])
         except BaseException as error:
-            for _, answered in queue:
+            for _, answered in taken:
                 if not answered.done():
                     answered.set_exception(error)
             if not isinstance(error, Exception):
                 raise
             return
         rest = iter(answers)
-        for operations, answered in queue:
+        for operations, answered in taken:
             own = [*islice(rest, len(operations))]
             if not answered.done():
                 answered.set_result(own)
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         turn = Turn(self._bucket, self._server)
-        owed = [*self._owed.values()]
+        owed = [*islice(self._owed.values(), _MOST_AT_ONCE)]
         try:
             *answers, turned = await self._lines.adecide([*owed, *operations, turn])
         except BaseException:
@@ -178,7 +204,8 @@ class HeldLine:
             if turned.again > 0:
                 break
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
-        self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
+        again = turned.again / SECOND if isinstance(turned, Turned) else _RETRY
+        self._look_in(0 if len(owed) == _MOST_AT_ONCE and not self._trouble else again)
         return answers[len(owed) :]
 
     def _notice(self, trouble: LimiterUnavailable | None) -> None:
