@@ -22,6 +22,7 @@ from openlimit.stores.lines import (
     Renew,
     Settle,
     Turn,
+    Turned,
     Where,
 )
 from openlimit.stores.protocol import Acquire, Grants
@@ -207,6 +208,24 @@ async def test_a_line_that_is_lost_has_another_epoch(
         names += await started(lines)
         clock.now += SECOND
     assert names == ["n1", "n2", "n3", "n4"]
+
+
+async def test_in_another_epoch_nobody_overtakes_calls_that_are_to_be_asked_for_again(
+    lines: RedisBuckets, served: Served
+) -> None:
+    """To a server that tells the epoch which it knows, nothing is decided in another one."""
+    before = (await turn(lines)).epoch
+    [first] = await carry_out(lines, ask(call("n1")))
+    assert isinstance(first, InLine)
+    served.servers[0].client().flushall()
+    _, turned = await carry_out(lines, ask(call("n2")), Turn("{b}", "me", before))
+    assert isinstance(turned, Turned)
+    assert (turned.outcomes, turned.again) == ([], 0)
+    assert turned.epoch != before
+    await carry_out(lines, ask(call("n1"), first=first.first))
+    [turned] = await carry_out(lines, Turn("{b}", "me", turned.epoch))
+    assert isinstance(turned, Turned)
+    assert [outcome.name for outcome in turned.outcomes] == ["n1"]
 
 
 async def test_a_connection_that_was_lost_makes_another_epoch(served: Served) -> None:

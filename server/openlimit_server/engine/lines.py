@@ -126,6 +126,8 @@ class HeldLine:
         """Why the store did not answer the last time."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
+        self._asking_in = ""
+        """The epoch in which all that wait are being asked for again."""
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
@@ -180,7 +182,8 @@ class HeldLine:
                 answered.set_result(own)
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
-        turn = Turn(self._bucket, self._server)
+        others_wait = len(self._held) > sum(isinstance(each, Ask) for each in operations)
+        turn = Turn(self._bucket, self._server, self._epoch if others_wait else "")
         owed = [*islice(self._owed.values(), _MOST_AT_ONCE)]
         try:
             *answers, turned = await self._lines.adecide([*owed, *operations, turn])
@@ -196,12 +199,12 @@ class HeldLine:
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
-            if turned.epoch != self._epoch:
-                self._epoch = turned.epoch
-                self._start(self._ask_again([*self._held.values()]))
             for outcome in turned.outcomes:
                 self._deliver(outcome)
-            if turned.again > 0:
+            if turned.epoch not in (self._epoch, self._asking_in):
+                self._asking_in = turned.epoch
+                self._start(self._enter(turned.epoch))
+            if turned.again > 0 or turned.epoch != self._epoch:
                 break
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         again = turned.again / SECOND if isinstance(turned, Turned) else _RETRY
@@ -373,19 +376,30 @@ class HeldLine:
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
 
-    async def _ask_again(self, calls: Iterable[_Held]) -> None:
-        """For those that wait, each in its place."""
+    async def _enter(self, epoch: str) -> None:
+        """Ask for all that wait, as the line may have forgotten them; nothing is decided for this
+        server before."""
+        knows_all = await self._ask_again([*self._held.values()])
+        if self._asking_in == epoch:
+            self._asking_in = ""
+            if knows_all:
+                self._epoch = epoch
+            self._look_in(0)
+
+    async def _ask_again(self, calls: Iterable[_Held]) -> bool:
+        """For those that wait, each in its place; whether the line knows all of them now."""
         waiting = [held for held in calls if not held.outcome and not held.asking]
         if not waiting:
-            return
+            return True
+        knows_all = True
         answers = await self.carry_out([held.ask for held in waiting])
         for held, answer in zip(waiting, answers, strict=True):
-            is_decided = isinstance(answer, Granted | OpenLimitError)
-            if held.outcome or not is_decided or isinstance(answer, LimiterUnavailable):
-                continue
-            assert isinstance(answer, Granted | OpenLimitError)
-            held.outcome = answer
-            self._wake(held)
+            if isinstance(answer, LimiterUnavailable):
+                knows_all = False
+            elif not held.outcome and isinstance(answer, Granted | OpenLimitError):
+                held.outcome = answer
+                self._wake(held)
+        return knows_all
 
     def _look_in(self, seconds: float) -> None:
         """Ask what is decided by then, at the latest."""

@@ -96,7 +96,9 @@ class _Encoder:
                 return "penalize", length
             case lines.Observe(_, rules, remaining):
                 return "observe", least_levels(rules.limits, remaining)
-            case lines.GiveUp() | lines.Release() | lines.Where() | lines.Turn():
+            case lines.Turn(_, server, epoch):
+                return "turn", server, epoch.partition(".")[2]
+            case lines.GiveUp() | lines.Release() | lines.Where():
                 return _NAMES[type(operation)], *operation[1:]
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 
