@@ -214,9 +214,9 @@ async def test_in_another_epoch_nobody_overtakes_calls_that_are_to_be_asked_for_
     lines: RedisBuckets, served: Served
 ) -> None:
     """To a server that tells the epoch which it knows, nothing is decided in another one."""
-    before = (await turn(lines)).epoch
-    [first] = await carry_out(lines, ask(call("n1")))
+    _, first = await carry_out(lines, ask(call("n0")), ask(call("n1")))
     assert isinstance(first, InLine)
+    before = (await turn(lines)).epoch
     served.servers[0].client().flushall()
     _, turned = await carry_out(lines, ask(call("n2")), Turn("{b}", "me", before))
     assert isinstance(turned, Turned)
