@@ -9,7 +9,7 @@ served, to all callers together.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,26 +73,40 @@ async def kept_charges(directory: Path, *, inside: bool, seconds: float = 10) ->
         return await _row("kept charges", fleet, provider, directory)
 
 
-async def feedback(directory: Path, *, inside: bool, seconds: float = 12) -> Row:
-    """A second consumer of the same quota."""
+async def feedback(
+    directory: Path,
+    *,
+    inside: bool,
+    seconds: float = 12,
+    callers: int = 12,
+    weights: Mapping[str, float] | None = None,
+) -> Row:
+    """A second consumer of the same quota; so many callers of each worker, in a line by their
+    priorities if these have weights."""
     tokens = 300
     calls = _calls(directory, tokens)
-    fleet = Fleet(3, 12, warm_up=5, seconds=seconds, calls=calls, inside=inside)
+    fleet = Fleet(3, callers, warm_up=5, seconds=seconds, calls=calls, inside=inside)
     async with (
         processes.provider(directory, _SOON_SHORT, uses=1) as provider,
         _consumer(provider, tokens),
     ):
-        return await _row("feedback", fleet, provider, directory)
+        return await _row("feedback", fleet, provider, directory, weights)
 
 
-async def _row(scenario: str, fleet: Fleet, provider: str, directory: Path) -> Row:
+async def _row(
+    scenario: str,
+    fleet: Fleet,
+    provider: str,
+    directory: Path,
+    weights: Mapping[str, float] | None = None,
+) -> Row:
     learned: list[tuple[int, int]] = []
 
     def progress(passed: float, tally: Tally) -> None:
         if passed >= fleet.warm_up and not learned:
             learned.append((len(tally.waits), tally.refused))
 
-    async with processes.server(directory, _LIMITS) as server:
+    async with processes.server(directory, _LIMITS, weights) as server:
         result = await measure(fleet, provider, server, directory, progress)
     [(accepted_before, refused_before)] = learned
     accepted = len(result.tally.waits) - accepted_before

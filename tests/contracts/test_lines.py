@@ -154,6 +154,32 @@ async def test_children_take_turns_by_weight(lines: AsyncLines, clock: FakeClock
     assert sorted(name[:2] for name in names) == ["n1"] * 2 + ["n2"] * 6
 
 
+async def test_a_newcomer_waits_for_what_was_handed_out_and_one_call_of_each_sibling(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """However many wait: its first start is within the horizon and those calls' times."""
+    fast, siblings = Rules((Limit.per("requests", 50, 1, 0.02),)), ["a", "b", "c"]
+    each = SECOND // 50
+    numbers = iter(range(1000))
+    await carry_out(
+        lines, *(ask(call(f"n{next(numbers)}", one, root=fast)) for one in siblings * 50)
+    )
+    waits = []
+    for turns in range(1, 16):
+        for _ in range(turns):
+            clock.now += int((await turn(lines)).again)
+        asked, name = clock.now + 7 * turns, f"n{next(numbers)}"
+        clock.now = asked
+        await carry_out(lines, ask(call(name, f"newcomer {turns}", root=fast)))
+        starts: dict[str, float] = {}
+        while name not in starts:
+            turned = await turn(lines)
+            starts |= {it.name: it.start for it in turned.outcomes if isinstance(it, Granted)}
+            clock.now += int(turned.again)
+        waits.append(starts[name] - asked)
+    assert max(waits) <= HORIZON + (len(siblings) + 1) * each
+
+
 async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock: FakeClock) -> None:
     """Its siblings go on; where it stands says which node it is, and the unit."""
     slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))

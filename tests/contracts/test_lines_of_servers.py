@@ -22,12 +22,21 @@ from openlimit.stores.lines import (
     Renew,
     Settle,
     Turn,
+    Turned,
     Where,
 )
 from openlimit.stores.protocol import Acquire, Grants
 from openlimit.stores.redis.store import RedisBuckets
 from openlimit.stores.redis.url import parse_redis_url
-from tests.contracts.test_lines import LEASE, ONE_A_SECOND, ask, call, carry_out, started, turn
+from tests.contracts.test_lines import (
+    LEASE,
+    ONE_A_SECOND,
+    ask,
+    call,
+    carry_out,
+    started,
+    turn,
+)
 from tests.contracts.test_redis import Served, redis, valkey
 from tests.support.clock import FakeClock
 from tests.support.line_scenes import Scene, columns_of, some_time
@@ -217,6 +226,24 @@ async def test_a_line_that_is_lost_has_another_epoch(
     assert names == ["n1", "n2", "n3", "n4"]
 
 
+async def test_in_another_epoch_nobody_overtakes_calls_that_are_to_be_asked_for_again(
+    lines: RedisBuckets, served: Served
+) -> None:
+    """To a server that tells the epoch which it knows, nothing is decided in another one."""
+    _, first = await carry_out(lines, ask(call("n0")), ask(call("n1")))
+    assert isinstance(first, InLine)
+    before = (await turn(lines)).epoch
+    served.servers[0].client().flushall()
+    _, turned = await carry_out(lines, ask(call("n2")), Turn("{b}", "me", before))
+    assert isinstance(turned, Turned)
+    assert (turned.outcomes, turned.again) == ([], 0)
+    assert turned.epoch != before
+    await carry_out(lines, ask(call("n1"), first=first.first))
+    [turned] = await carry_out(lines, Turn("{b}", "me", turned.epoch))
+    assert isinstance(turned, Turned)
+    assert [outcome.name for outcome in turned.outcomes] == ["n1"]
+
+
 async def test_a_connection_that_was_lost_makes_another_epoch(served: Served) -> None:
     """What the next master had not received yet must be asked for again."""
     async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))) as lines:
@@ -305,6 +332,30 @@ async def test_a_plain_bucket_becomes_the_root_and_back(
     [grants] = await lines.adecide([plain._replace(first=200)])
     assert isinstance(grants, Grants)
     assert grants.waits == [SECOND, 2 * SECOND, 3 * SECOND]
+
+
+async def test_servers_with_different_levels_share_a_tree(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Calls of a server that knows fewer levels take turns with the others, those that waited
+    before these come first, and what all pour counts at the nodes that they share."""
+    await carry_out(lines, *(ask(call(f"n1{i}", "team")) for i in range(3)))
+    await carry_out(lines, *(ask(call(f"n2{i}", "team", "user")) for i in range(3)))
+    await carry_out(lines, *(ask(call(f"n3{i}", "team")) for i in range(3)))
+    starts = list[float]()
+    names = list[str]()
+    while len(names) < 9:
+        turned = await turn(lines)
+        for outcome in turned.outcomes:
+            assert isinstance(outcome, Granted)
+            names.append(outcome.name)
+            starts.append(outcome.start)
+        clock.now += int(turned.again)
+    assert names[:3] == ["n10", "n11", "n12"]
+    assert [name for name in names if name[1] == "2"] == ["n20", "n21", "n22"]
+    assert [name for name in names if name[1] == "3"] == ["n30", "n31", "n32"]
+    assert {name[1] for name in names[3:5]} == {"2", "3"}
+    assert starts == [starts[0] + i * SECOND for i in range(9)]
 
 
 async def test_marks_are_those_of_plain_buckets(lines: RedisBuckets, clock: FakeClock) -> None:

@@ -5,7 +5,7 @@ from math import inf
 
 from openlimit.bucket.line import HORIZON
 from tests.sharing.conftest import Servers
-from tests.support.sharing_member import Call, Group, members, worst_window
+from tests.support.sharing_member import Group, members, overtaken, worst_window
 
 RATE = 6_000  # tokens a second
 WEIGHTS = {"search": 4, "batch": 1, "crawl": 1}
@@ -65,12 +65,3 @@ def test_teams_get_their_shares_whoever_comes_and_whatever_dies(servers: Servers
     for visit in visits:
         first = min(call.wait for call in calls if call.visit == visit)
         assert first < HORIZON / 1e6 + usual[len(usual) // 2] / 2
-
-
-def overtaken(calls: list[Call]) -> float:
-    """By how many seconds some call was asked after one that it started before, at most."""
-    worst, least = 0.0, inf
-    for call in sorted(calls, key=lambda call: (-call.start, call.asked)):
-        worst = max(worst, call.asked - least) if call.start < inf else worst
-        least = min(least, call.asked)
-    return worst

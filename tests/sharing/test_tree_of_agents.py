@@ -96,7 +96,7 @@ def test_agents_of_one_run_share_its_budget(servers: Servers) -> None:
             for n, run in enumerate(["one"] * 4 + ["two"])
         ]
         try:
-            outputs = [each.communicate(timeout=40)[0] for each in agents]
+            outputs = [each.communicate(timeout=120)[0] for each in agents]
         finally:
             for each in agents:
                 each.kill()

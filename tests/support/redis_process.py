@@ -1,11 +1,12 @@
 """Runs real servers: the oldest supported Redis and the newest Valkey."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,11 +48,18 @@ def free_port() -> int:
 class RedisProcess:
     """A server that answers once constructed. ``stop`` it. Its data survives a ``kill``."""
 
-    def __init__(self, *arguments: str, binary: str = REDIS, config: str = "") -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        binary: str = REDIS,
+        config: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.folder = mkdtemp(prefix="openlimit-redis-")
         self.binary = binary
         self.arguments = arguments
+        self.environment = {**os.environ, **(environment or {})}
         # A file, because sentinels and cluster nodes write their state into it.
         Path(self.folder, "redis.conf").write_text(config)
         self.start()
@@ -65,7 +73,7 @@ class RedisProcess:
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         with open(Path(self.folder) / "log", "a") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
         for _ in range(1000):
             try:
                 with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
@@ -106,9 +114,14 @@ class RedisProcess:
 
 
 @contextmanager
-def serving_redis(*arguments: str, binary: str = REDIS, config: str = "") -> Iterator[RedisProcess]:
-    """A server, while the block runs."""
-    server = RedisProcess(*arguments, binary=binary, config=config)
+def serving_redis(
+    *arguments: str,
+    binary: str = REDIS,
+    config: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[RedisProcess]:
+    """A server, while the block runs; ``environment`` comes on top of this process's."""
+    server = RedisProcess(*arguments, binary=binary, config=config, environment=environment)
     try:
         yield server
     finally:

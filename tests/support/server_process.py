@@ -1,11 +1,12 @@
 """Runs a real openlimit-server: its own process, a free port, real signals."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,12 +17,16 @@ _SERVING = re.compile(r"serving on .* \(port (\d+)\)")
 class ServerProcess:
     """A server that serves once constructed. ``stop`` it."""
 
-    def __init__(self, *arguments: str, port: int = 0) -> None:
+    def __init__(
+        self, *arguments: str, port: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
         command = [sys.executable, "-m", "openlimit_server", "--listen", f"127.0.0.1:{port}"]
         # A file, not a pipe: a server blocks if nobody reads its pipe.
         self._log = NamedTemporaryFile("r", suffix=".log")  # noqa: SIM115 - closed by stop
         with open(self._log.name, "w") as log:
-            self._process = subprocess.Popen([*command, *arguments], stderr=log)
+            self._process = subprocess.Popen(
+                [*command, *arguments], stderr=log, env={**os.environ, **(environment or {})}
+            )
         self.pid = self._process.pid
         self.port = self._wait_until_it_serves()
         self.address = f"127.0.0.1:{self.port}"
@@ -68,9 +73,11 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(*arguments: str, port: int = 0) -> Iterator[ServerProcess]:
-    """A server, while the block runs."""
-    server = ServerProcess(*arguments, port=port)
+def serving(
+    *arguments: str, port: int = 0, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """A server, while the block runs; ``environment`` comes on top of this process's."""
+    server = ServerProcess(*arguments, port=port, environment=environment)
     try:
         yield server
     finally:

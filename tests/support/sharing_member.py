@@ -157,6 +157,15 @@ def worst_window(starts: list[tuple[float, float]], rate: float) -> float:
     return worst
 
 
+def overtaken(calls: list[Call]) -> float:
+    """By how many seconds some call was asked after one that it started before, at most."""
+    worst, least = 0.0, inf
+    for call in sorted(calls, key=lambda call: (-call.start, call.asked)):
+        worst = max(worst, call.asked - least) if call.start < inf else worst
+        least = min(least, call.asked)
+    return worst
+
+
 def most_at_once(calls: list[Call]) -> int:
     """How many of them ran at the same time at most."""
     changes = [(call.start, 1) for call in calls if call.start < inf]

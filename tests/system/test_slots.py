@@ -442,6 +442,33 @@ async def test_long_calls_are_renewed_and_leave_though_their_ids_have_expired() 
             assert isinstance((await engine.decide([call]))[0], Grant)
 
 
+async def test_an_id_outlives_a_change_of_the_levels() -> None:
+    """A server that shares by other labels renews, settles and releases what it is told of."""
+    policy = {"name": "p", "models": ["*"], "limits": {"requests": "900/second"}, "concurrent": 2}
+    levels: list[Any] = [{"label": "team"}, {"label": "user"}]
+    store = MemoryStore(FakeClock())
+    labels = (("team", "search"), ("user", "ann"))
+    engines = [
+        Engine([PolicySettings.model_validate({**policy, "levels": levels[:depth]})], store)
+        for depth in range(3)
+    ]
+    for before in engines:
+        for after in engines:
+            call = Acquire("m", "", {"requests": 1}, None, labels=labels)
+            [one, other] = await before.decide([call, call])
+            assert isinstance(one, Grant)
+            assert isinstance(other, Grant)
+            named = one.reservation_id, "", labels
+            answers = await after.decide(
+                [
+                    Renew(*named),
+                    Settle(one.reservation_id, "", {"requests": 1}, labels),
+                    Release(other.reservation_id, "", labels),
+                ]
+            )
+            assert answers == [30.0, True, True]
+
+
 def test_a_call_that_was_cancelled_comes_in_no_more(stubs: Stubs) -> None:
     """Its repeat says so, and keeps no slot."""
     first = acquire(stubs[0], "two-g", tokens=100)

@@ -13,7 +13,16 @@ from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
 from openlimit.errors import LimiterUnavailable, WaitTooLong
 from openlimit.stores.closed import Closed
-from openlimit.stores.lines import Answer, Ask, AskAtOnce, Granted, Operation, Release, Started
+from openlimit.stores.lines import (
+    Answer,
+    Ask,
+    AskAtOnce,
+    Granted,
+    Operation,
+    Release,
+    Started,
+    Turned,
+)
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server.engine import lines
 from openlimit_server.engine.lines import HeldLine
@@ -336,3 +345,35 @@ async def test_it_rests_when_nothing_is_held() -> None:
     await asyncio.sleep(0.15)
     assert store.trips <= before + 1
     assert not line
+
+
+async def test_a_store_is_never_asked_for_too_much_at_once() -> None:
+    """However many calls wait, trips are one after the other, and none is so large that the store
+    would time out; when the line was lost, all are asked for again."""
+    trips: list[Sequence[Operation]] = []
+
+    class Lossy(FarLines):
+        epoch, under_way = "first", 0
+
+        async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+            trips.append(operations)
+            self.under_way += 1
+            assert self.under_way == 1
+            *answers, turned = await super().adecide(operations)
+            self.under_way -= 1
+            assert isinstance(turned, Turned)
+            return [*answers, turned._replace(epoch=self.epoch)]
+
+    store = Lossy()
+    line = held(store)
+    names = {f"{i:04}" for i in range(2_500)}
+    await asyncio.gather(*(line.ask([ask(name)]) for name in names))
+    waiting = {*line._held}
+    assert len(waiting) == 2_499
+    trips.clear()
+    store.epoch = "second"
+    await line.carry_out([])
+    await asyncio.sleep(0.5)
+    asked = [each.call.name for trip in trips for each in trip if isinstance(each, Ask)]
+    assert sorted(asked) == sorted(waiting)
+    assert max(map(len, trips)) < 600

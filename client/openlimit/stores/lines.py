@@ -140,6 +140,9 @@ class Turn(NamedTuple):
 
     bucket: str
     server: str
+    epoch: str = ""
+    """The last that it was told; empty for none. In another one nothing is decided yet, so that
+    nobody overtakes the calls that it is to ask for again."""
 
 
 SILENT = 3 * SECOND

@@ -7,9 +7,10 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from typing import Any, TypeVar
 
@@ -41,6 +42,9 @@ _POLL = 0.05
 """Seconds until a shared line is asked again at the latest, while callers are held: half the
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
+_MOST_AT_ONCE = 500
+"""Operations of a trip. A store that takes long over too many would time out, again and again: with
+its connection, all that wait are asked for anew."""
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000
 """Calls to be given up that are kept while the store is away."""
@@ -107,8 +111,9 @@ class HeldLine:
         self._bucket = bucket
         self._server = server
         self._held: dict[str, _Held] = {}
-        self._queue: list[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = []
-        """What the next trip takes."""
+        self._queue: deque[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = deque()
+        """What the next trips take."""
+        self._is_under_way = False
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -122,6 +127,8 @@ class HeldLine:
         """Why the store did not answer the last time."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
+        self._asking_in = ""
+        """The epoch in which all that wait are being asked for again."""
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
@@ -130,11 +137,16 @@ class HeldLine:
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. What is decided by the way
         goes to the callers held. Cancelled, they are carried out all the same."""
+        if len(operations) > _MOST_AT_ONCE:
+            starts = range(0, len(operations), _MOST_AT_ONCE)
+            parts = [operations[i : i + _MOST_AT_ONCE] for i in starts]
+            return [*chain(*await asyncio.gather(*map(self.carry_out, parts)))]
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[list[Answer]] = loop.create_future()
         self._queue.append((operations, answered))
-        if len(self._queue) == 1:
-            loop.call_soon(lambda: self._start(self._carry_out_all()))
+        if not self._is_under_way:
+            self._is_under_way = True
+            loop.call_soon(lambda: self._start(self._make_trips()))
         try:
             return await answered
         except asyncio.CancelledError:
@@ -142,19 +154,35 @@ class HeldLine:
                 self._give_back_all(operations, answered.result())
             raise
 
-    async def _carry_out_all(self) -> None:
-        queue, self._queue = self._queue, []
+    async def _make_trips(self) -> None:
+        """One after the other, so that what comes during one shares the next."""
         try:
-            answers = await self._decide([each for some, _ in queue for each in some])
+            while self._queue:
+                await self._make_trip()
+                while self._trouble and self._queue:  # nobody waits for it twice
+                    operations, answered = self._queue.popleft()
+                    if not answered.done():
+                        answered.set_result([self._trouble] * len(operations))
+        finally:
+            self._is_under_way = False
+
+    async def _make_trip(self) -> None:
+        taken, room = [self._queue.popleft()], _MOST_AT_ONCE
+        room -= len(taken[0][0])
+        while self._queue and len(self._queue[0][0]) <= room:
+            taken.append(self._queue.popleft())
+            room -= len(taken[-1][0])
+        try:
+            answers = await self._decide([each for some, _ in taken for each in some])
         except BaseException as error:
-            for _, answered in queue:
+            for _, answered in taken:
                 if not answered.done():
                     answered.set_exception(error)
             if not isinstance(error, Exception):
                 raise
             return
         rest = iter(answers)
-        for operations, answered in queue:
+        for operations, answered in taken:
             own = [*islice(rest, len(operations))]
             if answered.done():  # cancelled
                 self._give_back_all(operations, own)
@@ -169,7 +197,8 @@ class HeldLine:
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
-        turn = Turn(self._bucket, self._server)
+        others_wait = len(self._held) > sum(isinstance(each, Ask) for each in operations)
+        turn = Turn(self._bucket, self._server, self._epoch if others_wait else "")
         try:
             *answers, turned = await self._lines.adecide([*operations, turn])
         except BaseException:
@@ -181,12 +210,12 @@ class HeldLine:
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
-            if turned.epoch != self._epoch:
-                self._epoch = turned.epoch
-                self._start(self._ask_again([*self._held.values()]))
             for outcome in turned.outcomes:
                 self._deliver(outcome)
-            if turned.again > 0:
+            if turned.epoch not in (self._epoch, self._asking_in):
+                self._asking_in = turned.epoch
+                self._start(self._enter(turned.epoch))
+            if turned.again > 0 or turned.epoch != self._epoch:
                 break
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
@@ -372,19 +401,30 @@ class HeldLine:
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
 
-    async def _ask_again(self, calls: Iterable[_Held]) -> None:
-        """For those that wait, each in its place."""
+    async def _enter(self, epoch: str) -> None:
+        """Ask for all that wait, as the line may have forgotten them; nothing is decided for this
+        server before."""
+        knows_all = await self._ask_again([*self._held.values()])
+        if self._asking_in == epoch:
+            self._asking_in = ""
+            if knows_all:
+                self._epoch = epoch
+            self._look_in(0)
+
+    async def _ask_again(self, calls: Iterable[_Held]) -> bool:
+        """For those that wait, each in its place; whether the line knows all of them now."""
         waiting = [held for held in calls if not held.outcome and not held.asking]
         if not waiting:
-            return
+            return True
+        knows_all = True
         answers = await self.carry_out([held.ask for held in waiting])
         for held, answer in zip(waiting, answers, strict=True):
-            is_decided = isinstance(answer, Granted | OpenLimitError)
-            if held.outcome or not is_decided or isinstance(answer, LimiterUnavailable):
-                continue
-            assert isinstance(answer, Granted | OpenLimitError)
-            held.outcome = answer
-            self._wake(held)
+            if isinstance(answer, LimiterUnavailable):
+                knows_all = False
+            elif not held.outcome and isinstance(answer, Granted | OpenLimitError):
+                held.outcome = answer
+                self._wake(held)
+        return knows_all
 
     def _look_in(self, seconds: float) -> None:
         """Ask what is decided by then, at the latest."""

@@ -81,7 +81,10 @@ class Policy:
         return [*zip(*[by_unit.get(unit, nothing) for unit in self.units], strict=True)]
 
     def own(self, labels: Labels) -> Labels:
-        """Those of a call that it speaks of."""
+        """Those of a call that say whose it is: those that the policy speaks of; if it is shared,
+        all, since its levels may change while calls wait and run."""
+        if self.paths:
+            return labels
         if not self._labels or not labels:
             return ()
         return tuple([label for label in labels if label[0] in self._labels])

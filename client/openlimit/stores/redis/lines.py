@@ -109,7 +109,9 @@ class _Encoder:
                 return "penalize", length
             case lines.Observe(_, rules, remaining):
                 return "observe", least_levels(rules.limits, remaining)
-            case lines.GiveUp() | lines.Release() | lines.Where() | lines.Turn():
+            case lines.Turn(_, server, epoch):
+                return "turn", server, epoch.partition(".")[2]
+            case lines.GiveUp() | lines.Release() | lines.Where():
                 return _NAMES[type(operation)], *operation[1:]
             case lines.AskAtOnce(_, calls, lot, number, kept):
                 return "askatonce", *self._calls(calls), lot, number, kept

@@ -43,6 +43,16 @@ local function leaf_of(path, which)
   return made_below(known, ids, which)
 end
 
+-- Where a call waits. While a rollout adds levels or takes some away, its path may end where those of
+-- other servers go on: there it waits beside their children, like a call without the label.
+local function waits_at(node)
+  while node.children > 0 do
+    local id = node.id .. '0:'
+    node = below(node, id) or new_child(node, id, known_rules.none or read_rules('none', 1, -1, {}))
+  end
+  return node
+end
+
 -- The node at this depth of a path, for people.
 local function where_of(path, depth)
   local values = {}
@@ -121,7 +131,7 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
   if refused then
     return refused
   end
-  local leaf = made_below(known, ids, which)
+  local leaf = waits_at(made_below(known, ids, which))
   entry = {leaf = leaf.id, first = first_, deadline = deadline, costs = costs, lease = lease,
            delayed_by = '', server = server, lot = lot, number = number, kept = kept_, out = false}
   add('of', 0, part_of(server) .. '/' .. name)

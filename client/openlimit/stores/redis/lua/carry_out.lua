@@ -6,7 +6,7 @@
 --   ['settle', names, path, rules, costs, lease, lot, numbers, starts, actual]
 --   ['renew', name, path, rules, costs, lease, start]
 --   ['giveup', name, server]  ['release', names]  ['where', name]
---   ['penalize', length]  ['observe', levels]  ['turn', server]
+--   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
 -- is negative for no bound, first false for now, start false where nobody knows it; askatonce and settle have columns of costs. The answers, with doubles as texts, are
@@ -115,16 +115,19 @@ function carry_out.where(name)
   return {STANDING, rank, exact(wait), unit, node and #values or -1, unpack(values)}
 end
 
-function carry_out.turn(server)
+function carry_out.turn(server, known)
   sign(server)
+  local epoch = meta.epoch .. '.' .. server_of(server).loss
   if meta.boxed > 0 then
     empty_outbox(server, INF, MOST_ARGUMENTS, function(packed)
       outcomes[#outcomes + 1] = packed
     end)
   end
-  decide(is_silent, teller(server))
-  local found = {meta.epoch .. '.' .. server_of(server).loss,
-                 exact(math.max(0, next_at() - now)), #outcomes}
+  if known == '' or known == epoch then
+    decide(is_silent, teller(server))
+    epoch = meta.epoch .. '.' .. server_of(server).loss
+  end
+  local found = {epoch, exact(math.max(0, next_at() - now)), #outcomes}
   for _, packed in ipairs(outcomes) do
     local _, what, name, time, unit, lot, number = cmsgpack.unpack(packed)
     found[#found + 1], found[#found + 2], found[#found + 3] = what, name, exact(time)

@@ -80,7 +80,7 @@ end
 -- name, entry, start or wait, and unit; or holds the node that delays it, and returns nothing.
 local function decide_next(is_silent)
   local leaf = root
-  while leaf.ready > 0 do
+  while leaf.places == 0 do  -- what waits at a node came before it had children, see waits_at
     leaf = first_ready(leaf)
   end
   local member = first_place(leaf)
