@@ -91,7 +91,7 @@ class SharedTarget(Target):
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
         if isinstance(outcome, LimiterUnavailable):
             return in_outage(self.policy, outcome)
-        return outcome
+        return self.policy.answer(outcome)
 
     def all_started(self, asked: AskAtOnce, costs: Sequence[Costs], start: float) -> GrantRun:
         """What a run is answered whose calls all start at once."""
