@@ -52,7 +52,9 @@ class Engine:
         self._secrets = Secrets(store, self._forget_signers)
         self._rules = Rules(settings)
         self._acquisitions = Acquisitions(self._rules, store, self._lines, self._secrets)
-        self._settlements = Settlements(self._rules, self._secrets, self._acquisitions.target_of)
+        self._settlements = Settlements(
+            self._rules, self._secrets, self._acquisitions.target_of, self.decide
+        )
 
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """Decide by these policies from now on. Calls that wait or run, and levels, stay as they

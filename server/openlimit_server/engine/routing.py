@@ -19,6 +19,7 @@ from openlimit_server.engine.uncounted import Uncounted
 
 _WILDCARD = re.compile(r"[*?]")
 
+_MOST_BEFORE = 3
 UNCHARGED = Grant(0, "", "")
 """A start at once that was not charged: its reservation has no id."""
 
@@ -58,9 +59,25 @@ class Policy:
         self._kinds = len({*self.units})
         self._pick = itemgetter(*self.units) if is_plain and len(self.units) > 1 else None
         self._uncounted = Uncounted(self.name, self.units)
+        self.before: tuple[Policy, ...] = ()
+        """What it was, latest first, as far as ids were signed otherwise then."""
+        if before:
+            other = [each for each in (before, *before.before) if not each.signs_as(self)]
+            self.before = (*other[:_MOST_BEFORE],)
         self._is_shadow = settings.mode == "shadow"
         self.is_unlimited = settings.mode == "unlimited"
         """Whether calls start whatever was decided before, and nothing is charged."""
+
+    def signs_as(self, other: "Policy") -> bool:
+        """Whether both sign the ids of a reservation alike."""
+        return (self.units, self._labels, bool(self.paths)) == (
+            *(other.units, other._labels, bool(other.paths)),
+        )
+
+    def in_units_of(self, now: "Policy", costs: Costs) -> Costs:
+        """What a call that this has charged has cost in another's units: of others, nothing."""
+        by_unit = dict(zip(self.units, costs, strict=True))
+        return tuple([by_unit.get(unit, 0) for unit in now.units])
 
     def answer(self, refusal: OpenLimitError) -> Grant | OpenLimitError:
         """What a call is answered that the store has refused."""

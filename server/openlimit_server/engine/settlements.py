@@ -1,12 +1,12 @@
 """Settlements, and all that else names a reservation by its id."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
-from openlimit.operations import Labels, Settle, new
+from openlimit.operations import Labels, Release, Settle, new
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
 from openlimit.stores.untracked import untrack
@@ -28,14 +28,17 @@ Unsettled = Mapping[int, Literal[False] | OpenLimitError]
 
 TargetOf = Callable[[Policy, str, str, Labels], Target]
 """Where calls of a policy are decided, of a model, key and labels."""
+Decide = Callable[[Sequence[Settle | Release]], Awaitable[list[Any]]]
+"""Carries out operations one by one."""
 _Whose = tuple[str, str, Labels]
 
 
 class Settlements:
     """Those of all policies."""
 
-    def __init__(self, rules: Rules, secrets: Secrets, target_of: TargetOf) -> None:
+    def __init__(self, rules: Rules, secrets: Secrets, target_of: TargetOf, decide: Decide) -> None:
         self._rules = rules
+        self._decide = decide
         self._secrets = secrets
         self._target_of = target_of
         self._scopes: dict[_Whose, tuple[Policy | None, Scope]] = {}
@@ -51,13 +54,17 @@ class Settlements:
 
     def _find_scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
         """The policy and the scope that these ids are of; raises InvalidRequest."""
-        lot, bucket, model = ids.read_scope(text)
-        policy = self._rules.by_name.get(bucket.partition(":")[0])
-        units = policy.units if policy else ()  # for which nothing is ever signed
-        own = policy.own(labels) if policy else ()
-        found = policy, Scope(self._secrets.signer(units), key, lot, bucket, model, own)
+        policy = self._rules.by_name.get(ids.read_scope(text)[1].partition(":")[0])
+        found = policy, self._scope_by(policy, text, key, labels)
         untrack(found)
         return found
+
+    def _scope_by(self, policy: Policy | None, text: str, key: str, labels: Labels) -> Scope:
+        """The scope of ids that were signed by what a policy is, or was."""
+        lot, bucket, model = ids.read_scope(text)
+        units = policy.units if policy else ()  # for which nothing is ever signed
+        own = policy.own(labels) if policy else ()
+        return Scope(self._secrets.signer(units), key, lot, bucket, model, own)
 
     def _remember(self, whose: "_Whose", found: tuple[Policy | None, Scope]) -> None:
         if whose not in self._scopes:
@@ -77,10 +84,23 @@ class Settlements:
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
             policy, scope = self._scope(text, key, labels)
             fields = scope.read_one(own)
-        if not fields or not policy:
+        if not policy:
             raise ids.strange(own, text)
+        if not fields:
+            return self._reserved_before(policy, own, text, key, labels)
         self._remember((text, key, labels), (policy, scope))
         return policy, scope, *fields
+
+    def _reserved_before(
+        self, policy: Policy, own: str, text: str, key: str, labels: Labels
+    ) -> tuple[Policy, Scope, int, int, Costs, str]:
+        """A reservation of what the policy was before it was loaded anew, in the units of now."""
+        for before in policy.before:
+            scope = self._scope_by(before, text, key, labels)
+            if fields := scope.read_one(own):
+                number, start, costs, name = fields
+                return policy, scope, number, start, before.in_units_of(policy, costs), name
+        raise ids.strange(own, text)
 
     async def shared(
         self, reservation_id: str, key: str, labels: Labels
@@ -128,6 +148,9 @@ class Settlements:
             self._remember((run.scope, run.key, run.labels), (policy, scope))
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
+        if strangers and policy and policy.before:
+            step.decide_apart(place, self._settle_each(run))
+            return
         if strangers:
             errors = {i: ids.strange(run.reservation_ids[i], run.scope) for i in strangers}
             left = [i for i in left if i not in errors]
@@ -150,6 +173,11 @@ class Settlements:
         else:
             operation = settle(policy, scope, reserved, run)
             step.ask(place, operation, unsettled, policy, scope, run, left, errors)
+
+    async def _settle_each(self, run: SettleRun) -> Unsettled:
+        """Settle a run of which some were reserved before the policy was loaded anew."""
+        answers = await self._decide([run.one(i) for i in range(len(run.ids))])
+        return {i: answer for i, answer in enumerate(answers) if answer is not True}
 
     async def _settle_shared(
         self,
