@@ -41,7 +41,7 @@ export class Limiter {
   /**
    * Run the body as soon as the call may start. It settles what the call has used.
    *
-   * Fails with a LimiterError if the call is refused, and with the signal's reason if that aborts.
+   * Fails with a LimiterError if the call is refused, and also if the signal aborts the wait.
    */
   async limit<T>(
     call: Call,
