@@ -1,4 +1,4 @@
-// The client makes some calls, each when the service lets it start, and prints what came of them, one
+// The client makes some calls, each when the service lets it start, and prints what comes of them, one
 // JSON object a line.
 package main
 
@@ -17,6 +17,7 @@ import (
 
 	pb "openlimit.example/gen/openlimit/v1"
 	"openlimit.example/openlimit"
+	"openlimit.example/stream"
 )
 
 var (
@@ -29,6 +30,7 @@ var (
 	timeout = flag.Float64("timeout", 5, "for how many seconds the service may be away")
 	calls   = flag.Int("calls", 1, "how many")
 	work    = flag.Float64("work", 0.05, "how many seconds each call takes")
+	over    = flag.Bool("stream", false, "ask over one stream, the fastest way for many calls at a time")
 )
 
 func main() {
@@ -55,7 +57,14 @@ func run(ctx context.Context) error {
 	}
 	printLine("health", "status", health)
 
-	limiter := openlimit.New(pb.NewRateLimitServiceClient(connection))
+	var service openlimit.Service = pb.NewRateLimitServiceClient(connection)
+	retries := connection.Retries
+	if *over {
+		client := stream.New(connection, seconds(*timeout))
+		defer closeWithin(client, seconds(*timeout))
+		service, retries = client, client.Retries
+	}
+	limiter := openlimit.New(service)
 	request := &pb.AcquireRequest{
 		Model: *model, Tokens: *tokens, MaxWait: durationpb.New(seconds(*maxWait))}
 	if name, value, given := strings.Cut(*label, "="); given {
@@ -64,13 +73,13 @@ func run(ctx context.Context) error {
 	for range *calls {
 		err := limiter.Limit(ctx, request, func(ctx context.Context, r *openlimit.Reservation) error {
 			printLine("granted", "reservation", r.ID, "wait", r.Delay.Seconds(), "limited_by",
-				r.LimitedBy, "queued", r.Queued, "retries", connection.Retries())
+				r.LimitedBy, "queued", r.Queued, "retries", retries())
 			time.Sleep(seconds(*work)) // the call to the provider
 			settled, err := r.Settle(ctx, *used)
 			if err != nil {
 				return err
 			}
-			printLine("settled", "reservation", r.ID, "settled", settled, "retries", connection.Retries())
+			printLine("settled", "reservation", r.ID, "settled", settled, "retries", retries())
 			return nil
 		})
 		if err != nil {
@@ -78,6 +87,15 @@ func run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// closeWithin lets the last settlements arrive.
+func closeWithin(client *stream.Client, most time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
+	defer cancel()
+	if err := client.Close(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "not all settlements have arrived:", err)
+	}
 }
 
 func printRefusal(refusal openlimit.Refusal) {

@@ -31,6 +31,8 @@ class Program(NamedTuple):
     """Commands that somebody has to install."""
     builds: tuple[str, ...]
     runs: str
+    is_held: bool = False
+    """Whether it waits in line without asking again."""
 
     def build(self) -> None:
         """Raises RuntimeError that says what is missing, or what its tools say."""
@@ -90,13 +92,15 @@ class Running:
         return self._process.wait(30)
 
 
+_GO = Program(
+    "go",
+    needs=("go",),
+    builds=("make -s -C ../.. stubs LANG=go", "go vet ./...", "go build -o bin/client ."),
+    runs="bin/client",
+)
 PROGRAMS = {
-    "go": Program(
-        "go",
-        needs=("go",),
-        builds=("make -s -C ../.. stubs LANG=go", "go vet ./...", "go build -o bin/client ."),
-        runs="bin/client",
-    ),
+    "go": _GO,
+    "go-stream": _GO._replace(runs="bin/client --stream", is_held=True),
     "typescript": Program(
         "typescript",
         needs=("node", "npm"),

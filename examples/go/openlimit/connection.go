@@ -2,6 +2,7 @@ package openlimit
 
 import (
 	"context"
+	"crypto/rand"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	pb "openlimit.example/gen/openlimit/v1"
 )
@@ -51,12 +53,17 @@ func (c *Connection) Health(ctx context.Context) (string, error) {
 // Retries tells how many requests were sent again because a server was away.
 func (c *Connection) Retries() int64 { return c.retries.Load() }
 
-// repeat is a grpc.UnaryClientInterceptor. All requests of the service are safe to repeat, an Acquire
-// by its request_id.
+// repeat is a grpc.UnaryClientInterceptor. All requests of the service are safe to repeat; an Acquire
+// has a request_id, by which it is charged once.
 func (c *Connection) repeat(ctx context.Context, method string, request, reply any,
 	conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	if acquire, ok := request.(*pb.AcquireRequest); ok && acquire.RequestId == "" {
+		named := proto.CloneOf(acquire)
+		named.RequestId = rand.Text()
+		request = named
+	}
 	for {
 		err := invoke(ctx, method, request, reply, conn, options...)
 		if ctx.Err() != nil || !isAway(err) {

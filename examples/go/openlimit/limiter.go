@@ -4,7 +4,6 @@ package openlimit
 
 import (
 	"context"
-	"crypto/rand"
 	"time"
 
 	"google.golang.org/grpc"
@@ -46,10 +45,8 @@ func (l *Limiter) Limit(ctx context.Context, request *pb.AcquireRequest,
 	return call(ctx, reservation)
 }
 
-// Acquire reserves a call, which is charged once however often it has to be asked for.
+// Acquire reserves a call, and waits in line for it if need be.
 func (l *Limiter) Acquire(ctx context.Context, request *pb.AcquireRequest) (*Reservation, error) {
-	request = proto.CloneOf(request)
-	request.RequestId = rand.Text()
 	for queued := 0; ; queued++ {
 		granted, err := l.service.Acquire(ctx, request)
 		if err == nil {
@@ -68,6 +65,7 @@ func (l *Limiter) Acquire(ctx context.Context, request *pb.AcquireRequest) (*Res
 		if ticket == "" {
 			return nil, err
 		}
+		request = proto.CloneOf(request)
 		request.RequestId = ticket // keeps the call's place in the line, if it is asked at once
 	}
 }
