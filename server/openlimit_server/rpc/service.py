@@ -21,6 +21,7 @@ from openlimit.wire.columns import acquire_runs
 from openlimit.wire.fields import write_grant
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 from openlimit_server.rpc.stream import Stream
@@ -48,6 +49,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._engine = engine
         self._streams: set[Stream] = set()
         self._slices = Slices()
+        self._pace = Pace()
         self._refused = 0
         self._handlers = {
             "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
@@ -111,7 +113,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return [outcomes[i] for i in range(len(requests))]
 
     async def acquire_stream(self, context: _Context) -> None:
-        stream = Stream(self._engine, context, self._slices)
+        stream = Stream(self._engine, context, self._slices, self._pace)
         self._streams.add(stream)
         try:
             await stream.run()
