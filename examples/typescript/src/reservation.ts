@@ -47,7 +47,10 @@ export class Reservation {
   /** Sleep until the call may start. If the signal aborts that, the charge is given back. */
   async start(signal?: AbortSignal): Promise<void> {
     try {
-      await sleep(Math.max(0, this.#startsAt - performance.now()), undefined, { signal });
+      // Timers count whole milliseconds, and may be early by one.
+      for (let left; (left = this.#startsAt - performance.now()) > 0;) {
+        await sleep(Math.ceil(left), undefined, { signal });
+      }
     } catch (aborted) {
       await this.cancel().catch(() => {});
       throw aborted;
