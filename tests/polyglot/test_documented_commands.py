@@ -21,8 +21,8 @@ COMMANDS = [
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which nothing is built yet."""
     fresh = tmp_path_factory.mktemp("checkout")
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "protos", "examples"]
-    for name in subprocess.check_output(listing, cwd=ROOT, text=True).splitlines():
+    listed = "git ls-files --cached --others --exclude-standard protos examples".split()
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
         (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, fresh / name)
     return fresh
