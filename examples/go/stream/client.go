@@ -29,11 +29,12 @@ const (
 
 // Client is an openlimit.Service. Any number of goroutines may use it; Close it when they are done.
 type Client struct {
-	service pb.RateLimitServiceClient
-	timeout time.Duration
-	wake    chan struct{} // there may be something to send
-	heard   chan struct{} // something was answered
-	stop    context.CancelFunc
+	service  pb.RateLimitServiceClient
+	timeout  time.Duration
+	wake     chan struct{} // there may be something to send
+	heard    chan struct{} // something was answered, for Close
+	answered chan struct{} // likewise, for the sender
+	stop     context.CancelFunc
 
 	mu         sync.Mutex
 	lastID     uint64
@@ -52,13 +53,14 @@ type Client struct {
 func New(connection grpc.ClientConnInterface, timeout time.Duration) *Client {
 	ctx, stop := context.WithCancel(context.Background())
 	client := &Client{
-		service: pb.NewRateLimitServiceClient(connection),
-		timeout: timeout,
-		wake:    make(chan struct{}, 1),
-		heard:   make(chan struct{}, 1),
-		stop:    stop,
-		open:    map[uint64]*operation{},
-		leave:   func() {},
+		service:  pb.NewRateLimitServiceClient(connection),
+		timeout:  timeout,
+		wake:     make(chan struct{}, 1),
+		heard:    make(chan struct{}, 1),
+		stop:     stop,
+		answered: make(chan struct{}, 1),
+		open:     map[uint64]*operation{},
+		leave:    func() {},
 	}
 	go client.run(ctx)
 	go client.watch(ctx)

@@ -19,6 +19,11 @@ import (
 // A server that has not answered for so long, though something is in flight or held, is left.
 const silent = 4 * time.Second
 
+// What is asked before the server has said anything since the last message makes up the next one:
+// gRPC does not tell when a message is out. It is sent after this long anyway, since a server is silent
+// about calls that wait in line.
+const longestCollecting = time.Millisecond
+
 // run opens a stream whenever there is something to send, until ctx ends.
 func (c *Client) run(ctx context.Context) {
 	ctx = metadata.AppendToOutgoingContext(ctx, "openlimit-timeout", fmt.Sprint(c.timeout.Seconds()))
@@ -63,29 +68,43 @@ func (c *Client) carry(ctx context.Context) error {
 		c.mu.Lock()
 		c.receive(response)
 		c.mu.Unlock()
+		signal(c.answered)
 	}
 }
 
 // send sends what there is, many operations a message, until the stream ends.
 func (c *Client) send(ctx context.Context, stream pb.RateLimitService_AcquireStreamClient) {
+	isCollecting := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
 		}
-		runtime.Gosched() // for those who are about to ask as well
-		for {
-			c.mu.Lock()
-			message := c.next()
-			c.mu.Unlock()
-			if message == nil {
-				break
-			}
-			if stream.Send(message) != nil {
-				return // Recv tells why
+		if isCollecting {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.answered:
+			case <-time.After(longestCollecting):
 			}
 		}
+		runtime.Gosched() // those who were answered may ask again
+		c.mu.Lock()
+		message := c.next()
+		c.mu.Unlock()
+		isCollecting = message != nil
+		if message == nil {
+			continue
+		}
+		select {
+		case <-c.answered: // before this message
+		default:
+		}
+		if stream.Send(message) != nil {
+			return // Recv tells why
+		}
+		signal(c.wake)
 	}
 }
 
