@@ -135,15 +135,15 @@ type operation struct {
 	id      uint64
 	acquire *pb.AcquireRequest
 	alone   *pb.Operation // if it is no acquisition
-	done    chan answer
-	since   time.Time // nothing was heard of it
+	done    chan answer   // holds one, so that nobody waits for a caller
+	since   time.Time     // when it was asked for, or its server lost
 
-	run     string // the name of the run that it was first sent in, and its place there
-	place   uint32
-	ticket  string // by which it is known in line
-	isSent  bool   // on the stream of now
-	isHeld  bool   // in line, by the server of now
-	isGiven bool   // up: nobody waits for it
+	run       string // the name of the run that it was first sent in, and its place there
+	place     uint32
+	ticket    string // by which it is known in line
+	isSent    bool   // on the current stream
+	isHeld    bool   // in line, by the current server
+	isGivenUp bool   // nobody waits for it any more
 }
 
 type answer struct {
@@ -210,7 +210,7 @@ func (c *Client) giveUp(asked *operation) bool {
 		return false
 	}
 	if asked.isSent && asked.acquire != nil {
-		asked.isGiven = true // stays open: what it may be granted has to be given back
+		asked.isGivenUp = true // stays open: what it may be granted has to be given back
 		c.givenUp = append(c.givenUp, asked.id)
 		signal(c.wake)
 	} else {

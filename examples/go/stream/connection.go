@@ -117,7 +117,7 @@ func (c *Client) rewind(reason error) {
 		switch {
 		case isFinal(reason):
 			c.deliver(each, answer{err: reason})
-		case each.isGiven && (each.isHeld || time.Since(each.since) > c.timeout):
+		case each.isGivenUp && (each.isHeld || time.Since(each.since) > c.timeout):
 			c.forget(each)
 		case each.isSent:
 			again = append(again, each)
@@ -170,12 +170,12 @@ func (c *Client) look() {
 	isWaiting := c.inFlight > 0
 	for _, each := range c.open {
 		isWaiting = isWaiting || each.isHeld
-		if each.isHeld || each.isGiven || time.Since(each.since) < c.timeout {
+		if each.isHeld || each.isGivenUp || time.Since(each.since) < c.timeout {
 			continue
 		}
 		away := status.Errorf(codes.Unavailable, "no answer for %v", c.timeout)
 		if each.isSent && each.acquire != nil { // it may be granted, and has to be given back then
-			each.isGiven = true
+			each.isGivenUp = true
 			each.done <- answer{err: away}
 		} else {
 			c.deliver(each, answer{err: away})
