@@ -63,8 +63,8 @@ def test_calls_are_granted_and_settled(
 
 
 def test_a_call_starts_after_its_wait(program: Program, server: ServerProcess) -> None:
-    """What a limit delays is told before it starts, with the unit that delays it."""
-    code, events = program.run(server.address, "--model", "slow", "--calls", "2")
+    """What a limit delays says by which unit, and starts no microsecond early: it can be settled."""
+    code, events = program.run(server.address, "--model", "slow", "--calls", "3", "--work", "0")
     assert code == 0
     assert 0 < events[3]["wait"] <= 1
     assert events[3]["limited_by"] == "requests"
