@@ -29,11 +29,12 @@ const (
 
 // Client is an openlimit.Service. Any number of goroutines may use it; Close it when they are done.
 type Client struct {
-	service pb.RateLimitServiceClient
-	timeout time.Duration
-	wake    chan struct{} // there may be something to send
-	heard   chan struct{} // something was answered
-	stop    context.CancelFunc
+	service  pb.RateLimitServiceClient
+	timeout  time.Duration
+	wake     chan struct{} // there may be something to send
+	heard    chan struct{} // something was answered, for Close
+	answered chan struct{} // likewise, for the sender
+	stop     context.CancelFunc
 
 	mu         sync.Mutex
 	lastID     uint64
@@ -52,13 +53,14 @@ type Client struct {
 func New(connection grpc.ClientConnInterface, timeout time.Duration) *Client {
 	ctx, stop := context.WithCancel(context.Background())
 	client := &Client{
-		service: pb.NewRateLimitServiceClient(connection),
-		timeout: timeout,
-		wake:    make(chan struct{}, 1),
-		heard:   make(chan struct{}, 1),
-		stop:    stop,
-		open:    map[uint64]*operation{},
-		leave:   func() {},
+		service:  pb.NewRateLimitServiceClient(connection),
+		timeout:  timeout,
+		wake:     make(chan struct{}, 1),
+		heard:    make(chan struct{}, 1),
+		stop:     stop,
+		answered: make(chan struct{}, 1),
+		open:     map[uint64]*operation{},
+		leave:    func() {},
 	}
 	go client.run(ctx)
 	go client.watch(ctx)
@@ -133,15 +135,15 @@ type operation struct {
 	id      uint64
 	acquire *pb.AcquireRequest
 	alone   *pb.Operation // if it is no acquisition
-	done    chan answer
-	since   time.Time // nothing was heard of it
+	done    chan answer   // holds one, so that nobody waits for a caller
+	since   time.Time     // when it was asked for, or its server lost
 
-	run     string // the name of the run that it was first sent in, and its place there
-	place   uint32
-	ticket  string // by which it is known in line
-	isSent  bool   // on the stream of now
-	isHeld  bool   // in line, by the server of now
-	isGiven bool   // up: nobody waits for it
+	run       string // the name of the run that it was first sent in, and its place there
+	place     uint32
+	ticket    string // by which it is known in line
+	isSent    bool   // on the current stream
+	isHeld    bool   // in line, by the current server
+	isGivenUp bool   // nobody waits for it any more
 }
 
 type answer struct {
@@ -208,7 +210,7 @@ func (c *Client) giveUp(asked *operation) bool {
 		return false
 	}
 	if asked.isSent && asked.acquire != nil {
-		asked.isGiven = true // stays open: what it may be granted has to be given back
+		asked.isGivenUp = true // stays open: what it may be granted has to be given back
 		c.givenUp = append(c.givenUp, asked.id)
 		signal(c.wake)
 	} else {

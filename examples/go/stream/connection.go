@@ -19,6 +19,11 @@ import (
 // A server that has not answered for so long, though something is in flight or held, is left.
 const silent = 4 * time.Second
 
+// What is asked before the server has said anything since the last message makes up the next one:
+// gRPC does not tell when a message is out. It is sent after this long anyway, since a server is silent
+// about calls that wait in line.
+const longestCollecting = time.Millisecond
+
 // run opens a stream whenever there is something to send, until ctx ends.
 func (c *Client) run(ctx context.Context) {
 	ctx = metadata.AppendToOutgoingContext(ctx, "openlimit-timeout", fmt.Sprint(c.timeout.Seconds()))
@@ -63,29 +68,43 @@ func (c *Client) carry(ctx context.Context) error {
 		c.mu.Lock()
 		c.receive(response)
 		c.mu.Unlock()
+		signal(c.answered)
 	}
 }
 
 // send sends what there is, many operations a message, until the stream ends.
 func (c *Client) send(ctx context.Context, stream pb.RateLimitService_AcquireStreamClient) {
+	isCollecting := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
 		}
-		runtime.Gosched() // for those who are about to ask as well
-		for {
-			c.mu.Lock()
-			message := c.next()
-			c.mu.Unlock()
-			if message == nil {
-				break
-			}
-			if stream.Send(message) != nil {
-				return // Recv tells why
+		if isCollecting {
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.answered:
+			case <-time.After(longestCollecting):
 			}
 		}
+		runtime.Gosched() // those who were answered may ask again
+		c.mu.Lock()
+		message := c.next()
+		c.mu.Unlock()
+		isCollecting = message != nil
+		if message == nil {
+			continue
+		}
+		select {
+		case <-c.answered: // before this message
+		default:
+		}
+		if stream.Send(message) != nil {
+			return // Recv tells why
+		}
+		signal(c.wake)
 	}
 }
 
@@ -98,7 +117,7 @@ func (c *Client) rewind(reason error) {
 		switch {
 		case isFinal(reason):
 			c.deliver(each, answer{err: reason})
-		case each.isGiven && (each.isHeld || time.Since(each.since) > c.timeout):
+		case each.isGivenUp && (each.isHeld || time.Since(each.since) > c.timeout):
 			c.forget(each)
 		case each.isSent:
 			again = append(again, each)
@@ -151,12 +170,12 @@ func (c *Client) look() {
 	isWaiting := c.inFlight > 0
 	for _, each := range c.open {
 		isWaiting = isWaiting || each.isHeld
-		if each.isHeld || each.isGiven || time.Since(each.since) < c.timeout {
+		if each.isHeld || each.isGivenUp || time.Since(each.since) < c.timeout {
 			continue
 		}
 		away := status.Errorf(codes.Unavailable, "no answer for %v", c.timeout)
 		if each.isSent && each.acquire != nil { // it may be granted, and has to be given back then
-			each.isGiven = true
+			each.isGivenUp = true
 			each.done <- answer{err: away}
 		} else {
 			c.deliver(each, answer{err: away})

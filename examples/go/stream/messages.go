@@ -115,7 +115,7 @@ func (c *Client) outcome(asked *operation, outcome *pb.Outcome) {
 // again sends an operation anew after a while, which its server could not decide.
 func (c *Client) again(asked *operation, after time.Duration) {
 	c.forget(asked)
-	if asked.isGiven {
+	if asked.isGivenUp {
 		return
 	}
 	c.open[asked.id] = asked
@@ -134,7 +134,7 @@ func (c *Client) again(asked *operation, after time.Duration) {
 // deliver ends an operation.
 func (c *Client) deliver(asked *operation, came answer) {
 	c.forget(asked)
-	if !asked.isGiven {
+	if !asked.isGivenUp {
 		asked.done <- came
 	} else if grant, ok := came.response.(*pb.AcquireResponse); ok {
 		c.giveBack(asked.acquire, grant)

@@ -23,7 +23,7 @@ const (
 // comes first. The server settles each reservation once.
 type settlements struct {
 	unsent  []settlement
-	sent    [][]settlement // by the SettleRuns of the stream of now, in order, without an answer
+	sent    [][]settlement // by the SettleRuns of the current stream that are not acknowledged, in order
 	settled uint64         // how many of the stream's runs are acknowledged
 	later   int            // how many wait for a while
 }

@@ -77,7 +77,7 @@ class Caller:
         self.woken = asyncio.get_running_loop().create_future()
         """Done once it is decided, or cannot be for now, or nobody is held any longer."""
         held.callers.add(self.woken)
-        if held.outcome is not None or line.lets_go:
+        if held.outcome is not None or line.is_draining:
             self.woken.set_result(None)
 
     @property
@@ -113,18 +113,14 @@ class HeldLine:
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self.is_draining = False
+        """Whether nobody is held any longer."""
         self.now = 0.0
         """The latest that is known of the store's clock, in microseconds."""
         self._trouble: LimiterUnavailable | None = None
         """Why the store did not answer the last time."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
-
-    @property
-    def lets_go(self) -> bool:
-        """Whether nobody is held: in a drain, or while the store is away."""
-        return self._draining or self._trouble is not None
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
@@ -265,7 +261,7 @@ class HeldLine:
 
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
-        self._draining = True
+        self.is_draining = True
         for held in self._held.values():
             self._wake(held)
 
