@@ -1,8 +1,10 @@
 """The commands of docs/other-languages.md, word for word."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,16 +23,27 @@ COMMANDS = [
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which nothing is built yet."""
     fresh = tmp_path_factory.mktemp("checkout")
-    listed = "git ls-files --cached --others --exclude-standard protos examples".split()
-    for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
+    kept = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.check_output([*kept, "protos", "examples"], cwd=ROOT, text=True)
+    for name in listing.splitlines():
         (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, fresh / name)
     return fresh
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH that has protoc, if only the one of Python's packages."""
+    tools = tmp_path_factory.mktemp("tools")
+    protoc = tools / "protoc"
+    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
+    protoc.chmod(0o755)
+    return f"{os.environ['PATH']}{os.pathsep}{tools}"
+
+
 @pytest.mark.parametrize("commands", COMMANDS)
 def test_documented_commands_work(
-    commands: str, checkout: Path, server: ServerProcess, tmp_path: Path
+    commands: str, checkout: Path, path: str, server: ServerProcess, tmp_path: Path
 ) -> None:
     """In a fresh directory, from nothing to an answer of the server."""
     commands = commands.replace("path/to/checkout", str(checkout))
@@ -38,6 +51,7 @@ def test_documented_commands_work(
     done = subprocess.run(
         ["sh", "-e", "-c", commands],
         cwd=tmp_path,
+        env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
