@@ -63,7 +63,7 @@ def test_calls_are_granted_and_settled(
 
 
 def test_a_call_starts_after_its_wait(program: Program, server: ServerProcess) -> None:
-    """It tells which unit sets the wait, and starts no microsecond early: it can be settled."""
+    """It tells which unit sets the wait, and sleeps through it: the call can be settled at once."""
     code, events = program.run(server.address, "--model", "slow", "--calls", "3", "--work", "0")
     assert code == 0
     assert 0 < events[3]["wait"] <= 1

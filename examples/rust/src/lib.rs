@@ -25,6 +25,7 @@ pub use limiter::{Call, Limiter};
 pub use reservation::Reservation;
 
 /// The messages and the client that are generated from the proto.
+#[allow(clippy::doc_lazy_continuation, clippy::doc_overindented_list_items)] // as its comments are
 pub mod v1 {
     tonic::include_proto!("openlimit.v1");
 }
