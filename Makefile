@@ -9,7 +9,11 @@ MAY_BE_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # What the tests start by the hundred shares what is compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run test quick test-all demo bench dist stubs format constraints clean
+# The LANG of the environment is a locale; only LANG=go after make is a language.
+STUBS := $(if $(filter command,$(origin LANG)),$(LANG),python)
+unexport LANG
+
+.PHONY: help run test quick test-all polyglot demo bench dist stubs format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,8 +34,11 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
 	tests=$$?; wait $$types && exit $$tests
 
-test-all: .venv/dev ## what needs more: fresh installations, other versions of Python, many processes; as root on Debian
+test-all: .venv/dev polyglot ## what needs more: fresh installations, other versions of Python, many processes; as root on Debian
 	$(BIN)/pytest tests/sharing tests/installs --timeout 1200 $(ARGS)
+
+polyglot: .venv/dev ## build the clients in Go, TypeScript, Java and Rust, and run them against a server
+	$(BIN)/pytest tests/polyglot --timeout 1200 $(ARGS)
 
 demo: .venv/dev ## workers against a strict provider, without and with the limiter
 	@$(BIN)/python -m examples.demo
@@ -43,9 +50,26 @@ dist: .venv/dev ## build wheel and sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-stubs: .venv/dev ## generate client/openlimit/v1 from protos/
+stubs: stubs-$(STUBS) ## generate client/openlimit/v1 from protos/, or LANG=go|node|java|rust those of its example
+
+stubs-python: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
+
+stubs-go: .venv/dev # to examples/go/gen
+	cd examples/go && $(CURDIR)/$(BIN)/buf generate
+
+stubs-node: # to examples/typescript/src/generated
+	cd examples/typescript && npm install --no-audit --no-fund && npm run stubs
+
+stubs-java: # to examples/java/target/generated-sources
+	cd examples/java && mvn -q -B generate-sources
+
+stubs-rust: # to examples/rust/target/debug/build/*/out
+	cd examples/rust && cargo build -j1
+
+stubs-%:
+	@echo "make stubs has no LANG=$*: it is go, node, java or rust; without LANG it is Python" >&2; exit 2
 
 format: .venv/dev ## format and sort imports
 	$(BIN)/ruff check --fix

@@ -26,8 +26,9 @@ def pytest_configure() -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what needs more than Python and make, unless it is asked for by its folder."""
-    asked_for = any("installs" in argument for argument in config.args)
-    return True if collection_path.name == "installs" and not asked_for else None
+    name = collection_path.name
+    asked_for = any(name in argument for argument in config.args)
+    return True if name in ("installs", "polyglot") and not asked_for else None
 
 
 @pytest.fixture

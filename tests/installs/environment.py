@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
+IGNORED = ".*", "__pycache__", "dist", "node_modules", "target"
+"""What a checkout has that was made in it."""
 
 
 class Environment:

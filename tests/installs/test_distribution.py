@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import ROOT, Environment
+from tests.installs.environment import IGNORED, ROOT, Environment
 
 PAGE = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r'^    (pip install ".*?"|pip install \S+)', PAGE, re.MULTILINE)
@@ -29,7 +29,7 @@ print("exit code", server.returncode)
 def neighbourhood(tmp_path: Path, dist: Path) -> Path:
     """A folder beside whose checkout, called openlimit, its user works."""
     checkout = tmp_path / "beside" / "openlimit"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "dist")
+    ignored = shutil.ignore_patterns(*IGNORED)
     shutil.copytree(ROOT, checkout, ignore=ignored)
     shutil.copytree(dist, checkout / "dist")
     return checkout.parent

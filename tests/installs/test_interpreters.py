@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import ROOT
+from tests.installs.environment import IGNORED, ROOT
 from tests.installs.interpreters import interpreter
 
 # What differs between versions: imports, event loops, threads and forks, and others' packages.
@@ -29,7 +29,7 @@ def test_another_python_passes(version: str, tmp_path: Path) -> None:
     with interpreter(version) as other:
         folder = tmp_path if other.root == Path("/") else other.root
         checkout = folder / "openlimit"
-        shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "dist"))
+        shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(*IGNORED))
         shutil.copy(Path(sys.executable).with_name("uv"), checkout)
         made = other.shell(f"{other.python} -m venv .venv && {INSTALL}", checkout)
         assert made.returncode == 0, made.stdout
