@@ -20,6 +20,7 @@ from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
 from openlimit_server.config.policies import PolicySettings, load_policies
 from openlimit_server.config.settings import MEMORY, Settings
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer
@@ -63,7 +64,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store = _store(settings)
     engine = Engine(policies, store)
-    service = RateLimitServicer(engine)
+    counter = Counter()
+    service = RateLimitServicer(engine, counter)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
@@ -95,6 +97,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
     if reason == _ORPHANED:
         await stopping
+    counter.close()
     await store.aclose()
     collecting.cancel()
     _log.info("stopped")
