@@ -9,7 +9,7 @@ MAY_BE_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # What the tests start by the hundred shares what is compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run test quick test-all demo bench dist stubs format constraints clean
+.PHONY: help run test quick test-all demo bench dist stubs reference breaking format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,7 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+	$(BIN)/python -m protos.breaking
 	@# The types are checked beside the tests, since that takes as long.
 	$(BIN)/mypy & types=$$!; \
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
@@ -46,6 +47,12 @@ dist: .venv/dev ## build wheel and sdist into dist/
 stubs: .venv/dev ## generate client/openlimit/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
+
+reference: .venv/dev ## write docs/reference.md from the comments of protos/
+	$(BIN)/python -m protos.reference
+
+breaking: .venv/dev ## say what in protos/ breaks clients of the last release
+	$(BIN)/python -m protos.breaking
 
 format: .venv/dev ## format and sort imports
 	$(BIN)/ruff check --fix
