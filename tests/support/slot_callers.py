@@ -16,7 +16,6 @@ from typing import Any
 
 import grpc.aio
 
-from openlimit.errors import Queued
 from openlimit.v1.rate_limit_pb2 import (
     AcquireRequest,
     AcquireStreamRequest,
@@ -26,7 +25,6 @@ from openlimit.v1.rate_limit_pb2 import (
     RenewRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit.wire.status import error_of
 
 EVERY = 0.002  # seconds between callers with successive numbers
 HOLDS, HOLDS_LONG = 0.5, 4.0  # seconds
@@ -54,7 +52,8 @@ class Talker:
     async def _read(self) -> None:
         async for response in self._call:
             for answer in response.outcomes:
-                self._answers.pop(answer.id).set_result(answer)
+                if not answer.HasField("in_line"):
+                    self._answers.pop(answer.id).set_result(answer)
 
 
 def say(what: str, number: int) -> None:
@@ -65,11 +64,7 @@ async def caller(talker: Talker, number: int, start: float) -> None:
     """Make one call, from its place in the queue to its end."""
     await asyncio.sleep(start + number * EVERY - time.monotonic())
     say("asked", number)
-    acquire = AcquireRequest(model="m")
-    while (answer := await talker.ask(Operation(acquire=acquire))).HasField("error"):
-        queued = error_of(answer.error, "")
-        assert isinstance(queued, Queued), queued
-        acquire.request_id = queued.ticket
+    answer = await talker.ask(Operation(acquire=AcquireRequest(model="m")))
     say("in", number)
     named, lease = answer.granted.reservation_id, answer.granted.lease.ToTimedelta().total_seconds()
     until = time.monotonic() + (HOLDS if number % LONG else HOLDS_LONG)

@@ -18,7 +18,7 @@ from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
 from openlimit.remote.leases import Leases
-from openlimit.remote.waiting import Future, LoopWaiters
+from openlimit.remote.waiting import LoopWaiters, Promise
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Ask, Granted, Operation
 from openlimit.stores.memory_lines import MemoryLines
@@ -100,12 +100,12 @@ async def test_a_look_at_who_waits_that_fails(caplog: pytest.LogCaptureFixture) 
     """There is another one: nobody waits for ever."""
     looks = 0
 
-    def overdue(_: LoopWaiters, __: int) -> tuple[list[Future], bool]:
+    def overdue(_: LoopWaiters, __: int) -> tuple[list[Promise], bool]:
         nonlocal looks
         looks += 1
         if looks < 3:
             raise TypeError("a fault")
-        return [future], False
+        return [(future, None)], False
 
     waiters = LoopWaiters(0.01, True, TimeoutError, overdue, lambda *_: None)
     future = waiters.expect()
@@ -125,7 +125,7 @@ async def test_an_outcome_that_cannot_be_given_back(caplog: pytest.LogCaptureFix
     gone, waits_on = waiters.expect(), waiters.expect()
     gone.cancel()
     call = a_call("m", {})
-    waiters.deliver([(gone, True, call), (waits_on, True, call)])
+    waiters.deliver([((gone, None), True, call), ((waits_on, None), True, call)])
     assert await asyncio.wait_for(waits_on, 5) is True
     assert len(faults(caplog)) == 1
 
@@ -138,7 +138,7 @@ async def test_a_look_at_a_line_that_fails(caplog: pytest.LogCaptureFixture) -> 
         False,
         True,
     ]
-    waiting = asyncio.create_task(line.wait("1", 30))
+    waiting = asyncio.create_task(line.wait(line.attend("1"), 30))
     await asyncio.sleep(0)
     lines.broken = 2
     granted = await asyncio.wait_for(waiting, 5)
@@ -156,7 +156,7 @@ async def test_a_release_that_fails() -> None:
     with pytest.raises(TypeError):
         await line.release(["first"])
     await eventually(lambda: not line._owed)
-    assert isinstance(await line.wait("second", 5), Granted)
+    assert isinstance(await line.wait(line.attend("second"), 5), Granted)
 
 
 async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from openlimit.wire.messages import MOST_IN_FLIGHT
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
+from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import InternalErrors
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from openlimit_server.rpc.slices import Slices
@@ -113,7 +114,7 @@ def test_runs_are_kept_for_twice_the_clients_timeout(timeout: str | None, second
     metadata = () if timeout is None else ((TIMEOUT, timeout),)
     context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
     engine: Any = None
-    assert Stream(engine, context, Slices())._kept == seconds
+    assert Stream(engine, context, Slices(), Pace())._kept == seconds
 
 
 def acquire(number: int, model: str, **fields: Any) -> Operation:

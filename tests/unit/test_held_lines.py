@@ -80,7 +80,7 @@ async def test_a_caller_is_held_until_its_turn() -> None:
     [first] = await line.ask([ask("first")])
     assert isinstance(first, Granted)
     assert await line.ask([ask("second")]) == [None]
-    waiting = asyncio.create_task(line.wait("second", 5))
+    waiting = asyncio.create_task(line.wait(line.attend("second"), 5))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await line.carry_out([Release("tree", "first")])
@@ -94,14 +94,14 @@ async def test_time_alone_brings_a_start() -> None:
     line = held(Lines())
     outcomes = await line.ask([ask(f"{i}", SLOW) for i in range(4)])
     assert sum(outcome is None for outcome in outcomes) == 2
-    assert isinstance(await line.wait("3", 5), Granted)
+    assert isinstance(await line.wait(line.attend("3"), 5), Granted)
 
 
 async def test_a_caller_that_waits_longer_is_told_where_it_stands() -> None:
     """After its time, a caller has its rank; its call keeps its place, and is answered later."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second"), ask("third")])
-    standing = await line.wait("third", 0.01)
+    standing = await line.wait(line.attend("third"), 0.01)
     assert isinstance(standing, Standing)
     assert (standing.rank, standing.held_at, standing.limited_by) == (2, [], "concurrent")
     await line.carry_out([Release("tree", "first")])
@@ -114,11 +114,11 @@ async def test_a_call_that_is_asked_again_is_ahead_of_later_ones() -> None:
     """Though its caller was not held for a moment, the next free slot is its own."""
     line = held(Lines())
     await line.ask([ask("running"), ask("first")])
-    assert isinstance(await line.wait("first", 0), Standing)
+    assert isinstance(await line.wait(line.attend("first"), 0), Standing)
     await line.ask([ask("second")])
-    second = asyncio.create_task(line.wait("second", 5))
+    second = asyncio.create_task(line.wait(line.attend("second"), 5))
     assert await line.ask([ask("first")]) == [None]
-    first = asyncio.create_task(line.wait("first", 5))
+    first = asyncio.create_task(line.wait(line.attend("first"), 5))
     await asyncio.sleep(0)
     await line.carry_out([Release("tree", "running")])
     assert isinstance(await first, Granted)
@@ -131,25 +131,26 @@ async def test_a_cancelled_caller_frees_its_place() -> None:
     """The call of a caller that is gone does not stand before others."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second"), ask("third")])
-    gone = asyncio.create_task(line.wait("second", 5))
+    gone = asyncio.create_task(line.wait(line.attend("second"), 5))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0.05)
     await line.carry_out([Release("tree", "first")])
-    assert isinstance(await line.wait("third", 1), Granted)
+    assert isinstance(await line.wait(line.attend("third"), 1), Granted)
 
 
 async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_along() -> None:
     """What a cancelled caller's trip tells of other calls reaches their callers."""
     line = held(FarLines())
     await line.ask([ask("first"), ask("second")])
-    waiting = asyncio.create_task(line.wait("second", 1))
+    waiting = asyncio.create_task(line.wait(line.attend("second"), 1))
     await asyncio.sleep(0.03)
     gone = asyncio.create_task(line.carry_out([Release("tree", "first")]))
     await asyncio.sleep(0.01)
     gone.cancel()
     assert isinstance(await waiting, Granted)
-    await asyncio.wait(line._background, timeout=5)
+    if line._background:
+        await asyncio.wait(line._background, timeout=5)
 
 
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.M
     monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
-    assert isinstance(await line.wait("second", 0.001), Standing)
+    assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
     await line.carry_out([Release("tree", "first")])
     await asyncio.sleep(0.1)
     [granted] = await line.ask([ask("third")])
@@ -172,7 +173,7 @@ async def test_a_caller_that_comes_late_stands_in_line_anew(
     monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
-    assert isinstance(await line.wait("second", 0.001), Standing)
+    assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
     await line.carry_out([Release("tree", "first")])
     await asyncio.sleep(0.1)
     [granted] = await line.ask([ask("second")])
@@ -183,7 +184,7 @@ async def test_the_last_of_several_callers_gives_a_call_up() -> None:
     """A repeat of a call waits beside the first one; one of them gone, the other is answered."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second"), ask("second")])
-    gone, stays = (asyncio.create_task(line.wait("second", 5)) for _ in range(2))
+    gone, stays = (asyncio.create_task(line.wait(line.attend("second"), 5)) for _ in range(2))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0.01)
@@ -195,7 +196,7 @@ async def test_what_waits_too_long_is_refused() -> None:
     """A call is refused when its time is up, though its caller would be held for longer."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second", max_wait=0.02 * SECOND)])
-    assert isinstance(await line.wait("second", 5), WaitTooLong)
+    assert isinstance(await line.wait(line.attend("second"), 5), WaitTooLong)
 
 
 async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:
@@ -203,24 +204,24 @@ async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:
     slot would be nobody's for a lease."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second", max_wait=0.02 * SECOND)])
-    assert isinstance(await line.wait("second", 0), Standing)
+    assert isinstance(await line.wait(line.attend("second"), 0), Standing)
     await asyncio.sleep(0.05)
     assert await line.ask([ask("second")]) == [None]
     await line.carry_out([Release("tree", "first")])
-    assert isinstance(await line.wait("second", 1), Granted)
+    assert isinstance(await line.wait(line.attend("second"), 1), Granted)
 
 
 async def test_who_asks_again_while_its_call_is_being_given_up_keeps_its_place() -> None:
     """It is before those that came later, and waits on."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second"), ask("third")])
-    gone = asyncio.create_task(line.wait("second", 5))
+    gone = asyncio.create_task(line.wait(line.attend("second"), 5))
     await asyncio.sleep(0)
     gone.cancel()
     for _ in range(2):  # then it is about to be given up
         await asyncio.sleep(0)
     assert await line.ask([ask("second")]) == [None]
-    second = asyncio.create_task(line.wait("second", 1))
+    second = asyncio.create_task(line.wait(line.attend("second"), 1))
     await asyncio.sleep(0.01)
     await line.carry_out([Release("tree", "first")])
     assert isinstance(await second, Granted)
@@ -230,7 +231,7 @@ async def test_a_drain_lets_callers_go() -> None:
     """A server that stops holds nobody; calls keep their places for a repeat elsewhere."""
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
-    waiting = asyncio.create_task(line.wait("second", 60))
+    waiting = asyncio.create_task(line.wait(line.attend("second"), 60))
     await asyncio.sleep(0)
     line.drain()
     assert isinstance(await waiting, Standing)
@@ -243,7 +244,7 @@ async def test_releases_are_carried_out_once_the_store_is_back() -> None:
     await line.ask([ask("first"), ask("second")])
     store.away = True
     await line.release(["first"])
-    waiting = asyncio.create_task(line.wait("second", 5))
+    waiting = asyncio.create_task(line.wait(line.attend("second"), 5))
     await asyncio.sleep(0.01)
     store.away = False
     assert isinstance(await waiting, Granted)

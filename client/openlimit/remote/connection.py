@@ -22,7 +22,7 @@ from openlimit.remote.leases import Leases
 from openlimit.remote.outage import Outage
 from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream, closed
-from openlimit.remote.waiting import Future, Loops, LoopWaiters, Waiters
+from openlimit.remote.waiting import Loops, LoopWaiters, Promise, Waiters
 from openlimit.reservation import giving_back, nothing
 from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit.wire.messages import read_outcomes
@@ -81,6 +81,14 @@ class Connection:
             return None
         return number
 
+    def forget(self, number: int) -> bool:
+        """Nobody waits for this outcome any more; False where it is being delivered already."""
+        if not self.in_flight.forget(number):
+            return False
+        if stream := self.stream:
+            stream.wake()
+        return True
+
     def tell(self, report: Report) -> bool:
         """Send what nobody waits for; neither blocks nor raises. False once this is closed."""
         if self.is_closed:
@@ -119,7 +127,7 @@ class Connection:
     def is_silent(self) -> bool:
         """Whether what was sent before is still not answered, so that asking is idle."""
         stream = self.stream
-        return bool(stream and stream.silence() > LOOK_EVERY)
+        return bool(stream and stream.in_flight > 0 and stream.silence() > LOOK_EVERY)
 
     def send_again(self) -> None:
         """What could not be sent while the server was away."""
@@ -179,7 +187,7 @@ class Connection:
         settled = 0
         if others or response.settled_runs or self.reports.owing:
             settled = self.reports.answered(stream, others, response.settled_runs)
-        stream.heard(len(outcomes) + settled)
+        stream.heard(outcomes, settled)
         with self.changed:
             self.changed.notify_all()
 
@@ -233,6 +241,9 @@ class Connection:
         self.rewind(stream, for_good=False)
         self._go_on()
 
-    def _overdue(self, waiters: LoopWaiters, before: int) -> tuple[list[Future], bool]:
+    def _overdue(self, waiters: LoopWaiters, before: int) -> tuple[list[Promise], bool]:
         self.look()
-        return self.in_flight.overdue(waiters, before)
+        overdue, are_more = self.in_flight.overdue(waiters, before)
+        if overdue and (stream := self.stream):
+            stream.wake()
+        return overdue, are_more

@@ -18,7 +18,14 @@ import grpc
 
 from openlimit.bucket.limit import SECOND
 from openlimit.context import added
-from openlimit.errors import InvalidRequest, LimiterUnavailable, Queued, WaitTooLong, invalid
+from openlimit.errors import (
+    InvalidRequest,
+    LimiterUnavailable,
+    Queued,
+    Waiting,
+    WaitTooLong,
+    invalid,
+)
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
 from openlimit.remote.closing import flush
@@ -98,7 +105,7 @@ class RemoteLimiter(RateLimiter):
 
     def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
         """Ask the server; blocks for the timeout at most, or while the call waits in line."""
-        began = time.monotonic()
+        told = _within(call.max_wait, told)
         try:
             while True:
                 connection = self._connection()
@@ -109,10 +116,7 @@ class RemoteLimiter(RateLimiter):
                 if number is None:
                     continue
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
-                outcome = self._wait(connection, call, number, queue, within)
-                if isinstance(outcome, Queued):
-                    call = _again(call, outcome, began, told)
-                    continue
+                outcome = self._wait(connection, call, number, queue, within, told)
                 if isinstance(outcome, Exception):
                     raise outcome
                 return self._granted(connection, call, outcome)
@@ -126,22 +130,30 @@ class RemoteLimiter(RateLimiter):
         number: int,
         queue: "SimpleQueue[object]",
         within: float,
+        told: Told | None,
     ) -> object:
         until = time.monotonic() + within
         try:
             while (left := until - time.monotonic()) > 0:
                 try:
-                    return queue.get(timeout=min(left, _LOOK_EVERY))
+                    outcome = queue.get(timeout=min(left, _LOOK_EVERY))
                 except Empty:
                     connection.look()
+                    if connection.in_flight.is_held(number):
+                        until = time.monotonic() + within
+                    continue
+                if not isinstance(outcome, Queued):
+                    return outcome
+                if told and outcome.waiting:
+                    told(outcome.waiting)
         except BaseException:
-            if not connection.in_flight.forget(number):
-                connection.unclaimed(call, queue.get())
+            if not connection.forget(number):
+                connection.unclaimed(call, _last(queue))
             raise
-        return connection.outage.no_answer() if connection.in_flight.forget(number) else queue.get()
+        return connection.outage.no_answer() if connection.forget(number) else _last(queue)
 
     async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
-        began = time.monotonic()
+        told = _within(call.max_wait, told)
         try:
             while True:
                 connection = self._use.connection
@@ -153,16 +165,13 @@ class RemoteLimiter(RateLimiter):
                 if not (is_patient and waiters and waiters.loop is asyncio.get_running_loop()):
                     waiters = connection.loops.running(is_patient)
                 future = waiters.expect()
-                number = connection.ask(call, waiters, future)
+                number = connection.ask(call, waiters, (future, told))
                 if number is None:
                     continue
                 try:
                     grant: Any = await future
-                except Queued as queued:
-                    call = _again(call, queued, began, told)
-                    continue
                 except BaseException:
-                    if not connection.in_flight.forget(number):
+                    if not connection.forget(number):
                         waiters.abandon(future, call)
                     raise
                 if type(grant) is Grant and not (grant.lease or self._is_unlimited):  # as usual
@@ -238,18 +247,30 @@ class RemoteLimiter(RateLimiter):
         return Grant(0, "", "")
 
 
-def _again(call: Acquire, queued: Queued, began: float, told: Told | None) -> Acquire:
-    """How to ask once more for a call that waits in line, in its place.
+def _within(max_wait: float | None, told: Told | None) -> Told | None:
+    """What raises WaitTooLong, when it is told that a call waits in line and its time is up.
 
-    Raises WaitTooLong when its time is up. Servers see to that; but one whose buckets are in its
-    memory knows nothing of tickets that others gave, and counts anew.
+    Servers see to that; but one whose buckets are in its memory knows nothing of tickets that
+    others gave, and counts anew.
     """
-    where = queued.waiting
-    if call.max_wait is not None and time.monotonic() > began + call.max_wait:
-        raise (WaitTooLong(where.wait, where.limited_by) if where else WaitTooLong(0)) from None
-    if told and where:
-        told(where)
-    return call._replace(request_id=queued.ticket)
+    if max_wait is None:
+        return told
+    until = time.monotonic() + max_wait
+
+    def tell(where: Waiting) -> None:
+        if time.monotonic() > until:
+            raise WaitTooLong(where.wait, where.limited_by)
+        if told:
+            told(where)
+
+    return tell
+
+
+def _last(queue: "SimpleQueue[object]") -> object:
+    """The outcome, which is being delivered."""
+    while isinstance(outcome := queue.get(), Queued):
+        pass
+    return outcome
 
 
 @dataclass(eq=False)

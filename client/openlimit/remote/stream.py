@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued
 from openlimit.operations import Report
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
@@ -78,6 +78,8 @@ class Stream:
         """Those that are sent and not acknowledged, in order, and when they were true."""
         self.settled_runs = 0
         """How many runs of settlements are acknowledged."""
+        self._held: set[int] = set()
+        """Acquisitions that the server holds in line: they are not in flight."""
         # Each is counted by one thread only, so that neither needs a lock.
         self._sent = self._heard = 0
         self._opened_at = self._heard_at = time.monotonic()
@@ -107,10 +109,22 @@ class Stream:
         """How many operations it has sent that are not answered."""
         return self._sent - self._heard
 
-    def heard(self, count: int) -> None:
-        """So many are answered."""
+    def heard(self, outcomes: Sequence[tuple[int, object]], settled: int) -> None:
+        """These outcomes, of operations by their numbers, and so many settlements."""
+        count = len(outcomes)
+        if self._held or any(type(outcome) is Queued for _, outcome in outcomes):
+            count = sum(self._has_left(*each) for each in outcomes)
         # A server may answer twice, which must not hide that it is silent later.
-        self._heard = min(self._sent, self._heard + count)
+        self._heard = min(self._sent, self._heard + count + settled)
+
+    def _has_left(self, number: int, outcome: object) -> bool:
+        """Whether an operation was in flight until this outcome."""
+        was_held = number in self._held
+        if type(outcome) is Queued:
+            self._held.add(number)
+        else:
+            self._held.discard(number)
+        return not was_held
 
     def age(self) -> float:
         """For how many seconds it has been open."""
@@ -118,7 +132,8 @@ class Stream:
 
     def silence(self) -> float:
         """For how many seconds nothing came, though there are operations that wait for it."""
-        return time.monotonic() - self._heard_at if self.in_flight > 0 else 0.0
+        is_waited_for = self.in_flight > 0 or self._held
+        return time.monotonic() - self._heard_at if is_waited_for else 0.0
 
     def close(self, within: float) -> None:
         """Let what was sent be answered, within so many seconds, and end the call."""
@@ -143,8 +158,8 @@ class Stream:
                     if any(source.queues) and (not count or request.ByteSize() < _MOST_BYTES):
                         room = MOST_IN_FLIGHT - in_flight - count
                         count += source.write(self, request, min(MAX_RUN, room))
-                if count:
-                    if in_flight <= 0:
+                if count or request.given_up:
+                    if in_flight <= 0 and not self._held:
                         self._heard_at = time.monotonic()
                     self._sent += count
                     yield request

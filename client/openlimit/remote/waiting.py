@@ -9,7 +9,9 @@ from threading import local
 from typing import Any, Protocol
 
 from openlimit.background import tell_of_fault
+from openlimit.errors import Queued
 from openlimit.operations import Acquire
+from openlimit.reservation import Told
 
 numbers = count(1)
 """Of all operations of this process, in the order in which they come."""
@@ -25,7 +27,10 @@ class Waiters(Protocol):
     else that is its outcome."""
 
     def deliver(self, outcomes: Sequence[tuple[Any, object, Acquire]]) -> None:
-        """Promises, outcomes (grants or errors) and calls; from any thread; does not block."""
+        """Promises, outcomes (grants or errors) and calls; from any thread; does not block.
+
+        Queued is not the last outcome of a call.
+        """
 
 
 class ThreadWaiters:
@@ -39,11 +44,12 @@ class ThreadWaiters:
             queue.put(outcome)
 
 
-Future = asyncio.Future[object]
+Promise = tuple[asyncio.Future[object], Told | None]
 
 
 class LoopWaiters:
-    """Callers on the running event loop: each waits by a future of it.
+    """Callers on the running event loop: each waits by a future of it, and may be told that it
+    waits in line; what that raises ends the wait.
 
     They wait for ``timeout`` seconds, or a little longer, and then raise what ``expired`` makes:
     ``overdue`` takes out the calls of these waiters before a number, and says whether more wait.
@@ -55,7 +61,7 @@ class LoopWaiters:
         timeout: float,
         is_patient: bool,
         expired: Callable[[], Exception],
-        overdue: Callable[["LoopWaiters", int], tuple[list[Future], bool]],
+        overdue: Callable[["LoopWaiters", int], tuple[list[Promise], bool]],
         unclaimed: Callable[[Acquire, object], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -64,14 +70,14 @@ class LoopWaiters:
         self._overdue = overdue
         self._unclaimed = unclaimed
         # Handed to the loop, which completes nothing any more once it is closed.
-        self._on_the_way: list[Sequence[tuple[Future, object, Acquire]]] = []
+        self._on_the_way: list[Sequence[tuple[Promise, object, Acquire]]] = []
         self._tick_after = max(min(timeout / _TICKS, _LONGEST_TICK), timeout / _MOST_TICKS)
         self._ticks = timeout / self._tick_after
         self._is_ticking = False
         self._marks: deque[int] = deque()
         """A number at each of the latest ticks: calls that came before it have lower ones."""
 
-    def expect(self) -> Future:
+    def expect(self) -> asyncio.Future[object]:
         """The future of a caller that begins to wait."""
         if not self._is_ticking:
             self._is_ticking = True
@@ -79,7 +85,7 @@ class LoopWaiters:
             self.loop.call_later(self._tick_after, self._tick)
         return self.loop.create_future()
 
-    def deliver(self, outcomes: Sequence[tuple[Future, object, Acquire]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
         self._on_the_way.append(outcomes)
         try:
             self.loop.call_soon_threadsafe(self._complete, outcomes)
@@ -88,7 +94,7 @@ class LoopWaiters:
             for _, outcome, call in outcomes:
                 self._unclaimed(call, outcome)
 
-    def abandon(self, future: Future, call: Acquire) -> None:
+    def abandon(self, future: asyncio.Future[object], call: Acquire) -> None:
         """Its caller leaves, though the outcome is here or on its way."""
         if future.done() and not future.cancelled() and future.exception() is None:
             self._unclaimed(call, future.result())
@@ -100,15 +106,17 @@ class LoopWaiters:
                 for _, outcome, call in outcomes:
                     self._unclaimed(call, outcome)
 
-    def _complete(self, outcomes: Sequence[tuple[Future, object, Acquire]]) -> None:
+    def _complete(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
         self._on_the_way.remove(outcomes)
-        for future, outcome, call in outcomes:
+        for (future, told), outcome, call in outcomes:
             if future.done():
                 self._give_back(call, outcome)
-            elif isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
+            elif not isinstance(outcome, Exception):
                 future.set_result(outcome)
+            elif isinstance(outcome, Queued):
+                _tell(future, told, outcome)
+            else:
+                future.set_exception(outcome)
 
     def _give_back(self, call: Acquire, outcome: object) -> None:
         try:
@@ -121,14 +129,22 @@ class LoopWaiters:
         self._marks.append(next(numbers))
         before = self._marks.popleft() if len(self._marks) > self._ticks else 0
         try:
-            futures, self._is_ticking = self._overdue(self, before)
-            for future in futures:
+            promises, self._is_ticking = self._overdue(self, before)
+            for future, _ in promises:
                 if not future.done():
                     future.set_exception(self._expired())
         except Exception as error:  # who waits must not wait for ever
             tell_of_fault("looking for callers whose time is up", error)
         if self._is_ticking:
             self.loop.call_later(self._tick_after, self._tick)
+
+
+def _tell(future: asyncio.Future[object], told: Told | None, queued: Queued) -> None:
+    if told and queued.waiting:
+        try:
+            told(queued.waiting)
+        except Exception as error:
+            future.set_exception(error)
 
 
 IMPATIENT = 0.25
@@ -142,7 +158,7 @@ class Loops:
         self,
         timeout: float,
         expired: Callable[[], Exception],
-        overdue: Callable[[LoopWaiters, int], tuple[list[Future], bool]],
+        overdue: Callable[[LoopWaiters, int], tuple[list[Promise], bool]],
         unclaimed: Callable[[Acquire, object], None],
     ) -> None:
         self._timeout = timeout

@@ -263,14 +263,16 @@ class AcquireResult(_message.Message):
     def __init__(self, granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class AcquireStreamRequest(_message.Message):
-    __slots__ = ("operations", "runs", "settlements")
+    __slots__ = ("operations", "runs", "settlements", "given_up")
     OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SETTLEMENTS_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
     operations: _containers.RepeatedCompositeFieldContainer[Operation]
     runs: _containers.RepeatedCompositeFieldContainer[AcquireRun]
     settlements: _containers.RepeatedCompositeFieldContainer[SettleRun]
-    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ...) -> None: ...
+    given_up: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ..., given_up: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AcquireRun(_message.Message):
     __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places", "labels")
@@ -371,7 +373,7 @@ class GrantRun(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ..., reservation_ids: _Optional[_Iterable[str]] = ..., wait_micros: _Optional[_Iterable[int]] = ..., limited_by: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("id", "granted", "cancelled", "error", "settled", "released", "renewed", "penalized", "observed")
+    __slots__ = ("id", "granted", "cancelled", "error", "settled", "released", "renewed", "penalized", "observed", "in_line")
     ID_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +383,7 @@ class Outcome(_message.Message):
     RENEWED_FIELD_NUMBER: _ClassVar[int]
     PENALIZED_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    IN_LINE_FIELD_NUMBER: _ClassVar[int]
     id: int
     granted: AcquireResponse
     cancelled: CancelResponse
@@ -390,4 +393,5 @@ class Outcome(_message.Message):
     renewed: RenewResponse
     penalized: PenalizeResponse
     observed: ObserveResponse
-    def __init__(self, id: _Optional[int] = ..., granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., cancelled: _Optional[_Union[CancelResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., settled: _Optional[_Union[SettleResponse, _Mapping]] = ..., released: _Optional[_Union[ReleaseResponse, _Mapping]] = ..., renewed: _Optional[_Union[RenewResponse, _Mapping]] = ..., penalized: _Optional[_Union[PenalizeResponse, _Mapping]] = ..., observed: _Optional[_Union[ObserveResponse, _Mapping]] = ...) -> None: ...
+    in_line: _status_pb2.Status
+    def __init__(self, id: _Optional[int] = ..., granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., cancelled: _Optional[_Union[CancelResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., settled: _Optional[_Union[SettleResponse, _Mapping]] = ..., released: _Optional[_Union[ReleaseResponse, _Mapping]] = ..., renewed: _Optional[_Union[RenewResponse, _Mapping]] = ..., penalized: _Optional[_Union[PenalizeResponse, _Mapping]] = ..., observed: _Optional[_Union[ObserveResponse, _Mapping]] = ..., in_line: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...

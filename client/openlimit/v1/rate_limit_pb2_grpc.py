@@ -172,16 +172,20 @@ class RateLimitServiceServicer(object):
         outcomes as they are decided, many in a message. It is by far the fastest way to use the
         service, above all with runs.
 
-        Operations on one bucket are carried out in the order in which they are sent. A call that has to
-        wait in line is answered when its start is near, and delays nothing else. An operation that fails is
-        answered by its error and does not affect the others. At most 10,000 operations may be in
-        flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not read
-        its outcomes. Messages take at most a megabyte in both directions. When the client ends its
-        side, the server answers what it has read and ends the call. When the server stops, it answers
-        what it has read and ends the call as UNAVAILABLE.
+        Operations on one bucket are carried out in the order in which they are sent. An operation that
+        fails is answered by its error and does not affect the others. At most 10,000 operations may be
+        in flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not
+        read its outcomes. Messages take at most a megabyte in both directions. When the client ends its
+        side, the server answers what it has read and ends the call. When the server stops, it does the
+        same and ends the call as UNAVAILABLE.
 
-        A call that waits in line is answered QUEUED within two seconds, or half of the seconds that the
-        metadata "openlimit-timeout" gives: how long the client waits for an answer.
+        A call that waits in line is held until its start is near, and delays nothing else. After half a
+        second, or half of the seconds that the metadata "openlimit-timeout" gives if that is less,
+        Outcome.in_line tells where it stands. From then on it is not in flight any more, and is told the
+        news every two seconds, or less often where a server holds more than a thousand. At most 100,000
+        calls of a stream are held. While any are, a message comes at least once a second, which may be
+        empty: a stream that is silent for some seconds is dead. When either side ends the call, those
+        that are held are answered QUEUED, as by Acquire, and keep their places for three seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

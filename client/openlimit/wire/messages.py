@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError
+from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, Queued
 from openlimit.operations import Acquire, Operation, Settle
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.codecs import CODECS, Outcome, readable
@@ -120,10 +120,13 @@ def write_operation(number: int, operation: Operation, message: messages.Operati
 
 
 def count_operations(request: messages.AcquireStreamRequest) -> int:
-    """How many there are in a message; an empty run, read as well, counts as one."""
+    """How many there are in a message, with the calls that are given up.
+
+    An empty run, read as well, counts as one.
+    """
     runs = [len(run.ids) or 1 for run in request.runs]
     settlements = [len(run.ids) or 1 for run in request.settlements]
-    return len(request.operations) + sum(runs) + sum(settlements)
+    return len(request.operations) + sum(runs) + sum(settlements) + len(request.given_up)
 
 
 class Slice(NamedTuple):
@@ -192,9 +195,14 @@ def _read_operation(message: messages.Operation) -> Operation | InvalidRequest:
 def write_outcome(
     number: int, kind: type | None, outcome: Outcome | Status, message: messages.Outcome
 ) -> None:
-    """Fill an empty message in place by what came of an operation of this kind."""
+    """Fill an empty message in place by what came of an operation of this kind.
+
+    Queued is not the last outcome of a call; as a Status, it is.
+    """
     message.id = number
-    if isinstance(outcome, OpenLimitError):
+    if isinstance(outcome, Queued):
+        message.in_line.CopyFrom(status_of(outcome)[1])
+    elif isinstance(outcome, OpenLimitError):
         message.error.CopyFrom(status_of(outcome)[1])
     elif isinstance(outcome, Status):
         message.error.CopyFrom(outcome)
@@ -221,6 +229,6 @@ def _read_outcome(message: messages.Outcome, address: str) -> Outcome:
     name = message.WhichOneof("outcome")
     if name is None:
         return LimiterUnavailable(address, "it answers what this client does not know")
-    if name == "error":
-        return error_of(message.error, address)
+    if name in ("error", "in_line"):
+        return error_of(getattr(message, name), address)
     return _BY_OUTCOME[name].read_outcome(getattr(message, name))

@@ -122,6 +122,7 @@ TOO_MANY_IN_FLIGHT = _status(
     "too many operations of this stream are in flight; send them again when some are answered",
     _info("TOO_MANY_IN_FLIGHT"),
 )
+GIVEN_UP = _status(grpc.StatusCode.CANCELLED, "nobody waits for this call any more")
 
 
 def stopping() -> LimiterUnavailable:

@@ -50,17 +50,17 @@ class Acquisitions:
         common = policy, model, key, labels, self._secrets.signer(policy.units), lots
         return SharedTarget(self._lines, *common) if policy.paths else Target(*common)
 
-    def plan(self, step: Step, place: int, run: AcquireRun, hold: float) -> None:
+    def plan(self, step: Step, place: int, run: AcquireRun) -> None:
         """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key, run.labels)
         costs = target.policy.costs_of(run.model, run.units, run.costs, len(run.ids))
         if isinstance(target, SharedTarget):
-            step.ask_line(place, target.asking(run, costs, hold), is_run=True)
+            step.ask_line(place, target.asking(run, costs), is_run=True)
             return
         operation = target.operation(costs, target.policy.max_wait(run.max_wait), run)
         step.ask(place, operation, target.granted, operation)
 
-    def plan_alone(self, step: Step, place: int, call: Acquire, hold: float) -> None:
+    def plan_alone(self, step: Step, place: int, call: Acquire) -> None:
         """Have a single call decided; raises UnknownModel."""
         model, key, by_unit, max_wait, request_id, labels = call
         target = self.target(model, key, labels)
@@ -69,7 +69,7 @@ class Acquisitions:
         wait = policy.max_wait(max_wait)
         if isinstance(target, SharedTarget):
             [run] = acquire_runs([(place, call)])
-            step.ask_line(place, target.asking(run, [costs], hold), is_run=False)
+            step.ask_line(place, target.asking(run, [costs]), is_run=False)
             return
         if request_id:
             [run] = acquire_runs([(place, call)])

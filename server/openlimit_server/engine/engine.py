@@ -31,7 +31,7 @@ from openlimit_server.engine.routing import Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.settlements import Settlements, Unsettled, renamed
 from openlimit_server.engine.shared import SharedTarget
-from openlimit_server.engine.step import Later, Step
+from openlimit_server.engine.step import Apart, Step
 from openlimit_server.engine.targets import Target, same_for_all
 
 Work = Operation | AcquireRun | SettleRun | OpenLimitError
@@ -55,7 +55,7 @@ class Engine:
         self._settlements = Settlements(rules, self._secrets, self._acquisitions.target_of)
 
     async def decide(
-        self, work: Sequence[Work], hold: float = 0, later: Later | None = None
+        self, work: Sequence[Work], hold: float = 0, apart: Apart | None = None
     ) -> list[Any]:
         """The ``Answer`` to each, decided in order and in one step of the store. Refusals are
         returned, each in its place.
@@ -64,7 +64,7 @@ class Engine:
         granted at once; then its reservation has no id.
 
         A call whose policy is shared is held for ``hold`` seconds if it has to wait in line, and
-        then Queued. What ``later`` takes has no answer here.
+        then Queued. What ``apart`` takes has no answer here.
         """
         if trouble := not self._secrets.all and await self._secrets.read():
             return [self._without_store(each, trouble) for each in work]
@@ -72,9 +72,9 @@ class Engine:
         for place, each in enumerate(work):
             try:
                 if type(each) is Acquire:
-                    self._acquisitions.plan_alone(step, place, each, hold)
+                    self._acquisitions.plan_alone(step, place, each)
                 elif type(each) is AcquireRun:
-                    self._acquisitions.plan(step, place, each, hold)
+                    self._acquisitions.plan(step, place, each)
                 elif type(each) is Settle:
                     await self._settlements.plan_alone(step, place, each)
                 elif type(each) is SettleRun:
@@ -85,7 +85,7 @@ class Engine:
                 step.answers[place] = error
                 if isinstance(each, AcquireRun):
                     step.answers[place] = same_for_all(len(each.ids), error)
-        await step.decide(self._store, later)
+        await step.decide(self._store, hold, apart)
         return step.answers
 
     async def _plan(self, step: Step, place: int, operation: Any) -> None:

@@ -1,8 +1,8 @@
 """The callers that a server holds in lines, until their start is near.
 
-A caller is held for a moment only, shorter than clients' timeouts, and is then told to repeat its
-request. Its call keeps its place meanwhile, for ``PLACE_KEPT`` seconds, and so does a start that is
-decided in that time; then it is given back.
+Over a stream, a caller is held until then. Of unary calls, it is held for a moment only, shorter
+than clients' timeouts, and is then told to repeat its request. Its call keeps its place meanwhile,
+for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; then it is given back.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from openlimit.stores.lines import (
 PLACE_KEPT = 3.0
 """Seconds for which a call keeps its place, or its start, while nobody asks for it."""
 MAX_HOLD = 2.0
-"""Seconds for which a caller is held at most."""
+"""Seconds for which the caller of a unary call is held at most."""
 _POLL = 0.05
 """Seconds until a shared line is asked again at the latest, while callers are held: half the
 horizon. Another server may have freed what they wait for."""
@@ -47,6 +47,8 @@ are freed when their leases end."""
 
 Outcome = Granted | OpenLimitError
 _T = TypeVar("_T")
+_NOWHERE = Standing(0, 0.0, None, "")
+"""Of a call that is in line no more: a repeat learns what has become of it."""
 
 
 class _Held:
@@ -62,6 +64,37 @@ class _Held:
         self.callers: set[asyncio.Future[None]] = set()
         self.leaving: asyncio.TimerHandle | None = None
         """When it is given up, while it has no callers."""
+
+
+class Caller:
+    """Somebody whose call waits in a line, until it leaves."""
+
+    __slots__ = ("_line", "held", "woken")
+
+    def __init__(self, line: "HeldLine", held: _Held) -> None:
+        self._line = line
+        self.held = held
+        self.woken = asyncio.get_running_loop().create_future()
+        """Done once it is decided, or cannot be for now, or nobody is held any longer."""
+        held.callers.add(self.woken)
+        if held.outcome is not None or line.is_draining:
+            self.woken.set_result(None)
+
+    @property
+    def first(self) -> float:
+        """When the call was first asked for."""
+        first = self.held.ask.first
+        assert first is not None  # as InLine said
+        return first
+
+    def outcome(self) -> Outcome | None:
+        """What is decided, which is known from now on, or why nothing can be for now; or None."""
+        return self._line.outcome(self.held)
+
+    def leave(self, kept: float = 0.0) -> None:
+        """The call is given up in so many seconds, unless another caller waits for it."""
+        self.held.callers.discard(self.woken)
+        self._line.leave(self.held, kept)
 
 
 class HeldLine:
@@ -80,7 +113,8 @@ class HeldLine:
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         self._background: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self.is_draining = False
+        """Whether nobody is held any longer."""
         self.now = 0.0
         """The latest that is known of the store's clock, in microseconds."""
         self._trouble: LimiterUnavailable | None = None
@@ -138,7 +172,7 @@ class HeldLine:
             self.now = turned.now
             if turned.epoch != self._epoch:
                 self._epoch = turned.epoch
-                self._start(self._ask_again())
+                self._start(self._ask_again([*self._held.values()]))
             for outcome in turned.outcomes:
                 self._deliver(outcome)
             if turned.again > 0:
@@ -157,7 +191,7 @@ class HeldLine:
         elif self._left and not trouble:
             left, self._left = self._left, {}
             for held in left.values():
-                self._leave(held, 0)
+                self.leave(held, 0)
 
     async def release(self, names: Iterable[str]) -> None:
         """Free the slots of calls that are over; while the store is away, once it is back."""
@@ -175,46 +209,44 @@ class HeldLine:
         except BaseException:
             for each in held:
                 each.asking -= 1
-                self._leave(each, PLACE_KEPT)
+                self.leave(each, PLACE_KEPT)
             raise
         outcomes = []
         for each, answer in zip(held, answers, strict=True):
             each.asking -= 1
             outcomes.append(self._outcome(each, answer))
-            self._leave(each, PLACE_KEPT)
+            self.leave(each, PLACE_KEPT)
         return outcomes
 
-    async def wait(self, name: str, hold: float) -> Outcome | Standing:
-        """What is decided of a call within ``hold`` seconds; else where it stands.
+    def attend(self, name: str) -> Caller:
+        """A caller of a call that waits, until it leaves."""
+        return Caller(self, self._held[name])
 
-        Cancelled, it gives the call up, unless another caller waits for it.
+    async def wait(self, caller: Caller, hold: float) -> Outcome | Standing:
+        """What is decided of its call within ``hold`` seconds; else where it stands.
+
+        Then it has left. Cancelled, it gives the call up, unless another caller waits for it.
         """
-        held = self._held[name]
-        caller = asyncio.get_running_loop().create_future()
-        held.callers.add(caller)
         kept = 0.0
         try:
-            if held.outcome is None and hold > 0 and not self._draining:
-                await asyncio.wait([caller], timeout=hold)
-            standing: Answer | None = self._trouble  # its place may last, so it is kept
-            if held.outcome is None and standing is None:
-                [standing] = await self.carry_out([Where(self._bucket, name)])
+            await asyncio.wait([caller.woken], timeout=max(0.0, hold))
+            standing: Standing | Outcome | None = caller.outcome()
+            if standing is None:
+                [standing] = await self.standings([caller])
             kept = PLACE_KEPT
         finally:
-            held.callers.discard(caller)
-            self._leave(held, kept)
-        if held.outcome is not None:
-            return self._take(held)
-        if standing is False:  # it is in line no more: a repeat learns what has become of it
-            return Standing(0, 0.0, None, "")
-        assert isinstance(standing, Standing | OpenLimitError)
-        return standing
+            caller.leave(kept)
+        return caller.outcome() or standing
 
-    def first(self, name: str) -> float:
-        """When a call that waits was first asked for."""
-        first = self._held[name].ask.first
-        assert first is not None  # as InLine said
-        return first
+    async def standings(self, callers: Sequence[Caller]) -> Sequence[Standing | OpenLimitError]:
+        """Where their calls stand. Those that are in line no more are asked for again."""
+        names = [caller.held.ask.call.name for caller in callers]
+        answers = await self.carry_out([Where(self._bucket, name) for name in names])
+        lost = [
+            caller.held for caller, answer in zip(callers, answers, strict=True) if answer is False
+        ]
+        await self._ask_again(lost)
+        return [answer or _NOWHERE for answer in answers]  # type: ignore[misc]  # of Where
 
     def wait_until(self, start: float) -> float:
         """Microseconds from the latest decision until a start."""
@@ -225,11 +257,11 @@ class HeldLine:
         if ask.call.name not in self._held:
             held = self._held[ask.call.name] = _Held(ask)
             held.outcome = granted
-            self._leave(held, PLACE_KEPT)
+            self.leave(held, PLACE_KEPT)
 
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
-        self._draining = True
+        self.is_draining = True
         for held in self._held.values():
             self._wake(held)
 
@@ -256,6 +288,10 @@ class HeldLine:
             self._wake(held)
         return None if held.outcome is None else self._take(held)
 
+    def outcome(self, held: _Held) -> Outcome | None:
+        """What is decided of a call, which is known from now on, or why nothing can be; or None."""
+        return self._trouble if held.outcome is None else self._take(held)
+
     def _take(self, held: _Held) -> Outcome:
         """The outcome, which is known from now on."""
         assert held.outcome is not None
@@ -275,8 +311,8 @@ class HeldLine:
             if not caller.done():
                 caller.set_result(None)
 
-    def _leave(self, held: _Held, kept: float) -> None:
-        """Give a call up in so many seconds, unless somebody asks for it."""
+    def leave(self, held: _Held, kept: float) -> None:
+        """Give a call up in so many seconds, unless somebody asks or waits for it."""
         if held.leaving:
             held.leaving.cancel()
             held.leaving = None
@@ -310,9 +346,9 @@ class HeldLine:
         if not held.asking and not held.callers and self._held.get(name) is held:
             del self._held[name]
 
-    async def _ask_again(self) -> None:
-        """For all calls that wait, each in its place."""
-        waiting = [held for held in self._held.values() if not held.outcome and not held.asking]
+    async def _ask_again(self, calls: Iterable[_Held]) -> None:
+        """For those that wait, each in its place."""
+        waiting = [held for held in calls if not held.outcome and not held.asking]
         if not waiting:
             return
         answers = await self.carry_out([held.ask for held in waiting])

@@ -13,7 +13,7 @@ from openlimit.stores.lines import Ask, Granted
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
-from openlimit_server.engine.lines import PLACE_KEPT, HeldLine, Lines
+from openlimit_server.engine.lines import PLACE_KEPT, Caller, HeldLine, Lines
 from openlimit_server.engine.targets import Target, in_outage
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
 
@@ -41,7 +41,7 @@ class SharedTarget(Target):
         values, rules, _ = self.path
         return Call(name, values, rules, self.path.rows(costs), self.lease * SECOND)
 
-    def asking(self, run: AcquireRun, costs: Sequence[Costs], hold: float) -> "Asking":
+    def asking(self, run: AcquireRun, costs: Sequence[Costs]) -> "Asking":
         """What the line is asked for a run."""
         lot, number = self.lots.take(len(costs))
         max_wait = self.policy.max_wait(run.max_wait)
@@ -51,7 +51,7 @@ class SharedTarget(Target):
             call = self.call(name, costs[i])
             server = self.lines.server
             asks.append(Ask(self.bucket, call, server, max_wait, lot, number + i, first, kept))
-        return Asking(self, asks, costs, whose, hold)
+        return Asking(self, asks, costs, whose)
 
     def _places(
         self, run: AcquireRun, many: int, whose: bytes
@@ -122,8 +122,6 @@ class Asking(NamedTuple):
     """Of each call, in the policy's units."""
     whose: bytes
     """Model, key and labels, and the policy's units."""
-    hold: float
-    """Seconds for which their callers are held."""
 
     async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
@@ -136,11 +134,40 @@ class Asking(NamedTuple):
         ]
         return GrantRun("", (), (), (), dict(enumerate(answers)))
 
-    async def wait(self, position: int) -> Outcome:
-        """What one is answered that waits."""
+    async def wait(self, position: int, hold: float) -> Outcome:
+        """What one is answered that waits, within ``hold`` seconds."""
         target, ask = self.target, self.asks[position]
-        first = target.line.first(ask.call.name)
-        outcome = await target.line.wait(ask.call.name, self.hold)
+        caller = target.line.attend(ask.call.name)
+        outcome = await target.line.wait(caller, hold)
         if isinstance(outcome, Standing):
-            return target.queued(ask, first, outcome, self.whose)
+            return target.queued(ask, caller.first, outcome, self.whose)
         return target.answer(outcome, self.costs[position])
+
+    def held(self, position: int) -> "HeldCall":
+        """One that waits, until its caller leaves."""
+        caller = self.target.line.attend(self.asks[position].call.name)
+        return HeldCall(self, position, caller)
+
+
+class HeldCall(NamedTuple):
+    """One call of a run that waits in line, for as long as it takes."""
+
+    asking: Asking
+    position: int
+    caller: Caller
+
+    def outcome(self) -> Outcome:
+        """What it is answered, which is known from now on; None while nothing is decided."""
+        decided = self.caller.outcome()
+        if decided is None:
+            return None
+        return self.asking.target.answer(decided, self.asking.costs[self.position])
+
+    def again(self) -> "HeldCall":
+        """For a caller that was woken, and goes on waiting."""
+        return self._replace(caller=Caller(self.asking.target.line, self.caller.held))
+
+    def queued(self, standing: Standing) -> Queued:
+        """Where it stands, for its caller."""
+        asking, ask = self.asking, self.asking.asks[self.position]
+        return asking.target.queued(ask, self.caller.first, standing, asking.whose)

@@ -2,16 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
-from openlimit_server.engine.shared import Asking
+from openlimit_server.engine.shared import Asking, HeldCall
 
-Later = Callable[[int, int | None, Coroutine[Any, Any, Any]], None]
-"""Takes the place of what others are not to wait for, and what decides it: the outcome of the
-acquisition at a position of its run, or the answer as a whole."""
+
+class Apart(Protocol):
+    """Takes what others are not to wait for, by its place."""
+
+    def decide(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
+        """The answer is what this returns."""
+
+    def hold(self, place: int, position: int, call: HeldCall) -> None:
+        """The acquisition at this position of its run, or the only one, waits in line."""
 
 
 class Step:
@@ -25,7 +31,7 @@ class Step:
         """Target, operation, costs and places of single calls, while others like them may join."""
         self._operations: list[stores.Operation] = []
         self._answers: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
-        self._apart: list[tuple[int, int | None, Coroutine[Any, Any, Any]]] = []
+        self._apart: list[tuple[int, Coroutine[Any, Any, Any]]] = []
         self._asking: list[tuple[int, Asking, bool]] = []
 
     def ask(
@@ -36,25 +42,24 @@ class Step:
         self._operations.append(operation)
         self._answers.append((place, answer, context))
 
-    def decide_apart(
-        self, place: int, deciding: Coroutine[Any, Any, Any], position: int | None = None
-    ) -> None:
-        """The answer at a place, or at a position of the run there, is what this returns."""
-        self._apart.append((place, position, deciding))
+    def decide_apart(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
+        """The answer at a place is what this returns."""
+        self._apart.append((place, deciding))
 
     def ask_line(self, place: int, asking: Asking, *, is_run: bool) -> None:
         """Ask the line of a shared policy for a run, or for the only call of one."""
         self._asking.append((place, asking, is_run))
 
-    async def decide(self, store: AsyncStore, later: Later | None) -> None:
-        """Fill in all answers, but for those that ``later`` takes. To be called once."""
+    async def decide(self, store: AsyncStore, hold: float, apart: Apart | None) -> None:
+        """Fill in all answers, but for those that ``apart`` takes; without it, callers in line are
+        held for so many seconds. To be called once."""
         work = [self._ask_store(store)] if self._operations else []
-        work += [self._ask_line(*each, later) for each in self._asking]
-        for place, position, deciding in self._apart:
-            if later:
-                later(place, position, deciding)
+        work += [self._ask_line(*each, hold, apart) for each in self._asking]
+        for place, deciding in self._apart:
+            if apart:
+                apart.decide(place, deciding)
             else:
-                work.append(self._fill(place, position, deciding))
+                work.append(self._fill(place, deciding))
         if len(work) == 1:
             await work[0]
         else:
@@ -66,24 +71,19 @@ class Step:
             self.answers[place] = answer(of_store, *context)
 
     async def _ask_line(
-        self, place: int, asking: Asking, is_run: bool, later: Later | None
+        self, place: int, asking: Asking, is_run: bool, hold: float, apart: Apart | None
     ) -> None:
         run = await asking.begin()
         self.answers[place] = run if is_run else run.outcome(0)
-        waiting = [
-            (i if is_run else None, asking.wait(i)) for i, it in run.others.items() if it is None
-        ]
-        if later:
-            for position, deciding in waiting:
-                later(place, position, deciding)
-        else:
-            await asyncio.gather(*(self._fill(place, *each) for each in waiting))
+        waiting = [i for i, outcome in run.others.items() if outcome is None]
+        if apart:
+            for position in waiting:
+                apart.hold(place, position, asking.held(position))
+        elif is_run:
+            outcomes = await asyncio.gather(*(asking.wait(i, hold) for i in waiting))
+            self.answers[place].others.update(zip(waiting, outcomes, strict=True))
+        elif waiting:
+            self.answers[place] = await asking.wait(0, hold)
 
-    async def _fill(
-        self, place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
-    ) -> None:
-        outcome = await deciding
-        if position is None:
-            self.answers[place] = outcome
-        else:
-            self.answers[place].others[position] = outcome
+    async def _fill(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
+        self.answers[place] = await deciding

@@ -43,13 +43,14 @@ class Outbox:
         self._size = 0
         self._parts: deque[Part] = deque()
         self._settled_runs = 0
+        self._has_beat = False
 
     def __len__(self) -> int:
         return self._size
 
     def __bool__(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self._entries)
+        return bool(self._entries) or self._has_beat
 
     def add(self, ids: Sequence[int], work: Work | None, answer: Answer | Status) -> None:
         """What an operation or a run is answered; an error, also for several ids."""
@@ -85,6 +86,10 @@ class Outbox:
                 self._entries.pop()
             self._put(_Entry(0, (), None, self._settled_runs))
 
+    def beat(self) -> None:
+        """Write a message also if there is nothing in it."""
+        self._has_beat = True
+
     def _put(self, entry: _Entry) -> None:
         self._entries.append(entry)
         self._size += entry.size
@@ -97,6 +102,7 @@ class Outbox:
         """Of the outcomes that came first. They are taken out: the message may arrive even if it is
         cut off on the way."""
         most = _MOST_IN_MESSAGE
+        self._has_beat = False
         while True:
             response, size, taken = AcquireStreamResponse(), 0, 0
             for entry in self._entries:
@@ -106,7 +112,7 @@ class Outbox:
                 if size >= most:
                     break
             data: bytes = response.SerializeToString()
-            if len(data) <= _MOST_BYTES or taken == 1:
+            if len(data) <= _MOST_BYTES or taken <= 1:
                 for _ in range(taken):
                     self._entries.popleft()
                 self._size -= size

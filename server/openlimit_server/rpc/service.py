@@ -30,6 +30,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.lines import MAX_HOLD
 from openlimit_server.rpc.bodies import Counts, count_alone, replace_bodies
+from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 from openlimit_server.rpc.stream import Stream
@@ -62,6 +63,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._counter = counter
         self._streams: set[Stream] = set()
         self._slices = Slices()
+        self._pace = Pace()
         self._refused = 0
         answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
         answers = {each.method: partial(self.decide, each) for each in _CODECS}
@@ -143,7 +145,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return [outcomes[i] for i in range(len(requests))]
 
     async def acquire_stream(self, context: _Context) -> None:
-        stream = Stream(self._engine, context, self._slices)
+        stream = Stream(self._engine, context, self._slices, self._pace)
         self._streams.add(stream)
         try:
             await stream.run()

@@ -24,7 +24,8 @@ from openlimit.wire.columns import AcquireRun, SettleRun
 from openlimit.wire.fields import TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_operations
 from openlimit_server.engine.engine import Engine, Work
-from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.engine.shared import HeldCall
+from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
 from openlimit_server.rpc.slices import SLICE, Share, Slices
@@ -36,6 +37,7 @@ _MOST_UNREAD, _MOST_UNWRITTEN = 1 << 19, 256
 # In the size of slices: what gRPC does to read or write one; and the bytes of a call of a run.
 _MESSAGE, _BYTES = 24, 4
 _KEPT_AT_LEAST, _KEPT_AT_MOST = 1.0, 60.0  # seconds for which runs can be repeated
+_CANCELLED_WITHIN = 0.05  # seconds from its end for which a call may turn out to be cancelled
 
 # What is given back for clients that are gone; a task needs somebody to hold it.
 _giving_back: set["asyncio.Task[None]"] = set()
@@ -51,19 +53,20 @@ def _timeout(context: ServicerContext[Any, Any]) -> float:
 class Stream:
     """Carries out what the client of one call asks, until either side ends it."""
 
-    def __init__(self, engine: Engine, context: ServicerContext[Any, Any], slices: Slices) -> None:
+    def __init__(
+        self, engine: Engine, context: ServicerContext[Any, Any], slices: Slices, pace: Pace
+    ) -> None:
         self._engine = engine
         self._context = context
         self._share = Share(slices)
         timeout = _timeout(context)
-        # Callers are held, but not until their client takes that for an outage.
-        self._hold = min(MAX_HOLD, timeout / 2)
         # A client that has lost its stream sends its runs again elsewhere, until it gives up.
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
         self._outbox = Outbox()
         self._to_write = asyncio.Event()
+        self._held = HeldCalls(self._outbox, self._share, pace, timeout, self._to_write.set)
         self._written = asyncio.Event()
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
@@ -85,9 +88,15 @@ class Stream:
                 await self._to_write.wait()
                 self._to_write.clear()
                 await self._write()
+            if self._held and not self._draining:  # or cancelled, which follows at once
+                await asyncio.sleep(_CANCELLED_WITHIN)
+            while self._held and not self._failure:
+                await self._held.end_some()
+                await self._write()
         finally:
             for task in (self._reading, *self._deciding):
                 task.cancel()
+            self._held.close()
             if self._reading.done() and not self._reading.cancelled():
                 self._reading.exception()  # nobody is left to hear it, so asyncio need not log it
             self._give_back()
@@ -149,7 +158,11 @@ class Stream:
         left = count_operations(message)
         if left > _MOST_READ:
             raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
-        room = MOST_IN_FLIGHT - self._undecided
+        for first in range(0, len(message.given_up), SLICE):
+            await self._share.take(SLICE)
+            self._held.give_up(message.given_up[first : first + SLICE])
+        left -= len(message.given_up)
+        room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
         for numbers, work, settled_runs in read_operations(message, self._kept):
             size = sum(map(len, numbers))
             left -= size
@@ -184,28 +197,32 @@ class Stream:
         return task
 
     async def _decide(self, part: Part, numbers: list[Sequence[int]], work: Sequence[Work]) -> None:
-        apart: dict[int, int] = {}  # how many of each place are answered later
-
-        def decide_apart(
-            place: int, position: int | None, deciding: Coroutine[Any, Any, Any]
-        ) -> None:
-            part.undecided += isinstance(work[place], SettleRun)
-            ids = numbers[place] if position is None else [numbers[place][position]]
-            apart[place] = apart.get(place, 0) + len(ids)
-            task = self._start(self._decide_apart(part, ids, work[place], deciding))
-            task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
-
+        apart = _Apart(self, part, numbers, work)
         answers: list[Any]
         try:
-            answers = await self._engine.decide(work, self._hold, decide_apart)
+            answers = await self._engine.decide(work, apart=apart)
         except Exception as error:  # a fault of ours must leave nobody without an answer
             answers = [could_not_decide(error)] * len(numbers)
+            numbers = [apart.others(place) for place in range(len(numbers))]
         for place, (ids, each, answer) in enumerate(zip(numbers, work, answers, strict=True)):
-            if (now := len(ids) - apart.get(place, 0)) > 0:
+            if now := len(apart.others(place)):
                 self._undecided -= now
                 self._outbox.add(ids, each, answer)
         self._outbox.end(part)
         self._to_write.set()
+
+    def hold(self, number: int, work: Work, call: HeldCall) -> None:
+        """Answer a call that waits in line when it is decided."""
+        self._undecided -= 1
+        self._held.add(number, work, call)
+
+    def decide_apart(
+        self, part: Part, ids: Sequence[int], work: Work, deciding: Coroutine[Any, Any, Any]
+    ) -> None:
+        """Answer work when that is decided."""
+        part.undecided += isinstance(work, SettleRun)
+        task = self._start(self._decide_apart(part, ids, work, deciding))
+        task.add_done_callback(lambda _: deciding.close())  # if it was cancelled before
 
     async def _decide_apart(
         self, part: Part, ids: Sequence[int], work: Work, deciding: Coroutine[Any, Any, Any]
@@ -224,6 +241,7 @@ class Stream:
         while self._outbox:
             await self._share.take(_MESSAGE + self._outbox.next_size())
             await self._context.write(self._outbox.next_message())
+            self._held.written()
             self._written.set()
 
     def _give_back(self) -> None:
@@ -232,3 +250,32 @@ class Stream:
             task = asyncio.get_running_loop().create_task(giving_back)
             _giving_back.add(task)
             task.add_done_callback(_giving_back.discard)
+
+
+class _Apart:
+    """What of a slice is answered later."""
+
+    def __init__(
+        self, stream: Stream, part: Part, numbers: list[Sequence[int]], work: Sequence[Work]
+    ) -> None:
+        self._stream = stream
+        self._part = part
+        self._numbers = numbers
+        self._work = work
+        self._taken: dict[int, set[int]] = {}
+
+    def others(self, place: int) -> Sequence[int]:
+        """The numbers of those that are answered with their slice."""
+        taken = self._taken.get(place)
+        ids = self._numbers[place]
+        return [number for number in ids if number not in taken] if taken else ids
+
+    def decide(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
+        ids = self._numbers[place]
+        self._taken[place] = {*ids}
+        self._stream.decide_apart(self._part, ids, self._work[place], deciding)
+
+    def hold(self, place: int, position: int, call: HeldCall) -> None:
+        number = self._numbers[place][position]
+        self._taken.setdefault(place, set()).add(number)
+        self._stream.hold(number, self._work[place], call)
