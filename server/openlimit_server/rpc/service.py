@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from operator import methodcaller
 from typing import Any, NoReturn, TypeVar, cast
@@ -12,34 +12,31 @@ from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Acquire, Grant
+from openlimit.operations import Acquire
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireBatchResponse,
     AcquireRequest,
-    AcquireResult,
     CountTokensRequest,
     CountTokensResponse,
 )
 from openlimit.wire import status as statuses
-from openlimit.wire.codecs import CODECS, Codec, readable
-from openlimit.wire.columns import acquire_runs
-from openlimit.wire.fields import write_grant
+from openlimit.wire.codecs import CODECS, Codec
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.lines import MAX_HOLD
-from openlimit_server.rpc.bodies import Counts, count_alone, replace_bodies
+from openlimit_server.rpc.batch import decide_batch
+from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
-from openlimit_server.rpc.slices import SLICE, Share, Slices
+from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _ROUNDS = 5
-_MOST_IN_BATCH, _SLICE_OF_BATCH = 1000, 64
 _CODECS = CODECS.values()
 _KINDS: dict[str, type[Message]] = {
     "AcquireBatch": AcquireBatchRequest,
@@ -109,40 +106,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def acquire_batch(
         self, request: AcquireBatchRequest, _: _Context
     ) -> AcquireBatchResponse:
-        if len(request.acquisitions) > _MOST_IN_BATCH:
-            reason = f"must be at most {_MOST_IN_BATCH}, not {len(request.acquisitions)}"
-            raise InvalidRequest("acquisitions", reason)
-        counted = await replace_bodies(request.acquisitions, self._counter)
-        share = Share(self._slices)
-        deciding: list[asyncio.Task[list[Grant | OpenLimitError]]] = []
-        async with asyncio.TaskGroup() as group:
-            for first in range(0, len(counted), _SLICE_OF_BATCH):
-                await share.take(SLICE)
-                part = slice(first, first + _SLICE_OF_BATCH)
-                some = self._decide_some(request.acquisitions[part], counted[part])
-                deciding.append(group.create_task(some))
-        response, counts = AcquireBatchResponse(), iter(counted)
-        for decided in deciding:
-            await share.take(SLICE)
-            for outcome in decided.result():
-                _write_result(outcome, next(counts), response.results.add())
-        return response
-
-    async def _decide_some(
-        self, requests: Sequence[AcquireRequest], counted: Sequence[Counts | OpenLimitError]
-    ) -> list[Grant | OpenLimitError]:
-        """As runs of those that differ in their costs only."""
-        calls = [
-            count if isinstance(count, OpenLimitError) else readable(CODECS[Acquire], request)
-            for request, count in zip(requests, counted, strict=True)
-        ]
-        outcomes: dict[int, Any] = {
-            i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
-        }
-        runs = acquire_runs((i, call) for i, call in enumerate(calls) if isinstance(call, Acquire))
-        for run, grants in zip(runs, await self._engine.decide(runs), strict=True):
-            outcomes |= {number: grants.outcome(i) for i, number in enumerate(run.ids)}
-        return [outcomes[i] for i in range(len(requests))]
+        return await decide_batch(request, self._engine, self._counter, Share(self._slices))
 
     async def acquire_stream(self, context: _Context) -> None:
         stream = Stream(self._engine, context, self._slices, self._pace)
@@ -172,19 +136,6 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def _refuse(self, *_: object) -> Any:
         self._refused += 1
         raise statuses.stopping()
-
-
-def _write_result(
-    outcome: Grant | OpenLimitError, counted: Counts | OpenLimitError, result: AcquireResult
-) -> None:
-    """Fill an empty message in place."""
-    if isinstance(outcome, OpenLimitError):
-        result.error.CopyFrom(statuses.status_of(outcome)[1])
-        return
-    write_grant(outcome, result.granted)
-    if counted:
-        assert not isinstance(counted, OpenLimitError)
-        result.granted.counted.update(counted)
 
 
 def _handlers(
