@@ -1,4 +1,4 @@
-"""Runs a real Envoy as what stands between clients and several servers."""
+"""Runs a real Envoy between clients and several servers, with the configuration in deploy/."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ruamel.yaml import YAML
 
 from tests.support.redis_process import free_port
 
-_TYPE = "type.googleapis.com/envoy.extensions."
-_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONFIG = Path(__file__).parents[2] / "deploy" / "envoy.yaml"
 
 
 def _binary() -> str:
@@ -29,72 +29,45 @@ def _binary() -> str:
 
 
 def _address(port: int) -> dict[str, Any]:
-    return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _listener(port: int, longest: str, idle: str) -> dict[str, Any]:
-    """As docs/operations.md has it, but for times that tests do not wait for."""
-    route = {
-        "cluster": "openlimit",
-        "timeout": "0s",
-        "max_stream_duration": {"max_stream_duration": longest},
-    }
-    host = {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
-    router = {"@type": _TYPE + "filters.http.router.v3.Router"}
-    manager = {
-        "@type": _TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "http",
-        "stream_idle_timeout": idle,
-        "route_config": {"virtual_hosts": [host]},
-        "http_filters": [{"name": "router", "typed_config": router}],
-    }
-    chain = {"filters": [{"name": "http", "typed_config": manager}]}
-    return {**_address(port), "filter_chains": [chain]}
-
-
-def _cluster(servers: Sequence[int]) -> dict[str, Any]:
-    http2 = {
-        "@type": f"type.googleapis.com/{_PROTOCOL}",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }
-    health = {
-        "timeout": "1s",
-        "interval": "0.2s",
-        "no_traffic_interval": "0.2s",
-        "unhealthy_threshold": 1,
-        "healthy_threshold": 1,
-        "grpc_health_check": {"service_name": "openlimit.v1.RateLimitService"},
-    }
-    endpoints = [{"endpoint": _address(port)} for port in servers]
-    return {
-        "name": "openlimit",
-        "connect_timeout": "1s",
-        "lb_policy": "ROUND_ROBIN",
-        "health_checks": [health],
-        "typed_extension_protocol_options": {_PROTOCOL: http2},
-        "load_assignment": {
-            "cluster_name": "openlimit",
-            "endpoints": [{"lb_endpoints": endpoints}],
-        },
-    }
+def _config(
+    port: int, admin: int, servers: Sequence[int], longest: str | None, idle: str | None
+) -> Any:
+    """That of deploy/, with addresses of this machine, and with times that tests can wait for."""
+    config = YAML(typ="safe").load(_CONFIG.read_text(encoding="utf-8"))
+    config["admin"]["address"] = _address(admin)
+    [listener] = config["static_resources"]["listeners"]
+    [cluster] = config["static_resources"]["clusters"]
+    listener["address"] = _address(port)
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    route = manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    if idle:
+        manager["stream_idle_timeout"] = idle
+    if longest:
+        route["max_stream_duration"]["max_stream_duration"] = longest
+    endpoints = [{"endpoint": {"address": _address(server)}} for server in servers]
+    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
+    return config
 
 
 class BalancingEnvoy:
-    """A proxy that gives each call to the next of the servers that are well. ``stop`` it.
+    """A proxy that gives each stream to the next of the servers that are well. ``stop`` it.
 
     It ends streams that last longer than ``longest``, and those on which nothing comes for as long
-    as ``idle``: texts such as ``1s``, and ``0s`` for never.
+    as ``idle``: texts such as ``1s``; None for those of the configuration.
     """
 
-    def __init__(self, servers: Sequence[int], folder: Path, longest: str, idle: str) -> None:
-        self.port, admin = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
+    def __init__(
+        self, servers: Sequence[int], folder: Path, longest: str | None, idle: str | None
+    ) -> None:
+        port, admin = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
         self._admin = f"http://127.0.0.1:{admin}"
-        listeners, clusters = [_listener(self.port, longest, idle)], [_cluster(servers)]
-        resources = {"listeners": listeners, "clusters": clusters}
-        config = folder / f"envoy-{self.port}.json"
-        config.write_text(json.dumps({"static_resources": resources, "admin": _address(admin)}))
-        self._log = folder / f"envoy-{self.port}.log"
+        config = folder / f"envoy-{port}.json"
+        config.write_text(json.dumps(_config(port, admin, servers, longest, idle)))
+        self._log = folder / f"envoy-{port}.log"
         command = [_binary(), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id"]
         command += ["--drain-time-s", "1", "--log-level", "warning"]
         with self._log.open("w") as log:
@@ -130,7 +103,7 @@ class BalancingEnvoy:
 
 @contextmanager
 def balancing(
-    servers: Sequence[int], folder: Path, *, longest: str = "0s", idle: str = "0s"
+    servers: Sequence[int], folder: Path, *, longest: str | None = None, idle: str | None = None
 ) -> Iterator[BalancingEnvoy]:
     """An Envoy before these ports, while the block runs."""
     envoy = BalancingEnvoy(servers, folder, longest, idle)

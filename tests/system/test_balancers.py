@@ -15,7 +15,7 @@ from openlimit import RemoteLimiter
 from tests.support.asking import eventually
 from tests.support.balancing_envoy import BalancingEnvoy, balancing
 from tests.support.redis_process import RedisProcess, serving_redis
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, serving_policies
 
 DURATION = "http.http.downstream_rq_max_duration_reached"
 HEALTHY = "cluster.openlimit.membership_healthy"
@@ -139,3 +139,25 @@ async def test_a_proxy_that_drains_costs_no_call(
             one.stop()
             await calls.some_more()
         assert charged_in(redis) == pytest.approx(calls.started, abs=0.5)
+
+
+async def test_callers_in_line_keep_their_places(tmp_path: Path) -> None:
+    """Though their stream is ended again and again while they wait."""
+    policy = "policies: [{name: p, models: ['*'], concurrent: 1, limits: {requests: 9000/minute}}]"
+    started: list[int] = []
+
+    async def call(limiter: RemoteLimiter, number: int) -> None:
+        async with limiter.limit(model="m", tokens=1):
+            started.append(number)
+            await asyncio.sleep(0.2)
+
+    with (
+        serving_policies(tmp_path, policy) as server,
+        balancing([server.port], tmp_path, longest="0.7s") as envoy,
+    ):
+        async with RemoteLimiter(envoy.address) as limiter, asyncio.TaskGroup() as group:
+            for number in range(12):
+                group.create_task(call(limiter, number))
+                await asyncio.sleep(0.01)
+        assert envoy.count(DURATION) >= 3
+    assert started == [*range(12)]
