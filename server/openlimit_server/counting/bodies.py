@@ -1,7 +1,7 @@
 """What a call costs by its request body: strictly read, then counted as the library counts.
 
-No error repeats what a body says, but for numbers and the names of the API's own parameters: bodies
-are private, and errors are logged by those who get them.
+Bodies are private, and errors are logged by those who get them. So no error repeats what a body
+says, but for numbers and the names of models and of the API's own parameters.
 """
 
 import json
@@ -27,10 +27,11 @@ class Counted(NamedTuple):
 def count_body(body: bytes, model: str) -> Counted:
     """The costs of a call, and the model it is for: this one or, if that is empty, the body's.
 
-    Blocks while it counts, see ``count_split``. Raises InvalidRequest, whose field is ``body`` or a
-    parameter within it, for what is no JSON as RFC 8259 has it, for one that readers could take in
-    two ways, and for what is no call.
+    Blocks while it counts, see ``count_split``. Raises InvalidRequest, whose field is ``model``,
+    ``body`` or a parameter within it, for what is no JSON as RFC 8259 has it, for one that readers
+    could take in two ways, and for what is no call.
     """
+    require_name("model", model)
     params = _read(body)
     try:
         model = model or _model_of(params)

@@ -53,6 +53,8 @@ def test_a_model_that_is_given_counts_before_that_of_the_body() -> None:
     counted = count_body(json.dumps({**params, "model": "prod"}).encode(), "gpt-4")
     assert counted.model == "gpt-4"
     assert counted.costs["tokens"] == count_tokens(**{**params, "model": "gpt-4"})
+    with pytest.raises(InvalidRequest, match=r"^model: must have at most 256 bytes"):
+        count_body(json.dumps(params).encode(), "x" * 257)
     nameless = count_body(json.dumps({**params, "model": None}).encode(), "")
     assert nameless.model == ""
 
