@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STUBS := $(if $(filter command,$(origin LANG)),$(LANG),python)
 unexport LANG
 
-.PHONY: help run test quick test-all polyglot demo bench dist stubs format constraints clean
+.PHONY: help run test quick test-all polyglot demo bench dist stubs reference breaking format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,7 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+	$(BIN)/python -m protos.breaking
 	@# The types are checked beside the tests, since that takes as long.
 	$(BIN)/mypy & types=$$!; \
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
@@ -70,6 +71,12 @@ stubs-rust: # to examples/rust/target/debug/build/*/out
 
 stubs-%:
 	@echo "make stubs has no LANG=$*: it is go, node, java or rust; without LANG it is Python" >&2; exit 2
+
+reference: .venv/dev ## write docs/reference.md from the comments of protos/
+	$(BIN)/python -m protos.reference
+
+breaking: .venv/dev ## say what in protos/ breaks clients of the last release
+	$(BIN)/python -m protos.breaking
 
 format: .venv/dev ## format and sort imports
 	$(BIN)/ruff check --fix

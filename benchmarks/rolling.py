@@ -15,7 +15,7 @@ from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tests.support.redis_process import serving_redis
+from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess
 
 # Charges stay for the whole run: they need years to leak.
@@ -70,8 +70,13 @@ def roll(
                 client.wait()
             for server in servers:
                 server.stop()
-        charged = float(redis.client().hget("openlimit:ledger:{ledger}", _LEVEL) or 0)
+        charged = charged_in(redis)
     return _sum([line.split(maxsplit=3) for line in said], charged)
+
+
+def charged_in(redis: RedisProcess) -> float:
+    """The requests that the ledger's policy was charged for."""
+    return float(redis.client().hget("openlimit:ledger:{ledger}", _LEVEL) or 0)
 
 
 def _restart(

@@ -14,7 +14,7 @@ from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest, invalid, shown
 from openlimit.operations import Labels, Observe, Penalize
 from openlimit.reservation import Backend, Reservation
-from openlimit.tokens.counting import count_split, is_absent, tells_output
+from openlimit.tokens.counting import count_costs, is_absent
 from openlimit.units import MAX_AMOUNT, real_number, whole_number
 
 
@@ -45,14 +45,7 @@ class RateLimiter(Backend):
         if max_wait is not None:
             max_wait = require_wait(max_wait)
         tokens = params.get("tokens")
-        if tokens is None:
-            split = count_split(params)
-            costs = _costs(sum(split))
-            costs["input_tokens"] = split.input
-            if not split.output or tells_output(params):  # else it is for a server to say
-                costs["output_tokens"] = split.output
-        else:
-            costs = _costs(tokens)
+        costs = {"requests": 1, **count_costs(params)} if tokens is None else _costs(tokens)
         if "units" in params:
             costs |= _further_costs(params["units"])
             if tokens is not None and "input_tokens" in costs:  # the rest is output

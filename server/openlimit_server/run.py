@@ -21,6 +21,7 @@ from openlimit_server import binding, collector
 from openlimit_server.config.policies import Policies, PolicySettings
 from openlimit_server.config.reload import PolicyFile, Reload
 from openlimit_server.config.settings import MEMORY, Settings
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer
@@ -66,7 +67,8 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store = _store(settings)
     engine = Engine(policies, store)
-    service = RateLimitServicer(engine)
+    counter = Counter()
+    service = RateLimitServicer(engine, counter)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
@@ -107,6 +109,7 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
     if reason == _ORPHANED:
         await stopping
+    counter.close()
     await store.aclose()
     _log.info("stopped")
 

@@ -18,6 +18,7 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireResponse,
     AcquireStreamRequest,
     CancelRequest,
+    CountTokensRequest,
     ObserveRequest,
     Operation,
     PenalizeRequest,
@@ -25,6 +26,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.codecs import CODECS
+from tests.support.bodies import chat
 from tests.support.server_process import ServerProcess, serving
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -38,6 +40,7 @@ DURATIONS = st.one_of(
     st.builds(Duration, seconds=INT64, nanos=st.integers(-(2**31), 2**31 - 1)),
     st.just(Duration(seconds=1)),
 )
+TOO_MANY = 10**30  # choices, for which no count can be sent
 IDS = TEXT | st.from_regex(
     r"[0-9a-f]{16}\.[0-9a-f]{24}[0-9]\.[0-9]{1,20}(\.|-)[0-9]{1,20}-[0-9]+\.(chat:\{.*\}|.+)",
     fullmatch=True,
@@ -50,6 +53,7 @@ REQUESTS = st.builds(
     max_wait=DURATIONS,
     request_id=TEXT | st.sampled_from(["", "again"]),
     units=UNITS,
+    body=st.just(b"") | st.binary(max_size=20) | st.sampled_from([chat(), chat(n=TOO_MANY)]),
 )
 SETTLES = st.builds(
     SettleRequest, reservation_id=IDS, key=TEXT, tokens=st.none() | TOKENS, units=UNITS
@@ -78,6 +82,8 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
+        # What counts has started then, and answers at once.
+        RateLimitServiceStub(opened).CountTokens(CountTokensRequest(body=chat()))
         yield opened
 
 

@@ -36,6 +36,7 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.fields import TIMEOUT, duration
 from openlimit.wire.messages import MOST_IN_FLIGHT
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import InternalErrors
@@ -258,7 +259,7 @@ async def serving_here(store: StoreOfLines, split_by: Sequence[str] = ()) -> Asy
         name="all", models=("*",), limits=limits, split_by=split_by
     )
     server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
-    server.add_generic_rpc_handlers([RateLimitServicer(Engine([policy], store))])
+    server.add_generic_rpc_handlers([RateLimitServicer(Engine([policy], store), Counter())])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -441,7 +442,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
     context.write.side_effect = grpc.aio.InternalError('Failed "execute_batch"')
     engine = Engine(DEFAULT_POLICIES, MemoryStore())
     details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
-    handler: Any = RateLimitServicer(engine).service(details)
+    handler: Any = RateLimitServicer(engine, Counter()).service(details)
     await handler.stream_stream(None, context)
     context.write.assert_called_once()
     context.abort.assert_not_called()

@@ -13,10 +13,10 @@ a previous response, a hosted tool's results, files given by id or address.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, invalid, shown
 from openlimit.tokens.encodings import base_model
 from openlimit.tokens.prompt import PromptCounter, is_list, plain
-from openlimit.units import whole_number
+from openlimit.units import INPUT_TOKENS, MAX_AMOUNT, OUTPUT_TOKENS, TOKENS, whole_number
 
 DEFAULT_OUTPUT = 15  # what a call that sets no maximum is taken to write
 _FORMATS = ["tool_choice", "function_call", "response_format", "text", "text_format"]
@@ -35,6 +35,20 @@ def count_tokens(**params: Any) -> int:
     """Tokens that ``.limit(**params)`` charges, for exactly what the API call takes: its input, and
     the output it reserves. See ``count_split``."""
     return sum(count_split(params))
+
+
+def count_costs(params: Mapping[str, Any]) -> dict[str, int]:
+    """What ``.limit(**params)`` charges, by unit: ``tokens``, and of these ``input_tokens`` and
+    ``output_tokens``. The last is absent for a call that sets no maximum. See ``count_split``.
+
+    Raises InvalidRequest also for more tokens than can be sent."""
+    split = count_split(params)
+    if (tokens := sum(split)) > MAX_AMOUNT:
+        raise invalid("tokens", f"{MAX_AMOUNT} at most", tokens)
+    costs = {TOKENS: tokens, INPUT_TOKENS: split.input}
+    if not split.output or _tells_output(params):  # else it is for a server to say
+        costs[OUTPUT_TOKENS] = split.output
+    return costs
 
 
 def count_split(params: Mapping[str, Any]) -> TokenCount:
@@ -75,7 +89,7 @@ def count_split(params: Mapping[str, Any]) -> TokenCount:
         raise InvalidRequest("params", "nested too deeply, or containing itself") from None
 
 
-def tells_output(params: Mapping[str, Any]) -> bool:
+def _tells_output(params: Mapping[str, Any]) -> bool:
     """Whether a call with these parameters says how much it may write at most."""
     return any((whole_number(params.get(name)) or 0) > 0 for name in _MAXIMA)
 
@@ -143,5 +157,10 @@ def _positive(given: Mapping[str, Any], name: str, default: int) -> int:
         return default
     number = whole_number(given[name])
     if number is None:
-        raise InvalidRequest(name, f"must be a whole number, not {given[name]!r}")
+        raise InvalidRequest(name, f"must be a whole number, not {_described(given[name])}")
     return number if number > 0 else default
+
+
+def _described(value: object) -> str:
+    """A number, or the type of anything else: no text of a call belongs in an error."""
+    return shown(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

@@ -80,13 +80,13 @@ def _text(data: bytes) -> str:
 
 def _pages(data: bytes) -> int:
     """The page objects in a PDF, also those that are packed; at least one."""
-    pages, left = len(_PDF_PAGE.findall(data)), _MOST_UNPACKED
-    for stream in _PDF_OBJECTS.finditer(data):
-        end = data.find(b"endstream", stream.end())
-        if end < 0 or left <= 0:
+    pages, left, position = len(_PDF_PAGE.findall(data)), _MOST_UNPACKED, 0
+    while left > 0 and (stream := _PDF_OBJECTS.search(data, position)):
+        position = data.find(b"endstream", stream.end())  # what is within it is no stream
+        if position < 0:
             break
         try:
-            unpacked = zlib.decompressobj().decompress(data[stream.end() : end], left)
+            unpacked = zlib.decompressobj().decompress(data[stream.end() : position], left)
         except zlib.error:  # not packed, encrypted or damaged
             continue
         pages += len(_PDF_PAGE.findall(unpacked))

@@ -11,13 +11,14 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, TypeGuard
+from typing import Any, TypeGuard
 
 from openlimit.errors import InvalidRequest
 from openlimit.providers import family_of
 from openlimit.tokens.encodings import base_model, count_text, encoding_name
 from openlimit.tokens.files import PAGE, audio_tokens, file_tokens, sealed_tokens
 from openlimit.tokens.images import image_size
+from openlimit.units import whole_number
 
 _REPLY_PRIMING = 3  # every reply is begun for the model
 _PROPERTIES_START = 3
@@ -67,7 +68,7 @@ class PromptCounter:
             return self.text(value)
         if not is_list(value):
             return self.content(value)
-        return sum(1 if isinstance(item, SupportsIndex) else self.texts(item) for item in value)
+        return sum(1 if _is_token(item) else self.texts(item) for item in value)
 
     def conversation(self, messages: Sequence[object]) -> int:
         """Messages or items, and the beginning of the reply."""
@@ -192,6 +193,11 @@ class PromptCounter:
     def _remainder(self, value: Mapping[Any, Any], covered: set[str]) -> int:
         rest = {name: value[name] for name in value if name not in covered}
         return self.text(rest) if rest else 0
+
+
+def _is_token(item: object) -> bool:
+    """Whether it is a token's id. A text is told first: to ask more takes microseconds."""
+    return not isinstance(item, str) and whole_number(item) is not None
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:

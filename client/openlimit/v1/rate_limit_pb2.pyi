@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("model", "tokens", "key", "max_wait", "request_id", "units", "labels")
+    __slots__ = ("model", "tokens", "key", "max_wait", "request_id", "units", "labels", "body")
     class UnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class AcquireRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
     model: str
     tokens: int
     key: str
@@ -40,19 +41,50 @@ class AcquireRequest(_message.Message):
     request_id: str
     units: _containers.ScalarMap[str, int]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    body: bytes
+    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[int] = ..., key: _Optional[str] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class AcquireResponse(_message.Message):
-    __slots__ = ("wait", "reservation_id", "limited_by", "lease")
+    __slots__ = ("wait", "reservation_id", "limited_by", "lease", "counted")
+    class CountedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     WAIT_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     wait: _duration_pb2.Duration
     reservation_id: str
     limited_by: str
     lease: _duration_pb2.Duration
-    def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_id: _Optional[str] = ..., limited_by: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    counted: _containers.ScalarMap[str, int]
+    def __init__(self, wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_id: _Optional[str] = ..., limited_by: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., counted: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class CountTokensRequest(_message.Message):
+    __slots__ = ("body", "model")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    model: str
+    def __init__(self, body: _Optional[bytes] = ..., model: _Optional[str] = ...) -> None: ...
+
+class CountTokensResponse(_message.Message):
+    __slots__ = ("counted",)
+    class CountedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    counted: _containers.ScalarMap[str, int]
+    def __init__(self, counted: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("reservation_id", "key", "labels")

@@ -66,6 +66,11 @@ class RateLimitServiceStub(object):
                 request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.SerializeToString,
                 response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/openlimit.v1.RateLimitService/CountTokens',
+                request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
         self.AcquireStream = channel.stream_stream(
                 '/openlimit.v1.RateLimitService/AcquireStream',
                 request_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireStreamRequest.SerializeToString,
@@ -150,6 +155,13 @@ class RateLimitServiceServicer(object):
         """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
         wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +254,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.AcquireBatch,
                     request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.FromString,
                     response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=openlimit_dot_v1_dot_rate__limit__pb2.CountTokensRequest.FromString,
+                    response_serializer=openlimit_dot_v1_dot_rate__limit__pb2.CountTokensResponse.SerializeToString,
             ),
             'AcquireStream': grpc.stream_stream_rpc_method_handler(
                     servicer.AcquireStream,
@@ -355,6 +372,33 @@ class RateLimitService(object):
             '/openlimit.v1.RateLimitService/AcquireBatch',
             openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchRequest.SerializeToString,
             openlimit_dot_v1_dot_rate__limit__pb2.AcquireBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openlimit.v1.RateLimitService/CountTokens',
+            openlimit_dot_v1_dot_rate__limit__pb2.CountTokensRequest.SerializeToString,
+            openlimit_dot_v1_dot_rate__limit__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,8 @@ class RateLimitServiceStub:
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]
+    """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
     AcquireStream: _grpc.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]
     """AcquireStream carries any number of operations over one call, many in a message, and their
     outcomes as they are decided, many in a message. It is by far the fastest way to use the
@@ -172,6 +174,8 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
     """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
     AcquireStream: _aio.StreamStreamMultiCallable[_rate_limit_pb2.AcquireStreamRequest, _rate_limit_pb2.AcquireStreamResponse]  # type: ignore[assignment]
     """AcquireStream carries any number of operations over one call, many in a message, and their
     outcomes as they are decided, many in a message. It is by far the fastest way to use the
@@ -275,6 +279,14 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
         wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
         """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _rate_limit_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_pb2.CountTokensResponse, _abc.Awaitable[_rate_limit_pb2.CountTokensResponse]]:
+        """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
 
     @_abc_1.abstractmethod
     def AcquireStream(

@@ -54,6 +54,8 @@ def read_acquire(request: messages.AcquireRequest) -> Acquire:
     if key:
         require_name("key", key)
     require_amount(TOKENS, tokens)
+    if request.body:
+        raise InvalidRequest("body", "is counted by Acquire, AcquireBatch and CountTokens only")
     costs = {"requests": 1, TOKENS: tokens}
     if request.units:
         costs |= read_units(request.units)

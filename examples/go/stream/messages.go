@@ -68,7 +68,7 @@ func (c *Client) receive(response *pb.AcquireStreamResponse) {
 }
 
 func granted(run *pb.GrantRun, i int) *pb.AcquireResponse {
-	grant := &pb.AcquireResponse{ReservationId: run.ReservationIds[i]}
+	grant := &pb.AcquireResponse{ReservationId: run.ReservationIds[i], Lease: run.Lease}
 	if run.Scope != "" {
 		grant.ReservationId += "/" + run.Scope
 	}

@@ -2,36 +2,46 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from operator import methodcaller
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError
-from openlimit.operations import Acquire, Grant
+from openlimit.operations import Acquire
 from openlimit.v1 import rate_limit_pb2
-from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireBatchResponse, AcquireRequest
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireBatchRequest,
+    AcquireBatchResponse,
+    AcquireRequest,
+    CountTokensRequest,
+    CountTokensResponse,
+)
 from openlimit.wire import status as statuses
-from openlimit.wire.codecs import CODECS, Codec, readable
-from openlimit.wire.columns import acquire_runs
-from openlimit.wire.fields import write_grant
+from openlimit.wire.codecs import CODECS, Codec
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.rpc.batch import decide_batch
+from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
-from openlimit_server.rpc.slices import SLICE, Share, Slices
+from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _ROUNDS = 5
-_MOST_IN_BATCH, _SLICE_OF_BATCH = 1000, 64
 _CODECS = CODECS.values()
+_KINDS: dict[str, type[Message]] = {
+    "AcquireBatch": AcquireBatchRequest,
+    "CountTokens": CountTokensRequest,
+} | {each.method: each.request for each in _CODECS}
 _Request = TypeVar("_Request", bound=Message)
 _Context = ServicerContext[Any, Any]
 
@@ -45,16 +55,21 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, counter: Counter) -> None:
         self._engine = engine
+        self._counter = counter
         self._streams: set[Stream] = set()
         self._slices = Slices()
         self._pace = Pace()
         self._refused = 0
-        self._handlers = {
-            "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
-            "AcquireStream": _streaming(self.acquire_stream),
-        } | {each.method: _unary(partial(self.decide, each), each.request) for each in _CODECS}
+        answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
+        answers = {each.method: partial(self.decide, each) for each in _CODECS}
+        answers |= {
+            "Acquire": self.acquire,
+            "AcquireBatch": self.acquire_batch,
+            "CountTokens": self.count_tokens,
+        }
+        self._handlers = _handlers(answers, self.acquire_stream)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -64,7 +79,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return self._handlers.get(method) if service == SERVICE else None
 
     async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
-        """Any unary call but AcquireBatch."""
+        """Any single operation."""
         left = context.time_remaining()
         # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
         hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
@@ -75,42 +90,23 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         codec.write_outcome(outcome, response)
         return response
 
+    async def acquire(self, request: AcquireRequest, context: _Context) -> Message:
+        if not request.body:
+            return await self.decide(CODECS[Acquire], request, context)
+        [counted] = await replace_bodies([request], self._counter)
+        if isinstance(counted, OpenLimitError):
+            raise counted
+        response: Any = await self.decide(CODECS[Acquire], request, context)
+        response.counted.update(counted)
+        return cast(Message, response)
+
+    async def count_tokens(self, request: CountTokensRequest, _: _Context) -> CountTokensResponse:
+        return CountTokensResponse(counted=await count_alone(request, self._counter))
+
     async def acquire_batch(
         self, request: AcquireBatchRequest, _: _Context
     ) -> AcquireBatchResponse:
-        if len(request.acquisitions) > _MOST_IN_BATCH:
-            reason = f"must be at most {_MOST_IN_BATCH}, not {len(request.acquisitions)}"
-            raise InvalidRequest("acquisitions", reason)
-        share = Share(self._slices)
-        deciding: list[asyncio.Task[list[Grant | OpenLimitError]]] = []
-        async with asyncio.TaskGroup() as group:
-            for first in range(0, len(request.acquisitions), _SLICE_OF_BATCH):
-                await share.take(SLICE)
-                part = request.acquisitions[first : first + _SLICE_OF_BATCH]
-                deciding.append(group.create_task(self._decide_some(part)))
-        response = AcquireBatchResponse()
-        for decided in deciding:
-            await share.take(SLICE)
-            for outcome in decided.result():
-                result = response.results.add()
-                if isinstance(outcome, Grant):
-                    write_grant(outcome, result.granted)
-                else:
-                    result.error.CopyFrom(statuses.status_of(outcome)[1])
-        return response
-
-    async def _decide_some(
-        self, requests: Sequence[AcquireRequest]
-    ) -> list[Grant | OpenLimitError]:
-        """As runs of those that differ in their costs only."""
-        calls = [readable(CODECS[Acquire], request) for request in requests]
-        outcomes: dict[int, Any] = {
-            i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
-        }
-        runs = acquire_runs((i, call) for i, call in enumerate(calls) if isinstance(call, Acquire))
-        for run, grants in zip(runs, await self._engine.decide(runs), strict=True):
-            outcomes |= {number: grants.outcome(i) for i, number in enumerate(run.ids)}
-        return [outcomes[i] for i in range(len(requests))]
+        return await decide_batch(request, self._engine, self._counter, Share(self._slices))
 
     async def acquire_stream(self, context: _Context) -> None:
         stream = Stream(self._engine, context, self._slices, self._pace)
@@ -127,10 +123,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
         servicer by then. Calls in flight go on.
         """
-        self._handlers = {
-            "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
-            "AcquireStream": _streaming(self._refuse),
-        } | {each.method: _unary(self._refuse, each.request) for each in _CODECS}
+        self._handlers = _handlers(dict.fromkeys(_KINDS, self._refuse), self._refuse)
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -143,6 +136,15 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def _refuse(self, *_: object) -> Any:
         self._refused += 1
         raise statuses.stopping()
+
+
+def _handlers(
+    answers: Mapping[str, Callable[[Any, _Context], Awaitable[Message]]],
+    stream: Callable[[_Context], Awaitable[None]],
+) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    """By method, how to answer."""
+    unary = {method: _unary(answer, _KINDS[method]) for method, answer in answers.items()}
+    return unary | {"AcquireStream": _streaming(stream)}
 
 
 def _unary(
