@@ -177,7 +177,7 @@ async def test_a_newcomer_waits_for_what_was_handed_out_and_one_call_of_each_sib
             starts |= {it.name: it.start for it in turned.outcomes if isinstance(it, Granted)}
             clock.now += int(turned.again)
         waits.append(starts[name] - asked)
-    assert max(waits) <= HORIZON + (len(siblings) + 1) * each
+    assert max(waits) <= HORIZON + len(siblings) * each
 
 
 async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock: FakeClock) -> None:
