@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Newer versions of pip read the second variable for the build's own packages.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
 OUT ?= client
+OUT_SERVER ?= server
 # Of some tests, as with ARGS="-k remote", either half may have none, which pytest calls 5.
 MAY_BE_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # What the tests start by the hundred shares what is compiled, whatever the environment says.
@@ -43,9 +44,11 @@ dist: .venv/dev ## build wheel and sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-stubs: .venv/dev ## generate client/openlimit/v1 from protos/
+stubs: .venv/dev ## generate client/openlimit/v1 from protos/, and the server's openlimit_server/envoy
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
+	$(BIN)/python -m grpc_tools.protoc -I server/protos --python_out=$(OUT_SERVER) --pyi_out=$(OUT_SERVER) \
+		$(patsubst server/protos/%,%,$(wildcard server/protos/openlimit_server/envoy/*.proto))
 
 format: .venv/dev ## format and sort imports
 	$(BIN)/ruff check --fix

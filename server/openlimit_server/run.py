@@ -18,10 +18,13 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.policies import PolicySettings, load_configuration
 from openlimit_server.config.settings import MEMORY, Settings
+from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
+from openlimit_server.rpc.envoy import SERVICE as ENVOY
+from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
@@ -55,7 +58,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     streams end. A worker shares its port with others, and also drains when its stdin ends.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
-    policies = load_policies(settings.config)
+    configuration = load_configuration(settings.config, settings.domains)
+    policies = configuration.policies
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
@@ -64,9 +68,15 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     store = _store(settings)
     engine = Engine(policies, store)
     service = RateLimitServicer(engine)
-    health = HealthServicer(SERVICE)
-    reflection = ReflectionServicer((SERVICE, HEALTH))
-    server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
+    # Without domains, a proxy that is sent here by mistake has to notice.
+    proxies = EnvoyServicer(Domains(configuration.domains, policies), store)
+    of_proxies = [proxies] if configuration.domains else []
+    names = (SERVICE, *(ENVOY for _ in of_proxies))
+    health = HealthServicer(names)
+    reflection = ReflectionServicer((*names, HEALTH))
+    server.add_generic_rpc_handlers(
+        [service, *of_proxies, health.handler(), *reflection.handlers()]
+    )
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
@@ -77,10 +87,13 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     always = any(policy.on_store_failure == "allow" for policy in policies)
     watching = asyncio.create_task(_watch(store, engine, health, always=always))
     await server.start()
-    names = ", ".join(policy.name for policy in policies)
+    policy_names = ", ".join(policy.name for policy in policies)
     for warning in claims(policies):
         _log.warning(warning)
-    _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
+    _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, policy_names)
+    if configuration.domains:
+        domains = ", ".join(each.domain for each in configuration.domains)
+        _log.info("deciding for proxies in the domains %s", domains)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
     if reason == _ORPHANED:  # free the port now: a new supervisor may need it
@@ -89,6 +102,7 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     watching.cancel()
     health.drain()
     reflection.drain()
+    proxies.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from openlimit_server import binding
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.policies import load_configuration
 from openlimit_server.config.settings import Settings
 from openlimit_server.run import stop_signal
 
@@ -33,7 +33,8 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    load_policies(settings.config)  # report a fault in the file once, before any worker starts
+    # Report a fault in a file once, before any worker starts.
+    load_configuration(settings.config, settings.domains)
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})

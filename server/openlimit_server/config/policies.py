@@ -1,9 +1,9 @@
 """Policies: the schema of one, the YAML file of them, and what is served without a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,13 @@ from pydantic import ValidationError as Invalid
 from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, marked_yaml, notation
+from openlimit_server.config.domains import DomainSettings, Known, fields_at
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.labels import OWN, Label, Value
 from openlimit_server.config.levels import LevelSettings, OverrideSettings, require_different
 from openlimit_server.config.limits import limits_beside
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class PolicySettings(BaseModel):
@@ -140,13 +143,13 @@ class PolicySettings(BaseModel):
     @field_validator("name")
     @classmethod
     def _is_new(cls, name: str, info: ValidationInfo) -> str:
-        above: set[str] = set() if info.context is None else info.context  # names in the same file
+        above = info.context.policies if info.context else {}  # those of the same file
         if name in above:
             raise ValueError(
                 f"a policy named {name!r} stands above already; names must differ, since each has "
                 "buckets of its own"
             )
-        above.add(name)
+        above[name] = None
         return name
 
     @field_validator("reserve_output", "default_output")
@@ -187,10 +190,23 @@ DEFAULT_POLICIES = (
 """Served without a file: the limits of the local limiters, for each model on its own."""
 
 
-class _File(BaseModel):
+class Configuration(BaseModel):
+    """All that a server is told of limits."""
+
     model_config = ConfigDict(extra="forbid")
 
     policies: tuple[PolicySettings, ...] = Field(min_length=1)
+    domains: tuple[DomainSettings, ...] = ()
+
+    @field_validator("policies")
+    @classmethod
+    def _are_known(
+        cls, policies: tuple[PolicySettings, ...], info: ValidationInfo
+    ) -> tuple[PolicySettings, ...]:
+        """To the domains below them."""
+        if info.context:
+            info.context.policies.update({policy.name: policy for policy in policies})
+        return policies
 
 
 def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
@@ -198,8 +214,46 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
 
     Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
     """
-    if path is None:
-        return DEFAULT_POLICIES
+    return load_configuration(path).policies
+
+
+def load_configuration(path: Path | None, domains: Path | None = None) -> Configuration:
+    """The policies and domains of a file, the default policies for None; and the domains of a file,
+    or of all in a folder, that is written as those of envoyproxy/ratelimit.
+
+    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
+    """
+    known = Known(policies={policy.name: policy for policy in DEFAULT_POLICIES})
+    configuration = Configuration(policies=DEFAULT_POLICIES)
+    if path:
+        known = Known()
+        expected = "a mapping with policies: and a list below it"
+        configuration = _load(path, Configuration, known, expected, _fields_at)
+    if domains:
+        expected = "a mapping with domain: and descriptors:"
+        others = [
+            _load(each, DomainSettings, known, expected, fields_at)
+            for each in _files_of_domains(domains)
+        ]
+        configuration = configuration.model_copy(
+            update={"domains": (*configuration.domains, *others)}
+        )
+    return configuration
+
+
+def _files_of_domains(path: Path) -> Sequence[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
+    if not found:
+        raise ConfigurationError(f"{path}: has no *.yaml; name a file or folder of domains")
+    return found
+
+
+def _load(
+    path: Path, kind: type[_Kind], known: Known, expected: str, fields: faults.Fields
+) -> _Kind:
+    """The only value of a file."""
     try:
         document = marked_yaml.parse(path.read_bytes())
     except marked_yaml.NotYAML as error:
@@ -207,15 +261,21 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(document, dict):
-        expected = "expected a mapping with policies: and a list below it"
-        raise ConfigurationError(f"{path}:1: {expected}, not {notation.shown(document)}")
+        raise ConfigurationError(f"{path}:1: expected {expected}, not {notation.shown(document)}")
     try:
-        return _File.model_validate(document, context=set[str]()).policies
+        return kind.model_validate(document, context=known)
     except Invalid as error:
-        known = {
-            1: _File.model_fields,
-            3: PolicySettings.model_fields,
-            5: LevelSettings.model_fields,
-            7: OverrideSettings.model_fields,
-        }
-        raise faults.of_file(str(path), error.errors(), document, known) from error
+        raise faults.of_file(str(path), error.errors(), document, fields) from error
+
+
+def _fields_at(location: faults.Location) -> Collection[str]:
+    """The fields that may stand where the last one of the location does."""
+    if location[0] == "domains" and len(location) > 1:
+        return fields_at(location)
+    by_depth: Mapping[int, Collection[str]] = {
+        1: Configuration.model_fields,
+        3: PolicySettings.model_fields,
+        5: LevelSettings.model_fields,
+        7: OverrideSettings.model_fields,
+    }
+    return by_depth[len(location)]

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="YAML file of policies")
+    domains: Path | None = Field(
+        None, description="YAML file, or folder of files, of domains for Envoy"
+    )
     listen: notation.Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,

@@ -52,9 +52,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._pace = Pace()
         self._refused = 0
         self._handlers = {
-            "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
+            "AcquireBatch": unary(self.acquire_batch, AcquireBatchRequest),
             "AcquireStream": _streaming(self.acquire_stream),
-        } | {each.method: _unary(partial(self.decide, each), each.request) for each in _CODECS}
+        } | {each.method: unary(partial(self.decide, each), each.request) for each in _CODECS}
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -128,9 +128,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         servicer by then. Calls in flight go on.
         """
         self._handlers = {
-            "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
+            "AcquireBatch": unary(self._refuse, AcquireBatchRequest),
             "AcquireStream": _streaming(self._refuse),
-        } | {each.method: _unary(self._refuse, each.request) for each in _CODECS}
+        } | {each.method: unary(self._refuse, each.request) for each in _CODECS}
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -145,9 +145,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         raise statuses.stopping()
 
 
-def _unary(
+def unary(
     answer: Callable[[_Request, _Context], Awaitable[Message]], kind: type[_Request]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
+    """How to answer a call whose request is of this kind. Errors become those of gRPC."""
+
     async def handle(request: _Request | DecodeError, context: _Context) -> Message:
         try:
             if isinstance(request, DecodeError):
