@@ -52,10 +52,15 @@ def _amount(text: object) -> int:
     return 0 if text == "0" else notation.whole_number(text, most=MOST_HITS)
 
 
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
 def _flag(text: object) -> bool:
-    if text not in ("true", "false", True, False):
+    """As in the YAML of envoyproxy/ratelimit."""
+    flag = _FLAGS.get(text.lower()) if isinstance(text, str) else None
+    if flag is None:
         raise ValueError(f"expected true or false, not {notation.shown(text)}")
-    return text in ("true", True)
+    return flag
 
 
 def _own_limit(text: object) -> Limit:
