@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import AsyncStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit_server.config.policies import load_configuration
 from openlimit_server.engine.domains import Domains
@@ -20,7 +20,7 @@ from tests.support.redis_process import RedisProcess, serving_redis
 class Service:
     """Decides by the domains of a text, which is a file of policies or one of envoyproxy's."""
 
-    def __init__(self, store: AsyncStore, folder: Path) -> None:
+    def __init__(self, store: StoreOfLines, folder: Path) -> None:
         self.store = store
         self._file = folder / "domains.yaml"
         self._servicer: EnvoyServicer | None = None
@@ -55,7 +55,7 @@ def time() -> FakeClock:
 @pytest.fixture(params=["memory", "redis"])
 async def store(
     request: pytest.FixtureRequest, time: FakeClock, redis: RedisProcess
-) -> AsyncIterator[AsyncStore]:
+) -> AsyncIterator[StoreOfLines]:
     if request.param == "memory":
         yield MemoryStore(time)
         return
@@ -66,5 +66,5 @@ async def store(
 
 
 @pytest.fixture
-def service(store: AsyncStore, tmp_path: Path) -> Service:
+def service(store: StoreOfLines, tmp_path: Path) -> Service:
     return Service(store, tmp_path)

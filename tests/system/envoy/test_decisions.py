@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.operations import Acquire, Grant
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import Answer, AsyncStore, Operation
+from openlimit.stores.protocol import Answer, Operation
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest
@@ -254,9 +254,7 @@ async def test_no_value_reaches_anothers_bucket(service: Service) -> None:
         assert codes(await service.ask(one)) == [OVER, OVER], value
 
 
-async def test_proxies_and_other_callers_share_policies(
-    store: AsyncStore, service: Service
-) -> None:
+async def test_proxies_and_other_callers_share_policies(service: Service) -> None:
     """A descriptor's entries are the labels by which the policy is split; its hits are of any of
     the policy's units."""
     limits = "{requests: 5/minute burst 1m, tokens: 100/minute burst 1m}"
