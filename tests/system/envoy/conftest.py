@@ -60,7 +60,7 @@ async def store(
         yield MemoryStore(time)
         return
     redis.client().flushall()
-    buckets = RedisBuckets(parse_redis_url(redis.url), time)
+    buckets = RedisBuckets(parse_redis_url(redis.url + "?timeout=5"), time)
     yield buckets
     await buckets.aclose()
 
