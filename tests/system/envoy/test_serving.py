@@ -66,7 +66,7 @@ def test_it_goes_on_after_any_input(tmp_path: Path) -> None:
         serving_policies(tmp_path, POLICIES) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        send = channel.unary_unary(METHOD)
+        send: Any = channel.unary_unary(METHOD)
         for data in (b"\xff\xff", b"", request("d").SerializeToString()):
             with pytest.raises(grpc.RpcError) as caught:
                 send(data, timeout=5)
