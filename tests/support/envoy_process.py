@@ -58,12 +58,12 @@ def _cluster(name: str, host: str, port: int) -> dict[str, Any]:
     return {"name": name, "connect_timeout": "1s", "load_assignment": load}
 
 
-def _config(port: int, limits: str, actions: list[Any], deny: bool) -> dict[str, Any]:
+def _config(port: int, limits: str, actions: list[Any], domain: str, deny: bool) -> dict[str, Any]:
     upstream = free_port()
     host, _, limits_port = limits.rpartition(":")
     limit_filter = _typed(
         "filters.http.ratelimit.v3.RateLimit",
-        domain="edge",
+        domain=domain,
         timeout="5s",  # far more than an answer takes, on any machine
         failure_mode_deny=deny,
         enable_x_ratelimit_headers="DRAFT_VERSION_03",
@@ -102,11 +102,13 @@ class EnvoyProcess:
     has cost, and ``actions`` are Envoy's rate_limits.
     """
 
-    def __init__(self, limits: str, actions: list[Any], *, deny: bool, folder: Path) -> None:
+    def __init__(
+        self, limits: str, actions: list[Any], folder: Path, domain: str, deny: bool
+    ) -> None:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         config = folder / "envoy.json"
-        config.write_text(json.dumps(_config(self.port, limits, actions, deny)))
+        config.write_text(json.dumps(_config(self.port, limits, actions, domain, deny)))
         command = [_binary(), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id"]
         self._log = folder / "envoy.log"
         with self._log.open("w") as log:
@@ -133,10 +135,10 @@ class EnvoyProcess:
 
 @contextmanager
 def proxying(
-    limits: str, actions: list[Any], folder: Path, *, deny: bool = True
+    limits: str, actions: list[Any], folder: Path, *, domain: str = "edge", deny: bool = True
 ) -> Iterator[EnvoyProcess]:
     """An Envoy, while the block runs; ``deny``: also what could not be decided."""
-    envoy = EnvoyProcess(limits, actions, deny=deny, folder=folder)
+    envoy = EnvoyProcess(limits, actions, folder, domain, deny)
     try:
         yield envoy
     finally:
