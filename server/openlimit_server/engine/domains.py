@@ -23,7 +23,7 @@ Entries = tuple[tuple[str, str], ...]
 """Keys and values, the outermost first."""
 _PERIODS: Mapping[float, str] = {seconds * SECOND: unit for unit, seconds in UNITS.items()}
 _LONGEST = 1600  # characters in a bucket's name
-_REMEMBERED = 10_000  # descriptors
+_REMEMBERED, _LONGEST_REMEMBERED = 10_000, 1000  # descriptors, and the characters of one
 
 
 class Rule(NamedTuple):
@@ -31,22 +31,19 @@ class Rule(NamedTuple):
 
     bucket: str
     limits: tuple[Limit, ...]
-    """None where nothing passes, or all."""
+    """Empty where nothing passes, or all does."""
     counted: tuple[bool, ...]
     """Of each limit, whether it counts hits."""
     settings: DescriptorSettings | None
     """None for a limit that the descriptor brought itself."""
+    is_settled: bool
+    """Whether hits that a descriptor brings itself are charged after the response."""
     is_unlimited: bool = False
 
     @property
     def is_enforced(self) -> bool:
         """Whether it can refuse a request."""
         return not self.settings or not (self.settings.shadow_mode or self.settings.quota_mode)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether hits that a descriptor brings itself are charged after the response."""
-        return bool(self.settings and self.settings.after_response)
 
     @property
     def name(self) -> str:
@@ -95,19 +92,19 @@ class Domains:
         self._roots = {name: _Node(None, each.descriptors) for name, each in self.settings.items()}
         self._policies = {each.name: Policy(each) for each in policies}
         # Matching and quoting cost more than deciding does.
-        self.find = lru_cache(_REMEMBERED)(self._find)
+        self._find_again = lru_cache(_REMEMBERED)(self._find)
+
+    def find(self, domain: str, entries: Entries, own: tuple[int, str] | None) -> Rule | None:
+        """What such a descriptor is held to; None for nothing. ``own`` are the amount and the unit
+        of a limit that it brings itself."""
+        if domain not in self._roots:
+            return None
+        length = sum([len(key) + len(value) for key, value in entries])
+        find = self._find_again if length <= _LONGEST_REMEMBERED else self._find
+        return find(domain, entries, own)
 
     def _find(self, domain: str, entries: Entries, own: tuple[int, str] | None) -> Rule | None:
-        """What such a descriptor is held to; None for nothing. ``own`` are the amount and the unit
-        that it brings itself."""
-        root = self._roots.get(domain)
-        if root is None:
-            return None
-        if own:
-            amount, unit = own
-            limits = (limit_of(amount, unit),) if amount else ()
-            return Rule(_bucket(domain, entries, unit), limits, (True,) * len(limits), None)
-        node: _Node | None = root
+        node: _Node | None = self._roots[domain]
         named = []
         for key, value in entries:
             node = node.below(key, value) if node else None
@@ -115,6 +112,8 @@ class Domains:
             shared = here.value if here and here.share_threshold else None
             named.append((key, shared or value))
         settings = node.settings if node else None
+        if own:
+            return _own_rule(_bucket(domain, entries, own[1]), own, settings)
         return self._rule(domain, settings, entries, named) if settings else None
 
     def _rule(
@@ -124,20 +123,17 @@ class Domains:
         entries: Entries,
         named: Sequence[tuple[str, str]],
     ) -> Rule | None:
-        rate_limit, limit = settings.rate_limit, settings.limit
+        rate_limit, limit, settled = settings.rate_limit, settings.limit, settings.after_response
         if settings.policy:
             return self._rule_of_policy(settings, settings.policy, dict(entries))
-        if rate_limit and rate_limit.unlimited:
-            return Rule("", (), (), settings, is_unlimited=True)
-        if rate_limit and rate_limit.unit:
-            amount = rate_limit.requests_per_unit or 0
-            limit = limit_of(amount, rate_limit.unit) if amount else None
-            if not amount:
-                return Rule("", (), (), settings)
+        if rate_limit:
+            if not rate_limit.requests_per_unit or not rate_limit.unit:
+                return Rule("", (), (), settings, settled, rate_limit.unlimited)
+            limit = limit_of(rate_limit.requests_per_unit, rate_limit.unit)
         if not limit:
             return None
         unit = _PERIODS.get(limit.period, f"{limit.period:.17g}")
-        return Rule(_bucket(domain, named, unit), (limit,), (True,), settings)
+        return Rule(_bucket(domain, named, unit), (limit,), (True,), settings, settled)
 
     def _rule_of_policy(
         self, settings: DescriptorSettings, charged: ChargedPolicy, labels: Mapping[str, str]
@@ -145,7 +141,14 @@ class Domains:
         policy = self._policies[charged.name]
         counted = tuple(limit.unit == charged.unit for limit in policy.limits)
         bucket = policy.bucket or bucket_of(policy, labels)
-        return Rule(bucket, policy.limits, counted, settings)
+        return Rule(bucket, policy.limits, counted, settings, settings.after_response)
+
+
+def _own_rule(bucket: str, own: tuple[int, str], settings: DescriptorSettings | None) -> Rule:
+    """Of a limit that the descriptor brought itself, in place of the configured one if any."""
+    limits = (limit_of(*own),) if own[0] else ()
+    settled = bool(settings and settings.after_response)
+    return Rule(bucket, limits, (True,) * len(limits), None, settled)
 
 
 def unit_of(limit: Limit) -> str:

@@ -99,28 +99,27 @@ async def decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
 
 
 async def _decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
-    if any(_refuses_all(each) for each in asked):  # the others are not charged to begin with
+    if any(map(_refuses_all, asked)):  # the others are not charged to begin with
         asked = [each._replace(hits=0) if each.is_charged else each for each in asked]
     answers = await _ask(store, [each.charge() if each.rule.limits else [] for each in asked])
-    standings = [_standing(*pair) for pair in zip(asked, answers, strict=True)]
-    failure = next((one for of_one in answers for one in of_one if _failed(one)), None)
-    refused = any(
-        standing.is_over and each.rule.is_enforced and not each.is_settled
-        for each, standing in zip(asked, standings, strict=True)
-    )
-    if refused or failure:
-        charged = [
-            i
-            for i, (each, of_one) in enumerate(zip(asked, answers, strict=True))
-            if each.is_charged and not _failed(of_one[0]) and not cast(Grants, of_one[0]).others
-        ]
-        if charged:
-            after = await _ask(store, [asked[i].give_back() for i in charged])
-            for i, of_one in zip(charged, after, strict=True):
-                standings[i] = _remaining(asked[i], of_one[-1])
+    standings = [_standing(*each) for each in zip(asked, answers, strict=True)]
+    failure = next((one for several in answers for one in several if _failed(one)), None)
+    if failure or any(map(_refuses, asked, standings)):
+        charged = [i for i, each in enumerate(asked) if each.is_charged and _granted(answers[i][0])]
+        after = await _ask(store, [asked[i].give_back() for i in charged])
+        for i, [_, levels] in zip(charged, after, strict=True):
+            standings[i] = _remaining(asked[i], levels)
     if failure:
         raise cast(LimiterUnavailable, failure)
     return standings
+
+
+def _refuses(asked: Asked, standing: Standing) -> bool:
+    return standing.is_over and asked.rule.is_enforced and not asked.is_settled
+
+
+def _granted(answer: Answer) -> bool:
+    return isinstance(answer, Grants) and not answer.others
 
 
 def _refuses_all(asked: Asked) -> bool:
@@ -144,19 +143,16 @@ def _standing(asked: Asked, answers: Sequence[Answer]) -> Standing:
     if not rule.limits:
         return Standing(not rule.is_unlimited and asked.hits >= 0, 0)
     standing = _remaining(asked, answers[-1])
-    if not asked.is_charged:
+    if not asked.is_charged or _failed(answers[0]) or _granted(answers[0]):
         return standing
-    first = answers[0]
-    if not isinstance(first, Grants) or not first.others:
-        return standing._replace(is_over=False)
-    refusal = first.others[0]
+    refusal = cast(Grants, answers[0]).others[0]
     reset = refusal.retry_after if isinstance(refusal, WaitTooLong) else standing.reset
     return standing._replace(is_over=True, reset=reset)
 
 
 def _remaining(asked: Asked, answer: Answer) -> Standing:
-    """What is left; over the limit where not even one more hit would pass, or, of hits that were
-    settled, where more is used than the limit allows."""
+    """What is left. A peek is over the limit where one more hit would not pass, and hits that were
+    settled are where more is used than the limit allows; others were charged, so they are not."""
     if not isinstance(answer, Levels):
         return Standing(False, 0)
     wait, levels = answer
@@ -170,6 +166,6 @@ def _remaining(asked: Asked, answer: Answer) -> Standing:
         reset = max(reset, wait + level / limit.rate)
         if left < least:
             least, tightest = left, limit
-    is_over = over > 0 and asked.hits >= 0
+    is_over = over > 0 and (asked.hits == 0 or (asked.hits > 0 and asked.is_settled))
     remaining = 0 if wait else max(0, floor(least))
     return Standing(is_over, remaining, (over if is_over else reset) / SECOND, tightest)

@@ -21,6 +21,7 @@ from openlimit_server.envoy.units_pb2 import RateLimitUnit
 from openlimit_server.rpc.service import unary
 
 SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
+_METHOD = f"/{SERVICE}/ShouldRateLimit"
 _OK, _OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
 _MOST_DESCRIPTORS = 100
 _MOST_WARNINGS = 100
@@ -45,9 +46,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """How to answer a call, from its name."""
-        return (
-            self._handler if handler_call_details.method == f"/{SERVICE}/ShouldRateLimit" else None
-        )
+        return self._handler if handler_call_details.method == _METHOD else None
 
     def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE. Calls in flight go on."""
@@ -57,40 +56,24 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self, request: RateLimitRequest, _: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
         _require_sensible(request)
-        if request.domain not in self._domains.settings:
+        domain = self._domains.settings.get(request.domain)
+        if not domain:
             self._warn(
                 f"nothing is limited in the domain {request.domain[:100]!r}, which a proxy asks "
                 "for: there is none of that name"
             )
-        rules = self._rules_of(request)
-        asked = {
-            i: _asked(rule, descriptor, request.hits_addend)
-            for i, (rule, descriptor) in enumerate(zip(rules, request.descriptors, strict=True))
-            if rule
-        }
-        standings = await decide(self._store, [*asked.values()])
-        response = RateLimitResponse(overall_code=_OK)
-        violations, shown = [], list[tuple[Rule, Standing]]()
-        by_place = dict(zip(asked, standings, strict=True))
-        for i, rule in enumerate(rules):
-            status = response.statuses.add(code=_OK)
-            if not rule:
-                continue
-            standing = by_place[i]
-            _write(status, rule, standing)
-            shown.append((rule, standing))
-            if not standing.is_over:
-                continue
-            if rule.is_enforced:
-                response.overall_code = status.code = _OVER_LIMIT
-                if asked[i].is_own and asked[i].is_charged:
-                    self._warn_of_own_hits(request, request.descriptors[i])
-            elif rule.settings and rule.settings.quota_mode:
-                violations.append(i)
-        if any(rule and rule.settings and rule.settings.quota_mode for rule in rules):
-            response.dynamic_metadata.update(_metadata(request, violations))
-        if (domain := self._domains.settings.get(request.domain)) and domain.response_headers:
-            _add_headers(response, shown)
+        asked = [
+            _asked(rule, descriptor, request.hits_addend) if rule else None
+            for rule, descriptor in zip(self._rules_of(request), request.descriptors, strict=True)
+        ]
+        decided = iter(await decide(self._store, [each for each in asked if each]))
+        standings = [(each, next(decided)) if each else None for each in asked]
+        response = _response(request, standings)
+        for i, pair in enumerate(standings):
+            if pair and pair[0].is_own and pair[0].is_charged and response.statuses[i].code != _OK:
+                self._warn_of_own_hits(request, request.descriptors[i])
+        if domain and domain.response_headers:
+            _add_headers(response, [pair for pair in standings if pair])
         return response
 
     def _rules_of(self, request: RateLimitRequest) -> list[Rule | None]:
@@ -150,6 +133,29 @@ def _asked(rule: Rule, descriptor: RateLimitDescriptor, of_request: int) -> Aske
     return Asked(rule, -hits if descriptor.is_negative_hits else hits, is_own)
 
 
+def _response(
+    request: RateLimitRequest, standings: Sequence[tuple[Asked, Standing] | None]
+) -> RateLimitResponse:
+    """``standings`` are of its descriptors; None for one that nothing limits."""
+    response = RateLimitResponse(overall_code=_OK)
+    has_quotas, violations = False, []
+    for i, pair in enumerate(standings):
+        status = response.statuses.add(code=_OK)
+        if not pair:
+            continue
+        rule, standing = pair[0].rule, pair[1]
+        _write(status, rule, standing)
+        is_quota = bool(rule.settings and rule.settings.quota_mode)
+        has_quotas = has_quotas or is_quota
+        if standing.is_over and rule.is_enforced:
+            response.overall_code = status.code = _OVER_LIMIT
+        elif standing.is_over and is_quota:
+            violations.append(i)
+    if has_quotas:
+        response.dynamic_metadata.update(_metadata(request, violations))
+    return response
+
+
 def _write(status: RateLimitResponse.DescriptorStatus, rule: Rule, standing: Standing) -> None:
     status.limit_remaining = MOST_HITS if rule.is_unlimited else min(standing.remaining, MOST_HITS)
     rate_limit = rule.settings.rate_limit if rule.settings else None
@@ -183,9 +189,9 @@ def _metadata(request: RateLimitRequest, violations: Sequence[int]) -> dict[str,
     return told
 
 
-def _add_headers(response: RateLimitResponse, shown: Iterable[tuple[Rule, Standing]]) -> None:
+def _add_headers(response: RateLimitResponse, shown: Iterable[tuple[Asked, Standing]]) -> None:
     """Of the limit that refuses, else of the one of which the least remains."""
-    held = [standing for rule, standing in shown if standing.limit and rule.is_enforced]
+    held = [standing for asked, standing in shown if standing.limit and asked.rule.is_enforced]
     if not held:
         return
     least = min(held, key=lambda each: (not each.is_over, each.remaining))

@@ -194,6 +194,10 @@ async def test_a_descriptor_may_bring_its_own_limit(service: Service) -> None:
         assert codes(await service.ask(mine)) == [OK, OK]
         assert codes(await service.ask(mine)) == [OVER, OVER]
     assert await peek(service, ann) == [10]
+    used = request("d", descriptor(("tokens", "x"), hits=30, limit=(20, "DAY")))
+    assert [codes(await service.ask(used)) for _ in range(2)] == [[OVER, OVER]] * 2
+    left = await service.ask(request("d", descriptor(("tokens", "x"), hits=-21, limit=(20, "DAY"))))
+    assert remaining(left) == [1]
     with pytest.raises(InvalidRequest, match=r"descriptors\[0\].limit.unit"):
         await service.ask(request("d", descriptor(ann, limit=(1, "UNKNOWN"))))
 
