@@ -12,7 +12,10 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from openlimit_server.rpc.envoy import SERVICE
+from openlimit.stores.memory import MemoryStore
+from openlimit_server.config.policies import load_configuration
+from openlimit_server.engine.domains import Domains
+from openlimit_server.rpc.envoy import SERVICE, EnvoyServicer
 from tests.support.proxy_requests import METHOD, OK, OVER, codes, descriptor, request, stub
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
@@ -92,3 +95,23 @@ def test_workers_share_the_domains_over_redis(tmp_path: Path) -> None:
             ) as channel:
                 passed += codes(stub(channel)(ANN))[0] == OK
         assert passed == 1
+
+
+async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
+    """As UNAVAILABLE, so that a proxy asks another server."""
+    (tmp_path / "d.yaml").write_text("domain: d\ndescriptors: [{key: user, limit: 1/minute}]")
+    configuration = load_configuration(None, tmp_path / "d.yaml")
+    domains = Domains(configuration.domains, configuration.policies)
+    servicer = EnvoyServicer(domains, MemoryStore())
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([servicer])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask: Any = stub(channel)
+        assert codes(await ask(ANN)) == [OK, OK]
+        servicer.drain()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(ANN)
+    await server.stop(None)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
