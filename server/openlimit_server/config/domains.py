@@ -63,6 +63,19 @@ def _flag(text: object) -> bool:
     return flag
 
 
+def _listed(value: object) -> object:
+    """An empty value is an empty list, as it is to envoyproxy/ratelimit."""
+    return () if value is None else value
+
+
+def _limit_name(text: object) -> str:
+    if not isinstance(text, str) or not text:
+        raise ValueError(
+            f"expected the name of a limit such as general, not {notation.shown(text)}"
+        )
+    return text
+
+
 def _own_limit(text: object) -> Limit:
     amount, period, burst = notation.limit(text)
     return _held(amount, period, burst)
@@ -99,7 +112,7 @@ class _Part(BaseModel):
 class ReplacesSettings(_Part):
     """The name of a limit that does not count where this one does."""
 
-    name: Text
+    name: Annotated[str, BeforeValidator(_limit_name)]
 
 
 class RateLimitSettings(_Part):
@@ -108,7 +121,7 @@ class RateLimitSettings(_Part):
     unit: Annotated[str, BeforeValidator(_unit)] | None = None
     requests_per_unit: Annotated[int, BeforeValidator(_amount)] | None = None
     unlimited: Flag = False
-    name: Text | None = None
+    name: Annotated[str, BeforeValidator(_limit_name)] | None = None
     replaces: tuple[ReplacesSettings, ...] = ()
 
     @field_validator("unlimited")
@@ -192,7 +205,7 @@ class DescriptorSettings(_Part):
     whatever remains."""
     detailed_metric: Flag = False
     value_to_metric: Flag = False
-    descriptors: tuple["DescriptorSettings", ...] = ()
+    descriptors: Annotated[tuple["DescriptorSettings", ...], BeforeValidator(_listed)] = ()
 
     @field_validator("limit", "policy")
     @classmethod
@@ -237,7 +250,9 @@ class DomainSettings(_Part):
     domain: Text
     response_headers: Flag = False
     """Whether answers bring x-ratelimit-limit, -remaining and -reset along."""
-    descriptors: Annotated[tuple[DescriptorSettings, ...], AfterValidator(different)] = ()
+    descriptors: Annotated[
+        tuple[DescriptorSettings, ...], BeforeValidator(_listed), AfterValidator(different)
+    ] = ()
 
     @field_validator("domain")
     @classmethod

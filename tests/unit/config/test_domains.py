@@ -79,6 +79,8 @@ def refusal(file: Path, **options: Path) -> str:
          "descriptors[0].rate_limit.replaces[0].name: is required"),
         (HEAD + RATE_LIMIT + "      {unlimited: true, replaces: [a]}", "edge.yaml:5: "
          "descriptors[0].rate_limit.replaces[0]: expected the name of another limit"),
+        (HEAD + RATE_LIMIT + "      {unlimited: true, replaces: [{name: }]}", "edge.yaml:5: "
+         "descriptors[0].rate_limit.replaces[0].name: expected the name of a limit such as gener"),
         (HEAD + "  &a\n  - key: k\n    descriptors: *a", "edge.yaml:4: "
          "descriptors[0].descriptors[0]: expected a descriptor with its key"),
     ],
@@ -122,7 +124,7 @@ def test_all_files_of_a_folder_are_read(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "domains"
     folder.mkdir()
     (folder / "b.yaml").write_text(HEAD + "  - {key: k, value: '', rate_limit: {unlimited: Yes}}")
-    (folder / "a.yml").write_text("domain: a")
+    (folder / "a.yml").write_text("---\ndomain: a\ndescriptors:\n")
     (folder / "README.md").write_text("no YAML")
     domains = load_configuration(file, folder).domains
     assert [each.domain for each in domains] == ["llm", "a", "d"]
