@@ -5,7 +5,6 @@ Beside what those have, a descriptor may have ``limit``, ``policy`` and ``after_
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -13,83 +12,20 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    StringConstraints,
     ValidationInfo,
     field_validator,
 )
 
-from openlimit.bucket.limit import Limit
 from openlimit_server.config import notation, spelling
-
-DAY = 86_400
-UNITS = {
-    "second": 1,
-    "minute": 60,
-    "hour": 3600,
-    "day": DAY,
-    "week": 7 * DAY,
-    "month": 30 * DAY,
-    "year": 365 * DAY,
-}
-"""Seconds in the periods that a limit may have."""
-HITS = "hits"
-"""The unit of a descriptor's own limit."""
-MOST_HITS = 2**32 - 1
-"""The largest amount that the protocol can tell."""
-
-
-def _unit(text: object) -> str:
-    unit = text.lower() if isinstance(text, str) else ""
-    if unit not in UNITS:
-        guess = spelling.closest(unit, UNITS)
-        hint = f"; write {guess}" if guess else ""
-        known = ", ".join(UNITS)
-        raise ValueError(f"expected one of {known}, not {notation.shown(text)}{hint}")
-    return unit
-
-
-def _amount(text: object) -> int:
-    return 0 if text == "0" else notation.whole_number(text, most=MOST_HITS)
-
-
-_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-def _flag(text: object) -> bool:
-    """As in the YAML of envoyproxy/ratelimit."""
-    flag = _FLAGS.get(text.lower()) if isinstance(text, str) else None
-    if flag is None:
-        raise ValueError(f"expected true or false, not {notation.shown(text)}")
-    return flag
-
-
-def _listed(value: object) -> object:
-    """An empty value is an empty list, as it is to envoyproxy/ratelimit."""
-    return () if value is None else value
-
-
-def _limit_name(text: object) -> str:
-    if not isinstance(text, str) or not text:
-        raise ValueError(
-            f"expected the name of a limit such as general, not {notation.shown(text)}"
-        )
-    return text
-
-
-def _own_limit(text: object) -> Limit:
-    amount, period, burst = notation.limit(text)
-    return _held(amount, period, burst)
-
-
-def _held(amount: float, period: float, burst: float | None = None) -> Limit:
-    """A proxy refuses what does not fit, so without a burst all that is left may come at once."""
-    return Limit.per(HITS, amount, period, burst or period)
-
-
-@lru_cache(1000)
-def limit_of(amount: int, unit: str) -> Limit:
-    """So many hits for each of a unit's periods."""
-    return _held(amount, UNITS[unit])
+from openlimit_server.config.hits import (
+    EMPTY_IS_NONE,
+    Amount,
+    Flag,
+    LimitName,
+    OwnLimit,
+    Text,
+    Unit,
+)
 
 
 @dataclass
@@ -101,10 +37,6 @@ class Known:
     domains: set[str] = field(default_factory=set)
 
 
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -112,16 +44,16 @@ class _Part(BaseModel):
 class ReplacesSettings(_Part):
     """The name of a limit that does not count where this one does."""
 
-    name: Annotated[str, BeforeValidator(_limit_name)]
+    name: LimitName
 
 
 class RateLimitSettings(_Part):
     """A number of hits for each period of the clock; here, for any such length of time."""
 
-    unit: Annotated[str, BeforeValidator(_unit)] | None = None
-    requests_per_unit: Annotated[int, BeforeValidator(_amount)] | None = None
+    unit: Unit | None = None
+    requests_per_unit: Amount | None = None
     unlimited: Flag = False
-    name: Annotated[str, BeforeValidator(_limit_name)] | None = None
+    name: LimitName | None = None
     replaces: tuple[ReplacesSettings, ...] = ()
 
     @field_validator("unlimited")
@@ -190,7 +122,7 @@ class DescriptorSettings(_Part):
     value: Annotated[Text | None, BeforeValidator(lambda value: value or None)] = None
     """Ending in * for all that begin so; None for any that no other names."""
     rate_limit: Annotated[RateLimitSettings, AfterValidator(_whole)] | None = None
-    limit: Annotated[Limit, BeforeValidator(_own_limit)] | None = None
+    limit: OwnLimit | None = None
     """In place of ``rate_limit``, written as policies' limits are."""
     policy: ChargedPolicy | None = None
     """In place of both."""
@@ -205,7 +137,7 @@ class DescriptorSettings(_Part):
     whatever remains."""
     detailed_metric: Flag = False
     value_to_metric: Flag = False
-    descriptors: Annotated[tuple["DescriptorSettings", ...], BeforeValidator(_listed)] = ()
+    descriptors: Annotated[tuple["DescriptorSettings", ...], EMPTY_IS_NONE] = ()
 
     @field_validator("limit", "policy")
     @classmethod
@@ -251,7 +183,7 @@ class DomainSettings(_Part):
     response_headers: Flag = False
     """Whether answers bring x-ratelimit-limit, -remaining and -reset along."""
     descriptors: Annotated[
-        tuple[DescriptorSettings, ...], BeforeValidator(_listed), AfterValidator(different)
+        tuple[DescriptorSettings, ...], EMPTY_IS_NONE, AfterValidator(different)
     ] = ()
 
     @field_validator("domain")

@@ -7,14 +7,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit_server.config.domains import (
-    HITS,
-    UNITS,
-    ChargedPolicy,
-    DescriptorSettings,
-    DomainSettings,
-    limit_of,
-)
+from openlimit_server.config.domains import ChargedPolicy, DescriptorSettings, DomainSettings
+from openlimit_server.config.hits import HITS, UNITS, limit_of
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.routing import Policy
 from openlimit_server.engine.targets import bucket_of

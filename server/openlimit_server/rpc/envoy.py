@@ -11,7 +11,7 @@ from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest
 from openlimit.stores.protocol import AsyncStore
 from openlimit.wire import status as statuses
-from openlimit_server.config.domains import HITS, MOST_HITS, UNITS
+from openlimit_server.config.hits import HITS, MOST_HITS, UNITS
 from openlimit_server.engine.domains import Domains, Rule, unit_of
 from openlimit_server.engine.hits import Asked, Standing, decide
 from openlimit_server.envoy import rls_pb2
