@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Newer versions of pip read the second variable for the build's own packages.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
 OUT ?= client
+OUT_SERVER ?= server
 # Of some tests, as with ARGS="-k remote", either half may have none, which pytest calls 5.
 MAY_BE_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 # What the tests start by the hundred shares what is compiled, whatever the environment says.
@@ -51,11 +52,13 @@ dist: .venv/dev ## build wheel and sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-stubs: stubs-$(STUBS) ## generate client/openlimit/v1 from protos/, or LANG=go|node|java|rust those of its example
+stubs: stubs-$(STUBS) ## generate the stubs from protos/ and server/protos/, or LANG=go|node|java|rust those of its example
 
 stubs-python: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
+	$(BIN)/python -m grpc_tools.protoc -I server/protos --python_out=$(OUT_SERVER) --pyi_out=$(OUT_SERVER) \
+		$(patsubst server/protos/%,%,$(wildcard server/protos/openlimit_server/envoy/*.proto))
 
 stubs-go: .venv/dev # to examples/go/gen
 	cd examples/go && $(CURDIR)/$(BIN)/buf generate

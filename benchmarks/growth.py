@@ -24,7 +24,8 @@ from benchmarks.memory import Row
 from openlimit.bucket.limit import Limit
 from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
-from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
 
 _POLICIES = (1, 100, 10_000, 100_000)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 Call = Callable[[], Awaitable[None]]
 
 MODEL = "gpt-4o"
-_UNREACHED = """
+UNREACHED = """
 policies:
   - name: bench
     models: ["*"]
@@ -69,7 +69,7 @@ def process(*command: str) -> Iterator[Server]:
 
 
 @contextmanager
-def product(*arguments: str, policies: str = _UNREACHED) -> Iterator[Server]:
+def product(*arguments: str, policies: str = UNREACHED) -> Iterator[Server]:
     """An openlimit-server, by default with limits that no benchmark reaches."""
     with NamedTemporaryFile("w", suffix=".yaml") as config:
         config.write(policies)

@@ -35,9 +35,9 @@ def main() -> None:
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, because the client alone installs this command without the server's packages
+        from openlimit_server.config.configuration import schema, validated
         from openlimit_server.config.faults import ConfigurationError
-        from openlimit_server.config.policies import schema, validated
-        from openlimit_server.config.reload import PolicyFile
+        from openlimit_server.config.reload import Files
         from openlimit_server.config.settings import Settings
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
@@ -51,17 +51,17 @@ def main() -> None:
     try:
         is_worker = sys.argv[1:] == [WORKER]
         if is_worker:
-            settings, file = received_settings()
+            settings, files = received_settings()
         else:
             settings = Settings.load(sys.argv[1:])
-            file = PolicyFile(settings.config)
+            files = Files(settings.config, settings.domains)
         if settings.print_schema or settings.validate_file:
             print(validated(settings.validate_file) if settings.validate_file else schema())
             sys.exit()
         if settings.check:
             sys.exit(check(settings))
         several = settings.workers > 1 and not is_worker
-        work = supervise(settings) if several else serve(settings, file, is_worker=is_worker)
+        work = supervise(settings) if several else serve(settings, files, is_worker=is_worker)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(work)
     except ConfigurationError as error:

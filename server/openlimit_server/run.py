@@ -18,12 +18,16 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import Policies, PolicySettings
-from openlimit_server.config.reload import PolicyFile, Reload
+from openlimit_server.config.configuration import Configuration
+from openlimit_server.config.policies import PolicySettings
+from openlimit_server.config.reload import Files, Reload
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.counting.counter import Counter
+from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
+from openlimit_server.rpc.envoy import SERVICE as ENVOY
+from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
@@ -50,7 +54,7 @@ _OPTIONS = [
 _log = logging.getLogger("openlimit")
 
 
-async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False) -> None:
+async def serve(settings: Settings, files: Files, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
     The policies are loaded again when their file has changed, and on SIGHUP. While it drains,
@@ -59,41 +63,41 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     file.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
-    policies = file.load_good()
+    configuration = files.load_good()
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
     store = _store(settings)
-    engine = Engine(policies, store)
+    engine = Engine(configuration.policies, store)
     counter = Counter()
     service = RateLimitServicer(engine, counter)
-    health = HealthServicer(SERVICE)
-    reflection = ReflectionServicer((SERVICE, HEALTH))
-    server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
+    proxies = EnvoyServicer(Domains(configuration.domains, configuration.policies), store)
+    names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
+    health = HealthServicer(names)
+    reflection = ReflectionServicer((*names, HEALTH))
+    server.add_generic_rpc_handlers([service, proxies, health.handler(), *reflection.handlers()])
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
     collector.spare()
 
-    def take_over(policies: Policies) -> None:
-        engine.replace(policies)
-        for warning in claims(policies):
+    def take_over(configuration: Configuration) -> None:
+        engine.replace(configuration.policies)
+        proxies.replace(Domains(configuration.domains, configuration.policies))
+        for warning in claims(configuration.policies):
             _log.warning(warning)
 
-    reload = Reload(file, take_over, by_itself=not is_worker)
+    reload = Reload(files, take_over, by_itself=not is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
         for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
     ]
     await server.start()
-    names = ", ".join(policy.name for policy in policies)
-    for warning in claims(policies):
-        _log.warning(warning)
-    _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
+    _announce(settings.listen, port, configuration)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
     if reason == _ORPHANED:  # free the port now: a new supervisor may need it
@@ -103,6 +107,7 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
         work.cancel()
     health.drain()
     reflection.drain()
+    proxies.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()
@@ -112,6 +117,16 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     counter.close()
     await store.aclose()
     _log.info("stopped")
+
+
+def _announce(listen: str, port: int, configuration: Configuration) -> None:
+    names = ", ".join(policy.name for policy in configuration.policies)
+    for warning in claims(configuration.policies):
+        _log.warning(warning)
+    _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
+    if configuration.domains:
+        domains = ", ".join(each.domain for each in configuration.domains)
+        _log.info("deciding for proxies in the domains %s", domains)
 
 
 def claims(policies: Iterable[PolicySettings]) -> list[str]:

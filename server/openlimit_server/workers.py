@@ -13,13 +13,12 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from base64 import b64decode, b64encode
 from contextlib import suppress
 
 from openlimit_server import binding
+from openlimit_server.config.configuration import Configuration, Sources
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import Policies
-from openlimit_server.config.reload import PolicyFile, Reload
+from openlimit_server.config.reload import Files, Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.run import stop_signal
 
@@ -36,23 +35,23 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    file = PolicyFile(settings.config)
-    file.load()  # report a fault in it once, before any worker starts
+    files = Files(settings.config, settings.domains)
+    files.load()  # report a fault in one once, before any worker starts
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
-        def tell_workers(_: Policies) -> None:
+        def tell_workers(_: Configuration) -> None:
             for worker in running:
                 with suppress(ProcessLookupError):
                     worker.send_signal(signal.SIGHUP)
 
-        reload = Reload(file, tell_workers)
+        reload = Reload(files, tell_workers)
         stopped = stop_signal(reload.request)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, file, running, stopped))
+            asyncio.create_task(_keep_running(settings, files, running, stopped))
             for _ in range(settings.workers)
         ]
         await stopped
@@ -71,13 +70,13 @@ async def supervise(settings: Settings) -> None:
 
 
 async def _keep_running(
-    settings: Settings, file: PolicyFile, running: set[Process], stopped: "asyncio.Future[str]"
+    settings: Settings, files: Files, running: set[Process], stopped: "asyncio.Future[str]"
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
         began = time.monotonic()
         try:
-            worker = await _start(settings, file)
+            worker = await _start(settings, files)
         except Exception as error:  # no descriptors, no memory: both may be temporary
             end = f"a worker could not be started ({error})"
         else:
@@ -94,13 +93,14 @@ async def _keep_running(
         await asyncio.wait([stopped], timeout=pause)
 
 
-async def _start(settings: Settings, file: PolicyFile) -> Process:
+async def _start(settings: Settings, files: Files) -> Process:
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
     )
     assert worker.stdin
-    content = b"" if file.content is None else file.content  # the file may be bad by now
-    worker.stdin.write(settings.model_dump_json().encode() + b"\n" + b64encode(content) + b"\n")
+    assert files.sources  # which may be bad by now
+    for each in (settings, files.sources):
+        worker.stdin.write(each.model_dump_json().encode() + b"\n")
     return worker
 
 
@@ -127,8 +127,8 @@ def _reserve(listen: str) -> socket.socket:
             time.sleep(_LEAVE_WITHIN / 20)
 
 
-def received_settings() -> tuple[Settings, PolicyFile]:
-    """A worker's settings and policies, which its supervisor writes to stdin."""
+def received_settings() -> tuple[Settings, Files]:
+    """A worker's settings and files, which its supervisor writes to stdin."""
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
-    content = b64decode(sys.stdin.buffer.readline())
-    return settings, PolicyFile(settings.config, content or None)
+    sources = Sources.model_validate_json(sys.stdin.buffer.readline())
+    return settings, Files(settings.config, settings.domains, sources)

@@ -16,8 +16,10 @@ from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Acquire,
     Cancel,
+    Levels,
     Observe,
     Operation,
+    Peek,
     Penalize,
     Repeat,
     Request,
@@ -286,6 +288,21 @@ class OnceContract:
         assert ask_one(store, Observe("b", LIMITS, (19, 190))) is True
         assert ask_one(store, Observe("b", LIMITS, (inf, inf))) is True
         assert waits(ask(store, [acquire(costs=(1, 100))])) == [0.6]
+
+    def test_a_peek_tells_how_full_the_bucket_is(self, store: Store, clock: FakeClock) -> None:
+        """And leaves it so: now, or when the latest start that was given comes, or the pause ends;
+        above the capacity where more was used."""
+        peek = Peek("b", LIMITS)
+        assert ask_one(store, peek) == Levels(0, (0, 0))
+        assert ask(store, [acquire(costs=(1, 60)), peek, peek])[1:] == [Levels(0, (1, 60))] * 2
+        clock.advance(0.05)
+        assert ask_one(store, peek) == Levels(0, (0.5, 55))
+        [_, levels] = ask(store, [acquire(costs=(1, 100)), peek])
+        assert levels == Levels(0.55 * SECOND, (1, 100))
+        ask(store, [Penalize("b", LIMITS, 2 * SECOND)])
+        assert ask_one(store, peek) == Levels(2 * SECOND, (0, 0))
+        used = Settle("c", LIMITS, "", (0,), None, ((0, 0),), ((0, 250),))
+        assert ask(store, [used, Peek("c", LIMITS)])[1] == Levels(0, (0, 250))
 
     def test_a_request_is_granted_once(self, store: Store, clock: FakeClock) -> None:
         """A repeat is answered with what is left of the wait, under the first one's name; in one

@@ -20,6 +20,7 @@ from openlimit.stores.protocol import (
     AsyncStore,
     Cancel,
     Grants,
+    Levels,
     Operation,
     Repeat,
     Settle,
@@ -43,7 +44,7 @@ class Granted(NamedTuple):
     start: float
 
 
-Outcome = Granted | Repeat | bool | str | OpenLimitError
+Outcome = Granted | Repeat | Levels | bool | str | OpenLimitError
 """What became of one acquisition or settlement, or of another operation; True if that was done."""
 
 
@@ -71,7 +72,7 @@ def outcomes_of(operation: Operation, answer: Answer) -> list[Outcome]:
         assert isinstance(answer, dict)
         return [answer.get(i, True) for i in range(len(operation.numbers))]
     if not isinstance(operation, Acquire):
-        assert isinstance(answer, bool | str | OpenLimitError)
+        assert isinstance(answer, Levels | bool | str | OpenLimitError)
         return [answer]
     assert isinstance(answer, Grants)
     now, waits, limited_by, others = answer

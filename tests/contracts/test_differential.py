@@ -18,6 +18,7 @@ from openlimit.stores.protocol import (
     Limits,
     Observe,
     Operation,
+    Peek,
     Penalize,
     Repeat,
     Request,
@@ -175,8 +176,10 @@ class Life:
         random = self.random
         operations: list[Operation] = []
         for _ in range(random.randint(0, 12)):
-            kind = random.choice(["cancel", "cancel", "settle", "settle", "penalize", "observe"])
-            if kind in ("penalize", "observe"):
+            kind = random.choice(
+                ["cancel", "cancel", "settle", "settle", "penalize", "observe", "peek"]
+            )
+            if kind in ("penalize", "observe", "peek"):
                 operations.append(self.some_news(kind))
             elif self.granted and kind == "cancel":
                 bucket, lot, number, start, _ = random.choice(self.granted[-60:])
@@ -215,6 +218,8 @@ class Life:
         bucket, limits = self.random.choice(list(self.limits_of.items()))
         if kind == "penalize":
             return Penalize(bucket, limits, self.random.choice([0, 1, SECOND, 50 * SECOND]))
+        if kind == "peek":
+            return Peek(bucket, limits)
         remaining = [limit.capacity * self.random.choice([0, 1 / 7, 1, inf]) for limit in limits]
         return Observe(bucket, limits, remaining)
 
@@ -251,7 +256,7 @@ def test_every_step_is_the_same(stores: Stores, seed: int) -> None:
         *("Acquire starts", "Acquire WaitTooLong", "Acquire CostExceedsLimit", "Acquire Repeat"),
         *("Cancel True", "Cancel False", "Settle True", "Settle False"),
         *("Settle InvalidRequest", "Settle UnknownReservation"),
-        *("Acquire InvalidRequest", "Penalize True", "Observe True"),
+        *("Acquire InvalidRequest", "Penalize True", "Observe True", "Peek Levels"),
     ):
         assert life.answers[kind] > seldom, life.answers
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.configuration import load_policies
 from openlimit_server.config.settings import Settings
 from tests.support.redis_process import REDIS, RedisProcess
 

@@ -18,7 +18,7 @@ SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERV
 
 @pytest.fixture
 def health() -> HealthServicer:
-    return HealthServicer("a.Service")
+    return HealthServicer(["a.Service"])
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_checked_in_stubs_are_fresh(tmp_path: Path) -> None:
     """``make stubs`` would change nothing."""
     environment = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
-    command = ["make", "-s", "stubs", f"OUT={tmp_path}"]
+    command = ["make", "-s", "stubs", f"OUT={tmp_path}", f"OUT_SERVER={tmp_path}"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
-    fresh = tmp_path / "openlimit" / "v1"
-    names = [path.name for path in fresh.iterdir()]
-    assert len(names) == 4
-    checked_in = ROOT / "client" / "openlimit" / "v1"
-    _, different, missing = filecmp.cmpfiles(fresh, checked_in, names, shallow=False)
-    assert not different + missing, "the proto has changed: run `make stubs` and commit"
+    for folder, count in (("client/openlimit/v1", 4), ("server/openlimit_server/envoy", 8)):
+        fresh = tmp_path / folder.partition("/")[2]
+        names = [path.name for path in fresh.iterdir()]
+        assert len(names) == count
+        _, different, missing = filecmp.cmpfiles(fresh, ROOT / folder, names, shallow=False)
+        assert not different + missing, "a proto has changed: run `make stubs` and commit"

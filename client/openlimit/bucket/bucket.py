@@ -137,6 +137,11 @@ class Bucket:
                         start, limited_by = earliest, limit.unit
         return start, limited_by
 
+    def peek(self, now: float) -> tuple[float, Levels]:
+        """How long nothing new starts, and how full each limit's bucket is then."""
+        base = max(now, self.at, self.paused)
+        return base - now, leaked(self.levels, self.limits, base - self.at)
+
     def pour(self, costs: Costs, start: float, limited_by: str) -> None:
         """Charge them at this start, no earlier than ``earliest`` says. Only ``refund`` gives them
         back."""

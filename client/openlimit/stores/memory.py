@@ -15,9 +15,11 @@ from openlimit.stores.protocol import (
     Acquire,
     Answer,
     Cancel,
+    Levels,
     Limits,
     Observe,
     Operation,
+    Peek,
     Penalize,
     Secret,
     Settle,
@@ -121,6 +123,8 @@ class MemoryStore:
                 bucket.penalize(now + length, now)
             case Observe(_, _, remaining):
                 bucket.observe(remaining, now)
+            case Peek():
+                return Levels(*bucket.peek(now))
             case Secret(proposed):
                 self._secret = self._secret or proposed
                 return self._secret

@@ -107,6 +107,13 @@ class Observe(NamedTuple):
     """One per limit, in the same order; not negative, ``inf`` where it says nothing."""
 
 
+class Peek(NamedTuple):
+    """Asks how full the bucket is. Nothing changes."""
+
+    bucket: str
+    limits: Limits
+
+
 class Secret(NamedTuple):
     """Asks for what all who share the store know and nobody else: the first that was proposed."""
 
@@ -115,7 +122,7 @@ class Secret(NamedTuple):
     limits: Limits = ()
 
 
-Operation = Acquire | Settle | Cancel | Penalize | Observe | Secret
+Operation = Acquire | Settle | Cancel | Penalize | Observe | Peek | Secret
 
 
 class Repeat(NamedTuple):
@@ -148,12 +155,31 @@ class Grants(NamedTuple):
 NO_OTHERS: Mapping[int, Any] = MappingProxyType({})
 """Where all were granted: one for all answers."""
 
+
+class Levels(NamedTuple):
+    """The answer to Peek: how full the bucket is when something new may start."""
+
+    wait: float
+    """Microseconds until then: earlier calls were given starts up to there, or it is paused."""
+    levels: Sequence[float]
+    """Units, one per limit in the same order; above the capacity where more was used than fits."""
+
+
 Unsettled = Mapping[int, Literal[False] | UnknownReservation | InvalidRequest]
 """The answer to Settle: the settlements that have changed nothing, by position. False: it was
 settled or cancelled before. UnknownReservation: it is too late. InvalidRequest: the call has not
 started. The errors name a reservation ``lot-number``."""
 
-Answer = Grants | Unsettled | bool | str | UnknownReservation | InvalidRequest | LimiterUnavailable
+Answer = (
+    Grants
+    | Levels
+    | Unsettled
+    | bool
+    | str
+    | UnknownReservation
+    | InvalidRequest
+    | LimiterUnavailable
+)
 """To Cancel, whether there was something to give back, or UnknownReservation where it is too late;
 to Secret the secret; to Penalize and Observe True; to any operation LimiterUnavailable."""
 

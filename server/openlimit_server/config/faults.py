@@ -1,7 +1,7 @@
 """What is wrong with the settings, for operators: where, what was expected and what came."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -11,7 +11,7 @@ from openlimit_server.config.notation import shown
 
 Location = tuple[int | str, ...]
 Faults = Collection[ErrorDetails]
-Fields = Mapping[int, Collection[str]]  # the known ones at each depth of a document
+Fields = Callable[[Location], Collection[str]]  # the known ones where the last one stands
 
 # By field; with [] for an entry of its list.
 _EXPECTED = {
@@ -30,6 +30,18 @@ _EXPECTED = {
     "weights": "weights by the label's values, such as {search: 4, batch: 0.2}",
     "overrides[]": "limits, concurrent or both, such as {concurrent: 20}",
     "overrides": "what differs for values of the label, such as {batch: {concurrent: 20}}",
+    "domains": "a list of domains, each of which begins with - domain:",
+    "domains[]": "a domain with its descriptors",
+    "domain": "a domain's name, such as edge",
+    "descriptors": "a list of descriptors, each of which begins with - key:",
+    "descriptors[]": "a descriptor with its key, such as {key: user, limit: 20/minute}",
+    "key": "a descriptor's key, such as user",
+    "value": "a value such as free, or one that ends in * for all that begin so",
+    "rate_limit": "a limit such as {unit: minute, requests_per_unit: 20}",
+    "replaces": "names of other limits, such as [{name: general}]",
+    "replaces[]": "the name of another limit, such as {name: general}",
+    "policy": "a policy's name and unit, such as {name: openai, unit: tokens}",
+    "unit": "a unit such as tokens",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
@@ -58,7 +70,7 @@ def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> Config
         option = f"--{loc[0]}"
         return f"{command}: {option if option in given else f'OPENLIMIT_{loc[0]}'.upper()}"
 
-    return _lines(faults, source, {})
+    return _lines(faults, source, lambda _: ())
 
 
 def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
@@ -97,7 +109,7 @@ def _lines(faults: Faults, source: Callable[[Location], str], fields: Fields) ->
 
 def _wrong(fault: ErrorDetails, fields: Fields) -> str:
     if fault["type"] == "extra_forbidden":
-        return _unknown(str(fault["loc"][-1]), len(fault["loc"]), fields)
+        return _unknown(fault["loc"], fields)
     if fault["type"] == "missing":
         return f"is required: {_EXPECTED[str(fault['loc'][-1])]}"
     if fault["type"] == "value_error":
@@ -121,13 +133,14 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
     return f"expected {expected}, not {shown(came)}" + (f"; write {guess}" if guess else "")
 
 
-def _unknown(name: str, depth: int, fields: Fields) -> str:
-    """For an unknown field at this depth, what may have been meant."""
-    if name in fields.get(3, ()):
+def _unknown(loc: Location, fields: Fields) -> str:
+    """For an unknown field, what may have been meant."""
+    name, known = str(loc[-1]), fields(loc)
+    if loc[0] != "domains" and name in fields(("policies", 0, name)):
         return "is a field of a policy: indent it below policies:, where each begins with - name:"
-    if closest := spelling.closest(name.replace("-", "_"), fields[depth]):
+    if closest := spelling.closest(name.replace("-", "_"), known):
         return f"is not a field that openlimit knows; write {closest}"
-    if spelling.nearest_unit(name):
+    if loc[0] != "domains" and spelling.nearest_unit(name):
         return "is not a field that openlimit knows; a limit's unit belongs below limits:"
-    known = ", ".join(fields[depth])
-    return f"is not a field that openlimit knows; check its spelling: there are {known}"
+    listed = ", ".join(known)
+    return f"is not a field that openlimit knows; check its spelling: there are {listed}"

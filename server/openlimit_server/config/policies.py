@@ -1,11 +1,8 @@
 """Policies: the schema of one, the YAML file of them, and what is served without a file."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,15 +12,15 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic import ValidationError as Invalid
 
 from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
-from openlimit_server.config import faults, marked_yaml, notation
-from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config import notation
 from openlimit_server.config.labels import OWN, Label, Value
-from openlimit_server.config.levels import LevelSettings, OverrideSettings, require_different
+from openlimit_server.config.levels import LevelSettings, require_different
 from openlimit_server.config.limits import limits_beside
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class PolicySettings(BaseModel):
@@ -145,13 +142,13 @@ class PolicySettings(BaseModel):
     @field_validator("name")
     @classmethod
     def _is_new(cls, name: str, info: ValidationInfo) -> str:
-        above: set[str] = set() if info.context is None else info.context  # names in the same file
+        above = info.context.policies if info.context else {}  # those of the same file
         if name in above:
             raise ValueError(
                 f"a policy named {name!r} stands above already; names must differ, since each has "
                 "buckets of its own"
             )
-        above.add(name)
+        above[name] = None
         return name
 
     @field_validator("reserve_output", "default_output")
@@ -190,65 +187,3 @@ DEFAULT_POLICIES = (
     _default("chat", ["*"], "90000/minute"),
 )
 """Served without a file: the limits of the local limiters, for each model on its own."""
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    policies: tuple[PolicySettings, ...] = Field(min_length=1)
-
-
-Policies = tuple[PolicySettings, ...]
-
-
-def load_policies(path: Path | None) -> Policies:
-    """The policies of a file; the default ones for None.
-
-    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
-    """
-    return DEFAULT_POLICIES if path is None else read_policies(read_file(path), str(path))
-
-
-def read_file(path: Path) -> bytes:
-    """Its content. Blocks; raises ConfigurationError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def read_policies(data: bytes, path: str) -> Policies:
-    """The policies of a YAML document. ``path`` is what messages call it.
-
-    Raises ConfigurationError, whose message has a line for each fault.
-    """
-    try:
-        document = marked_yaml.parse(data, os.environ)
-    except marked_yaml.NotYAML as error:
-        raise ConfigurationError(f"{path}:{error}") from error
-    if not isinstance(document, dict):
-        expected = "expected a mapping with policies: and a list below it"
-        raise ConfigurationError(f"{path}:1: {expected}, not {notation.shown(document)}")
-    try:
-        return _File.model_validate(document, context=set[str]()).policies
-    except Invalid as error:
-        known = {
-            1: _File.model_fields,
-            3: PolicySettings.model_fields,
-            5: LevelSettings.model_fields,
-            7: OverrideSettings.model_fields,
-        }
-        raise faults.of_file(path, error.errors(), document, known) from error
-
-
-def validated(path: Path) -> str:
-    """What is in a file, in words; raises ConfigurationError."""
-    names = [policy.name for policy in load_policies(path)]
-    return f"{path}: good, with {len(names)} policies: {', '.join(names)}"
-
-
-def schema() -> str:
-    """The JSON schema of the file, for editors."""
-    found = _File.model_json_schema()
-    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return json.dumps(found, indent=2)

@@ -47,13 +47,18 @@ class Settings(BaseSettings):
         cli_prog_name=_COMMAND,
         cli_exit_on_error=False,
         cli_hide_none_type=True,
-        cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
+        cli_parse_none_str="no file",  # in --help; null could be a file's name
         cli_implicit_flags="toggle",
         # Their fields cannot be called so: pydantic has methods of these names.
         cli_shortcuts={"validate_file": "validate", "print_schema": "schema"},
     )
 
-    config: Path | None = Field(None, description="YAML file of policies")
+    config: Path | None = Field(
+        None, description="YAML file of policies; without it, the library's limits"
+    )
+    domains: Path | None = Field(
+        None, description="YAML file of a domain for Envoy, or a folder of such files"
+    )
     listen: notation.Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,

@@ -28,7 +28,7 @@ class Target:
         self, policy: Policy, model: str, key: str, labels: Labels, signer: Signer, lots: Lots
     ) -> None:
         self.policy = policy
-        self.bucket = policy.bucket or _bucket_of(
+        self.bucket = policy.bucket or bucket_of(
             policy, {**dict(labels), "model": model, "key": key}
         )
         self._key = key
@@ -123,7 +123,8 @@ def same_for_all(count: int, outcome: Grant | OpenLimitError | None) -> GrantRun
     return GrantRun("", (), (), (), dict.fromkeys(range(count), outcome))
 
 
-def _bucket_of(policy: Policy, labels: Mapping[str, str]) -> str:
+def bucket_of(policy: Policy, labels: Mapping[str, str]) -> str:
+    """The bucket of calls with these labels, of a policy that is split."""
     # Quoted, so that no value can reach into another's bucket.
     split_by = policy.settings.split_by
     split = ":".join(quote(labels.get(label, ""), safe="") for label in split_by)

@@ -1,13 +1,14 @@
-"""``grpc.health.v1`` of a server that has one service.
+"""``grpc.health.v1`` of a server whose services share one store.
 
 The server, named by "", is SERVING while it lives: whoever restarts what is not must not restart it
-because its store is away. The service is SERVING while it can answer; a drain ends both.
+because its store is away. Its services are SERVING while they can answer; a drain ends all.
 
 Not with grpcio's own servicer: there a watcher that leaves cuts others off, and one that does not
 read keeps the status from changing.
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,20 +19,20 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 class _State(NamedTuple):
     status: int
-    """That of the service."""
+    """That of the services."""
     is_last: bool
     replaced: asyncio.Event
 
 
 class HealthServicer:
-    """Tells whether the server and its service are serving; at first they are.
+    """Tells whether the server and its services are serving; at first they are.
 
     A change reaches every watcher as soon as that one reads; one that is slow may miss what has
     been changed again by then.
     """
 
-    def __init__(self, service: str) -> None:
-        self._service = service
+    def __init__(self, services: Collection[str]) -> None:
+        self._services = services
         self._state = _State(HealthCheckResponse.SERVING, False, asyncio.Event())
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -48,7 +49,7 @@ class HealthServicer:
         )
 
     def set_serving(self, serving: bool) -> None:
-        """Turn the service SERVING or NOT_SERVING. Does not block; no effect once draining."""
+        """Turn the services SERVING or NOT_SERVING. Does not block; no effect once draining."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         if status != self._state.status:
             self._replace(status, is_last=False)
@@ -64,7 +65,7 @@ class HealthServicer:
             before.replaced.set()
 
     def _status(self, name: str, state: _State) -> int:
-        if name == self._service:
+        if name in self._services:
             return state.status
         if name:
             return HealthCheckResponse.SERVICE_UNKNOWN
@@ -80,7 +81,7 @@ class HealthServicer:
 
     async def List(self, _: bytes, __: ServicerContext[Any, Any]) -> bytes:
         """A HealthListResponse, ``map<string, HealthCheckResponse> statuses = 1``."""
-        states = {name: self._status(name, self._state) for name in ("", self._service)}
+        states = {name: self._status(name, self._state) for name in ("", *self._services)}
         return b"".join(
             _field(1, _field(1, name.encode()) + _field(2, _serving(status)))
             for name, status in states.items()

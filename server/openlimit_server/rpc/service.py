@@ -143,13 +143,15 @@ def _handlers(
     stream: Callable[[_Context], Awaitable[None]],
 ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
     """By method, how to answer."""
-    unary = {method: _unary(answer, _KINDS[method]) for method, answer in answers.items()}
-    return unary | {"AcquireStream": _streaming(stream)}
+    by_method = {method: unary(answer, _KINDS[method]) for method, answer in answers.items()}
+    return by_method | {"AcquireStream": _streaming(stream)}
 
 
-def _unary(
+def unary(
     answer: Callable[[_Request, _Context], Awaitable[Message]], kind: type[_Request]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
+    """How to answer a call whose request is of this kind. Errors become those of gRPC."""
+
     async def handle(request: _Request | DecodeError, context: _Context) -> Message:
         try:
             if isinstance(request, DecodeError):

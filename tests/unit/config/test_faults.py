@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from openlimit_server.config.configuration import load_policies
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.policies import PolicySettings
 
 
 def refusal(file: Path, text: str) -> str:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from openlimit import ChatRateLimiter, CompletionRateLimiter, EmbeddingRateLimiter
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import InvalidRequest
-from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.policies import PolicySettings
 
 GOOD = """
 policies:

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
-from openlimit_server.config.policies import schema
+from openlimit_server.config.configuration import schema
 from tests.unit.config.test_policies import GOOD
 
 HEAD = "policies:\n  - name: a\n    models: ['*']\n    limits: {tokens: 9/minute}\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from openlimit.bucket.limit import Limit
+from openlimit_server.config.configuration import load_policies
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import load_policies
 
 FILE = """policies:
   - name: a

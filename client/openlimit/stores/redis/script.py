@@ -24,8 +24,10 @@ from openlimit.stores.protocol import (
     Answer,
     Cancel,
     Grants,
+    Levels,
     Observe,
     Operation,
+    Peek,
     Penalize,
     Repeat,
     Request,
@@ -102,6 +104,8 @@ class Call:
                 return "penalize", length
             case Observe(_, limits, remaining):
                 return "observe", least_levels(limits, remaining)
+            case Peek():
+                return ("peek",)
             case _:
                 raise AssertionError("the secret has a call of its own")
 
@@ -210,6 +214,9 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
     if isinstance(operation, Cancel):
         what = next(reply)
         return True if what == YES else undone(what, operation.lot, operation.number)
+    if isinstance(operation, Peek):
+        wait = _number(next(reply))
+        return Levels(wait, tuple([float(next(reply)) for _ in operation.limits]))
     return True
 
 

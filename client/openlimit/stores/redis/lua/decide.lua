@@ -10,6 +10,7 @@
 --   ['cancel', which, lot, number, start]
 --   ['penalize', length]                         microseconds, 0 to go on
 --   ['observe', levels]
+--   ['peek']
 --
 -- and is answered
 --
@@ -19,8 +20,17 @@
 --                      "start unit costs number lot", where no unit is "-"
 --   settle             how many have changed nothing, and of each the position and what became of it
 --   cancel             what became of it
+--   peek               as texts: how long nothing new starts; and by limit, how full it is then
 
-local by_name = {acquire = acquire}
+local function peek()
+  local base = math.max(now, at, paused)
+  answer(exact(base - now))
+  for _, left in ipairs(leaked(level, base - at)) do
+    answer(exact(left))
+  end
+end
+
+local by_name = {acquire = acquire, peek = peek}
 for _, operation in ipairs(call.operations) do
   local name = operation[1]
   if name == 'repeat' then

@@ -1,0 +1,148 @@
+"""All that a server is told of limits: the files, what they mean, and their schema."""
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ValidationError as Invalid
+
+from openlimit_server.config import faults, marked_yaml, notation
+from openlimit_server.config.domains import DomainSettings, Known, fields_at
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.levels import LevelSettings, OverrideSettings
+from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
+Policies = tuple[PolicySettings, ...]
+
+
+class Configuration(BaseModel):
+    """Policies, and domains for proxies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policies: Policies = Field(min_length=1)
+    domains: tuple[DomainSettings, ...] = ()
+
+    @field_validator("policies")
+    @classmethod
+    def _are_known(cls, policies: Policies, info: ValidationInfo) -> Policies:
+        """To the domains below them."""
+        if info.context:
+            info.context.policies.update({policy.name: policy for policy in policies})
+        return policies
+
+
+class Sources(BaseModel):
+    """What the files contain, by their paths."""
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    policies: tuple[str, bytes] | None
+    """None for the default ones."""
+    domains: tuple[tuple[str, bytes], ...] = ()
+    """Files that are written as those of envoyproxy/ratelimit."""
+
+
+def read_sources(policies: Path | None, domains: Path | None) -> Sources:
+    """A file of policies, and a file of domains, or all in a folder. Blocks; raises
+    ConfigurationError."""
+    return Sources(
+        policies=_content(policies) if policies else None,
+        domains=tuple([_content(path) for path in files_of(domains)]),
+    )
+
+
+def files_of(domains: Path | None) -> Sequence[Path]:
+    """The files of domains. Blocks; raises ConfigurationError where there are none."""
+    if domains is None:
+        return ()
+    if not domains.is_dir():
+        return [domains]
+    found = sorted(each for each in domains.iterdir() if each.suffix in (".yaml", ".yml"))
+    if not found:
+        raise ConfigurationError(f"{domains}: has no *.yaml; name a file or folder of domains")
+    return found
+
+
+def read(sources: Sources) -> Configuration:
+    """What they mean. Raises ConfigurationError, whose message has a line for each fault."""
+    known = Known(policies={policy.name: policy for policy in DEFAULT_POLICIES})
+    configuration = Configuration(policies=DEFAULT_POLICIES)
+    if sources.policies:
+        known = Known()
+        expected = "a mapping with policies: and a list below it"
+        configuration = _read(*sources.policies, Configuration, known, expected, _fields_at)
+    expected = "a mapping with domain: and descriptors:"
+    others = [_read(*each, DomainSettings, known, expected, fields_at) for each in sources.domains]
+    return configuration.model_copy(update={"domains": (*configuration.domains, *others)})
+
+
+def load_configuration(policies: Path | None, domains: Path | None = None) -> Configuration:
+    """``read_sources``, and what they mean."""
+    return read(read_sources(policies, domains))
+
+
+def load_policies(path: Path | None) -> Policies:
+    """The policies of a file; the default ones for None.
+
+    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
+    """
+    return load_configuration(path).policies
+
+
+def validated(path: Path) -> str:
+    """What is in a file, in words; raises ConfigurationError."""
+    names = [policy.name for policy in load_policies(path)]
+    return f"{path}: good, with {len(names)} policies: {', '.join(names)}"
+
+
+def schema() -> str:
+    """The JSON schema of the file of policies, for editors."""
+    found = Configuration.model_json_schema()
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(found, indent=2)
+
+
+def _content(path: Path) -> tuple[str, bytes]:
+    try:
+        return str(path), path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read(
+    path: str,
+    data: bytes,
+    kind: type[_Kind],
+    known: Known,
+    expected: str,
+    fields: faults.Fields,
+) -> _Kind:
+    """The only value of a file."""
+    try:
+        document = marked_yaml.parse(data, os.environ)
+    except marked_yaml.NotYAML as error:
+        raise ConfigurationError(f"{path}:{error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path}:1: expected {expected}, not {notation.shown(document)}")
+    try:
+        return kind.model_validate(document, context=known)
+    except Invalid as error:
+        raise faults.of_file(path, error.errors(), document, fields) from error
+
+
+def _fields_at(location: faults.Location) -> Collection[str]:
+    """The fields that may stand where the last one of the location does."""
+    if location[0] == "domains" and len(location) > 1:
+        return fields_at(location)
+    by_depth: Mapping[int, Collection[str]] = {
+        1: Configuration.model_fields,
+        3: PolicySettings.model_fields,
+        5: LevelSettings.model_fields,
+        7: OverrideSettings.model_fields,
+    }
+    return by_depth[len(location)]
