@@ -51,7 +51,8 @@ def test_documented_commands_work(
     done = subprocess.run(
         ["sh", "-e", "-c", commands],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path},
+        # Of Rust, what the program's own build has compiled is not compiled once more.
+        env={**os.environ, "PATH": path, "CARGO_TARGET_DIR": f"{ROOT}/examples/rust/target"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
