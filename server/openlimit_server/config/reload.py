@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from openlimit_server.config.configuration import (
     Configuration,
@@ -19,6 +21,8 @@ from openlimit_server.config.faults import ConfigurationError
 _LOOK_EVERY = 0.5  # seconds
 _GO_ON = "the policies from before go on"
 _Stamp = tuple[tuple[int, ...], ...] | None
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("openlimit")
 
@@ -92,6 +96,8 @@ class Reload:
         self._replace = replace
         self._look_every = _LOOK_EVERY if by_itself and files.any else None
         self._wanted = asyncio.Event()
+        # One of its own: the pool that all share adds threads as it goes.
+        self._thread = ThreadPoolExecutor(1, "openlimit-reload")
         self.done = 0
         """How often a configuration was taken over."""
         self.refused = 0
@@ -107,15 +113,18 @@ class Reload:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
-            stamp = await asyncio.to_thread(self._files.stamp)
+            stamp = await self._in_thread(self._files.stamp)
             is_whole, before = stamp == before, stamp  # else it may be half written
             if self._wanted.is_set() or (is_whole and self._files.is_changed(stamp)):
                 self._wanted.clear()
                 await self._take_over()
 
+    def _in_thread(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def _take_over(self) -> None:
         try:
-            configuration = await asyncio.to_thread(self._files.load)
+            configuration = await self._in_thread(self._files.load)
         except ConfigurationError as error:
             self.refused += 1
             _log.error("%s\n%s", error, _GO_ON)
