@@ -29,13 +29,15 @@ def open_standard_descriptors() -> None:
 
 
 def main() -> None:
-    """Exit 0 after a drain or a good health check, 1 for bad health, 2 if it cannot start."""
+    """Exit 0 after a drain or a good check, 1 for bad health, 2 for bad settings or policies."""
     open_standard_descriptors()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, because the client alone installs this command without the server's packages
         from openlimit_server.config.faults import ConfigurationError
+        from openlimit_server.config.policies import schema, validated
+        from openlimit_server.config.reload import PolicyFile
         from openlimit_server.config.settings import Settings
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
@@ -48,11 +50,18 @@ def main() -> None:
         new_event_loop = uvloop.new_event_loop
     try:
         is_worker = sys.argv[1:] == [WORKER]
-        settings = received_settings() if is_worker else Settings.load(sys.argv[1:])
+        if is_worker:
+            settings, file = received_settings()
+        else:
+            settings = Settings.load(sys.argv[1:])
+            file = PolicyFile(settings.config)
+        if settings.print_schema or settings.validate_file:
+            print(validated(settings.validate_file) if settings.validate_file else schema())
+            sys.exit()
         if settings.check:
             sys.exit(check(settings))
         several = settings.workers > 1 and not is_worker
-        work = supervise(settings) if several else serve(settings, is_worker=is_worker)
+        work = supervise(settings) if several else serve(settings, file, is_worker=is_worker)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(work)
     except ConfigurationError as error:

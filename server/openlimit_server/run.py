@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -18,7 +18,8 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import PolicySettings, load_policies
+from openlimit_server.config.policies import Policies, PolicySettings
+from openlimit_server.config.reload import PolicyFile, Reload
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.probe import probe
@@ -48,14 +49,16 @@ _OPTIONS = [
 _log = logging.getLogger("openlimit")
 
 
-async def serve(settings: Settings, *, is_worker: bool = False) -> None:
+async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
-    While it drains, health is NOT_SERVING, new calls are refused, calls in flight finish, and
-    streams end. A worker shares its port with others, and also drains when its stdin ends.
+    The policies are loaded again when their file has changed, and on SIGHUP. While it drains,
+    health is NOT_SERVING, new calls are refused, calls in flight finish, and streams end. A worker
+    shares its port with others, and also drains when its stdin ends; its supervisor looks at the
+    file.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
-    policies = load_policies(settings.config)
+    policies = file.load_good()
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
@@ -72,10 +75,18 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     except RuntimeError as error:
         raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
     collector.spare()
-    collecting = asyncio.create_task(collector.collect_young())
-    stopped = stop_signal(or_end_of=sys.stdin if is_worker else None)
-    always = any(policy.on_store_failure == "allow" for policy in policies)
-    watching = asyncio.create_task(_watch(store, engine, health, always=always))
+
+    def take_over(policies: Policies) -> None:
+        engine.replace(policies)
+        for warning in claims(policies):
+            _log.warning(warning)
+
+    reload = Reload(file, take_over, by_itself=not is_worker)
+    stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
+    background = [
+        asyncio.create_task(work)
+        for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
+    ]
     await server.start()
     names = ", ".join(policy.name for policy in policies)
     for warning in claims(policies):
@@ -86,7 +97,8 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     if reason == _ORPHANED:  # free the port now: a new supervisor may need it
         stopping = asyncio.create_task(server.stop(settings.grace))
     end = asyncio.get_running_loop().time() + settings.grace
-    watching.cancel()
+    for work in background:
+        work.cancel()
     health.drain()
     reflection.drain()
     with suppress(TimeoutError):
@@ -96,7 +108,6 @@ async def serve(settings: Settings, *, is_worker: bool = False) -> None:
     if reason == _ORPHANED:
         await stopping
     await store.aclose()
-    collecting.cancel()
     _log.info("stopped")
 
 
@@ -119,10 +130,8 @@ def _store(settings: Settings) -> StoreOfLines:
     return RedisBuckets(parse_redis_url(settings.store))
 
 
-async def _watch(
-    store: AsyncStore, engine: Engine, health: HealthServicer, *, always: bool
-) -> None:
-    """Set the service's health to the store's: SERVING while it decides. ``always``: stay SERVING.
+async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> None:
+    """Set the service's health to the store's: SERVING while it decides, or some calls may start.
 
     One decision in time makes the health good. Several failed probes in a row make it bad, or a
     single one if no probe has succeeded yet.
@@ -131,8 +140,7 @@ async def _watch(
     while True:
         trouble = await probe(store, engine)
         if trouble and missed + 1 == _MOST_MISSED:
-            health.set_serving(always)
-            state = "" if always else "NOT_SERVING: "
+            state = "" if engine.always_answers else "NOT_SERVING: "
             # With advice for operators in place of the error's own for clients.
             advice = "check that it runs and that --store leads to it"
             _log.warning("%sno decision from %s: %s; %s", state, *trouble.args, advice)
@@ -140,13 +148,17 @@ async def _watch(
             health.set_serving(True)
             _log.warning("the store decides again")
         missed = missed + 1 if trouble else 0
+        if missed >= _MOST_MISSED:  # the policies may have changed meanwhile
+            health.set_serving(engine.always_answers)
         await asyncio.sleep(_WATCH_EVERY)
 
 
-def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
+def stop_signal(
+    reload: Callable[[], None], or_end_of: TextIO | None = None
+) -> "asyncio.Future[str]":
     """Why to stop: the name of the first SIGTERM or SIGINT, or the end of the stream.
 
-    SIGHUP is ignored: it reloads other servers, and terminals send it when they close.
+    SIGHUP calls ``reload``.
     """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
@@ -157,11 +169,7 @@ def stop_signal(or_end_of: TextIO | None = None) -> "asyncio.Future[str]":
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
-    loop.add_signal_handler(
-        signal.SIGHUP,
-        _log.warning,
-        "SIGHUP is ignored; to load a changed configuration, restart the server",
-    )
+    loop.add_signal_handler(signal.SIGHUP, reload)
     if or_end_of:
         end = or_end_of.fileno()
         loop.add_reader(end, stop, _ORPHANED)

@@ -8,15 +8,18 @@ their calls. So a new supervisor can take the port meanwhile.
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
+from base64 import b64decode, b64encode
 from contextlib import suppress
 
 from openlimit_server import binding
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.policies import Policies
+from openlimit_server.config.reload import PolicyFile, Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.run import stop_signal
 
@@ -33,17 +36,27 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    load_policies(settings.config)  # report a fault in the file once, before any worker starts
+    file = PolicyFile(settings.config)
+    file.load()  # report a fault in it once, before any worker starts
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
-        stopped = stop_signal()
         running: set[Process] = set()
+
+        def tell_workers(_: Policies) -> None:
+            for worker in running:
+                with suppress(ProcessLookupError):
+                    worker.send_signal(signal.SIGHUP)
+
+        reload = Reload(file, tell_workers)
+        stopped = stop_signal(reload.request)
+        reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, running, stopped))
+            asyncio.create_task(_keep_running(settings, file, running, stopped))
             for _ in range(settings.workers)
         ]
         await stopped
+        reloading.cancel()
         for worker in running:
             with suppress(ProcessLookupError):
                 worker.terminate()
@@ -58,13 +71,13 @@ async def supervise(settings: Settings) -> None:
 
 
 async def _keep_running(
-    settings: Settings, running: set[Process], stopped: "asyncio.Future[str]"
+    settings: Settings, file: PolicyFile, running: set[Process], stopped: "asyncio.Future[str]"
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
         began = time.monotonic()
         try:
-            worker = await _start(settings)
+            worker = await _start(settings, file)
         except Exception as error:  # no descriptors, no memory: both may be temporary
             end = f"a worker could not be started ({error})"
         else:
@@ -81,12 +94,13 @@ async def _keep_running(
         await asyncio.wait([stopped], timeout=pause)
 
 
-async def _start(settings: Settings) -> Process:
+async def _start(settings: Settings, file: PolicyFile) -> Process:
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
     )
     assert worker.stdin
-    worker.stdin.write(settings.model_dump_json().encode() + b"\n")
+    content = b"" if file.content is None else file.content  # the file may be bad by now
+    worker.stdin.write(settings.model_dump_json().encode() + b"\n" + b64encode(content) + b"\n")
     return worker
 
 
@@ -113,6 +127,8 @@ def _reserve(listen: str) -> socket.socket:
             time.sleep(_LEAVE_WITHIN / 20)
 
 
-def received_settings() -> Settings:
-    """A worker's settings, which its supervisor writes to stdin."""
-    return Settings.model_validate_json(sys.stdin.buffer.readline())
+def received_settings() -> tuple[Settings, PolicyFile]:
+    """A worker's settings and policies, which its supervisor writes to stdin."""
+    settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    content = b64decode(sys.stdin.buffer.readline())
+    return settings, PolicyFile(settings.config, content or None)

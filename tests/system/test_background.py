@@ -23,6 +23,7 @@ from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Ask, Granted, Operation
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
+from openlimit_server.config.reload import PolicyFile
 from openlimit_server.config.settings import Settings
 from openlimit_server.engine.lines import HeldLine
 from tests.support.asking import eventually
@@ -163,7 +164,7 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
     """Whatever is in the way, it is tried again."""
     stopped, tried = asyncio.get_running_loop().create_future(), 0
 
-    async def start(_: Settings) -> None:
+    async def start(*_: object) -> None:
         nonlocal tried
         tried += 1
         if tried == 3:
@@ -172,7 +173,8 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(workers, "_start", start)
     monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.001)
-    await asyncio.wait_for(workers._keep_running(Settings.load([]), set(), stopped), 5)
+    keeping = workers._keep_running(Settings.load([]), PolicyFile(None), set(), stopped)
+    await asyncio.wait_for(keeping, 5)
 
 
 WITHOUT_DESCRIPTORS = """

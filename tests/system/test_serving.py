@@ -1,10 +1,8 @@
 """A real server process over a real socket: the contract on the wire, health, the command."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -338,19 +336,6 @@ def test_closed_standard_descriptors_are_no_trouble() -> None:
         for process, _ in running:
             process.kill()
             process.wait(10)
-
-
-def test_sighup_is_ignored_and_said_to_be(
-    server: ServerProcess, stub: RateLimitServiceStub
-) -> None:
-    """It must not kill: it is what a terminal sends that closes."""
-    server.signal(signal.SIGHUP)
-    for _ in range(500):
-        if "SIGHUP is ignored" in server.said():
-            break
-        time.sleep(0.02)
-    assert "SIGHUP is ignored" in server.said()
-    assert stub.Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
 
 
 def test_a_second_server_on_the_port_does_not_start(server: ServerProcess) -> None:

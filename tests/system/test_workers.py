@@ -145,18 +145,6 @@ def test_a_killed_supervisors_port_is_free_for_the_next(
             over.set()
 
 
-def test_sighup_is_ignored(server: ServerProcess) -> None:
-    """By the supervisor and by its workers, until there is something to reload: they say so."""
-    serving_workers = workers_of(server)
-    wait_until_said(server, "serving on", 2)
-    for pid in (server.pid, *serving_workers):
-        os.kill(pid, signal.SIGHUP)
-    wait_until_said(server, "SIGHUP is ignored", 3)
-    assert workers_of(server) == serving_workers
-    with RemoteLimiter(server.address) as limiter:
-        assert limiter.acquire(a_call("m", {"requests": 1, "tokens": 1})).reservation_id
-
-
 @pytest.mark.parametrize("listen", ["[::]:0", "[::1]:0"])
 async def test_workers_need_ipv6_for_its_addresses(
     monkeypatch: pytest.MonkeyPatch, listen: str, redis: RedisProcess

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 from openlimit.context import require_value
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import spelling
-from openlimit_server.config.notation import shown
+from openlimit_server.config.notation import shown, written
 
 OWN = ("model", "key")
 """Labels that calls have by fields of their own."""
@@ -48,7 +48,11 @@ def _weight(text: object) -> float:
     return weight
 
 
-Label = Annotated[str, BeforeValidator(_label)]
+Label = Annotated[
+    str, BeforeValidator(_label), written(type="string", pattern=f"^{_NAME.pattern}$")
+]
 """Its name."""
 Value = Annotated[str, BeforeValidator(_value)]
-Weight = Annotated[float, BeforeValidator(_weight)]
+Weight = Annotated[
+    float, BeforeValidator(_weight), written(type="number", minimum=_LEAST, maximum=_MOST)
+]

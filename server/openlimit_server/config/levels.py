@@ -16,7 +16,7 @@ MOST_LEVELS = 5
 class OverrideSettings(BaseModel):
     """What holds for one value of a level's label, in place of what the level says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     limits: Annotated[
         tuple[Limit, ...] | None,
@@ -28,7 +28,7 @@ class OverrideSettings(BaseModel):
 class LevelSettings(BaseModel):
     """One level: each value of its label has a share of its own in the level above."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: Label
     weights: dict[Value, Weight] = {}

@@ -5,7 +5,7 @@ number, 2024-01-01 is no date, and a model may be called 4.10 or on.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML, events
@@ -17,6 +17,7 @@ from openlimit_server.config.notation import shown
 _MAX_NESTING = 50  # far more than any field has
 _TAG = "tag:yaml.org,2002:"
 _EMPTY = ("", "~", "null")
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}", re.ASCII)
 
 # What ruamel calls a problem, and what it means to the author of the file.
 _PLAIN = [
@@ -49,14 +50,16 @@ class _List(list[Any]):
     lines: dict[int, int]
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes, environment: Mapping[str, str]) -> Any:
     """The document; its mappings and lists have ``lines``, by key or index. Raises NotYAML.
 
-    An alias is the same object as its anchor, so a few lines of aliases take little memory.
+    In values, ${NAME} is what the environment has by this name, and ${NAME:-text} is the text where
+    it has none or an empty one. An alias is the same object as its anchor, so a few lines of
+    aliases take little memory.
     """
     try:
         text = data.decode()
-        return _Reader(YAML(typ="safe", pure=True).parse(text)).document()
+        return _Reader(YAML(typ="safe", pure=True).parse(text), environment).document()
     except UnicodeDecodeError as error:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         problem = f"has the byte {byte:#04x}, which is not UTF-8; save the file as UTF-8"
@@ -73,8 +76,9 @@ def parse(data: bytes) -> Any:
 class _Reader:
     """Builds the document from the parser's events, in one pass."""
 
-    def __init__(self, read: Iterator[Any]) -> None:
+    def __init__(self, read: Iterator[Any], environment: Mapping[str, str]) -> None:
         self._events = read
+        self._environment = environment
         self._anchors: dict[str, Any] = {}
 
     def document(self) -> Any:
@@ -102,7 +106,7 @@ class _Reader:
             raise _fault(event, "nested too deeply")
         if is_text:
             empty = event.implicit[0] and event.value in _EMPTY
-            value: Any = None if empty else event.value
+            value: Any = None if empty else self._filled_in(event)
         else:
             value = _Mapping() if is_mapping else _List()
             value.lines = {}
@@ -114,6 +118,20 @@ class _Reader:
                 value.lines[i] = _line(of_entry.start_mark)
                 value.append(entry)
         return value
+
+    def _filled_in(self, event: Any) -> str:
+        """A text, with the variables that it speaks of."""
+
+        def value(match: re.Match[str]) -> str:
+            name, default = match["name"], match["default"]
+            if found := self._environment.get(name, "") or default:
+                return found
+            if default is None:
+                advice = f"set it, or give a default: ${{{name}:-…}}"
+                raise _fault(event, f"speaks of the variable {name}, which is not set: {advice}")
+            return ""
+
+        return _VARIABLE.sub(value, event.value)
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
         """Each entry of a list, or each key and then its value, with the event that began it."""

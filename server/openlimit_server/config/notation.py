@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     StringConstraints,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
 )
 
@@ -187,17 +188,39 @@ def _one_or_several(value: object, handler: ValidatorFunctionWrapHandler) -> tup
     return limits
 
 
+def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}"}]}
+
+
+def written(**schema: Any) -> WithJsonSchema:
+    """How a value is written in the file, for editors; or by a variable of the environment."""
+    return WithJsonSchema(_or_variable(schema))
+
+
+def _number_to(most: int) -> tuple[BeforeValidator, WithJsonSchema]:
+    number = BeforeValidator(partial(whole_number, most=most))
+    return number, written(type="integer", minimum=1, maximum=most)
+
+
+_A_LIMIT = _or_variable({"type": "string", "pattern": f"^{_LIMIT.pattern}$"})
+_SEVERAL = {"type": "array", "items": _A_LIMIT, "minItems": 1, "maxItems": _MOST_LIMITS_OF_A_UNIT}
 _Several = tuple[Annotated[Limit, BeforeValidator(limit)], ...]
-Limits = Annotated[_Several, WrapValidator(_one_or_several)]
+Limits = Annotated[
+    _Several, WrapValidator(_one_or_several), WithJsonSchema({"anyOf": [_A_LIMIT, _SEVERAL]})
+]
 """The limits of one unit: one, or a list."""
-Duration = Annotated[float, BeforeValidator(duration)]
+Duration = Annotated[
+    float,
+    BeforeValidator(duration),
+    written(type="string", pattern=f"^{_DURATION.pattern}$"),
+]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(address)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Concurrent = Annotated[int, BeforeValidator(partial(whole_number, most=1_000_000))]
-Workers = Annotated[int, BeforeValidator(partial(whole_number, most=256))]
-Output = Annotated[int, BeforeValidator(partial(whole_number, most=100_000_000))]
+Concurrent = Annotated[int, *_number_to(1_000_000)]
+Workers = Annotated[int, *_number_to(256)]
+Output = Annotated[int, *_number_to(100_000_000)]
 """Tokens."""

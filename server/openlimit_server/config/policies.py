@@ -1,5 +1,7 @@
 """Policies: the schema of one, the YAML file of them, and what is served without a file."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +32,7 @@ class PolicySettings(BaseModel):
     A frozen value, which the engine uses as it is. The properties are computed once each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: notation.Name
     models: tuple[notation.Model, ...] = Field(min_length=1)
@@ -60,6 +62,9 @@ class PolicySettings(BaseModel):
     """Tokens that a call without a maximum reserves for its output, until something is learned."""
     max_pause: notation.Duration = 3600.0
     """Seconds: the longest pause that a provider's Retry-After can cause."""
+    mode: Literal["enforce", "shadow", "unlimited", "off"] = "enforce"
+    """``shadow`` decides and charges what may start at once; all calls do. ``unlimited`` lets all
+    calls start, and charges nothing. ``off`` leaves calls to the policies below it."""
 
     @cached_property
     def is_shared(self) -> bool:
@@ -193,19 +198,34 @@ class _File(BaseModel):
     policies: tuple[PolicySettings, ...] = Field(min_length=1)
 
 
-def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
+Policies = tuple[PolicySettings, ...]
+
+
+def load_policies(path: Path | None) -> Policies:
     """The policies of a file; the default ones for None.
 
     Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
     """
-    if path is None:
-        return DEFAULT_POLICIES
+    return DEFAULT_POLICIES if path is None else read_policies(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Its content. Blocks; raises ConfigurationError."""
     try:
-        document = marked_yaml.parse(path.read_bytes())
-    except marked_yaml.NotYAML as error:
-        raise ConfigurationError(f"{path}:{error}") from error
+        return path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_policies(data: bytes, path: str) -> Policies:
+    """The policies of a YAML document. ``path`` is what messages call it.
+
+    Raises ConfigurationError, whose message has a line for each fault.
+    """
+    try:
+        document = marked_yaml.parse(data, os.environ)
+    except marked_yaml.NotYAML as error:
+        raise ConfigurationError(f"{path}:{error}") from error
     if not isinstance(document, dict):
         expected = "expected a mapping with policies: and a list below it"
         raise ConfigurationError(f"{path}:1: {expected}, not {notation.shown(document)}")
@@ -218,4 +238,17 @@ def load_policies(path: Path | None) -> tuple[PolicySettings, ...]:
             5: LevelSettings.model_fields,
             7: OverrideSettings.model_fields,
         }
-        raise faults.of_file(str(path), error.errors(), document, known) from error
+        raise faults.of_file(path, error.errors(), document, known) from error
+
+
+def validated(path: Path) -> str:
+    """What is in a file, in words; raises ConfigurationError."""
+    names = [policy.name for policy in load_policies(path)]
+    return f"{path}: good, with {len(names)} policies: {', '.join(names)}"
+
+
+def schema() -> str:
+    """The JSON schema of the file, for editors."""
+    found = _File.model_json_schema()
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(found, indent=2)

@@ -49,6 +49,8 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
+        # Their fields cannot be called so: pydantic has methods of these names.
+        cli_shortcuts={"validate_file": "validate", "print_schema": "schema"},
     )
 
     config: Path | None = Field(None, description="YAML file of policies")
@@ -63,6 +65,12 @@ class Settings(BaseSettings):
     )
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
+    )
+    validate_file: Path | None = Field(
+        None, description="check this file of policies as the server would load it, then exit"
+    )
+    print_schema: bool = Field(
+        False, description="print the JSON schema of the file of policies, then exit"
     )
     check: bool = Field(
         False, description="ask the server at the listen address for its health, then exit"

@@ -9,11 +9,11 @@ from openlimit.stores.protocol import AsyncStore
 from openlimit.wire.columns import AcquireRun, acquire_runs
 from openlimit_server.engine.ids import Lots
 from openlimit_server.engine.lines import Lines
-from openlimit_server.engine.routing import Policy, Rules
+from openlimit_server.engine.routing import UNCHARGED, Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.shared import SharedTarget
 from openlimit_server.engine.step import Step
-from openlimit_server.engine.targets import Target, in_outage
+from openlimit_server.engine.targets import Target, in_outage, same_for_all
 
 _REMEMBERED = 10_000  # targets
 
@@ -53,6 +53,9 @@ class Acquisitions:
     def plan(self, step: Step, place: int, run: AcquireRun) -> None:
         """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key, run.labels)
+        if target.policy.is_unlimited:
+            step.answers[place] = same_for_all(len(run.ids), UNCHARGED)
+            return
         costs = target.policy.costs_of(run.model, run.units, run.costs, len(run.ids))
         if isinstance(target, SharedTarget):
             step.ask_line(place, target.asking(run, costs), is_run=True)
@@ -65,6 +68,9 @@ class Acquisitions:
         model, key, by_unit, max_wait, request_id, labels = call
         target = self.target(model, key, labels)
         policy = target.policy
+        if policy.is_unlimited:
+            step.answers[place] = UNCHARGED
+            return
         costs = policy.costs_of_one(model, by_unit)
         wait = policy.max_wait(max_wait)
         if isinstance(target, SharedTarget):

@@ -50,9 +50,20 @@ class Engine:
         self._store = store
         self._lines = Lines(store.lines)
         self._secrets = Secrets(store, self._forget_signers)
-        rules = Rules(settings)
-        self._acquisitions = Acquisitions(rules, store, self._lines, self._secrets)
-        self._settlements = Settlements(rules, self._secrets, self._acquisitions.target_of)
+        self._rules = Rules(settings)
+        self._acquisitions = Acquisitions(self._rules, store, self._lines, self._secrets)
+        self._settlements = Settlements(self._rules, self._secrets, self._acquisitions.target_of)
+
+    def replace(self, settings: Iterable[PolicySettings]) -> None:
+        """Decide by these policies from now on. Calls that wait or run, and levels, stay as they
+        are, below policies of the same name."""
+        self._rules.replace(settings)
+        self._forget_signers()
+
+    @property
+    def always_answers(self) -> bool:
+        """Whether some calls may start also while the store is away."""
+        return any(policy.settings.allows_without_store for policy in self._rules.all)
 
     async def decide(
         self, work: Sequence[Work], hold: float = 0, apart: Apart | None = None

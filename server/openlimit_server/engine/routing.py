@@ -8,8 +8,8 @@ from itertools import filterfalse
 from operator import itemgetter
 
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.errors import UnknownModel
-from openlimit.operations import Labels
+from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, UnknownModel, WaitTooLong
+from openlimit.operations import Grant, Labels
 from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.costs import Columns, TokenCosts
@@ -19,11 +19,15 @@ from openlimit_server.engine.uncounted import Uncounted
 
 _WILDCARD = re.compile(r"[*?]")
 
+UNCHARGED = Grant(0, "", "")
+"""A start at once that was not charged: its reservation has no id."""
+
 
 class Policy:
     """One rule, and what it has learned of its calls."""
 
-    def __init__(self, settings: PolicySettings) -> None:
+    def __init__(self, settings: PolicySettings, before: "Policy | None" = None) -> None:
+        """``before`` is the policy of this name until now."""
         self.settings = settings
         self.name = settings.name
         # These are read for each run, faster than from the settings.
@@ -38,7 +42,10 @@ class Policy:
         self.token_costs: TokenCosts | None = None
         """None where calls are charged what they say."""
         if {TOKENS, INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units):
-            learned = LearnedOutput() if settings.reserve_output == "learned" else None
+            learned = None
+            if settings.reserve_output == "learned":
+                known = before and before.token_costs and before.token_costs.learned
+                learned = known or LearnedOutput()
             self.token_costs = TokenCosts(settings.all_limits, learned, settings.default_output)
         self.learns = bool(self.token_costs and self.token_costs.learned)
         """Whether settlements teach it what calls write."""
@@ -51,6 +58,14 @@ class Policy:
         self._kinds = len({*self.units})
         self._pick = itemgetter(*self.units) if is_plain and len(self.units) > 1 else None
         self._uncounted = Uncounted(self.name, self.units)
+        self._is_shadow = settings.mode == "shadow"
+        self.is_unlimited = settings.mode == "unlimited"
+        """Whether calls start whatever was decided before, and nothing is charged."""
+
+    def answer(self, refusal: OpenLimitError) -> Grant | OpenLimitError:
+        """What a call is answered that the store has refused."""
+        is_due = isinstance(refusal, WaitTooLong | LineFull | CostExceedsLimit)
+        return UNCHARGED if self._is_shadow and is_due else refusal
 
     def costs_of_one(self, model: str, by_unit: Mapping[str, int]) -> Costs:
         """What a call is charged, in the order of the limits."""
@@ -88,6 +103,8 @@ class Policy:
 
     def max_wait(self, seconds: float | None) -> float:
         """Microseconds that a call waits at most that says so."""
+        if self._is_shadow:
+            return 0.0
         if seconds is None:
             return self._default_wait
         return min(seconds * SECOND, self.settings.longest_wait)
@@ -103,12 +120,20 @@ class Rules:
     """All policies, in their order; the first that covers a call decides it."""
 
     def __init__(self, settings: Iterable[PolicySettings]) -> None:
-        self.all = [Policy(each) for each in settings]
+        self.by_name: dict[str, Policy] = {}
+        self.replace(settings)
+
+    def replace(self, settings: Iterable[PolicySettings]) -> None:
+        """From now on, these. What a policy has learned, one of the same name goes on with."""
+        before = self.by_name
+        self.all = [_continued(each, before.get(each.name)) for each in settings]
         self.by_name = {policy.name: policy for policy in self.all}
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
         self._naming: dict[str, list[int]] = {}
         for i, policy in enumerate(self.all):
+            if policy.settings.mode == "off":
+                continue
             for name in filterfalse(_WILDCARD.search, policy.settings.models):
                 self._naming.setdefault(name, []).append(i)
             if patterns := [*map(_expression, filter(_WILDCARD.search, policy.settings.models))]:
@@ -126,6 +151,10 @@ class Rules:
     def _matches(self, policy: Policy, model: str, key: str, labels: Labels) -> bool:
         match = policy.settings.match
         return not match or match.items() <= {**dict(labels), "model": model, "key": key}.items()
+
+
+def _continued(settings: PolicySettings, before: Policy | None) -> Policy:
+    return before if before and before.settings == settings else Policy(settings, before)
 
 
 def _expression(pattern: str) -> str:

@@ -89,7 +89,7 @@ class SharedTarget(Target):
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
         if isinstance(outcome, LimiterUnavailable):
             return in_outage(self.policy, outcome)
-        return outcome
+        return self.policy.answer(outcome)
 
     def all_granted(
         self, outcomes: Sequence[Granted | OpenLimitError | None], costs: Sequence[Costs]

@@ -14,7 +14,7 @@ from openlimit.stores.protocol import Repeat
 from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine.ids import Lots, Scope, Signer
-from openlimit_server.engine.routing import Policy
+from openlimit_server.engine.routing import UNCHARGED, Policy
 
 _MOST_SPLIT = 1600  # characters in a bucket's name; two labels have fewer
 
@@ -107,7 +107,7 @@ class Target:
 
     def _alone(self, other: Repeat | OpenLimitError) -> Grant | OpenLimitError:
         if not isinstance(other, Repeat):
-            return other
+            return self.policy.answer(other)
         wait, limited_by, lot, number, start, costs = other
         scope = self._scope_of(lot)
         return Grant(wait, limited_by, whole_id(scope.own(number, start, costs), scope.text))
@@ -115,7 +115,7 @@ class Target:
 
 def in_outage(policy: Policy, trouble: LimiterUnavailable) -> Grant | LimiterUnavailable:
     """What calls are answered that the store did not decide; a grant has no id."""
-    return Grant(0, "", "") if policy.settings.allows_without_store else trouble
+    return UNCHARGED if policy.settings.allows_without_store else trouble
 
 
 def same_for_all(count: int, outcome: Grant | OpenLimitError | None) -> GrantRun:

@@ -1,0 +1,250 @@
+"""Policies that change while a server decides by them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
+from openlimit.operations import Acquire
+from tests.support.calls import a_call
+from tests.support.redis_process import serving_redis
+from tests.support.server_process import ServerProcess, serving, serving_policies
+
+FAST = "600000/minute burst 1h"
+
+
+def policy(name: str, requests: str = FAST, **fields: object) -> str:
+    """One, of its own model, in the JSON that is YAML."""
+    return json.dumps({"name": name, "models": [name], "limits": {"requests": requests}, **fields})
+
+
+def write(path: Path, *policies: str) -> None:
+    """In place of what was there, at once."""
+    new = path.with_suffix(".new")
+    new.write_text("policies:\n" + "".join(f"  - {each}\n" for each in policies))
+    new.replace(path)
+
+
+def said(server: ServerProcess, text: str, times: int = 1) -> None:
+    """Wait until the server has logged a text so often."""
+    until = time.monotonic() + 10
+    while server.said().count(text) < times:
+        assert time.monotonic() < until, server.said()
+        time.sleep(0.01)
+
+
+def reload(server: ServerProcess, expected: str) -> None:
+    """Tell the server, and wait for what it says."""
+    before = server.said().count(expected)
+    server.signal(signal.SIGHUP)
+    said(server, expected, before + 1)
+
+
+def call(model: str, requests: int = 1) -> Acquire:
+    return a_call(model, {"requests": requests, "tokens": 0})
+
+
+def test_sighup_loads_the_file(tmp_path: Path) -> None:
+    """New policies decide, changed ones by their new limits, and those that are gone no more."""
+    with (
+        serving_policies(tmp_path, f"policies: [{policy('a')}, {policy('b')}]") as server,
+        RemoteLimiter(server.address) as limiter,
+    ):
+        limiter.acquire(call("b"))
+        write(tmp_path / "limits.yaml", policy("a", "2/minute"), policy("c"))
+        reload(server, "loaded the policies a, c")
+        limiter.acquire(call("c"))
+        with pytest.raises(UnknownModel):
+            limiter.acquire(call("b"))
+        with pytest.raises(CostExceedsLimit):
+            limiter.acquire(call("a", 3))
+
+
+def _write_again(config: Path) -> None:
+    write(config, policy("b"))
+
+
+def _write_in_place(config: Path) -> None:
+    config.write_text(f"policies: [{policy('b')}]")
+
+
+@pytest.mark.parametrize("change", [_write_again, _write_in_place])
+def test_a_changed_file_is_noticed(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """Whether another file takes its place, or it is written in place."""
+    with serving_policies(tmp_path, f"policies: [{policy('a')}]") as server:
+        change(tmp_path / "limits.yaml")
+        said(server, "loaded the policies b")
+
+
+def test_a_configmap_is_noticed(tmp_path: Path) -> None:
+    """Kubernetes exchanges a link to the folder in which the file is."""
+    for number, name in enumerate(("a", "b")):
+        folder = tmp_path / f"..{number}"
+        folder.mkdir()
+        write(folder / "limits.yaml", policy(name))
+    data, config = tmp_path / "..data", tmp_path / "limits.yaml"
+    data.symlink_to("..0")
+    config.symlink_to("..data/limits.yaml")
+    with serving("--config", str(config)) as server:
+        (tmp_path / "next").symlink_to("..1")
+        (tmp_path / "next").rename(data)
+        said(server, "loaded the policies b")
+
+
+@pytest.mark.parametrize("content", ["policies: [", "policies: []", "", None])
+def test_a_bad_file_is_refused_and_the_old_policies_go_on(
+    tmp_path: Path, content: str | None
+) -> None:
+    """With the reason, once; and the next good one is taken."""
+    config = tmp_path / "limits.yaml"
+    with (
+        serving_policies(tmp_path, f"policies: [{policy('a')}]") as server,
+        RemoteLimiter(server.address) as limiter,
+    ):
+        if content is None:
+            config.unlink()
+        else:
+            config.write_text(content)
+        said(server, f"ERROR {config}")
+        said(server, "the policies from before go on")
+        limiter.acquire(call("a"))
+        time.sleep(1.5)
+        assert server.said().count("go on") == 1
+        write(config, policy("b"))
+        said(server, "loaded the policies b")
+        limiter.acquire(call("b"))
+
+
+def test_workers_follow(tmp_path: Path) -> None:
+    """Each of them; and one that is started while the file is bad decides by the last good one."""
+    config = tmp_path / "limits.yaml"
+    write(config, policy("a"))
+    with serving_redis() as redis:
+        options = ("--config", str(config), "--workers", "2", "--store", redis.url)
+        with serving(*options) as server:
+            said(server, "serving on", 2)
+            write(config, policy("b"))
+            said(server, "loaded the policies b", 3)  # the supervisor's too
+            config.write_text("policies: [")
+            said(server, "the policies from before go on")
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+            os.kill(int(children[0]), signal.SIGKILL)
+            said(server, "with the policies b", 1)
+            with RemoteLimiter(server.address) as limiter:
+                limiter.acquire(call("b"))
+
+
+async def test_callers_and_slots_and_levels_survive(tmp_path: Path) -> None:
+    """Who waits goes on waiting, what runs keeps its slot, what is charged stays charged."""
+    rate = "6/minute burst 10s"
+    policies = policy("slots", concurrent=1, lease="1h"), policy("rate", rate)
+    with serving_policies(tmp_path, f"policies: [{', '.join(policies)}]") as server:
+        async with RemoteLimiter(server.address, timeout=1) as limiter:
+            first = await limiter.aacquire(call("rate"))
+            assert first.wait == 0
+            order: list[int] = []
+
+            async def wait_in_line(number: int) -> None:
+                async with limiter.limit(model="slots", tokens=1):
+                    order.append(number)
+
+            async with limiter.limit(model="slots", tokens=1):
+                waiting = []
+                for number in range(3):
+                    waiting.append(asyncio.create_task(wait_in_line(number)))
+                    await asyncio.sleep(0.3)
+                write(tmp_path / "limits.yaml", policy("new"), *policies)
+                await asyncio.to_thread(reload, server, "loaded the policies new, slots, rate")
+                await asyncio.sleep(0.5)
+                assert order == []
+            await asyncio.wait_for(asyncio.gather(*waiting), 10)
+            assert order == [0, 1, 2]
+            second = await limiter.aacquire(call("rate"))
+            assert second.wait > 5_000_000
+
+
+async def test_a_thousand_reloads_lose_no_call_and_leave_nothing(tmp_path: Path) -> None:
+    """Under load: every call is granted and settled, and threads and descriptors stay as many."""
+    config = tmp_path / "limits.yaml"
+    both = policy("a"), policy("a", "500000/minute burst 1h")
+    with serving_policies(tmp_path, f"policies: [{both[0]}]") as server:
+        async with RemoteLimiter(server.address) as limiter:
+            stopped, calls = asyncio.Event(), 0
+
+            async def callers() -> None:
+                nonlocal calls
+                while not stopped.is_set():
+                    async with limiter.limit(model="a", tokens=1) as reservation:
+                        reservation.settle({"requests": 1})
+                    calls += 1
+
+            tasks = [asyncio.create_task(callers()) for _ in range(20)]
+            await asyncio.to_thread(reload, server, "loaded the policies")
+            before = _threads_and_descriptors(server)
+
+            def reload_often() -> None:
+                for i in range(1000):
+                    write(config, both[i % 2])
+                    server.signal(signal.SIGHUP)
+                    time.sleep(0.002)
+
+            await asyncio.to_thread(reload_often)
+            write(config, policy("a"), policy("last"))
+            await asyncio.to_thread(said, server, "loaded the policies a, last")
+            assert _threads_and_descriptors(server) == before
+            stopped.set()
+            await asyncio.wait_for(asyncio.gather(*tasks), 10)
+            assert calls > 100
+        assert "ERROR" not in server.said()
+        assert server.said().count("loaded the policies") > 50
+
+
+def _threads_and_descriptors(server: ServerProcess) -> tuple[int, int]:
+    process = Path(f"/proc/{server.pid}")
+    return len([*(process / "task").iterdir()]), len([*(process / "fd").iterdir()])
+
+
+def test_a_mode_for_each_policy(tmp_path: Path) -> None:
+    """In the shadow nobody waits, unlimited charges nothing, and off leaves calls to the next."""
+    slow = "1/minute"
+    policies = [
+        policy("shadow", slow, mode="shadow"),
+        policy("line", slow, mode="shadow", levels=[{"label": "team"}]),
+        policy("unlimited", slow, mode="unlimited"),
+        policy("off", slow, mode="off"),
+        policy("next", FAST, models=["off", "settled"]),
+    ]
+    with (
+        serving_policies(tmp_path, f"policies: [{', '.join(policies)}]") as server,
+        RemoteLimiter(server.address) as limiter,
+    ):
+        for model in ("shadow", "line"):
+            began = time.monotonic()
+            grants = [limiter.acquire(call(model)) for _ in range(5)]
+            assert [grant.wait for grant in grants] == [0] * 5
+            assert [bool(grant.reservation_id) for grant in grants] == [True] + [False] * 4
+            assert limiter.acquire(call(model, 1000)).wait == 0
+            assert time.monotonic() < began + 2
+        assert [limiter.acquire(call("unlimited")).wait for _ in range(5)] == [0] * 5
+        assert [limiter.acquire(call("off")).wait for _ in range(5)] == [0] * 5
+
+
+def test_validate_says_what_the_server_would(tmp_path: Path) -> None:
+    """Exit 0 and what is in it; or 2 and file, line and field."""
+    config = tmp_path / "limits.yaml"
+    command = [sys.executable, "-m", "openlimit_server", "--validate", str(config)]
+    write(config, policy("a"), policy("b"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{config}: good, with 2 policies: a, b\n")
+    write(config, policy("a"), policy("a"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{config}:3: policies[1].name: a policy named 'a'")
