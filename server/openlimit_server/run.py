@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -18,70 +18,74 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
-from openlimit_server.config.policies import Policies, PolicySettings
-from openlimit_server.config.reload import PolicyFile, Reload
+from openlimit_server.config.certificates import CertificateFiles
+from openlimit_server.config.keys import Keys
+from openlimit_server.config.policies import Policies
+from openlimit_server.config.reload import Reload, Taker
 from openlimit_server.config.settings import MEMORY, Settings
+from openlimit_server.config.sources import Sources
 from openlimit_server.engine.engine import Engine
+from openlimit_server.exposure import warn_if_open, warn_of_claims
 from openlimit_server.probe import probe
+from openlimit_server.rpc import bounds
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
+from openlimit_server.rpc.tls import Encryption, credentials_to_ask
 
 _ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
 _MOST_MISSED = 2  # failed probes in a row after which the store counts as away
 
-_OPTIONS = [
-    # The largest sensible request is a few kilobytes.
-    ("grpc.max_receive_message_length", 1 << 20),
-    # Otherwise gRPC buffers megabytes for each client: 200 that send too much take a gigabyte.
-    ("grpc.http2.bdp_probe", 0),
-    # Thousands of callers may ask at the same instant. By default, gRPC refuses random calls once
-    # 1,000 are waiting. An answer takes a fraction of a millisecond.
-    ("grpc.server.max_pending_requests", 100_000),
-    ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Clients may ping every 10 s, to notice when the server is gone.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-]
-
 _log = logging.getLogger("openlimit")
 
 
-async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False) -> None:
+async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
-    The policies are loaded again when their file has changed, and on SIGHUP. While it drains,
-    health is NOT_SERVING, new calls are refused, calls in flight finish, and streams end. A worker
-    shares its port with others, and also drains when its stdin ends; its supervisor looks at the
-    file.
+    Policies, keys and certificates are loaded again when their files have changed, and on SIGHUP.
+    While it drains, health is NOT_SERVING, new calls are refused, calls in flight finish, and
+    streams end. A worker shares its port with others, and also drains when its stdin ends; its
+    supervisor looks at the files.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
-    policies = file.load_good()
+    policies = sources.policies.load_good()
+    keys = sources.keys.load_good()
+    certificate = sources.certificates.load_good()
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
-    server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
+    server = grpc.aio.server(options=[*bounds.options(), ("grpc.so_reuseport", int(is_worker))])
     store = _store(settings)
     engine = Engine(policies, store)
-    service = RateLimitServicer(engine)
+    service = RateLimitServicer(engine, keys)
+    encryption = Encryption(certificate) if certificate else None
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
-    try:
-        port = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
+    port = _listen(server, settings.listen, encryption)
     collector.spare()
 
-    def take_over(policies: Policies) -> None:
+    def take_over_policies(new: Policies) -> None:
+        nonlocal policies
+        policies = new
         engine.replace(policies)
-        for warning in claims(policies):
-            _log.warning(warning)
+        warn_of_claims(policies, keys)
 
-    reload = Reload(file, take_over, by_itself=not is_worker)
+    def take_over_keys(new: Keys) -> None:
+        nonlocal keys
+        keys = new
+        service.replace_keys(keys)
+        warn_of_claims(policies, keys)
+
+    takers: list[Taker] = [
+        (sources.policies, take_over_policies),
+        (sources.keys, take_over_keys),
+        *([(sources.certificates, encryption.replace)] if encryption else ()),
+    ]
+    reload = Reload(*takers, by_itself=not is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
@@ -89,8 +93,9 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     ]
     await server.start()
     names = ", ".join(policy.name for policy in policies)
-    for warning in claims(policies):
-        _log.warning(warning)
+    if not is_worker:  # its supervisor has
+        warn_if_open(settings)
+    warn_of_claims(policies, keys)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
@@ -111,15 +116,14 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     _log.info("stopped")
 
 
-def claims(policies: Iterable[PolicySettings]) -> list[str]:
-    """What callers can gain by what they say of themselves, a warning for each policy."""
-    return [
-        f"policy {policy.name}: its weights depend on the label {level.label}, and any caller may "
-        f"claim any {level.label}, since this server does not know who its callers are"
-        for policy in policies
-        for level in policy.levels
-        if level.weights
-    ]
+def _listen(server: grpc.aio.Server, address: str, encryption: Encryption | None) -> int:
+    """Returns the port."""
+    try:
+        if encryption:
+            return server.add_secure_port(address, encryption.credentials())
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise binding.cannot_listen(address, f"gRPC says: {error}") from error
 
 
 def _store(settings: Settings) -> StoreOfLines:
@@ -188,11 +192,20 @@ def address_to_ask(listen: str) -> str:
     return host + colon + port
 
 
+def _channel_to(address: str, files: CertificateFiles) -> grpc.Channel:
+    # Without a proxy: it would connect to a port of its own machine.
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
+    certificate = files.load()
+    if certificate is None:
+        return grpc.insecure_channel(address, options)
+    options.append(("grpc.ssl_target_name_override", files.name()))
+    return grpc.secure_channel(address, credentials_to_ask(certificate), options)
+
+
 def check(settings: Settings) -> str | None:
     """Ask the server at the listen address for its health. Returns None if good, else the fault."""
     address = address_to_ask(settings.listen)
-    # Without a proxy: it would connect to a port of its own machine.
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel_to(address, Sources.of(settings).certificates) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
             answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)

@@ -13,14 +13,14 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from base64 import b64decode, b64encode
 from contextlib import suppress
 
 from openlimit_server import binding
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.policies import Policies
-from openlimit_server.config.reload import PolicyFile, Reload
+from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
+from openlimit_server.config.sources import Sources
+from openlimit_server.exposure import warn_if_open
 from openlimit_server.run import stop_signal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
@@ -36,23 +36,24 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    file = PolicyFile(settings.config)
-    file.load()  # report a fault in it once, before any worker starts
+    sources = Sources.of(settings)
+    sources.load()  # report a fault in them once, before any worker starts
+    warn_if_open(settings)
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
-        def tell_workers(_: Policies) -> None:
+        def tell_workers(_: object) -> None:
             for worker in running:
                 with suppress(ProcessLookupError):
                     worker.send_signal(signal.SIGHUP)
 
-        reload = Reload(file, tell_workers)
+        reload = Reload(*((files, tell_workers) for files in sources))
         stopped = stop_signal(reload.request)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, file, running, stopped))
+            asyncio.create_task(_keep_running(settings, sources, running, stopped))
             for _ in range(settings.workers)
         ]
         await stopped
@@ -71,13 +72,16 @@ async def supervise(settings: Settings) -> None:
 
 
 async def _keep_running(
-    settings: Settings, file: PolicyFile, running: set[Process], stopped: "asyncio.Future[str]"
+    settings: Settings,
+    sources: Sources,
+    running: set[Process],
+    stopped: "asyncio.Future[str]",
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
         began = time.monotonic()
         try:
-            worker = await _start(settings, file)
+            worker = await _start(settings, sources)
         except Exception as error:  # no descriptors, no memory: both may be temporary
             end = f"a worker could not be started ({error})"
         else:
@@ -94,13 +98,12 @@ async def _keep_running(
         await asyncio.wait([stopped], timeout=pause)
 
 
-async def _start(settings: Settings, file: PolicyFile) -> Process:
+async def _start(settings: Settings, sources: Sources) -> Process:
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
     )
     assert worker.stdin
-    content = b"" if file.content is None else file.content  # the file may be bad by now
-    worker.stdin.write(settings.model_dump_json().encode() + b"\n" + b64encode(content) + b"\n")
+    worker.stdin.write(f"{settings.model_dump_json()}\n{sources.spares()}\n".encode())
     return worker
 
 
@@ -127,8 +130,7 @@ def _reserve(listen: str) -> socket.socket:
             time.sleep(_LEAVE_WITHIN / 20)
 
 
-def received_settings() -> tuple[Settings, PolicyFile]:
-    """A worker's settings and policies, which its supervisor writes to stdin."""
+def received_settings() -> tuple[Settings, Sources]:
+    """A worker's settings and files, which its supervisor writes to stdin."""
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
-    content = b64decode(sys.stdin.buffer.readline())
-    return settings, PolicyFile(settings.config, content or None)
+    return settings, Sources.of(settings, sys.stdin.buffer.readline().decode())

@@ -1,109 +1,147 @@
-"""The file of policies, and how a server takes over a changed one: whole, or not at all."""
+"""Files of configuration, and how a server takes over changed ones: whole, or not at all."""
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.policies import DEFAULT_POLICIES, Policies, read_file, read_policies
 
 _LOOK_EVERY = 0.5  # seconds
-_GO_ON = "the policies from before go on"
-_Stamp = tuple[int, ...] | None
+_Stamp = list[tuple[int, ...] | None]
+_T = TypeVar("_T")
 
 _log = logging.getLogger("openlimit")
 
 
-class PolicyFile:
-    """The policies of a file; the default ones for None.
+class Files(ABC, Generic[_T]):
+    """What is read from files that belong together; of no files, what holds without any.
 
-    ``spare`` is what the file contained when it was good, for a server that must start in any case.
+    ``spare`` is what the files contained when they were good, for a server that must start in any
+    case.
     """
 
-    def __init__(self, path: Path | None, spare: bytes | None = None) -> None:
-        self.path = path
-        self.content = spare
-        """Of the policies that were loaded last."""
-        self._stamp: _Stamp = None
+    what: str
+    """What messages call it."""
 
-    def load(self) -> Policies:
+    def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
+        self.paths = paths
+        self.contents = spare
+        """Of what was loaded last."""
+        self._stamp: _Stamp = []
+
+    @abstractmethod
+    def read(self, contents: Sequence[bytes]) -> _T:
+        """What these contents of the files say; raises ConfigurationError."""
+
+    @abstractmethod
+    def described(self, value: _T) -> str:
+        """What was read, in a few words without secrets."""
+
+    def check(self) -> None:
+        """Raise ConfigurationError for what their contents alone cannot tell."""
+
+    def load(self) -> _T:
         """Blocks while it reads. Raises ConfigurationError, with a line for each fault."""
-        if self.path is None:
-            return DEFAULT_POLICIES
         self._stamp = self.stamp()
-        content = read_file(self.path)
-        policies = read_policies(content, str(self.path))
-        self.content = content
-        return policies
+        contents = [read_file(path) for path in self.paths]
+        value = self.read(contents)
+        self.check()
+        self.contents = contents
+        return value
 
-    def load_good(self) -> Policies:
-        """As ``load``, but from the spare where the file is bad by now."""
+    def load_good(self) -> _T:
+        """As ``load``, but from the spare where the files are bad by now."""
         try:
             return self.load()
         except ConfigurationError as error:
-            if self.content is None:
+            if not self.contents:
                 raise
-            _log.error("%s\n%s", error, _GO_ON)
-            return read_policies(self.content, str(self.path))
+            _log.error("%s\n%s from before go on", error, self.what)
+            return self.read(self.contents)
 
     def stamp(self) -> _Stamp:
-        """Another one for another content, whether the file was written, replaced, or is behind a
-        link that leads elsewhere now, as in a ConfigMap. Blocks."""
-        with suppress(OSError):
-            found = os.stat(self.path or "")
-            return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-        return None
+        """Another one for other contents, whether a file was written, replaced, or is behind a link
+        that leads elsewhere now, as in a ConfigMap. Blocks."""
+        return [_stamp_of(path) for path in self.paths]
 
     def is_changed(self, stamp: _Stamp) -> bool:
-        """Whether the content of this stamp has not been looked at."""
+        """Whether the contents of this stamp have not been looked at."""
         return stamp != self._stamp
 
 
-class Reload:
-    """Hands the policies of a changed file to ``replace``; of a bad one, nothing.
+def _stamp_of(path: Path) -> tuple[int, ...] | None:
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return None
 
-    ``by_itself``: it looks at the file twice a second, since not every file system tells of
+
+class PolicyFile(Files[Policies]):
+    """The policies of a file; without one, the default ones."""
+
+    what = "the policies"
+
+    def read(self, contents: Sequence[bytes]) -> Policies:
+        if not contents:
+            return DEFAULT_POLICIES
+        return read_policies(contents[0], str(self.paths[0]))
+
+    def described(self, value: Policies) -> str:
+        return ", ".join(policy.name for policy in value)
+
+
+Taker = tuple[Files[Any], Callable[[Any], None]]
+"""Some files, and what takes over what they say."""
+
+
+class Reload:
+    """Hands what changed files say to those who take it over; of bad ones, nothing.
+
+    ``by_itself``: it looks at the files twice a second, since not every file system tells of
     changes. Else, and at once, when it is told to.
     """
 
-    def __init__(
-        self, file: PolicyFile, replace: Callable[[Policies], None], *, by_itself: bool = True
-    ) -> None:
-        self._file = file
-        self._replace = replace
-        self._look_every = _LOOK_EVERY if by_itself and file.path else None
+    def __init__(self, *takers: Taker, by_itself: bool = True) -> None:
+        self._takers = [(files, take) for files, take in takers if files.paths]
+        self._look_every = _LOOK_EVERY if by_itself and self._takers else None
         self._wanted = asyncio.Event()
         self.done = 0
-        """How often policies were taken over."""
+        """How often something was taken over."""
         self.refused = 0
-        """How often they were not."""
+        """How often it was not."""
 
     def request(self) -> None:
-        """Load the file, changed or not. Does not block."""
+        """Load all files, changed or not. Does not block."""
         self._wanted.set()
 
     async def run(self) -> None:
         """Until it is cancelled; no fault of a file ends it."""
-        before: _Stamp = None
+        before: dict[Files[Any], _Stamp] = {}
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
-            stamp = await asyncio.to_thread(self._file.stamp)
-            is_whole, before = stamp == before, stamp  # else it may be half written
-            if self._wanted.is_set() or (is_whole and self._file.is_changed(stamp)):
-                self._wanted.clear()
-                await self._take_over()
+            is_wanted = self._wanted.is_set()
+            self._wanted.clear()
+            for files, take in self._takers:
+                stamp = await asyncio.to_thread(files.stamp)
+                is_whole = stamp == before.get(files)  # else it may be half written
+                before[files] = stamp
+                if is_wanted or (is_whole and files.is_changed(stamp)):
+                    await self._take_over(files, take)
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
         try:
-            policies = await asyncio.to_thread(self._file.load)
+            value = await asyncio.to_thread(files.load)
         except ConfigurationError as error:
             self.refused += 1
-            _log.error("%s\n%s", error, _GO_ON)
+            _log.error("%s\n%s from before go on", error, files.what)
             return
-        self._replace(policies)
+        take(value)
         self.done += 1
-        _log.info("loaded the policies %s", ", ".join(policy.name for policy in policies))
+        _log.info("loaded %s %s", files.what, files.described(value))

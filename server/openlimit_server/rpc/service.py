@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
 from openlimit.operations import Acquire, Grant
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireBatchResponse, AcquireRequest
@@ -19,8 +19,10 @@ from openlimit.wire import status as statuses
 from openlimit.wire.codecs import CODECS, Codec, readable
 from openlimit.wire.columns import acquire_runs
 from openlimit.wire.fields import write_grant
-from openlimit_server.engine.engine import Engine
+from openlimit_server.config.keys import Keys
+from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.rpc.auth import Caller, Door
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
@@ -45,8 +47,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, keys: Keys = ()) -> None:
         self._engine = engine
+        self._door = Door(keys)
         self._streams: set[Stream] = set()
         self._slices = Slices()
         self._pace = Pace()
@@ -63,12 +66,26 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         service, _, method = handler_call_details.method[1:].partition("/")
         return self._handlers.get(method) if service == SERVICE else None
 
+    def replace_keys(self, keys: Keys) -> None:
+        """Serve only callers with these from now on. Streams of others end."""
+        self._door.replace(keys)
+        for stream in self._streams:
+            if stream.caller:
+                try:
+                    stream.caller = self._door.again(stream.caller)
+                except PermissionDenied as denied:
+                    stream.deny(denied)
+
     async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
         """Any unary call but AcquireBatch."""
+        caller = self._door.caller_of(context)
         left = context.time_remaining()
         # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
         hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
-        [outcome] = await self._engine.decide([codec.read(request)], hold)
+        work: Work = codec.read(request)
+        if caller:
+            work = caller.admitted(work)
+        [outcome] = await self._engine.decide([work], hold)
         if isinstance(outcome, OpenLimitError):
             raise outcome
         response = codec.response()
@@ -76,8 +93,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return response
 
     async def acquire_batch(
-        self, request: AcquireBatchRequest, _: _Context
+        self, request: AcquireBatchRequest, context: _Context
     ) -> AcquireBatchResponse:
+        caller = self._door.caller_of(context)
         if len(request.acquisitions) > _MOST_IN_BATCH:
             reason = f"must be at most {_MOST_IN_BATCH}, not {len(request.acquisitions)}"
             raise InvalidRequest("acquisitions", reason)
@@ -87,7 +105,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             for first in range(0, len(request.acquisitions), _SLICE_OF_BATCH):
                 await share.take(SLICE)
                 part = request.acquisitions[first : first + _SLICE_OF_BATCH]
-                deciding.append(group.create_task(self._decide_some(part)))
+                deciding.append(group.create_task(self._decide_some(part, caller)))
         response = AcquireBatchResponse()
         for decided in deciding:
             await share.take(SLICE)
@@ -100,10 +118,12 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return response
 
     async def _decide_some(
-        self, requests: Sequence[AcquireRequest]
+        self, requests: Sequence[AcquireRequest], caller: Caller | None
     ) -> list[Grant | OpenLimitError]:
         """As runs of those that differ in their costs only."""
-        calls = [readable(CODECS[Acquire], request) for request in requests]
+        calls: list[Work] = [readable(CODECS[Acquire], request) for request in requests]
+        if caller:
+            calls = [caller.admitted(call) for call in calls]
         outcomes: dict[int, Any] = {
             i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
         }
@@ -113,7 +133,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         return [outcomes[i] for i in range(len(requests))]
 
     async def acquire_stream(self, context: _Context) -> None:
-        stream = Stream(self._engine, context, self._slices, self._pace)
+        caller = self._door.caller_of(context)
+        stream = Stream(self._engine, context, self._slices, self._pace, caller)
         self._streams.add(stream)
         try:
             await stream.run()
