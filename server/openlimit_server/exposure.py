@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from openlimit_server.config.keys import Keys
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.config.settings import Settings
+from openlimit_server.config.sources import Sources
 
 _log = logging.getLogger("openlimit")
 
@@ -21,9 +22,9 @@ def warn_if_open(settings: Settings) -> None:
         )
 
 
-def warn_of_claims(policies: Iterable[PolicySettings], keys: Keys) -> None:
+def warn_of_claims(sources: Sources) -> None:
     """Warn of what callers can gain by what they say of themselves."""
-    for warning in claims(policies, keys):
+    for warning in claims(sources.policies.loaded, sources.keys.loaded):
         _log.warning(warning)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -19,8 +19,6 @@ from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
 from openlimit_server.config.certificates import CertificateFiles
-from openlimit_server.config.keys import Keys
-from openlimit_server.config.policies import Policies
 from openlimit_server.config.reload import Reload, Taker
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.config.sources import Sources
@@ -67,24 +65,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     server.add_generic_rpc_handlers([service, health.handler(), *reflection.handlers()])
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-
-    def take_over_policies(new: Policies) -> None:
-        nonlocal policies
-        policies = new
-        engine.replace(policies)
-        warn_of_claims(policies, keys)
-
-    def take_over_keys(new: Keys) -> None:
-        nonlocal keys
-        keys = new
-        service.replace_keys(keys)
-        warn_of_claims(policies, keys)
-
-    takers: list[Taker] = [
-        (sources.policies, take_over_policies),
-        (sources.keys, take_over_keys),
-        *([(sources.certificates, encryption.replace)] if encryption else ()),
-    ]
+    takers = _takers(sources, engine, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
@@ -95,7 +76,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     names = ", ".join(policy.name for policy in policies)
     if not is_worker:  # its supervisor has
         warn_if_open(settings)
-    warn_of_claims(policies, keys)
+    warn_of_claims(sources)
     _log.info("serving on %s (port %d) with the policies %s", settings.listen, port, names)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
@@ -114,6 +95,24 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         await stopping
     await store.aclose()
     _log.info("stopped")
+
+
+def _takers(
+    sources: Sources, engine: Engine, service: RateLimitServicer, encryption: Encryption | None
+) -> Iterator[Taker]:
+    """Who takes over which files that have changed."""
+
+    def with_warnings(take: Callable[[Any], None]) -> Callable[[Any], None]:
+        def take_over(value: Any) -> None:
+            take(value)
+            warn_of_claims(sources)
+
+        return take_over
+
+    yield sources.policies, with_warnings(engine.replace)
+    yield sources.keys, with_warnings(service.replace_keys)
+    if encryption:
+        yield sources.certificates, encryption.replace
 
 
 def _listen(server: grpc.aio.Server, address: str, encryption: Encryption | None) -> int:

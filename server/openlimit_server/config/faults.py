@@ -78,7 +78,8 @@ def of_arguments(command: str, said: str, options: Iterable[str]) -> Configurati
     for pattern, words in _ARGPARSE:
         if match := re.search(pattern, said):
             name = match[1].removeprefix("--")
-            closest = spelling.closest(name, options) if name != match[1] else None
+            known = [each.replace("_", "-") for each in options]
+            closest = spelling.closest(name, known) if name != match[1] else None
             hint = f"write --{closest}" if closest else f"{command} --help lists the options"
             said = words.format(*match.groups(), hint=hint)
             break

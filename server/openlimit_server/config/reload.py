@@ -28,11 +28,13 @@ class Files(ABC, Generic[_T]):
 
     what: str
     """What messages call it."""
+    loaded: _T
+    """What was loaded last."""
 
     def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
         self.paths = paths
         self.contents = spare
-        """Of what was loaded last."""
+        """Of ``loaded``."""
         self._stamp: _Stamp = []
 
     @abstractmethod
@@ -52,7 +54,7 @@ class Files(ABC, Generic[_T]):
         contents = [read_file(path) for path in self.paths]
         value = self.read(contents)
         self.check()
-        self.contents = contents
+        self.contents, self.loaded = contents, value
         return value
 
     def load_good(self) -> _T:
@@ -63,7 +65,8 @@ class Files(ABC, Generic[_T]):
             if not self.contents:
                 raise
             _log.error("%s\n%s from before go on", error, self.what)
-            return self.read(self.contents)
+            self.loaded = self.read(self.contents)
+            return self.loaded
 
     def stamp(self) -> _Stamp:
         """Another one for other contents, whether a file was written, replaced, or is behind a link

@@ -47,14 +47,16 @@ class Settings(BaseSettings):
         cli_prog_name=_COMMAND,
         cli_exit_on_error=False,
         cli_hide_none_type=True,
-        cli_parse_none_str="the library's limits",  # in --help; null would be no name of a file
+        cli_parse_none_str="not given",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
         cli_kebab_case=True,
         # Their fields cannot be called so: pydantic has methods of these names.
         cli_shortcuts={"validate-file": "validate", "print-schema": "schema"},
     )
 
-    config: Path | None = Field(None, description="YAML file of policies")
+    config: Path | None = Field(
+        None, description="YAML file of policies; else the library's limits hold"
+    )
     listen: notation.Address = Field("0.0.0.0:50051", description="address to serve on")
     store: Annotated[str, BeforeValidator(_store)] = Field(
         MEMORY,
