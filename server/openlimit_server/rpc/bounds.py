@@ -41,6 +41,7 @@ def options(times: Times = Times()) -> list[tuple[str, Any]]:  # noqa: B008 - a 
         # A client that vanished without a goodbye does not keep its calls for ever.
         ("grpc.keepalive_time_ms", _milliseconds(times.ping)),
         ("grpc.keepalive_timeout_ms", _milliseconds(times.pong)),
+        ("grpc.http2.ping_timeout_ms", _milliseconds(times.pong)),
         ("grpc.server_handshake_timeout_ms", _milliseconds(times.handshake)),
         ("grpc.max_connection_idle_ms", _milliseconds(times.idle)),
         ("grpc.max_connection_age_ms", _milliseconds(times.age)),
