@@ -12,7 +12,8 @@ import pytest
 from examples.demo.provider import Provider
 from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
-from openlimit_server.config.policies import load_policies
+from openlimit_server.config.keys import read_keys
+from openlimit_server.config.policies import read_policies
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -107,17 +108,17 @@ async def test_a_recipe_does_what_it_says(policies: str, snippet: str, tmp_path:
 
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 14
-    assert len(snippets("yaml")) == 8
+    assert len(snippets("python")) == 15
+    assert len(snippets("yaml")) == 9
     assert len(recipes()) == 5
 
 
 @pytest.mark.parametrize("snippet", named("yaml"))
-def test_a_configuration_is_valid(snippet: str, tmp_path: Path) -> None:
-    """The YAML is accepted as it stands."""
-    config = tmp_path / "limits.yaml"
-    config.write_text(snippet)
-    names = [policy.name for policy in load_policies(config)]
+def test_a_configuration_is_valid(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The YAML is accepted as it stands, of policies and of keys."""
+    monkeypatch.setenv("BATCH_KEY", "olk_" + "x" * 43)
+    read = read_keys if snippet.startswith("keys:") else read_policies
+    names = [each.name for each in read(snippet.encode(), "")]
     assert names == re.findall(r"^  - name: (.*)$", snippet, re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ from openlimit.wire.fields import AUTHORIZATION, BEARER
 from openlimit_server.config.keys import KeySettings, hash_of
 from openlimit_server.engine.engine import Work
 
+_REPORTS_OF_PROVIDERS = {Penalize, Observe}
 _FOUND_BY = 8  # bytes of a hash; all of them are compared in a time that tells nothing
 _REMEMBERED = 1024  # labels of a caller
 _LOG_EVERY = 10.0  # seconds
@@ -43,7 +44,7 @@ class Caller:
         """The work, with this caller's labels; or an error, for what it may not ask."""
         if isinstance(work, OpenLimitError):
             return work
-        needed = "penalize" if isinstance(work, Penalize | Observe) else "acquire"
+        needed = "penalize" if type(work) in _REPORTS_OF_PROVIDERS else "acquire"
         if needed not in self._may:
             advice = f"add {needed} to its may: in the server's file of keys"
             return PermissionDenied(self.name, f"may not {needed}; if it should, {advice}")
