@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
@@ -28,16 +28,18 @@ COST = {"requests": 1, "tokens": 0}
 
 
 @asynccontextmanager
-async def serving(times: Times) -> AsyncIterator[int]:
+async def serving(times: Times, policy: Mapping[str, object] = POLICY) -> AsyncIterator[int]:
     """A server whose connections have these times; its port."""
     server = grpc.aio.server(options=options(times))
-    engine = Engine([PolicySettings.model_validate(POLICY)], MemoryStore())
-    server.add_generic_rpc_handlers([RateLimitServicer(engine)])
+    engine = Engine([PolicySettings.model_validate(policy)], MemoryStore())
+    service = RateLimitServicer(engine, times=times)
+    server.add_generic_rpc_handlers([service])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         yield port
     finally:
+        await service.drain()
         await server.stop(None)
 
 
@@ -86,7 +88,7 @@ async def test_a_connection_without_calls_is_ended() -> None:
 
 async def test_old_connections_are_changed_and_no_call_is_lost() -> None:
     """Limiters open a new stream, and ask again for what was not answered."""
-    times = Times(age=0.5, goodbye=0.2)
+    times = Times(age=0.5)
     async with serving(times) as port, RemoteLimiter(f"127.0.0.1:{port}") as limiter:
         until, calls = time.monotonic() + 4, 0
         while time.monotonic() < until:
@@ -98,6 +100,29 @@ async def test_old_connections_are_changed_and_no_call_is_lost() -> None:
         assert connection
         assert connection.endings > 1
         assert calls > 100
+
+
+async def test_who_waits_in_line_keeps_its_place_when_its_connection_is_changed() -> None:
+    """Several times, and the calls start in the order in which they came."""
+    order: list[int] = []
+
+    async def wait(limiter: RemoteLimiter, number: int) -> None:
+        async with limiter.limit(model="m", tokens=0):
+            order.append(number)
+
+    policy = {**POLICY, "concurrent": 1, "lease": "1h"}
+    async with serving(Times(age=2), policy) as port:
+        address = f"127.0.0.1:{port}"
+        async with RemoteLimiter(address) as one, RemoteLimiter(address, timeout=4) as other:
+            async with one.limit(model="m", tokens=0):
+                waiting = []
+                for number in range(6):
+                    waiting.append(asyncio.create_task(wait((one, other)[number % 2], number)))
+                    await asyncio.sleep(0.2)
+                await asyncio.sleep(5)
+                assert order == []
+            await asyncio.wait_for(asyncio.gather(*waiting), 10)
+            assert order == [*range(6)]
 
 
 async def test_whoever_pings_too_often_is_hung_up_on() -> None:

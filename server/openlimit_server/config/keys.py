@@ -85,6 +85,8 @@ class KeySettings(BaseModel):
     @classmethod
     def _is_new(cls, name: str, info: ValidationInfo) -> str:
         above = _above(info)
+        if name.startswith(_PREFIX):
+            raise ValueError("is a key itself, and names are logged; write what the key is for")
         if name in above.values():
             raise ValueError(f"a key named {name!r} stands above already; names must differ")
         above[name] = name  # until its digest is known

@@ -13,15 +13,28 @@ class Times(NamedTuple):
     age: float = 3600.0
     """Until its client is sent to a new one, which may be to another server. gRPC varies it by a
     tenth, so that not all come back at once."""
-    goodbye: float = 60.0
-    """That calls get to end when it is so old."""
     ping: float = 60.0
     """Of silence, after which the client is asked for a sign of life."""
     pong: float = 20.0
     """For that sign."""
 
+    @property
+    def stream(self) -> float:
+        """Until a stream ends, with good manners: who waits in line keeps the place. By then its
+        client was sent to another connection, and this one is not cut off yet."""
+        return 1.15 * self.age
 
-def options(times: Times = Times()) -> list[tuple[str, Any]]:  # noqa: B008 - a frozen value
+    @property
+    def goodbye(self) -> float:
+        """That the calls of a connection get to end when it is so old."""
+        return self.age / 3
+
+
+TIMES = Times()
+"""Of a server."""
+
+
+def options(times: Times = TIMES) -> list[tuple[str, Any]]:
     """For a gRPC server."""
     return [
         # The largest sensible request is a few kilobytes.

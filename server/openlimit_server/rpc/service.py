@@ -23,6 +23,7 @@ from openlimit_server.config.keys import Keys
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
 from openlimit_server.rpc.auth import Caller, Door
+from openlimit_server.rpc.bounds import TIMES, Times
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import SLICE, Share, Slices
@@ -47,8 +48,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, engine: Engine, keys: Keys = ()) -> None:
+    def __init__(self, engine: Engine, keys: Keys = (), times: Times = TIMES) -> None:
         self._engine = engine
+        self._times = times
         self._door = Door(keys)
         self._streams: set[Stream] = set()
         self._slices = Slices()
@@ -136,9 +138,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         caller = self._door.caller_of(context)
         stream = Stream(self._engine, context, self._slices, self._pace, caller)
         self._streams.add(stream)
+        end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
         try:
             await stream.run()
         finally:
+            end.cancel()
             self._streams.discard(stream)
 
     async def drain(self) -> None:

@@ -65,6 +65,7 @@ def test_a_new_key_has_the_hash_that_is_printed_with_it() -> None:
         ("keys:", ":1: keys: expected a list of keys, each of which begins with - name:"),
         ("keys: []", ":1: keys: needs at least one entry"),
         (f"keys: [{SECRET}]", ":1: keys[0]: expected a key with its fields name, hash, labels and"),
+        (f"keys: [{{name: {SECRET}}}]", "keys[0].name: is a key itself, and names are logged"),
         ("keys: [{hash: a}]", "keys[0].name: is required"),
         ("keys:\n  - name: a", ":2: keys[0].token: is required, or else hash"),
         (ONE.replace(HASH, SECRET), ":3: keys[0].hash: expected the SHA-256 of a token, 64 hexad"),
