@@ -7,6 +7,7 @@
     ├── UnknownModel         no policy of the server covers the model
     ├── UnknownReservation   the server knows no such reservation, or it has expired
     ├── InvalidRequest       a parameter is missing or malformed
+    ├── PermissionDenied     the server does not let this API key do that; nothing was charged
     ├── Queued               not yet: the call waits in line; only between client and server
     └── LimiterUnavailable   the limiter did not decide: try again, or go on without it
 
@@ -144,6 +145,21 @@ class InvalidRequest(OpenLimitError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class PermissionDenied(OpenLimitError):
+    """The server does not let the caller do that, by its API key; nothing was changed.
+
+    Attributes: ``key``, the name that the server has for the API key, empty where it knows none;
+    ``reason``, what is denied and what to do.
+    """
+
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the API key {self.key} {self.reason}" if self.key else self.reason
 
 
 class Waiting(NamedTuple):

@@ -6,6 +6,9 @@ from typing import NamedTuple
 Labels = tuple[tuple[str, str], ...]
 """Names and values that say whose call it is, beside its model and key; in the order of the
 names."""
+IDENTITY = ""
+"""The name of the label that a server gives to the calls of a caller whom it knows. No caller can
+give a label this name."""
 
 
 class Acquire(NamedTuple):

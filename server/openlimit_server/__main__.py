@@ -28,6 +28,15 @@ def open_standard_descriptors() -> None:
             os.set_inheritable(opened, True)  # workers need them too
 
 
+def allow_descriptors() -> None:
+    """As many as the system lets this process have: each connection takes one."""
+    import resource  # not on Windows
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # macOS tells more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Exit 0 after a drain or a good check, 1 for bad health, 2 for bad settings or policies."""
     open_standard_descriptors()
@@ -37,8 +46,9 @@ def main() -> None:
     try:  # here, because the client alone installs this command without the server's packages
         from openlimit_server.config.configuration import schema, validated
         from openlimit_server.config.faults import ConfigurationError
-        from openlimit_server.config.reload import Files
+        from openlimit_server.config.keys import new_key
         from openlimit_server.config.settings import Settings
+        from openlimit_server.config.sources import Sources
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
     except Exception as error:  # gRPC and protobuf refuse old versions with their own errors
@@ -51,17 +61,21 @@ def main() -> None:
     try:
         is_worker = sys.argv[1:] == [WORKER]
         if is_worker:
-            settings, files = received_settings()
+            settings, sources = received_settings()
         else:
             settings = Settings.load(sys.argv[1:])
-            files = Files(settings.config, settings.domains)
+            sources = Sources.of(settings)
+        if settings.new_key:
+            print(new_key())
+            sys.exit()
         if settings.print_schema or settings.validate_file:
             print(validated(settings.validate_file) if settings.validate_file else schema())
             sys.exit()
         if settings.check:
             sys.exit(check(settings))
+        allow_descriptors()
         several = settings.workers > 1 and not is_worker
-        work = supervise(settings) if several else serve(settings, files, is_worker=is_worker)
+        work = supervise(settings) if several else serve(settings, sources, is_worker=is_worker)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(work)
     except ConfigurationError as error:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TextIO
@@ -18,85 +18,73 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
+from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
-from openlimit_server.config.policies import PolicySettings
-from openlimit_server.config.reload import Files, Reload
+from openlimit_server.config.reload import Reload, Taker
 from openlimit_server.config.settings import MEMORY, Settings
+from openlimit_server.config.sources import Sources
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
+from openlimit_server.exposure import warn_if_open, warn_of_claims
 from openlimit_server.probe import probe
+from openlimit_server.rpc import bounds
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
+from openlimit_server.rpc.tls import Encryption, credentials_to_ask
 
 _ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
 _MOST_MISSED = 2  # failed probes in a row after which the store counts as away
 
-_OPTIONS = [
-    # The largest sensible request is a few kilobytes.
-    ("grpc.max_receive_message_length", 1 << 20),
-    # Otherwise gRPC buffers megabytes for each client: 200 that send too much take a gigabyte.
-    ("grpc.http2.bdp_probe", 0),
-    # Thousands of callers may ask at the same instant. By default, gRPC refuses random calls once
-    # 1,000 are waiting. An answer takes a fraction of a millisecond.
-    ("grpc.server.max_pending_requests", 100_000),
-    ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Clients may ping every 10 s, to notice when the server is gone.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-]
-
 _log = logging.getLogger("openlimit")
 
 
-async def serve(settings: Settings, files: Files, *, is_worker: bool = False) -> None:
+async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
-    The policies are loaded again when their file has changed, and on SIGHUP. While it drains,
-    health is NOT_SERVING, new calls are refused, calls in flight finish, and streams end. A worker
-    shares its port with others, and also drains when its stdin ends; its supervisor looks at the
-    file.
+    Policies, keys and certificates are loaded again when their files have changed, and on SIGHUP.
+    While it drains, health is NOT_SERVING, new calls are refused, calls in flight finish, and
+    streams end. A worker shares its port with others, and also drains when its stdin ends; its
+    supervisor looks at the files.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
     """
-    configuration = files.load_good()
+    configuration = sources.configuration.load_good()
+    keys = sources.keys.load_good()
+    certificate = sources.certificates.load_good()
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
-    server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
+    server = grpc.aio.server(options=[*bounds.options(), ("grpc.so_reuseport", int(is_worker))])
     store = _store(settings)
     engine = Engine(configuration.policies, store)
-    counter = Counter()
-    service = RateLimitServicer(engine, counter)
-    proxies = EnvoyServicer(Domains(configuration.domains, configuration.policies), store)
+    counter, door = Counter(), Door(keys)
+    service = RateLimitServicer(engine, counter, door)
+    proxies = EnvoyServicer(Domains(configuration.domains, configuration.policies), store, door)
+    encryption = Encryption(certificate) if certificate else None
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
     reflection = ReflectionServicer((*names, HEALTH))
     server.add_generic_rpc_handlers([service, proxies, health.handler(), *reflection.handlers()])
-    try:
-        port = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise binding.cannot_listen(settings.listen, f"gRPC says: {error}") from error
+    port = _listen(server, settings.listen, encryption)
     collector.spare()
-
-    def take_over(configuration: Configuration) -> None:
-        engine.replace(configuration.policies)
-        proxies.replace(Domains(configuration.domains, configuration.policies))
-        for warning in claims(configuration.policies):
-            _log.warning(warning)
-
-    reload = Reload(files, take_over, by_itself=not is_worker)
+    takers = _takers(sources, engine, proxies, service, encryption)
+    reload = Reload(*takers, by_itself=not is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
         for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
     ]
     await server.start()
+    if not is_worker:  # its supervisor has
+        warn_if_open(settings)
+    warn_of_claims(sources)
     _announce(settings.listen, port, configuration)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
@@ -121,23 +109,46 @@ async def serve(settings: Settings, files: Files, *, is_worker: bool = False) ->
 
 def _announce(listen: str, port: int, configuration: Configuration) -> None:
     names = ", ".join(policy.name for policy in configuration.policies)
-    for warning in claims(configuration.policies):
-        _log.warning(warning)
     _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
     if configuration.domains:
         domains = ", ".join(each.domain for each in configuration.domains)
         _log.info("deciding for proxies in the domains %s", domains)
 
 
-def claims(policies: Iterable[PolicySettings]) -> list[str]:
-    """What callers can gain by what they say of themselves, a warning for each policy."""
-    return [
-        f"policy {policy.name}: its weights depend on the label {level.label}, and any caller may "
-        f"claim any {level.label}, since this server does not know who its callers are"
-        for policy in policies
-        for level in policy.levels
-        if level.weights
-    ]
+def _takers(
+    sources: Sources,
+    engine: Engine,
+    proxies: EnvoyServicer,
+    service: RateLimitServicer,
+    encryption: Encryption | None,
+) -> Iterator[Taker]:
+    """Who takes over which files that have changed."""
+
+    def with_warnings(take: Callable[[Any], None]) -> Callable[[Any], None]:
+        def take_over(value: Any) -> None:
+            take(value)
+            warn_of_claims(sources)
+
+        return take_over
+
+    def configure(configuration: Configuration) -> None:
+        engine.replace(configuration.policies)
+        proxies.replace(Domains(configuration.domains, configuration.policies))
+
+    yield sources.configuration, with_warnings(configure)
+    yield sources.keys, with_warnings(service.replace_keys)
+    if encryption:
+        yield sources.certificates, encryption.replace
+
+
+def _listen(server: grpc.aio.Server, address: str, encryption: Encryption | None) -> int:
+    """Returns the port."""
+    try:
+        if encryption:
+            return server.add_secure_port(address, encryption.credentials())
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise binding.cannot_listen(address, f"gRPC says: {error}") from error
 
 
 def _store(settings: Settings) -> StoreOfLines:
@@ -206,11 +217,20 @@ def address_to_ask(listen: str) -> str:
     return host + colon + port
 
 
+def _channel_to(address: str, files: CertificateFiles) -> grpc.Channel:
+    # Without a proxy: it would connect to a port of its own machine.
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
+    certificate = files.load()
+    if certificate is None:
+        return grpc.insecure_channel(address, options)
+    options.append(("grpc.ssl_target_name_override", files.name()))
+    return grpc.secure_channel(address, credentials_to_ask(certificate), options)
+
+
 def check(settings: Settings) -> str | None:
     """Ask the server at the listen address for its health. Returns None if good, else the fault."""
     address = address_to_ask(settings.listen)
-    # Without a proxy: it would connect to a port of its own machine.
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel_to(address, Sources.of(settings).certificates) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
             answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)

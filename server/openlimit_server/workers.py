@@ -16,10 +16,11 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
 from openlimit_server import binding
-from openlimit_server.config.configuration import Configuration, Sources
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.reload import Files, Reload
+from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
+from openlimit_server.config.sources import Sources
+from openlimit_server.exposure import warn_if_open
 from openlimit_server.run import stop_signal
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
@@ -35,23 +36,24 @@ _log = logging.getLogger("openlimit")
 
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
-    files = Files(settings.config, settings.domains)
-    files.load()  # report a fault in one once, before any worker starts
+    sources = Sources.of(settings)
+    sources.load()  # report a fault in them once, before any worker starts
+    warn_if_open(settings)
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
-        def tell_workers(_: Configuration) -> None:
+        def tell_workers(_: object) -> None:
             for worker in running:
                 with suppress(ProcessLookupError):
                     worker.send_signal(signal.SIGHUP)
 
-        reload = Reload(files, tell_workers)
+        reload = Reload(*((files, tell_workers) for files in sources))
         stopped = stop_signal(reload.request)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, files, running, stopped))
+            asyncio.create_task(_keep_running(settings, sources, running, stopped))
             for _ in range(settings.workers)
         ]
         await stopped
@@ -70,13 +72,16 @@ async def supervise(settings: Settings) -> None:
 
 
 async def _keep_running(
-    settings: Settings, files: Files, running: set[Process], stopped: "asyncio.Future[str]"
+    settings: Settings,
+    sources: Sources,
+    running: set[Process],
+    stopped: "asyncio.Future[str]",
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
         began = time.monotonic()
         try:
-            worker = await _start(settings, files)
+            worker = await _start(settings, sources)
         except Exception as error:  # no descriptors, no memory: both may be temporary
             end = f"a worker could not be started ({error})"
         else:
@@ -93,14 +98,12 @@ async def _keep_running(
         await asyncio.wait([stopped], timeout=pause)
 
 
-async def _start(settings: Settings, files: Files) -> Process:
+async def _start(settings: Settings, sources: Sources) -> Process:
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
     )
     assert worker.stdin
-    assert files.sources  # which may be bad by now
-    for each in (settings, files.sources):
-        worker.stdin.write(each.model_dump_json().encode() + b"\n")
+    worker.stdin.write(f"{settings.model_dump_json()}\n{sources.spares()}\n".encode())
     return worker
 
 
@@ -127,8 +130,7 @@ def _reserve(listen: str) -> socket.socket:
             time.sleep(_LEAVE_WITHIN / 20)
 
 
-def received_settings() -> tuple[Settings, Files]:
+def received_settings() -> tuple[Settings, Sources]:
     """A worker's settings and files, which its supervisor writes to stdin."""
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
-    sources = Sources.model_validate_json(sys.stdin.buffer.readline())
-    return settings, Files(settings.config, settings.domains, sources)
+    return settings, Sources.of(settings, sys.stdin.buffer.readline().decode())

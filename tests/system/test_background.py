@@ -23,8 +23,8 @@ from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Ask, Granted, Operation
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
-from openlimit_server.config.reload import Files
 from openlimit_server.config.settings import Settings
+from openlimit_server.config.sources import Sources
 from openlimit_server.engine.lines import HeldLine
 from tests.support.calls import a_call
 
@@ -160,7 +160,8 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(workers, "_start", start)
     monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.001)
-    keeping = workers._keep_running(Settings.load([]), Files(None), set(), stopped)
+    settings = Settings.load([])
+    keeping = workers._keep_running(settings, Sources.of(settings), set(), stopped)
     await asyncio.wait_for(keeping, 5)
 
 

@@ -12,7 +12,8 @@ import pytest
 from examples.demo.provider import Provider
 from examples.demo.provider import serving as serving_provider
 from examples.demo.quota import Limits
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import Contents, read
+from openlimit_server.config.keys import read_keys
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -107,17 +108,21 @@ async def test_a_recipe_does_what_it_says(policies: str, snippet: str, tmp_path:
 
 def test_there_are_snippets() -> None:
     """The pattern above still finds them."""
-    assert len(snippets("python")) == 14
-    assert len(snippets("yaml")) == 10
+    assert len(snippets("python")) == 15
+    assert len(snippets("yaml")) == 11
     assert len(recipes()) == 5
 
 
 @pytest.mark.parametrize("snippet", named("yaml", but="docs/envoy.md"))
-def test_a_configuration_is_valid(snippet: str, tmp_path: Path) -> None:
-    """The YAML is accepted as it stands."""
-    config = tmp_path / "limits.yaml"
-    config.write_text(snippet)
-    names = [policy.name for policy in load_policies(config)]
+def test_a_configuration_is_valid(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The YAML is accepted as it stands, of policies and of keys."""
+    monkeypatch.setenv("BATCH_KEY", "olk_" + "x" * 43)
+    content = snippet.encode()
+    if snippet.startswith("keys:"):
+        names = [key.name for key in read_keys(content, "")]
+    else:
+        policies = read(Contents(policies=("", content))).policies
+        names = [policy.name for policy in policies]
     assert names == re.findall(r"^  - name: (.*)$", snippet, re.MULTILINE)
 
 

@@ -29,6 +29,7 @@ def test_the_public_names() -> None:
         "LimiterUnavailable",
         "LineFull",
         "OpenLimitError",
+        "PermissionDenied",
         "RemoteLimiter",
         "Reservation",
         "UnknownModel",

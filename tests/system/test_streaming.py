@@ -38,6 +38,7 @@ from openlimit.wire.messages import MOST_IN_FLIGHT
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import InternalErrors
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
@@ -259,7 +260,9 @@ async def serving_here(store: StoreOfLines, split_by: Sequence[str] = ()) -> Asy
         name="all", models=("*",), limits=limits, split_by=split_by
     )
     server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
-    server.add_generic_rpc_handlers([RateLimitServicer(Engine([policy], store), Counter())])
+    server.add_generic_rpc_handlers(
+        [RateLimitServicer(Engine([policy], store), Counter(), Door(()))]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -442,7 +445,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
     context.write.side_effect = grpc.aio.InternalError('Failed "execute_batch"')
     engine = Engine(DEFAULT_POLICIES, MemoryStore())
     details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
-    handler: Any = RateLimitServicer(engine, Counter()).service(details)
+    handler: Any = RateLimitServicer(engine, Counter(), Door(())).service(details)
     await handler.stream_stream(None, context)
     context.write.assert_called_once()
     context.abort.assert_not_called()

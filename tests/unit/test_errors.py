@@ -16,6 +16,8 @@ EXAMPLES = [
     (errors.UnknownReservation("a.b"), "pass the id and the key of the acquisition"),
     (errors.UnknownReservation("a.b", expired=True), "settle a call within 15 minutes"),
     (errors.InvalidRequest("tokens", "must not be negative"), "tokens: must not be negative"),
+    (errors.PermissionDenied("", "pass api_key"), "pass api_key"),
+    (errors.PermissionDenied("ci", "may not penalize"), "the API key ci may not penalize"),
     (errors.Queued("t1"), "ask again at once with the request_id 't1'"),
     (errors.LimiterUnavailable("host:1", "refused"), "check that it runs and can be reached"),
 ]
@@ -39,4 +41,4 @@ def test_there_is_one_root() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
     kinds = [kind for kind in kinds if issubclass(kind, BaseException)]
     assert all(issubclass(kind, errors.OpenLimitError) for kind in kinds)
-    assert len(kinds) == 9
+    assert len(kinds) == 10

@@ -16,6 +16,7 @@ from openlimit.errors import (
     InvalidRequest,
     LimiterUnavailable,
     OpenLimitError,
+    PermissionDenied,
     Queued,
     UnknownModel,
     UnknownReservation,
@@ -54,6 +55,7 @@ ERRORS = st.one_of(
     st.builds(UnknownModel, TEXT),
     st.builds(UnknownReservation, TEXT, st.booleans()),
     st.builds(InvalidRequest, TEXT, TEXT),
+    st.builds(PermissionDenied, TEXT, TEXT),
     st.builds(Queued, TEXT, st.none() | WAITING),
 )
 

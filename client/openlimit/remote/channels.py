@@ -100,7 +100,7 @@ def _open(
     # A proxy is for the world outside: it would ask another machine's port, if any.
     options = [
         *_OPTIONS,
-        ("grpc.enable_http_proxy", int(not _is_local(address))),
+        ("grpc.enable_http_proxy", int(not is_local(address))),
         ("grpc.inhibit_health_checking", int(not asks_health)),
     ]
     if credentials is None:
@@ -114,7 +114,7 @@ def proxy_of(address: str) -> str:
     Without its credentials.
     """
     variable = next(filter(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy")), "")
-    if not variable or _is_local(address):
+    if not variable or is_local(address):
         return ""
     proxy = os.environ[variable]
     try:
@@ -136,7 +136,8 @@ def _hosts(address: str) -> list[str]:
     return [urlsplit(f"//{target}").hostname or "" for target in targets]
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Whether what is sent there stays on this machine."""
     if address.startswith(("unix:", "unix-abstract:", "vsock:")):
         return True
     try:

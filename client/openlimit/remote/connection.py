@@ -42,12 +42,17 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, timeout: float, credentials: grpc.ChannelCredentials | None
+        self,
+        address: str,
+        timeout: float,
+        credentials: grpc.ChannelCredentials | None,
+        api_key: str,
     ) -> None:
         cooperate_with_gevent()
         self.address = address
         self.timeout = timeout
         self.channel = ServerChannel(address, credentials)
+        self._api_key = api_key
         self._begin()
         self.outage = Outage(address, timeout)
         self.is_closed = False
@@ -157,7 +162,7 @@ class Connection:
                 sources = self.reports, self.in_flight  # settled before acquired
                 stream = Stream(self.address, self.timeout, sources, self._answered, self._ended)
                 try:
-                    stream.start(stub)
+                    stream.start(stub, self._api_key)
                     self.stream = stream
                 except RuntimeError as error:  # there are no more threads; later there may be
                     self.channel.abandon()

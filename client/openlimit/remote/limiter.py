@@ -6,6 +6,8 @@ event loop, and one stream for all is what makes this fast.
 
 import asyncio
 import logging
+import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from openlimit.errors import (
 )
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
+from openlimit.remote.channels import is_local
 from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
@@ -38,6 +41,10 @@ from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
+_DEFAULT_ADDRESS = "localhost:50051"
+_API_KEY = re.compile(r"[!-~]{1,1024}")
+_told_of: set[str] = set()
+"""Addresses to which API keys go in plain text."""
 
 _LOOK_EVERY = 0.25  # seconds
 _PATIENT, _IMPATIENT = ThreadWaiters(is_patient=True), ThreadWaiters(is_patient=False)
@@ -48,7 +55,11 @@ _log = logging.getLogger(__name__)
 class RemoteLimiter(RateLimiter):
     """The limiter of an openlimit server, shared by everyone who asks it.
 
-    ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``.
+    ``address`` is where the server listens, as gRPC writes it: ``host:port``, ``unix:path``. None
+    is what the environment has as OPENLIMIT_ADDRESS, or else localhost:50051.
+    ``api_key`` is the key by which a server knows its callers; None is what the environment has as
+    OPENLIMIT_API_KEY, if anything. A call that the server does not let it make raises
+    PermissionDenied at once.
     ``key`` says who asks, for policies that split by it; ``labels`` such as ``{"team": "search"}``
     say so in further words: see ``openlimit.labels``. ``max_wait`` is the longest wait
     accepted, in seconds (None: the policy's own bound); a longer one raises WaitTooLong. That of
@@ -59,14 +70,14 @@ class RemoteLimiter(RateLimiter):
     ("raise"), or starts unlimited ("allow"), the first in an outage after the timeout, the others
     at once.
 
-    Limiters with the same address, timeout and credentials share a connection.
+    Limiters with the same address, timeout, credentials and API key share a connection.
     Nothing is connected before the first call. Close it, or use it in with or async with, so that
     reservations which are being given back reach the server.
     """
 
     def __init__(
         self,
-        address: str = "localhost:50051",
+        address: str | None = None,
         *,
         key: str = "",
         max_wait: float | None = None,
@@ -74,7 +85,12 @@ class RemoteLimiter(RateLimiter):
         credentials: grpc.ChannelCredentials | None = None,
         on_unavailable: Literal["raise", "allow"] = "raise",
         labels: Mapping[str, str] | None = None,
+        api_key: str | None = None,
     ) -> None:
+        if address is None:
+            address = os.environ.get("OPENLIMIT_ADDRESS") or _DEFAULT_ADDRESS
+        if api_key is None:
+            api_key = os.environ.get("OPENLIMIT_API_KEY", "")
         if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
             raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
         if not isinstance(key, str):
@@ -88,6 +104,8 @@ class RemoteLimiter(RateLimiter):
             raise InvalidRequest("credentials", f"must be such as {example}, not {credentials!r}")
         if on_unavailable not in ("raise", "allow"):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
+        if api_key:
+            _require_sendable(api_key, address, is_encrypted=credentials is not None)
         self._address = address
         self._key = key
         self._labels = () if labels is None else added((), labels)
@@ -96,7 +114,7 @@ class RemoteLimiter(RateLimiter):
         self._is_unlimited = False
         # What gRPC takes for a moment long past: beyond a year, a timeout is none.
         self._timeout = min(timeout, 365 * 86400)
-        self._parameters = address, self._timeout, credentials
+        self._parameters = address, self._timeout, credentials, api_key
         self._use = _Use()
         finalize(self, _let_go, self._use).atexit = False
 
@@ -245,6 +263,20 @@ class RemoteLimiter(RateLimiter):
             self._is_unlimited = True
             _log.warning("calls go on unlimited until it is back: %s", error)
         return Grant(0, "", "")
+
+
+def _require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> None:
+    """Warns, once for each address, of a key that others on the way can read. Its value is in no
+    message."""
+    if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):
+        raise InvalidRequest("api_key", "must be a text of 1 to 1,024 visible ASCII characters")
+    if not (is_encrypted or is_local(address) or address in _told_of):
+        _told_of.add(address)
+        _log.warning(
+            "the API key goes to %s in plain text, and whoever is on the way can read it; pass "
+            "credentials=grpc.ssl_channel_credentials()",
+            address,
+        )
 
 
 def _within(max_wait: float | None, told: Told | None) -> Told | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from threading import RLock
 from typing import Any
 
-from openlimit.errors import InvalidRequest, UnknownReservation
+from openlimit.errors import InvalidRequest, PermissionDenied, UnknownReservation
 from openlimit.operations import Cancel, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
@@ -22,7 +22,7 @@ _AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _WARN_EVERY = 60.0  # seconds
 _TOGETHER = 1.0  # seconds between the settlements of a run, so that they are given up together
 _KEPT = Cancel | Settle | SettleRun | Release | Penalize
-_FINAL = InvalidRequest | UnknownReservation
+_FINAL = InvalidRequest | PermissionDenied | UnknownReservation
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Reports:
         """How many operations that is."""
         self._again_at = 0.0
         self._warn_at = 0.0
+        self._is_denied = False
 
     def add(self, report: Report) -> None:
         """Send it with the next message."""
@@ -175,7 +176,10 @@ class Reports:
             return
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
             self._lost(report)
-        _log.info("%s had no effect: %s", report, error)
+        level = logging.INFO
+        if isinstance(error, PermissionDenied) and not self._is_denied:  # an operator has to act
+            self._is_denied, level = True, logging.WARNING
+        _log.log(level, "%s had no effect: %s", report, error)
 
     def _warn(self, at: float, most: int) -> None:
         if at > self._warn_at:

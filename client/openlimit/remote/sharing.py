@@ -13,17 +13,21 @@ from openlimit.remote.forks import opening
 
 _LINGER = 2.0  # seconds
 _MOST_LINGERING = 32  # with credentials of its own, each call may leave one
-_Key = tuple[str, float, grpc.ChannelCredentials | None]
+_Key = tuple[str, float, grpc.ChannelCredentials | None, str]
 
 _shared: dict[_Key, Connection] = {}
 
 
 def shared(
-    address: str, timeout: float, credentials: grpc.ChannelCredentials | None, user: object = None
+    address: str,
+    timeout: float,
+    credentials: grpc.ChannelCredentials | None,
+    api_key: str,
+    user: object = None,
 ) -> Connection:
     """The connection that all share whose parameters are the same; open, until ``release``."""
     # By the timeout too: the server is told how long the callers of a stream wait.
-    key = address, timeout, credentials
+    key = address, timeout, credentials, api_key
     with opening:
         connection = _shared.get(key)
         if connection is None or connection.is_closed:

@@ -24,7 +24,7 @@ from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamRespo
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire import status as statuses
 from openlimit.wire.columns import MAX_RUN, SettleRun
-from openlimit.wire.fields import MAX_OPERATION, TIMEOUT
+from openlimit.wire.fields import AUTHORIZATION, BEARER, MAX_OPERATION, TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT
 
 _MOST_BYTES = (1 << 20) - MAX_RUN * MAX_OPERATION  # before what another source adds
@@ -85,10 +85,12 @@ class Stream:
         self._opened_at = self._heard_at = time.monotonic()
         self._is_over = Event()
 
-    def start(self, stub: RateLimitServiceStub) -> None:
-        """Open the call. Raises RuntimeError where no thread can be started."""
-        timeout = (TIMEOUT, f"{self._timeout:g}")
-        self._call = stub.AcquireStream(self._requests(), metadata=(timeout,))
+    def start(self, stub: RateLimitServiceStub, api_key: str) -> None:
+        """Open the call; the key goes with it once. Raises RuntimeError where no thread can be
+        started."""
+        timeout = TIMEOUT, f"{self._timeout:g}"
+        who = ((AUTHORIZATION, BEARER + api_key),) if api_key else ()
+        self._call = stub.AcquireStream(self._requests(), metadata=(timeout, *who))
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
         try:
             self._reader.start()

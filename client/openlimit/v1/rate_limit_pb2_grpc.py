@@ -47,6 +47,12 @@ class RateLimitServiceStub(object):
     loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
     LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
     it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    - UNAUTHENTICATED: the server asks its callers for an API key, as the metadata "authorization:
+    Bearer KEY", and the call has none that it knows (ErrorInfo, reason UNAUTHENTICATED). A stream
+    ends so whose key is revoked.
+    - PERMISSION_DENIED: the caller's API key may not do that, or is for other labels than the call
+    claims (ErrorInfo, reason PERMISSION_DENIED, with the "key"'s name). A call that claims no value
+    for a label of its API key has the key's. Both reasons come with an "explanation".
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -130,6 +136,12 @@ class RateLimitServiceServicer(object):
     loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
     LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
     it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    - UNAUTHENTICATED: the server asks its callers for an API key, as the metadata "authorization:
+    Bearer KEY", and the call has none that it knows (ErrorInfo, reason UNAUTHENTICATED). A stream
+    ends so whose key is revoked.
+    - PERMISSION_DENIED: the caller's API key may not do that, or is for other labels than the call
+    claims (ErrorInfo, reason PERMISSION_DENIED, with the "key"'s name). A call that claims no value
+    for a label of its API key has the key's. Both reasons come with an "explanation".
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 
@@ -325,6 +337,12 @@ class RateLimitService(object):
     loses its place. Or too many calls wait already and nothing was charged (ErrorInfo, reason
     LINE_FULL): "where" is the value of the label, or the line, that is full, "most" is how many
     it holds. Or too much is in flight on a stream (ErrorInfo, reason TOO_MANY_IN_FLIGHT).
+    - UNAUTHENTICATED: the server asks its callers for an API key, as the metadata "authorization:
+    Bearer KEY", and the call has none that it knows (ErrorInfo, reason UNAUTHENTICATED). A stream
+    ends so whose key is revoked.
+    - PERMISSION_DENIED: the caller's API key may not do that, or is for other labels than the call
+    claims (ErrorInfo, reason PERMISSION_DENIED, with the "key"'s name). A call that claims no value
+    for a label of its API key has the key's. Both reasons come with an "explanation".
     - UNAVAILABLE: the service is shutting down or its store is out of reach.
     """
 

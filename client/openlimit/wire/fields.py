@@ -22,6 +22,8 @@ MAX_RESERVATION_ID = 6_000
 TIMEOUT = "openlimit-timeout"
 """Metadata of AcquireStream: for how many seconds the client waits for an answer. A call that waits
 for a slot is told to ask again before that; grants of a run are remembered for twice as long."""
+AUTHORIZATION, BEARER = "authorization", "Bearer "
+"""Metadata of all calls: what follows ``Bearer`` is the API key."""
 _MAX_DURATION = 315_576_000_000  # seconds in 10,000 years: protobuf's own bound
 _NANOS = 10**9
 

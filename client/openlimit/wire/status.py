@@ -22,6 +22,7 @@ from openlimit.errors import (
     LimiterUnavailable,
     LineFull,
     OpenLimitError,
+    PermissionDenied,
     Queued,
     UnknownModel,
     UnknownReservation,
@@ -36,6 +37,7 @@ _OUTAGES = {
     *(Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED),
     *(Code.CANCELLED, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN),
 }
+_DENIED = "UNAUTHENTICATED", "PERMISSION_DENIED"  # to callers that are not known, and that are
 # What gRPC says where a server speaks TLS and the client does not, or no HTTP/2 at all.
 _PERHAPS_TLS = re.compile(
     "(failed to connect to all addresses|connections to all backends failing).*"
@@ -54,9 +56,8 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             details = [_info("UNKNOWN_MODEL", model=error.model)]
         case UnknownReservation():
             code = grpc.StatusCode.NOT_FOUND
-            known = {"reservation_id": error.reservation_id}
-            if error.expired:
-                known["expired"] = "true"
+            expired = {"expired": "true"} if error.expired else {}
+            known = {"reservation_id": error.reservation_id, **expired}
             details = [_info("UNKNOWN_RESERVATION", **known)]
         case CostExceedsLimit(unit=unit):
             code = grpc.StatusCode.INVALID_ARGUMENT
@@ -66,6 +67,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             code = grpc.StatusCode.INVALID_ARGUMENT
             violation = BadRequest.FieldViolation(field=error.field, description=error.reason)
             details = [_info("INVALID_REQUEST"), BadRequest(field_violations=[violation])]
+        case PermissionDenied(key=key):
+            code = grpc.StatusCode[_DENIED[bool(key)]]
+            details = [_info(code.name, key=key, explanation=error.reason)]
         case WaitTooLong():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
@@ -147,7 +151,7 @@ def error_of(status: Status, address: str) -> OpenLimitError:
     if status.code in _OUTAGES:
         return LimiterUnavailable(address, said + _advice(status.message))
     if status.code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
-        return InvalidRequest("credentials", f"{address} refuses them: {said}")
+        return PermissionDenied("", f"{address} refuses this caller: {said}")
     return InvalidRequest("address", f"at {address} is no openlimit server for this client: {said}")
 
 
@@ -182,6 +186,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
         case "INVALID_REQUEST":
             violation = _detail(status, BadRequest()).field_violations[0]
             return InvalidRequest(violation.field, violation.description)
+        case reason if reason in _DENIED:
+            return PermissionDenied(info.metadata["key"], info.metadata["explanation"])
         case "WAIT_TOO_LONG":
             retry = _detail(status, RetryInfo())
             wait = microseconds(retry.retry_delay) / SECOND

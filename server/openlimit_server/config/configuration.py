@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from openlimit_server.config.domains import DomainSettings, Known, fields_at
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.levels import LevelSettings, OverrideSettings
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
+from openlimit_server.config.reload import Files, Stamp, read_file, stamp_of
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 Policies = tuple[PolicySettings, ...]
@@ -36,7 +38,7 @@ class Configuration(BaseModel):
         return policies
 
 
-class Sources(BaseModel):
+class Contents(BaseModel):
     """What the files contain, by their paths."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
@@ -47,10 +49,10 @@ class Sources(BaseModel):
     """Files that are written as those of envoyproxy/ratelimit."""
 
 
-def read_sources(policies: Path | None, domains: Path | None) -> Sources:
+def read_contents(policies: Path | None, domains: Path | None) -> Contents:
     """A file of policies, and a file of domains, or all in a folder. Blocks; raises
     ConfigurationError."""
-    return Sources(
+    return Contents(
         policies=_content(policies) if policies else None,
         domains=tuple([_content(path) for path in files_of(domains)]),
     )
@@ -68,22 +70,51 @@ def files_of(domains: Path | None) -> Sequence[Path]:
     return found
 
 
-def read(sources: Sources) -> Configuration:
+def read(contents: Contents) -> Configuration:
     """What they mean. Raises ConfigurationError, whose message has a line for each fault."""
     known = Known(policies={policy.name: policy for policy in DEFAULT_POLICIES})
     configuration = Configuration(policies=DEFAULT_POLICIES)
-    if sources.policies:
+    if contents.policies:
         known = Known()
         expected = "a mapping with policies: and a list below it"
-        configuration = _read(*sources.policies, Configuration, known, expected, _fields_at)
+        configuration = _read(*contents.policies, Configuration, known, expected, _fields_at)
     expected = "a mapping with domain: and descriptors:"
-    others = [_read(*each, DomainSettings, known, expected, fields_at) for each in sources.domains]
+    others = [_read(*each, DomainSettings, known, expected, fields_at) for each in contents.domains]
     return configuration.model_copy(update={"domains": (*configuration.domains, *others)})
 
 
+class ConfigurationFiles(Files[Configuration]):
+    """The file of policies, and that of domains, or all in a folder; without any, the default
+    policies."""
+
+    what = "the policies"
+
+    def __init__(
+        self, policies: Path | None, domains: Path | None, spare: Sequence[bytes] = ()
+    ) -> None:
+        super().__init__([path for path in (policies, domains) if path], spare)
+        self._policies = policies
+        self._domains = domains
+
+    def gather(self) -> Sequence[bytes]:
+        return [read_contents(self._policies, self._domains).model_dump_json().encode()]
+
+    def read(self, contents: Sequence[bytes]) -> Configuration:
+        return read(Contents.model_validate_json(contents[0]))
+
+    def described(self, value: Configuration) -> str:
+        return ", ".join(policy.name for policy in value.policies)
+
+    def stamp(self) -> Stamp:
+        paths = [self._policies] if self._policies else []
+        with suppress(OSError, ConfigurationError):
+            paths += files_of(self._domains)
+        return [stamp_of(path) for path in paths]
+
+
 def load_configuration(policies: Path | None, domains: Path | None = None) -> Configuration:
-    """``read_sources``, and what they mean."""
-    return read(read_sources(policies, domains))
+    """``read_contents``, and what they mean."""
+    return read(read_contents(policies, domains))
 
 
 def load_policies(path: Path | None) -> Policies:
@@ -108,10 +139,7 @@ def schema() -> str:
 
 
 def _content(path: Path) -> tuple[str, bytes]:
-    try:
-        return str(path), path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    return str(path), read_file(path)
 
 
 def _read(

@@ -42,9 +42,15 @@ _EXPECTED = {
     "replaces[]": "the name of another limit, such as {name: general}",
     "policy": "a policy's name and unit, such as {name: openai, unit: tokens}",
     "unit": "a unit such as tokens",
+    "keys": "a list of keys, each of which begins with - name:",
+    "keys[]": "a key with its fields name, hash, labels and may",
+    "labels": "labels with their values, such as {team: search}",
+    "may": "a list of what the key may do, such as [acquire, penalize]",
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
+    "print_schema": "true or false",
+    "new_key": "true or false",
 }
 _ARGPARSE = [
     (r"unrecognized arguments: (\S+)", "{0}: there is no such option; {hint}"),
@@ -57,9 +63,15 @@ class ConfigurationError(Exception):
     """The settings cannot be used; the message has a line for each fault."""
 
 
-def of_file(path: str, faults: Faults, document: Any, fields: Fields) -> ConfigurationError:
-    """A line for each fault of a document."""
-    return _lines(faults, lambda loc: _place(path, loc, document), fields)
+def of_file(
+    path: str,
+    faults: Faults,
+    document: Any,
+    fields: Fields,
+    show: Callable[[object], str] = shown,
+) -> ConfigurationError:
+    """A line for each fault of a document; ``show`` says what it says of a value."""
+    return _lines(faults, lambda loc: _place(path, loc, document), fields, show)
 
 
 def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> ConfigurationError:
@@ -67,10 +79,10 @@ def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> Config
     given = {argument.partition("=")[0] for argument in arguments}
 
     def source(loc: Location) -> str:
-        option = f"--{loc[0]}"
+        option = f"--{loc[0]}".replace("_", "-")
         return f"{command}: {option if option in given else f'OPENLIMIT_{loc[0]}'.upper()}"
 
-    return _lines(faults, source, lambda _: ())
+    return _lines(faults, source, lambda _: (), shown)
 
 
 def of_arguments(command: str, said: str, options: Iterable[str]) -> ConfigurationError:
@@ -78,7 +90,8 @@ def of_arguments(command: str, said: str, options: Iterable[str]) -> Configurati
     for pattern, words in _ARGPARSE:
         if match := re.search(pattern, said):
             name = match[1].removeprefix("--")
-            closest = spelling.closest(name, options) if name != match[1] else None
+            known = [each.replace("_", "-") for each in options]
+            closest = spelling.closest(name, known) if name != match[1] else None
             hint = f"write --{closest}" if closest else f"{command} --help lists the options"
             said = words.format(*match.groups(), hint=hint)
             break
@@ -100,14 +113,20 @@ def _place(path: str, loc: Location, document: Any) -> str:
     return f"{path}{line}: {field}"
 
 
-def _lines(faults: Faults, source: Callable[[Location], str], fields: Fields) -> ConfigurationError:
+def _lines(
+    faults: Faults,
+    source: Callable[[Location], str],
+    fields: Fields,
+    show: Callable[[object], str],
+) -> ConfigurationError:
     # pydantic also reports a list as too short when an entry of it is wrong.
     outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
     told = (fault for fault in faults if fault["loc"] not in outer)
-    return ConfigurationError("\n".join(f"{source(f['loc'])}: {_wrong(f, fields)}" for f in told))
+    lines = (f"{source(each['loc'])}: {_wrong(each, fields, show)}" for each in told)
+    return ConfigurationError("\n".join(lines))
 
 
-def _wrong(fault: ErrorDetails, fields: Fields) -> str:
+def _wrong(fault: ErrorDetails, fields: Fields, show: Callable[[object], str]) -> str:
     if fault["type"] == "extra_forbidden":
         return _unknown(fault["loc"], fields)
     if fault["type"] == "missing":
@@ -130,14 +149,20 @@ def _wrong(fault: ErrorDetails, fields: Fields) -> str:
             guess = f"[{', '.join(several)}]"
         else:
             guess = spelling.closest(came, words) or ""
-    return f"expected {expected}, not {shown(came)}" + (f"; write {guess}" if guess else "")
+    return f"expected {expected}, not {show(came)}" + (f"; write {guess}" if guess else "")
 
 
 def _unknown(loc: Location, fields: Fields) -> str:
     """For an unknown field, what may have been meant."""
     name, known = str(loc[-1]), fields(loc)
-    if loc[0] != "domains" and name in fields(("policies", 0, name)):
-        return "is a field of a policy: indent it below policies:, where each begins with - name:"
+    for entries, one in (("policies", "policy"), ("keys", "key")):
+        if (
+            loc[0] != "domains"
+            and entries in fields((name,))
+            and name in fields((entries, 0, name))
+        ):
+            where = f"indent it below {entries}:, where each begins with - name:"
+            return f"is a field of a {one}: {where}"
     if closest := spelling.closest(name.replace("-", "_"), known):
         return f"is not a field that openlimit knows; write {closest}"
     if loc[0] != "domains" and spelling.nearest_unit(name):

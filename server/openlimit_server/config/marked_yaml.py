@@ -42,6 +42,10 @@ class NotYAML(Exception):
     """The data are not YAML that can be used. The message is the line (from 1) and the reason."""
 
 
+class FilledIn(str):
+    """A value that came, in part at least, from the environment."""
+
+
 class _Mapping(dict[str, Any]):
     lines: dict[str, int]
 
@@ -131,7 +135,8 @@ class _Reader:
                 raise _fault(event, f"speaks of the variable {name}, which is not set: {advice}")
             return ""
 
-        return _VARIABLE.sub(value, event.value)
+        filled, count = _VARIABLE.subn(value, event.value)
+        return FilledIn(filled) if count else filled
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
         """Each entry of a list, or each key and then its value, with the event that began it."""

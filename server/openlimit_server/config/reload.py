@@ -1,135 +1,155 @@
-"""The files of the configuration, and how changed ones are taken over: whole, or not at all."""
+"""Files of configuration, and how a server takes over changed ones: whole, or not at all."""
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
-from openlimit_server.config.configuration import (
-    Configuration,
-    Sources,
-    files_of,
-    read,
-    read_sources,
-)
 from openlimit_server.config.faults import ConfigurationError
 
 _LOOK_EVERY = 0.5  # seconds
-_GO_ON = "the policies from before go on"
-_Stamp = tuple[tuple[int, ...], ...] | None
-
+Stamp = list[tuple[int, ...] | None]
 _T = TypeVar("_T")
+_Work = TypeVar("_Work")
 
 _log = logging.getLogger("openlimit")
 
 
-class Files:
-    """The files of the configuration.
+class Files(ABC, Generic[_T]):
+    """What is read from files that belong together; of no files, what holds without any.
 
-    ``spare`` is what they contained when they were good, for a server that must start in any case.
+    ``spare`` is what the files contained when they were good, for a server that must start in any
+    case.
     """
 
-    def __init__(
-        self, policies: Path | None, domains: Path | None = None, spare: Sources | None = None
-    ) -> None:
-        self.any = bool(policies or domains)
-        """Whether there are any."""
-        self._paths = policies, domains
-        self.sources = spare
-        """Of the configuration that was loaded last."""
-        self._stamp: _Stamp = ()
+    what: str
+    """What messages call it."""
+    loaded: _T
+    """What was loaded last."""
 
-    def load(self) -> Configuration:
+    def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
+        self.paths = paths
+        self.contents = spare
+        """Of ``loaded``."""
+        self._stamp: Stamp = []
+
+    def gather(self) -> Sequence[bytes]:
+        """The contents of the files. Blocks; raises ConfigurationError."""
+        return [read_file(path) for path in self.paths]
+
+    @abstractmethod
+    def read(self, contents: Sequence[bytes]) -> _T:
+        """What these contents of the files say; raises ConfigurationError."""
+
+    @abstractmethod
+    def described(self, value: _T) -> str:
+        """What was read, in a few words without secrets."""
+
+    def check(self) -> None:
+        """Raise ConfigurationError for what their contents alone cannot tell."""
+
+    def load(self) -> _T:
         """Blocks while it reads. Raises ConfigurationError, with a line for each fault."""
         self._stamp = self.stamp()
-        sources = read_sources(*self._paths)
-        configuration = read(sources)
-        self.sources = sources
-        return configuration
+        contents = self.gather()
+        value = self.read(contents)
+        self.check()
+        self.contents, self.loaded = contents, value
+        return value
 
-    def load_good(self) -> Configuration:
-        """As ``load``, but from the spare where a file is bad by now."""
+    def load_good(self) -> _T:
+        """As ``load``, but from the spare where the files are bad by now."""
         try:
             return self.load()
         except ConfigurationError as error:
-            if self.sources is None:
+            if not self.contents:
                 raise
-            _log.error("%s\n%s", error, _GO_ON)
-            return read(self.sources)
+            _log.error("%s\n%s from before go on", error, self.what)
+            self.loaded = self.read(self.contents)
+            return self.loaded
 
-    def stamp(self) -> _Stamp:
+    def stamp(self) -> Stamp:
         """Another one for other contents, whether a file was written, replaced, or is behind a link
         that leads elsewhere now, as in a ConfigMap. Blocks."""
-        policies, domains = self._paths
-        paths = [policies] if policies else []
-        with suppress(OSError, ConfigurationError):
-            paths += files_of(domains)
-        return tuple([_stamp_of(path) for path in paths])
+        return [stamp_of(path) for path in self.paths]
 
-    def is_changed(self, stamp: _Stamp) -> bool:
+    def is_changed(self, stamp: Stamp) -> bool:
         """Whether the contents of this stamp have not been looked at."""
         return stamp != self._stamp
 
 
-def _stamp_of(path: Path) -> tuple[int, ...]:
+def read_file(path: Path) -> bytes:
+    """Its content. Blocks; raises ConfigurationError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def stamp_of(path: Path) -> tuple[int, ...] | None:
+    """As of Files, of one file."""
     with suppress(OSError):
         found = os.stat(path)
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-    return ()
+    return None
+
+
+Taker = tuple[Files[Any], Callable[[Any], None]]
+"""Some files, and what takes over what they say."""
 
 
 class Reload:
-    """Hands the configuration of changed files to ``replace``; of a bad one, nothing.
+    """Hands what changed files say to those who take it over; of bad ones, nothing.
 
     ``by_itself``: it looks at the files twice a second, since not every file system tells of
     changes. Else, and at once, when it is told to.
     """
 
-    def __init__(
-        self, files: Files, replace: Callable[[Configuration], None], *, by_itself: bool = True
-    ) -> None:
-        self._files = files
-        self._replace = replace
-        self._look_every = _LOOK_EVERY if by_itself and files.any else None
+    def __init__(self, *takers: Taker, by_itself: bool = True) -> None:
+        self._takers = [(files, take) for files, take in takers if files.paths]
+        self._look_every = _LOOK_EVERY if by_itself and self._takers else None
         self._wanted = asyncio.Event()
         # One of its own: the pool that all share adds threads as it goes.
         self._thread = ThreadPoolExecutor(1, "openlimit-reload")
         self.done = 0
-        """How often a configuration was taken over."""
+        """How often something was taken over."""
         self.refused = 0
-        """How often they were not."""
+        """How often it was not."""
 
     def request(self) -> None:
-        """Load the files, changed or not. Does not block."""
+        """Load all files, changed or not. Does not block."""
         self._wanted.set()
 
     async def run(self) -> None:
         """Until it is cancelled; no fault of a file ends it."""
-        before: _Stamp = None
+        before: dict[Files[Any], Stamp] = {}
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
-            stamp = await self._in_thread(self._files.stamp)
-            is_whole, before = stamp == before, stamp  # else it may be half written
-            if self._wanted.is_set() or (is_whole and self._files.is_changed(stamp)):
-                self._wanted.clear()
-                await self._take_over()
+            is_wanted = self._wanted.is_set()
+            self._wanted.clear()
+            for files, take in self._takers:
+                stamp = await self._in_thread(files.stamp)
+                is_whole = stamp == before.get(files)  # else it may be half written
+                before[files] = stamp
+                if is_wanted or (is_whole and files.is_changed(stamp)):
+                    await self._take_over(files, take)
 
-    def _in_thread(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+    def _in_thread(self, work: Callable[[], _Work]) -> asyncio.Future[_Work]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
         try:
-            configuration = await self._in_thread(self._files.load)
+            value = await self._in_thread(files.load)
         except ConfigurationError as error:
             self.refused += 1
-            _log.error("%s\n%s", error, _GO_ON)
+            _log.error("%s\n%s from before go on", error, files.what)
             return
-        self._replace(configuration)
+        take(value)
         self.done += 1
-        names = ", ".join(policy.name for policy in configuration.policies)
-        _log.info("loaded the policies %s", names)
+        _log.info("loaded %s %s", files.what, files.described(value))

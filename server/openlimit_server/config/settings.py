@@ -47,14 +47,15 @@ class Settings(BaseSettings):
         cli_prog_name=_COMMAND,
         cli_exit_on_error=False,
         cli_hide_none_type=True,
-        cli_parse_none_str="no file",  # in --help; null could be a file's name
+        cli_parse_none_str="not given",  # in --help; null would be no name of a file
         cli_implicit_flags="toggle",
+        cli_kebab_case=True,
         # Their fields cannot be called so: pydantic has methods of these names.
-        cli_shortcuts={"validate_file": "validate", "print_schema": "schema"},
+        cli_shortcuts={"validate-file": "validate", "print-schema": "schema"},
     )
 
     config: Path | None = Field(
-        None, description="YAML file of policies; without it, the library's limits"
+        None, description="YAML file of policies; else the library's limits hold"
     )
     domains: Path | None = Field(
         None, description="YAML file of a domain for Envoy, or a folder of such files"
@@ -71,11 +72,24 @@ class Settings(BaseSettings):
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain")
+    tls_key: Path | None = Field(
+        None, validate_default=True, description="PEM file of its private key"
+    )
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authorities whose certificates clients have to show"
+    )
+    keys: Path | None = Field(
+        None, description="YAML file of API keys; only their callers are served"
+    )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"
     )
     print_schema: bool = Field(
         False, description="print the JSON schema of the file of policies, then exit"
+    )
+    new_key: bool = Field(
+        False, description="print a new API key and its hash for the file of keys, then exit"
     )
     check: bool = Field(
         False, description="ask the server at the listen address for its health, then exit"
@@ -90,6 +104,25 @@ class Settings(BaseSettings):
                 "share them with --store redis://…, or serve with one worker"
             )
         return workers
+
+    @field_validator("tls_key")
+    @classmethod
+    def _key_is_of_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("--tls-cert and --tls-key need each other")
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _clients_meet_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path and not info.data.get("tls_cert"):
+            raise ValueError("needs --tls-cert: clients show theirs over TLS only")
+        return path
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether other machines can reach it, and what they say is in plain text."""
+        return not (self.tls_cert or notation.is_local(self.listen))
 
     @classmethod
     def load(cls, arguments: list[str]) -> "Settings":

@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, UnknownModel, WaitTooLong
-from openlimit.operations import Grant, Labels
+from openlimit.operations import IDENTITY, Grant, Labels
 from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.costs import Columns, TokenCosts
@@ -39,7 +39,7 @@ class Policy:
         """Of all its calls, unless they are split."""
         self.paths = Paths(settings) if settings.is_shared else None
         """Where calls wait in a line."""
-        self._labels = settings.labels
+        self._labels = {IDENTITY, *settings.labels}
         self.token_costs: TokenCosts | None = None
         """None where calls are charged what they say."""
         if {TOKENS, INPUT_TOKENS, OUTPUT_TOKENS}.intersection(self.units):
@@ -113,12 +113,12 @@ class Policy:
         return [*zip(*[by_unit.get(unit, nothing) for unit in self.units], strict=True)]
 
     def own(self, labels: Labels) -> Labels:
-        """Those of a call that say whose it is: those that the policy speaks of; if it is shared,
-        all, since its levels may change while calls wait and run."""
-        if self.paths:
+        """Those of a call that say whose it is: which caller, and those that the policy speaks of.
+
+        If it is shared, all, since its levels may change while calls wait and run.
+        """
+        if self.paths or not labels:
             return labels
-        if not self._labels or not labels:
-            return ()
         return tuple([label for label in labels if label[0] in self._labels])
 
     def max_wait(self, seconds: float | None) -> float:

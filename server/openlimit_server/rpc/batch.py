@@ -17,7 +17,8 @@ from openlimit.wire.columns import acquire_runs
 from openlimit.wire.fields import write_grant
 from openlimit.wire.status import status_of
 from openlimit_server.counting.counter import Counter
-from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.engine import Engine, Work
+from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.bodies import Counts, replace_bodies
 from openlimit_server.rpc.slices import SLICE, Share
 
@@ -25,7 +26,11 @@ _MOST, _SLICE = 1000, 64  # calls
 
 
 async def decide_batch(
-    request: AcquireBatchRequest, engine: Engine, counter: Counter, share: Share
+    request: AcquireBatchRequest,
+    engine: Engine,
+    counter: Counter,
+    share: Share,
+    caller: Caller | None,
 ) -> AcquireBatchResponse:
     """The result of each call, in their order. Raises InvalidRequest for too many."""
     if len(request.acquisitions) > _MOST:
@@ -37,7 +42,7 @@ async def decide_batch(
         for first in range(0, len(counted), _SLICE):
             await share.take(SLICE)
             part = slice(first, first + _SLICE)
-            some = _decide(engine, request.acquisitions[part], counted[part])
+            some = _decide(engine, request.acquisitions[part], counted[part], caller)
             deciding.append(group.create_task(some))
     response, counts = AcquireBatchResponse(), iter(counted)
     for decided in deciding:
@@ -48,13 +53,18 @@ async def decide_batch(
 
 
 async def _decide(
-    engine: Engine, requests: Sequence[AcquireRequest], counted: Sequence[Counts | OpenLimitError]
+    engine: Engine,
+    requests: Sequence[AcquireRequest],
+    counted: Sequence[Counts | OpenLimitError],
+    caller: Caller | None,
 ) -> list[Grant | OpenLimitError]:
     """As runs of those that differ in their costs only."""
-    calls = [
+    calls: list[Work] = [
         count if isinstance(count, OpenLimitError) else readable(CODECS[Acquire], request)
         for request, count in zip(requests, counted, strict=True)
     ]
+    if caller:
+        calls = [caller.admitted(call) for call in calls]
     outcomes: dict[int, Any] = {
         i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
     }

@@ -18,6 +18,7 @@ from openlimit_server.envoy import rls_pb2
 from openlimit_server.envoy.descriptors_pb2 import RateLimitDescriptor
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
 from openlimit_server.envoy.units_pb2 import RateLimitUnit
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import unary
 
 SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -36,8 +37,9 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     What cannot be decided is an error of gRPC: then the proxy's own ``failure_mode_deny`` holds.
     """
 
-    def __init__(self, domains: Domains, store: AsyncStore) -> None:
+    def __init__(self, domains: Domains, store: AsyncStore, door: Door) -> None:
         self._domains = domains
+        self._door = door
         self._store = store
         self._warned: set[str] = set()
         self._handler = unary(self.should_rate_limit, RateLimitRequest)
@@ -61,8 +63,10 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self._handler = unary(_refuse, RateLimitRequest)
 
     async def should_rate_limit(
-        self, request: RateLimitRequest, _: ServicerContext[Any, Any]
+        self, request: RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
+        if caller := self._door.caller_of(context):
+            caller.require("acquire")
         _require_sensible(request)
         domain = self._domains.settings.get(request.domain)
         if not domain:

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc.aio import ServicerContext
 
-from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
 from openlimit.operations import Acquire
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
@@ -23,11 +23,14 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import status as statuses
 from openlimit.wire.codecs import CODECS, Codec
+from openlimit_server.config.keys import Keys
 from openlimit_server.counting.counter import Counter
-from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.batch import decide_batch
 from openlimit_server.rpc.bodies import count_alone, replace_bodies
+from openlimit_server.rpc.bounds import TIMES, Times
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import Share, Slices
@@ -55,9 +58,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, engine: Engine, counter: Counter) -> None:
+    def __init__(self, engine: Engine, counter: Counter, door: Door, times: Times = TIMES) -> None:
         self._engine = engine
         self._counter = counter
+        self._door = door
+        self._times = times
         self._streams: set[Stream] = set()
         self._slices = Slices()
         self._pace = Pace()
@@ -78,12 +83,26 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         service, _, method = handler_call_details.method[1:].partition("/")
         return self._handlers.get(method) if service == SERVICE else None
 
+    def replace_keys(self, keys: Keys) -> None:
+        """Serve only callers with these from now on. Streams of others end."""
+        self._door.replace(keys)
+        for stream in self._streams:
+            if stream.caller:
+                try:
+                    stream.caller = self._door.again(stream.caller)
+                except PermissionDenied as denied:
+                    stream.deny(denied)
+
     async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
         """Any single operation."""
+        caller = self._door.caller_of(context)
         left = context.time_remaining()
         # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
         hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
-        [outcome] = await self._engine.decide([codec.read(request)], hold)
+        work: Work = codec.read(request)
+        if caller:
+            work = caller.admitted(work)
+        [outcome] = await self._engine.decide([work], hold)
         if isinstance(outcome, OpenLimitError):
             raise outcome
         response = codec.response()
@@ -93,6 +112,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def acquire(self, request: AcquireRequest, context: _Context) -> Message:
         if not request.body:
             return await self.decide(CODECS[Acquire], request, context)
+        self._door.caller_of(context)  # before anything is done for it
         [counted] = await replace_bodies([request], self._counter)
         if isinstance(counted, OpenLimitError):
             raise counted
@@ -100,20 +120,27 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         response.counted.update(counted)
         return cast(Message, response)
 
-    async def count_tokens(self, request: CountTokensRequest, _: _Context) -> CountTokensResponse:
+    async def count_tokens(
+        self, request: CountTokensRequest, context: _Context
+    ) -> CountTokensResponse:
+        self._door.caller_of(context)
         return CountTokensResponse(counted=await count_alone(request, self._counter))
 
     async def acquire_batch(
-        self, request: AcquireBatchRequest, _: _Context
+        self, request: AcquireBatchRequest, context: _Context
     ) -> AcquireBatchResponse:
-        return await decide_batch(request, self._engine, self._counter, Share(self._slices))
+        caller = self._door.caller_of(context)
+        return await decide_batch(request, self._engine, self._counter, Share(self._slices), caller)
 
     async def acquire_stream(self, context: _Context) -> None:
-        stream = Stream(self._engine, context, self._slices, self._pace)
+        caller = self._door.caller_of(context)
+        stream = Stream(self._engine, context, self._slices, self._pace, caller)
         self._streams.add(stream)
+        end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
         try:
             await stream.run()
         finally:
+            end.cancel()
             self._streams.discard(stream)
 
     async def drain(self) -> None:

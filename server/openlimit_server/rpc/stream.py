@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
-from openlimit.errors import InvalidRequest, OpenLimitError
+from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire import status as statuses
 from openlimit.wire.columns import AcquireRun, SettleRun
@@ -25,6 +25,7 @@ from openlimit.wire.fields import TIMEOUT
 from openlimit.wire.messages import MOST_IN_FLIGHT, count_operations, read_operations
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.shared import HeldCall
+from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
@@ -54,8 +55,15 @@ class Stream:
     """Carries out what the client of one call asks, until either side ends it."""
 
     def __init__(
-        self, engine: Engine, context: ServicerContext[Any, Any], slices: Slices, pace: Pace
+        self,
+        engine: Engine,
+        context: ServicerContext[Any, Any],
+        slices: Slices,
+        pace: Pace,
+        caller: Caller | None = None,
     ) -> None:
+        self.caller = caller
+        """Whose it is; None where nobody is asked."""
         self._engine = engine
         self._context = context
         self._share = Share(slices)
@@ -112,6 +120,11 @@ class Stream:
         if self._reading:
             self._reading.cancel()
 
+    def deny(self, denied: PermissionDenied) -> None:
+        """Carry out nothing more, answer what was decided, and end so. Does not block."""
+        self._unread.clear()
+        self._fail(denied)
+
     async def _read(self) -> None:
         while True:
             await self._share.take(_MESSAGE)
@@ -163,7 +176,10 @@ class Stream:
             self._held.give_up(message.given_up[first : first + SLICE])
         left -= len(message.given_up)
         room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
-        for numbers, work, settled_runs in read_operations(message, self._kept):
+        for numbers, asked, settled_runs in read_operations(message, self._kept):
+            if self._failure:
+                return
+            work: list[Any] = [*map(self.caller.admitted, asked)] if self.caller else asked
             size = sum(map(len, numbers))
             left -= size
             if size > room:

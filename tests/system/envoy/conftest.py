@@ -12,6 +12,7 @@ from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit_server.config.configuration import load_configuration
 from openlimit_server.engine.domains import Domains
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import EnvoyServicer
 from tests.support.clock import FakeClock
 from tests.support.redis_process import RedisProcess, serving_redis
@@ -31,7 +32,7 @@ class Service:
         paths = (self._file, None) if "policies:" in text else (None, self._file)
         configuration = load_configuration(*paths)
         domains = Domains(configuration.domains, configuration.policies)
-        self._servicer = EnvoyServicer(domains, self.store)
+        self._servicer = EnvoyServicer(domains, self.store, Door(()))
 
     async def ask(self, request: RateLimitRequest) -> RateLimitResponse:
         """As if it had come over the network."""

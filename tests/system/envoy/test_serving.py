@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.configuration import load_configuration
 from openlimit_server.engine.domains import Domains
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE, EnvoyServicer
 from tests.support.proxy_requests import METHOD, OK, OVER, codes, descriptor, request, stub
 from tests.support.redis_process import serving_redis
@@ -102,7 +103,7 @@ async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text("domain: d\ndescriptors: [{key: user, limit: 1/minute}]")
     configuration = load_configuration(None, tmp_path / "d.yaml")
     domains = Domains(configuration.domains, configuration.policies)
-    servicer = EnvoyServicer(domains, MemoryStore())
+    servicer = EnvoyServicer(domains, MemoryStore(), Door(()))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([servicer])
     port = server.add_insecure_port("127.0.0.1:0")

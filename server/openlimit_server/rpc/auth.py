@@ -1,0 +1,129 @@
+"""Who calls: callers are known by their API keys, and their work carries the labels of these."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from hmac import compare_digest
+from math import inf
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from openlimit.context import MOST_LABELS
+from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied, shown
+from openlimit.operations import IDENTITY, Labels, Observe, Penalize
+from openlimit.wire.fields import AUTHORIZATION, BEARER
+from openlimit_server.config.keys import KeySettings, Right, hash_of
+from openlimit_server.engine.engine import Work
+
+_REPORTS_OF_PROVIDERS = {Penalize, Observe}
+_FOUND_BY = 8  # bytes of a hash; all of them are compared in a time that tells nothing
+_REMEMBERED = 1024  # labels of a caller
+_LOG_EVERY = 10.0  # seconds
+_MISSING = (
+    "the server answers only callers with an API key: pass api_key, or set OPENLIMIT_API_KEY; "
+    "without openlimit's client, send the metadata authorization: Bearer KEY"
+)
+_UNKNOWN = "the server does not know this API key: it is mistyped, or it was revoked"
+
+_log = logging.getLogger("openlimit")
+
+
+class Caller:
+    """Whoever has one of the keys."""
+
+    def __init__(self, settings: KeySettings) -> None:
+        self.digest = settings.digest
+        self.name = settings.name
+        self._may = settings.may
+        self._fixed = settings.labels
+        self._own = lru_cache(_REMEMBERED)(self._find_own)
+
+    def require(self, right: Right) -> None:
+        """Raises PermissionDenied for what it may not do."""
+        if right not in self._may:
+            advice = f"add {right} to its may: in the server's file of keys"
+            raise PermissionDenied(self.name, f"may not {right}; if it should, {advice}")
+
+    def admitted(self, work: Work) -> Work:
+        """The work, with this caller's labels; or an error, for what it may not ask."""
+        if isinstance(work, OpenLimitError):
+            return work
+        try:
+            self.require("penalize" if type(work) in _REPORTS_OF_PROVIDERS else "acquire")
+            key, labels = self._own(work.key, work.labels)
+        except OpenLimitError as error:
+            return error
+        return work._replace(key=key, labels=labels)
+
+    def _find_own(self, key: str, claimed: Labels) -> tuple[str, Labels]:
+        """Key and labels of a call that claims these; raises PermissionDenied."""
+        labels = dict(claimed)
+        if key:
+            labels["key"] = key
+        for name, value in self._fixed.items():
+            if labels.setdefault(name, value) != value:
+                raise PermissionDenied(
+                    self.name,
+                    f"is for {name}={value}, and its call claims {shown(labels[name])}; leave "
+                    f"{name} out, or use a key that is for it",
+                )
+        key = labels.pop("key", "")
+        if len(labels) > MOST_LABELS:
+            beside = f"beside those of the API key {self.name}"
+            raise InvalidRequest("labels", f"must be at most {MOST_LABELS} {beside}")
+        # Nobody can claim the name: so nobody else can settle what this caller has reserved.
+        return key, ((IDENTITY, self.name), *sorted(labels.items()))
+
+
+class Door:
+    """Knows the callers; without keys nobody, and everybody may do all.
+
+    ``clock`` returns seconds and must not run backwards.
+    """
+
+    def __init__(
+        self, keys: Iterable[KeySettings], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._told_at, self._untold = -inf, 0
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[KeySettings]) -> None:
+        """From now on, only these."""
+        self._callers = {key.digest[:_FOUND_BY]: Caller(key) for key in keys}
+
+    def caller_of(self, context: ServicerContext[Any, Any]) -> Caller | None:
+        """Who makes a call; None where nobody is asked. Raises PermissionDenied."""
+        if not self._callers:
+            return None
+        said = next((v for k, v in context.invocation_metadata() or () if k == AUTHORIZATION), "")
+        said = said if isinstance(said, str) else ""
+        is_key = said[: len(BEARER)].lower() == BEARER.lower()
+        try:
+            if not is_key:
+                raise PermissionDenied("", _MISSING)
+            return self._known(hash_of(said[len(BEARER) :].strip()))
+        except PermissionDenied as denied:
+            self._tell(context.peer(), denied)
+            raise
+
+    def again(self, caller: Caller) -> Caller:
+        """As the keys say now; raises PermissionDenied for one that they do not know any more."""
+        return self._known(caller.digest)
+
+    def _known(self, digest: bytes) -> Caller:
+        found = self._callers.get(digest[:_FOUND_BY])
+        if found is None or not compare_digest(found.digest, digest):
+            raise PermissionDenied("", _UNKNOWN)
+        return found
+
+    def _tell(self, peer: str, denied: PermissionDenied) -> None:
+        """Log it, unless one was logged just now: anybody can cause them."""
+        self._untold += 1
+        now = self._clock()
+        if now >= self._told_at + _LOG_EVERY:
+            others = f" (and {self._untold - 1} others before)" if self._untold > 1 else ""
+            _log.warning("refused a call from %s%s: %s", peer, others, denied.reason)
+            self._told_at, self._untold = now, 0
