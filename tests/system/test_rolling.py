@@ -38,10 +38,11 @@ async def test_clients_spread_over_servers(tmp_path: Path) -> None:
     """Of twenty that know the same two, not all take the same."""
     policy = "policies: [{name: p, models: ['*'], limits: {%s: 60/minute}}]"
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(serving_policies(tmp_path, policy % unit))
-            for unit in ("requests", "tokens")
-        ]
+        servers = []
+        for unit in ("requests", "tokens"):
+            folder = tmp_path / unit  # of its own: a server follows its file
+            folder.mkdir()
+            servers.append(stack.enter_context(serving_policies(folder, policy % unit)))
         limiters = several(servers, 20)
         for _ in range(2):
             decisions = await asyncio.gather(
