@@ -378,11 +378,11 @@ def test_a_settlement_that_fails_spoils_no_other_of_its_run(servers: Servers) ->
     """It is answered by its error, and all others are settled; so is a run of whole ids, which may
     be of any models."""
     model, units = "shared-failing", ["requests", "tokens"]
-    acquire(servers.first, model, 40)
-    run = AcquireRun(model=model, units=units, ids=range(5), costs=[1, 20] * 5)
-    granted = run_granted(servers.second, run)
-    names = [name for name, _ in granted.values()]
-    assert [wait > 0 for _, wait in granted.values()] == [False, False, False, True, True]
+    costs = [1, 40, *[1, 20] * 4, 1, 100]  # so that the last starts in more than a second
+    run = AcquireRun(model=model, units=units, ids=range(6), costs=costs)
+    _, *granted = run_granted(servers.second, run).values()
+    names = [name for name, _ in granted]
+    assert [wait > 0 for _, wait in granted] == [False, False, False, True, True]
     forged = "0" * 16 + names[1][16:]
     garbage = "x/" + names[0].partition("/")[2]
     failing = settle_run([names[0], forged, names[4], names[2], garbage], [0, 0, 0, 10**15, 0])

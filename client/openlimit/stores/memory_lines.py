@@ -176,7 +176,7 @@ class MemoryLines:
         return Started(now)
 
     def _started(self, bucket: str, name: str, now: float) -> _Start | None:
-        """What is remembered of a start, to be changed."""
+        """What is remembered of one start: the caller may change it."""
         known = self._starts.get((bucket, name), now)
         if isinstance(known, _Starts):
             known = known.one(name)

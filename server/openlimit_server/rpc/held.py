@@ -108,12 +108,15 @@ class HeldCalls:
             self._beat_at = asyncio.get_running_loop().time() + BEAT
 
     async def end_some(self) -> None:
-        """Hold some of them no longer: they are answered Queued."""
+        """Hold some of them no longer: they are answered Queued, or that the store is away."""
         await self._share.take(SLICE)
-        for number, queued in await self._standings([*self._held][:_AT_ONCE]):
+        numbers = [*self._held][:_AT_ONCE]
+        standings = dict(await self._standings(numbers))
+        for number in numbers:
             if held := self._remove(number):
                 held.call.caller.leave(PLACE_KEPT)
-                self._outbox.add([number], None, statuses.status_of(queued)[1])
+                answer = standings.get(number) or statuses.stopping()
+                self._outbox.add([number], None, statuses.status_of(answer)[1])
 
     def close(self) -> None:
         """Nobody is there to be answered: all are given up."""
