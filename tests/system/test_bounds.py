@@ -105,7 +105,7 @@ async def test_old_connections_are_changed_and_no_call_is_lost() -> None:
 
 
 async def test_who_waits_in_line_keeps_its_place_when_its_connection_is_changed() -> None:
-    """Several times, and the calls start in the order in which they came."""
+    """The calls start in the order in which they came."""
     order: list[int] = []
 
     async def wait(limiter: RemoteLimiter, number: int) -> None:
@@ -113,7 +113,7 @@ async def test_who_waits_in_line_keeps_its_place_when_its_connection_is_changed(
             order.append(number)
 
     policy = {**POLICY, "concurrent": 1, "lease": "1h"}
-    async with serving(Times(age=2), policy) as port:
+    async with serving(Times(age=4), policy) as port:
         address = f"127.0.0.1:{port}"
         async with RemoteLimiter(address) as one, RemoteLimiter(address, timeout=4) as other:
             async with one.limit(model="m", tokens=0):
@@ -121,7 +121,7 @@ async def test_who_waits_in_line_keeps_its_place_when_its_connection_is_changed(
                 for number in range(6):
                     waiting.append(asyncio.create_task(wait((one, other)[number % 2], number)))
                     await asyncio.sleep(0.2)
-                await asyncio.sleep(5)
+                await asyncio.sleep(6)
                 assert order == []
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
             assert order == [*range(6)]

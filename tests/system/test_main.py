@@ -51,3 +51,14 @@ def test_on_windows_it_says_that_it_is_for_posix() -> None:
     done = run("import asyncio, sys; sys.platform = 'win32'", arguments(), START)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "not on Windows" in done.stderr
+
+
+def test_it_may_open_as_many_connections_as_the_system_allows() -> None:
+    """Whatever the lower limit is that it was started with."""
+    done = run(
+        "from resource import RLIMIT_NOFILE as FILES, getrlimit, setrlimit",
+        "setrlimit(FILES, (64, getrlimit(FILES)[1]))",
+        "from openlimit_server.__main__ import allow_descriptors; allow_descriptors()",
+        "print(len({*getrlimit(FILES)}))",
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -190,6 +190,8 @@ def test_workers_encrypt_and_follow(tmp_path: Path) -> None:
         ("another's", "tls.crt: cannot be used with the private key"),
         ("expired", "certificate has expired"),
         ("empty", "tls.crt: cannot be used with the private key"),
+        ("garbage", "one of them is not in PEM, or the key has a password"),
+        ("nobody's", "tls.crt: names no host (subjectAltName), so no client takes it"),
         ("client's", "ca.crt: has no certificate in PEM"),
     ],
 )
@@ -199,7 +201,8 @@ def test_it_does_not_start_with_what_no_client_could_use(
     """It exits with 2, and says which file is at fault."""
     authority = trustme.CA()
     until = YESTERDAY if spoil == "expired" else None
-    options = write_certificate(tmp_path, authority.issue_cert("localhost", not_after=until))
+    name = "ann@example.org" if spoil == "nobody's" else "localhost"
+    options = write_certificate(tmp_path, authority.issue_cert(name, not_after=until))
     key, ca = tmp_path / "tls.key", tmp_path / "ca.crt"
     ca.write_bytes(authority.cert_pem.bytes())
     match spoil:
@@ -209,6 +212,8 @@ def test_it_does_not_start_with_what_no_client_could_use(
             key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
         case "empty":
             (tmp_path / "tls.crt").write_text("")
+        case "garbage":
+            key.write_bytes(bytes(range(256)))
         case "client's":
             ca.write_text("none")
     command = [sys.executable, "-m", "openlimit_server", *options, "--tls-client-ca", str(ca)]

@@ -38,9 +38,15 @@ class CertificateFiles(Files[Certificate | None]):
 
     what = "the certificates"
 
+    def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
+        super().__init__(paths, spare)
+        self._names: list[str] = []
+        self._until = ""
+
     def check(self) -> None:
         if self.paths:
-            _shown(*self.paths[:2])
+            shown = _shown(*self.paths[:2])
+            self._names, self._until = _names(shown), shown["notAfter"]
 
     def read(self, contents: Sequence[bytes]) -> Certificate | None:
         if not contents:
@@ -51,25 +57,23 @@ class CertificateFiles(Files[Certificate | None]):
         return Certificate(chain, private_key, authority[0] if authority else None)
 
     def described(self, value: Certificate | None) -> str:
-        if not value:
-            return "of nobody"
-        shown = _shown(*self.paths[:2])
-        return f"of {', '.join(_names(shown))}, until {shown['notAfter']}"
+        return f"of {', '.join(self._names)}, until {self._until}"
 
     def name(self) -> str:
-        """One under which a client may know the server; raises ConfigurationError."""
-        return _names(_shown(*self.paths[:2]))[0].replace("*", "any")
+        """One under which a client may know the server whose certificate was just loaded."""
+        return self._names[0].replace("*", "any")
 
 
 def _names(shown: dict[str, Any]) -> list[str]:
-    return [name for kind, name in shown["subjectAltName"] if kind in ("DNS", "IP Address")]
+    names = shown.get("subjectAltName", ())
+    return [name for kind, name in names if kind in ("DNS", "IP Address")]
 
 
 def _require_authority(authority: bytes, path: Path) -> None:
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=authority.decode("ascii", "replace"))
-    except ssl.SSLError as error:
+        context.load_verify_locations(cadata=authority.decode("ascii", "ignore"))
+    except (OSError, ValueError) as error:  # as for an empty text
         raise ConfigurationError(f"{path}: has no certificate in PEM ({_words(error)})") from error
 
 
@@ -93,17 +97,19 @@ def _shown(chain: Path, private_key: Path) -> dict[str, Any]:
             with suppress(ssl.SSLWantReadError):
                 each.do_handshake()
         shown: dict[str, Any] = asking.getpeercert() or {}
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"{chain}: cannot be used with the private key {private_key}: {_words(error)}"
         ) from error
-    if not any(kind in ("DNS", "IP Address") for kind, _ in shown.get("subjectAltName", ())):
+    if not _names(shown):
         raise ConfigurationError(f"{chain}: names no host (subjectAltName), so no client takes it")
     return shown
 
 
-def _words(error: OSError) -> str:
+def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return str(reason or error).lower().replace("_", " ")
+    if "PEM lib" in str(error):  # all that OpenSSL says
+        return "one of them is not in PEM, or the key has a password"
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""
+    return str(reason or error).lower().replace("_", " ").partition(" (ssl.c")[0]
