@@ -22,6 +22,7 @@ from openlimit_server.config.policies import Policies, PolicySettings
 from openlimit_server.config.reload import PolicyFile, Reload
 from openlimit_server.config.settings import MEMORY, Settings
 from openlimit_server.engine.engine import Engine
+from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
@@ -64,8 +65,9 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(is_worker))])
-    store = _store(settings)
-    engine = Engine(policies, store)
+    observed = Observed(settings, store_of(settings))
+    store = observed.store
+    engine = Engine(policies, store, observed.counts)
     service = RateLimitServicer(engine)
     health = HealthServicer(SERVICE)
     reflection = ReflectionServicer((SERVICE, HEALTH))
@@ -82,10 +84,15 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
             _log.warning(warning)
 
     reload = Reload(file, take_over, by_itself=not is_worker)
+    await observed.start(engine, service, health, reload, is_worker=is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
-        for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
+        for work in (
+            _watch(store, engine, health),
+            reload.run(),
+            collector.collect_young(),
+        )
     ]
     await server.start()
     names = ", ".join(policy.name for policy in policies)
@@ -107,6 +114,7 @@ async def serve(settings: Settings, file: PolicyFile, *, is_worker: bool = False
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
     if reason == _ORPHANED:
         await stopping
+    await observed.aclose()
     await store.aclose()
     _log.info("stopped")
 
@@ -122,7 +130,8 @@ def claims(policies: Iterable[PolicySettings]) -> list[str]:
     ]
 
 
-def _store(settings: Settings) -> StoreOfLines:
+def store_of(settings: Settings) -> StoreOfLines:
+    """Where the buckets live."""
     if settings.store == MEMORY:
         return MemoryStore()
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url

@@ -21,7 +21,9 @@ from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.policies import Policies
 from openlimit_server.config.reload import PolicyFile, Reload
 from openlimit_server.config.settings import Settings
-from openlimit_server.run import stop_signal
+from openlimit_server.engine.routing import Rules
+from openlimit_server.observe.fleet import LONGEST_LINE, Fleet
+from openlimit_server.run import stop_signal, store_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
 _HEALTHY_AFTER = 10.0  # seconds of life, after which the pause is short again
@@ -37,22 +39,25 @@ _log = logging.getLogger("openlimit")
 async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
     file = PolicyFile(settings.config)
-    file.load()  # report a fault in it once, before any worker starts
+    rules = Rules(file.load())  # report a fault in it once, before any worker starts
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
-        def tell_workers(_: Policies) -> None:
+        def tell_workers(policies: Policies) -> None:
+            rules.replace(policies)
             for worker in running:
                 with suppress(ProcessLookupError):
                     worker.send_signal(signal.SIGHUP)
 
         reload = Reload(file, tell_workers)
         stopped = stop_signal(reload.request)
+        fleet = Fleet(store_of(settings), rules, reload, stopped.done)
+        await fleet.start(settings.http)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, file, running, stopped))
+            asyncio.create_task(_keep_running(settings, file, running, stopped, fleet))
             for _ in range(settings.workers)
         ]
         await stopped
@@ -66,12 +71,17 @@ async def supervise(settings: Settings) -> None:
             worker.kill()
         if late:
             done |= (await asyncio.wait(late))[0]
+        await fleet.aclose()
         for keeper in done:
             keeper.result()
 
 
 async def _keep_running(
-    settings: Settings, file: PolicyFile, running: set[Process], stopped: "asyncio.Future[str]"
+    settings: Settings,
+    file: PolicyFile,
+    running: set[Process],
+    stopped: "asyncio.Future[str]",
+    fleet: Fleet,
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
@@ -84,6 +94,8 @@ async def _keep_running(
             running.add(worker)
             if stopped.done():
                 worker.terminate()
+            if worker.stdout:
+                await fleet.listen(worker.stdout)
             end = f"worker {worker.pid} ended ({await worker.wait()})"
             running.discard(worker)
         if stopped.done():
@@ -96,7 +108,10 @@ async def _keep_running(
 
 async def _start(settings: Settings, file: PolicyFile) -> Process:
     worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
+        *(sys.executable, "-m", "openlimit_server", WORKER),
+        stdin=PIPE,
+        stdout=PIPE if settings.http else None,
+        limit=LONGEST_LINE,
     )
     assert worker.stdin
     content = b"" if file.content is None else file.content  # the file may be bad by now

@@ -19,8 +19,11 @@ from openlimit.stores.protocol import (
     Answer,
     AsyncStore,
     Cancel,
+    Filled,
     Grants,
+    Look,
     Operation,
+    Penalize,
     Repeat,
     Settle,
     Store,
@@ -133,6 +136,20 @@ class StoreContract:
     @pytest.fixture
     def clock(self) -> FakeClock:
         return FakeClock()
+
+    def test_a_look_tells_how_full_a_bucket_is(self, store: Store, clock: FakeClock) -> None:
+        """At the latest start, while that is to come, and else now; a look itself changes nothing,
+        and a bucket that nobody used is empty."""
+        look = Look("b", LIMITS)
+        for _ in range(2):
+            assert store.decide([look]) == [Filled(0, [0, 0])]
+        ask(store, [acquire(costs=(1, 100)), acquire(costs=(2, 50))])
+        for _ in range(2):
+            assert store.decide([look]) == [Filled(0.5 * SECOND, [2, 100])]
+        clock.advance(1)
+        assert store.decide([look]) == [Filled(0, [0, 50])]
+        ask(store, [Penalize("b", LIMITS, SECOND)])
+        assert store.decide([look]) == [Filled(SECOND, [0, 50])]
 
     def test_a_batch_is_decided_in_order(self, store: Store) -> None:
         """What comes first in a batch starts first, and one bucket's load is not another's."""

@@ -126,6 +126,13 @@ class Bucket:
                         start, limited_by = earliest, limit.unit
         return start, limited_by
 
+    def look(self, now: float) -> tuple[float, list[float]]:
+        """The time until something may start that costs nothing, and the levels: now, or at the
+        latest start if that is still to come."""
+        since = now - self.at
+        levels = self.levels if since <= 0 else leaked(self.levels, self.limits, since)
+        return max(0.0, -since, self.paused - now), [*levels]
+
     def pour(self, costs: Costs, start: float, limited_by: str) -> None:
         """Charge them at this start, no earlier than ``earliest`` says. Only ``refund`` gives them
         back."""

@@ -15,7 +15,9 @@ from openlimit.stores.protocol import (
     Acquire,
     Answer,
     Cancel,
+    Filled,
     Limits,
+    Look,
     Observe,
     Operation,
     Penalize,
@@ -121,6 +123,8 @@ class MemoryStore:
                 bucket.penalize(now + length, now)
             case Observe(_, _, remaining):
                 bucket.observe(remaining, now)
+            case Look():
+                return Filled(*bucket.look(now))
             case Secret(proposed):
                 self._secret = self._secret or proposed
                 return self._secret

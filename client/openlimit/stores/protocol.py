@@ -107,6 +107,13 @@ class Observe(NamedTuple):
     """One per limit, in the same order; not negative, ``inf`` where it says nothing."""
 
 
+class Look(NamedTuple):
+    """Asks how full a bucket is; changes nothing."""
+
+    bucket: str
+    limits: Limits
+
+
 class Secret(NamedTuple):
     """Asks for what all who share the store know and nobody else: the first that was proposed."""
 
@@ -115,7 +122,7 @@ class Secret(NamedTuple):
     limits: Limits = ()
 
 
-Operation = Acquire | Settle | Cancel | Penalize | Observe | Secret
+Operation = Acquire | Settle | Cancel | Penalize | Observe | Look | Secret
 
 
 class Repeat(NamedTuple):
@@ -153,7 +160,28 @@ Unsettled = Mapping[int, Literal[False] | UnknownReservation | InvalidRequest]
 settled or cancelled before. UnknownReservation: it is too late. InvalidRequest: the call has not
 started. The errors name a reservation ``lot-number``."""
 
-Answer = Grants | Unsettled | bool | str | UnknownReservation | InvalidRequest | LimiterUnavailable
+
+class Filled(NamedTuple):
+    """The answer to Look."""
+
+    delay: float
+    """Microseconds until something may start that costs nothing: starts are handed out until then,
+    or there is a pause."""
+    levels: Sequence[float]
+    """One per limit, in the same order: now, or at the latest start that was handed out if that is
+    still to come."""
+
+
+Answer = (
+    Grants
+    | Filled
+    | Unsettled
+    | bool
+    | str
+    | UnknownReservation
+    | InvalidRequest
+    | LimiterUnavailable
+)
 """To Cancel, whether there was something to give back, or UnknownReservation where it is too late;
 to Secret the secret; to Penalize and Observe True; to any operation LimiterUnavailable."""
 

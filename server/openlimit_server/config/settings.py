@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )
+    http: notation.HttpAddress = Field(
+        "",
+        description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
+        "0.0.0.0:9090; unless it is given, nothing is counted",
+    )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"
     )

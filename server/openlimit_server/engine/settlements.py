@@ -108,7 +108,7 @@ class Settlements:
             reserved = Reserved([number], [start], [costs], [name])
             step.decide_apart(place, self._settle_alone(policy, scope, reserved, run))
         else:
-            step.ask(place, operation, settled, policy, scope.model, settlement)
+            step.ask(place, operation, settled, policy, scope.model, settlement, operation)
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out."""
@@ -143,7 +143,7 @@ class Settlements:
             step.decide_apart(place, settling)
         else:
             operation = settle(policy, scope, reserved, run)
-            step.ask(place, operation, unsettled, policy, scope, run, left, errors)
+            step.ask(place, operation, unsettled, policy, scope, run, left, errors, operation)
 
     async def _settle_shared(
         self,
@@ -180,7 +180,7 @@ class Settlements:
                 if not isinstance(answer, InvalidRequest | LimiterUnavailable)  # else it may run
             )
         unchanged = {i: each for i, each in enumerate(answers) if each is not True}
-        return unsettled(unchanged, policy, scope, run, positions, errors)  # type: ignore[arg-type]  # as Settle is answered
+        return unsettled(unchanged, policy, scope, run, positions, errors, wanted)  # type: ignore[arg-type]  # as Settle is answered
 
     async def _settle_alone(
         self, policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun
@@ -222,13 +222,21 @@ def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> 
     )
 
 
-def settled(answer: stores.Answer, policy: Policy, model: str, settlement: Settle) -> Outcome:
+def settled(
+    answer: stores.Answer,
+    policy: Policy,
+    model: str,
+    settlement: Settle,
+    operation: stores.Settle,
+) -> Outcome:
     """Whether a settlement has changed anything; learns from it."""
     if isinstance(answer, LimiterUnavailable):
         return answer
     assert isinstance(answer, Mapping)
     if answer:
         return renamed(answer[0], settlement.reservation_id)
+    if policy.counts:
+        policy.counts.settled(operation.reserved, operation.actual, {})
     used = settlement.costs
     if policy.learns and OUTPUT_TOKENS in used and used.get("requests", 1):
         assert policy.token_costs
@@ -251,12 +259,15 @@ def unsettled(
     run: SettleRun,
     positions: Sequence[int],
     errors: Mapping[int, OpenLimitError],
+    operation: stores.Settle,
 ) -> Unsettled:
     """What has changed nothing, and the errors of others than those at these positions; learns from
     those that are settled."""
     if isinstance(answer, LimiterUnavailable):
         return {**errors, **dict.fromkeys(positions, answer)}
     assert isinstance(answer, Mapping)
+    if policy.counts:
+        policy.counts.settled(operation.reserved, operation.actual, answer)
     if policy.learns and OUTPUT_TOKENS in run.units:
         _learn(policy, scope.model, run, answer)
     if not answer:

@@ -79,11 +79,16 @@ class SharedTarget(Target):
         node = None if held_at is None else (*held_at,)
         return Queued(ticket, Waiting(rank, wait / SECOND, node, limited_by))
 
-    def answer(self, outcome: Granted | OpenLimitError, costs: Costs) -> Grant | OpenLimitError:
-        """What a call is answered once it is decided."""
+    def answer(
+        self, outcome: Granted | OpenLimitError, costs: Costs, first: float | None
+    ) -> Grant | OpenLimitError:
+        """What a call is answered once it is decided; ``first``: since when it has waited."""
         if isinstance(outcome, Granted):
             name, start, limited_by, lot, number = outcome
             wait = self.line.wait_until(start)
+            if counts := self.policy.counts:
+                waited = wait if first is None else max(0.0, start - first)
+                counts.granted_one(self.bucket, costs, waited, limited_by if waited else "")
             scope = self._scope_of(lot)
             reservation_id = whole_id(scope.own(number, start, costs, name), scope.text)
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
@@ -110,6 +115,8 @@ class SharedTarget(Target):
             limits.append(limited_by if wait else "")
         if not any(waits):
             waits, limits = [], []
+        if counts := self.policy.counts:
+            counts.granted(self.bucket, costs, waits, limits, {})
         return GrantRun(scope.text, owns, waits, limits, {})
 
 
@@ -126,10 +133,12 @@ class Asking(NamedTuple):
     async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
         outcomes = await self.target.line.ask(self.asks)
-        if run := self.target.all_granted(outcomes, self.costs):
+        # One that asks again for its place is alone; it has waited since then.
+        first = self.asks[0].first
+        if first is None and (run := self.target.all_granted(outcomes, self.costs)):
             return run
         answers = [
-            None if outcome is None else self.target.answer(outcome, costs)
+            None if outcome is None else self.target.answer(outcome, costs, first)
             for outcome, costs in zip(outcomes, self.costs, strict=True)
         ]
         return GrantRun("", (), (), (), dict(enumerate(answers)))
@@ -141,7 +150,7 @@ class Asking(NamedTuple):
         outcome = await target.line.wait(caller, hold)
         if isinstance(outcome, Standing):
             return target.queued(ask, caller.first, outcome, self.whose)
-        return target.answer(outcome, self.costs[position])
+        return target.answer(outcome, self.costs[position], caller.first)
 
     def held(self, position: int) -> "HeldCall":
         """One that waits, until its caller leaves."""
@@ -161,7 +170,8 @@ class HeldCall(NamedTuple):
         decided = self.caller.outcome()
         if decided is None:
             return None
-        return self.asking.target.answer(decided, self.asking.costs[self.position])
+        costs = self.asking.costs[self.position]
+        return self.asking.target.answer(decided, costs, self.caller.first)
 
     def again(self) -> "HeldCall":
         """For a caller that was woken, and goes on waiting."""

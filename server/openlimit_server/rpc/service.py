@@ -52,9 +52,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._pace = Pace()
         self._refused = 0
         self._handlers = {
-            "AcquireBatch": _unary(self.acquire_batch, AcquireBatchRequest),
-            "AcquireStream": _streaming(self.acquire_stream),
-        } | {each.method: _unary(partial(self.decide, each), each.request) for each in _CODECS}
+            "AcquireBatch": self._unary(self.acquire_batch, AcquireBatchRequest),
+            "AcquireStream": self._streaming(self.acquire_stream),
+        } | {each.method: self._unary(partial(self.decide, each), each.request) for each in _CODECS}
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -96,6 +96,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
                 if isinstance(outcome, Grant):
                     write_grant(outcome, result.granted)
                 else:
+                    self._count(outcome)
                     result.error.CopyFrom(statuses.status_of(outcome)[1])
         return response
 
@@ -120,6 +121,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         finally:
             self._streams.discard(stream)
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
+
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
 
@@ -128,9 +134,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         servicer by then. Calls in flight go on.
         """
         self._handlers = {
-            "AcquireBatch": _unary(self._refuse, AcquireBatchRequest),
-            "AcquireStream": _streaming(self._refuse),
-        } | {each.method: _unary(self._refuse, each.request) for each in _CODECS}
+            "AcquireBatch": self._unary(self._refuse, AcquireBatchRequest),
+            "AcquireStream": self._streaming(self._refuse),
+        } | {each.method: self._unary(self._refuse, each.request) for each in _CODECS}
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -144,41 +150,49 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._refused += 1
         raise statuses.stopping()
 
+    def _unary(
+        self, answer: Callable[[_Request, _Context], Awaitable[Message]], kind: type[_Request]
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        async def handle(request: _Request | DecodeError, context: _Context) -> Message:
+            try:
+                if isinstance(request, DecodeError):
+                    raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
+                return await answer(request, context)
+            except OpenLimitError as error:
+                await self._abort(context, error)
+            except Exception as error:
+                await self._abort(context, could_not_decide(error))
 
-def _unary(
-    answer: Callable[[_Request, _Context], Awaitable[Message]], kind: type[_Request]
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    async def handle(request: _Request | DecodeError, context: _Context) -> Message:
-        try:
-            if isinstance(request, DecodeError):
-                raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
-            return await answer(request, context)
-        except OpenLimitError as error:
-            await _abort(context, error)
-        except Exception as error:
-            await _abort(context, could_not_decide(error))
+        return grpc.unary_unary_rpc_method_handler(
+            handle, request_deserializer=_parser(kind), response_serializer=_serialize
+        )
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, request_deserializer=_parser(kind), response_serializer=_serialize
-    )
+    def _streaming(
+        self,
+        answer: Callable[[_Context], Awaitable[None]],
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Of bytes, since reading and writing the messages takes time that is shared out."""
 
+        async def handle(_: object, context: _Context) -> None:
+            try:
+                await answer(context)
+            except OpenLimitError as error:
+                await self._abort(context, error)
+            except grpc.aio.BaseError as error:
+                _log.debug("a client left its stream: %s", error)
+            except Exception as error:
+                await self._abort(context, could_not_decide(error))
 
-def _streaming(
-    answer: Callable[[_Context], Awaitable[None]],
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Of bytes, since reading and writing the messages takes time that is shared out."""
+        return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def handle(_: object, context: _Context) -> None:
-        try:
-            await answer(context)
-        except OpenLimitError as error:
-            await _abort(context, error)
-        except grpc.aio.BaseError as error:
-            _log.debug("a client left its stream: %s", error)
-        except Exception as error:
-            await _abort(context, could_not_decide(error))
+    async def _abort(self, context: _Context, error: OpenLimitError) -> NoReturn:
+        self._count(error)
+        code, status = statuses.status_of(error)
+        await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
 
-    return grpc.stream_stream_rpc_method_handler(handle)
+    def _count(self, error: OpenLimitError) -> None:
+        if self._engine.counts:
+            self._engine.counts.answered(error)
 
 
 _serialize = methodcaller("SerializeToString")
@@ -194,8 +208,3 @@ def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
             return error
 
     return parse
-
-
-async def _abort(context: _Context, error: OpenLimitError) -> NoReturn:
-    code, status = statuses.status_of(error)
-    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))

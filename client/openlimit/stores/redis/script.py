@@ -23,7 +23,9 @@ from openlimit.stores.protocol import (
     Acquire,
     Answer,
     Cancel,
+    Filled,
     Grants,
+    Look,
     Observe,
     Operation,
     Penalize,
@@ -104,6 +106,8 @@ class Call:
                 return "penalize", length
             case Observe(_, limits, remaining):
                 return "observe", least_levels(limits, remaining)
+            case Look():
+                return ("look",)
             case _:
                 raise AssertionError("the secret has a call of its own")
 
@@ -212,6 +216,8 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
     if isinstance(operation, Cancel):
         what = next(reply)
         return True if what == _YES else _undone(what, operation.lot, operation.number)
+    if isinstance(operation, Look):
+        return Filled(next(reply), [_number(_text(next(reply))) for _ in operation.limits])
     return True
 
 

@@ -10,6 +10,7 @@
 --   ['cancel', which, lot, number, start]
 --   ['penalize', length]                         microseconds, 0 to go on
 --   ['observe', levels]
+--   ['look']
 --
 -- and is answered
 --
@@ -19,8 +20,16 @@
 --                      "start unit costs number lot", where no unit is "-"
 --   settle             how many have changed nothing, and of each the position and what became of it
 --   cancel             what became of it
+--   look               microseconds until something may start; the level of each limit, as text
 
-local by_name = {acquire = acquire}
+local function look()
+  answer(math.max(0, at - now, paused - now))
+  for _, filled in ipairs(leaked(level, math.max(0, now - at))) do
+    answer(exact(filled))
+  end
+end
+
+local by_name = {acquire = acquire, look = look}
 for _, operation in ipairs(call.operations) do
   local name = operation[1]
   if name == 'repeat' then
