@@ -15,6 +15,7 @@ from benchmarks import (
     goodput,
     growth,
     line,
+    observing,
     plot,
     redis,
     results,
@@ -32,6 +33,7 @@ _PARTS = {
     "goodput": goodput,
     "feedback": feedback,
     "growth": growth,
+    "observing": observing,
 }
 
 

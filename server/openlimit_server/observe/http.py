@@ -36,7 +36,9 @@ Answer = Callable[[str], Awaitable[Response]]
 class HttpServer:
     """Serves these paths from ``start`` to ``aclose``."""
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, answers: Mapping[str, Answer], within: float = _WITHIN) -> None:
+        """``within`` so many seconds, each connection ends."""
+        self._within = within
         self._answers = answers
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
@@ -72,7 +74,7 @@ class HttpServer:
         self._open[task] = writer
         # Whatever a client does, it is no fault of the server.
         with suppress(OSError, TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(self._within):
                 await self._answer(reader, writer)
                 writer.close()
                 await writer.wait_closed()
