@@ -31,10 +31,14 @@ async def large(_: str) -> Response:
     return Response(200, LARGE)
 
 
+async def broken(_: str) -> Response:
+    raise TypeError("a fault")
+
+
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """Of a server whose connections end within half a second."""
-    server = HttpServer({"/small": small, "/large": large}, within=0.5)
+    server = HttpServer({"/small": small, "/large": large, "/broken": broken}, within=0.5)
     yield await server.start("127.0.0.1:0")
     await server.aclose()
 
@@ -62,8 +66,13 @@ GET = b"GET /small HTTP/1.1\r\nHost: a\r\nAccept: b/c\r\n\r\n"
         (GET.replace(b"1.1", b"1.0"), 200, b"b/c"),
         (GET.replace(b"GET", b"HEAD"), 200, b""),
         (GET.replace(b"GET", b"POST"), 405, b"only GET and HEAD\n"),
-        (GET.replace(b"/small", b"/"), 404, b"there is /small, /large\n"),
-        (GET.replace(b"/small", b"/../small"), 404, b"there is /small, /large\n"),
+        (GET.replace(b"/small", b"/"), 404, b"there is /small, /large, /broken\n"),
+        (GET.replace(b"/small", b"/../small"), 404, b"there is /small, /large, /broken\n"),
+        (
+            GET.replace(b"/small", b"/broken"),
+            500,
+            b"a fault of the server; see its log\n",
+        ),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, b"this is no HTTP/1.1\n"),
         (GET.replace(b"\r\n\r\n", b"\r\n: b\r\n\r\n"), 400, b"this is no HTTP/1.1\n"),
     ],

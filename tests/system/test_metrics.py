@@ -203,6 +203,21 @@ def test_both_formats_say_the_same(server: ServerProcess) -> None:
     assert value(plain, name) == value(openmetrics, name) == 1
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=zzz",
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*",
+        "text/plain; version=zzz",
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily",
+        ";;,=",
+    ],
+)
+def test_any_accept_is_answered(server: ServerProcess, accept: str) -> None:
+    """In a format that the parser of its content type reads."""
+    assert value(scrape(server, accept), "ready") == 1
+
+
 def test_reloads_are_counted(server: ServerProcess, tmp_path: Path) -> None:
     """Those that were done, and those refused; and what is counted goes on."""
     config = tmp_path / "limits.yaml"

@@ -4,7 +4,7 @@ A server decides a hundred thousand calls a second, so nothing here is done for 
 can do for all of its own. Who reads the numbers turns them into metrics.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -63,22 +63,14 @@ class Histogram:
         for i, bound in enumerate(self.bounds):
             if below == len(ordered):
                 return
-            if ordered[below] <= bound:
-                end = _end(ordered, bound, below)
-                self.counts[i] += end - below
-                below = end
+            end = bisect_right(ordered, bound, below)
+            self.counts[i] += end - below
+            below = end
         self.counts[-1] += len(ordered) - below
 
     def add_one(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
-
-
-def _end(ordered: Sequence[float], bound: float, begin: int) -> int:
-    """Where those end that are no more than the bound; all are, where many waits are alike."""
-    if ordered[-1] <= bound:
-        return len(ordered)
-    return bisect_left(ordered, True, begin, key=lambda value: value > bound)
 
 
 class Tally:

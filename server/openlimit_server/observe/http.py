@@ -1,8 +1,9 @@
 """Answers GET over HTTP/1.1, on the event loop that decides calls.
 
 Every connection gets one answer, within ten seconds; only so many are open. So clients that say
-nothing, or read nothing, or send headers without end, take some hundred kilobytes together. A
-newcomer takes the place of the oldest connection, so they do not keep others out either.
+nothing, or read nothing, or send headers without end, take some hundred kilobytes together. They
+keep nobody out: a newcomer takes the place of the oldest connection, of those that have asked for
+nothing yet if there are any.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import h11
 
+from openlimit.background import tell_of_fault
 from openlimit_server import binding
 
 _MOST_OPEN = 64
@@ -41,6 +43,8 @@ class HttpServer:
         self._within = within
         self._answers = answers
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._silent: dict[asyncio.Task[None], None] = {}
+        """Those of them that have asked for nothing yet."""
         self._server: asyncio.Server | None = None
 
     async def start(self, address: str) -> int:
@@ -68,24 +72,34 @@ class HttpServer:
         task = asyncio.current_task()
         assert task
         if len(self._open) >= _MOST_OPEN:
-            oldest = next(iter(self._open))
+            oldest = next(iter(self._silent or self._open))
+            self._silent.pop(oldest, None)
             self._open.pop(oldest).transport.abort()
             oldest.cancel()
-        self._open[task] = writer
-        # Whatever a client does, it is no fault of the server.
-        with suppress(OSError, TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(self._within):
-                await self._answer(reader, writer)
-                writer.close()
-                await writer.wait_closed()
-        self._open.pop(task, None)
-        writer.transport.abort()
+        self._open[task], self._silent[task] = writer, None
+        try:
+            # Whatever a client does, it is no fault of the server.
+            with suppress(OSError, TimeoutError, asyncio.CancelledError):
+                async with asyncio.timeout(self._within):
+                    await self._answer(task, reader, writer)
+                    writer.close()
+                    await writer.wait_closed()
+        finally:
+            self._open.pop(task, None)
+            self._silent.pop(task, None)
+            writer.transport.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self,
+        task: "asyncio.Task[None]",
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
         is_head = False
         try:
             request = await _request(connection, reader)
+            self._silent.pop(task, None)
             is_head = request is not None and request.method == b"HEAD"
             response = await self._respond(request)
         except h11.RemoteProtocolError as error:
@@ -119,7 +133,11 @@ class HttpServer:
         if request.method not in (b"GET", b"HEAD"):
             return Response(405, b"only GET and HEAD\n")
         accept = dict(request.headers).get(b"accept", b"")
-        return await answer(accept.decode("latin-1"))
+        try:
+            return await answer(accept.decode("latin-1"))
+        except Exception as error:
+            tell_of_fault("answering over HTTP", error)
+            return Response(500, b"a fault of the server; see its log\n")
 
 
 async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:

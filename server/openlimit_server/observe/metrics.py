@@ -11,7 +11,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import generate_latest as as_plain
+from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
 from prometheus_client.registry import Collector
 
 from openlimit_server.engine.counts import RATIOS, WAITS
@@ -90,12 +91,23 @@ METRICS = (
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 
-def text_of(numbers: Mapping[tuple[str, ...], list[float]], accept: str) -> tuple[bytes, str]:
-    """In the format that the header Accept asks for, and its media type."""
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+def accepted(accept: str) -> str:
+    """The format for a header Accept. The library's own choice fails for some of them."""
+    return OPENMETRICS if OPENMETRICS.partition(";")[0] in accept else PLAIN
+
+
+def text_of(numbers: Mapping[tuple[str, ...], list[float]], content_type: str) -> bytes:
+    """In one of these formats."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Numbers(numbers))
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    if content_type == PLAIN:
+        return as_plain(registry)
+    text: bytes = as_openmetrics(registry)  # type: ignore[no-untyped-call]  # the library's
+    return text
 
 
 class _Numbers(Collector):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from openlimit_server.observe.http import HttpServer, Response
-from openlimit_server.observe.metrics import text_of
+from openlimit_server.observe.metrics import PLAIN, accepted, text_of
 from openlimit_server.observe.numbers import Numbers
 
 _APART = 0.1  # seconds from one text to the next
@@ -23,8 +23,8 @@ class Site:
         self._collect = collect
         self._is_ready = is_ready
         self._turn = asyncio.Lock()
-        self._latest = 0.0, "", Response(200, b"")
-        """When it was begun, for which header Accept, and what came of it."""
+        self._latest = 0.0, Response(200, b"", PLAIN)
+        """When it was begun, and what came of it."""
         self._http = HttpServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz}
         )
@@ -42,16 +42,16 @@ class Site:
     async def _metrics(self, accept: str) -> Response:
         """Made in a thread, so that calls are decided meanwhile; once for all who have asked by
         then, and not without a pause, however often somebody asks."""
-        asked = time.monotonic()
+        asked, content_type = time.monotonic(), accepted(accept)
         async with self._turn:
-            began, before, response = self._latest
-            if began < asked or before != accept:
+            began, response = self._latest
+            if began < asked or response.content_type != content_type:
                 await asyncio.sleep(began + _APART - time.monotonic())
                 began = time.monotonic()
                 numbers = await self._collect()
-                body, content_type = await asyncio.to_thread(text_of, numbers, accept)
+                body = await asyncio.to_thread(text_of, numbers, content_type)
                 response = Response(200, body, content_type)
-                self._latest = began, accept, response
+                self._latest = began, response
             return response
 
     async def _healthz(self, _: str) -> Response:
