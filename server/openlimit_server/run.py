@@ -27,6 +27,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.exposure import warn_if_open, warn_of_claims
+from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
 from openlimit_server.rpc.auth import Door
@@ -62,11 +63,13 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*bounds.options(), ("grpc.so_reuseport", int(is_worker))])
-    store = _store(settings)
-    engine = Engine(configuration.policies, store)
+    observed = Observed(settings, store_of(settings))
+    store, counts = observed.store, observed.counts
+    engine = Engine(configuration.policies, store, counts)
     counter, door = Counter(), Door(keys)
     service = RateLimitServicer(engine, counter, door)
-    proxies = EnvoyServicer(Domains(configuration.domains, configuration.policies), store, door)
+    domains = Domains(configuration.domains, configuration.policies)
+    proxies = EnvoyServicer(domains, store, door, counts)
     encryption = Encryption(certificate) if certificate else None
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
@@ -76,6 +79,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     collector.spare()
     takers = _takers(sources, engine, proxies, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
+    await observed.start(engine, service, health, reload, is_worker=is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
@@ -103,6 +107,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     if reason == _ORPHANED:
         await stopping
     counter.close()
+    await observed.aclose()
     await store.aclose()
     _log.info("stopped")
 
@@ -151,7 +156,8 @@ def _listen(server: grpc.aio.Server, address: str, encryption: Encryption | None
         raise binding.cannot_listen(address, f"gRPC says: {error}") from error
 
 
-def _store(settings: Settings) -> StoreOfLines:
+def store_of(settings: Settings) -> StoreOfLines:
+    """Where the buckets live."""
     if settings.store == MEMORY:
         return MemoryStore()
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url

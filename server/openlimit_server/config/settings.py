@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     keys: Path | None = Field(
         None, description="YAML file of API keys; only their callers are served"
     )
+    http: notation.HttpAddress = Field(
+        "",
+        description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
+        "0.0.0.0:9090; unless it is given, nothing is counted",
+    )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"
     )

@@ -48,6 +48,11 @@ class HealthServicer:
             },
         )
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the service is."""
+        return self._state.status == HealthCheckResponse.SERVING
+
     def set_serving(self, serving: bool) -> None:
         """Turn the services SERVING or NOT_SERVING. Does not block; no effect once draining."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
