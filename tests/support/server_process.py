@@ -23,11 +23,12 @@ class ServerProcess:
     def __init__(
         self,
         *arguments: str,
+        host: str = "127.0.0.1",
         port: int = 0,
         environment: Mapping[str, str] | None = None,
         in_front: Sequence[str] = (),
     ) -> None:
-        server = [sys.executable, "-m", "openlimit_server", "--listen", f"127.0.0.1:{port}"]
+        server = [sys.executable, "-m", "openlimit_server", "--listen", f"{host}:{port}"]
         # A file, not a pipe: a server blocks if nobody reads its pipe.
         self._log = NamedTemporaryFile("r", suffix=".log")  # noqa: SIM115 - closed by stop
         with open(self._log.name, "w") as log:
@@ -38,7 +39,7 @@ class ServerProcess:
             )
         self.pid = self._process.pid
         self.port = self._wait_until_it_serves()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
 
     def wait_for_log(self, text: str) -> None:
         """Wait until the log contains the text."""
