@@ -42,9 +42,11 @@ class Helm:
             check=False,
         )
 
-    def render(self, values: Manifest, version: str = NEWEST) -> dict[str, Manifest]:
-        """The manifests by kind and name, of a release called limits in the namespace llm."""
-        where = ["limits", "--namespace", "llm", "--kube-version", version]
+    def render(
+        self, values: Manifest, version: str = NEWEST, name: str = "limits"
+    ) -> dict[str, Manifest]:
+        """The manifests by kind and name, of a release in the namespace llm."""
+        where = [name, "--namespace", "llm", "--kube-version", version]
         done = self._run("template", *where, values=values)
         assert done.returncode == 0, done.stderr
         manifests = [each for each in _YAML.load_all(done.stdout) if each]

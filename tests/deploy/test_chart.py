@@ -1,6 +1,8 @@
 """The chart, rendered by helm: what it makes is valid, closed, and fits together."""
 
+import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import kubernetes_validate
@@ -13,7 +15,19 @@ from openlimit_server.config.settings import Settings
 from tests.deploy import values
 from tests.deploy.helm import CHART, NEWEST, OLDEST, Helm, Manifest
 
+PAGE = (CHART.parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+
+
+def documented() -> Manifest:
+    """What the page writes into values.yaml."""
+    blocks = re.findall(r"^((?:    .*\n)+)", PAGE, re.MULTILINE)
+    written = "".join(block for block in blocks if not block.startswith("    helm "))
+    values: Manifest = YAML(typ="safe").load(dedent(written))
+    return values
+
+
 VALUES = {
+    "documented": documented(),
     "default": values.DEFAULT,
     "minimal": values.MINIMAL,
     "closed": values.CLOSED,
@@ -50,6 +64,15 @@ def test_kubernetes_takes_what_it_makes(helm: Helm, given: Manifest, version: st
 def test_helm_finds_nothing_to_blame(helm: Helm, given: Manifest) -> None:
     """No warning either."""
     assert helm.lint(given) == ""
+
+
+def test_the_address_of_the_docs_is_that_of_the_service(helm: Helm) -> None:
+    """For a release as the page installs it."""
+    [name] = re.findall(r'RemoteLimiter\("dns:///(\w+)\.llm:50051"\)', PAGE)
+    assert f"install {name} deploy/helm/openlimit --namespace llm" in PAGE
+    service = helm.render(documented(), name=name)[f"Service {name}"]
+    assert service["metadata"]["namespace"] == "llm"
+    assert service["spec"]["ports"][0]["port"] == 50051
 
 
 def test_a_bad_manifest_is_noticed(helm: Helm) -> None:
