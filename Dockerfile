@@ -18,9 +18,25 @@ COPY client client
 COPY server server
 RUN pip install --no-deps --force-reinstall .
 
+# What is inside, as CycloneDX, and the licences of the Python packages with their texts. Those of
+# Debian's packages are in /usr/share/doc. The build fails if a package does not state its licence.
+FROM base AS contents
+WORKDIR /src
+ENV PIP_CONSTRAINT=/src/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt ./
+RUN pip install cyclonedx-bom pip-licenses
+COPY pyproject.toml deploy/image/base.py ./
+COPY --from=build /opt/openlimit /opt/openlimit
+RUN mkdir -p /usr/share/openlimit \
+    && cyclonedx-py environment --pyproject pyproject.toml --output-reproducible /opt/openlimit/bin/python \
+        | python base.py > /usr/share/openlimit/sbom.cdx.json \
+    && pip-licenses --python /opt/openlimit/bin/python --format plain-vertical --with-license-file \
+        --no-license-path --with-notice-file --fail-on UNKNOWN > /usr/share/openlimit/licenses.txt
+
 FROM base
 # The file system may be read-only: pip has compiled the modules, and the server writes nothing.
 COPY --from=build /opt/openlimit /opt/openlimit
+COPY --from=contents /usr/share/openlimit /usr/share/openlimit
 ENV PATH=/opt/openlimit/bin:$PATH PYTHONUNBUFFERED=1 OPENLIMIT_HTTP=0.0.0.0:9090
 # A number shows Kubernetes that the user is not root.
 USER 10001:10001

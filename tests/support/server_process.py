@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -15,21 +15,31 @@ _SERVING = re.compile(r"serving on .* \(port (\d+)\)")
 
 
 class ServerProcess:
-    """A server that serves once constructed. ``stop`` it."""
+    """A server that serves once constructed. ``stop`` it.
+
+    ``in_front`` is a command that runs its arguments.
+    """
 
     def __init__(
-        self, *arguments: str, port: int = 0, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
+        in_front: Sequence[str] = (),
     ) -> None:
-        command = [sys.executable, "-m", "openlimit_server", "--listen", f"127.0.0.1:{port}"]
+        server = [sys.executable, "-m", "openlimit_server", "--listen", f"{host}:{port}"]
         # A file, not a pipe: a server blocks if nobody reads its pipe.
         self._log = NamedTemporaryFile("r", suffix=".log")  # noqa: SIM115 - closed by stop
         with open(self._log.name, "w") as log:
             self._process = subprocess.Popen(
-                [*command, *arguments], stderr=log, env={**os.environ, **(environment or {})}
+                [*in_front, *server, *arguments],
+                stderr=log,
+                env={**os.environ, **(environment or {})},
             )
         self.pid = self._process.pid
         self.port = self._wait_until_it_serves()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Wait until the log contains the text so often, by all of its processes together."""

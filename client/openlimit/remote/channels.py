@@ -29,6 +29,8 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.min_reconnect_backoff_ms", 5000),  # the time that connecting may take
+    # When a server goes, its name is asked who is there instead; gRPC would wait up to 30 s for it.
+    ("grpc.dns_min_time_between_resolutions_ms", 2000),
     # A peer that vanished without a goodbye is noticed while calls wait for it.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
