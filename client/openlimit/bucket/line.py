@@ -23,6 +23,7 @@ from openlimit.bucket.pending import Levels
 from openlimit.bucket.slots import Lease, Leases, owed
 from openlimit.bucket.tree import Node, Rules, sizes, sizes_of_all
 from openlimit.errors import OpenLimitError, WaitTooLong
+from openlimit.operations import new
 
 HORIZON = 100_000
 """Microseconds: how long before its start a call is told of it at most."""
@@ -139,14 +140,17 @@ class Line:
     def _take_turns(self, asked: Calls, path: Sequence[Node], now: float) -> None:
         """Charge the turns of calls that start now, one after the other, and give them slots."""
         _fill(path)
-        leaf, parents, below = path[-1], path[:-1], path[1:]
-        for i, spans in enumerate(sizes_of_all(parents, asked.costs)):
-            if i:
-                self._lapse(parents, now)
-            for node, size in zip(below, spans):  # noqa: B905 - as in sizes
+        leaf, spans = path[-1], sizes_of_all(path[:-1], asked.costs)
+        for parent, node, column in zip(path, path[1:], spans, strict=False):
+            for i, size in enumerate(column):
+                if i and parent.lapsing:
+                    self._kept.lapse(parent, now)
                 node.take_turn(size)
-            if asked.lease:
-                self._leases.take(asked.names[i], Lease(now + asked.lease, path, now, spans))
+        if asked.lease:
+            until = now + asked.lease
+            by_call = [*zip(*spans, strict=True)] or [()] * len(asked.names)
+            leases = [new(Lease, (until, path, now, each)) for each in by_call]
+            self._leases.take(asked.names, leases)
         if leaf.pace:
             for _ in asked.names:
                 leaf.pace -= leaf.pace * LATEST_PACE
@@ -188,7 +192,7 @@ class Line:
     def cancel(self, call: Call, start: float, now: float) -> None:
         """Give back what a call was charged for this start, and its slots. ``at`` of no node goes
         back: that leaves a gap of the horizon at most. To be called once, before the start."""
-        self._free(self._leases.free(call.name), now)
+        self._free(call.name, now)
         path = self._leaf(call).path()
         spans = sizes(path, call.costs)
         for i, (node, costs) in enumerate(zip(path, call.costs, strict=True)):
@@ -203,19 +207,19 @@ class Line:
         path = self._leaf(started).path()
         for node, reserved, used in zip(path, started.costs, actual, strict=True):
             node.bucket.settle(reserved, used, now)
-        before = sizes_of_all(path[:-1], started.costs)
-        after = sizes_of_all(path[:-1], actual)
-        for spans in zip(before, after):  # noqa: B905 - as in sizes
-            for node, size, by_use in zip(path[1:], *spans):  # noqa: B905 - as in sizes
-                node.correct(size, by_use)
+        before, after = sizes_of_all(path[:-1], started.costs), sizes_of_all(path[:-1], actual)
+        for node, *columns in zip(path[1:], before, after, strict=True):
+            node.correct(*columns)
         _fill(path)
         self._corrected(path, now)
 
     def release(self, name: str, now: float) -> bool:
         """Free the slots of a call that is over; whether it had any."""
         lease = self._leases.free(name)
+        if lease is None:
+            return False
         self._end(lease, now)
-        return lease is not None
+        return True
 
     def renew(self, call: Call, start: float, now: float, *, only_held: bool = False) -> bool:
         """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
@@ -227,7 +231,7 @@ class Line:
         has_slots = not only_held and all(node.has_free_slot for node in path)
         if has_slots:
             lease = Lease(now + call.lease, path, start, sizes(path, call.costs))
-            self._leases.take(call.name, lease)
+            self._leases.take([call.name], [lease])
         self._kept.rest(path[-1], now)
         return has_slots
 
@@ -316,8 +320,8 @@ class Line:
         for i, node in enumerate(path):
             node.pour(call.costs[i], spans[i - 1], start, unit)
         if call.lease:
-            self._free(self._leases.free(call.name), now)  # of a start that was forgotten
-            self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
+            self._free(call.name, now)  # of a start that was forgotten
+            self._leases.take([call.name], [Lease(start + call.lease, path, start, spans)])
         _fill(path)
         interval = max(0.0, now - max(leaf.started_at, waiting.first))
         leaf.pace += (interval - leaf.pace) * (LATEST_PACE if leaf.pace else 1)
@@ -340,20 +344,24 @@ class Line:
 
     # Corrections ----------------------------------------------------------------------------------
 
-    def _end(self, lease: Lease | None, now: float) -> None:
+    def _end(self, lease: Lease, now: float) -> None:
         """Charge the turns of a call that is over for the time that it held its slots."""
-        if lease:
+        if lease.sizes:
             for node, size in owed(lease, now):
                 node.owe(size)
-            self._free(lease, now)
+        self._go_on(lease, now)
 
-    def _free(self, lease: Lease | None, now: float) -> None:
-        """Go on with the calls that waited for its slots."""
-        for node in lease.path if lease else ():
+    def _free(self, name: str, now: float) -> None:
+        """Free the slots of a call that has not been made."""
+        if lease := self._leases.free(name):
+            self._go_on(lease, now)
+
+    def _go_on(self, lease: Lease, now: float) -> None:
+        """With the calls that waited for slots that are free now."""
+        for node in lease.path:
             if node.held_until == inf:
                 self._holds.let_go(node)
-        if lease:
-            self._kept.rest(lease.path[-1], now)
+        self._kept.rest(lease.path[-1], now)
 
     def _corrected(self, path: Sequence[Node], now: float) -> None:
         """Look anew at what was held by levels that are no longer so."""
