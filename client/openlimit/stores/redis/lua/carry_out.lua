@@ -54,7 +54,7 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
     return {NO}
   end
   if is_it then
-    keep_grant(name, false)  -- its caller can still come, and stands in line anew
+    take_grant_back(name)  -- its caller can still come, and stands in line anew
   end
   local _, mark_cancelled = marks_of_lots()
   mark_cancelled(call.lots .. lot, number, start)
@@ -67,10 +67,6 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   end
   corrected(path)
   return {YES}
-end
-
-local function is_over(name)
-  return (tonumber(redis.call('ZSCORE', key_of('over'), name) or nil) or 0) > now
 end
 
 function carry_out.renew(name, path_, which, costs, lease, start)

@@ -78,7 +78,7 @@ do
 
   -- Forgets this node, and those above it, when that makes no difference.
   function rest(node)
-    while node do
+    while node and node.waiting == 0 and node.running == 0 do  -- else those above it do not rest, either
       if not node.resting then
         look_after(node)
       end

@@ -44,8 +44,12 @@ local function flush(what)
   end
   send_all('ZREM', key_of(what), members)
   members = {}
+  local before, text  -- many have the same, and Redis takes long over a number
   for member, score in pairs(fresh[what] or {}) do
-    members[#members + 1], members[#members + 2] = score, member
+    if score ~= before then
+      before, text = score, exact(score)
+    end
+    members[#members + 1], members[#members + 2] = text, member
   end
   send_all('ZADD', key_of(what), members)
   touched[what] = touched[what] or #members > 0
