@@ -118,6 +118,8 @@ class _Encoder:
             case lines.Settle(_, calls, lot, numbers, starts, actual):
                 self._lot(lot)
                 columns = _columns_by_unit(calls, actual)
+                if not calls.lease:
+                    calls = calls._replace(names=())  # they name nothing there
                 return "settle", *self._calls(calls), lot, numbers, starts, columns
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 

@@ -2,10 +2,14 @@
 
 local function write_fields(where, of, changed_, pack)
   local fields_, gone_ = {}, {}
+  local before, packed  -- calls of a run have the same lease
   for name in pairs(changed_) do
     local value = of[name]
     if value then
-      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, pack(value)
+      if value ~= before then
+        before, packed = value, pack(value)
+      end
+      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, packed
     else
       gone_[#gone_ + 1] = name
     end

@@ -83,12 +83,16 @@ do
         take_turn(path[k], size)
       end
     end
-    for i, name in ipairs(lease > 0 and names_ or {}) do
-      local sizes_ = {}
-      for k = 1, #path - 1 do
-        sizes_[k] = spans[k][i]
+    if lease > 0 and #path == 1 then
+      take_slots(names_, path, {until_ = now + lease, start = now, sizes = {}})
+    elseif lease > 0 then
+      for i, name in ipairs(names_) do
+        local sizes_ = {}
+        for k = 1, #path - 1 do
+          sizes_[k] = spans[k][i]
+        end
+        take_slots({name}, path, {until_ = now + lease, start = now, sizes = sizes_})
       end
-      take_slots(name, path, {until_ = now + lease, start = now, sizes = sizes_})
     end
     for _ = 1, leaf.pace > 0 and #names_ or 0 do
       leaf.pace = leaf.pace - leaf.pace * call.latest_pace
@@ -154,14 +158,18 @@ do
   end
 
   local function settle_some(path, which, columns, actual, count)
+    local changes_of = {}
+    for unit, before in pairs(columns) do
+      local after, changes_ = actual[unit], {}
+      for k, i in ipairs(which) do
+        changes_[k] = after[i] - before[i]
+      end
+      changes_of[unit] = changes_
+    end
     for _, node in ipairs(path) do
       local changes = {}
       for i, unit in ipairs(node == root and units or node.rules.units) do
-        changes[i] = {}
-        for k, place_ in ipairs(which) do
-          local before, after = columns[unit], actual[unit]
-          changes[i][k] = (after and after[place_] or 0) - (before and before[place_] or 0)
-        end
+        changes[i] = changes_of[unit] or {}
       end
       correct(node, changes)
     end
@@ -169,9 +177,7 @@ do
       local before = sizes_of_all(path, columns, count)
       local after = sizes_of_all(path, actual, count)
       for k = 2, #path do
-        for _, i in ipairs(which) do
-          learn(path[k], before[k - 1][i], after[k - 1][i])
-        end
+        learn(path[k], which, before[k - 1], after[k - 1])
       end
     end
     fill(path)
@@ -204,7 +210,7 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #names_)
+      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #starts)
     end
     if lease > 0 then
       release(names_of)
