@@ -26,6 +26,7 @@ MOST_CHILDREN = 10_000
 """Of one node, kept at the same time."""
 SHORTEST = 1.0
 """Microseconds: the least size of a call, so that calls that cost nothing take turns, too."""
+LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
 LATEST_USE = 1 / 16  # of the latest call in the mean of actual to reserved cost
 LEAST_USE = 1 / 16
 """Of a call, in that mean: else those who reserve and use nothing would go before all others."""

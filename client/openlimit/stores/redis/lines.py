@@ -57,7 +57,7 @@ _CONSTANTS = {
     "shortest": tree.SHORTEST,
     "latest_use": tree.LATEST_USE,
     "least_use": tree.LEAST_USE,
-    "latest_pace": line.LATEST_PACE,
+    "latest_pace": tree.LATEST_PACE,
     "settled_within": SETTLED_WITHIN,
     "marked": MARKED,
 }
