@@ -14,10 +14,12 @@ from openlimit.bucket.tree import Rules
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.lines import (
     JUMP,
+    MOST_REPEATABLE,
     SILENT,
     Cancel,
     Granted,
     InLine,
+    Penalize,
     Release,
     Renew,
     Settle,
@@ -390,14 +392,28 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
             assert 0 < client.pttl(key) <= 970_000, key
 
 
+async def test_what_is_remembered_is_bounded(lines: RedisBuckets, served: Served) -> None:
+    """Of the calls that are over, so many at most, and the latest half of these."""
+    one, many, step = Rules((), slots=1), 3 * MOST_REPEATABLE // 2, 1000
+    await carry_out(lines, Penalize("{b}", one, 0))
+    for first in range(0, many, step):
+        await carry_out(lines, Release("{b}", [f"n{i}" for i in range(first, first + step)]))
+    client = served.servers[0].client()
+    sizes = [client.hlen(key) for key in client.scan_iter("*:over*")]
+    assert MOST_REPEATABLE // 2 <= sum(sizes) <= MOST_REPEATABLE
+    names = [f"n{many - MOST_REPEATABLE // 2}", f"n{many - 1}", "n0"]
+    renewals = [Renew("{b}", call(name, root=one), 0) for name in names]
+    assert await carry_out(lines, *renewals) == [False, False, True]
+
+
 @pytest.mark.parametrize("binary", [REDIS, VALKEY], ids=["redis", "valkey"])
 async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
     """What docs/redis.md lists for lines is enough for random lives of them."""
     allowed = (
         "+evalsha +script|load +get +set +getrange +setrange +setbit +hmget +hget +hset +hdel "
     )
-    allowed += "+pttl +pexpire +time +zadd +zrem +zscore +zrange +zrangebyscore "
-    allowed += "+del +hincrby +hkeys +zcard +zlexcount +zrangebylex +zremrangebylex"
+    allowed += "+pttl +pexpire +time +zadd +zrem +zrange +zrangebyscore +zrangebylex +zlexcount "
+    allowed += "+zremrangebylex +del +unlink +rename +exists +hlen +hincrby +hkeys"
     config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
     random, clock = Random(1), FakeClock()
     scene = Scene(random, "a")

@@ -1,7 +1,7 @@
 """Callers that a server holds in the line of a tree."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 
 import pytest
@@ -71,9 +71,25 @@ def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> As
     return Ask("tree", Call(name, ("team",), rules, costs, lease), "server", max_wait, "lot", 0)
 
 
+_made: list[HeldLine] = []
+
+
 def held(store: Lines) -> HeldLine:
     """A server's callers in the line of the tree."""
-    return HeldLine(store, "tree", "server")
+    _made.append(HeldLine(store, "tree", "server"))
+    return _made[-1]
+
+
+@pytest.fixture(autouse=True)
+async def ended() -> AsyncIterator[None]:
+    """What a line has under way ends with its test."""
+    yield
+    while _made:
+        line = _made.pop()
+        while line._background:
+            await asyncio.wait(line._background)
+        if line._timer:
+            line._timer.cancel()
 
 
 async def test_what_can_start_is_decided_at_once() -> None:
@@ -212,8 +228,6 @@ async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_al
     await asyncio.sleep(0.01)
     gone.cancel()
     assert isinstance(await waiting, Granted)
-    if line._background:
-        await asyncio.wait(line._background, timeout=5)
 
 
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,7 +252,7 @@ def test_what_is_no_longer_due_takes_no_memory_behind_what_is() -> None:
         line.settle(first, first.costs, i * 1e4)
         assert len(line.decide(i * 1e4)) == 1
     assert len(line._deadlines) < 200
-    assert len(line._holds._until) < 200
+    assert len(line._nodes.holds._until) < 200
 
 
 def test_calls_that_left_take_no_memory_for_the_rest_of_their_leases() -> None:

@@ -21,9 +21,9 @@ class Kept:
     def rest(self, node: Node, now: float) -> None:
         """Forget this node, and those above it, when that makes no difference."""
         each: Node | None = node
-        while each is not None:
-            # One below which calls wait or run does not rest.
-            if not (each.resting or each.waiting or each.running):
+        # One below which calls wait or run does not rest, nor do those above it.
+        while each is not None and not (each.waiting or each.running):
+            if not each.resting:
                 self._look_after(each, now)
             each = each.parent
 

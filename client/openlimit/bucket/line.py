@@ -14,14 +14,13 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from openlimit.bucket import calls
+from openlimit.bucket.at_once import levels_with, take_turns
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import CONCURRENT, Call, Calls, Refusal, Standing, Start, as_of_now
-from openlimit.bucket.holds import Holds
-from openlimit.bucket.kept import Kept
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.pending import Levels
+from openlimit.bucket.nodes import Nodes, fill
 from openlimit.bucket.slots import Lease, Leases, owed
-from openlimit.bucket.tree import Node, Rules, sizes, sizes_of_all
+from openlimit.bucket.tree import LATEST_PACE, Node, Rules, sizes, sizes_of_all
 from openlimit.errors import OpenLimitError, WaitTooLong
 
 HORIZON = 100_000
@@ -29,7 +28,6 @@ HORIZON = 100_000
 MOST_AT_ONCE = 100
 """Outcomes of one call of ``decide``, and nodes, leases and holds that it looks after."""
 _SPARE_DEADLINES = 64  # of calls that wait no longer
-LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
 
 
 class _Waiting:
@@ -49,11 +47,10 @@ class Line:
     """The calls of one tree that wait, and those that have slots."""
 
     def __init__(self, rules: Rules, bucket: Bucket) -> None:
-        self.root = Node(rules, bucket, None, "")
+        self._nodes = Nodes(rules, bucket)
+        self.root = self._nodes.root
         self._waiting: dict[str, _Waiting] = {}
         self._leases = Leases()
-        self._kept = Kept()
-        self._holds = Holds()
         self._deadlines: list[tuple[float, str]] = []  # a heap; some wait no longer
 
     def __len__(self) -> int:
@@ -62,7 +59,7 @@ class Line:
 
     def follow(self, rules: Rules) -> None:
         """Hold the root to these rules from now on."""
-        self._follow(self.root, rules)
+        self._nodes.follow(self.root, rules)
 
     def ask(self, call: Call, first: float, deadline: float, now: float) -> OpenLimitError | None:
         """Put a call in its place; ``decide`` tells its outcome. It starts by its deadline or is
@@ -75,12 +72,12 @@ class Line:
         if call.name in self._waiting:
             return None
         # Its costs are by these rules, so its refusal is, too.
-        known = self._known(call.path)
+        known = self._nodes.known(call.path)
         for node, rules in zip(known, call.rules, strict=False):
-            self._follow(node, rules)
+            self._nodes.follow(node, rules)
         if refusal := calls.refusal(call, known, deadline, now):
             return refusal
-        leaf = known[-1] if len(known) == len(call.rules) else self._leaf(call)
+        leaf = known[-1] if len(known) == len(call.rules) else self._nodes.leaf(call)
         self._waiting[call.name] = _Waiting(call, leaf, first, deadline)
         place = first, call.name
         insort(leaf.places, place)
@@ -94,7 +91,7 @@ class Line:
                 self._deadlines = [(w.deadline, name) for name, w in self._waiting.items()]
                 heapify(self._deadlines)
         if leaf.places[0] == place:
-            self._holds.let_go(leaf)
+            self._nodes.holds.let_go(leaf)
         return None
 
     def start_at_once(self, asked: Calls, now: float) -> bool:
@@ -106,51 +103,24 @@ class Line:
         """
         if self._waiting or self._leases.has_any(asked.names):
             return False
-        if calls.full(asked, self._known(asked.path)):
+        if calls.full(asked, self._nodes.known(asked.path)):
             return False
-        path, many = self._leaf(asked).path(), len(asked.names)
+        path, many = self._nodes.leaf(asked).path(), len(asked.names)
         for node in path:
             node.waiting += many  # so that none of them is forgotten meanwhile
             node.catch_up()
         self._sweep(now)
-        levels = self._levels_with(asked, path, now)
+        levels = levels_with(asked, path, now)
         if levels:
             for node, after in zip(path, levels, strict=True):
                 node.bucket.pour_all(after, now)
-            self._take_turns(asked, path, now)
+            take_turns(asked, path, self._nodes, self._leases, now)
         for node in path:
             node.waiting -= many
-        self._kept.rest(path[-1], now)
+        self._nodes.kept.rest(path[-1], now)
         if levels:
-            self._lapse(path[:-1], now)
+            self._nodes.lapse(path[:-1], now)
         return bool(levels)
-
-    def _levels_with(self, asked: Calls, path: Sequence[Node], now: float) -> list[Levels] | None:
-        """The levels of each node once all calls are charged, if there is room for them."""
-        many, levels = len(asked.names), []
-        for node, costs in zip(path, asked.costs, strict=True):
-            has_slots = node.running + many <= node.rules.slots
-            after = node.bucket.levels_with(costs, now) if has_slots else None
-            if after is None:
-                return None
-            levels.append(after)
-        return levels
-
-    def _take_turns(self, asked: Calls, path: Sequence[Node], now: float) -> None:
-        """Charge the turns of calls that start now, one after the other, and give them slots."""
-        _fill(path)
-        leaf, parents, below = path[-1], path[:-1], path[1:]
-        for i, spans in enumerate(sizes_of_all(parents, asked.costs)):
-            if i:
-                self._lapse(parents, now)
-            for node, size in zip(below, spans):  # noqa: B905 - as in sizes
-                node.take_turn(size)
-            if asked.lease:
-                self._leases.take(asked.names[i], Lease(now + asked.lease, path, now, spans))
-        if leaf.pace:
-            for _ in asked.names:
-                leaf.pace -= leaf.pace * LATEST_PACE
-        leaf.started_at = now
 
     def decide(self, now: float) -> list[Start | Refusal]:
         """Decide what is due: at most ``MOST_AT_ONCE`` outcomes. After so many, ask again."""
@@ -179,43 +149,43 @@ class Line:
         while node is not None:
             node.waiting -= 1
             if node.held_for == name:
-                self._holds.let_go(node)
+                self._nodes.holds.let_go(node)
             node = node.parent
-        self._holds.leave(leaf)
-        self._kept.rest(leaf, now)
+        self._nodes.holds.leave(leaf)
+        self._nodes.kept.rest(leaf, now)
         return True
 
     def cancel(self, call: Call, start: float, now: float) -> None:
         """Give back what a call was charged for this start, and its slots. ``at`` of no node goes
         back: that leaves a gap of the horizon at most. To be called once, before the start."""
-        self._free(self._leases.free(call.name), now)
-        path = self._leaf(call).path()
+        self._free(call.name, now)
+        path = self._nodes.leaf(call).path()
         spans = sizes(path, call.costs)
         for i, (node, costs) in enumerate(zip(path, call.costs, strict=True)):
             node.bucket.refund(costs, start)
             if i:
                 node.give_back(spans[i - 1])
-        self._corrected(path, now)
+        self._nodes.corrected(path, now)
 
     def settle(self, started: Calls, actual: Sequence[Sequence[Costs]], now: float) -> None:
         """Replace what started calls reserved, in each node, by what they cost. To be called once
         for each."""
-        path = self._leaf(started).path()
+        path = self._nodes.leaf(started).path()
         for node, reserved, used in zip(path, started.costs, actual, strict=True):
             node.bucket.settle(reserved, used, now)
-        before = sizes_of_all(path[:-1], started.costs)
-        after = sizes_of_all(path[:-1], actual)
-        for spans in zip(before, after):  # noqa: B905 - as in sizes
-            for node, size, by_use in zip(path[1:], *spans):  # noqa: B905 - as in sizes
-                node.correct(size, by_use)
-        _fill(path)
-        self._corrected(path, now)
+        before, after = sizes_of_all(path[:-1], started.costs), sizes_of_all(path[:-1], actual)
+        for node, *columns in zip(path[1:], before, after, strict=True):
+            node.correct(*columns)
+        fill(path)
+        self._nodes.corrected(path, now)
 
     def release(self, name: str, now: float) -> bool:
         """Free the slots of a call that is over; whether it had any."""
         lease = self._leases.free(name)
+        if lease is None:
+            return False
         self._end(lease, now)
-        return lease is not None
+        return True
 
     def renew(self, call: Call, start: float, now: float, *, only_held: bool = False) -> bool:
         """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
@@ -223,23 +193,23 @@ class Line:
         self._sweep(now)
         if self._leases.renew(call.name, now + call.lease):
             return True
-        path = self._leaf(call).path()
+        path = self._nodes.leaf(call).path()
         has_slots = not only_held and all(node.has_free_slot for node in path)
         if has_slots:
             lease = Lease(now + call.lease, path, start, sizes(path, call.costs))
-            self._leases.take(call.name, lease)
-        self._kept.rest(path[-1], now)
+            self._leases.take([call.name], [lease])
+        self._nodes.kept.rest(path[-1], now)
         return has_slots
 
     def penalize(self, until: float, now: float) -> None:
         """Let nothing more be handed out before then; now or earlier: lift the pause."""
         self.root.bucket.penalize(until, now)
-        self._corrected([self.root], now)
+        self._nodes.corrected([self.root], now)
 
     def observe(self, remaining: Sequence[float], now: float) -> None:
         """Raise the root's levels to what the provider says remains, by limit."""
         self.root.bucket.observe(remaining, now)
-        self._corrected([self.root], now)
+        self._nodes.corrected([self.root], now)
 
     def standing(self, name: str, now: float) -> Standing:
         """Where a call stands that waits; raises KeyError for any other."""
@@ -264,7 +234,7 @@ class Line:
         while self._deadlines and self._deadlines[0][1] not in self._waiting:
             heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else inf
-        return min(deadline, self._holds.next_end(), self._leases.next_end())
+        return min(deadline, self._nodes.holds.next_end(), self._leases.next_end())
 
     def idle_at(self) -> float:
         """From when on the whole tree is as good as new; ``inf`` while calls wait or run."""
@@ -303,7 +273,7 @@ class Line:
             return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
         if held:
             waiting.delayed_by = held_by
-            self._holds.hold(held, until, held_by, call.name)
+            self._nodes.holds.hold(held, until, held_by, call.name)
             return None
         self._start(waiting, path, start, unit, now)
         return Start(call.name, start, unit if start > now else waiting.delayed_by)
@@ -316,84 +286,39 @@ class Line:
         for i, node in enumerate(path):
             node.pour(call.costs[i], spans[i - 1], start, unit)
         if call.lease:
-            self._free(self._leases.free(call.name), now)  # of a start that was forgotten
-            self._leases.take(call.name, Lease(start + call.lease, path, start, spans))
-        _fill(path)
+            self._free(call.name, now)  # of a start that was forgotten
+            self._leases.take([call.name], [Lease(start + call.lease, path, start, spans)])
+        fill(path)
         interval = max(0.0, now - max(leaf.started_at, waiting.first))
         leaf.pace += (interval - leaf.pace) * (LATEST_PACE if leaf.pace else 1)
         leaf.started_at = now
         self.give_up(call.name, now)
-        self._lapse(path[:-1], now)
-
-    def _lapse(self, parents: Sequence[Node], now: float) -> None:
-        """Forget the children that a start has passed."""
-        for node in parents:
-            if node.lapsing:
-                self._kept.lapse(node, now)
+        self._nodes.lapse(path[:-1], now)
 
     def _sweep(self, now: float) -> None:
         """What time has brought about: ends of holds and leases, and what can be forgotten."""
-        self._holds.sweep(now, MOST_AT_ONCE)
+        self._nodes.holds.sweep(now, MOST_AT_ONCE)
         for lease in self._leases.ended(now, MOST_AT_ONCE):
             self._end(lease, now)
-        self._kept.sweep(now, MOST_AT_ONCE)
+        self._nodes.kept.sweep(now, MOST_AT_ONCE)
 
     # Corrections ----------------------------------------------------------------------------------
 
-    def _end(self, lease: Lease | None, now: float) -> None:
+    def _end(self, lease: Lease, now: float) -> None:
         """Charge the turns of a call that is over for the time that it held its slots."""
-        if lease:
+        if lease.sizes:
             for node, size in owed(lease, now):
                 node.owe(size)
-            self._free(lease, now)
+        self._go_on(lease, now)
 
-    def _free(self, lease: Lease | None, now: float) -> None:
-        """Go on with the calls that waited for its slots."""
-        for node in lease.path if lease else ():
+    def _free(self, name: str, now: float) -> None:
+        """Free the slots of a call that has not been made."""
+        if lease := self._leases.free(name):
+            self._go_on(lease, now)
+
+    def _go_on(self, lease: Lease, now: float) -> None:
+        """With the calls that waited for slots that are free now."""
+        for node in lease.path:
             if node.held_until == inf:
-                self._holds.let_go(node)
-        if lease:
-            self._kept.rest(lease.path[-1], now)
-
-    def _corrected(self, path: Sequence[Node], now: float) -> None:
-        """Look anew at what was held by levels that are no longer so."""
-        for node in path:
-            if -inf < node.held_until < inf:
-                self._holds.let_go(node)
-        self._kept.rest(path[-1], now)
-
-    # The tree -------------------------------------------------------------------------------------
-
-    def _leaf(self, call: Call | Calls) -> Node:
-        """The leaf of a call, made if there is none; its path follows the call's rules."""
-        node = self.root
-        self._follow(node, call.rules[0])
-        for value, rules in zip(call.path, call.rules[1:], strict=True):
-            node = node.child(value, rules)
-            self._follow(node, rules)
-        return node
-
-    def _follow(self, node: Node, rules: Rules) -> None:
-        if node.rules is not rules:
-            node.follow(rules)
-            self._holds.let_go(node)
-
-    def _known(self, path: Sequence[str]) -> list[Node]:
-        """The nodes of a path that are not forgotten."""
-        nodes = [self.root]
-        for value in path:
-            child = nodes[-1].children.get(value)
-            if child is None:
-                break
-            nodes.append(child)
-        return nodes
-
-
-def _fill(path: Sequence[Node]) -> None:
-    """Keep nodes until their buckets, and those below them, are empty."""
-    empty_at = -inf
-    for node in reversed(path):
-        idle_at = node.bucket.idle_at()
-        empty_at = max(empty_at, idle_at)
-        empty_at = max(empty_at, node.empty_at)
-        node.empty_at = empty_at
+                self._nodes.holds.let_go(node)
+        self._nodes.kept.rest(lease.path[-1], now)

@@ -39,12 +39,14 @@ class Leases:
         """Whether one of these calls has slots."""
         return not self._leases.keys().isdisjoint(names)
 
-    def take(self, name: str, lease: Lease) -> None:
-        """A slot in each node; the caller has seen that all have one."""
-        self._leases[name] = lease
-        heappush(self._ends, (lease.until, name))
-        for node in lease.path:
-            node.running += 1
+    def take(self, names: Sequence[str], leases: Sequence[Lease]) -> None:
+        """A slot for each of these calls in each node of the path that they share; the caller has
+        seen that there are as many."""
+        self._leases.update(zip(names, leases, strict=True))
+        for name, lease in zip(names, leases, strict=True):
+            heappush(self._ends, (lease.until, name))
+        for node in leases[0].path:
+            node.running += len(leases)
         if len(self._ends) > 2 * len(self._leases) + _SPARE_ENDS:
             self._ends = [(lease.until, name) for name, lease in self._leases.items()]
             heapify(self._ends)

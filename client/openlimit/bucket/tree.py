@@ -15,7 +15,7 @@ Pure: times are microseconds, and arguments.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ MOST_CHILDREN = 10_000
 """Of one node, kept at the same time."""
 SHORTEST = 1.0
 """Microseconds: the least size of a call, so that calls that cost nothing take turns, too."""
+LATEST_PACE = 1 / 8  # of the latest interval in a leaf's pace
 LATEST_USE = 1 / 16  # of the latest call in the mean of actual to reserved cost
 LEAST_USE = 1 / 16
 """Of a call, in that mean: else those who reserve and use nothing would go before all others."""
@@ -193,9 +194,11 @@ class Node:
     def charge(self, time: float) -> None:
         """Move its finish by a virtual time, and its place with it."""
         turn = self.turn
-        self.leave()
-        self.finish += time
-        if turn is not None:
+        if turn is None:
+            self.finish += time
+        else:
+            self.leave()
+            self.finish += time
             self._place(-turn[1])
 
     def pour(self, costs: Costs, size: float, start: float, limited_by: str) -> None:
@@ -207,16 +210,19 @@ class Node:
         """Charge the turn of a call of this size at the parent."""
         if (parent := self.parent) is not None:
             service = size * self.use
-            parent.clock = max(self.finish, parent.clock + service / parent.weights)
+            clock = parent.clock + service / parent.weights
+            parent.clock = clock if clock > self.finish else self.finish
             self.charge(service / self.rules.weight)
 
-    def correct(self, reserved: float, actual: float) -> None:
-        """Learn what a call used, by its sizes at the parent. Nobody gains by using less, since
+    def correct(self, reserved: Iterable[float], actual: Iterable[float]) -> None:
+        """Learn what calls used, by their sizes at the parent. Nobody gains by using less, since
         that could be hoarded; more is charged now."""
-        if actual > SHORTEST:  # else the call was not made
-            used = min(max(actual / reserved, LEAST_USE), 1.0)
-            self.use += (used - self.use) * LATEST_USE
-        self.owe(actual - reserved)
+        for size, used in zip(reserved, actual):  # noqa: B905 - as in sizes
+            if used > SHORTEST:  # else the call was not made
+                share = used / size if used < size else 1.0
+                self.use += ((share if share > LEAST_USE else LEAST_USE) - self.use) * LATEST_USE
+            if used > size:
+                self.owe(used - size)
 
     def owe(self, size: float) -> None:
         """Charge more for a call, now that it is known."""
@@ -251,11 +257,10 @@ def sizes(path: Sequence[Node], costs: Sequence[Costs]) -> list[float]:
     return found
 
 
-def sizes_of_all(
-    nodes: Sequence[Node], costs: Sequence[Sequence[Costs]]
-) -> list[tuple[float, ...]]:
-    """``sizes`` at these nodes of several calls, of which each node has a column of costs."""
-    longest, found = [SHORTEST] * len(costs[0]), []
+def sizes_of_all(nodes: Sequence[Node], costs: Sequence[Sequence[Costs]]) -> list[Sequence[float]]:
+    """The ``sizes`` of several calls, in columns as their costs are: at each node, those of all."""
+    longest: Sequence[float] = [SHORTEST] * len(costs[0])
+    found = []
     for node, rows in zip(nodes, costs):  # noqa: B905 - the leaf has costs, too
         for limit, column in zip(node.rules.limits, zip(*rows)):  # noqa: B905 - as in sizes
             rate = limit.rate
@@ -264,4 +269,4 @@ def sizes_of_all(
                 for before, cost in zip(longest, column)  # noqa: B905 - as in sizes
             ]
         found.append(longest)
-    return [*zip(*found)] if found else [()] * len(longest)  # noqa: B905 - as in sizes
+    return found

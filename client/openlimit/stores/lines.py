@@ -40,7 +40,7 @@ class AskAtOnce(NamedTuple):
 
     bucket: str
     calls: Calls
-    """Of different names."""
+    """Of different names, which take least room where only their last three characters differ."""
     lot: str
     number: int
     """Of the first call; the next one's is one more."""
@@ -153,8 +153,8 @@ JUMP = 1 * SECOND
 """Microseconds between two calls, after which all signs of life begin anew: the clock was set
 forward, or nobody could ask."""
 MOST_REPEATABLE = 100_000
-"""Starts of a tree that are remembered for repeats, and calls of which it is known that they are
-over."""
+"""Starts of a tree that are remembered for repeats, where a run that starts at once counts as one;
+and calls of which it is known that they are over. Half of them at least, where more come."""
 OVER_KEPT = 60 * SECOND
 """Microseconds from its release for which a call gets no slots again: late repeats hold none."""
 

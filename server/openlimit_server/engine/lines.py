@@ -7,10 +7,9 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 
 import asyncio
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from itertools import chain, islice
 from math import inf
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
+from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
 """Seconds for which a call keeps its place, or its start, while nobody asks for it."""
@@ -42,9 +42,6 @@ _POLL = 0.05
 """Seconds until a shared line is asked again at the latest, while callers are held: half the
 horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
-_MOST_AT_ONCE = 500
-"""Operations of a trip. A store that takes long over too many would time out, again and again: with
-its connection, all that wait are asked for anew."""
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000
 """Calls to be given up that are kept while the store is away."""
@@ -111,9 +108,7 @@ class HeldLine:
         self._bucket = bucket
         self._server = server
         self._held: dict[str, _Held] = {}
-        self._queue: deque[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = deque()
-        """What the next trips take."""
-        self._is_under_way = False
+        self._trips = Trips(self._decide, self._give_back_all, self._start)
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -123,8 +118,6 @@ class HeldLine:
         """Whether nobody is held any longer."""
         self.now = 0.0
         """The latest that is known of the store's clock, in microseconds."""
-        self._trouble: LimiterUnavailable | None = None
-        """Why the store did not answer the last time."""
         self._epoch = ""
         """Of the line: in another one, it may have forgotten calls."""
         self._asking_in = ""
@@ -141,57 +134,7 @@ class HeldLine:
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. What is decided by the way
         goes to the callers held. Cancelled, they are carried out all the same."""
-        if len(operations) > _MOST_AT_ONCE:
-            starts = range(0, len(operations), _MOST_AT_ONCE)
-            parts = [operations[i : i + _MOST_AT_ONCE] for i in starts]
-            return [*chain(*await asyncio.gather(*map(self.carry_out, parts)))]
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[list[Answer]] = loop.create_future()
-        self._queue.append((operations, answered))
-        if not self._is_under_way:
-            self._is_under_way = True
-            loop.call_soon(lambda: self._start(self._make_trips()))
-        try:
-            return await answered
-        except asyncio.CancelledError:
-            if answered.done() and not answered.cancelled() and not answered.exception():
-                self._give_back_all(operations, answered.result())
-            raise
-
-    async def _make_trips(self) -> None:
-        """One after the other, so that what comes during one shares the next."""
-        try:
-            while self._queue:
-                await self._make_trip()
-                while self._trouble and self._queue:  # nobody waits for it twice
-                    operations, answered = self._queue.popleft()
-                    if not answered.done():
-                        answered.set_result([self._trouble] * len(operations))
-        finally:
-            self._is_under_way = False
-
-    async def _make_trip(self) -> None:
-        taken, room = [self._queue.popleft()], _MOST_AT_ONCE
-        room -= len(taken[0][0])
-        while self._queue and len(self._queue[0][0]) <= room:
-            taken.append(self._queue.popleft())
-            room -= len(taken[-1][0])
-        try:
-            answers = await self._decide([each for some, _ in taken for each in some])
-        except BaseException as error:
-            for _, answered in taken:
-                if not answered.done():
-                    answered.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
-            return
-        rest = iter(answers)
-        for operations, answered in taken:
-            own = [*islice(rest, len(operations))]
-            if answered.done():  # cancelled
-                self._give_back_all(operations, own)
-            else:
-                answered.set_result(own)
+        return await self._trips.carry_out(operations)
 
     def _give_back_all(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         """What was started at once for a caller that is gone."""
@@ -228,7 +171,7 @@ class HeldLine:
     def _notice(self, trouble: LimiterUnavailable | None) -> None:
         """That the store is away, which lets the callers go; or back, and what is left can be given
         up."""
-        before, self._trouble = self._trouble, trouble
+        before, self._trips.trouble = self._trips.trouble, trouble
         if trouble and not before:
             for held in self._held.values():
                 self._wake(held)
@@ -345,7 +288,7 @@ class HeldLine:
 
     def outcome(self, held: _Held) -> Outcome | None:
         """What is decided of a call, which is known from now on, or why nothing can be; or None."""
-        return self._trouble if held.outcome is None else self._take(held)
+        return self._trips.trouble if held.outcome is None else self._take(held)
 
     def _take(self, held: _Held) -> Outcome:
         """The outcome, which is known from now on."""

@@ -73,7 +73,7 @@ class Policy:
         self._is_shadow = settings.mode == "shadow"
         self.is_unlimited = settings.mode == "unlimited"
         """Whether calls start whatever was decided before, and nothing is charged."""
-        self.counts = counts and counts.of(self.name, self.units, learns=self.learns)
+        self.counts = counts.of(self.name, self.units, learns=self.learns) if counts else None
         """None where nobody may ask for them."""
 
     def signs_as(self, other: "Policy") -> bool:

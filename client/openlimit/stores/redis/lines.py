@@ -57,7 +57,7 @@ _CONSTANTS = {
     "shortest": tree.SHORTEST,
     "latest_use": tree.LATEST_USE,
     "least_use": tree.LEAST_USE,
-    "latest_pace": line.LATEST_PACE,
+    "latest_pace": tree.LATEST_PACE,
     "settled_within": SETTLED_WITHIN,
     "marked": MARKED,
 }
@@ -118,6 +118,8 @@ class _Encoder:
             case lines.Settle(_, calls, lot, numbers, starts, actual):
                 self._lot(lot)
                 columns = _columns_by_unit(calls, actual)
+                if not calls.lease:
+                    calls = calls._replace(names=())  # they name nothing there
                 return "settle", *self._calls(calls), lot, numbers, starts, columns
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 

@@ -38,7 +38,7 @@ LINE = Script.read(
     *("call.lua", "told.lua", "state.lua", "marks.lua", "levels.lua", "correct.lua"),
     (
         *("sets.lua", "tree.lua", "ready.lua", "fair.lua", "line.lua", "next.lua"),
-        *("servers.lua", "brought.lua", "runs.lua", "carry_out.lua", "keep.lua"),
+        *("remembered.lua", "servers.lua", "brought.lua", "runs.lua", "carry_out.lua", "keep.lua"),
     ),
     "write.lua",
 )

@@ -9,7 +9,8 @@
 --   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
--- is negative for no bound, first false for now, start false where nobody knows it; askatonce and settle have columns of costs. The answers, with doubles as texts, are
+-- is negative for no bound, first false for now, start false where nobody knows it; askatonce and settle have columns of costs, and
+-- settle has no names where the lease is 0. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
 --             limit, counted from 0; 3, the wait and the unit; or 9, what is full and how many it holds
@@ -54,7 +55,7 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
     return {NO}
   end
   if is_it then
-    keep_grant(name, false)  -- its caller can still come, and stands in line anew
+    take_grant_back(name)  -- its caller can still come, and stands in line anew
   end
   local _, mark_cancelled = marks_of_lots()
   mark_cancelled(call.lots .. lot, number, start)
@@ -67,10 +68,6 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   end
   corrected(path)
   return {YES}
-end
-
-local function is_over(name)
-  return (tonumber(redis.call('ZSCORE', key_of('over'), name) or nil) or 0) > now
 end
 
 function carry_out.renew(name, path_, which, costs, lease, start)
@@ -87,7 +84,7 @@ function carry_out.renew(name, path_, which, costs, lease, start)
   end
   has_slots = has_slots and not is_over(name)
   if has_slots then
-    take_slots(name, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
+    take_slots({name}, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
   end
   rest(path[#path])
   return {has_slots and YES or NO}

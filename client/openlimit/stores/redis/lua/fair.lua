@@ -4,7 +4,9 @@
 -- Moves its finish by a virtual time, and its place with it.
 local function charge(node, time)
   local turn = node.turn
-  leave_turn(node)
+  if turn then
+    leave_turn(node)
+  end
   node.finish = node.finish + time
   if turn then
     place(node, turn)
@@ -19,13 +21,19 @@ local function owe(node, size)
   end
 end
 
--- Learns what a call used, by its sizes at the parent.
-local function learn(node, reserved, actual)
-  if actual > call.shortest then -- else the call was not made
-    local used = math.min(math.max(actual / reserved, call.least_use), 1)
-    node.use = node.use + (used - node.use) * call.latest_use
+-- Learns what calls used, those at these positions, by their sizes at the parent.
+local function learn(node, which, reserved, actual)
+  local shortest, least, latest = call.shortest, call.least_use, call.latest_use
+  for _, i in ipairs(which) do
+    local size, used = reserved[i], actual[i]
+    if used > shortest then -- else the call was not made
+      local share = used < size and used / size or 1
+      node.use = node.use + ((share > least and share or least) - node.use) * latest
+    end
+    if used > size then
+      owe(node, used - size)
+    end
   end
-  owe(node, actual - reserved)
 end
 
 local function give_turn_back(node, size)
@@ -86,7 +94,8 @@ end
 -- Charges the turn of a call of this size at the parent.
 local function take_turn(node, size)
   local parent, service = node.parent, size * node.use
-  parent.clock = math.max(node.finish, parent.clock + service / parent.weights)
+  local clock = parent.clock + service / parent.weights
+  parent.clock = clock > node.finish and clock or node.finish
   charge(node, service / node.rules.weight)
 end
 
@@ -140,8 +149,10 @@ local function correct(node, changes)
     node.at, node.by = now, ''
   end
   for i, each in ipairs(node.level) do
+    local most = node.rules.most[i]
     for _, change in ipairs(changes[i]) do
-      each = math.min(node.rules.most[i], math.max(0, each + change))
+      each = each + change
+      each = each < 0 and 0 or each > most and most or each
     end
     node.level[i] = each
   end

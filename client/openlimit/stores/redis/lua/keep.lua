@@ -2,10 +2,14 @@
 
 local function write_fields(where, of, changed_, pack)
   local fields_, gone_ = {}, {}
+  local before, packed  -- calls of a run have the same lease
   for name in pairs(changed_) do
     local value = of[name]
     if value then
-      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, pack(value)
+      if value ~= before then
+        before, packed = value, pack(value)
+      end
+      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, packed
     else
       gone_[#gone_ + 1] = name
     end
@@ -34,28 +38,7 @@ touched.leases = write_fields(key_of('leases'), leases, changed_leases, function
   return cmsgpack.pack(r.until_, r.leaf, r.start, r.sizes)
 end)
 
-local has_grants = write_fields(key_of('granted'), granted, changed_grants, function(r)
-  return cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by or false)
-end)
-if has_grants then
-  local forget, scores, some = key_of('forget'), {}, 0
-  for name in pairs(changed_grants) do
-    if granted[name] then
-      scores[#scores + 1], scores[#scores + 2], some = exact(granted[name].until_), name, some + 1
-    end
-  end
-  redis.call('ZADD', forget, unpack(scores))
-  forget_grants(redis.call('ZRANGEBYSCORE', forget, '-inf', now, 'LIMIT', 0, 2 * some))
-  local too_many = redis.call('ZCARD', forget) - call.repeats
-  if too_many > 0 then
-    forget_grants(redis.call('ZRANGE', forget, 0, too_many - 1))
-  end
-  local last = tonumber(redis.call('ZRANGE', forget, -1, -1, 'WITHSCORES')[2])
-  if own_clock and last then
-    redis.call('PEXPIRE', forget, milliseconds_until(last))
-    redis.call('PEXPIRE', key_of('granted'), milliseconds_until(last))
-  end
-end
+write_remembered()
 
 local fresh_nodes = {}
 for id, node in pairs(nodes) do

@@ -78,7 +78,7 @@ do
 
   -- Forgets this node, and those above it, when that makes no difference.
   function rest(node)
-    while node do
+    while node and node.waiting == 0 and node.running == 0 do  -- else those above it do not rest, either
       if not node.resting then
         look_after(node)
       end
@@ -177,14 +177,15 @@ end
 
 local function read_leases(names_)
   local found = meta.leases > 0 and #names_ > 0 and redis.call('HMGET', key_of('leases'), unpack(names_))
+  local r, before  -- calls of a run have the same lease
   for i, name in ipairs(names_) do
     local packed = found and found[i]
-    local r = packed and {}
-    if packed then
+    if packed and packed ~= before then
+      r, before = {}, packed
       r.until_, r.leaf, r.start, r.sizes = cmsgpack.unpack(packed)
     end
     if leases[name] == nil then
-      leases[name] = r
+      leases[name] = packed and r
     end
   end
 end
@@ -207,12 +208,15 @@ local function keep_lease(name, lease)
   end
 end
 
-local function take_slots(name, path, lease)
+-- A slot in each node of the path for each of these calls, which have this lease.
+local function take_slots(names_, path, lease)
   lease.leaf = path[#path].id
-  keep_lease(name, lease)
-  meta.leases = meta.leases + 1
+  for _, name in ipairs(names_) do
+    keep_lease(name, lease)
+  end
+  meta.leases = meta.leases + #names_
   for _, node in ipairs(path) do
-    node.running = node.running + 1
+    node.running = node.running + #names_
   end
 end
 

@@ -6,51 +6,31 @@ local function marks_of_lots()
   return unpack(marks)
 end
 
--- The sizes of so many calls, see sizes.
+-- The sizes of so many calls at each node of a path, see sizes.
 local function sizes_of_all(path, columns, count)
-  local found, limiting = {}, {}
-  for k, node in ipairs(path) do
-    limiting[k] = {}
-    for i = 1, node.rules.n do
-      limiting[k][i] = {columns[node.rules.units[i]], node.rules.rate[i]}
-    end
-  end
+  local found, longest = {}, {}
   for i = 1, count do
-    local longest, spans = call.shortest, {}
-    for k, limits in ipairs(limiting) do
-      for _, limit in ipairs(limits) do
-        local size = (limit[1] and limit[1][i] or 0) / limit[2]
-        longest = size > longest and size or longest
+    longest[i] = call.shortest
+  end
+  for k, node in ipairs(path) do
+    local longer = {unpack(longest)}
+    for i, unit in ipairs(node.rules.units) do
+      local column_, rate_ = columns[unit] or {}, node.rules.rate[i]
+      for c, cost in ipairs(column_) do
+        local size = cost / rate_
+        longer[c] = size > longer[c] and size or longer[c]
       end
-      spans[k] = longest
     end
-    found[i] = spans
+    found[k], longest = longer, longer
   end
   return found
 end
 
--- Late repeats of what held the slots of these calls take none again.
-local function keep_over(names_)
-  local over, until_, members = key_of('over'), now + call.over_kept, {}
-  local gone_ = redis.call('ZRANGEBYSCORE', over, '-inf', now, 'LIMIT', 0, 2 * #names_)
-  if redis.call('ZCARD', over) >= call.repeats then
-    gone_ = redis.call('ZRANGE', over, 0, 2 * #names_ - 1)
-  end
-  send_all('ZREM', over, gone_)
-  for _, name in ipairs(names_) do
-    members[#members + 1], members[#members + 2] = exact(until_), name
-  end
-  send_all('ZADD', over, members)
-  if own_clock then
-    redis.call('PEXPIRE', over, milliseconds_until(until_))
-  end
-end
-
 local function release(names_)
   local found = {0}
-  keep_over(names_)
   read_leases(names_)
   for i, name in ipairs(names_) do
+    over[name] = true
     if not free_slots(name, true) then
       found[1], found[#found + 1] = found[1] + 1, i - 1
     end
@@ -92,26 +72,29 @@ do
     end
   end
 
-  local function lapse_above(path)
-    for k = 1, #path - 1 do
-      lapse(path[k])
-    end
-  end
-
   local function take_turns(names_, path, columns, lease)
-    local leaf, spans_of = path[#path], #path > 1 and sizes_of_all(path, columns, #names_)
+    local leaf, spans = path[#path], #path > 1 and sizes_of_all(path, columns, #names_)
     fill(path)
-    for i, name in ipairs(names_) do
-      if i > 1 then
-        lapse_above(path)
+    for k = 2, #path do
+      for i, size in ipairs(spans[k - 1]) do
+        if i > 1 then
+          lapse(path[k - 1])
+        end
+        take_turn(path[k], size)
       end
-      local spans = spans_of and spans_of[i] or {}
-      for k = 2, #path do
-        take_turn(path[k], spans[k - 1])
+    end
+    if lease > 0 and #path == 1 then
+      take_slots(names_, path, {until_ = now + lease, start = now, sizes = {}})
+    elseif lease > 0 then
+      for i, name in ipairs(names_) do
+        local sizes_ = {}
+        for k = 1, #path - 1 do
+          sizes_[k] = spans[k][i]
+        end
+        take_slots({name}, path, {until_ = now + lease, start = now, sizes = sizes_})
       end
-      if lease > 0 then
-        take_slots(name, path, {until_ = now + lease, start = now, sizes = spans})
-      end
+    end
+    for _ = 1, leaf.pace > 0 and #names_ or 0 do
       leaf.pace = leaf.pace - leaf.pace * call.latest_pace
     end
     leaf.started_at = now
@@ -129,10 +112,10 @@ do
   end
 
   local function is_known(names_)
-    read_granted(names_)
+    local are_remembered = read_granted(names_)
     read_leases(names_)
     for _, name in ipairs(names_) do
-      if granted[name] and grant_of(name) or leases[name] then
+      if leases[name] or are_remembered and grant_of(name) then
         return true
       end
     end
@@ -167,33 +150,34 @@ do
     if not after then
       return {NO}
     end
-    lapse_above(path)
-    for i, name in ipairs(names_) do
-      keep_grant(name, {until_ = now + kept_, start = now, unit = '', lot = lot,
-                        number = number + i - 1, is_known = true})
+    for k = 1, #path - 1 do
+      lapse(path[k])
     end
+    keep_run(names_, now + kept_, lot, number)
     return {YES}
   end
 
   local function settle_some(path, which, columns, actual, count)
+    local changes_of = {}
+    for unit, before in pairs(columns) do
+      local after, changes_ = actual[unit], {}
+      for k, i in ipairs(which) do
+        changes_[k] = after[i] - before[i]
+      end
+      changes_of[unit] = changes_
+    end
     for _, node in ipairs(path) do
       local changes = {}
       for i, unit in ipairs(node == root and units or node.rules.units) do
-        changes[i] = {}
-        for k, place_ in ipairs(which) do
-          local before, after = columns[unit], actual[unit]
-          changes[i][k] = (after and after[place_] or 0) - (before and before[place_] or 0)
-        end
+        changes[i] = changes_of[unit] or {}
       end
       correct(node, changes)
     end
     if #path > 1 then
       local before = sizes_of_all(path, columns, count)
       local after = sizes_of_all(path, actual, count)
-      for _, i in ipairs(which) do
-        for k = 2, #path do
-          learn(path[k], before[i][k - 1], after[i][k - 1])
-        end
+      for k = 2, #path do
+        learn(path[k], which, before[k - 1], after[k - 1])
       end
     end
     fill(path)
@@ -226,7 +210,7 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #names_)
+      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #starts)
     end
     if lease > 0 then
       release(names_of)

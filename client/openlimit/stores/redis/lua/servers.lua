@@ -2,7 +2,7 @@
 
 local servers, changed_servers = {}, {}  -- by name: sign, of life, and loss; false for none
 local outcomes = {}  -- packed, of the server whose turn it is
-local granted, changed_grants = {}, {}  -- by name: until_, start, unit, lot, number, is_known, asked_by
+
 local function server_of(name)
   if servers[name] == nil then
     local packed, r = redis.call('HGET', key_of('servers'), name), false
@@ -34,39 +34,6 @@ local function sign(name)
   heads.servers = math.min(heads.servers, now)
 end
 
--- What was granted, for repeats -------------------------------------------------------------------
-
-local function read_granted(names_)
-  for i, packed in ipairs(#names_ > 0 and redis.call('HMGET', key_of('granted'), unpack(names_)) or {}) do
-    local r = packed and {}
-    if packed then
-      r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by = cmsgpack.unpack(packed)
-    end
-    if granted[names_[i]] == nil then
-      granted[names_[i]] = r
-    end
-  end
-end
-
-local function grant_of(name)
-  if granted[name] == nil then
-    read_granted({name})
-  end
-  local grant = granted[name]
-  return grant and grant.until_ > now and grant
-end
-
-local function keep_grant(name, grant)
-  granted[name], changed_grants[name] = grant, true
-end
-
-local function forget_grants(names_)
-  if #names_ > 0 then
-    redis.call('HDEL', key_of('granted'), unpack(names_))
-    redis.call('ZREM', key_of('forget'), unpack(names_))
-  end
-end
-
 -- Gives back a start that nobody has collected, as far as it may be.
 local function take_back(name, start, lot, number, leaf_id, costs)
   local grant = grant_of(name)
@@ -74,7 +41,7 @@ local function take_back(name, start, lot, number, leaf_id, costs)
     if grant.is_known then
       return
     end
-    keep_grant(name, false)
+    take_grant_back(name)
   end
   if is_cancelled(lot, number) then
     return

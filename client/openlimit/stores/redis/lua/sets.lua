@@ -5,26 +5,28 @@ local heads = meta.heads  -- the least scores, as far as they are known; no memb
 local fresh, gone = {}, {}  -- what is to be written, by set and member
 local touched = {}  -- sets and hashes that were added to
 
-local function queue(lists, what)
-  local list = lists[what]
+-- Puts a member of a set into one of the two, and out of the other.
+local function queue(into, out_of, what, member, value)
+  local list, others = into[what], out_of[what]
   if not list then
     list = {}
-    lists[what] = list
+    into[what] = list
   end
-  return list
+  list[member] = value
+  if others and others[member] then
+    others[member] = nil
+  end
 end
 
 local function add(what, score, member)
-  queue(fresh, what)[member] = score
-  queue(gone, what)[member] = nil
+  queue(fresh, gone, what, member, score)
   if heads[what] and score < heads[what] then
     heads[what] = score
   end
 end
 
 local function remove(what, member, score)
-  queue(fresh, what)[member] = nil
-  queue(gone, what)[member] = true
+  queue(gone, fresh, what, member, true)
   if score and heads[what] == score then
     heads[what] = false
   end
@@ -44,8 +46,12 @@ local function flush(what)
   end
   send_all('ZREM', key_of(what), members)
   members = {}
+  local before, text  -- many have the same, and Redis takes long over a number
   for member, score in pairs(fresh[what] or {}) do
-    members[#members + 1], members[#members + 2] = score, member
+    if score ~= before then
+      before, text = score, exact(score)
+    end
+    members[#members + 1], members[#members + 2] = text, member
   end
   send_all('ZADD', key_of(what), members)
   touched[what] = touched[what] or #members > 0

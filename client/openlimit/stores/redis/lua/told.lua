@@ -21,7 +21,8 @@
 --   emptying   sorted set of nodes that could be forgotten, by when they are empty
 --   deadlines  sorted set of those that wait, by deadline
 --   leases     hash of those that have slots; ends: sorted set of them, by when their lease ends
---   granted    hash of what was granted, for repeats; forget: sorted set of them, by until when
+--   granted    hash of what was granted to single calls, and runs: to runs that started at once;
+--              over: which calls are over, see remembered.lua
 --   servers    hash of servers: their last sign of life, and a number that changes when something of
 --              theirs was forgotten
 --   of         the calls that each server holds

@@ -1,0 +1,94 @@
+"""Trips to the line of one tree: what is asked during one shares the next.
+
+No timer and no fixed size, as with the trips to a Redis server: a lone caller waits for nobody.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.stores.lines import Answer, Operation
+
+_MOST_AT_ONCE = 500
+"""Operations of a trip. A store that takes long over too many would time out, again and again: with
+its connection, all that wait are asked for anew."""
+
+
+class Trips:
+    """Those of one server. Each is carried out by ``decide``, one after the other.
+
+    ``abandoned`` takes the operations, and their answers, of callers that were cancelled meanwhile.
+    ``start`` begins a task.
+    """
+
+    def __init__(
+        self,
+        decide: Callable[[Sequence[Operation]], Awaitable[list[Answer]]],
+        abandoned: Callable[[Sequence[Operation], Sequence[Answer]], None],
+        start: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._decide = decide
+        self._abandoned = abandoned
+        self._start = start
+        self._queue: deque[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = deque()
+        """What the next trips take."""
+        self._is_under_way = False
+        self.trouble: LimiterUnavailable | None = None
+        """Why the store did not answer the last time."""
+
+    async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
+        """The answers to operations; those of one moment share a trip. Cancelled, they are carried
+        out all the same."""
+        if len(operations) > _MOST_AT_ONCE:
+            starts = range(0, len(operations), _MOST_AT_ONCE)
+            parts = [operations[i : i + _MOST_AT_ONCE] for i in starts]
+            return [*chain(*await asyncio.gather(*map(self.carry_out, parts)))]
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[list[Answer]] = loop.create_future()
+        self._queue.append((operations, answered))
+        if not self._is_under_way:
+            self._is_under_way = True
+            loop.call_soon(lambda: self._start(self._make_all()))
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            if answered.done() and not answered.cancelled() and not answered.exception():
+                self._abandoned(operations, answered.result())
+            raise
+
+    async def _make_all(self) -> None:
+        try:
+            while self._queue:
+                await self._make_one()
+                while self.trouble and self._queue:  # nobody waits for it twice
+                    operations, answered = self._queue.popleft()
+                    if not answered.done():
+                        answered.set_result([self.trouble] * len(operations))
+        finally:
+            self._is_under_way = False
+
+    async def _make_one(self) -> None:
+        taken, room = [self._queue.popleft()], _MOST_AT_ONCE
+        room -= len(taken[0][0])
+        while self._queue and len(self._queue[0][0]) <= room:
+            taken.append(self._queue.popleft())
+            room -= len(taken[-1][0])
+        try:
+            answers = await self._decide([each for some, _ in taken for each in some])
+        except BaseException as error:
+            for _, answered in taken:
+                if not answered.done():
+                    answered.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        rest = iter(answers)
+        for operations, answered in taken:
+            own = [*islice(rest, len(operations))]
+            if answered.done():  # cancelled
+                self._abandoned(operations, own)
+            else:
+                answered.set_result(own)
