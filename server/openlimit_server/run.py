@@ -66,7 +66,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     observed = Observed(settings, store_of(settings))
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
-    counter, door = Counter(), Door(keys)
+    counter, door = Counter(settings.log_format), Door(keys)
     service = RateLimitServicer(engine, counter, door)
     domains = Domains(configuration.domains, configuration.policies)
     proxies = EnvoyServicer(domains, store, door, counts)
@@ -91,7 +91,11 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     warn_of_claims(sources)
     _announce(settings.listen, port, configuration)
     reason = await stopped
-    _log.info("%s: draining for %g s at most", reason, settings.grace)
+    _log.info(
+        "%s: draining for %g s at most",
+        *(reason, settings.grace),
+        extra={"event": "draining", "reason": reason, "grace": settings.grace},
+    )
     if reason == _ORPHANED:  # free the port now: a new supervisor may need it
         stopping = asyncio.create_task(server.stop(settings.grace))
     end = asyncio.get_running_loop().time() + settings.grace
@@ -109,12 +113,14 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     counter.close()
     await observed.aclose()
     await store.aclose()
-    _log.info("stopped")
+    _log.info("stopped", extra={"event": "stopped"})
 
 
 def _announce(listen: str, port: int, configuration: Configuration) -> None:
-    names = ", ".join(policy.name for policy in configuration.policies)
-    _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
+    names = [policy.name for policy in configuration.policies]
+    said = listen, port, ", ".join(names)
+    serving = {"event": "serving", "address": listen, "port": port, "policies": names}
+    _log.info("serving on %s (port %d) with the policies %s", *said, extra=serving)
     if configuration.domains:
         domains = ", ".join(each.domain for each in configuration.domains)
         _log.info("deciding for proxies in the domains %s", domains)
@@ -178,10 +184,12 @@ async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> N
             state = "" if engine.always_answers else "NOT_SERVING: "
             # With advice for operators in place of the error's own for clients.
             advice = "check that it runs and that --store leads to it"
-            _log.warning("%sno decision from %s: %s; %s", state, *trouble.args, advice)
+            away = {"event": "store_away", "is_serving": engine.always_answers}
+            said = state, *trouble.args, advice
+            _log.warning("%sno decision from %s: %s; %s", *said, extra=away)
         elif not trouble and missed >= _MOST_MISSED:
             health.set_serving(True)
-            _log.warning("the store decides again")
+            _log.warning("the store decides again", extra={"event": "store_back"})
         missed = missed + 1 if trouble else 0
         if missed >= _MOST_MISSED:  # the policies may have changed meanwhile
             health.set_serving(engine.always_answers)

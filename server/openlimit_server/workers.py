@@ -106,7 +106,7 @@ async def _keep_running(
             return
         lived = time.monotonic() - began
         pause = _FIRST_PAUSE if lived > _HEALTHY_AFTER else min(2 * pause, _LONGEST_PAUSE)
-        _log.warning("%s and is replaced in %g s", end, pause)
+        _log.warning("%s and is replaced in %g s", end, pause, extra={"event": "worker_ended"})
         await asyncio.wait([stopped], timeout=pause)
 
 
