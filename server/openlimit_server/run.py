@@ -67,9 +67,9 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
     counter, door = Counter(settings.log_format), Door(keys)
-    service = RateLimitServicer(engine, counter, door)
+    service = RateLimitServicer(engine, counter, door, tracing=observed.tracing)
     domains = Domains(configuration.domains, configuration.policies)
-    proxies = EnvoyServicer(domains, store, door, counts)
+    proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
