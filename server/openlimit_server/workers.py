@@ -15,7 +15,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
-from openlimit_server import binding
+from openlimit_server import binding, signals
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.reload import Reload
@@ -24,7 +24,7 @@ from openlimit_server.config.sources import Sources
 from openlimit_server.engine.routing import Rules
 from openlimit_server.exposure import warn_if_open
 from openlimit_server.observe.fleet import LONGEST_LINE, Fleet
-from openlimit_server.run import stop_signal, store_of
+from openlimit_server.run import store_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
 _HEALTHY_AFTER = 10.0  # seconds of life, after which the pause is short again
@@ -48,28 +48,31 @@ async def supervise(settings: Settings) -> None:
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
+        def send(number: signal.Signals) -> None:
+            for worker in running:
+                with suppress(ProcessLookupError):
+                    worker.send_signal(number)
+
         def tell_workers(loaded: object) -> None:
             if isinstance(loaded, Configuration):
                 rules.replace(loaded.policies)
-            for worker in running:
-                with suppress(ProcessLookupError):
-                    worker.send_signal(signal.SIGHUP)
+            send(signal.SIGHUP)
 
         reload = Reload(*((files, tell_workers) for files in sources))
-        stopped = stop_signal(reload.request)
-        fleet = Fleet(store_of(settings), rules, reload, stopped.done)
+        stop = signals.listen(reload.request)
+        fleet = Fleet(store_of(settings), rules, reload, stop.first.done)
         await fleet.start(settings.http)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, sources, running, stopped, fleet))
+            asyncio.create_task(_keep_running(settings, sources, running, stop.first, fleet))
             for _ in range(settings.workers)
         ]
-        await stopped
+        await stop.first
         reloading.cancel()
-        for worker in running:
-            with suppress(ProcessLookupError):
-                worker.terminate()
-        done, late = await asyncio.wait(keepers, timeout=settings.grace + _LATE)
+        send(signal.SIGTERM)
+        stop.again.add_done_callback(lambda _: send(signal.SIGTERM))
+        within = settings.drain_delay + settings.grace + _LATE
+        done, late = await asyncio.wait(keepers, timeout=within)
         for worker in running:
             _log.warning("worker %d does not stop and is killed", worker.pid)
             worker.kill()

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="seconds for which a server that was told to stop still serves, no longer "
+        "ready, so that balancers send no more calls before it refuses them",
+    )
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain")
     tls_key: Path | None = Field(
         None, validate_default=True, description="PEM file of its private key"

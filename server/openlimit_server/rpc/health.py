@@ -54,7 +54,8 @@ class HealthServicer:
         return self._state.status == HealthCheckResponse.SERVING
 
     def set_serving(self, serving: bool) -> None:
-        """Turn the services SERVING or NOT_SERVING. Does not block; no effect once draining."""
+        """Turn the services SERVING or NOT_SERVING, and not the server. Does not block; no effect
+        once draining."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         if status != self._state.status:
             self._replace(status, is_last=False)
