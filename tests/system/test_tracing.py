@@ -21,6 +21,8 @@ from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.support.fresh_process import run, without
 from tests.support.otlp_collector import Collector, Span, collecting
 from tests.support.proxy_requests import descriptor, request, stub
+from tests.support.redis_process import serving_redis
+from tests.support.scraping import HTTP, scrape_until, value
 from tests.support.server_process import ServerProcess, serving
 
 POLICY = """
@@ -211,6 +213,26 @@ def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, collector: Collec
     assert [span.name for span in collector.spans] == [ACQUIRE]
 
 
+def test_workers_trace_each_for_itself(tmp_path: Path) -> None:
+    """Also to the console, beside which their supervisor hears their numbers."""
+    console = {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    (tmp_path / "limits.yaml").write_text(POLICY)
+    with serving_redis() as redis:
+        several = "--workers", "2", "--store", redis.url, *HTTP
+        options = "--config", str(tmp_path / "limits.yaml"), *several
+        with serving(*options, environment=console) as server:
+            for _ in range(8):
+                with grpc.insecure_channel(server.address) as channel:
+                    RateLimitServiceStub(channel).Acquire(messages.AcquireRequest(model="m"))
+            scrape_until(server, lambda found: value(found, "decisions_total") == 8)
+            os.kill(server.pid, signal.SIGTERM)
+            assert server.wait(20) == 0
+            said = server.said()
+    assert said.count(f'"name": "{ACQUIRE}"') == 8
+    assert "half of its numbers" not in said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("spoil", "variables"),
     [
@@ -218,13 +240,16 @@ def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, collector: Collec
         ("", {"OTEL_TRACES_EXPORTER": "zipkin"}),
     ],
 )
-def test_an_exporter_that_is_missing_is_named(spoil: str, variables: dict[str, str]) -> None:
+def test_an_exporter_that_is_missing_is_named(
+    spoil: str, variables: dict[str, str], workers: str
+) -> None:
     """The server does not start, and says what to install."""
     [name] = variables
     done = run(
         spoil,
         f"import os, sys; os.environ.update({json.dumps(variables)})",
-        "sys.argv[1:] = ['--listen', '127.0.0.1:0']",
+        f"sys.argv[1:] = ['--listen', '127.0.0.1:0', '--workers', '{workers}']",
+        "sys.argv += ['--store', 'redis://127.0.0.1:9']",
         "from openlimit_server.__main__ import main; main()",
     )
     assert done.returncode == 2

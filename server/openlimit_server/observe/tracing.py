@@ -1,15 +1,17 @@
 """Where the traces of a server go: OpenTelemetry's standard variables say so, or nowhere."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points, version
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openlimit_server.config.faults import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 
 _ASKS = (
@@ -38,25 +40,42 @@ class Traces:
         await asyncio.to_thread(closing.join, _SENT_WITHIN)
 
 
-def traces_of(environment: Mapping[str, str]) -> Traces | None:
-    """None where the environment asks for none. Raises ConfigurationError where it asks for what is
-    not installed."""
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "otlp") or "otlp"
-    is_off = exporter == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if is_off or not any(environment.get(name) for name in _ASKS):
+def exporter_of(environment: Mapping[str, str]) -> Callable[[], "SpanExporter"] | None:
+    """What makes the one that the environment asks for; None where that asks for none.
+
+    Raises ConfigurationError for one that is not installed.
+    """
+    name = environment.get("OTEL_TRACES_EXPORTER") or "otlp"
+    is_off = name == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    asked = [variable for variable in _ASKS if environment.get(variable)]
+    if is_off or not asked:
         return None
-    if exporter == "otlp":
-        exporter = f"otlp_proto_{_protocol(environment)}"
-    try:
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        raise _missing(environment) from error
+    if name == "otlp":
+        name = f"otlp_proto_{_protocol(environment)}"
+    with suppress(ImportError):
+        for found in entry_points(group="opentelemetry_traces_exporter", name=name):
+            made: Callable[[], SpanExporter] = found.load()
+            return made
+    raise ConfigurationError(
+        f"{asked[0]} asks for traces, and what sends them is not installed: "
+        'pip install "openlimitHW[otel]", which has console and otlp over grpc, or the exporter '
+        "of your own; or set OTEL_TRACES_EXPORTER=none"
+    )
+
+
+def traces_of(environment: Mapping[str, str]) -> Traces | None:
+    """None where the environment asks for none. Raises ConfigurationError as ``exporter_of``."""
+    exporter = exporter_of(environment)
+    if exporter is None:
+        return None
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     of_environment = OTELResourceDetector().detect().attributes
     resource = Resource.create({"service.name": "openlimit", **of_environment})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(_exporter(exporter, environment)))
+    provider.add_span_processor(BatchSpanProcessor(exporter()))
     return Traces(provider)
 
 
@@ -65,18 +84,3 @@ def _protocol(environment: Mapping[str, str]) -> str:
     names = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
     found = next((environment[name] for name in names if environment.get(name)), "grpc")
     return found.partition("/")[0]
-
-
-def _exporter(name: str, environment: Mapping[str, str]) -> Any:
-    for found in entry_points(group="opentelemetry_traces_exporter", name=name):
-        return found.load()()
-    raise _missing(environment)
-
-
-def _missing(environment: Mapping[str, str]) -> ConfigurationError:
-    asked = next(name for name in _ASKS if environment.get(name))
-    return ConfigurationError(
-        f"{asked} asks for traces, and what sends them is not installed: "
-        'pip install "openlimitHW[otel]", which has console and otlp over grpc, or the exporter '
-        "of your own; or set OTEL_TRACES_EXPORTER=none"
-    )
