@@ -18,16 +18,16 @@ _CALLERS = 64
 _ROUNDS = 25
 _SECONDS = 0.4
 _KEYS = 1000
-_TOKEN = "olk_" + "x" * 43
+TOKEN = "olk_" + "x" * 43
 
 
 @contextmanager
-def _file_of_keys() -> Iterator[str]:
+def file_of_keys() -> Iterator[str]:
     """A thousand, the last of which is ours."""
     with NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write("keys:\n")
         for i in range(_KEYS):
-            digest = sha256((_TOKEN if i + 1 == _KEYS else f"{i}").encode()).hexdigest()
+            digest = sha256((TOKEN if i + 1 == _KEYS else f"{i}").encode()).hexdigest()
             file.write(f"  - {{name: key-{i}, hash: '{digest}', labels: {{team: team-{i}}}}}\n")
         file.flush()
         yield file.name
@@ -39,12 +39,12 @@ async def _measure(without: str, asking: str) -> list[tuple[float, ...]]:
     Measures many short slices by turns, so that other work on the machine affects all equally.
     """
     request = AcquireRequest(model=MODEL, tokens=500)
-    metadata = (("authorization", f"Bearer {_TOKEN}"),)
+    metadata = (("authorization", f"Bearer {TOKEN}"),)
     async with (
         grpc.aio.insecure_channel(without) as channel,
         grpc.aio.insecure_channel(asking) as asking_channel,
         RemoteLimiter(without) as limiter,
-        RemoteLimiter(asking, api_key=_TOKEN) as known,
+        RemoteLimiter(asking, api_key=TOKEN) as known,
     ):
 
         def unary(channel: grpc.aio.Channel) -> Call:
@@ -72,7 +72,7 @@ async def _measure(without: str, asking: str) -> list[tuple[float, ...]]:
 
 def rows() -> Iterator[Rate]:
     """What it measured, the rate, and a comparison."""
-    with _file_of_keys() as keys, product() as without, product("--keys", keys) as asking:
+    with file_of_keys() as keys, product() as without, product("--keys", keys) as asking:
         rounds = asyncio.run(_measure(without.address, asking.address))
     rates = [median(rates) for rates in zip(*rounds, strict=True)]
     for i, what in enumerate(("unary Acquire", "RemoteLimiter, async with")):

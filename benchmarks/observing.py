@@ -1,4 +1,5 @@
-"""What metrics cost: the same calls at a server that counts and is scraped, and at one that is not.
+"""What metrics, JSON logs and API keys cost together: the same calls at a server that has
+them all and is scraped, and at one that has none.
 
 Measured by turns in short slices, so that other work on the machine affects both equally.
 """
@@ -15,6 +16,7 @@ from urllib.request import urlopen
 import grpc
 import uvloop
 
+from benchmarks.keys import TOKEN, file_of_keys
 from benchmarks.measuring import MODEL, Call, Server, cpu, product, rate
 from openlimit import RemoteLimiter
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
@@ -34,11 +36,11 @@ class Row(NamedTuple):
     callers: int
     off: float
     on: float
-    """Calls a second, without metrics and with them."""
+    """Calls a second, without them and with them."""
     share: float
     """Median of the rounds' own."""
     server_cpu: str
-    """Microseconds a call, without and with metrics."""
+    """Microseconds a call, without and with them."""
 
 
 def rows() -> Iterator[Row]:
@@ -46,7 +48,7 @@ def rows() -> Iterator[Row]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with product() as off, product("--http", address) as on:
+    with file_of_keys() as keys, product() as off, product(*_all_of_it(address, keys)) as on:
         for what, callers, open_call in (
             ("async stream", 256, _stream),
             ("async stream, each call settled", 256, _settled),
@@ -57,6 +59,10 @@ def rows() -> Iterator[Row]:
             share = median(b / a for a, b in zip(rates[_OFF], rates[_ON], strict=True))
             took = f"{1e6 * used[_OFF]:.1f} / {1e6 * used[_ON]:.1f} us"
             yield Row(what, callers, median(rates[_OFF]), median(rates[_ON]), share, took)
+
+
+def _all_of_it(address: str, keys: str) -> tuple[str, ...]:
+    return "--http", address, "--log-format", "json", "--keys", keys
 
 
 async def _by_turns(
@@ -92,7 +98,7 @@ async def _scrape(address: str) -> None:
 
 
 async def _stream(server: Server, stack: AsyncExitStack) -> Call:
-    limiter = await stack.enter_async_context(RemoteLimiter(server.address))
+    limiter = await stack.enter_async_context(RemoteLimiter(server.address, api_key=TOKEN))
 
     async def call() -> None:
         async with limiter.limit(model=MODEL, tokens=500):
@@ -102,7 +108,7 @@ async def _stream(server: Server, stack: AsyncExitStack) -> Call:
 
 
 async def _settled(server: Server, stack: AsyncExitStack) -> Call:
-    limiter = await stack.enter_async_context(RemoteLimiter(server.address))
+    limiter = await stack.enter_async_context(RemoteLimiter(server.address, api_key=TOKEN))
 
     async def call() -> None:
         async with limiter.limit(model=MODEL, tokens=500) as reservation:
@@ -115,8 +121,9 @@ async def _unary(server: Server, stack: AsyncExitStack) -> Call:
     channel = grpc.aio.insecure_channel(server.address)
     stub = RateLimitServiceStub(await stack.enter_async_context(channel))
     request = AcquireRequest(model=MODEL, tokens=500)
+    who = (("authorization", f"Bearer {TOKEN}"),)  # which one of the servers looks at
 
     async def call() -> None:
-        await stub.Acquire(request)
+        await stub.Acquire(request, metadata=who)
 
     return call

@@ -23,6 +23,8 @@ class Acquire(NamedTuple):
     request_id: str = ""
     """Makes it safe to repeat; empty for none."""
     labels: Labels = ()
+    traceparent: str = ""
+    """Of the span that traces it, as W3C Trace Context writes it; empty where nobody does."""
 
 
 class Cancel(NamedTuple):

@@ -11,12 +11,14 @@ from math import inf
 from sys import modules
 from typing import Self
 
+from openlimit import tracing
 from openlimit.background import in_background
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import Clock
 from openlimit.errors import Waiting
 from openlimit.operations import Acquire, Cancel, Grant, Labels, Release, Report, Settle, new
 from openlimit.providers.usage import units_of
+from openlimit.tracing import Entry
 
 Told = Callable[[Waiting], None]
 """Learns where a call stands that waits in line, each time that there is news."""
@@ -80,7 +82,10 @@ class Reservation:
     ``labels``, names and values that say whose call it is.
     """
 
-    __slots__ = ("_grant", "_idle", "_limiter", "costs", "labels", "max_wait", "model", "waiting")
+    __slots__ = (
+        *("_grant", "_idle", "_limiter", "_trace"),
+        *("costs", "labels", "max_wait", "model", "waiting"),
+    )
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class Reservation:
         self.labels = labels
         self.waiting: Waiting | None = None
         self._grant: Grant | None = None
+        self._trace: Entry | None = None
         self._idle = [True]  # empty from entry to exit; of several who pop, one gets it
 
     def __repr__(self) -> str:
@@ -142,12 +148,11 @@ class Reservation:
                 start = clock.microseconds() + grant.wait
                 while (left := start - clock.microseconds()) > 0:
                     clock.sleep(left / SECOND)
-        except BaseException:
-            self._idle.append(True)
+        except BaseException as error:
+            self._entered(grant, error)
             self._give_back(grant)
             raise
-        finally:
-            self.waiting = None
+        self._entered(grant)
         return self
 
     async def __aenter__(self) -> Self:
@@ -164,7 +169,7 @@ class Reservation:
                 while (left := start - clock.microseconds()) > 0:
                     await clock.asleep(left / SECOND)
         except BaseException as error:
-            self._idle.append(True)
+            self._entered(grant, error)
             if isinstance(error, GeneratorExit) and grant:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
@@ -172,8 +177,7 @@ class Reservation:
             else:
                 self._give_back(grant)
             raise
-        finally:
-            self.waiting = None
+        self._entered(grant)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +209,22 @@ class Reservation:
             max_wait = limiter._max_wait
         elif max_wait == inf:
             max_wait = None
-        return new(Acquire, (self.model, limiter._key, self.costs, max_wait, "", self.labels))
+        trace = self._trace = tracing.begin(self.model)
+        parent = trace.traceparent if trace else ""
+        call = self.model, limiter._key, self.costs, max_wait, "", self.labels, parent
+        return new(Acquire, call)
+
+    def _entered(self, grant: Grant | None, error: BaseException | None = None) -> None:
+        """Or not, because of the error."""
+        self.waiting = None
+        if error:
+            self._idle.append(True)
+        if (trace := self._trace) is None:
+            return
+        if isinstance(error, GeneratorExit):  # see below: OpenTelemetry has locks as well
+            in_background(partial(trace.end, grant, error))
+        else:
+            trace.end(grant, error)
 
     def _settle(self, used: Mapping[str, int]) -> None:
         grant = self._grant

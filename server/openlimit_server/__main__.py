@@ -1,12 +1,13 @@
 """``openlimit-server``: reads the settings from arguments and environment, then serves."""
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
+
+from openlimit_server import logs
 
 _INCOMPLETE = (
     "openlimit-server needs packages that are missing or too old here ({}): "
@@ -40,7 +41,7 @@ def allow_descriptors() -> None:
 def main() -> None:
     """Exit 0 after a drain or a good check, 1 for bad health, 2 for bad settings or policies."""
     open_standard_descriptors()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure("console")
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, because the client alone installs this command without the server's packages
@@ -65,6 +66,7 @@ def main() -> None:
         else:
             settings = Settings.load(sys.argv[1:])
             sources = Sources.of(settings)
+        logs.configure(settings.log_format)
         if settings.new_key:
             print(new_key())
             sys.exit()

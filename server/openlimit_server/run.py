@@ -65,10 +65,10 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     observed = Observed(settings, store_of(settings))
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
-    counter, door = Counter(), Door(keys)
-    service = RateLimitServicer(engine, counter, door)
+    counter, door = Counter(settings.log_format), Door(keys)
+    service = RateLimitServicer(engine, counter, door, tracing=observed.tracing)
     domains = Domains(configuration.domains, configuration.policies)
-    proxies = EnvoyServicer(domains, store, door, counts)
+    proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
@@ -95,17 +95,22 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         work.cancel()
     for each in (health, reflection, proxies):
         each.drain()
-    _log.info("%s: draining for %g s at most", reason, settings.grace)
+    _log.info(
+        "%s: draining for %g s at most",
+        *(reason, settings.grace),
+        extra={"event": "draining", "reason": reason, "grace": settings.grace},
+    )
     await _drain(server, service, settings.grace, at_once=reason == ORPHANED)
     counter.close()
     await observed.aclose()
     await store.aclose()
-    _log.info("stopped")
+    _log.info("stopped", extra={"event": "stopped"})
 
 
 async def _delay(reason: str, stop: Stop, health: HealthServicer, seconds: float) -> str:
     """Serve on while balancers learn to send calls elsewhere; returns the latest reason to stop."""
-    _log.info("%s: no longer ready, serving for another %g s", reason, seconds)
+    leaving = {"event": "leaving", "reason": reason, "seconds": seconds}
+    _log.info("%s: no longer ready, serving for another %g s", reason, seconds, extra=leaving)
     health.set_serving(False)
     await asyncio.wait([stop.again], timeout=seconds)
     return stop.again.result() if stop.again.done() else reason
@@ -125,8 +130,10 @@ async def _drain(
 
 
 def _announce(listen: str, port: int, configuration: Configuration) -> None:
-    names = ", ".join(policy.name for policy in configuration.policies)
-    _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
+    names = [policy.name for policy in configuration.policies]
+    said = listen, port, ", ".join(names)
+    serving = {"event": "serving", "address": listen, "port": port, "policies": names}
+    _log.info("serving on %s (port %d) with the policies %s", *said, extra=serving)
     if configuration.domains:
         domains = ", ".join(each.domain for each in configuration.domains)
         _log.info("deciding for proxies in the domains %s", domains)
@@ -190,10 +197,12 @@ async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> N
             state = "" if engine.always_answers else "NOT_SERVING: "
             # With advice for operators in place of the error's own for clients.
             advice = "check that it runs and that --store leads to it"
-            _log.warning("%sno decision from %s: %s; %s", state, *trouble.args, advice)
+            away = {"event": "store_away", "is_serving": engine.always_answers}
+            said = state, *trouble.args, advice
+            _log.warning("%sno decision from %s: %s; %s", *said, extra=away)
         elif not trouble and missed >= _MOST_MISSED:
             health.set_serving(True)
-            _log.warning("the store decides again")
+            _log.warning("the store decides again", extra={"event": "store_back"})
         missed = missed + 1 if trouble else 0
         if missed >= _MOST_MISSED:  # the policies may have changed meanwhile
             health.set_serving(engine.always_answers)

@@ -8,6 +8,7 @@ their calls. So a new supervisor can take the port meanwhile.
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from openlimit_server.config.sources import Sources
 from openlimit_server.engine.routing import Rules
 from openlimit_server.exposure import warn_if_open
 from openlimit_server.observe.fleet import LONGEST_LINE, Fleet
+from openlimit_server.observe.tracing import exporter_of
 from openlimit_server.run import store_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
@@ -41,6 +43,7 @@ async def supervise(settings: Settings) -> None:
     """Keep the settings' number of workers running until SIGTERM or SIGINT, then drain them."""
     sources = Sources.of(settings)
     sources.load()  # report a fault in them once, before any worker starts
+    exporter_of(os.environ)  # likewise
     warn_if_open(settings)
     rules = Rules(sources.configuration.loaded.policies)
     with _reserve(settings.listen) as port:
@@ -109,7 +112,7 @@ async def _keep_running(
             return
         lived = time.monotonic() - began
         pause = _FIRST_PAUSE if lived > _HEALTHY_AFTER else min(2 * pause, _LONGEST_PAUSE)
-        _log.warning("%s and is replaced in %g s", end, pause)
+        _log.warning("%s and is replaced in %g s", end, pause, extra={"event": "worker_ended"})
         await asyncio.wait([stopped], timeout=pause)
 
 

@@ -131,7 +131,7 @@ async def test_one_that_cannot_be_started_is_an_outage(
 def test_it_ends_with_its_server_and_not_before() -> None:
     """A drain's signals do not end it; a socket that nobody holds any more does."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "openlimit_server.counting.child"]
+    command = [sys.executable, "-m", "openlimit_server.counting.child", "console"]
     with theirs, ours:
         child = subprocess.Popen(command, stdin=theirs.fileno())
         theirs.close()

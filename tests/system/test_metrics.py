@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from openlimit import OpenLimitError, RemoteLimiter
+from openlimit import OpenLimitError, PermissionDenied, RemoteLimiter
 from openlimit.operations import Acquire
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
@@ -21,6 +21,7 @@ from openlimit.v1.rate_limit_pb2 import (
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
 from tests.support.scraping import HTTP, OPENMETRICS, scrape, scrape_until, value
@@ -175,6 +176,29 @@ async def test_lines_and_pauses_are_told(server: ServerProcess) -> None:
     assert value(samples, "wait_seconds_sum", policy="slots") > 4 * 0.3
     assert value(samples, "pauses_total", policy="fast") == 1
     assert 50 < value(samples, "delay_seconds", policy="fast") <= 60
+
+
+def test_refused_callers_are_counted(tmp_path: Path) -> None:
+    """Without a key that is known, and without the right or the labels for what they ask, each once
+    whatever way they ask; none is a decision of a policy."""
+    keys = tmp_path / "keys.yaml"
+    write_keys(keys, a_key("search", team="search"))
+    with serving_policies(tmp_path, file_of(*POLICIES), *HTTP, "--keys", str(keys)) as server:
+        for key in ("", token_of("other")):
+            limiter = RemoteLimiter(server.address, api_key=key)
+            with limiter, pytest.raises(PermissionDenied):
+                limiter.acquire(call("fast"))
+        with RemoteLimiter(server.address, api_key=token_of("search")) as limiter:
+            with pytest.raises(PermissionDenied):
+                limiter.acquire(call("fast", labels=(("team", "batch"),)))
+            limiter.penalize(1, model="fast")
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+            RateLimitServiceStub(channel).Acquire(AcquireRequest(model="fast"))
+        samples = scrape_until(server, lambda found: value(found, "errors_total") >= 5)
+    assert value(samples, "errors_total", reason="UNAUTHENTICATED") == 3
+    assert value(samples, "errors_total", reason="PERMISSION_DENIED") == 2
+    assert value(samples, "decisions_total") == 0
+    assert value(samples, "pauses_total") == 0
 
 
 def test_callers_make_no_series(server: ServerProcess) -> None:

@@ -72,6 +72,7 @@ ERRORS = st.one_of(
         max_wait=st.none() | st.integers(0, 10**12).map(lambda wait: wait / 1e6),
         request_id=st.text("abc", max_size=64),
         labels=LABELS,
+        traceparent=st.just(""),  # goes beside the call
     )
 )
 def test_a_call_survives_the_wire(call: operations.Acquire) -> None:
@@ -210,6 +211,7 @@ CALLS = st.lists(
         max_wait=st.sampled_from([None, 0, 1.5]),
         request_id=st.sampled_from(["", "", "", "once"]),
         labels=st.sampled_from([(), (), (("team", "search"),)]),
+        traceparent=st.just(""),
     )
 )
 

@@ -122,6 +122,7 @@ class InFlight:
             if len(calls) < len(taken) or self._in_line:
                 calls = [(number, call) for number in taken if (call := self._call(number))]
             errors, runs = write_acquisitions(calls, request, self._names)
+            _trace(calls, request)
             self._runs.extend(runs)
         if errors:
             self.answered(errors)  # that it was not sent is its answer
@@ -137,6 +138,8 @@ class InFlight:
                     write_acquire_run(run, request.runs.add())
                     self._runs.append(run)
                     written += len(run.ids)
+                    calls = [(number, call) for number in run.ids if (call := self._call(number))]
+                    _trace(calls, request)
         return written
 
     def answered(
@@ -265,3 +268,10 @@ class InFlight:
         call = found[2] if found else self._given_up.get(number)
         known = self._in_line.get(number)
         return call._replace(request_id=known.ticket) if call and known else call
+
+
+def _trace(calls: Iterable[tuple[int, Acquire]], request: AcquireStreamRequest) -> None:
+    """Tell which of these calls are traced."""
+    for number, call in calls:
+        if call.traceparent:
+            request.traceparents[number] = call.traceparent

@@ -263,16 +263,25 @@ class AcquireResult(_message.Message):
     def __init__(self, granted: _Optional[_Union[AcquireResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class AcquireStreamRequest(_message.Message):
-    __slots__ = ("operations", "runs", "settlements", "given_up")
+    __slots__ = ("operations", "runs", "settlements", "given_up", "traceparents")
+    class TraceparentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     SETTLEMENTS_FIELD_NUMBER: _ClassVar[int]
     GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENTS_FIELD_NUMBER: _ClassVar[int]
     operations: _containers.RepeatedCompositeFieldContainer[Operation]
     runs: _containers.RepeatedCompositeFieldContainer[AcquireRun]
     settlements: _containers.RepeatedCompositeFieldContainer[SettleRun]
     given_up: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ..., given_up: _Optional[_Iterable[int]] = ...) -> None: ...
+    traceparents: _containers.ScalarMap[int, str]
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[AcquireRun, _Mapping]]] = ..., settlements: _Optional[_Iterable[_Union[SettleRun, _Mapping]]] = ..., given_up: _Optional[_Iterable[int]] = ..., traceparents: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class AcquireRun(_message.Message):
     __slots__ = ("model", "key", "max_wait", "units", "ids", "costs", "request_id", "places", "labels")

@@ -130,7 +130,7 @@ def acquire_runs(calls: Iterable[tuple[int, Acquire]]) -> list[AcquireRun]:
     alike: tuple[object, ...] | None = None
     ids: list[int] = []
     costs: list[int] = []
-    for number, (model, key, by_unit, max_wait, request_id, labels) in calls:
+    for number, (model, key, by_unit, max_wait, request_id, labels, _) in calls:
         kind = (model, key, labels, max_wait, *by_unit)
         if kind != alike or request_id:
             ids, costs, alike = [], [], None if request_id else kind

@@ -30,7 +30,7 @@ _NANOS = 10**9
 
 def write_acquire(call: Acquire, request: messages.AcquireRequest) -> None:
     """Fill an empty message in place; raises InvalidRequest for what cannot be sent."""
-    model, key, costs, max_wait, request_id, labels = call
+    model, key, costs, max_wait, request_id, labels, _ = call
     require_name("model", model)
     request.model = model
     if key:
@@ -63,7 +63,7 @@ def read_acquire(request: messages.AcquireRequest) -> Acquire:
         costs |= read_units(request.units)
     max_wait, request_id = read_max_wait(request), read_request_id(request)
     labels = read_labels(request.labels) if request.labels else ()
-    return new(Acquire, (model, key, costs, max_wait, request_id, labels))
+    return new(Acquire, (model, key, costs, max_wait, request_id, labels, ""))
 
 
 def write_max_wait(max_wait: float, message: messages.AcquireRequest | messages.AcquireRun) -> None:

@@ -49,6 +49,7 @@ _EXPECTED = {
     "config": "the name of a YAML file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
+    "log_format": "console or json",
     "print_schema": "true or false",
     "new_key": "true or false",
 }

@@ -148,8 +148,11 @@ class Reload:
             value = await self._in_thread(files.load)
         except ConfigurationError as error:
             self.refused += 1
-            _log.error("%s\n%s from before go on", error, files.what)
+            refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
+            _log.error("%s\n%s from before go on", error, files.what, extra=refused)
             return
         take(value)
         self.done += 1
-        _log.info("loaded %s %s", files.what, files.described(value))
+        described = files.described(value)
+        loaded = {"event": "loaded", "what": files.what, "loaded": described}
+        _log.info("loaded %s %s", files.what, described, extra=loaded)

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, notation, spelling
+from openlimit_server.logs import LogFormat
 
 MEMORY = "memory://"
 _COMMAND = "openlimit-server"
@@ -93,6 +94,9 @@ class Settings(BaseSettings):
         "",
         description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
         "0.0.0.0:9090; unless it is given, nothing is counted",
+    )
+    log_format: LogFormat = Field(
+        "console", description="how to log: lines to read, or one JSON object a line"
     )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"

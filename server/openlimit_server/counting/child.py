@@ -1,4 +1,5 @@
-"""The process that counts: ``python -m openlimit_server.counting.child``, with a socket as stdin.
+"""The process that counts: ``python -m openlimit_server.counting.child FORMAT``, with a socket as
+stdin and the format of its log.
 
 It reads lists of bodies with their models, and answers each with its costs or what is wrong with
 it. It ends when the server's end of the socket is closed, so it never outlives its server.
@@ -8,10 +9,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from openlimit.errors import InvalidRequest
+from openlimit_server import logs
 from openlimit_server.counting.bodies import Counted, count_body
 from openlimit_server.counting.frames import LENGTH, framed, value_of
 
@@ -22,7 +25,8 @@ _log = logging.getLogger("openlimit")
 
 def main() -> None:
     """Count until the server is gone."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    log_format: Any = sys.argv[1]
+    logs.configure(log_format, logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a server that drains still needs it
     os.nice(_NICE)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit_server.counting.bodies import Counted
 from openlimit_server.counting.frames import LENGTH, framed, value_of
+from openlimit_server.logs import LogFormat
 
 _LARGE = 32_768  # bytes; the worst ones of that size take some 50 ms
 _MOST_WAITING = 32 << 20  # bytes, for each process
@@ -30,10 +31,10 @@ Bodies = Sequence[tuple[bytes, str]]
 
 
 class Counter:
-    """Of one event loop. ``close`` it."""
+    """Of one event loop. ``close`` it. Its processes log in this format."""
 
-    def __init__(self) -> None:
-        self._small, self._large = _Process(), _Process()
+    def __init__(self, log_format: LogFormat = "console") -> None:
+        self._small, self._large = _Process(log_format), _Process(log_format)
 
     async def count(self, bodies: Bodies) -> list[Counted | OpenLimitError]:
         """What calls cost, or what is wrong with each. First come, first served.
@@ -54,7 +55,8 @@ class Counter:
 class _Process:
     """Counts for one caller after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_format: LogFormat) -> None:
+        self._log_format = log_format
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._running: _Running | None = None
@@ -78,7 +80,7 @@ class _Process:
                 if self._running and self._running.process.poll() is not None:
                     self.kill()  # which it was already, as by an operator
                 if not self._running:
-                    self._running = await _start()
+                    self._running = await _start(self._log_format)
                 return await _ask(self._running, bodies)
         except (OSError, EOFError):  # it took too long, or the process is gone
             if process := self.kill():
@@ -103,14 +105,17 @@ class _Running(NamedTuple):
     writer: asyncio.StreamWriter
 
 
-async def _start() -> _Running:
+async def _start(log_format: LogFormat) -> _Running:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     try:
         with theirs:
             # In a group of its own, since Ctrl-C is for the server, which drains.
             process = subprocess.Popen(  # noqa: ASYNC220 - a millisecond, once
-                _COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, process_group=0
+                (*_COMMAND, log_format),
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                process_group=0,
             )
     except OSError:
         writer.close()

@@ -68,7 +68,7 @@ class Acquisitions:
 
     def plan_alone(self, step: Step, place: int, call: Acquire) -> None:
         """Have a single call decided; raises UnknownModel."""
-        model, key, by_unit, max_wait, request_id, labels = call
+        model, key, by_unit, max_wait, request_id, labels, _ = call
         target = self.target(model, key, labels)
         policy = target.policy
         if policy.is_unlimited:

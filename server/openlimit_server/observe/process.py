@@ -1,5 +1,7 @@
 """What is counted in a process that serves, and who is told."""
 
+import os
+
 from openlimit.stores.lines import StoreOfLines
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
@@ -10,16 +12,19 @@ from openlimit_server.observe.numbers import Numbers, build, of_counts, of_reloa
 from openlimit_server.observe.site import Site
 from openlimit_server.observe.teller import Teller
 from openlimit_server.observe.timed_store import TimedStore
+from openlimit_server.observe.tracing import traces_of
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.internal_errors import internal_errors
 from openlimit_server.rpc.service import RateLimitServicer
 
 
 class Observed:
-    """A server's numbers, over HTTP; or a worker's, for its supervisor.
+    """A server's numbers, over HTTP; or a worker's, for its supervisor. And its traces.
 
     ``counts`` is where its engine counts, and ``store`` the one that it asks. Where the settings
-    name no address, these are None and the store itself, and nothing is ever told.
+    name no address, these are None and the store itself, and nothing is ever told. ``tracing``
+    begins spans; None unless the environment asks for them. Raises ConfigurationError where that
+    cannot be.
     """
 
     def __init__(self, settings: Settings, store: StoreOfLines) -> None:
@@ -27,6 +32,8 @@ class Observed:
         self._timed = TimedStore(store) if settings.http else None
         self.store = self._timed or store
         self.counts = Counts() if settings.http else None
+        self._traces = traces_of(os.environ)
+        self.tracing = self._traces.tracing if self._traces else None
         self._told: Site | Teller | None = None
 
     async def start(
@@ -56,9 +63,11 @@ class Observed:
         self._told = site
 
     async def aclose(self) -> None:
-        """Tell nobody any more."""
+        """Tell nobody any more, but for the last spans."""
         if self._told:
             await self._told.aclose()
+        if self._traces:
+            await self._traces.aclose()
 
 
 class _Process:

@@ -3,6 +3,7 @@ one when it ends."""
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 
@@ -24,7 +25,9 @@ class Teller:
     async def start(self) -> None:
         """Tell from now on."""
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sys.stdout)
+        pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what others print is no number
+        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe)
         self._transport = transport
         self._telling = asyncio.create_task(self._tell_again())
 

@@ -125,5 +125,7 @@ class Door:
         now = self._clock()
         if now >= self._told_at + _LOG_EVERY:
             others = f" (and {self._untold - 1} others before)" if self._untold > 1 else ""
-            _log.warning("refused a call from %s%s: %s", peer, others, denied.reason)
+            refused = {"event": "refused", "peer": peer, "others": self._untold - 1}
+            said = peer, others, denied.reason
+            _log.warning("refused a call from %s%s: %s", *said, extra=refused)
             self._told_at, self._untold = now, 0

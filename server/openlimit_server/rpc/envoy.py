@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc.aio import ServicerContext
@@ -22,6 +22,9 @@ from openlimit_server.envoy.units_pb2 import RateLimitUnit
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import unary
 
+if TYPE_CHECKING:
+    from openlimit_server.rpc.tracing import Tracing
+
 SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _METHOD = f"/{SERVICE}/ShouldRateLimit"
 _OK, _OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
@@ -40,15 +43,23 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     """
 
     def __init__(
-        self, domains: Domains, store: AsyncStore, door: Door, counts: Counts | None = None
+        self,
+        domains: Domains,
+        store: AsyncStore,
+        door: Door,
+        counts: Counts | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
-        """``counts`` is where it counts what it decides, if anybody may ask."""
+        """``counts`` is where it counts what it decides, if anybody may ask; ``tracing`` begins
+        spans."""
         self._domains = domains
         self._counts = counts
         self._door = door
         self._store = store
         self._warned: set[str] = set()
         self._handler = unary(self.should_rate_limit, RateLimitRequest, counts)
+        if tracing:
+            self._handler = tracing.traced(_METHOD[1:], self._handler)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails

@@ -40,7 +40,8 @@ class InternalErrors:
         else:
             self._seen[fault] = now, 0
             repeated = f"; it failed so {silent} times more before this" if silent else ""
-            _log.error("could not decide%s", repeated, exc_info=error)
+            more = {"event": "fault", "others": silent}
+            _log.error("could not decide%s", repeated, exc_info=error, extra=more)
         return LimiterUnavailable("", "the server could not decide")
 
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.rpc.status_pb2 import Status
 
@@ -12,6 +12,9 @@ from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, write_grant_
 from openlimit.wire.messages import write_outcome
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Answer, Work
+
+if TYPE_CHECKING:
+    from openlimit_server.rpc.tracing import StreamSpans
 
 _MOST_IN_MESSAGE = 128
 _MOST_BYTES = 1 << 20  # of a message: a quarter of what gRPC's clients take
@@ -39,9 +42,10 @@ class Part:
 class Outbox:
     """Outcomes in the order in which they came; its length is how many there are."""
 
-    def __init__(self, counts: Counts | None = None) -> None:
-        """``counts`` is where errors are counted, if anybody may ask."""
+    def __init__(self, counts: Counts | None = None, spans: "StreamSpans | None" = None) -> None:
+        """``counts`` is where errors are counted, if anybody may ask; ``spans`` end here."""
         self._counts = counts
+        self._spans = spans
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._parts: deque[Part] = deque()
@@ -57,6 +61,8 @@ class Outbox:
 
     def add(self, ids: Sequence[int], work: Work | None, answer: Answer | Status) -> None:
         """What an operation or a run is answered; an error, also for several ids."""
+        if self._spans:
+            self._spans.answered(ids, answer)
         if isinstance(answer, GrantRun):
             others = answer.others
             if len(others) < len(ids):

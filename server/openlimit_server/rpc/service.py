@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from operator import methodcaller
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -37,6 +37,9 @@ from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
+if TYPE_CHECKING:
+    from openlimit_server.rpc.tracing import Tracing
+
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
@@ -59,8 +62,16 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     the server. A drain replaces them all, so that no call pays for being asked about it.
     """
 
-    def __init__(self, engine: Engine, counter: Counter, door: Door, times: Times = TIMES) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        counter: Counter,
+        door: Door,
+        times: Times = TIMES,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self._engine = engine
+        self._tracing = tracing
         self._counter = counter
         self._door = door
         self._times = times
@@ -135,7 +146,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = self._door.caller_of(context)
-        stream = Stream(self._engine, context, self._slices, self._pace, caller)
+        stream = Stream(self._engine, context, self._slices, self._pace, caller, self._tracing)
         self._streams.add(stream)
         end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
         try:
@@ -177,6 +188,9 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         counts = self._engine.counts
         by_method = {each: unary(answer, _KINDS[each], counts) for each, answer in answers.items()}
+        if self._tracing:
+            for name, handler in by_method.items():
+                by_method[name] = self._tracing.traced(f"{SERVICE}/{name}", handler)
         return by_method | {"AcquireStream": _streaming(stream, counts)}
 
 

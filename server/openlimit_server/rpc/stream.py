@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -30,6 +30,9 @@ from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
 from openlimit_server.rpc.slices import SLICE, Share, Slices
+
+if TYPE_CHECKING:
+    from openlimit_server.rpc.tracing import Tracing
 
 _MOST_READ = 10 * MOST_IN_FLIGHT  # at once: what is refused takes memory as well
 # Bytes of operations, and outcomes, of a client that does not read. One that sends all that may be
@@ -61,6 +64,7 @@ class Stream:
         slices: Slices,
         pace: Pace,
         caller: Caller | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.caller = caller
         """Whose it is; None where nobody is asked."""
@@ -72,7 +76,8 @@ class Stream:
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
-        self._outbox = Outbox(engine.counts)
+        self._spans = tracing.of_stream() if tracing else None
+        self._outbox = Outbox(engine.counts, self._spans)
         self._to_write = asyncio.Event()
         self._held = HeldCalls(self._outbox, self._share, pace, timeout, self._to_write.set)
         self._written = asyncio.Event()
@@ -105,6 +110,8 @@ class Stream:
             for task in (self._reading, *self._deciding):
                 task.cancel()
             self._held.close()
+            if self._spans:
+                self._spans.close()
             if self._reading.done() and not self._reading.cancelled():
                 self._reading.exception()  # nobody is left to hear it, so asyncio need not log it
             self._give_back()
@@ -187,6 +194,8 @@ class Stream:
                 size = room
             room -= size
             self._undecided += size
+            if self._spans is not None and message.traceparents:
+                self._spans.begin(message.traceparents, numbers, work)
             part = self._outbox.begin(settled_runs)
             self._start(self._decide(part, numbers, work))
             while len(self._outbox) > _MOST_UNWRITTEN:
