@@ -69,6 +69,7 @@ def configured(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterato
     exporter = OTLPSpanExporter(f"http://{collector.address}", insecure=True)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing._api(), "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_tracers", tracing.Tracers())
     yield provider
     provider.shutdown()
 
@@ -195,6 +196,23 @@ def test_nothing_is_traced_unless_asked_for(collector: Collector, tmp_path: Path
     done = run(
         "import sys, openlimit, openlimit_server.run",
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_provider_may_be_set_at_any_time() -> None:
+    """Calls are traced from the next second on; until then, and without the API, none is."""
+    done = run(
+        "import time",
+        "from openlimit import tracing",
+        "assert tracing.begin('m') is None",
+        "from opentelemetry import trace",
+        "assert tracing.begin('m') is None",
+        "from opentelemetry.sdk.trace import TracerProvider",
+        "trace.set_tracer_provider(TracerProvider())",
+        "assert tracing.begin('m') is None",
+        "time.sleep(1.1)",
+        "assert len(tracing.begin('m').traceparent) == 55",
     )
     assert done.returncode == 0, done.stderr
 
