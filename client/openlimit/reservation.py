@@ -149,10 +149,12 @@ class Reservation:
                 while (left := start - clock.microseconds()) > 0:
                     clock.sleep(left / SECOND)
         except BaseException as error:
-            self._entered(grant, error)
+            self._failed(grant, error)
             self._give_back(grant)
             raise
-        self._entered(grant)
+        self.waiting = None
+        if trace := self._trace:
+            trace.end(grant)
         return self
 
     async def __aenter__(self) -> Self:
@@ -169,7 +171,7 @@ class Reservation:
                 while (left := start - clock.microseconds()) > 0:
                     await clock.asleep(left / SECOND)
         except BaseException as error:
-            self._entered(grant, error)
+            self._failed(grant, error)
             if isinstance(error, GeneratorExit) and grant:
                 # The garbage collector ends what waited in a loop that was closed, at any moment,
                 # also while this very thread holds a lock that giving back needs.
@@ -177,7 +179,9 @@ class Reservation:
             else:
                 self._give_back(grant)
             raise
-        self._entered(grant)
+        self.waiting = None
+        if trace := self._trace:
+            trace.end(grant)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,16 +213,15 @@ class Reservation:
             max_wait = limiter._max_wait
         elif max_wait == inf:
             max_wait = None
-        trace = self._trace = tracing.begin(self.model)
+        trace = self._trace = tracing.begin(self.model) if tracing.API in modules else None
         parent = trace.traceparent if trace else ""
         call = self.model, limiter._key, self.costs, max_wait, "", self.labels, parent
         return new(Acquire, call)
 
-    def _entered(self, grant: Grant | None, error: BaseException | None = None) -> None:
-        """Or not, because of the error."""
+    def _failed(self, grant: Grant | None, error: BaseException) -> None:
+        """To enter."""
         self.waiting = None
-        if error:
-            self._idle.append(True)
+        self._idle.append(True)
         if (trace := self._trace) is None:
             return
         if isinstance(error, GeneratorExit):  # see below: OpenTelemetry has locks as well

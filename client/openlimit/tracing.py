@@ -1,20 +1,23 @@
 """A span of OpenTelemetry for each entry to a reservation, in programs that have configured it.
 
-Nothing is imported here: a program without OpenTelemetry pays for looking into a dictionary.
+Nothing is imported here before the program has: one without OpenTelemetry pays for looking whether
+its API is loaded.
 """
 
-from functools import cache, lru_cache
+import time
+from functools import cache
 from importlib.metadata import version
-from sys import modules
 from typing import TYPE_CHECKING, Any
 
+from openlimit.bucket.limit import SECOND
 from openlimit.operations import Grant
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-_API = "opentelemetry.trace"
-_SECOND = 1e6
+API = "opentelemetry.trace"
+"""The module without which nothing is traced."""
+_ASK_AGAIN = 1.0  # seconds
 
 
 class Entry:
@@ -30,7 +33,7 @@ class Entry:
         """With what was granted, or why the call does not start."""
         span = self._span
         if grant:
-            span.set_attribute("openlimit.wait", grant.wait / _SECOND)
+            span.set_attribute("openlimit.wait", grant.wait / SECOND)
             span.set_attribute("openlimit.limited_by", grant.limited_by)
         if error:
             trace = _api()
@@ -39,17 +42,37 @@ class Entry:
         span.end()
 
 
+class Tracers:
+    """Finds the program's tracer."""
+
+    def __init__(self) -> None:
+        self.found: Tracer | None = None
+        self._again = 0.0
+
+    def look(self) -> "Tracer | None":
+        """None while the program has set no provider. It may set one at any time, and once; to ask
+        for it takes as long as much of a call, so this asks once a second."""
+        now = time.monotonic()
+        if now < self._again:
+            return None
+        self._again = now + _ASK_AGAIN
+        trace = _api()
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider):
+            self.found = provider.get_tracer("openlimit", version("openlimitHW"))
+        return self.found
+
+
+_tracers = Tracers()
+
+
 def begin(model: str) -> Entry | None:
-    """None where nobody would learn of it."""
-    if _API not in modules:
+    """Where the API is loaded; None where nobody would learn of it."""
+    tracer = _tracers.found or _tracers.look()
+    if tracer is None:
         return None
-    trace = _api()
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider):  # the program has configured none
-        return None
-    attributes = {"openlimit.model": model}
-    tracer = _tracer_of(provider)
-    span = tracer.start_span("openlimit acquire", kind=trace.SpanKind.CLIENT, attributes=attributes)
+    kind, attributes = _api().SpanKind.CLIENT, {"openlimit.model": model}
+    span = tracer.start_span("openlimit acquire", kind=kind, attributes=attributes)
     return Entry(span) if span.is_recording() else None
 
 
@@ -58,9 +81,3 @@ def _api() -> Any:
     from opentelemetry import trace  # which waits for a thread that is importing it
 
     return trace
-
-
-@lru_cache(1)
-def _tracer_of(provider: Any) -> "Tracer":
-    tracer: Tracer = provider.get_tracer("openlimit", version("openlimitHW"))
-    return tracer

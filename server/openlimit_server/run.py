@@ -78,7 +78,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     collector.spare()
     takers = _takers(sources, engine, proxies, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
-    await observed.start(engine, service, health, reload, is_worker=is_worker)
+    await observed.start(engine, service, health, reload, counter, is_worker=is_worker)
     stop = signals.listen(reload.request, is_worker=is_worker)
     watching = asyncio.create_task(_watch(store, engine, health))
     background = [asyncio.create_task(each) for each in (reload.run(), collector.collect_young())]

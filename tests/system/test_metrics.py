@@ -17,6 +17,7 @@ from openlimit.operations import Acquire
 from openlimit.v1.rate_limit_pb2 import (
     AcquireBatchRequest,
     AcquireRequest,
+    CountTokensRequest,
     PenalizeRequest,
     SettleRequest,
 )
@@ -176,6 +177,23 @@ async def test_lines_and_pauses_are_told(server: ServerProcess) -> None:
     assert value(samples, "wait_seconds_sum", policy="slots") > 4 * 0.3
     assert value(samples, "pauses_total", policy="fast") == 1
     assert 50 < value(samples, "delay_seconds", policy="fast") <= 60
+
+
+def test_counted_bodies_are_told(server: ServerProcess) -> None:
+    """Whichever call brings them, and what came of each; to count alone is no decision."""
+    body = b'{"model": "fast", "messages": [{"role": "user", "content": "a"}]}'
+    with grpc.insecure_channel(server.address) as channel:
+        stub = RateLimitServiceStub(channel)
+        stub.CountTokens(CountTokensRequest(body=body))
+        stub.Acquire(AcquireRequest(body=body))
+        both = [AcquireRequest(body=body), AcquireRequest(body=b"{}")]
+        stub.AcquireBatch(AcquireBatchRequest(acquisitions=both))
+        with pytest.raises(grpc.RpcError):
+            stub.CountTokens(CountTokensRequest(body=b"no JSON"))
+    samples = scrape(server)
+    assert value(samples, "bodies_total", outcome="counted") == 3
+    assert value(samples, "bodies_total", outcome="invalid") == 2
+    assert value(samples, "decisions_total") == 2
 
 
 def test_refused_callers_are_counted(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from openlimit import OpenLimitError, RemoteLimiter, tracing
+from openlimit import OpenLimitError, PermissionDenied, RemoteLimiter, tracing
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.fresh_process import run, without
 from tests.support.otlp_collector import Collector, Span, collecting
 from tests.support.proxy_requests import descriptor, request, stub
@@ -36,6 +37,7 @@ INTERNAL, SERVER, CLIENT = 1, 2, 3
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 BODY = b'{"messages": []}'
+OTHERS = {"team": "batch"}
 ACQUIRE = "openlimit.v1.RateLimitService/Acquire"
 
 
@@ -69,6 +71,7 @@ def configured(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterato
     exporter = OTLPSpanExporter(f"http://{collector.address}", insecure=True)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing._api(), "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_tracers", tracing.Tracers())
     yield provider
     provider.shutdown()
 
@@ -139,6 +142,21 @@ def test_a_refusal_is_an_error_of_the_caller(
         assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+def test_a_call_that_its_key_refuses_is_traced(
+    collector: Collector, configured: TracerProvider, tmp_path: Path
+) -> None:
+    """The server's span says so, on a stream as elsewhere."""
+    (tmp_path / "limits.yaml").write_text(POLICY)
+    write_keys(tmp_path / "keys.yaml", a_key("search", team="search"))
+    options = "--config", str(tmp_path / "limits.yaml"), "--keys", str(tmp_path / "keys.yaml")
+    with serving(*options, environment=environment(collector)) as server:
+        limiter = RemoteLimiter(server.address, api_key=token_of("search"))
+        with limiter, pytest.raises(PermissionDenied):
+            limiter.limit(model="m", tokens=1, labels=OTHERS).__enter__()
+        [span] = named(collector.wait_for(2), ACQUIRE, "openlimit")
+    assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.PERMISSION_DENIED.value[0]
+
+
 def test_unary_calls_continue_the_trace_of_their_metadata(
     server: ServerProcess, collector: Collector
 ) -> None:
@@ -199,8 +217,24 @@ def test_nothing_is_traced_unless_asked_for(collector: Collector, tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
+def test_a_provider_may_be_set_at_any_time() -> None:
+    """Calls are traced from the next second on; until then none is."""
+    done = run(
+        "import time",
+        "from openlimit import tracing",
+        "from opentelemetry import trace",
+        "assert tracing.begin('m') is None",
+        "from opentelemetry.sdk.trace import TracerProvider",
+        "trace.set_tracer_provider(TracerProvider())",
+        "assert tracing.begin('m') is None",
+        "time.sleep(1.1)",
+        "assert len(tracing.begin('m').traceparent) == 55",
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, collector: Collector) -> None:
-    """Within two seconds, also where the collector is gone by then."""
+    """Or given up soon, where the collector is gone by then."""
     (tmp_path / "limits.yaml").write_text(POLICY)
     late = {**environment(collector), "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     for endpoint in (collector.address, "127.0.0.1:9"):

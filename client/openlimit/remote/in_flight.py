@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
+from sys import modules
 from threading import RLock
 from typing import Any, NamedTuple
 
+from openlimit import tracing
 from openlimit.errors import LimiterUnavailable, Queued
 from openlimit.operations import Acquire, Grant
 from openlimit.remote.stream import Stream
@@ -122,7 +124,8 @@ class InFlight:
             if len(calls) < len(taken) or self._in_line:
                 calls = [(number, call) for number in taken if (call := self._call(number))]
             errors, runs = write_acquisitions(calls, request, self._names)
-            _trace(calls, request)
+            if tracing.API in modules:
+                _trace(calls, request)
             self._runs.extend(runs)
         if errors:
             self.answered(errors)  # that it was not sent is its answer

@@ -16,6 +16,7 @@ from openlimit_server.counting.bodies import Counted
 from openlimit_server.counting.frames import LENGTH, framed, value_of
 from openlimit_server.logs import LogFormat
 
+COUNTED, INVALID, UNAVAILABLE = "counted", "invalid", "unavailable"
 _LARGE = 32_768  # bytes; the worst ones of that size take some 50 ms
 _MOST_WAITING = 32 << 20  # bytes, for each process
 # Seconds until a process is given up. The worst known body of a megabyte takes two on an idle
@@ -35,6 +36,8 @@ class Counter:
 
     def __init__(self, log_format: LogFormat = "console") -> None:
         self._small, self._large = _Process(log_format), _Process(log_format)
+        self.outcomes = {COUNTED: 0, INVALID: 0, UNAVAILABLE: 0}
+        """How many bodies came to what."""
 
     async def count(self, bodies: Bodies) -> list[Counted | OpenLimitError]:
         """What calls cost, or what is wrong with each. First come, first served.
@@ -43,13 +46,22 @@ class Counter:
         waits is not counted; what is being counted is finished.
         """
         size = sum(len(body) for body, _ in bodies)
-        return await (self._large if size > _LARGE else self._small).count(bodies, size)
+        found = await (self._large if size > _LARGE else self._small).count(bodies, size)
+        for each in found:
+            self.outcomes[_outcome(each)] += 1
+        return found
 
     def close(self) -> None:
         """End the processes. Blocks meanwhile, for some milliseconds."""
         for each in (self._small, self._large):
             if process := each.kill():
                 process.wait()
+
+
+def _outcome(found: Counted | OpenLimitError) -> str:
+    if isinstance(found, LimiterUnavailable):
+        return UNAVAILABLE
+    return INVALID if isinstance(found, OpenLimitError) else COUNTED
 
 
 class _Process:

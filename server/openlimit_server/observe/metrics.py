@@ -74,6 +74,11 @@ METRICS = (
         *("proxy_decisions", COUNTER, ("domain", "outcome")),
         "Requests of proxies: ok or over_limit; the domain is empty for one that is not configured",
     ),
+    Metric(
+        *("bodies", COUNTER, ("outcome",)),
+        "Request bodies whose tokens the server was to count: counted, invalid or unavailable (not "
+        "in time, or too much waited already)",
+    ),
     Metric("line_calls", GAUGE, ("policy",), "Calls that are held in line"),
     Metric("pauses", COUNTER, ("policy",), "Pauses that callers reported of their provider"),
     Metric(

@@ -5,6 +5,7 @@ import os
 from openlimit.stores.lines import StoreOfLines
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine
 from openlimit_server.observe.levels import levels
@@ -42,13 +43,14 @@ class Observed:
         service: RateLimitServicer,
         health: HealthServicer,
         reload: Reload,
+        counter: Counter,
         *,
         is_worker: bool,
     ) -> None:
         """Raises ConfigurationError for an address at which it cannot listen."""
         if self.counts is None or self._timed is None:
             return
-        process = _Process(self.counts, self._timed, engine, service, health)
+        process = _Process(self.counts, self._timed, engine, service, health, counter)
         if is_worker:
             self._told = Teller(process.numbers, process.busiest)
             await self._told.start()
@@ -78,8 +80,10 @@ class _Process:
         engine: Engine,
         service: RateLimitServicer,
         health: HealthServicer,
+        counter: Counter,
     ) -> None:
         self._counts = counts
+        self._counter = counter
         self._store = store
         self._engine = engine
         self._service = service
@@ -89,6 +93,8 @@ class _Process:
         """As they are at this moment."""
         numbers: Numbers = dict(of_counts(self._counts))
         numbers.update(self._store.numbers())
+        for outcome, many in self._counter.outcomes.items():
+            numbers["bodies", outcome] = [many]
         in_line = self._engine.in_line()
         for policy in self._engine.policies:
             numbers["line_calls", policy.name] = [in_line[policy.name]]

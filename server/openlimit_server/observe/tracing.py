@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-
 _ASKS = (
     "OTEL_TRACES_EXPORTER",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
-_SENT_WITHIN = 2.0  # seconds that a server that stops gives to its last spans
+# Seconds that a server that stops gives to its last spans; a supervisor kills late ones after two.
+_SENT_WITHIN = 1.0
 
 
 class Traces:
@@ -29,9 +29,7 @@ class Traces:
         from openlimit_server.rpc.tracing import Tracing
 
         self._provider = provider
-        self.tracing: Tracing = Tracing(
-            provider.get_tracer("openlimit_server", version("openlimitHW"))
-        )
+        self.tracing = Tracing(provider.get_tracer("openlimit_server", version("openlimitHW")))
 
     async def aclose(self) -> None:
         """Send what is left, or give up soon where nobody takes it."""

@@ -195,7 +195,7 @@ class Stream:
             room -= size
             self._undecided += size
             if self._spans is not None and message.traceparents:
-                self._spans.begin(message.traceparents, numbers, work)
+                self._spans.begin(message.traceparents, numbers, asked)
             part = self._outbox.begin(settled_runs)
             self._start(self._decide(part, numbers, work))
             while len(self._outbox) > _MOST_UNWRITTEN:
