@@ -91,7 +91,8 @@ async def decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
     given back, in any case.
 
     Raises LimiterUnavailable if the store does not decide, unless all that it leaves open may pass
-    without it; then nothing stays charged that it can give back. Cancelled, it still ends what it has begun.
+    without it; then nothing stays charged that it can give back. Cancelled, it still ends what it
+    has begun.
     """
     if sum(each.is_charged for each in asked) < 2:
         return await _decide(store, asked)
