@@ -33,11 +33,20 @@ class Rule(NamedTuple):
     is_settled: bool
     """Whether hits that a descriptor brings itself are charged after the response."""
     is_unlimited: bool = False
+    policy: PolicySettings | None = None
+    """Whose bucket it is, if it is a policy's."""
 
     @property
     def is_enforced(self) -> bool:
         """Whether it can refuse a request."""
+        if self.policy and self.policy.mode == "shadow":
+            return False
         return not self.settings or not (self.settings.shadow_mode or self.settings.quota_mode)
+
+    @property
+    def allows_without_store(self) -> bool:
+        """Whether hits pass unlimited while the store is away."""
+        return bool(self.policy and self.policy.allows_without_store)
 
     @property
     def name(self) -> str:
@@ -133,9 +142,12 @@ class Domains:
         self, settings: DescriptorSettings, charged: ChargedPolicy, labels: Mapping[str, str]
     ) -> Rule:
         policy = self._policies[charged.name]
+        settled = settings.after_response
+        if policy.settings.mode in ("unlimited", "off"):
+            return Rule("", (), (), settings, settled, is_unlimited=True, policy=policy.settings)
         counted = tuple(limit.unit == charged.unit for limit in policy.limits)
         bucket = policy.bucket or bucket_of(policy, labels)
-        return Rule(bucket, policy.limits, counted, settings, settings.after_response)
+        return Rule(bucket, policy.limits, counted, settings, settled, policy=policy.settings)
 
 
 def _own_rule(bucket: str, own: tuple[int, str], settings: DescriptorSettings | None) -> Rule:

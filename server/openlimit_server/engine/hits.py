@@ -90,8 +90,9 @@ async def decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
     """Charge all, unless one refuses that is enforced: then none. What is settled is charged, or
     given back, in any case.
 
-    Raises LimiterUnavailable if the store does not decide; then nothing stays charged that it can
-    give back. Cancelled, it still ends what it has begun.
+    Raises LimiterUnavailable if the store does not decide, unless all that it leaves open may pass
+    without it; then nothing stays charged that it can give back. Cancelled, it still ends what it
+    has begun.
     """
     if sum(each.is_charged for each in asked) < 2:
         return await _decide(store, asked)
@@ -103,7 +104,15 @@ async def _decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
         asked = [each._replace(hits=0) if each.is_charged else each for each in asked]
     answers = await _ask(store, [each.charge() if each.rule.limits else [] for each in asked])
     standings = [_standing(*each) for each in zip(asked, answers, strict=True)]
-    failure = next((one for several in answers for one in several if _failed(one)), None)
+    failure = next(
+        (
+            one
+            for each, several in zip(asked, answers, strict=True)
+            for one in several
+            if _failed(one) and not each.rule.allows_without_store
+        ),
+        None,
+    )
     if failure or any(map(_refuses, asked, standings)):
         charged = [i for i, each in enumerate(asked) if each.is_charged and _granted(answers[i][0])]
         after = await _ask(store, [asked[i].give_back() for i in charged])

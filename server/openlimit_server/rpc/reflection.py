@@ -78,7 +78,19 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
                     self._waits.discard(wait)
             if request is None:
                 return
-            yield request
+            yield _of_its_service(request)
+
+
+def _of_its_service(request: ServerReflectionRequest) -> ServerReflectionRequest:
+    """The same, but for a method: some tools such as ghz ask for one, and Python's pool of
+    descriptors finds services only."""
+    pool = descriptor_pool.Default()
+    service, _, method = request.file_containing_symbol.rpartition(".")
+    try:
+        is_method = method in pool.FindServiceByName(service).methods_by_name
+    except KeyError:
+        return request
+    return ServerReflectionRequest(file_containing_symbol=service) if is_method else request
 
 
 def _describe_v1() -> None:

@@ -340,6 +340,51 @@ async def test_where_a_part_is_not_decided_the_rest_is_given_back(
     assert await peek(service, ("user", "ann")) == [10]
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected", "left"),
+    [("enforce", OVER, 1), ("shadow", OK, 1), ("unlimited", OK, 2**32 - 1), ("off", OK, 2**32 - 1)],
+)
+async def test_a_policys_mode_holds_for_proxies(
+    service: Service, mode: str, expected: int, left: int
+) -> None:
+    """As for other callers: shadow refuses nothing, unlimited and off charge nothing either."""
+    policy = f'{{name: p, models: ["*"], limits: {{requests: 3/minute burst 1m}}, mode: {mode}}}'
+    service.configure(
+        f"policies: [{policy}]\n"
+        "domains: [{domain: d, descriptors: [{key: model, policy: {name: p}}]}]\n"
+    )
+    two = request("d", descriptor(("model", "gpt-4o")), hits=2)
+    first = await service.ask(two)
+    assert (codes(first), remaining(first)) == ([OK, OK], [left])
+    assert codes(await service.ask(two)) == [expected] * 2
+
+
+@pytest.mark.parametrize("hits", [None, 0, -1])
+async def test_a_policy_that_allows_calls_without_its_store_allows_a_proxys(
+    service: Service, time: FakeClock, hits: int | None
+) -> None:
+    """What the store decides beside it still holds, and what may not pass fails all."""
+    service.store = HalfGone(time)
+    limits = "limits: {requests: 3/minute burst 1m}"
+    service.configure(
+        "policies:\n"
+        f'  - {{name: team-open, models: ["*"], {limits}, on_store_failure: allow}}\n'
+        f'  - {{name: team-shut, models: ["*"], {limits}}}\n'
+        "domains:\n"
+        "  - domain: d\n"
+        "    descriptors:\n"
+        "      - {key: open, policy: {name: team-open}}\n"
+        "      - {key: shut, policy: {name: team-shut}}\n"
+        "      - {key: user, limit: 1/minute}\n"
+    )
+    open_, shut = descriptor(("open", ""), hits=hits), descriptor(("shut", ""), hits=hits)
+    ann = descriptor(("user", "ann"))
+    with pytest.raises(LimiterUnavailable):
+        await service.ask(request("d", open_, shut, ann))
+    assert codes(await service.ask(request("d", open_, ann))) == [OK] * 3
+    assert codes(await service.ask(request("d", open_, ann))) == [OVER, OK, OVER]
+
+
 async def test_a_proxy_that_leaves_takes_nothing_along(service: Service) -> None:
     """What it was refused is given back although its call was cancelled meanwhile."""
     ann, team = ("user", "ann"), ("team", "x")

@@ -42,6 +42,10 @@ def test_health_and_reflection_list_it(tmp_path: Path) -> None:
         asked = ServerReflectionRequest(file_containing_symbol=SERVICE)
         [file] = reflected(server, asked).file_descriptor_response.file_descriptor_proto[:1]
         assert b"ShouldRateLimit" in FileDescriptorProto.FromString(file).SerializeToString()
+        asked.file_containing_symbol += ".ShouldRateLimit"  # as ghz does
+        assert file in reflected(server, asked).file_descriptor_response.file_descriptor_proto
+        asked.file_containing_symbol += "s"
+        assert reflected(server, asked).error_response.error_code == 5
     with serving() as server:
         assert listed(server) == (None, False)
 
