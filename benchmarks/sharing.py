@@ -2,12 +2,14 @@
 
 10,000 wait: starts for each second of the server's processor, with the questions for them, at a
 limit that their process does not use up.
+10,000 let go: they wait for the end of a pause, and all start then.
 Interactive: its calls come at a tenth of the limit, beside 10,000 batch calls that wait.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from statistics import quantiles
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ import uvloop
 
 from benchmarks.measuring import MODEL, Server, cpu, product
 from openlimit import RemoteLimiter
+from tests.support.redis_process import serving_redis
 
 _WAITING = 10_000
 _SECONDS = 6.0
@@ -28,6 +31,7 @@ _QUEUE_FORMS = 3.0  # seconds
 
 _REACHED = f"limits: {{requests: {60 * _A_SECOND}/minute, tokens: 1000000000000/minute}}"
 _HARDLY_REACHED = _REACHED.replace(f"{60 * _A_SECOND}", f"{60 * _MORE_A_SECOND}")
+_UNREACHED = "limits: {requests: 1000000000/minute, tokens: 1000000000000/minute}"
 _PRIORITIES = "levels: [{label: priority, weights: {interactive: 50, batch: 1}}]"
 _THREE_LEVELS = "levels: [{label: team}, {label: user}, {label: job}]"
 
@@ -49,6 +53,15 @@ class Row(NamedTuple):
 def rows() -> Iterator[Row]:
     """Many that wait, and what calls before them gain."""
     yield _many_wait()
+    with product(policies=_policy(_UNREACHED, _THREE_LEVELS)) as server:
+        yield uvloop.run(_let_go("in memory", [server]))
+    with serving_redis() as redis:
+        store = "--store", f"{redis.url}?timeout=5"
+        one, other = (
+            product(*store, policies=_policy(_UNREACHED, _THREE_LEVELS)) for _ in range(2)
+        )
+        with one as first, other as second:
+            yield uvloop.run(_let_go("on Redis, two servers", [first, second]))
     for name, levels in (("first come first served", ""), ("priority, 50 : 1", _PRIORITIES)):
         with product(policies=_policy(_REACHED, levels)) as server:
             yield uvloop.run(_interactive(name, server))
@@ -70,14 +83,18 @@ def _many_wait() -> Row:
     )
 
 
-async def _thousand_leaves(server: Server) -> tuple[int, float]:
-    """Starts, and the server's processor seconds, while callers wait."""
-    labels = [
+def _labels() -> list[dict[str, str]]:
+    """Of all that wait: they are in 1,000 leaves."""
+    return [
         {"team": str(i % 10), "user": str(i % 100), "job": str(i % 1_000)} for i in range(_WAITING)
     ]
+
+
+async def _thousand_leaves(server: Server) -> tuple[int, float]:
+    """Starts, and the server's processor seconds, while callers wait."""
     async with RemoteLimiter(server.address) as limiter, asyncio.TaskGroup() as group:
         crowd = Crowd(limiter)
-        tasks = [group.create_task(crowd.ask_for_ever(each)) for each in labels]
+        tasks = [group.create_task(crowd.ask_for_ever(each)) for each in _labels()]
         await asyncio.sleep(_QUEUE_FORMS)
         before, started = cpu(server.pid), crowd.started
         await asyncio.sleep(_SECONDS)
@@ -85,6 +102,30 @@ async def _thousand_leaves(server: Server) -> tuple[int, float]:
         for task in tasks:
             task.cancel()
     return result
+
+
+async def _let_go(where: str, servers: Sequence[Server]) -> Row:
+    """Calls that wait at these servers until a pause is lifted."""
+    async with AsyncExitStack() as stack:
+        limiters = [
+            await stack.enter_async_context(RemoteLimiter(server.address, timeout=30))
+            for server in servers
+        ]
+        limiters[0].penalize(60, model=MODEL)
+        await asyncio.sleep(_QUEUE_FORMS)
+        crowds = [Crowd(limiter) for limiter in limiters]
+        tasks = [
+            asyncio.create_task(crowds[i % len(crowds)].ask(labels))
+            for i, labels in enumerate(_labels())
+        ]
+        await asyncio.sleep(2 * _QUEUE_FORMS)
+        began, before = time.perf_counter(), sum(cpu(server.pid) for server in servers)
+        limiters[0].penalize(0, model=MODEL)
+        await asyncio.gather(*tasks)
+        seconds = time.perf_counter() - began
+        used = sum(cpu(server.pid) for server in servers) - before
+    share = f"{_WAITING / used:,.0f} for each second of the servers' processors"
+    return Row(f"{_WAITING:,} let go", f"three levels, {where}", _WAITING / seconds, compared=share)
 
 
 async def _interactive(name: str, server: Server) -> Row:

@@ -422,6 +422,22 @@ async def test_feedback_moves_what_waits(lines: AsyncLines, clock: FakeClock) ->
     assert turned.again > 0
 
 
+async def test_a_branch_goes_with_the_last_call_below_it(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its nodes without limits are forgotten together, whichever of their calls starts last."""
+    plenty = Rules((Limit.per("requests", 1000, 1),))
+    calls = [
+        call(f"n{i}", "team", f"{i % 3}", root=plenty)._replace(lease=0.0) for i in range(1, 10)
+    ]
+    await carry_out(lines, Penalize("{b}", plenty, SECOND), *map(ask, calls))
+    assert await started(lines) == []
+    clock.now += SECOND
+    assert sorted(await started(lines)) == [each.name for each in calls]
+    await carry_out(lines, ask(call("n10", "team", "0", root=plenty)))
+    assert await started(lines) == ["n10"]
+
+
 async def test_trees_are_apart(lines: AsyncLines, clock: FakeClock) -> None:
     """One message is about several, and none waits for another."""
     asks = [ask(call(f"n{i}"))._replace(bucket=f"{{{i % 2}}}") for i in range(4)]

@@ -113,7 +113,7 @@ class Scene:
         )
         rules = [random.choice(each) for each in self._rules]
         rules[0] = self._rules[0][0]
-        lease = random.choice([3, 30]) * SECOND
+        lease = random.choice([0, 3, 30]) * SECOND
         return Call(f"n{self._number}", path, rules, self._some_costs(rules), lease)
 
     def _some_costs(self, rules: Sequence[Rules]) -> Sequence[Costs]:

@@ -95,6 +95,7 @@ function forget_below(node)
     ids[i] = string.match(string.sub(member, #node.id + 26), '^%d+ (.*)$')
   end
   redis.call('ZREMRANGEBYLEX', key_of('lapsing'), '[' .. node.id .. '/', '(' .. node.id .. '0')
+  node.lapsing = 0  -- it is still on the path of what has just started
   read_nodes(ids)
   for _, id in ipairs(ids) do
     if nodes[id] and nodes[id].under == node.born then
