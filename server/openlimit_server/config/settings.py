@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     keys: Path | None = Field(
         None, description="YAML file of API keys; only their callers are served"
     )
+    audit_log: Path | None = Field(
+        None, description="file to which a line is appended for whatever operators change"
+    )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"
     )
