@@ -18,6 +18,7 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector
+from openlimit_server.audit import record_in
 from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.reload import Reload, Taker
@@ -26,10 +27,13 @@ from openlimit_server.config.sources import Sources
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.overrides import Overrides
 from openlimit_server.exposure import warn_if_open, warn_of_claims
 from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
+from openlimit_server.rpc.admin import SERVICE as ADMIN
+from openlimit_server.rpc.admin import AdminServicer
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
@@ -58,6 +62,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     configuration = sources.configuration.load_good()
     keys = sources.keys.load_good()
     certificate = sources.certificates.load_good()
+    record_in(settings.audit_log)
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
@@ -71,20 +76,28 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     domains = Domains(configuration.domains, configuration.policies)
     proxies = EnvoyServicer(domains, store, door, counts)
     encryption = Encryption(certificate) if certificate else None
+    overrides = Overrides(store.views, configuration, _deciding(engine, proxies))
+    admin = AdminServicer(engine, overrides, door)
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
-    reflection = ReflectionServicer((*names, HEALTH))
-    server.add_generic_rpc_handlers([service, proxies, health.handler(), *reflection.handlers()])
+    reflection = ReflectionServicer((*names, ADMIN, HEALTH))
+    server.add_generic_rpc_handlers(
+        [service, proxies, admin, health.handler(), *reflection.handlers()]
+    )
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-    takers = _takers(sources, engine, proxies, service, encryption)
+    takers = _takers(sources, overrides, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
     await observed.start(engine, service, health, reload, is_worker=is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
-        for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
+        for work in (
+            *(_watch(store, engine, health), overrides.run()),
+            *(reload.run(), collector.collect_young()),
+        )
     ]
+    await overrides.look()
     await server.start()
     if not is_worker:  # its supervisor has
         warn_if_open(settings)
@@ -97,9 +110,8 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     end = asyncio.get_running_loop().time() + settings.grace
     for work in background:
         work.cancel()
-    health.drain()
-    reflection.drain()
-    proxies.drain()
+    for each in (health, reflection, proxies, admin):
+        each.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()
@@ -112,6 +124,16 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     _log.info("stopped")
 
 
+def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration], None]:
+    """Has them decide by a configuration from now on."""
+
+    def decide_by(configuration: Configuration) -> None:
+        engine.replace(configuration.policies)
+        proxies.replace(Domains(configuration.domains, configuration.policies))
+
+    return decide_by
+
+
 def _announce(listen: str, port: int, configuration: Configuration) -> None:
     names = ", ".join(policy.name for policy in configuration.policies)
     _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
@@ -122,8 +144,7 @@ def _announce(listen: str, port: int, configuration: Configuration) -> None:
 
 def _takers(
     sources: Sources,
-    engine: Engine,
-    proxies: EnvoyServicer,
+    overrides: Overrides,
     service: RateLimitServicer,
     encryption: Encryption | None,
 ) -> Iterator[Taker]:
@@ -136,11 +157,7 @@ def _takers(
 
         return take_over
 
-    def configure(configuration: Configuration) -> None:
-        engine.replace(configuration.policies)
-        proxies.replace(Domains(configuration.domains, configuration.policies))
-
-    yield sources.configuration, with_warnings(configure)
+    yield sources.configuration, with_warnings(overrides.replace)
     yield sources.keys, with_warnings(service.replace_keys)
     if encryption:
         yield sources.certificates, encryption.replace

@@ -87,6 +87,9 @@ class Settings(BaseSettings):
         description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
         "0.0.0.0:9090; unless it is given, nothing is counted",
     )
+    audit_log: Path | None = Field(
+        None, description="file to which a line is appended for whatever operators change"
+    )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"
     )
