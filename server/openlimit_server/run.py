@@ -88,7 +88,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     collector.spare()
     takers = _takers(sources, overrides, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
-    await observed.start(engine, service, health, reload, is_worker=is_worker)
+    await observed.start(engine, service, health, reload, overrides, door, is_worker=is_worker)
     stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
     background = [
         asyncio.create_task(work)
@@ -99,10 +99,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     ]
     await overrides.look()
     await server.start()
-    if not is_worker:  # its supervisor has
-        warn_if_open(settings)
-    warn_of_claims(sources)
-    _announce(settings.listen, port, configuration)
+    _announce(settings, sources, port, is_worker=is_worker)
     reason = await stopped
     _log.info("%s: draining for %g s at most", reason, settings.grace)
     if reason == _ORPHANED:  # free the port now: a new supervisor may need it
@@ -134,7 +131,11 @@ def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration
     return decide_by
 
 
-def _announce(listen: str, port: int, configuration: Configuration) -> None:
+def _announce(settings: Settings, sources: Sources, port: int, *, is_worker: bool) -> None:
+    if not is_worker:  # its supervisor has
+        warn_if_open(settings)
+    warn_of_claims(sources)
+    listen, configuration = settings.listen, sources.configuration.loaded
     names = ", ".join(policy.name for policy in configuration.policies)
     _log.info("serving on %s (port %d) with the policies %s", listen, port, names)
     if configuration.domains:

@@ -45,25 +45,30 @@ class Ticks:
     def __init__(self, part: bytes = b"tick\n") -> None:
         self.part = part
         self.lasting = 0
+        self._changed = asyncio.Condition()
 
     async def __call__(self, _: Request) -> Stream:
         return Stream(self._parts(), "text/event-stream")
 
     async def _parts(self) -> AsyncGenerator[bytes, None]:
         part = self.part
-        self.lasting += 1
+        await self._add(1)
         try:
             while True:
                 yield part
                 await asyncio.sleep(0.01)
         finally:
-            self.lasting -= 1
+            await self._add(-1)
+
+    async def _add(self, number: int) -> None:
+        async with self._changed:
+            self.lasting += number
+            self._changed.notify_all()
 
     async def until(self, lasting: int) -> None:
         """So many last."""
-        async with asyncio.timeout(10):
-            while self.lasting != lasting:
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self.lasting == lasting)
 
 
 @pytest.fixture

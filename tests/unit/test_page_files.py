@@ -1,4 +1,4 @@
-"""The files of the page: whole, without anything from elsewhere, and safe by how they are written."""
+"""The files of the page: whole, with nothing from elsewhere, and safe by how they are written."""
 
 import re
 from hashlib import sha256
@@ -44,7 +44,7 @@ def test_all_that_is_loaded_lies_beside_it() -> None:
 
 
 def test_the_policy_of_the_page_holds() -> None:
-    """No script or style stands in the page itself, and no element handles events by an attribute."""
+    """No script or style stands in the page, and no element handles events by an attribute."""
     html = text("index.html")
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=", html)
     assert not re.search(r"<script(?![^>]*\ssrc=)", html)

@@ -41,12 +41,12 @@ class AdminServicer(grpc.GenericRpcHandler):
         self._door = door
         self._is_draining = False
         self._handlers = {
-            "Explain": unary(self.explain, ExplainRequest),
-            "ListPolicies": unary(self.list_policies, ListPoliciesRequest),
-            "ListBuckets": unary(self.list_buckets, ListBucketsRequest),
-            "SetOverride": unary(self.set_override, SetOverrideRequest),
-            "ListOverrides": unary(self.list_overrides, ListOverridesRequest),
-            "RemoveOverride": unary(self.remove_override, RemoveOverrideRequest),
+            "Explain": unary(self.explain, ExplainRequest, engine.counts),
+            "ListPolicies": unary(self.list_policies, ListPoliciesRequest, engine.counts),
+            "ListBuckets": unary(self.list_buckets, ListBucketsRequest, engine.counts),
+            "SetOverride": unary(self.set_override, SetOverrideRequest, engine.counts),
+            "ListOverrides": unary(self.list_overrides, ListOverridesRequest, engine.counts),
+            "RemoveOverride": unary(self.remove_override, RemoveOverrideRequest, engine.counts),
         }
 
     def service(

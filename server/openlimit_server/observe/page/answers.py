@@ -5,18 +5,16 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.json_format import ParseDict, ParseError
 
 from openlimit.errors import LimiterUnavailable, OpenLimitError, PermissionDenied
-from openlimit.v1.admin_pb2 import (
-    ExplainRequest,
-    ExplainResponse,
-    ListBucketsRequest,
-    ListBucketsResponse,
-    ListPoliciesResponse,
-)
+from openlimit.v1.admin_pb2 import ExplainRequest, ListBucketsResponse
+from openlimit.wire.fields import read_acquire
+from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.overrides import Overrides
+from openlimit_server.engine.picture import policy_info
 from openlimit_server.observe.http import Answer, Request, Response, Stream
 from openlimit_server.observe.numbers import Numbers
 from openlimit_server.observe.page import files
@@ -29,27 +27,18 @@ _WITHIN = 2.0  # seconds for the store to tell of buckets
 _JSON = "application/json"
 
 
-class Looks(Protocol):
-    """What an operator may ask."""
-
-    async def explain(self, request: ExplainRequest) -> ExplainResponse:
-        """Raises OpenLimitError."""
-
-    def list_policies(self) -> ListPoliciesResponse:
-        """As they are in force."""
-
-    async def list_buckets(self, request: ListBucketsRequest) -> ListBucketsResponse:
-        """Raises OpenLimitError."""
-
-
 class Page:
-    """Of a server that can be asked ``looks``, counts ``numbers`` and knows its callers at the
-    ``door``. Where it has keys, the page wants one that may ``admin``."""
+    """Of a server that decides by an ``engine``, with these ``overrides`` of what its files say,
+    counts ``numbers`` and knows its callers at the ``door``. Where it has keys, the page wants one
+    that may ``admin``."""
 
-    def __init__(self, looks: Looks, numbers: Callable[[], Numbers], door: Door) -> None:
-        self._looks = looks
-        self._numbers = numbers
+    def __init__(
+        self, engine: Engine, overrides: Overrides, door: Door, numbers: Callable[[], Numbers]
+    ) -> None:
+        self._engine = engine
+        self._overrides = overrides
         self._door = door
+        self._numbers = numbers
         self._live = Live(self._look)
         self.answers: Mapping[str, Answer] = {**files.answers(), "/live": self._watch}
         self.posted: Mapping[str, Answer] = {"/explain": self._explain}
@@ -68,18 +57,18 @@ class Page:
         if denied := self._denied(request):
             return _refused(denied)
         if request.headers.get("content-type", "").partition(";")[0] != _JSON:
-            return _told(415, {"error": f"expected a body of the type {_JSON}"})
+            return _json(415, {"error": f"expected a body of the type {_JSON}"})
         try:
             asked = ParseDict(json.loads(request.body), ExplainRequest())
         except (ValueError, ParseError, RecursionError) as error:
-            return _told(400, {"error": f"expected an ExplainRequest in JSON: {error}"})
+            return _json(400, {"error": f"expected an ExplainRequest in JSON: {error}"})
         try:
             async with asyncio.timeout(_WITHIN):
-                return _told(200, as_dict(await self._looks.explain(asked)))
+                return _json(200, as_dict(await self._engine.explain(read_acquire(asked.call))))
         except TimeoutError:
-            return _told(503, {"error": "the store did not answer in time; ask again"})
+            return _json(503, {"error": "the store did not answer in time; ask again"})
         except OpenLimitError as error:
-            return _told(503 if isinstance(error, LimiterUnavailable) else 422, _said(error))
+            return _json(503 if isinstance(error, LimiterUnavailable) else 422, _said(error))
 
     def _denied(self, request: Request) -> PermissionDenied | None:
         """Why this is not for whoever asks, if it is not."""
@@ -96,12 +85,15 @@ class Page:
         at, trouble, buckets = time.time(), "", ListBucketsResponse()
         try:
             async with asyncio.timeout(_WITHIN):
-                buckets = await self._looks.list_buckets(ListBucketsRequest(page_size=_NODES))
+                buckets = await self._engine.list_buckets("", _NODES)
         except TimeoutError:
             trouble = f"it did not answer within {_WITHIN:g} s"
         except OpenLimitError as error:
             trouble = str(error)
-        policies = self._looks.list_policies().policies
+        policies = [
+            policy_info(policy, self._overrides.of(policy.name))
+            for policy in self._overrides.configuration.policies
+        ]
         # In a thread, so that calls are decided meanwhile.
         return await asyncio.to_thread(
             partial(picture, at, trouble, self._numbers(), policies, buckets)
@@ -109,12 +101,12 @@ class Page:
 
 
 def _refused(denied: PermissionDenied) -> Response:
-    return _told(403 if denied.key else 401, _said(denied))
+    return _json(403 if denied.key else 401, _said(denied))
 
 
 def _said(error: OpenLimitError) -> dict[str, Any]:
     return {"error": str(error)}
 
 
-def _told(status: int, said: dict[str, Any]) -> Response:
+def _json(status: int, said: dict[str, Any]) -> Response:
     return Response(status, json.dumps(said).encode(), _JSON)
