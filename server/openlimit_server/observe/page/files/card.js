@@ -26,6 +26,7 @@ export class Policy {
     this.running = total((node) => node.running);
     this.wait = most((node) => seconds(node.wait));
     this.paused = most((node) => seconds(node.paused));
+    this.isFull = roots.some((node) => node.limited_by === "concurrent");
     this.overrides = this.told.info.overrides ?? [];
     this.starts = this.history.rate("starts");
     this.refused = this.history.rate("refusals");
@@ -127,7 +128,7 @@ export class Card {
     f.starts.say(orDash(policy.starts, rate));
     f.refused.say(orDash(policy.refused, rate), policy.refused > 0 ? "bad" : null);
     f.waiting.say(exact(policy.waiting), policy.waiting ? "warn" : null);
-    f.next.say(policy.wait > 0 ? `in ${time(policy.wait)}` : "now", policy.wait > 1 ? "warn" : null);
+    f.next.say(policy.wait > 0 ? `in ${time(policy.wait)}` : policy.isFull ? "at a free slot" : "now", policy.wait > 1 || policy.isFull ? "warn" : null);
     f.median.say(orDash(half, bound));
     f.worst.say(orDash(worst, bound));
     this.badge.keep(this.tags(info, counts));

@@ -72,7 +72,8 @@ export function nextStart(node) {
   if (paused > 0) return `paused ${time(paused)}`;
   const wait = seconds(node.wait);
   if (wait > 0) return `in ${time(wait)}${node.limited_by ? `, ${node.limited_by}` : ""}`;
-  return node.limited_by === "concurrent" ? "when a slot is free" : "now";
+  if (node.limited_by === "concurrent") return "when a slot is free";
+  return Number(node.waiting ?? 0) ? "at its turn" : "now";
 }
 
 class Row {
