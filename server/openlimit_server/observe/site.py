@@ -41,7 +41,8 @@ class Site:
         """Raises ConfigurationError."""
         port = await self._http.start(address)
         host = address.rpartition(":")[0]
-        _log.info("metrics on http://%s:%d/metrics, and a page at /", host, port)
+        site = f"http://{host}:{port}/"
+        _log.info("a page on %s, metrics on %smetrics", site, site)
 
     async def aclose(self) -> None:
         """Hang up."""

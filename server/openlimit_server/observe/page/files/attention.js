@@ -2,6 +2,7 @@
 
 import { Children, el, mark, say } from "./dom.js";
 import { exact, rate, time } from "./format.js";
+import { path } from "./nodes.js";
 
 const MOST = 12;
 
@@ -12,8 +13,9 @@ function* of(policy) {
     yield ["bad", "refuses", `refuses ${rate(policy.refused)}/s: ${why?.text ?? ""}`];
   }
   if (policy.waiting) {
-    const next = policy.wait > 0 ? `, next start in ${time(policy.wait)}` : "";
-    yield ["warn", "line", `has ${exact(policy.waiting)} in line${next}`];
+    const held = policy.told.nodes.find((node) => Number(node.waiting ?? 0) && node.limited_by);
+    const where = held ? ` at ${path(held, policy.told.info).join(", ") || "all calls"}, for ${held.limited_by}` : "";
+    yield ["warn", "line", `has ${exact(policy.waiting)} in line${where}`];
   } else if (policy.wait > 1 && !policy.paused) {
     yield ["warn", "ahead", `makes new calls wait ${time(policy.wait)}`];
   }
