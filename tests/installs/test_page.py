@@ -106,6 +106,7 @@ def test_it_shows_what_happens(browser: Browser, busy: ServerProcess) -> None:
         expect(shared.get_by_role("row", name=re.compile("user=ann"))).to_contain_text("33.3 %")
         expect(shared.get_by_role("meter").first).to_have_attribute("aria-valuemax", "1000")
         expect(shared.locator(".figures")).to_contain_text("In line2")
+        expect(shared.get_by_role("columnheader", name="Used")).to_be_visible()
         slow = page.get_by_role("article", name="slow")
         expect(slow.locator(".refusals")).to_contain_text("wait too long, requests")
         expect(slow.get_by_role("row", name="model=claude-c")).to_contain_text("paused")

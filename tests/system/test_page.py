@@ -106,6 +106,13 @@ def test_lines_slots_and_pauses_are_told(server: ServerProcess) -> None:
         assert seen["limited_by"] == "concurrent"
         assert search["labels"] == team
         assert (search["weight"], search["share"]) == (4, 1)
+        charged = page.policies["shared"]["counts"]["node_units"]
+        assert sorted(charged) == [
+            [[], "requests", 2],
+            [[], "tokens", 200],
+            [["search"], "requests", 2],
+            [["search"], "tokens", 200],
+        ]
         limiter.penalize(60, model="shared")
         while "paused" not in root():
             pass

@@ -1,14 +1,15 @@
 """What the page shows, in the words of the admin calls and of the metrics."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from openlimit.v1.admin_pb2 import ListBucketsResponse, PolicyInfo
-from openlimit_server.observe.metrics import BY_NAME
+from openlimit_server.observe.metrics import BY_NAME, NODES
 from openlimit_server.observe.numbers import Numbers
 from openlimit_server.observe.page.live import Picture
 
@@ -42,17 +43,35 @@ def picture(
         "counts": of_server,
         "bounds": {name: BY_NAME[name].bounds for name in ("wait_seconds", "store_seconds")},
     }
-    told = {
-        policy.name: json.dumps(
-            {
-                "info": as_dict(policy),
-                "nodes": nodes.get(policy.name, []),
-                "counts": of_policies.get(policy.name, {}),
-            }
-        )
-        for policy in policies
-    }
+    told = {}
+    for policy in policies:
+        counts, listed = of_policies.get(policy.name, {}), nodes.get(policy.name, [])
+        if NODES.name in counts:
+            labels = [level.label for level in policy.levels]
+            counts[NODES.name] = _of_nodes(counts[NODES.name], [*_paths(listed, labels)])
+        told[policy.name] = json.dumps({"info": as_dict(policy), "nodes": listed, "counts": counts})
     return Picture(head, told)
+
+
+def _paths(nodes: Iterable[dict[str, Any]], levels: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Of these nodes of a tree, and of those above them."""
+    for node in nodes:
+        path = [node.get("labels", {}).get(label, "") for label in levels[: node.get("depth", 0)]]
+        yield from ((*path[:depth],) for depth in range(len(path) + 1))
+
+
+def _of_nodes(
+    leaves: Iterable[Sequence[Any]], paths: Iterable[tuple[str, ...]]
+) -> list[list[object]]:
+    """What was charged at these nodes, and below them, as rows of path, unit and number."""
+    wanted = dict.fromkeys(paths)
+    charged: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for leaf, unit, number in leaves:
+        values = json.loads(leaf)
+        for depth in range(len(values) + 1):
+            if (path := (*values[:depth],)) in wanted:
+                charged[path, unit] += number
+    return [[path, unit, number] for (path, unit), number in charged.items()]
 
 
 Counts = dict[str, list[list[object]]]

@@ -36,6 +36,17 @@ export class Policy {
     return this.told.nodes.length > 0 || (this.told.counts.decisions ?? []).length > 0;
   }
 
+  /** What part of its parent's units a node was charged in the last minute, in the unit of which the
+   *  policy has most; undefined where nothing was charged. */
+  used(node) {
+    const { info } = this.told;
+    const unit = (info.limits ?? []).reduce((a, b) => (a && a.amount >= b.amount ? a : b), undefined)?.unit;
+    if (!node.depth || !unit || info.split_by) return undefined;
+    const values = info.levels.slice(0, node.depth).map((level) => node.labels?.[level.label] ?? "");
+    const name = (path) => `charged ${JSON.stringify(path)} ${unit}`;
+    return this.history.part(name(values), name(values.slice(0, -1)));
+  }
+
   /** Refusals by reason, the latest most frequent first. */
   reasons() {
     const rows = (this.told.counts.decisions ?? [])
@@ -132,7 +143,7 @@ export class Card {
     f.median.say(orDash(half, bound));
     f.worst.say(orDash(worst, bound));
     this.badge.keep(this.tags(info, counts));
-    this.nodes.update(nodes, info);
+    this.nodes.update(nodes, info, (node) => policy.used(node));
     this.refusal.keep(policy.reasons().map((why) => [why.key, refusal(why)]));
     this.override.keep(policy.overrides.map((each) => [JSON.stringify(each.node ?? {}), override(each)]));
     mark(this.chart, "aria-label", `Starts and refusals a second over the last five minutes; starts now: ${f.starts.number.textContent}`);

@@ -18,6 +18,7 @@ function numbers(counts) {
   for (const [outcome, reason, unit, count] of decisions) {
     if (reason) found[`why ${outcome} ${reason} ${unit}`] = count;
   }
+  for (const [node, unit, count] of counts.node_units ?? []) found[`charged ${JSON.stringify(node)} ${unit}`] = count;
   counts.wait_seconds?.[0]?.[0].forEach((count, i) => (found[`wait ${i}`] = count));
   return found;
 }
@@ -61,6 +62,14 @@ export class History {
   /** By how much it grew in the last minute. */
   lately(name) {
     return this.before.length > 1 ? grown(this.before[0], this.before.at(-1), name) : 0;
+  }
+
+  /** By how much one number grew compared with another that has it in it, in the last minute or
+   *  since it is told; undefined where nothing grew. */
+  part(name, whole) {
+    const [then, now] = [this.before.find((each) => name in each), this.before.at(-1)];
+    const total = then ? grown(then, now, whole) : 0;
+    return total ? Math.min(1, grown(then, now, name) / total) : undefined;
   }
 
   /** The wait in seconds that this share of the last minute's calls did not exceed; the next bound

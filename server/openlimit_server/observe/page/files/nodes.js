@@ -3,7 +3,11 @@
 import { Children, el, mark, say } from "./dom.js";
 import { compact, exact, labelled, period, seconds, time } from "./format.js";
 
-const HEADINGS = ["Node", "Level", "In line", "Next start", "Running", "Weight", "Share"];
+const HEADINGS = ["Node", "Level", "In line", "Next start", "Running", "Weight", "Share", "Used"];
+const TITLES = {
+  Share: "Of its parent, while all its siblings compete",
+  Used: "Of what its parent's calls were charged in the last minute at this server",
+};
 
 /** How full one limit's bucket is. `added`, if given, is what a call would pour in. */
 export class Meter {
@@ -76,6 +80,8 @@ export function nextStart(node) {
   return Number(node.waiting ?? 0) ? "at its turn" : "now";
 }
 
+const percent = (part) => `${exact(Math.round(part * 1000) / 10)} %`;
+
 class Row {
   constructor(node, info) {
     this.cells = HEADINGS.map((heading, i) => el("td", { "data-heading": heading, role: i ? "cell" : "rowheader" }));
@@ -84,15 +90,16 @@ class Row {
     this.element = el("tr", { role: "row" }, ...this.cells);
   }
 
-  update(node) {
-    const [, , line, next, running, weight, share] = this.cells;
+  update(node, part) {
+    const [, , line, next, running, weight, share, used] = this.cells;
     const waiting = Number(node.waiting ?? 0);
     this.meters.update(node);
     say(line, exact(waiting));
     say(next, nextStart(node));
     say(running, node.slots === undefined ? exact(Number(node.running ?? 0)) : `${exact(Number(node.running ?? 0))} / ${exact(Number(node.slots))}`);
     say(weight, node.weight === undefined ? "" : exact(node.weight));
-    say(share, node.share === undefined ? "" : `${exact(Math.round(node.share * 1000) / 10)} %`);
+    say(share, node.share === undefined ? "" : percent(node.share));
+    say(used, part === undefined ? "" : percent(part));
     mark(line, "data-tone", waiting > 0 ? "warn" : null);
     mark(this.element, "data-waits", seconds(node.wait) > 0 || node.limited_by);
     mark(this.element, "data-paused", seconds(node.paused) > 0);
@@ -102,7 +109,7 @@ class Row {
 /** The table of one policy. A column that says nothing of any node is left out. */
 export class Nodes {
   constructor(name) {
-    this.headings = HEADINGS.map((heading) => el("th", { scope: "col", role: "columnheader" }, heading));
+    this.headings = HEADINGS.map((heading) => el("th", { scope: "col", role: "columnheader", title: TITLES[heading] }, heading));
     this.rows = el("tbody", { role: "rowgroup" });
     // The roles are named, since on narrow screens the table is laid out as blocks.
     this.element = el(
@@ -113,12 +120,12 @@ export class Nodes {
     );
     this.children = new Children(this.rows, (_, { node, info }) => {
       const row = new Row(node, info);
-      return { element: row.element, update: (thing) => row.update(thing.node) };
+      return { element: row.element, update: (thing) => row.update(thing.node, thing.used) };
     });
   }
 
-  update(nodes, info) {
-    const things = nodes.map((node) => [path(node, info), { node, info }]);
+  update(nodes, info, used) {
+    const things = nodes.map((node) => [path(node, info), { node, info, used: used(node) }]);
     // In the tree's order: rows that changed places every second could not be read.
     things.sort(([a], [b]) => (a.join("\0") < b.join("\0") ? -1 : 1));
     this.children.keep(things.map(([key, thing]) => [key.join("\0"), thing]));
