@@ -92,7 +92,8 @@ def test_lines_slots_and_pauses_are_told(server: ServerProcess) -> None:
                 pass
 
         def root() -> dict[str, Any]:
-            return (page.next().policies["shared"]["nodes"] or [{}])[0]
+            nodes: list[dict[str, Any]] = page.next().policies["shared"]["nodes"]
+            return nodes[0] if nodes else {}
 
         first = limiter.limit(model="shared", tokens=100, labels=team)
         with first, limiter.limit(model="shared", tokens=100, labels=team):
