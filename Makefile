@@ -19,7 +19,7 @@ unexport LANG
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-run: .venv/server ## serve on port 50051 with memory buckets, metrics on 9090; options: make run ARGS="--config limits.yaml"
+run: .venv/server ## serve on port 50051 with memory buckets, a page and metrics on 9090; options: make run ARGS="--config limits.yaml"
 	@OPENLIMIT_HTTP=$${OPENLIMIT_HTTP:-127.0.0.1:9090} exec $(BIN)/openlimit-server $(ARGS)
 
 test: quick .venv/dev ## run all of them: quick, then what starts processes and servers
@@ -56,7 +56,8 @@ stubs: stubs-$(STUBS) ## generate the stubs from protos/ and server/protos/, or 
 
 stubs-python: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
-		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) openlimit/v1/rate_limit.proto
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) \
+		$(patsubst protos/%,%,$(wildcard protos/openlimit/v1/*.proto))
 	$(BIN)/python -m grpc_tools.protoc -I server/protos --python_out=$(OUT_SERVER) --pyi_out=$(OUT_SERVER) \
 		$(patsubst server/protos/%,%,$(wildcard server/protos/openlimit_server/envoy/*.proto))
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
+    EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
@@ -16,33 +17,35 @@ from google.protobuf.descriptor_pb2 import (
 
 PROTOS = Path(__file__).parent
 PAGE = PROTOS.parent / "docs" / "reference.md"
-_PROTO = "openlimit/v1/rate_limit.proto"
+_FILES = ("openlimit/v1/rate_limit.proto", "openlimit/v1/admin.proto")
 _HEAD = """\
 # Reference
 
-`make reference` writes this page from the comments of
-[the proto](../protos/openlimit/v1/rate_limit.proto). Each field has its number on the wire.
+`make reference` writes this page from the comments of the protos:
+[rate_limit.proto](../protos/openlimit/v1/rate_limit.proto) for callers, and
+[admin.proto](../protos/openlimit/v1/admin.proto) for operators. Each field has its number on the
+wire.
 """
 
 _Place = tuple[int, ...]
 # Numbers of fields in descriptor.proto, of which places in a file are made.
-_MESSAGES, _SERVICES, _METHODS, _FIELDS, _ONEOFS = 4, 6, 2, 2, 8
+_MESSAGES, _ENUMS, _SERVICES = 4, 5, 6
+_METHODS, _FIELDS, _VALUES, _ONEOFS = 2, 2, 2, 8
 
 
 def page() -> str:
     """The page as it has to be now."""
-    file = _compiled()
-    return "\n".join([_HEAD, *_Reference(file).lines()])
+    lines = (line for file in _compiled() for line in _Reference(file).lines())
+    return "\n".join([_HEAD, *lines])
 
 
-def _compiled() -> FileDescriptorProto:
+def _compiled() -> list[FileDescriptorProto]:
     with TemporaryDirectory() as folder:
         compiled = Path(folder, "compiled")
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", _PROTO]
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *_FILES]
         command += ["--include_source_info", f"--descriptor_set_out={compiled}"]
         subprocess.run(command, check=True)
-        [file] = FileDescriptorSet.FromString(compiled.read_bytes()).file
-    return file
+        return [*FileDescriptorSet.FromString(compiled.read_bytes()).file]
 
 
 class _Reference:
@@ -55,6 +58,8 @@ class _Reference:
     def lines(self) -> Iterator[str]:
         for number, service in enumerate(self._file.service):
             yield from self._service(service, (_SERVICES, number))
+        for number, enum in enumerate(self._file.enum_type):
+            yield from self._enum(enum, (_ENUMS, number))
         for number, message in enumerate(self._file.message_type):
             yield from self._message(message, (_MESSAGES, number))
 
@@ -67,6 +72,15 @@ class _Reference:
             yield f"\n### {method.name}\n"
             yield f"{asked} → {answered}\n"
             yield from self._text((*place, _METHODS, number))
+        yield ""
+
+    def _enum(self, enum: EnumDescriptorProto, place: _Place) -> Iterator[str]:
+        yield f"## {enum.name}\n"
+        yield from self._text(place)
+        yield ""
+        for number, value in enumerate(enum.value):
+            head = f"`{value.name}` ({value.number})"
+            yield from self._item(head, (*place, _VALUES, number), "")
         yield ""
 
     def _message(self, message: DescriptorProto, place: _Place) -> Iterator[str]:
@@ -102,7 +116,7 @@ class _Reference:
             ):
                 key, value = (self._type(each, entry) for each in entry.field)
                 return f"map of {key} to {value}"
-        if field.type == FieldDescriptorProto.TYPE_MESSAGE:
+        if field.type_name:
             name = self._link(field.type_name)
         else:
             name = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()

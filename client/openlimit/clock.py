@@ -9,6 +9,11 @@ def microseconds() -> int:
     return time.monotonic_ns() // 1000
 
 
+def since_1970() -> int:
+    """By the wall clock, which may be set."""
+    return time.time_ns() // 1000
+
+
 class Clock:
     """Real time. Limiters hold one in ``_clock``, so that tests can give them another."""
 

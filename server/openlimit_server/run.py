@@ -16,6 +16,7 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, collector, signals
+from openlimit_server.audit import record_in
 from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.reload import Reload, Taker
@@ -24,10 +25,13 @@ from openlimit_server.config.sources import Sources
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.overrides import Overrides
 from openlimit_server.exposure import warn_if_open, warn_of_claims
 from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
+from openlimit_server.rpc.admin import SERVICE as ADMIN
+from openlimit_server.rpc.admin import AdminServicer
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
@@ -57,6 +61,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     configuration = sources.configuration.load_good()
     keys = sources.keys.load_good()
     certificate = sources.certificates.load_good()
+    record_in(settings.audit_log)
     if not is_worker:  # the supervisor of a worker holds the port
         binding.require_free(settings.listen)
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
@@ -70,36 +75,40 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     domains = Domains(configuration.domains, configuration.policies)
     proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
+    overrides = Overrides(store.views, configuration, _deciding(engine, proxies))
+    admin = AdminServicer(engine, overrides, door)
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
-    reflection = ReflectionServicer((*names, HEALTH))
-    server.add_generic_rpc_handlers([service, proxies, health.handler(), *reflection.handlers()])
+    reflection = ReflectionServicer((*names, ADMIN, HEALTH))
+    server.add_generic_rpc_handlers(
+        [service, proxies, admin, health.handler(), *reflection.handlers()]
+    )
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-    takers = _takers(sources, engine, proxies, service, encryption)
+    takers = _takers(sources, overrides, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
-    await observed.start(engine, service, health, reload, counter, is_worker=is_worker)
+    await observed.start(
+        *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
+    )
     stop = signals.listen(reload.request, is_worker=is_worker)
     watching = asyncio.create_task(_watch(store, engine, health))
-    background = [asyncio.create_task(each) for each in (reload.run(), collector.collect_young())]
+    background = [
+        asyncio.create_task(work)
+        for work in (overrides.run(), reload.run(), collector.collect_young())
+    ]
+    await overrides.look()
     await server.start()
-    if not is_worker:  # its supervisor has
-        warn_if_open(settings)
-    warn_of_claims(sources)
-    _announce(settings.listen, port, configuration)
+    _announce(settings, sources, port, is_worker=is_worker)
     reason = await stop.first
     watching.cancel()
     if reason != ORPHANED and settings.drain_delay:
         reason = await _delay(reason, stop, health, settings.drain_delay)
     for work in background:
         work.cancel()
-    for each in (health, reflection, proxies):
+    for each in (health, reflection, proxies, admin):
         each.drain()
-    _log.info(
-        "%s: draining for %g s at most",
-        *(reason, settings.grace),
-        extra={"event": "draining", "reason": reason, "grace": settings.grace},
-    )
+    draining = {"event": "draining", "reason": reason, "grace": settings.grace}
+    _log.info("%s: draining for %g s at most", reason, settings.grace, extra=draining)
     await _drain(server, service, settings.grace, at_once=reason == ORPHANED)
     counter.close()
     await observed.aclose()
@@ -129,7 +138,21 @@ async def _drain(
     await asyncio.gather(*stopping)
 
 
-def _announce(listen: str, port: int, configuration: Configuration) -> None:
+def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration], None]:
+    """Has them decide by a configuration from now on."""
+
+    def decide_by(configuration: Configuration) -> None:
+        engine.replace(configuration.policies)
+        proxies.replace(Domains(configuration.domains, configuration.policies))
+
+    return decide_by
+
+
+def _announce(settings: Settings, sources: Sources, port: int, *, is_worker: bool) -> None:
+    if not is_worker:  # its supervisor has
+        warn_if_open(settings)
+    warn_of_claims(sources)
+    listen, configuration = settings.listen, sources.configuration.loaded
     names = [policy.name for policy in configuration.policies]
     said = listen, port, ", ".join(names)
     serving = {"event": "serving", "address": listen, "port": port, "policies": names}
@@ -141,8 +164,7 @@ def _announce(listen: str, port: int, configuration: Configuration) -> None:
 
 def _takers(
     sources: Sources,
-    engine: Engine,
-    proxies: EnvoyServicer,
+    overrides: Overrides,
     service: RateLimitServicer,
     encryption: Encryption | None,
 ) -> Iterator[Taker]:
@@ -155,11 +177,7 @@ def _takers(
 
         return take_over
 
-    def configure(configuration: Configuration) -> None:
-        engine.replace(configuration.policies)
-        proxies.replace(Domains(configuration.domains, configuration.policies))
-
-    yield sources.configuration, with_warnings(configure)
+    yield sources.configuration, with_warnings(overrides.replace)
     yield sources.keys, with_warnings(service.replace_keys)
     if encryption:
         yield sources.certificates, encryption.replace

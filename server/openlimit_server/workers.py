@@ -19,13 +19,14 @@ from contextlib import suppress
 from openlimit_server import binding, signals
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.keys import Keys
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
-from openlimit_server.engine.routing import Rules
 from openlimit_server.exposure import warn_if_open
 from openlimit_server.observe.fleet import LONGEST_LINE, Fleet
 from openlimit_server.observe.tracing import exporter_of
+from openlimit_server.rpc.auth import Door
 from openlimit_server.run import store_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
@@ -45,7 +46,7 @@ async def supervise(settings: Settings) -> None:
     sources.load()  # report a fault in them once, before any worker starts
     exporter_of(os.environ)  # likewise
     warn_if_open(settings)
-    rules = Rules(sources.configuration.loaded.policies)
+    door = Door(sources.keys.loaded)
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
@@ -56,14 +57,25 @@ async def supervise(settings: Settings) -> None:
                 with suppress(ProcessLookupError):
                     worker.send_signal(number)
 
-        def tell_workers(loaded: object) -> None:
-            if isinstance(loaded, Configuration):
-                rules.replace(loaded.policies)
+        def tell_workers(_: object) -> None:
             send(signal.SIGHUP)
 
-        reload = Reload(*((files, tell_workers) for files in sources))
+        def take_configuration(configuration: Configuration) -> None:
+            fleet.replace(configuration)
+            tell_workers(configuration)
+
+        def take_keys(keys: Keys) -> None:
+            door.replace(keys)
+            tell_workers(keys)
+
+        reload = Reload(
+            (sources.configuration, take_configuration),
+            (sources.keys, take_keys),
+            (sources.certificates, tell_workers),
+        )
         stop = signals.listen(reload.request)
-        fleet = Fleet(store_of(settings), rules, reload, stop.first.done)
+        loaded = sources.configuration.loaded
+        fleet = Fleet(store_of(settings), loaded, door, reload, stop.first.done)
         await fleet.start(settings.http)
         reloading = asyncio.create_task(reload.run())
         keepers = [

@@ -27,9 +27,9 @@ from openlimit_server import workers
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
-from openlimit_server.engine import routing
 from openlimit_server.engine.lines import HeldLine
 from openlimit_server.observe.fleet import Fleet
+from openlimit_server.rpc.auth import Door
 from tests.support.calls import a_call
 
 
@@ -165,8 +165,10 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(workers, "_start", start)
     monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.001)
     settings = Settings.load([])
-    fleet = Fleet(MemoryStore(), routing.Rules([]), Reload(), stopped.done)
-    keeping = workers._keep_running(settings, Sources.of(settings), set(), stopped, fleet)
+    sources = Sources.of(settings)
+    configuration = sources.configuration.load_good()
+    fleet = Fleet(MemoryStore(), configuration, Door(()), Reload(), stopped.done)
+    keeping = workers._keep_running(settings, sources, set(), stopped, fleet)
     await asyncio.wait_for(keeping, 5)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.error import HTTPError
@@ -13,7 +13,7 @@ import pytest
 
 from openlimit import RemoteLimiter
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.observe.http import HttpServer, Response
+from openlimit_server.observe.http import Answer, HttpServer, Request, Response, Stream
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
 from tests.support.scraping import HTTP, http_port, scrape, value
@@ -23,24 +23,67 @@ LARGE = b"x" * (32 << 20)
 """More than the buffers of two sockets hold."""
 
 
-async def small(accept: str) -> Response:
-    return Response(200, accept.encode())
+async def small(request: Request) -> Response:
+    return Response(200, request.headers["accept"].encode())
 
 
-async def large(_: str) -> Response:
+async def large(_: Request) -> Response:
     return Response(200, LARGE)
 
 
-async def broken(_: str) -> Response:
+async def broken(_: Request) -> Response:
     raise TypeError("a fault")
 
 
+async def echo(request: Request) -> Response:
+    return Response(200, request.body)
+
+
+class Ticks:
+    """A stream, and how many of it last."""
+
+    def __init__(self, part: bytes = b"tick\n") -> None:
+        self.part = part
+        self.lasting = 0
+        self._changed = asyncio.Condition()
+
+    async def __call__(self, _: Request) -> Stream:
+        return Stream(self._parts(), "text/event-stream")
+
+    async def _parts(self) -> AsyncGenerator[bytes, None]:
+        part = self.part
+        await self._add(1)
+        try:
+            while True:
+                yield part
+                await asyncio.sleep(0.01)
+        finally:
+            await self._add(-1)
+
+    async def _add(self, number: int) -> None:
+        async with self._changed:
+            self.lasting += number
+            self._changed.notify_all()
+
+    async def until(self, lasting: int) -> None:
+        """So many last."""
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self.lasting == lasting)
+
+
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+async def port(ticks: Ticks) -> AsyncIterator[int]:
     """Of a server whose connections end within half a second."""
-    server = HttpServer({"/small": small, "/large": large, "/broken": broken}, within=0.5)
+    answers: dict[str, Answer] = {"/small": small, "/large": large, "/broken": broken}
+    server = HttpServer({**answers, "/ticks": ticks}, {"/echo": echo}, within=0.5)
     yield await server.start("127.0.0.1:0")
     await server.aclose()
+    await ticks.until(0)
 
 
 async def said(port: int, request: bytes) -> bytes:
@@ -56,6 +99,9 @@ async def said(port: int, request: bytes) -> bytes:
 
 
 GET = b"GET /small HTTP/1.1\r\nHost: a\r\nAccept: b/c\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+KNOWN = b"there is /small, /large, /broken, /ticks, /echo\n"
+REFUSED = b"this is no HTTP/1.1, or too long\n"
 
 
 @pytest.mark.parametrize(
@@ -66,15 +112,18 @@ GET = b"GET /small HTTP/1.1\r\nHost: a\r\nAccept: b/c\r\n\r\n"
         (GET.replace(b"1.1", b"1.0"), 200, b"b/c"),
         (GET.replace(b"GET", b"HEAD"), 200, b""),
         (GET.replace(b"GET", b"POST"), 405, b"only GET and HEAD\n"),
-        (GET.replace(b"/small", b"/"), 404, b"there is /small, /large, /broken\n"),
-        (GET.replace(b"/small", b"/../small"), 404, b"there is /small, /large, /broken\n"),
+        (GET.replace(b"/small", b"/"), 404, KNOWN),
+        (GET.replace(b"/small", b"/../small"), 404, KNOWN),
+        (POST, 200, b"hello"),
+        (POST.replace(b"POST", b"GET"), 405, b"only POST\n"),
+        (POST.replace(b"5\r\n\r\nhello", b"65537\r\n\r\n" + b"x" * 65537), 413, REFUSED),
         (
             GET.replace(b"/small", b"/broken"),
             500,
             b"a fault of the server; see its log\n",
         ),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, b"this is no HTTP/1.1\n"),
-        (GET.replace(b"\r\n\r\n", b"\r\n: b\r\n\r\n"), 400, b"this is no HTTP/1.1\n"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, REFUSED),
+        (GET.replace(b"\r\n\r\n", b"\r\n: b\r\n\r\n"), 400, REFUSED),
     ],
 )
 async def test_a_request_is_answered_once(
@@ -112,6 +161,72 @@ async def test_who_does_not_read_is_hung_up_on(port: int) -> None:
             while part := await asyncio.to_thread(slow.recv, 1 << 20):
                 received += len(part)
     assert received < len(LARGE)
+
+
+async def watch(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Somebody who has got the first part of the stream."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET.replace(b"/small", b"/ticks"))
+    await asyncio.wait_for(reader.readuntil(b"tick\n"), 10)
+    return reader, writer
+
+
+async def test_a_stream_lasts(port: int, ticks: Ticks) -> None:
+    """Longer than other answers, and until its client leaves."""
+    reader, writer = await watch(port)
+    await asyncio.sleep(1)
+    await asyncio.wait_for(reader.readuntil(b"tick\n"), 10)
+    await ticks.until(1)
+    writer.close()
+    await ticks.until(0)
+
+
+async def test_only_so_many_streams_last(port: int, ticks: Ticks) -> None:
+    """One more is refused, and those that last keep their places whoever else comes."""
+    watching = [await watch(port) for _ in range(16)]
+    answer = await said(port, GET.replace(b"/small", b"/ticks"))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+    assert b"200 OK" in await said(port, GET)
+    for reader, _ in watching:
+        await asyncio.wait_for(reader.readuntil(b"tick\n"), 10)
+    assert ticks.lasting == 16
+    for _, writer in (*watching, *silent):
+        writer.close()
+    await ticks.until(0)
+    _, writer = await watch(port)
+    writer.close()
+
+
+async def test_who_does_not_read_a_stream_is_hung_up_on(port: int, ticks: Ticks) -> None:
+    """Soon, and others are told meanwhile."""
+    ticks.part = b"x" * 1_000_000 + b"tick\n"
+    slow, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(GET.replace(b"/small", b"/ticks"))
+    await ticks.until(1)
+    ticks.part = b"tick\n"
+    _, other = await watch(port)
+    await ticks.until(1)
+    assert slow
+    for each in (writer, other):
+        each.close()
+
+
+async def test_the_head_of_a_stream_is_no_stream(port: int, ticks: Ticks) -> None:
+    """It ends at once."""
+    head = await said(port, GET.replace(b"GET /small", b"HEAD /ticks"))
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert head.endswith(b"\r\n\r\n")
+    assert not ticks.lasting
+
+
+async def test_every_answer_is_kept_to_itself(port: int) -> None:
+    """Browsers take nothing from elsewhere for it, guess no type, and show it in no frame."""
+    head = (await said(port, GET)).lower()
+    assert b"content-security-policy: default-src 'none'; script-src 'self';" in head
+    assert b"frame-ancestors 'none'" in head
+    assert b"unsafe" not in head
+    assert b"x-content-type-options: nosniff" in head
 
 
 async def test_who_reads_gets_all_of_it() -> None:

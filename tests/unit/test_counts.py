@@ -9,7 +9,7 @@ from openlimit.bucket.limit import SECOND
 from openlimit.errors import LineFull
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.policies import DEFAULT_POLICIES
-from openlimit_server.engine.counts import WAITS, Counts, Histogram
+from openlimit_server.engine.counts import MOST_NODES, WAITS, Counts, Histogram
 from openlimit_server.engine.engine import Engine
 
 UNITS = ("requests", "tokens", "requests")
@@ -57,3 +57,14 @@ def test_nothing_is_counted_unless_somebody_may_ask() -> None:
     engine = Engine(DEFAULT_POLICIES, MemoryStore())
     assert engine.counts is None
     assert [policy.counts for policy in engine.policies] == [None] * 3
+
+
+def test_nodes_that_callers_make_up_are_bounded() -> None:
+    """Charges are counted at the leaf of each call, and anew once there are too many leaves."""
+    counts = Counts().of("a", ("requests", "tokens"), learns=False)
+    counts.charged(("search", "ann"), [(1, 10), (1, 20)])
+    counts.charged(("search", "ann"), [(1, 5)])
+    assert counts.tally.nodes == {("search", "ann"): {"requests": 3, "tokens": 35}}
+    for i in range(10 * MOST_NODES):
+        counts.charged(("flood", f"{i}"), [(1, 1)])
+        assert len(counts.tally.nodes) <= MOST_NODES

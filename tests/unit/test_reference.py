@@ -1,6 +1,9 @@
 """The reference is what the proto says today."""
 
-from openlimit.v1.rate_limit_pb2 import DESCRIPTOR
+import pytest
+from google.protobuf.descriptor import FileDescriptor
+
+from openlimit.v1 import admin_pb2, rate_limit_pb2
 from protos import reference
 
 
@@ -10,14 +13,19 @@ def test_the_reference_is_fresh() -> None:
     assert written == reference.page(), "the proto has changed: run `make reference` and commit"
 
 
-def test_the_reference_has_all_calls_messages_and_fields() -> None:
+@pytest.mark.parametrize("file", [rate_limit_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR])
+def test_the_reference_has_all_calls_messages_and_fields(file: FileDescriptor) -> None:
     """Each once, with its number and what it means."""
     sections = dict(part.split("\n", 1) for part in reference.page().split("\n## ")[1:])
-    [service] = DESCRIPTOR.services_by_name.values()
+    [service] = file.services_by_name.values()
     calls = dict(part.split("\n", 1) for part in sections[service.name].split("\n### ")[1:])
     assert [*calls] == [method.name for method in service.methods]
-    assert [*sections][1:] == [*DESCRIPTOR.message_types_by_name]
-    for name, message in DESCRIPTOR.message_types_by_name.items():
+    own = [service.name, *file.enum_types_by_name, *file.message_types_by_name]
+    assert [name for name in sections if name in own] == own
+    for enum in file.enum_types_by_name.values():
+        for value in enum.values:
+            assert f"- `{value.name}` ({value.number}): " in sections[enum.name]
+    for name, message in file.message_types_by_name.items():
         for field in message.fields:
             [line] = [each for each in sections[name].split("\n") if f"- `{field.name}` (" in each]
             head, _, meaning = line.partition("): ")

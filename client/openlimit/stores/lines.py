@@ -12,6 +12,7 @@ from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.tree import Rules
 from openlimit.errors import OpenLimitError
 from openlimit.stores.protocol import REPEATABLE, AsyncStore, Unsettled
+from openlimit.stores.views import AsyncViews
 
 
 class Ask(NamedTuple):
@@ -222,3 +223,7 @@ class StoreOfLines(AsyncStore, Protocol):
     @property
     def lines(self) -> AsyncLines:
         """Lines in the same buckets."""
+
+    @property
+    def views(self) -> AsyncViews:
+        """What operators see of the same buckets."""

@@ -1,15 +1,17 @@
 """Buckets in the memory of one process."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import chain
 from threading import Lock
 from weakref import WeakSet
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.clock import microseconds
+from openlimit.clock import microseconds, since_1970
 from openlimit.stores.closed import Closed
 from openlimit.stores.memory_lines import MemoryLines
+from openlimit.stores.memory_views import MemoryViews
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Acquire,
@@ -39,7 +41,8 @@ class MemoryStore:
     Never blocks for longer than other decisions take. Buckets that have run empty are dropped
     while others are decided: no thread, no timer, and memory follows the buckets in use.
 
-    ``clock`` returns microseconds and must not run backwards. What was settled is remembered in
+    ``clock`` returns microseconds and must not run backwards; ``since_1970``, those of the wall
+    clock. What was settled is remembered in
     lots of reservations, and what was granted to requests in runs: so many of each ``at_most``, of
     some hundred bytes, or a kilobyte where a lot or a run is large. More are forgotten early, which
     is logged: then a reservation that may have been settled counts as expired, and a request may
@@ -53,7 +56,12 @@ class MemoryStore:
     # Microseconds an idle bucket is kept: one in steady use is looked at so often, not every call.
     _LINGER = 1_000_000
 
-    def __init__(self, clock: Callable[[], float] = microseconds, at_most: int = 500_000) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = microseconds,
+        at_most: int = 500_000,
+        since_1970: Callable[[], float] = since_1970,
+    ) -> None:
         self._clock = clock
         self._secret = ""
         self._closed = Closed(at_most)
@@ -63,6 +71,8 @@ class MemoryStore:
         self._lock = Lock()
         self.lines = MemoryLines(self._bucket, self._closed, clock, at_most)
         """Lines in the same buckets, for one event loop."""
+        self.views = MemoryViews(self._find, self.lines.root, self._items, clock, since_1970)
+        """What operators see of them, for the same loop."""
         _stores.add(self)
 
     def __len__(self) -> int:
@@ -152,6 +162,12 @@ class MemoryStore:
         elif bucket.limits is not limits:
             bucket.relimit(limits)
         return bucket
+
+    def _find(self, name: str) -> Bucket | None:
+        return self._parts[hash(name) % _PARTS].get(name)
+
+    def _items(self) -> Iterator[tuple[str, Bucket]]:
+        return chain.from_iterable(part.items() for part in self._parts)
 
     def _drop_idle(self, now: float) -> None:
         for _ in range(self._DROPS_PER_OPERATION):

@@ -8,7 +8,7 @@ from typing import Any
 from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import Refusal, Start
 from openlimit.bucket.line import Line
-from openlimit.bucket.tree import Rules
+from openlimit.bucket.tree import Node, Rules
 from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import (
@@ -124,6 +124,11 @@ class MemoryLines:
     def __len__(self) -> int:
         """How many trees are held."""
         return len(self._trees)
+
+    def root(self, name: str) -> Node | None:
+        """The root of a tree, if there is one."""
+        tree = self._trees.get(name)
+        return None if tree is None else tree.line.root
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         now = self._clock()

@@ -41,12 +41,14 @@ _EXPECTED = {
     "replaces": "names of other limits, such as [{name: general}]",
     "replaces[]": "the name of another limit, such as {name: general}",
     "policy": "a policy's name and unit, such as {name: openai, unit: tokens}",
+    "node": "one label of a level with its value, such as {team: search}",
     "unit": "a unit such as tokens",
     "keys": "a list of keys, each of which begins with - name:",
     "keys[]": "a key with its fields name, hash, labels and may",
     "labels": "labels with their values, such as {team: search}",
     "may": "a list of what the key may do, such as [acquire, penalize]",
     "config": "the name of a YAML file",
+    "audit_log": "the name of a file",
     "grace": "a number of seconds from 0 to 3600",
     "check": "true or false",
     "log_format": "console or json",
@@ -97,6 +99,13 @@ def of_arguments(command: str, said: str, options: Iterable[str]) -> Configurati
             said = words.format(*match.groups(), hint=hint)
             break
     return ConfigurationError(f"{command}: {said}")
+
+
+def first(faults: Faults) -> tuple[str, str]:
+    """The field of a request, and what is wrong with it."""
+    fault = next(iter(faults))
+    field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    return field, _wrong(fault, lambda _: (), shown)
 
 
 def _place(path: str, loc: Location, document: Any) -> str:

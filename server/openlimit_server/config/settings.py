@@ -92,8 +92,11 @@ class Settings(BaseSettings):
     )
     http: notation.HttpAddress = Field(
         "",
-        description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
-        "0.0.0.0:9090; unless it is given, nothing is counted",
+        description="address on which to serve a page, /metrics, /healthz and /readyz over HTTP, "
+        "such as 0.0.0.0:9090; unless it is given, nothing is counted",
+    )
+    audit_log: Path | None = Field(
+        None, description="file to which a line is appended for whatever operators change"
     )
     log_format: LogFormat = Field(
         "console", description="how to log: lines to read, or one JSON object a line"

@@ -30,6 +30,8 @@ WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.5, 2, 5, 10)
 """Bounds of what calls used, divided by what was reserved for them."""
 
+MOST_NODES = 1000
+
 _REASONS = {
     CostExceedsLimit: "COST_EXCEEDS_LIMIT",
     InvalidRequest: "INVALID_REQUEST",
@@ -87,6 +89,9 @@ class Tally:
         self.reserved: Counter[str] = Counter()
         self.settled: Counter[str] = Counter()
         self.estimates = Histogram(RATIOS)
+        self.nodes: dict[tuple[str, ...], Counter[str]] = {}
+        """Units charged, by the values of the levels' labels: of some nodes, since callers choose
+        these. When there are too many it begins anew."""
         self.pauses = 0
         self.busiest = ""
         """Of the policy's buckets, the one with the longest wait since somebody looked."""
@@ -140,6 +145,15 @@ class PolicyCounts:
         self._notice(bucket, wait)
         for i, unit in self._columns:
             tally.reserved[unit] += cost[i]  # type: ignore[assignment]  # whole numbers all
+
+    def charged(self, node: tuple[str, ...], costs: Sequence[Costs]) -> None:
+        """Calls that were granted at a leaf of a tree."""
+        nodes = self.tally.nodes
+        if node not in nodes:
+            if len(nodes) >= MOST_NODES:
+                nodes.clear()
+            nodes[node] = Counter()
+        self._add(costs, nodes[node])
 
     def refused(self, error: OpenLimitError, *, starts: bool) -> None:
         """A call; ``starts``: it is let through all the same, in the shadow."""

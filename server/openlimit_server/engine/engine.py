@@ -22,11 +22,14 @@ from openlimit.operations import (
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
 from openlimit.stores.lines import Granted, StoreOfLines
+from openlimit.v1.admin_pb2 import ExplainResponse, ListBucketsResponse
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.acquisitions import Acquisitions
+from openlimit_server.engine.buckets import list_buckets
 from openlimit_server.engine.counts import Counts
+from openlimit_server.engine.explaining import explain
 from openlimit_server.engine.ids import Scope
 from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.routing import Policy, Rules
@@ -200,6 +203,14 @@ class Engine:
                 target.line.give_back(in_line, unknown)
             elif grant.wait and not call.request_id:
                 await self.decide([Cancel(name, *whose)])
+
+    async def explain(self, call: Acquire) -> ExplainResponse:
+        """What would become of a call. Raises UnknownModel and LimiterUnavailable."""
+        return await explain(self._rules, self._store.views, call)
+
+    async def list_buckets(self, policy: str, page_size: int) -> ListBucketsResponse:
+        """Those in use. Raises InvalidRequest and LimiterUnavailable."""
+        return await list_buckets(self._rules, self._store.views, policy, page_size)
 
     def drain(self) -> None:
         """Hold nobody any longer who waits in a line. Does not block."""

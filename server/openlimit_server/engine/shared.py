@@ -91,6 +91,7 @@ class SharedTarget(Target):
             if counts := self.policy.counts:
                 waited = wait if first is None else max(0.0, start - first)
                 counts.granted_one(self.bucket, costs, waited, limited_by if waited else "")
+                counts.charged(self.path.values, (costs,))
             scope = self._scope_of(lot)
             reservation_id = whole_id(scope.own(number, start, costs, name), scope.text)
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
@@ -102,6 +103,7 @@ class SharedTarget(Target):
         """What a run is answered whose calls all start at once."""
         if counts := self.policy.counts:
             counts.granted(self.bucket, costs, (), (), {})
+            counts.charged(self.path.values, costs)
         scope, names = self._scope_of(asked.lot), asked.calls.names
         owns = scope.owns(asked.number, repeat(start), costs, names)
         return new(GrantRun, (scope.text, owns, (), (), {}, self.lease))

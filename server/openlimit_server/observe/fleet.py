@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.lines import StoreOfLines
+from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.reload import Reload
-from openlimit_server.engine.routing import Rules
+from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.overrides import Overrides
 from openlimit_server.observe.levels import levels
 from openlimit_server.observe.numbers import (
     Numbers,
@@ -24,7 +26,9 @@ from openlimit_server.observe.numbers import (
     lasting,
     of_reloads,
 )
+from openlimit_server.observe.page.answers import Page
 from openlimit_server.observe.site import Site
+from openlimit_server.rpc.auth import Door
 
 LONGEST_LINE = 1 << 26
 """Bytes: a thousand policies take one or two million."""
@@ -43,26 +47,42 @@ class Fleet:
     """What the workers have told, over HTTP from ``start`` to ``aclose``."""
 
     def __init__(
-        self, store: AsyncStore, rules: Rules, reload: Reload, is_stopping: Callable[[], bool]
+        self,
+        store: StoreOfLines,
+        configuration: Configuration,
+        door: Door,
+        reload: Reload,
+        is_stopping: Callable[[], bool],
     ) -> None:
-        """``store`` is the one that all workers share, and ``rules`` are theirs."""
+        """``store``, ``configuration`` and ``door`` are as all workers have them."""
         self._store = store
-        self._rules = rules
+        self._engine = Engine(configuration.policies, store)
+        """It decides nothing: it knows the policies."""
+        self._overrides = Overrides(store.views, configuration, self._decide_by)
+        self._following: asyncio.Task[None] | None = None
         self._reload = reload
         self._is_stopping = is_stopping
         self._latest: dict[asyncio.StreamReader, _Told] = {}
         self._gone: Numbers = {}
-        self._site = Site(self._all_numbers, self.is_ready)
+        page = Page(self._engine, self._overrides, door, self._told)
+        self._site = Site(self._all_numbers, self.is_ready, page)
 
     async def start(self, address: str) -> None:
         """Raises ConfigurationError; does nothing without an address."""
         if address:
             await self._site.start(address)
+            self._following = asyncio.create_task(self._overrides.run())
 
     async def aclose(self) -> None:
         """Hang up."""
+        if self._following:
+            self._following.cancel()
         await self._site.aclose()
         await self._store.aclose()
+
+    def replace(self, configuration: Configuration) -> None:
+        """From now on, workers decide by this."""
+        self._overrides.replace(configuration)
 
     async def listen(self, worker: asyncio.StreamReader) -> None:
         """Until this worker has ended."""
@@ -83,14 +103,19 @@ class Fleet:
             for told in self._latest.values()
         )
 
+    def _decide_by(self, configuration: Configuration) -> None:
+        self._engine.replace(configuration.policies)
+
+    def _told(self) -> Numbers:
+        numbers = added(self._gone, *(each.numbers for each in self._latest.values()))
+        return {**numbers, **of_reloads(self._reload), **build()}
+
     async def _all_numbers(self) -> Numbers:
-        told = [*self._latest.values()]
-        numbers = added(self._gone, *(each.numbers for each in told))
         busiest: dict[str, str] = {}
-        for each in told:
+        for each in self._latest.values():
             busiest.update(each.busiest)
-        filled = await levels(self._store, self._rules.all, busiest)
-        return {**numbers, **filled, **of_reloads(self._reload), **build()}
+        numbers = self._told()
+        return {**numbers, **await levels(self._store, self._engine.policies, busiest)}
 
 
 async def _line_of(worker: asyncio.StreamReader) -> bytes:

@@ -1,14 +1,17 @@
-"""Answers GET over HTTP/1.1, on the event loop that decides calls.
+"""Answers over HTTP/1.1, on the event loop that decides calls.
 
 Every connection gets one answer, within ten seconds; only so many are open. So clients that say
 nothing, or read nothing, or send headers without end, take some hundred kilobytes together. They
 keep nobody out: a newcomer takes the place of the oldest connection, of those that have asked for
 nothing yet if there are any.
+
+An answer may also be a stream, which lasts until its client leaves or does not read a part within
+ten seconds. Only so many last at the same time, and nobody takes their places.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -18,9 +21,35 @@ from openlimit.background import tell_of_fault
 from openlimit_server import binding
 
 _MOST_OPEN = 64
+_MOST_STREAMS = 16
 _WITHIN = 10.0  # seconds from its beginning to the end of a connection
 _MOST_HEAD = 8192  # bytes
+_MOST_BODY = 1 << 16  # bytes
 _READ = 4096
+_ALWAYS = (
+    ("Cache-Control", "no-store"),
+    ("Connection", "close"),
+    # A page may use what lies beside it, and nothing else.
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+
+
+class Request(NamedTuple):
+    """What somebody asks."""
+
+    headers: Mapping[str, str]
+    """Their names in lower case."""
+    body: bytes
+    """Empty unless it is a POST."""
+    peer: str
 
 
 class Response(NamedTuple):
@@ -31,20 +60,35 @@ class Response(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
 
 
-Answer = Callable[[str], Awaitable[Response]]
-"""For the value of the header Accept."""
+class Stream(NamedTuple):
+    """Parts that are sent as they come, with the status 200."""
+
+    parts: AsyncGenerator[bytes, None]
+    content_type: str
+
+
+Answer = Callable[[Request], Awaitable[Response | Stream]]
+_FULL = Response(503, b"so many streams last already that there is no room for another one\n")
 
 
 class HttpServer:
     """Serves these paths from ``start`` to ``aclose``."""
 
-    def __init__(self, answers: Mapping[str, Answer], within: float = _WITHIN) -> None:
-        """``within`` so many seconds, each connection ends."""
+    def __init__(
+        self,
+        answers: Mapping[str, Answer],
+        posted: Mapping[str, Answer] | None = None,
+        within: float = _WITHIN,
+    ) -> None:
+        """``answers`` to GET and HEAD, and to what is ``posted``. ``within`` so many seconds, each
+        connection ends, and a client reads a part of a stream."""
         self._within = within
         self._answers = answers
+        self._posted = posted or {}
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._silent: dict[asyncio.Task[None], None] = {}
         """Those of them that have asked for nothing yet."""
+        self._streaming: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, address: str) -> int:
@@ -63,10 +107,11 @@ class HttpServer:
         """Hang up on everybody."""
         if self._server:
             self._server.close()
-        for task, writer in self._open.items():
+        connections = {**self._open, **self._streaming}
+        for task, writer in connections.items():
             writer.transport.abort()
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -80,13 +125,13 @@ class HttpServer:
         try:
             # Whatever a client does, it is no fault of the server.
             with suppress(OSError, TimeoutError, asyncio.CancelledError):
-                async with asyncio.timeout(self._within):
-                    await self._answer(task, reader, writer)
+                async with asyncio.timeout(self._within) as patience:
+                    await self._answer(task, reader, writer, patience)
                     writer.close()
                     await writer.wait_closed()
         finally:
-            self._open.pop(task, None)
-            self._silent.pop(task, None)
+            for connections in (self._open, self._silent, self._streaming):
+                connections.pop(task, None)
             writer.transport.abort()
 
     async def _answer(
@@ -94,58 +139,111 @@ class HttpServer:
         task: "asyncio.Task[None]",
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        patience: asyncio.Timeout,
     ) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
         is_head = False
+        answer: Response | Stream
         try:
-            request = await _request(connection, reader)
+            head, body = await _request(connection, reader)
             self._silent.pop(task, None)
-            is_head = request is not None and request.method == b"HEAD"
-            response = await self._respond(request)
+            is_head = head.method == b"HEAD"
+            answer = await self._respond(head, body, _peer(writer))
         except h11.RemoteProtocolError as error:
-            response = Response(error.error_status_hint, b"this is no HTTP/1.1\n")
-        status, body, content_type = response
-        headers = [
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("Connection", "close"),
-        ]
-        if status == 405:
-            headers.append(("Allow", "GET, HEAD"))
-        events = [
-            h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
-            h11.Data(data=b"" if is_head else body),
-            h11.EndOfMessage(),
-        ]
-        for event in events:
-            if data := connection.send(event):
-                writer.write(data)
+            answer = Response(error.error_status_hint, b"this is no HTTP/1.1, or too long\n")
+        if isinstance(answer, Stream):
+            if len(self._streaming) < _MOST_STREAMS:
+                self._streaming[task] = self._open.pop(task)
+                await self._send_parts(connection, writer, patience, answer, is_head)
+                return
+            answer = _FULL
+        status, body, content_type = answer
+        length = ("Content-Length", str(len(body)))
+        _send(connection, writer, _head(status, content_type, length))
+        _send(connection, writer, h11.Data(data=b"" if is_head else body))
+        _send(connection, writer, h11.EndOfMessage())
         await writer.drain()
 
-    async def _respond(self, request: h11.Request | None) -> Response:
-        if request is None:
-            raise ConnectionResetError  # it has left without a word
-        path = request.target.decode("ascii").partition("?")[0]
-        answer = self._answers.get(path)
-        if answer is None:
-            return Response(404, f"there is {', '.join(self._answers)}\n".encode())
-        if request.method not in (b"GET", b"HEAD"):
-            return Response(405, b"only GET and HEAD\n")
-        accept = dict(request.headers).get(b"accept", b"")
+    async def _send_parts(
+        self,
+        connection: h11.Connection,
+        writer: asyncio.StreamWriter,
+        patience: asyncio.Timeout,
+        stream: Stream,
+        is_head: bool,
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        _send(connection, writer, _head(200, stream.content_type))
+        async with aclosing(stream.parts) as parts:
+            if not is_head:
+                await writer.drain()
+                patience.reschedule(None)
+                async for part in parts:
+                    patience.reschedule(now() + self._within)
+                    _send(connection, writer, h11.Data(data=part))
+                    await writer.drain()
+                    patience.reschedule(None)
+        patience.reschedule(now() + self._within)
+        _send(connection, writer, h11.EndOfMessage())
+        await writer.drain()
+
+    async def _respond(self, head: h11.Request, body: bytes, peer: str) -> Response | Stream:
+        path = head.target.decode("ascii").partition("?")[0]
+        allowed = [b"GET", b"HEAD"] * (path in self._answers) + [b"POST"] * (path in self._posted)
+        if not allowed:
+            known = ", ".join([*self._answers, *self._posted])
+            return Response(404, f"there is {known}\n".encode())
+        if head.method not in allowed:
+            return Response(405, b"only " + b" and ".join(allowed) + b"\n")
+        answer = (self._posted if head.method == b"POST" else self._answers)[path]
+        headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         try:
-            return await answer(accept.decode("latin-1"))
+            return await answer(Request(headers, body, peer))
         except Exception as error:
             tell_of_fault("answering over HTTP", error)
             return Response(500, b"a fault of the server; see its log\n")
 
 
-async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
-    """The head of one; its body, if any, is not read. None where the client has left."""
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is not h11.NEED_DATA:
-            return None
+def _peer(writer: asyncio.StreamWriter) -> str:
+    address = writer.get_extra_info("peername")
+    return f"{address[0]}:{address[1]}" if address else "somewhere"
+
+
+def _head(status: int, content_type: str, *more: tuple[str, str]) -> h11.Response:
+    allow = [("Allow", "GET, HEAD, POST")] if status == 405 else []
+    headers = [("Content-Type", content_type), *more, *_ALWAYS, *allow]
+    return h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
+
+
+def _send(
+    connection: h11.Connection,
+    writer: asyncio.StreamWriter,
+    event: h11.Response | h11.Data | h11.EndOfMessage,
+) -> None:
+    if data := connection.send(event):
+        writer.write(data)
+
+
+async def _request(
+    connection: h11.Connection, reader: asyncio.StreamReader
+) -> tuple[h11.Request, bytes]:
+    """Its head, and the body of a POST; that of any other is not read."""
+    head = await _next(connection, reader)
+    if not isinstance(head, h11.Request):
+        raise ConnectionResetError  # it has left without a word
+    body = b""
+    if head.method == b"POST":
+        while isinstance(event := await _next(connection, reader), h11.Data):
+            body += event.data
+            if len(body) > _MOST_BODY:
+                raise h11.RemoteProtocolError("its body", error_status_hint=413)
+        if not isinstance(event, h11.EndOfMessage):
+            raise ConnectionResetError
+    return head, body
+
+
+async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> object:
+    """The next event of what the client says."""
+    while (event := connection.next_event()) is h11.NEED_DATA:
         connection.receive_data(await reader.read(_READ))
+    return event

@@ -102,7 +102,12 @@ METRICS = (
     ),
     Metric("build_info", GAUGE, ("version", "python", "grpc"), "What runs; always 1"),
 )
-BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+NODES = Metric(
+    *("node_units", GAUGE, ("policy", "node", "unit")),
+    "Units charged at a leaf of a tree: the values of its labels as a list in JSON; callers "
+    "choose these, so it is for the page and no metric",
+)
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in (*METRICS, NODES)}
 
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,5 +1,6 @@
 """What is counted, as numbers that can be sent from one process to another and added up."""
 
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -8,7 +9,7 @@ import grpc
 
 from openlimit_server.config.reload import Reload
 from openlimit_server.engine.counts import Counts, Histogram
-from openlimit_server.observe.metrics import BY_NAME, COUNTER, HISTOGRAM
+from openlimit_server.observe.metrics import BY_NAME, COUNTER, HISTOGRAM, NODES
 
 Key = tuple[str, ...]
 """A metric's name, without openlimit_, and the values of its labels."""
@@ -29,6 +30,9 @@ def of_counts(counts: Counts) -> Iterator[tuple[Key, list[float]]]:
             yield ("reserved_units", name, unit), [number]
         for unit, number in tally.settled.items():
             yield ("settled_units", name, unit), [number]
+        for node, units in tally.nodes.items():
+            for unit, number in units.items():
+                yield (NODES.name, name, json.dumps(node), unit), [number]
         yield ("wait_seconds", name), of_histogram(tally.waits)
         if sum(tally.estimates.counts):
             yield ("estimate_ratio", name), of_histogram(tally.estimates)

@@ -8,12 +8,15 @@ from openlimit_server.config.settings import Settings
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.overrides import Overrides
 from openlimit_server.observe.levels import levels
 from openlimit_server.observe.numbers import Numbers, build, of_counts, of_reloads
+from openlimit_server.observe.page.answers import Page
 from openlimit_server.observe.site import Site
 from openlimit_server.observe.teller import Teller
 from openlimit_server.observe.timed_store import TimedStore
 from openlimit_server.observe.tracing import traces_of
+from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.internal_errors import internal_errors
 from openlimit_server.rpc.service import RateLimitServicer
@@ -44,6 +47,8 @@ class Observed:
         health: HealthServicer,
         reload: Reload,
         counter: Counter,
+        overrides: Overrides,
+        door: Door,
         *,
         is_worker: bool,
     ) -> None:
@@ -56,11 +61,15 @@ class Observed:
             await self._told.start()
             return
 
+        def numbers() -> Numbers:
+            return {**process.numbers(), **of_reloads(reload), **build()}
+
         async def collect() -> Numbers:
             filled = await levels(self.store, engine.policies, process.busiest())
-            return {**process.numbers(), **filled, **of_reloads(reload), **build()}
+            return {**numbers(), **filled}
 
-        site = Site(collect, lambda: health.is_serving)
+        page = Page(engine, overrides, door, numbers)
+        site = Site(collect, lambda: health.is_serving, page)
         await site.start(self._address)
         self._told = site
 

@@ -25,6 +25,7 @@ class TimedStore:
         self._errors = 0
         self.one_lot = store.one_lot
         self.lines: AsyncLines = _TimedLines(store.lines, self)
+        self.views = store.views
 
     async def adecide(self, operations: Sequence[stores.Operation]) -> list[stores.Answer]:
         return await self.timed(self._store.adecide, operations)

@@ -99,14 +99,19 @@ class Door:
         if not self._callers:
             return None
         said = next((v for k, v in context.invocation_metadata() or () if k == AUTHORIZATION), "")
-        said = said if isinstance(said, str) else ""
+        return self.caller_by(said if isinstance(said, str) else "", context.peer())
+
+    def caller_by(self, said: str, peer: str) -> Caller | None:
+        """``caller_of``, by what was said as authorization by a peer."""
+        if not self._callers:
+            return None
         is_key = said[: len(BEARER)].lower() == BEARER.lower()
         try:
             if not is_key:
                 raise PermissionDenied("", _MISSING)
             return self._known(hash_of(said[len(BEARER) :].strip()))
         except PermissionDenied as denied:
-            self._tell(context.peer(), denied)
+            self._tell(peer, denied)
             raise
 
     def again(self, caller: Caller) -> Caller:

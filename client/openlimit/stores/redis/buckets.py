@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from redis.exceptions import AskError, MovedError
 
 from openlimit.background import tell_if_failed
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import lines as lines_
+from openlimit.stores import views as views_
 from openlimit.stores.protocol import Acquire, Answer, Cancel, Grants, Operation
 from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.cluster import ClusterMap, HostAndPort, leads_to
@@ -47,6 +48,11 @@ class RedisBuckets:
         """Lines in the same buckets."""
         return self
 
+    @property
+    def views(self) -> "RedisBuckets":
+        """What operators see of the same buckets."""
+        return self
+
     async def aclose(self) -> None:
         while self._under_way or self._giving_back or self._trips():
             if self._under_way:
@@ -63,9 +69,13 @@ class RedisBuckets:
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]: ...
     @overload
     async def adecide(self, operations: Sequence[lines_.Operation]) -> list[lines_.Answer]: ...
+    @overload
+    async def adecide(self, operations: Sequence[views_.Operation]) -> list[views_.Answer]: ...
     async def adecide(self, operations: Sequence[AnyOperation]) -> Any:
         self._under_way += 1
         try:
+            if self._map and operations and isinstance(operations[0], views_.Find):
+                return [await self._find_everywhere(self._map, each) for each in operations]
             if self._map:
                 return await self._ask_cluster(self._map, operations)
             return await self._node(None).ask(operations)
@@ -113,6 +123,24 @@ class RedisBuckets:
             self.give_back([operations[i] for i in answers], list(answers.values()))
             raise
         return [answers[i] for i in range(len(operations))]
+
+    async def _find_everywhere(
+        self, cluster: ClusterMap, find: AnyOperation
+    ) -> views_.Found | LimiterUnavailable:
+        """What all masters find, each of its own."""
+        assert isinstance(find, views_.Find)
+        if not await cluster.ready():
+            return self._address.unavailable(cluster.failure)
+        parts = await asyncio.gather(*(self._node(at).ask([find]) for at in cluster.masters))
+        kept, is_whole = dict[str, float](), True
+        for [part] in parts:
+            if not isinstance(part, views_.Found):  # a script without keys is not sent elsewhere
+                cluster.doubt()
+                return cast(LimiterUnavailable, part)
+            kept |= part.kept
+            is_whole = is_whole and part.is_whole
+        names = sorted(kept, key=kept.__getitem__, reverse=True)
+        return views_.Found({name: kept[name] for name in names}, is_whole)
 
     def _trips(self) -> set[asyncio.Task[None]]:
         """Under way, also where all callers have left: what they are granted is given back."""

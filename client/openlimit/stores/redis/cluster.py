@@ -48,6 +48,11 @@ class ClusterMap:
         """The node that holds a key; None where no node does, as far as the map goes."""
         return self._map and self._map.masters[key_slot(key.encode(errors="replace"))]
 
+    @property
+    def masters(self) -> set[HostAndPort]:
+        """As far as the map goes."""
+        return {*filter(None, self._map.masters)} if self._map else set()
+
     def doubt(self) -> None:
         """Fetch a newer map in the background, unless one was fetched just now."""
         is_refreshing = self._refreshing and not self._refreshing.done()

@@ -15,6 +15,7 @@ from openlimit.bucket.limit import SECOND, least_levels
 from openlimit.errors import CostExceedsLimit, WaitTooLong
 from openlimit.operations import new
 from openlimit.stores import lines as lines_
+from openlimit.stores import views as views_
 from openlimit.stores.protocol import (
     MARKED,
     NO_OTHERS,
@@ -35,13 +36,13 @@ from openlimit.stores.protocol import (
     Settle,
     was_cancelled,
 )
-from openlimit.stores.redis import lines
+from openlimit.stores.redis import lines, views
 from openlimit.stores.redis.keys import beside, key_of, to_json
-from openlimit.stores.redis.lua import BUCKET, LINE, Script
+from openlimit.stores.redis.lua import BUCKET, FIND, LINE, Script
 from openlimit.stores.redis.replies import CANCELLED, EXCEEDS_LIMIT, REPEAT, YES, undone
 
-AnyOperation = Operation | lines_.Operation
-AnyAnswer = Answer | lines_.Answer
+AnyOperation = Operation | lines_.Operation | views_.Operation
+AnyAnswer = Answer | lines_.Answer | views_.Answer
 
 # What one call carries out at most, unless a single operation is larger: Redis does nothing else
 # meanwhile, some milliseconds.
@@ -66,6 +67,8 @@ class Call:
         and the columns."""
         if self.script is LINE:
             return lines.encode(self.key, self._prefix, self._clock, self.operations)
+        if self.script is not BUCKET:
+            return views.encode(self.key, self._prefix, self._clock, self.operations)
         self._keys = {self.key: 1}
         self._requests: dict[str, int] = {}
         self._remembered: list[tuple[int, float]] = []
@@ -156,6 +159,8 @@ class Call:
         what a replica had not received is lost when it becomes the master."""
         if self.script is LINE:
             return [*lines.decode(self.operations, reply, connection)]
+        if self.script is not BUCKET:
+            return [*views.decode(self.operations, reply, self._prefix)]
         if isinstance(self.operations[0], Secret):
             return [_text(reply[0])] * len(self.operations)
         rest = iter(reply)
@@ -187,9 +192,14 @@ def calls_of(
     calls = []
     operation: Any
     for position, operation in enumerate(operations):
-        of_line = type(operation) in lines.KINDS
-        script = LINE if of_line else BUCKET
-        limits: Any = lines.root_rules(operation) if of_line else operation.limits
+        kind = type(operation)
+        limits: Any = None
+        if kind in lines.KINDS:
+            script, limits = LINE, lines.root_rules(operation)
+        elif kind in views.KINDS:
+            script = views.SCRIPTS[kind]
+        else:
+            script, limits = BUCKET, operation.limits
         target = operation.bucket, script
         size = size_of(operation)
         call, before, filled = filling.get(target, (None, None, [0]))
@@ -197,7 +207,7 @@ def calls_of(
             limits = before = limits or before
             filling[target] = call, limits, filled
         # By identity: limits are made once for many operations, and comparing them costs more.
-        if call is None or limits is not before or filled[0] + size > _MOST:
+        if call is None or script is FIND or limits is not before or filled[0] + size > _MOST:
             call = Call(script, operation.bucket, prefix, now)
             filling[target] = call, limits, (filled := [0])
             calls.append(call)

@@ -42,3 +42,4 @@ LINE = Script.read(
     ),
     "write.lua",
 )
+LOOK, FIND, NOTES = Script.read("look.lua"), Script.read("find.lua"), Script.read("notes.lua")
