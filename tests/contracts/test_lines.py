@@ -50,6 +50,7 @@ from tests.support.line_scenes import columns_of
 ONE_A_SECOND = Rules((Limit.per("requests", 10, 10, 1),))
 NO_LIMITS = Rules(())
 TWO_SLOTS = Rules((), slots=2)
+PLENTY = Rules((Limit.per("requests", 1_000_000, 1),))
 LEASE = 30 * SECOND
 
 
@@ -484,3 +485,31 @@ async def test_a_start_that_was_forgotten_keeps_no_slot(
     ]
     await carry_out(lines, *(ask(call(f"n{i}", root=TWO_SLOTS)) for i in (1, 2)))
     assert await started(lines) == ["n1", "n2"]
+
+
+async def test_a_new_limit_of_a_leaf_holds_for_those_that_wait(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """They are charged there what they cost at the nodes that had its unit before."""
+    one = Rules((Limit.per("requests", 1, 10),))
+    await carry_out(lines, *(ask(call(f"n{i}", root=PLENTY)) for i in range(3)))
+    await carry_out(lines, Penalize("{b}", PLENTY, SECOND))
+    await carry_out(lines, ask(call("n3", root=PLENTY, leaf=one)._replace(costs=[[1], [1]])))
+    clock.now += SECOND
+    assert await started(lines) == ["n0"]
+    clock.now += 10 * SECOND
+    assert await started(lines) == ["n1"]
+
+
+async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
+    """As many as clients ask for together."""
+    runs = [
+        AskAtOnce(
+            "{b}",
+            columns_of([call(f"{run:x}{i:03x}", root=PLENTY) for i in range(128)]),
+            *("lot", 128 * run),
+        )
+        for run in range(60)
+    ]
+    answers = await carry_out(lines, *runs)
+    assert all(isinstance(answer, Started) for answer in answers)

@@ -10,6 +10,7 @@ import pytest
 
 from openlimit.bucket.calls import Standing
 from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.line import MOST_AT_ONCE
 from openlimit.bucket.tree import Rules
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores.lines import (
@@ -17,6 +18,7 @@ from openlimit.stores.lines import (
     MOST_REPEATABLE,
     SILENT,
     Cancel,
+    GiveUp,
     Granted,
     InLine,
     Penalize,
@@ -426,3 +428,26 @@ async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
                 answers = await carry_out(lines, *operations)
                 for operation, answer in zip(operations, answers, strict=True):
                     scene.learn(operation, answer)
+
+
+async def test_holds_that_end_before_their_time_are_taken_out_by_and_by(
+    served: Served, lines: RedisBuckets
+) -> None:
+    """However many there are, no call looks at more of them than it decides."""
+    slow, many = Rules((Limit.per("requests", 1, 3600),)), 4 * MOST_AT_ONCE
+    calls = [call(f"n{i}", f"c{i // 2}", root=PLENTY, leaf=slow) for i in range(2 * many)]
+    for first in range(0, 2 * many, MOST_AT_ONCE):
+        some = calls[first : first + MOST_AT_ONCE]
+        await carry_out(lines, *(ask(each._replace(lease=0)) for each in some))
+    while not (await turn(lines)).again:
+        pass
+    await carry_out(lines, *(GiveUp("{b}", each.name, "me") for each in calls[1::2]))
+    looks = []
+    for _ in range(6):
+        server = served.servers[0].client()
+        server.config_resetstat()
+        again = (await turn(lines)).again
+        stats = server.info("commandstats").get("cmdstat_zrange", {"calls": 0})
+        looks.append(stats["calls"])
+    assert again == inf
+    assert max(looks) < 3 * MOST_AT_ONCE

@@ -396,3 +396,41 @@ async def test_a_store_is_never_asked_for_too_much_at_once(monkeypatch: pytest.M
         await asyncio.sleep(0.02)
     assert sorted(asked) == sorted(waiting)
     assert max(map(len, trips)) < 600
+
+
+class Instant(Lines):
+    """Those of this process, as they are: nobody waits for them."""
+
+    adecide = MemoryLines.adecide
+
+
+async def test_others_are_served_while_many_starts_are_handed_out() -> None:
+    """A line makes room for them between its answers."""
+    loop, rooms = asyncio.get_running_loop(), 0
+
+    def count() -> None:
+        nonlocal rooms
+        rooms += 1
+        loop.call_soon(count)
+
+    loop.call_soon(count)
+    await held(Instant()).ask([ask(f"{i:04}", FAST) for i in range(500)])
+    assert rooms > 5
+
+
+async def test_a_start_that_could_not_be_given_back_is_once_the_store_is_there_again() -> None:
+    """Nobody has learnt of it, and its slot is for others."""
+    store = Lines()
+    line = held(store)
+    await line.ask([ask("first")])
+    await line.ask([ask("second")])
+    caller = line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    await asyncio.wait_for(caller.woken, 5)
+    store.away = True
+    caller.leave()
+    await asyncio.sleep(0.02)
+    store.away = False
+    assert await line.ask([ask("third")]) == [None]
+    assert isinstance(await line.wait(line.attend("third"), 5), Granted)
+    assert not line._held

@@ -127,18 +127,17 @@ def _where(call: Call | Calls, depth: int) -> str:
 
 
 def as_of_now(call: Call, path: Sequence[Node]) -> Call:
-    """A call by the rules of now: the same cost in each unit, none in one that it was not asked
-    for."""
+    """A call by the rules of now: the same cost in each unit at every node, none in one that it was
+    not asked for."""
     for node, told in zip(path, call.rules):  # noqa: B905 - as in refusal
         if node.rules is not told:
             break
     else:
         return call
-    costs = [
-        [
-            next((c for old, c in zip(rules.limits, row, strict=True) if old.unit == unit), 0.0)
-            for unit in [limit.unit for limit in node.rules.limits]
-        ]
-        for node, rules, row in zip(path, call.rules, call.costs, strict=True)
-    ]
+    by_unit = {
+        limit.unit: cost
+        for rules, row in zip(call.rules, call.costs, strict=True)
+        for limit, cost in zip(rules.limits, row, strict=True)
+    }
+    costs = [[by_unit.get(limit.unit, 0.0) for limit in node.rules.limits] for node in path]
     return call._replace(rules=[node.rules for node in path], costs=costs)

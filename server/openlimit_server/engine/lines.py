@@ -44,7 +44,7 @@ horizon. Another server may have freed what they wait for."""
 _RETRY = 0.25  # seconds until a line is asked again whose store is away
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 _MOST_OWED = 10_000
-"""Calls to be given up that are kept while the store is away."""
+"""Calls and starts to be given up that are kept while the store is away."""
 
 Outcome = Granted | OpenLimitError
 _T = TypeVar("_T")
@@ -164,6 +164,7 @@ class HeldLine:
                 self._start(self._enter(turned.epoch))
             if turned.again > 0 or turned.epoch != self._epoch:
                 break
+            await asyncio.sleep(0)  # a store in memory never waits, and others want to be served
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers
@@ -333,15 +334,22 @@ class HeldLine:
                 give_up = Cancel(self._bucket, call, lot, number, None, self._server)
             [left] = await self.carry_out([give_up])
             if isinstance(left, LimiterUnavailable):
-                self._left[name] = held
-                if len(self._left) > _MOST_OWED:
-                    self._forget(self._left.pop(next(iter(self._left))))
+                self._leave_later(held)
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
             _, start, _, lot, number = held.outcome
             cancel = Cancel(self._bucket, call, lot, number, start, self._server)
-            await self.carry_out([cancel])
+            [given_back] = await self.carry_out([cancel])
+            if isinstance(given_back, LimiterUnavailable):
+                self._leave_later(held)
+                return
         self._forget(held)
+
+    def _leave_later(self, held: _Held) -> None:
+        """Give a call up once the store is back."""
+        self._left[held.ask.call.name] = held
+        if len(self._left) > _MOST_OWED:
+            self._forget(self._left.pop(next(iter(self._left))))
 
     def _forget(self, held: _Held) -> None:
         name = held.ask.call.name

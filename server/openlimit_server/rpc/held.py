@@ -28,6 +28,7 @@ _TOLD_AFTER = 0.5  # seconds, or half of what its client waits for an answer
 _TOLD_EVERY = 2.0  # seconds from then on, or so that a server tells no more than these in a second
 _TOLD_IN_A_SECOND = 500
 _AT_ONCE = 8  # are told in a slice: each takes as long as 16 questions of a run
+_MOST_UNWRITTEN = 256  # outcomes of a client that does not read, which is told no more meanwhile
 _MOST_HELD = 100_000
 
 
@@ -46,6 +47,8 @@ class Pace:
 class _Held(NamedTuple):
     work: Work
     call: HeldCall
+    due: float
+    """When it is told next; its number may be due earlier, for one that was given up."""
 
 
 class HeldCalls:
@@ -63,6 +66,7 @@ class HeldCalls:
         self._told: set[int] = set()
         self._due: list[tuple[float, int]] = []  # a heap
         self._beat_at = inf
+        self._was_written = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = inf
         self._telling: asyncio.Task[None] | None = None
@@ -87,10 +91,11 @@ class HeldCalls:
             self._outbox.add([number], None, refusal)
             self._wake()
             return
-        self._held[number] = _Held(work, self._attend(number, call))
-        self._pace.held += 1
         now = asyncio.get_running_loop().time()
-        heappush(self._due, (now + self._told_after, number))
+        due = now + self._told_after
+        self._held[number] = _Held(work, self._attend(number, call), due)
+        self._pace.held += 1
+        heappush(self._due, (due, number))
         self._beat_at = min(self._beat_at, now + BEAT)
         self._look_in()
 
@@ -104,6 +109,7 @@ class HeldCalls:
 
     def written(self) -> None:
         """Something was, just now."""
+        self._was_written.set()
         if self._held:
             self._beat_at = asyncio.get_running_loop().time() + BEAT
 
@@ -187,18 +193,34 @@ class HeldCalls:
         """Tell those where they stand whose time it is."""
         loop = asyncio.get_running_loop()
         while self._due and self._due[0][0] <= loop.time():
-            numbers: list[int] = []
-            while self._due and self._due[0][0] <= loop.time() and len(numbers) < _AT_ONCE:
-                numbers.append(heappop(self._due)[1])
+            while len(self._outbox) > _MOST_UNWRITTEN:
+                self._was_written.clear()
+                await self._was_written.wait()
+            numbers = self._take_due(loop.time())
             await self._share.take(SLICE)
             again = loop.time() + self._pace.again_after()
-            numbers = [number for number in numbers if number in self._held]
             for number in numbers:
-                heappush(self._due, (again, number))
+                if (held := self._held.get(number)) and held.due == inf:
+                    self._held[number] = held._replace(due=again)
+                    heappush(self._due, (again, number))
             for number, queued in await self._standings(numbers):
                 self._told.add(number)
                 self._outbox.add([number], None, queued)
                 self._wake()
+
+    def _take_due(self, now: float) -> list[int]:
+        """Some of those that are to be told by now. Whoever asks and gives up for ever leaves
+        entries behind, of which a slice takes as many as it has room to ask for."""
+        numbers: list[int] = []
+        for _ in range(SLICE):
+            if len(numbers) == _AT_ONCE or not self._due or self._due[0][0] > now:
+                break
+            due, number = heappop(self._due)
+            held = self._held.get(number)
+            if held and held.due == due:
+                self._held[number] = held._replace(due=inf)
+                numbers.append(number)
+        return numbers
 
     def _told_all(self, telling: "asyncio.Task[None]") -> None:
         tell_if_failed("telling who waits in line", telling)

@@ -177,6 +177,8 @@ def size_of(operation: AnyOperation) -> int:
         return len(operation.costs)
     if type(operation) is Settle:
         return len(operation.numbers)
+    if type(operation) is lines_.AskAtOnce:
+        return len(operation.calls.names)
     return _SIZE_IN_LINE if type(operation) in lines.KINDS else 1
 
 

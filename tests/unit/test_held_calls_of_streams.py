@@ -1,0 +1,90 @@
+"""The calls of a stream that wait in line: what is kept of them, and of what they are told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from openlimit.clock import microseconds
+from openlimit.operations import Acquire
+from openlimit.stores.memory import MemoryStore
+from openlimit_server.config.policies import PolicySettings
+from openlimit_server.engine.engine import Engine
+from openlimit_server.engine.shared import HeldCall
+from openlimit_server.rpc import held
+from openlimit_server.rpc.held import HeldCalls, Pace
+from openlimit_server.rpc.outbox import Outbox
+from openlimit_server.rpc.slices import Share, Slices
+
+ONE_SLOT = {
+    "name": "slots",
+    "models": ["*"],
+    "limits": {"requests": "1000000/minute"},
+    "concurrent": 1,
+    "lease": "1h",
+}
+CALL = Acquire("gpt-4o", "", {}, None)
+
+
+class Held:
+    """Those of one stream, whose client reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.engine = Engine([PolicySettings.model_validate(ONE_SLOT)], MemoryStore(microseconds))
+        self.outbox = Outbox()
+        share = Share(Slices())
+        self.calls = HeldCalls(self.outbox, share, Pace(), 0.02, lambda: None)
+        self._number = 0
+
+    def decide(self, place: int, deciding: object) -> None:
+        raise AssertionError("nothing is decided apart")
+
+    def hold(self, place: int, position: int, call: HeldCall) -> None:
+        self.calls.add(self._number, CALL, call)
+
+    async def ask(self, number: int) -> None:
+        """For a call that waits."""
+        self._number = number
+        await self.engine.decide([CALL], apart=self)
+
+    def read(self) -> int:
+        """Read all that is written; how many outcomes there were."""
+        many = len(self.outbox)
+        while self.outbox:
+            self.outbox.next_message()
+            self.calls.written()
+        return many
+
+
+@pytest.fixture
+async def stream(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
+    monkeypatch.setattr(held, "_TOLD_EVERY", 0.01)
+    stream = Held()
+    await stream.engine.decide([CALL])
+    yield stream
+    stream.calls.close()
+    await asyncio.sleep(0.01)
+
+
+async def test_a_number_that_is_given_up_and_used_again_is_told_as_often_as_any(
+    stream: Held,
+) -> None:
+    """However often that was: nothing is left of the calls before."""
+    for _ in range(300):
+        await stream.ask(1)
+        stream.calls.give_up([1])
+    assert stream.read() == 300
+    await stream.ask(1)
+    await asyncio.sleep(0.2)
+    assert len(stream.calls._due) == 1
+    assert 0 < stream.read() < 30
+
+
+async def test_a_client_that_does_not_read_is_told_no_more(stream: Held) -> None:
+    """What is written for it is bounded; once it reads, it is told again."""
+    for number in range(50):
+        await stream.ask(number)
+    await asyncio.sleep(0.5)
+    assert 0 < stream.read() <= held._MOST_UNWRITTEN + held._AT_ONCE
+    await asyncio.sleep(0.1)
+    assert stream.read() > 0
