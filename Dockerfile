@@ -1,4 +1,4 @@
-# docker build -t openlimit . && docker run -p 50051:50051 openlimit
+# docker build -t openlimit . && docker run -p 50051:50051 -p 9090:9090 openlimit
 # Both stages need the same base, because the virtualenv refers to the interpreter that made it.
 FROM python:3.13-slim AS base
 
@@ -37,10 +37,10 @@ FROM base
 # The file system may be read-only: pip has compiled the modules, and the server writes nothing.
 COPY --from=build /opt/openlimit /opt/openlimit
 COPY --from=contents /usr/share/openlimit /usr/share/openlimit
-ENV PATH=/opt/openlimit/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/openlimit/bin:$PATH PYTHONUNBUFFERED=1 OPENLIMIT_HTTP=0.0.0.0:9090
 # A number shows Kubernetes that the user is not root.
 USER 10001:10001
-EXPOSE 50051
+EXPOSE 50051 9090
 # The health check asks the address in OPENLIMIT_LISTEN. It cannot read the arguments of `docker run`.
 # So to change the address, set the variable instead of --listen.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s CMD ["openlimit-server", "--check"]

@@ -19,8 +19,8 @@ unexport LANG
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-run: .venv/server ## serve on port 50051 with memory buckets; options: make run ARGS="--config limits.yaml"
-	@exec $(BIN)/openlimit-server $(ARGS)
+run: .venv/server ## serve on port 50051 with memory buckets, metrics on 9090; options: make run ARGS="--config limits.yaml"
+	@OPENLIMIT_HTTP=$${OPENLIMIT_HTTP:-127.0.0.1:9090} exec $(BIN)/openlimit-server $(ARGS)
 
 test: quick .venv/dev ## run all of them: quick, then what starts processes and servers
 	$(BIN)/pytest -n 5 --dist loadfile tests/system $(ARGS) $(MAY_BE_NONE)

@@ -17,6 +17,7 @@ from benchmarks import (
     growth,
     keys,
     line,
+    observing,
     plot,
     redis,
     results,
@@ -36,6 +37,7 @@ _PARTS = {
     "goodput": goodput,
     "feedback": feedback,
     "growth": growth,
+    "observing": observing,
 }
 
 

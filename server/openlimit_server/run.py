@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, TextIO
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -17,7 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
-from openlimit_server import binding, collector
+from openlimit_server import binding, collector, signals
 from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.reload import Reload, Taker
@@ -27,6 +25,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.exposure import warn_if_open, warn_of_claims
+from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
 from openlimit_server.rpc.auth import Door
@@ -36,8 +35,8 @@ from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from openlimit_server.rpc.tls import Encryption, credentials_to_ask
+from openlimit_server.signals import ORPHANED, Stop
 
-_ORPHANED = "the supervisor is gone"
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
 _MOST_MISSED = 2  # failed probes in a row after which the store counts as away
@@ -49,7 +48,8 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     """Serve until SIGTERM or SIGINT, then drain within the grace time.
 
     Policies, keys and certificates are loaded again when their files have changed, and on SIGHUP.
-    While it drains, health is NOT_SERVING, new calls are refused, calls in flight finish, and
+    When it is told to stop, its services are NOT_SERVING, and it serves for the drain delay, unless
+    it is told once more. While it drains, new calls are refused, calls in flight finish, and
     streams end. A worker shares its port with others, and also drains when its stdin ends; its
     supervisor looks at the files.
     Raises ConfigurationError for settings that cannot be used, before it serves anything.
@@ -62,11 +62,13 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*bounds.options(), ("grpc.so_reuseport", int(is_worker))])
-    store = _store(settings)
-    engine = Engine(configuration.policies, store)
+    observed = Observed(settings, store_of(settings))
+    store, counts = observed.store, observed.counts
+    engine = Engine(configuration.policies, store, counts)
     counter, door = Counter(), Door(keys)
     service = RateLimitServicer(engine, counter, door)
-    proxies = EnvoyServicer(Domains(configuration.domains, configuration.policies), store, door)
+    domains = Domains(configuration.domains, configuration.policies)
+    proxies = EnvoyServicer(domains, store, door, counts)
     encryption = Encryption(certificate) if certificate else None
     names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
     health = HealthServicer(names)
@@ -76,35 +78,50 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     collector.spare()
     takers = _takers(sources, engine, proxies, service, encryption)
     reload = Reload(*takers, by_itself=not is_worker)
-    stopped = stop_signal(reload.request, or_end_of=sys.stdin if is_worker else None)
-    background = [
-        asyncio.create_task(work)
-        for work in (_watch(store, engine, health), reload.run(), collector.collect_young())
-    ]
+    await observed.start(engine, service, health, reload, is_worker=is_worker)
+    stop = signals.listen(reload.request, is_worker=is_worker)
+    watching = asyncio.create_task(_watch(store, engine, health))
+    background = [asyncio.create_task(each) for each in (reload.run(), collector.collect_young())]
     await server.start()
     if not is_worker:  # its supervisor has
         warn_if_open(settings)
     warn_of_claims(sources)
     _announce(settings.listen, port, configuration)
-    reason = await stopped
-    _log.info("%s: draining for %g s at most", reason, settings.grace)
-    if reason == _ORPHANED:  # free the port now: a new supervisor may need it
-        stopping = asyncio.create_task(server.stop(settings.grace))
-    end = asyncio.get_running_loop().time() + settings.grace
+    reason = await stop.first
+    watching.cancel()
+    if reason != ORPHANED and settings.drain_delay:
+        reason = await _delay(reason, stop, health, settings.drain_delay)
     for work in background:
         work.cancel()
-    health.drain()
-    reflection.drain()
-    proxies.drain()
+    for each in (health, reflection, proxies):
+        each.drain()
+    _log.info("%s: draining for %g s at most", reason, settings.grace)
+    await _drain(server, service, settings.grace, at_once=reason == ORPHANED)
+    counter.close()
+    await observed.aclose()
+    await store.aclose()
+    _log.info("stopped")
+
+
+async def _delay(reason: str, stop: Stop, health: HealthServicer, seconds: float) -> str:
+    """Serve on while balancers learn to send calls elsewhere; returns the latest reason to stop."""
+    _log.info("%s: no longer ready, serving for another %g s", reason, seconds)
+    health.set_serving(False)
+    await asyncio.wait([stop.again], timeout=seconds)
+    return stop.again.result() if stop.again.done() else reason
+
+
+async def _drain(
+    server: grpc.aio.Server, service: RateLimitServicer, grace: float, *, at_once: bool
+) -> None:
+    """Until calls in flight have ended, or for so long; ``at_once`` frees the port before."""
+    end = asyncio.get_running_loop().time() + grace
+    stopping = [asyncio.create_task(server.stop(grace))] if at_once else []
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()
     await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
-    if reason == _ORPHANED:
-        await stopping
-    counter.close()
-    await store.aclose()
-    _log.info("stopped")
+    await asyncio.gather(*stopping)
 
 
 def _announce(listen: str, port: int, configuration: Configuration) -> None:
@@ -151,7 +168,8 @@ def _listen(server: grpc.aio.Server, address: str, encryption: Encryption | None
         raise binding.cannot_listen(address, f"gRPC says: {error}") from error
 
 
-def _store(settings: Settings) -> StoreOfLines:
+def store_of(settings: Settings) -> StoreOfLines:
+    """Where the buckets live."""
     if settings.store == MEMORY:
         return MemoryStore()
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
@@ -180,31 +198,6 @@ async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> N
         if missed >= _MOST_MISSED:  # the policies may have changed meanwhile
             health.set_serving(engine.always_answers)
         await asyncio.sleep(_WATCH_EVERY)
-
-
-def stop_signal(
-    reload: Callable[[], None], or_end_of: TextIO | None = None
-) -> "asyncio.Future[str]":
-    """Why to stop: the name of the first SIGTERM or SIGINT, or the end of the stream.
-
-    SIGHUP calls ``reload``.
-    """
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[str] = loop.create_future()
-
-    def stop(name: str) -> None:
-        if not stopped.done():
-            stopped.set_result(name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    if or_end_of:
-        end = or_end_of.fileno()
-        loop.add_reader(end, stop, _ORPHANED)
-        # A stream that has ended stays readable.
-        stopped.add_done_callback(lambda _: loop.remove_reader(end))
-    return stopped
 
 
 def address_to_ask(listen: str) -> str:

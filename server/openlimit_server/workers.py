@@ -15,13 +15,16 @@ import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
-from openlimit_server import binding
+from openlimit_server import binding, signals
+from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
+from openlimit_server.engine.routing import Rules
 from openlimit_server.exposure import warn_if_open
-from openlimit_server.run import stop_signal
+from openlimit_server.observe.fleet import LONGEST_LINE, Fleet
+from openlimit_server.run import store_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a dead worker is replaced
 _HEALTHY_AFTER = 10.0  # seconds of life, after which the pause is short again
@@ -39,29 +42,37 @@ async def supervise(settings: Settings) -> None:
     sources = Sources.of(settings)
     sources.load()  # report a fault in them once, before any worker starts
     warn_if_open(settings)
+    rules = Rules(sources.configuration.loaded.policies)
     with _reserve(settings.listen) as port:
         host = settings.listen.rpartition(":")[0]
         settings = settings.model_copy(update={"listen": f"{host}:{port.getsockname()[1]}"})
         running: set[Process] = set()
 
-        def tell_workers(_: object) -> None:
+        def send(number: signal.Signals) -> None:
             for worker in running:
                 with suppress(ProcessLookupError):
-                    worker.send_signal(signal.SIGHUP)
+                    worker.send_signal(number)
+
+        def tell_workers(loaded: object) -> None:
+            if isinstance(loaded, Configuration):
+                rules.replace(loaded.policies)
+            send(signal.SIGHUP)
 
         reload = Reload(*((files, tell_workers) for files in sources))
-        stopped = stop_signal(reload.request)
+        stop = signals.listen(reload.request)
+        fleet = Fleet(store_of(settings), rules, reload, stop.first.done)
+        await fleet.start(settings.http)
         reloading = asyncio.create_task(reload.run())
         keepers = [
-            asyncio.create_task(_keep_running(settings, sources, running, stopped))
+            asyncio.create_task(_keep_running(settings, sources, running, stop.first, fleet))
             for _ in range(settings.workers)
         ]
-        await stopped
+        await stop.first
         reloading.cancel()
-        for worker in running:
-            with suppress(ProcessLookupError):
-                worker.terminate()
-        done, late = await asyncio.wait(keepers, timeout=settings.grace + _LATE)
+        send(signal.SIGTERM)
+        stop.again.add_done_callback(lambda _: send(signal.SIGTERM))
+        within = settings.drain_delay + settings.grace + _LATE
+        done, late = await asyncio.wait(keepers, timeout=within)
         for worker in running:
             _log.warning("worker %d does not stop and is killed", worker.pid)
             worker.kill()
@@ -69,6 +80,7 @@ async def supervise(settings: Settings) -> None:
             done |= (await asyncio.wait(late))[0]
         for keeper in done:
             keeper.result()
+        await fleet.aclose()
 
 
 async def _keep_running(
@@ -76,6 +88,7 @@ async def _keep_running(
     sources: Sources,
     running: set[Process],
     stopped: "asyncio.Future[str]",
+    fleet: Fleet,
 ) -> None:
     pause = _FIRST_PAUSE
     while not stopped.done():
@@ -88,6 +101,8 @@ async def _keep_running(
             running.add(worker)
             if stopped.done():
                 worker.terminate()
+            if worker.stdout:
+                await fleet.listen(worker.stdout)
             end = f"worker {worker.pid} ended ({await worker.wait()})"
             running.discard(worker)
         if stopped.done():
@@ -100,7 +115,10 @@ async def _keep_running(
 
 async def _start(settings: Settings, sources: Sources) -> Process:
     worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "openlimit_server", WORKER, stdin=PIPE
+        *(sys.executable, "-m", "openlimit_server", WORKER),
+        stdin=PIPE,
+        stdout=PIPE if settings.http else None,
+        limit=LONGEST_LINE,
     )
     assert worker.stdin
     worker.stdin.write(f"{settings.model_dump_json()}\n{sources.spares()}\n".encode())

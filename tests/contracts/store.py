@@ -22,6 +22,8 @@ from openlimit.stores.protocol import (
     Grants,
     Levels,
     Operation,
+    Peek,
+    Penalize,
     Repeat,
     Settle,
     Store,
@@ -134,6 +136,20 @@ class StoreContract:
     @pytest.fixture
     def clock(self) -> FakeClock:
         return FakeClock()
+
+    def test_a_peek_tells_how_full_a_bucket_is(self, store: Store, clock: FakeClock) -> None:
+        """At the latest start, or the end of a pause, while that is to come, and else now; a peek
+        itself changes nothing, and a bucket that nobody used is empty."""
+        peek = Peek("b", LIMITS)
+        for _ in range(2):
+            assert store.decide([peek]) == [Levels(0, (0, 0))]
+        ask(store, [acquire(costs=(1, 100)), acquire(costs=(2, 50))])
+        for _ in range(2):
+            assert store.decide([peek]) == [Levels(0.5 * SECOND, (2, 100))]
+        clock.advance(1)
+        assert store.decide([peek]) == [Levels(0, (0, 50))]
+        ask(store, [Penalize("b", LIMITS, SECOND)])
+        assert store.decide([peek]) == [Levels(SECOND, (0, 0))]
 
     def test_a_batch_is_decided_in_order(self, store: Store) -> None:
         """What comes first in a batch starts first, and one bucket's load is not another's."""

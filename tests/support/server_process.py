@@ -41,13 +41,13 @@ class ServerProcess:
         self.port = self._wait_until_it_serves()
         self.address = f"{host}:{self.port}"
 
-    def wait_for_log(self, text: str) -> None:
-        """Wait until the log contains the text."""
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Wait until the log contains the text so often, by all of its processes together."""
         for _ in range(2000):
-            if text in Path(self._log.name).read_text():
+            if self.said().count(text) >= times:
                 return
             time.sleep(0.01)
-        raise RuntimeError(f"the server did not log {text!r}")
+        raise RuntimeError(f"the server did not log {text!r} {times} times: {self.said()}")
 
     def _wait_until_it_serves(self) -> int:
         said = ""

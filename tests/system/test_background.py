@@ -21,11 +21,15 @@ from openlimit.remote.leases import Leases
 from openlimit.remote.waiting import LoopWaiters, Promise
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import Answer, Ask, Granted, Operation
+from openlimit.stores.memory import MemoryStore
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server import workers
+from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
+from openlimit_server.engine import routing
 from openlimit_server.engine.lines import HeldLine
+from openlimit_server.observe.fleet import Fleet
 from tests.support.calls import a_call
 
 
@@ -161,7 +165,8 @@ async def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(workers, "_start", start)
     monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.001)
     settings = Settings.load([])
-    keeping = workers._keep_running(settings, Sources.of(settings), set(), stopped)
+    fleet = Fleet(MemoryStore(), routing.Rules([]), Reload(), stopped.done)
+    keeping = workers._keep_running(settings, Sources.of(settings), set(), stopped, fleet)
     await asyncio.wait_for(keeping, 5)
 
 

@@ -22,7 +22,17 @@ from grpc_status import rpc_status
 
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.rpc.service import SERVICE
+from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
+
+ALONE = [("grpc.use_local_subchannel_pool", 1)]  # with a connection of its own
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisProcess]:
+    with serving_redis() as running:
+        yield running
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,6 +51,41 @@ def test_a_signal_drains_the_server(number: signal.Signals) -> None:
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert server.wait() == 0
         assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
+
+
+def status_of(stub: Any, service: str) -> int:
+    """Its health."""
+    status: int = stub.Check(HealthCheckRequest(service=service), timeout=5).status
+    return status
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_calls_are_served_for_the_drain_delay(workers: str, redis: RedisProcess) -> None:
+    """Balancers learn that the service is not ready while the server lives and answers, from all
+    workers; a second signal ends the delay."""
+    options = ["--drain-delay", "60", "--store", redis.url, "--workers", workers]
+    with serving(*options) as server:
+        server.wait_for_log("serving on", int(workers))
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: no longer ready, serving for another 60 s", int(workers))
+        for _ in range(8):  # each is of one worker
+            with grpc.insecure_channel(server.address, ALONE) as channel:
+                health: Any = health_pb2_grpc.HealthStub(channel)
+                assert status_of(health, SERVICE) == HealthCheckResponse.NOT_SERVING
+                assert status_of(health, "") == HealthCheckResponse.SERVING
+                RateLimitServiceStub(channel).Acquire(AcquireRequest(model="gpt-4o"), timeout=5)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.said().count("draining for") == int(workers)
+
+
+def test_a_drain_delay_ends_by_itself() -> None:
+    """Then the server drains as ever."""
+    with serving("--drain-delay", "0.3") as server:
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - began >= 0.3
 
 
 def test_calls_that_arrive_while_the_server_stops_are_told_to_try_again() -> None:

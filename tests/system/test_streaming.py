@@ -114,7 +114,7 @@ def test_runs_are_kept_for_twice_the_clients_timeout(timeout: str | None, second
     """For a second at least, a minute at most and where it says nothing."""
     metadata = () if timeout is None else ((TIMEOUT, timeout),)
     context: Any = SimpleNamespace(invocation_metadata=lambda: metadata)
-    engine: Any = None
+    engine = Engine([], MemoryStore())
     assert Stream(engine, context, Slices(), Pace())._kept == seconds
 
 

@@ -51,15 +51,6 @@ def workers_of(server: ServerProcess) -> set[int]:
     raise AssertionError("there are no two workers")
 
 
-def wait_until_said(server: ServerProcess, what: str, times: int) -> None:
-    """So often, by the supervisor and its workers together."""
-    for _ in range(500):
-        if server.said().count(what) == times:
-            return
-        time.sleep(0.02)
-    raise AssertionError(server.said())
-
-
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
     try:
@@ -81,7 +72,7 @@ def test_workers_answer_as_one(server: ServerProcess) -> None:
 
 def test_a_worker_that_dies_is_replaced(server: ServerProcess) -> None:
     """Calls go on, and soon there are as many workers as before."""
-    wait_until_said(server, "serving on", 2)
+    server.wait_for_log("serving on", 2)
     before = workers_of(server)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
@@ -119,7 +110,7 @@ def test_a_killed_supervisors_port_is_free_for_the_next(
 ) -> None:
     """Its workers leave the port at once, however many calls clients keep them busy with."""
     workers_of(server)
-    wait_until_said(server, "serving on", 2)
+    server.wait_for_log("serving on", 2)
     over = threading.Event()
 
     def keep_asking() -> None:

@@ -99,6 +99,13 @@ def is_local(address: str) -> bool:
         return False
 
 
+def http_address(text: str) -> str:
+    """The same, but a host and a port; or nothing, which means that nothing is served there."""
+    if text.startswith("unix:"):
+        raise ValueError(f"expected a host and a port, such as 0.0.0.0:9090, not {shown(text)}")
+    return text and address(text)
+
+
 def shown(value: object) -> str:
     """A value as messages show it: shortened, and without the contents of a list or mapping.
 
@@ -231,6 +238,7 @@ Lease = Annotated[Duration, AfterValidator(_renewable)]
 Model = Annotated[str, AfterValidator(_matching)]
 """A name, or a pattern in which * and ? are wild."""
 Address = Annotated[str, AfterValidator(address)]
+HttpAddress = Annotated[str, AfterValidator(http_address)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Concurrent = Annotated[int, *_number_to(1_000_000)]
 Workers = Annotated[int, *_number_to(256)]

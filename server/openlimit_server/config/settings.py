@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="seconds for which a server that was told to stop still serves, no longer "
+        "ready, so that balancers send no more calls before it refuses them",
+    )
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain")
     tls_key: Path | None = Field(
         None, validate_default=True, description="PEM file of its private key"
@@ -81,6 +88,11 @@ class Settings(BaseSettings):
     )
     keys: Path | None = Field(
         None, description="YAML file of API keys; only their callers are served"
+    )
+    http: notation.HttpAddress = Field(
+        "",
+        description="address on which to serve /metrics, /healthz and /readyz over HTTP, such as "
+        "0.0.0.0:9090; unless it is given, nothing is counted",
     )
     validate_file: Path | None = Field(
         None, description="check this file of policies as the server would load it, then exit"

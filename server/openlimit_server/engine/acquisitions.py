@@ -7,6 +7,7 @@ from openlimit.operations import Acquire, Grant, Labels, new
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
 from openlimit.wire.columns import AcquireRun, acquire_runs
+from openlimit_server.engine.counts import UNLIMITED
 from openlimit_server.engine.ids import Lots
 from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.routing import UNCHARGED, Policy, Rules
@@ -54,7 +55,9 @@ class Acquisitions:
         """Have a run decided, whose answer has one place; raises UnknownModel."""
         target = self.target(run.model, run.key, run.labels)
         if target.policy.is_unlimited:
-            step.answers[place] = same_for_all(len(run.ids), UNCHARGED)
+            step.answers[place] = same_for_all(
+                len(run.ids), _unlimited(target.policy, len(run.ids))
+            )
             return
         costs = target.policy.costs_of(run.model, run.units, run.costs, len(run.ids))
         if isinstance(target, SharedTarget):
@@ -69,7 +72,7 @@ class Acquisitions:
         target = self.target(model, key, labels)
         policy = target.policy
         if policy.is_unlimited:
-            step.answers[place] = UNCHARGED
+            step.answers[place] = _unlimited(policy, 1)
             return
         costs = policy.costs_of_one(model, by_unit)
         wait = policy.max_wait(max_wait)
@@ -103,6 +106,14 @@ class Acquisitions:
         """What a call is answered while the store is away."""
         try:
             policy = self._rules.first_that_covers(call.model, call.key, call.labels)
-            return in_outage(policy, trouble)
+            many = len(call.ids) if isinstance(call, AcquireRun) else 1
+            return in_outage(policy, trouble, many)
         except OpenLimitError as error:
             return error
+
+
+def _unlimited(policy: Policy, many: int) -> Grant:
+    """What so many calls are answered that start whatever was decided before."""
+    if policy.counts:
+        policy.counts.uncharged(UNLIMITED, "", many)
+    return UNCHARGED

@@ -1,5 +1,6 @@
 """From an operation to its policy, its bucket and the store's decision."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, cast
@@ -25,9 +26,10 @@ from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.acquisitions import Acquisitions
+from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.ids import Scope
 from openlimit_server.engine.lines import Lines
-from openlimit_server.engine.routing import Rules
+from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.settlements import Settlements, Unsettled, renamed
 from openlimit_server.engine.shared import SharedTarget
@@ -46,11 +48,18 @@ class Engine:
     It has no clock: what happens when, and which id has expired, the store says by its own.
     """
 
-    def __init__(self, settings: Iterable[PolicySettings], store: StoreOfLines) -> None:
+    def __init__(
+        self,
+        settings: Iterable[PolicySettings],
+        store: StoreOfLines,
+        counts: Counts | None = None,
+    ) -> None:
+        """``counts`` is where it counts what it decides, if anybody may ask."""
+        self.counts = counts
         self._store = store
         self._lines = Lines(store.lines)
         self._secrets = Secrets(store, self._forget_signers)
-        self._rules = Rules(settings)
+        self._rules = Rules(settings, counts)
         self._acquisitions = Acquisitions(self._rules, store, self._lines, self._secrets)
         self._settlements = Settlements(
             self._rules, self._secrets, self._acquisitions.target_of, self.decide
@@ -61,6 +70,15 @@ class Engine:
         are, below policies of the same name."""
         self._rules.replace(settings)
         self._forget_signers()
+
+    @property
+    def policies(self) -> Sequence[Policy]:
+        """Those that it decides by now."""
+        return self._rules.all
+
+    def in_line(self) -> Counter[str]:
+        """By policy, how many calls it holds that wait in line."""
+        return self._lines.held()
 
     @property
     def always_answers(self) -> bool:
@@ -118,6 +136,8 @@ class Engine:
                 step.decide_apart(place, _renew(*shared, name))
             case Penalize(model, key, retry_after, labels):
                 target = self._acquisitions.target(model, key, labels)
+                if target.policy.counts:
+                    target.policy.counts.tally.pauses += retry_after > 0
                 pause = pause_of(min(retry_after, target.policy.settings.max_pause))
                 self._report(step, place, target, stores.Penalize, lines.Penalize, pause)
             case Observe(model, key, remaining, labels):

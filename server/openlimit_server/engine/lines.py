@@ -7,7 +7,7 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -133,6 +133,10 @@ class HeldLine:
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
         return bool(self._held or self._timer or self._background)
+
+    def __len__(self) -> int:
+        """How many calls it holds."""
+        return len(self._held)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. What is decided by the way
@@ -472,6 +476,13 @@ class Lines:
                 self._look_at = 2 * len(self._held) + _SPARE_LINES
             line = self._held[bucket] = HeldLine(self._store, bucket, self.server)
         return line
+
+    def held(self) -> Counter[str]:
+        """By policy, how many calls are held, or have a start that nobody knows yet."""
+        held: Counter[str] = Counter()
+        for bucket, line in self._held.items():
+            held[bucket.partition(":")[0]] += len(line)
+        return held
 
     def drain(self) -> None:
         """Hold nobody any longer. Does not block."""

@@ -13,6 +13,7 @@ from openlimit.operations import IDENTITY, Grant, Labels
 from openlimit.units import INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.costs import Columns, TokenCosts
+from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.learned_output import LearnedOutput
 from openlimit_server.engine.paths import Paths
 from openlimit_server.engine.uncounted import Uncounted
@@ -27,7 +28,12 @@ UNCHARGED = Grant(0, "", "")
 class Policy:
     """One rule, and what it has learned of its calls."""
 
-    def __init__(self, settings: PolicySettings, before: "Policy | None" = None) -> None:
+    def __init__(
+        self,
+        settings: PolicySettings,
+        before: "Policy | None" = None,
+        counts: Counts | None = None,
+    ) -> None:
         """``before`` is the policy of this name until now."""
         self.settings = settings
         self.name = settings.name
@@ -67,6 +73,8 @@ class Policy:
         self._is_shadow = settings.mode == "shadow"
         self.is_unlimited = settings.mode == "unlimited"
         """Whether calls start whatever was decided before, and nothing is charged."""
+        self.counts = counts and counts.of(self.name, self.units, learns=self.learns)
+        """None where nobody may ask for them."""
 
     def signs_as(self, other: "Policy") -> bool:
         """Whether both sign the ids of a reservation alike."""
@@ -82,7 +90,10 @@ class Policy:
     def answer(self, refusal: OpenLimitError) -> Grant | OpenLimitError:
         """What a call is answered that the store has refused."""
         is_due = isinstance(refusal, WaitTooLong | LineFull | CostExceedsLimit)
-        return UNCHARGED if self._is_shadow and is_due else refusal
+        starts = self._is_shadow and is_due
+        if self.counts:
+            self.counts.refused(refusal, starts=starts)
+        return UNCHARGED if starts else refusal
 
     def costs_of_one(self, model: str, by_unit: Mapping[str, int]) -> Costs:
         """What a call is charged, in the order of the limits."""
@@ -139,14 +150,15 @@ class Policy:
 class Rules:
     """All policies, in their order; the first that covers a call decides it."""
 
-    def __init__(self, settings: Iterable[PolicySettings]) -> None:
+    def __init__(self, settings: Iterable[PolicySettings], counts: Counts | None = None) -> None:
+        self._counts = counts
         self.by_name: dict[str, Policy] = {}
         self.replace(settings)
 
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """From now on, these. What a policy has learned, one of the same name goes on with."""
         before = self.by_name
-        self.all = [_continued(each, before.get(each.name)) for each in settings]
+        self.all = [self._continued(each, before.get(each.name)) for each in settings]
         self.by_name = {policy.name: policy for policy in self.all}
         # Most policies name their models in full, and there may be many: those are looked up.
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
@@ -168,13 +180,14 @@ class Rules:
                 return self.all[i]
         raise UnknownModel(model)
 
+    def _continued(self, settings: PolicySettings, before: Policy | None) -> Policy:
+        if before and before.settings == settings:
+            return before
+        return Policy(settings, before, self._counts)
+
     def _matches(self, policy: Policy, model: str, key: str, labels: Labels) -> bool:
         match = policy.settings.match
         return not match or match.items() <= {**dict(labels), "model": model, "key": key}.items()
-
-
-def _continued(settings: PolicySettings, before: Policy | None) -> Policy:
-    return before if before and before.settings == settings else Policy(settings, before)
 
 
 def _expression(pattern: str) -> str:

@@ -128,7 +128,7 @@ class Settlements:
             reserved = Reserved([number], [start], [costs], [name])
             step.decide_apart(place, self._settle_alone(policy, scope, reserved, run))
         else:
-            step.ask(place, operation, settled, policy, scope.model, settlement)
+            step.ask(place, operation, settled, policy, scope.model, settlement, operation)
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out."""
@@ -172,7 +172,7 @@ class Settlements:
             step.decide_apart(place, settling)
         else:
             operation = settle(policy, scope, reserved, run)
-            step.ask(place, operation, unsettled, policy, scope, run, left, errors)
+            step.ask(place, operation, unsettled, policy, scope, run, left, errors, operation)
 
     async def _settle_each(self, run: SettleRun) -> Unsettled:
         """Settle a run of which some were reserved before the policy was loaded anew."""
@@ -192,12 +192,12 @@ class Settlements:
         target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
         assert isinstance(target, SharedTarget)
         numbers, starts, costs, names = reserved
-        actual = target.path.all_rows(settle(policy, scope, reserved, run).actual)
-        calls = target.calls(names, costs)
+        wanted = settle(policy, scope, reserved, run)
+        calls, actual = target.calls(names, costs), target.path.all_rows(wanted.actual)
         operation = lines.Settle(scope.bucket, calls, scope.lot, numbers, starts, actual)
         answer: Any
         [answer] = await target.line.carry_out([operation])
-        return unsettled(answer, policy, scope, run, positions, errors)
+        return unsettled(answer, policy, scope, run, positions, errors, wanted)
 
     async def _release(
         self,
@@ -257,13 +257,21 @@ def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> 
     )
 
 
-def settled(answer: stores.Answer, policy: Policy, model: str, settlement: Settle) -> Outcome:
+def settled(
+    answer: stores.Answer,
+    policy: Policy,
+    model: str,
+    settlement: Settle,
+    operation: stores.Settle,
+) -> Outcome:
     """Whether a settlement has changed anything; learns from it."""
     if isinstance(answer, LimiterUnavailable):
         return answer
     assert isinstance(answer, Mapping)
     if answer:
         return renamed(answer[0], settlement.reservation_id)
+    if policy.counts:
+        policy.counts.settled(operation.reserved, operation.actual, {})
     used = settlement.costs
     if policy.learns and OUTPUT_TOKENS in used and used.get("requests", 1):
         assert policy.token_costs
@@ -286,12 +294,15 @@ def unsettled(
     run: SettleRun,
     positions: Sequence[int],
     errors: Mapping[int, OpenLimitError],
+    operation: stores.Settle,
 ) -> Unsettled:
     """What has changed nothing, and the errors of others than those at these positions; learns from
     those that are settled."""
     if isinstance(answer, LimiterUnavailable):
         return {**errors, **dict.fromkeys(positions, answer)}
     assert isinstance(answer, Mapping)
+    if policy.counts:
+        policy.counts.settled(operation.reserved, operation.actual, answer)
     if policy.learns and OUTPUT_TOKENS in run.units:
         _learn(policy, scope.model, run, answer)
     if not answer:

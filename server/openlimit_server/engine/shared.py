@@ -81,11 +81,16 @@ class SharedTarget(Target):
         node = None if held_at is None else (*held_at,)
         return Queued(ticket, Waiting(rank, wait / SECOND, node, limited_by))
 
-    def answer(self, outcome: Granted | OpenLimitError, costs: Costs) -> Grant | OpenLimitError:
-        """What a call is answered once it is decided."""
+    def answer(
+        self, outcome: Granted | OpenLimitError, costs: Costs, first: float | None
+    ) -> Grant | OpenLimitError:
+        """What a call is answered once it is decided; ``first``: since when it has waited."""
         if isinstance(outcome, Granted):
             name, start, limited_by, lot, number = outcome
             wait = self.line.wait_until(start)
+            if counts := self.policy.counts:
+                waited = wait if first is None else max(0.0, start - first)
+                counts.granted_one(self.bucket, costs, waited, limited_by if waited else "")
             scope = self._scope_of(lot)
             reservation_id = whole_id(scope.own(number, start, costs, name), scope.text)
             return Grant(wait, limited_by if wait else "", reservation_id, self.lease)
@@ -95,6 +100,8 @@ class SharedTarget(Target):
 
     def all_started(self, asked: AskAtOnce, costs: Sequence[Costs], start: float) -> GrantRun:
         """What a run is answered whose calls all start at once."""
+        if counts := self.policy.counts:
+            counts.granted(self.bucket, costs, (), (), {})
         scope, names = self._scope_of(asked.lot), asked.calls.names
         owns = scope.owns(asked.number, repeat(start), costs, names)
         return new(GrantRun, (scope.text, owns, (), (), {}, self.lease))
@@ -129,10 +136,10 @@ class Asking(NamedTuple):
         if isinstance(started, Started):
             return target.all_started(self.at_once, self.costs, started.now)
         if started:
-            return same_for_all(count, in_outage(target.policy, started))
+            return same_for_all(count, in_outage(target.policy, started, count))
         outcomes = await target.line.ask([self.ask(i) for i in range(count)])
         answers = [
-            None if outcome is None else target.answer(outcome, costs)
+            None if outcome is None else target.answer(outcome, costs, self.first)
             for outcome, costs in zip(outcomes, self.costs, strict=True)
         ]
         return GrantRun("", (), (), (), dict(enumerate(answers)))
@@ -143,7 +150,7 @@ class Asking(NamedTuple):
         outcome = await self.target.line.wait(caller, hold)
         if isinstance(outcome, Standing):
             return self.queued(caller, outcome)
-        return self.target.answer(outcome, self.costs[position])
+        return self.target.answer(outcome, self.costs[position], caller.first)
 
     def held(self, position: int) -> "HeldCall":
         """One that waits, until its caller leaves."""
@@ -170,7 +177,8 @@ class HeldCall(NamedTuple):
         decided = self.caller.outcome()
         if decided is None:
             return None
-        return self.asking.target.answer(decided, self.asking.costs[self.position])
+        costs = self.asking.costs[self.position]
+        return self.asking.target.answer(decided, costs, self.caller.first)
 
     def again(self) -> "HeldCall":
         """For a caller that was woken, and goes on waiting."""

@@ -13,6 +13,7 @@ from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import Repeat
 from openlimit.stores.untracked import untrack
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
+from openlimit_server.engine.counts import ERROR, REPEATED, UNLIMITED, reason_of
 from openlimit_server.engine.ids import Lots, Scope, Signer
 from openlimit_server.engine.routing import UNCHARGED, Policy
 
@@ -67,9 +68,11 @@ class Target:
         """What the calls of a run are answered."""
         costs, first = operation.costs, operation.first
         if isinstance(answer, LimiterUnavailable):
-            return same_for_all(len(costs), in_outage(self.policy, answer))
+            return same_for_all(len(costs), in_outage(self.policy, answer, len(costs)))
         assert isinstance(answer, stores.Grants)
         now, waits, limited_by, others = answer
+        if counts := self.policy.counts:
+            counts.granted(self.bucket, costs, waits, limited_by, others)
         scope = self._scope_of(operation.lot)
         if len(others) == len(costs):
             owns = []
@@ -99,6 +102,8 @@ class Target:
         if others:
             return self._alone(others[0])
         wait, limited_by = (waits[0], limits[0]) if waits else (0, "")
+        if counts := self.policy.counts:
+            counts.granted_one(self.bucket, operation.costs[0], wait, limited_by)
         scope = self._scope
         if scope is None or scope.lot != operation.lot:
             scope = self._scope_of(operation.lot)
@@ -108,14 +113,21 @@ class Target:
     def _alone(self, other: Repeat | OpenLimitError) -> Grant | OpenLimitError:
         if not isinstance(other, Repeat):
             return self.policy.answer(other)
+        if counts := self.policy.counts:
+            counts.uncharged(REPEATED, "", 1)
         wait, limited_by, lot, number, start, costs = other
         scope = self._scope_of(lot)
         return Grant(wait, limited_by, whole_id(scope.own(number, start, costs), scope.text))
 
 
-def in_outage(policy: Policy, trouble: LimiterUnavailable) -> Grant | LimiterUnavailable:
-    """What calls are answered that the store did not decide; a grant has no id."""
-    return UNCHARGED if policy.settings.allows_without_store else trouble
+def in_outage(
+    policy: Policy, trouble: LimiterUnavailable, many: int = 1
+) -> Grant | LimiterUnavailable:
+    """What so many calls are answered that the store did not decide; a grant has no id."""
+    starts = policy.settings.allows_without_store
+    if policy.counts:
+        policy.counts.uncharged(UNLIMITED if starts else ERROR, reason_of(trouble), many)
+    return UNCHARGED if starts else trouble
 
 
 def same_for_all(count: int, outcome: Grant | OpenLimitError | None) -> GrantRun:

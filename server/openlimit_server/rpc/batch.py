@@ -48,6 +48,8 @@ async def decide_batch(
     for decided in deciding:
         await share.take(SLICE)
         for outcome in decided.result():
+            if engine.counts:
+                engine.counts.answered(outcome)
             _write(outcome, next(counts), response.results.add())
     return response
 

@@ -12,6 +12,7 @@ from openlimit.errors import InvalidRequest
 from openlimit.stores.protocol import AsyncStore
 from openlimit.wire import status as statuses
 from openlimit_server.config.hits import HITS, MOST_HITS, UNITS
+from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.domains import Domains, Rule, unit_of
 from openlimit_server.engine.hits import Asked, Standing, decide
 from openlimit_server.envoy import rls_pb2
@@ -24,6 +25,7 @@ from openlimit_server.rpc.service import unary
 SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _METHOD = f"/{SERVICE}/ShouldRateLimit"
 _OK, _OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
+_OUTCOMES = {_OK: "ok", _OVER_LIMIT: "over_limit"}
 _MOST_DESCRIPTORS = 100
 _MOST_WARNINGS = 100
 _HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
@@ -37,12 +39,16 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     What cannot be decided is an error of gRPC: then the proxy's own ``failure_mode_deny`` holds.
     """
 
-    def __init__(self, domains: Domains, store: AsyncStore, door: Door) -> None:
+    def __init__(
+        self, domains: Domains, store: AsyncStore, door: Door, counts: Counts | None = None
+    ) -> None:
+        """``counts`` is where it counts what it decides, if anybody may ask."""
         self._domains = domains
+        self._counts = counts
         self._door = door
         self._store = store
         self._warned: set[str] = set()
-        self._handler = unary(self.should_rate_limit, RateLimitRequest)
+        self._handler = unary(self.should_rate_limit, RateLimitRequest, counts)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -60,7 +66,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
 
     def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE. Calls in flight go on."""
-        self._handler = unary(_refuse, RateLimitRequest)
+        self._handler = unary(_refuse, RateLimitRequest, self._counts)
 
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
@@ -86,6 +92,9 @@ class EnvoyServicer(grpc.GenericRpcHandler):
                 self._warn_of_own_hits(request, request.descriptors[i])
         if domain and domain.response_headers:
             _add_headers(response, [pair for pair in standings if pair])
+        if self._counts:
+            name = domain.domain if domain else ""
+            self._counts.proxied[name, _OUTCOMES[response.overall_code]] += 1
         return response
 
     def _rules_of(self, request: RateLimitRequest) -> list[Rule | None]:

@@ -48,8 +48,14 @@ class HealthServicer:
             },
         )
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the service is."""
+        return self._state.status == HealthCheckResponse.SERVING
+
     def set_serving(self, serving: bool) -> None:
-        """Turn the services SERVING or NOT_SERVING. Does not block; no effect once draining."""
+        """Turn the services SERVING or NOT_SERVING, and not the server. Does not block; no effect
+        once draining."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         if status != self._state.status:
             self._replace(status, is_last=False)

@@ -20,10 +20,13 @@ class InternalErrors:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.count = 0
+        """How often something went wrong."""
         self._seen: dict[object, tuple[float, int]] = {}
 
     def could_not_decide(self, error: Exception) -> LimiterUnavailable:
         """What to answer instead; it tells the client nothing of the inside."""
+        self.count += 1
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
         place = error.__traceback__
@@ -41,4 +44,6 @@ class InternalErrors:
         return LimiterUnavailable("", "the server could not decide")
 
 
-could_not_decide = InternalErrors().could_not_decide
+internal_errors = InternalErrors()
+"""Those of this process."""
+could_not_decide = internal_errors.could_not_decide

@@ -10,6 +10,7 @@ from openlimit.operations import Acquire, Grant
 from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, write_grant_run
 from openlimit.wire.messages import write_outcome
+from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Answer, Work
 
 _MOST_IN_MESSAGE = 128
@@ -38,7 +39,9 @@ class Part:
 class Outbox:
     """Outcomes in the order in which they came; its length is how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts | None = None) -> None:
+        """``counts`` is where errors are counted, if anybody may ask."""
+        self._counts = counts
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._parts: deque[Part] = deque()
@@ -91,6 +94,8 @@ class Outbox:
         self._has_beat = True
 
     def _put(self, entry: _Entry) -> None:
+        if self._counts:
+            self._counts.answered(entry.outcome)
         self._entries.append(entry)
         self._size += entry.size
 

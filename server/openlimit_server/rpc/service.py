@@ -25,6 +25,7 @@ from openlimit.wire import status as statuses
 from openlimit.wire.codecs import CODECS, Codec
 from openlimit_server.config.keys import Keys
 from openlimit_server.counting.counter import Counter
+from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
 from openlimit_server.rpc.auth import Door
@@ -74,7 +75,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             "AcquireBatch": self.acquire_batch,
             "CountTokens": self.count_tokens,
         }
-        self._handlers = _handlers(answers, self.acquire_stream)
+        self._handlers = self._by_method(answers, self.acquire_stream)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -143,6 +144,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
             end.cancel()
             self._streams.discard(stream)
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
+
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
 
@@ -150,7 +156,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
         servicer by then. Calls in flight go on.
         """
-        self._handlers = _handlers(dict.fromkeys(_KINDS, self._refuse), self._refuse)
+        self._handlers = self._by_method(dict.fromkeys(_KINDS, self._refuse), self._refuse)
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -164,20 +170,23 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._refused += 1
         raise statuses.stopping()
 
-
-def _handlers(
-    answers: Mapping[str, Callable[[Any, _Context], Awaitable[Message]]],
-    stream: Callable[[_Context], Awaitable[None]],
-) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-    """By method, how to answer."""
-    by_method = {method: unary(answer, _KINDS[method]) for method, answer in answers.items()}
-    return by_method | {"AcquireStream": _streaming(stream)}
+    def _by_method(
+        self,
+        answers: Mapping[str, Callable[[Any, _Context], Awaitable[Message]]],
+        stream: Callable[[_Context], Awaitable[None]],
+    ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        counts = self._engine.counts
+        by_method = {each: unary(answer, _KINDS[each], counts) for each, answer in answers.items()}
+        return by_method | {"AcquireStream": _streaming(stream, counts)}
 
 
 def unary(
-    answer: Callable[[_Request, _Context], Awaitable[Message]], kind: type[_Request]
+    answer: Callable[[_Request, _Context], Awaitable[Message]],
+    kind: type[_Request],
+    counts: Counts | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """How to answer a call whose request is of this kind. Errors become those of gRPC."""
+    """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
+    counted if anybody may ask."""
 
     async def handle(request: _Request | DecodeError, context: _Context) -> Message:
         try:
@@ -185,9 +194,9 @@ def unary(
                 raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
             return await answer(request, context)
         except OpenLimitError as error:
-            await _abort(context, error)
+            await _abort(context, error, counts)
         except Exception as error:
-            await _abort(context, could_not_decide(error))
+            await _abort(context, could_not_decide(error), counts)
 
     return grpc.unary_unary_rpc_method_handler(
         handle, request_deserializer=_parser(kind), response_serializer=_serialize
@@ -195,7 +204,7 @@ def unary(
 
 
 def _streaming(
-    answer: Callable[[_Context], Awaitable[None]],
+    answer: Callable[[_Context], Awaitable[None]], counts: Counts | None
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """Of bytes, since reading and writing the messages takes time that is shared out."""
 
@@ -203,11 +212,11 @@ def _streaming(
         try:
             await answer(context)
         except OpenLimitError as error:
-            await _abort(context, error)
+            await _abort(context, error, counts)
         except grpc.aio.BaseError as error:
             _log.debug("a client left its stream: %s", error)
         except Exception as error:
-            await _abort(context, could_not_decide(error))
+            await _abort(context, could_not_decide(error), counts)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -227,6 +236,8 @@ def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
     return parse
 
 
-async def _abort(context: _Context, error: OpenLimitError) -> NoReturn:
+async def _abort(context: _Context, error: OpenLimitError, counts: Counts | None) -> NoReturn:
+    if counts:
+        counts.answered(error)
     code, status = statuses.status_of(error)
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))

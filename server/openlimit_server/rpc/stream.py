@@ -72,7 +72,7 @@ class Stream:
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
         self._deciding: set[asyncio.Task[None]] = set()
-        self._outbox = Outbox()
+        self._outbox = Outbox(engine.counts)
         self._to_write = asyncio.Event()
         self._held = HeldCalls(self._outbox, self._share, pace, timeout, self._to_write.set)
         self._written = asyncio.Event()

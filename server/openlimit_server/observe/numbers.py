@@ -1,0 +1,79 @@
+"""What is counted, as numbers that can be sent from one process to another and added up."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+
+import grpc
+
+from openlimit_server.config.reload import Reload
+from openlimit_server.engine.counts import Counts, Histogram
+from openlimit_server.observe.metrics import BY_NAME, COUNTER, HISTOGRAM
+
+Key = tuple[str, ...]
+"""A metric's name, without openlimit_, and the values of its labels."""
+Numbers = dict[Key, list[float]]
+"""One number each; of a histogram, those of its buckets and the sum."""
+
+
+def of_counts(counts: Counts) -> Iterator[tuple[Key, list[float]]]:
+    """All that the engine has counted. Takes some microseconds a policy."""
+    for reason, number in counts.errors.items():
+        yield ("errors", reason), [number]
+    for asked, number in counts.proxied.items():
+        yield ("proxy_decisions", *asked), [number]
+    for name, tally in counts.by_policy.items():
+        for kind, number in tally.decisions.items():
+            yield ("decisions", name, *kind), [number]
+        for unit, number in tally.reserved.items():
+            yield ("reserved_units", name, unit), [number]
+        for unit, number in tally.settled.items():
+            yield ("settled_units", name, unit), [number]
+        yield ("wait_seconds", name), of_histogram(tally.waits)
+        if sum(tally.estimates.counts):
+            yield ("estimate_ratio", name), of_histogram(tally.estimates)
+        yield ("pauses", name), [tally.pauses]
+
+
+def of_histogram(histogram: Histogram) -> list[float]:
+    return [*histogram.counts, histogram.sum]
+
+
+def build() -> Numbers:
+    """Of this installation."""
+    versions = version("openlimitHW"), platform.python_version(), grpc.__version__
+    return {("build_info", *versions): [1]}
+
+
+def of_reloads(reload: Reload) -> Numbers:
+    """How often files of configuration were loaded."""
+    return {("reloads", "done"): [reload.done], ("reloads", "refused"): [reload.refused]}
+
+
+def added(*some: Mapping[Key, list[float]]) -> Numbers:
+    """Number by number."""
+    total: Numbers = {}
+    for numbers in some:
+        for key, values in numbers.items():
+            before = total.get(key)
+            total[key] = [*map(float.__add__, before, values)] if before else [*map(float, values)]
+    return total
+
+
+def lasting(numbers: Numbers) -> Numbers:
+    """Those that do not end with their process: what it had counted, and not how it was."""
+    return {
+        key: values
+        for key, values in numbers.items()
+        if BY_NAME[key[0]].kind in (COUNTER, HISTOGRAM)
+    }
+
+
+def to_rows(numbers: Numbers) -> list[list[object]]:
+    """As JSON can be made of them."""
+    return [[*item] for item in numbers.items()]
+
+
+def from_rows(rows: list[tuple[list[str], list[float]]]) -> Numbers:
+    """As they were."""
+    return {(*key,): values for key, values in rows}

@@ -1,0 +1,46 @@
+"""Signals: when to stop, when to stop at once, and when to load files again."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+ORPHANED = "the supervisor is gone"
+
+
+class Stop(NamedTuple):
+    """When a process is told to stop, and why; each is done once."""
+
+    first: "asyncio.Future[str]"
+    """The name of the first signal, or ``ORPHANED``."""
+    again: "asyncio.Future[str]"
+    """The same of the next one: whoever sends it does not want to wait."""
+
+
+def listen(reload: Callable[[], None], *, is_worker: bool = False) -> Stop:
+    """For SIGTERM and SIGINT, from now on; SIGHUP calls ``reload``.
+
+    A worker is also told by the end of its stdin, which its supervisor holds.
+    """
+    loop = asyncio.get_running_loop()
+    stop = Stop(loop.create_future(), loop.create_future())
+
+    def tell(why: str) -> None:
+        for each in stop:
+            if not each.done():
+                each.set_result(why)
+                return
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell, number.name)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    if is_worker:
+        stdin = sys.stdin.fileno()
+
+        def orphaned() -> None:
+            loop.remove_reader(stdin)  # a stream that has ended stays readable
+            tell(ORPHANED)
+
+        loop.add_reader(stdin, orphaned)
+    return stop
