@@ -36,8 +36,10 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
 	tests=$$?; wait $$types && exit $$tests
 
-test-all: .venv/dev polyglot ## what needs more: the Helm chart, fresh installations, other versions of Python, many processes; as root on Debian, with Go
-	$(BIN)/pytest tests/deploy tests/sharing tests/installs --timeout 1200 $(ARGS)
+test-all: .venv/dev ## what needs more: many processes, other versions of Python and languages, fresh installations, the Helm chart; as root on Debian
+	@# Shares are measured, so nothing else runs meanwhile. The rest builds and waits a lot.
+	$(BIN)/pytest tests/sharing --timeout 1200 $(ARGS) $(MAY_BE_NONE)
+	$(BIN)/pytest -n 3 --dist loadgroup tests/interpreters tests/polyglot tests/installs tests/deploy --timeout 1200 $(ARGS) $(MAY_BE_NONE)
 
 polyglot: .venv/dev ## build the clients in Go, TypeScript, Java and Rust, and run them against a server
 	$(BIN)/pytest tests/polyglot --timeout 1200 $(ARGS)

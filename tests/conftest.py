@@ -12,6 +12,8 @@ from tests.support.redis_process import MISSING, REDIS
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download one when it is imported
 
+_NEED_MORE = "deploy", "installs", "interpreters", "polyglot"
+
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("more", max_examples=5000, deadline=None)
@@ -28,7 +30,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out what needs more than Python and make, unless it is asked for by its folder."""
     name = collection_path.name
     asked_for = any(name in argument for argument in config.args)
-    return True if name in ("installs", "polyglot") and not asked_for else None
+    return True if name in _NEED_MORE and not asked_for else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``--dist loadgroup`` keeps the tests of a folder together: they share what they build."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.installs.environment import ROOT, Environment
+from tests.support.environment import ROOT, Environment
 
 _PLACES = "/opt/openlimit", "/usr/share/openlimit", "/src"
 """Folders of the container that stages write to."""

@@ -210,6 +210,12 @@ def test_probes_over_tls_are_http(helm: Helm) -> None:
         assert all(how in container[kind] for kind in kinds)
 
 
+def test_the_alerts_are_those_of_the_project(helm: Helm) -> None:
+    """Also where the chart is packaged: it is a link to the one file, which promtool checks."""
+    rules = YAML(typ="safe").load(CHART.parents[1] / "prometheus" / "openlimit.rules.yaml")
+    assert helm.render(values.FULL)["PrometheusRule limiter"]["spec"] == rules
+
+
 def test_every_value_is_in_the_schema() -> None:
     """And the schema has no other, so that neither is forgotten."""
     schema = YAML(typ="safe").load(CHART / "values.schema.json")

@@ -9,7 +9,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.deploy.image import Image
-from tests.installs.environment import Environment
+from tests.support.environment import Environment
 from tests.support.redis_process import free_port
 
 LIST = "import importlib.metadata as m; print(*sorted(d.name for d in m.distributions()))"

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from tests.deploy.pod import STRANGER, pod
 from tests.support.api_keys import token_of
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
+from tests.support.scraping import http_port
 from tests.support.server_process import ServerProcess
 
 COST = {"requests": 1, "tokens": 0}
@@ -34,6 +36,12 @@ def is_serving(server: ServerProcess, probe: Mapping[str, Any]) -> bool:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
         answer = stub.Check(HealthCheckRequest(service=probe["grpc"]["service"]), timeout=5)
     return bool(answer.status == HealthCheckResponse.SERVING)
+
+
+def is_ready(server: ServerProcess, probe: Mapping[str, Any]) -> bool:
+    """The same over HTTP."""
+    with urlopen(f"http://127.0.0.1:{http_port(server)}{probe['httpGet']['path']}") as answer:
+        return bool(answer.status == 200)
 
 
 def test_a_pod_of_the_default_values_serves(helm: Helm) -> None:
@@ -82,6 +90,8 @@ def test_a_pod_with_everything_serves(helm: Helm) -> None:
                         with pytest.raises(PermissionDenied):
                             limiter.acquire(a_call("gpt-4o", COST))
             assert redis.client().dbsize()
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                assert is_ready(server, made.container[probe])
             server.signal(signal.SIGTERM)
             assert server.wait(30) == 0
 

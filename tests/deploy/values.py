@@ -42,6 +42,7 @@ FULL: dict[str, Any] = {
     "grace": 30,
     "podDisruptionBudget": {"maxUnavailable": "25%"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "serviceAccountName": "limiter",
     "priorityClassName": "system-cluster-critical",
     "podAnnotations": {"example.com/owner": "platform"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import ROOT, Environment
+from tests.support.environment import ROOT, Environment
 
 
 @pytest.fixture(scope="session")

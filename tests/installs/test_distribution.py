@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import IGNORED, ROOT, Environment
+from tests.support.environment import IGNORED, ROOT, Environment
 
 PAGE = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r'^    (pip install ".*?"|pip install \S+)', PAGE, re.MULTILINE)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import Environment
+from tests.support.environment import Environment
 
 LOCAL = "import openlimit; openlimit.ChatRateLimiter().wait_for_capacity_sync(1)"
 REMOTE = "import openlimit; openlimit.RemoteLimiter().close()"
 OTHER = "openlimit==0.3.0"
+NONE = Path("/dev/null")
 ANY = "PIP_CONSTRAINT= pip install"
 
 
@@ -17,8 +18,8 @@ def test_beside_an_old_version_local_limiters_work(
     old: str, environment: Environment, wheel: Path
 ) -> None:
     """The remote one says in a sentence what to install, and works once that is done."""
-    environment.shell(f"pip install {wheel}")
-    environment.shell(f"{ANY} '{old}'")
+    environment.install(f"{wheel}")
+    environment.install(old, constraints=NONE)
     assert environment.python(LOCAL) == ""
     refused = environment.attempt(f"python -c '{REMOTE}'")
     assert refused.returncode == 1
@@ -33,8 +34,8 @@ def test_a_server_beside_an_old_version_says_what_to_install(
     environment: Environment, wheel: Path
 ) -> None:
     """Instead of a traceback."""
-    environment.shell(f"pip install '{wheel}[server]'")
-    environment.shell(f"{ANY} protobuf==5.29.5")
+    environment.install(f"{wheel}[server]")
+    environment.install("protobuf==5.29.5", constraints=NONE)
     refused = environment.attempt("openlimit-server")
     assert (refused.returncode, refused.stdout.count("\n")) == (2, 1)
     assert refused.stdout.endswith('pip install "openlimitHW[server]"\n')

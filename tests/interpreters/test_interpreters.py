@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs.environment import IGNORED, ROOT
-from tests.installs.interpreters import interpreter
+from tests.interpreters.interpreter import interpreter
+from tests.support.environment import IGNORED, ROOT
 
 # What differs between versions: imports, event loops, threads and forks, and others' packages.
 SOME = (
