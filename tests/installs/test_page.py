@@ -111,7 +111,7 @@ def test_it_shows_what_happens(browser: Browser, busy: ServerProcess) -> None:
         attention = page.get_by_role("region", name="What needs attention")
         expect(attention).to_contain_text("shared has 2 in line")
         expect(attention).to_contain_text(re.compile(r"slow refuses [\d.]+/s: wait too long"))
-        expect(attention).to_contain_text("slow is paused for")
+        expect(attention).to_contain_text("slow is paused at model=claude-c for")
         expect(page).to_have_title(re.compile(r"^\(\d+\) openlimit$"))
         expect(page.get_by_text("Not used yet: idle.")).to_be_visible()
 

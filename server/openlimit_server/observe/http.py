@@ -58,6 +58,8 @@ class Response(NamedTuple):
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
+    allow: str = ""
+    """The methods that are answered, where it was none of them."""
 
 
 class Stream(NamedTuple):
@@ -157,9 +159,9 @@ class HttpServer:
                 await self._send_parts(connection, writer, patience, answer, is_head)
                 return
             answer = _FULL
-        status, body, content_type = answer
-        length = ("Content-Length", str(len(body)))
-        _send(connection, writer, _head(status, content_type, length))
+        status, body, content_type, allow = answer
+        more = [("Content-Length", str(len(body)))] + [("Allow", allow)] * bool(allow)
+        _send(connection, writer, _head(status, content_type, *more))
         _send(connection, writer, h11.Data(data=b"" if is_head else body))
         _send(connection, writer, h11.EndOfMessage())
         await writer.drain()
@@ -189,12 +191,13 @@ class HttpServer:
 
     async def _respond(self, head: h11.Request, body: bytes, peer: str) -> Response | Stream:
         path = head.target.decode("ascii").partition("?")[0]
-        allowed = [b"GET", b"HEAD"] * (path in self._answers) + [b"POST"] * (path in self._posted)
+        allowed = ["GET", "HEAD"] * (path in self._answers) + ["POST"] * (path in self._posted)
         if not allowed:
             known = ", ".join([*self._answers, *self._posted])
             return Response(404, f"there is {known}\n".encode())
-        if head.method not in allowed:
-            return Response(405, b"only " + b" and ".join(allowed) + b"\n")
+        if head.method.decode() not in allowed:
+            said = f"only {' and '.join(allowed)}\n"
+            return Response(405, said.encode(), allow=", ".join(allowed))
         answer = (self._posted if head.method == b"POST" else self._answers)[path]
         headers = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         try:
@@ -210,8 +213,7 @@ def _peer(writer: asyncio.StreamWriter) -> str:
 
 
 def _head(status: int, content_type: str, *more: tuple[str, str]) -> h11.Response:
-    allow = [("Allow", "GET, HEAD, POST")] if status == 405 else []
-    headers = [("Content-Type", content_type), *more, *_ALWAYS, *allow]
+    headers = [("Content-Type", content_type), *more, *_ALWAYS]
     return h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
 
 

@@ -1,20 +1,27 @@
 // The line at the top: what an engineer looks at first.
 
 import { Children, el, mark, say } from "./dom.js";
-import { exact, rate, time } from "./format.js";
+import { exact, rate, seconds, time } from "./format.js";
 import { path } from "./nodes.js";
 
 const MOST = 12;
 
+/** Where in a policy, unless that is all of it. */
+function at(node, policy) {
+  const labels = path(node, policy.told.info).join(", ");
+  return labels ? ` at ${labels}` : "";
+}
+
 function* of(policy) {
-  if (policy.paused) yield ["bad", "paused", `is paused for ${time(policy.paused)} more`];
+  const paused = policy.told.nodes.find((node) => seconds(node.paused) > 0);
+  if (paused) yield ["bad", "paused", `is paused${at(paused, policy)} for ${time(policy.paused)} more`];
   if (policy.refused >= 0.05) {
     const [why] = policy.reasons().filter((each) => !each.isShadow);
     yield ["bad", "refuses", `refuses ${rate(policy.refused)}/s: ${why?.text ?? ""}`];
   }
   if (policy.waiting) {
     const held = policy.told.nodes.find((node) => Number(node.waiting ?? 0) && node.limited_by);
-    const where = held ? ` at ${path(held, policy.told.info).join(", ") || "all calls"}, for ${held.limited_by}` : "";
+    const where = held ? `${at(held, policy)}, for ${held.limited_by}` : "";
     yield ["warn", "line", `has ${exact(policy.waiting)} in line${where}`];
   } else if (policy.wait > 1 && !policy.paused) {
     yield ["warn", "ahead", `makes new calls wait ${time(policy.wait)}`];

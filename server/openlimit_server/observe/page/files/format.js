@@ -17,17 +17,17 @@ export const rate = (number) =>
 
 /** Seconds, as 340 ms, 2.5 s, 4 min 10 s or 3 h 20 min. */
 export function time(seconds) {
-  if (seconds <= 0) return "0 s";
-  if (seconds < 0.0995) return `${three.format(Number((seconds * 1000).toPrecision(2)))} ms`;
-  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 59.95) return `${three.format(seconds)} s`;
+  if (seconds <= 0) return "0\u00a0s";
+  if (seconds < 0.0995) return `${three.format(Number((seconds * 1000).toPrecision(2)))}\u00a0ms`;
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)}\u00a0ms`;
+  if (seconds < 59.95) return `${three.format(seconds)}\u00a0s`;
   const whole = Math.round(seconds);
   if (whole < 3600) return joined([Math.floor(whole / 60), "min"], [whole % 60, "s"]);
   if (whole < 86400) return joined([Math.floor(whole / 3600), "h"], [Math.floor((whole % 3600) / 60), "min"]);
   return joined([Math.floor(whole / 86400), "d"], [Math.floor((whole % 86400) / 3600), "h"]);
 }
 
-const joined = (...parts) => parts.filter(([n], i) => n || !i).map(([n, unit]) => `${n} ${unit}`).join(" ");
+const joined = (...parts) => parts.filter(([n], i) => n || !i).map(([n, unit]) => `${n}\u00a0${unit}`).join(" ");
 
 /** What a limit is per: min, h, 90 s. */
 export function period(seconds) {

@@ -80,7 +80,7 @@ export function nextStart(node) {
   return Number(node.waiting ?? 0) ? "at its turn" : "now";
 }
 
-const percent = (part) => `${exact(Math.round(part * 1000) / 10)} %`;
+const percent = (part) => `${exact(Math.round(part * 1000) / 10)}\u00a0%`;
 
 class Row {
   constructor(node, info) {
