@@ -59,7 +59,7 @@ const wrong = (text) => el("p", { class: "verdict", "data-tone": "bad" }, text);
 function verdict(said, info) {
   const [tone, headline] = VERDICTS[said.verdict] ?? ["warn", () => said.verdict];
   const starts = said.mode === "enforce" || !said.mode ? null : `The policy is in the mode ${said.mode}: calls start at once all the same.`;
-  const costs = Object.entries(said.costs ?? {}).map(([unit, cost]) => `${compact(Number(cost))} ${unit}`);
+  const costs = Object.entries(said.costs ?? {}).map(([unit, cost]) => `${compact(Number(cost))} ${cost === "1" ? unit.replace(/s$/, "") : unit}`);
   const held = said.held_at;
   return [
     el("p", { class: "verdict", "data-tone": tone }, headline(seconds(said.wait ?? "0s"))),
