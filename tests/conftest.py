@@ -16,6 +16,7 @@ _NEED_MORE = "deploy", "installs", "interpreters", "polyglot"
 
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("dev", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("few", max_examples=10, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("more", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
