@@ -56,7 +56,7 @@ class ServerChannel:
         """The service, over a channel that is open. ``opening`` is held."""
         if self._channel is None:
             asks_health = self._asks_health
-            self._channel = _open(self._address, self._credentials, asks_health=asks_health)
+            self._channel = open_channel(self._address, self._credentials, asks_health=asks_health)
             self.is_proven = False
         return RateLimitServiceStub(self._channel)
 
@@ -92,7 +92,7 @@ def _hang_up(channel: grpc.Channel | None) -> None:
             opening.closed_at = time.monotonic()
 
 
-def _open(
+def open_channel(
     address: str, credentials: grpc.ChannelCredentials | None, *, asks_health: bool = True
 ) -> grpc.Channel:
     """A channel to the server at an address, in plain text where there are no credentials.

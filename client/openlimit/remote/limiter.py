@@ -41,7 +41,7 @@ from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
 _OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
-_DEFAULT_ADDRESS = "localhost:50051"
+DEFAULT_ADDRESS = "localhost:50051"
 _API_KEY = re.compile(r"[!-~]{1,1024}")
 _told_of: set[str] = set()
 """Addresses to which API keys go in plain text."""
@@ -88,7 +88,7 @@ class RemoteLimiter(RateLimiter):
         api_key: str | None = None,
     ) -> None:
         if address is None:
-            address = os.environ.get("OPENLIMIT_ADDRESS") or _DEFAULT_ADDRESS
+            address = os.environ.get("OPENLIMIT_ADDRESS") or DEFAULT_ADDRESS
         if api_key is None:
             api_key = os.environ.get("OPENLIMIT_API_KEY", "")
         if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
@@ -105,7 +105,7 @@ class RemoteLimiter(RateLimiter):
         if on_unavailable not in ("raise", "allow"):
             raise InvalidRequest("on_unavailable", f"is raise or allow, not {on_unavailable!r}")
         if api_key:
-            _require_sendable(api_key, address, is_encrypted=credentials is not None)
+            require_sendable(api_key, address, is_encrypted=credentials is not None)
         self._address = address
         self._key = key
         self._labels = () if labels is None else added((), labels)
@@ -265,7 +265,7 @@ class RemoteLimiter(RateLimiter):
         return Grant(0, "", "")
 
 
-def _require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> None:
+def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> None:
     """Warns, once for each address, of a key that others on the way can read. Its value is in no
     message."""
     if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):

@@ -100,7 +100,7 @@ class _Explained:
         for depth, (rules, row) in enumerate(zip(self._rules, self._costs, strict=True)):
             for limit, cost in zip(rules.limits, row, strict=True):
                 if cost > limit.amount:
-                    why = f"it costs {cost:g} {limit.unit}, and the whole limit is {limit.amount:g}"
+                    why = f"it costs {cost:,.0f} {limit.unit}, and the limit is {limit.amount:,.0f}"
                     return _Verdict(messages.VERDICT_NEVER, why, 0, depth, limit.unit)
         return self._alone(max_wait) if self._policy.paths is None else self._in_line(max_wait)
 

@@ -1,0 +1,1 @@
+"""The command line ``openlimit``: what a server decides, and what operators change."""

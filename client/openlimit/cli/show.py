@@ -1,0 +1,180 @@
+"""Answers of a server as tables for people. No I/O."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from openlimit.v1.admin_pb2 import (
+    ExplainResponse,
+    Fill,
+    LimitInfo,
+    ListBucketsResponse,
+    NodeInfo,
+    NodeRule,
+    Override,
+    PolicyInfo,
+    Verdict,
+)
+
+_BAR = 10  # characters
+_HIGH, _FULL = 0.7, 1.0  # of a capacity
+_PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86400.0: "day"}
+_GOOD, _BAD = "green", "red"
+_VERDICTS = {
+    Verdict.VERDICT_STARTS: _GOOD,
+    Verdict.VERDICT_WAITS: "yellow",
+    Verdict.VERDICT_QUEUES: "yellow",
+    Verdict.VERDICT_REFUSED: _BAD,
+    Verdict.VERDICT_NEVER: _BAD,
+}
+
+
+def printable(text: str) -> str:
+    """A text without what terminals take for commands: callers choose labels."""
+    return "".join(each if each.isprintable() else "�" for each in text)
+
+
+def explanation(answer: ExplainResponse) -> RenderableType:
+    """The path, and below it the verdict."""
+    verdict = Verdict.Name(answer.verdict).removeprefix("VERDICT_").lower()
+    costs = ", ".join(f"{_number(cost)} {unit}" for unit, cost in sorted(answer.costs.items()))
+    style = f"bold {_VERDICTS.get(answer.verdict, '')}"
+    said = Text.assemble((verdict, style), f": {printable(answer.reason)}")
+    if answer.wait.ToMicroseconds():
+        said.append(f" (wait {_seconds(answer.wait.ToMicroseconds())})")
+    table = _node_table(f"policy {answer.policy}, mode {answer.mode}; the call costs {costs}")
+    held = answer.held_at if answer.HasField("held_at") else None
+    for depth, node in enumerate(answer.path):
+        _add_node(table, node, is_marked=depth == held)
+    return Group(table, said)
+
+
+def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
+    """All nodes in one table."""
+    table = _node_table(title)
+    for policy in answer.policies:
+        for number, node in enumerate(policy.nodes):
+            _add_node(table, node, policy.policy if not number else "")
+        if policy.nodes:
+            table.add_section()
+    note = Text("only some buckets were looked at", "dim") if answer.is_partial else Text()
+    return Group(table, note) if answer.is_partial else table
+
+
+def policies(found: Iterable[PolicyInfo]) -> RenderableType:
+    """Each with its levels below it."""
+    table = Table("policy", "covers", "mode", "limits", "slots", "weight")
+    for policy in found:
+        covers = ", ".join([*policy.models, *_labels(policy.match)])
+        split = f" by {', '.join(policy.split_by)}" if policy.split_by else ""
+        slots = str(policy.concurrent) if policy.HasField("concurrent") else ""
+        mark = " *" if policy.overrides else ""
+        table.add_row(
+            *(Text(policy.name + mark), Text(printable(covers + split))),
+            *(policy.mode, _limits(policy.limits), slots),
+        )
+        for level in policy.levels:
+            table.add_row(Text(f"  each {level.label}"), "", "", *_rule(level.rule))
+            for value in sorted(level.values):
+                table.add_row(
+                    Text(printable(f"  {level.label}={value}")), "", "", *_rule(level.values[value])
+                )
+        table.add_section()
+    table.caption = "* with an override in force"
+    return table
+
+
+def overrides(found: Iterable[Override], now: datetime) -> RenderableType:
+    """One a line, with the time that is left."""
+    table = Table("policy", "node", "instead", "until", "left", "by", "why")
+    for each in found:
+        until = each.until.ToDatetime(UTC)
+        left = _seconds((until - now).total_seconds() * 1e6)
+        why = f"{each.why} (NO EFFECT: {each.trouble})" if each.trouble else each.why
+        node, changes = ", ".join(_labels(each.node)), ", ".join(_changes(each))
+        ends = f"{until.astimezone():%a %Y-%m-%d %H:%M}"
+        row = (each.policy, node, changes, ends, left, each.by, why)
+        table.add_row(*(Text(printable(text)) for text in row))
+    return table
+
+
+def _changes(override: Override) -> Iterable[str]:
+    yield from (f"{unit} {text}" for unit, text in sorted(override.limits.items()))
+    if override.HasField("concurrent"):
+        yield f"concurrent {override.concurrent}"
+    if override.HasField("weight"):
+        yield f"weight {override.weight:g}"
+
+
+def _rule(rule: NodeRule) -> tuple[str, str, str]:
+    slots = str(rule.concurrent) if rule.HasField("concurrent") else ""
+    return _limits(rule.limits), slots, f"{rule.weight:g}"
+
+
+def _limits(limits: Iterable[LimitInfo]) -> str:
+    return "\n".join(
+        f"{each.unit} {_number(each.amount)}/{_period(each)}, burst {_number(each.capacity)}"
+        for each in limits
+    )
+
+
+def _period(limit: LimitInfo) -> str:
+    seconds = limit.period.ToMicroseconds() / 1e6
+    return _PERIODS.get(seconds) or f"{seconds:g}s"
+
+
+def _node_table(title: str) -> Table:
+    table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("policy", min_width=6)
+    table.add_column("bucket", min_width=8, overflow="fold")
+    table.add_column("levels", no_wrap=True, min_width=16)
+    for name in ("line", "slots", "wait", "delay", "share"):
+        table.add_column(name, justify="left" if name == "delay" else "right", no_wrap=True)
+    return table
+
+
+def _add_node(table: Table, node: NodeInfo, policy: str = "", *, is_marked: bool = False) -> None:
+    labels = ", ".join(_labels(node.labels)) or "all"
+    running = f"{node.running}/{node.slots}" if node.HasField("slots") else str(node.running or "")
+    delayed = "paused" if node.HasField("paused") else node.limited_by
+    wait = _seconds(node.wait.ToMicroseconds()) if node.HasField("wait") else ""
+    share = f"{node.share:.0%}" if node.HasField("share") else ""
+    table.add_row(
+        Text(policy, "bold"),
+        Text("  " * node.depth + printable(labels), "bold red" if is_marked else ""),
+        Text("\n").join(map(_bar, node.fills)),
+        *(str(node.waiting or ""), running, wait, Text(delayed, _BAD), share),
+    )
+
+
+def _bar(fill: Fill) -> Text:
+    part = fill.level / fill.limit.capacity
+    colour = _BAD if part >= _FULL else "yellow" if part >= _HIGH else _GOOD
+    filled = min(_BAR, round(part * _BAR))
+    return Text.assemble(
+        ("█" * filled, colour),
+        ("░" * (_BAR - filled), "dim"),
+        f" {part:4.0%} {fill.limit.unit} {_number(fill.level)}/{_number(fill.limit.capacity)}",
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in labels.items()]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
+
+
+def _seconds(micros: float) -> str:
+    """A length of time in two digits or so."""
+    seconds = micros / 1e6
+    for most, unit, divisor in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < most:
+            amount = seconds / divisor
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
