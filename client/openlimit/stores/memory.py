@@ -1,7 +1,7 @@
 """Buckets in the memory of one process."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from threading import Lock
 from weakref import WeakSet
@@ -55,19 +55,31 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] = microseconds, at_most: int = 500_000) -> None:
         self._clock = clock
-        self._secret = ""
-        self._closed = Closed(at_most)
-        self._requests = Requests(self._closed, at_most)
+        self.secret = ""
+        """Empty until one was proposed."""
+        self.closed = Closed(at_most)
+        """What was settled and cancelled."""
+        self._requests = Requests(self.closed, at_most)
         self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
-        self.lines = MemoryLines(self._bucket, self._closed, clock, at_most)
+        self.lines = MemoryLines(self._bucket, self.closed, clock, at_most)
         """Lines in the same buckets, for one event loop."""
         _stores.add(self)
 
     def __len__(self) -> int:
         """How many buckets are held."""
         return sum(map(len, self._parts))
+
+    def buckets(self) -> Iterator[tuple[str, Bucket]]:
+        """All, with their names. Those that come and go meanwhile may be among them."""
+        for part in self._parts:
+            yield from [*part.items()]
+
+    def put(self, name: str, bucket: Bucket, now: float) -> None:
+        """Hold a bucket that was another store's, unless it is as good as new."""
+        if bucket.idle_at() > now:
+            self._keep(name, bucket)
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} buckets>"
@@ -108,15 +120,18 @@ class MemoryStore:
         else:
             answer = acquire(bucket, operation, now)
         if is_new and (bucket.at >= now or bucket.paused > now):  # one that refuses is not kept
-            untrack(bucket)
-            part[name] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+            self._keep(name, bucket)
         return answer
+
+    def _keep(self, name: str, bucket: Bucket) -> None:
+        untrack(bucket)
+        self._parts[hash(name) % _PARTS][name] = bucket
+        heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
 
     def _change(self, bucket: Bucket, operation: Operation, now: float) -> Answer:
         match operation:
             case Settle():
-                return self._closed.settle(bucket, operation, now)
+                return self.closed.settle(bucket, operation, now)
             case Cancel():
                 return self._cancel(bucket, operation, now)
             case Penalize(_, _, length):
@@ -126,8 +141,8 @@ class MemoryStore:
             case Peek():
                 return Levels(*bucket.peek(now))
             case Secret(proposed):
-                self._secret = self._secret or proposed
-                return self._secret
+                self.secret = self.secret or proposed
+                return self.secret
         return True
 
     def _cancel(self, bucket: Bucket, operation: Cancel, now: float) -> Answer:
@@ -136,7 +151,7 @@ class MemoryStore:
             return too_late(lot, number)
         is_cancelled = bucket.cancel((lot, number), now)
         if is_cancelled and start is not None:
-            self._closed.cancel(lot, number, start, now)
+            self.closed.cancel(lot, number, start, now)
         return is_cancelled
 
     def _bucket(self, name: str, limits: Limits) -> Bucket:

@@ -1,7 +1,7 @@
 """The lines of one process: what was asked, what was granted, and what servers do not know yet."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -124,6 +124,14 @@ class MemoryLines:
     def __len__(self) -> int:
         """How many trees are held."""
         return len(self._trees)
+
+    def all(self) -> Iterator[tuple[str, Line]]:
+        """All, with the names of their trees."""
+        return ((name, tree.line) for name, tree in [*self._trees.items()])
+
+    def put(self, name: str, rules: Rules) -> Line:
+        """Hold a line of these rules that was another store's; returns it, with its root alone."""
+        return self._tree(name, rules).line
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         now = self._clock()
