@@ -40,6 +40,7 @@ from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from openlimit_server.rpc.tls import Encryption, credentials_to_ask
 from openlimit_server.signals import ORPHANED, Stop
+from openlimit_server.snapshot import Snapshot, open_store
 
 _CHECK_TIMEOUT = 3.0  # seconds
 _WATCH_EVERY = 1.0  # seconds
@@ -67,7 +68,8 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     # Without SO_REUSEPORT: two servers on one port would silently share its calls, each with
     # buckets of its own.
     server = grpc.aio.server(options=[*bounds.options(), ("grpc.so_reuseport", int(is_worker))])
-    observed = Observed(settings, store_of(settings))
+    buckets, snapshot = _buckets(settings)
+    observed = Observed(settings, buckets)
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
     counter, door = Counter(settings.log_format), Door(keys)
@@ -85,17 +87,15 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     )
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-    takers = _takers(sources, overrides, service, encryption)
-    reload = Reload(*takers, by_itself=not is_worker)
+    reload = Reload(*_takers(sources, overrides, service, encryption), by_itself=not is_worker)
     await observed.start(
         *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
     )
     stop = signals.listen(reload.request, is_worker=is_worker)
     watching = asyncio.create_task(_watch(store, engine, health))
-    background = [
-        asyncio.create_task(work)
-        for work in (overrides.run(), reload.run(), collector.collect_young())
-    ]
+    works = [overrides.run(), reload.run(), collector.collect_young()]
+    works += [snapshot.run()] if snapshot else []
+    background = [asyncio.create_task(work) for work in works]
     await overrides.look()
     await server.start()
     _announce(settings, sources, port, is_worker=is_worker)
@@ -110,6 +110,8 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     draining = {"event": "draining", "reason": reason, "grace": settings.grace}
     _log.info("%s: draining for %g s at most", reason, settings.grace, extra=draining)
     await _drain(server, service, settings.grace, at_once=reason == ORPHANED)
+    if snapshot:
+        await snapshot.aclose()
     counter.close()
     await observed.aclose()
     await store.aclose()
@@ -200,6 +202,12 @@ def store_of(settings: Settings) -> StoreOfLines:
     from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 
     return RedisBuckets(parse_redis_url(settings.store))
+
+
+def _buckets(settings: Settings) -> tuple[StoreOfLines, Snapshot | None]:
+    if settings.snapshot:
+        return open_store(settings.snapshot)
+    return store_of(settings), None
 
 
 async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> None:

@@ -106,7 +106,7 @@ def test_a_quarter_of_an_hour_of_settlements_is_remembered(
     for lot in range(15):
         assert ask(store, [settle_all(f"lot {lot}", range(4096))]) == [True] * 4096
         clock.advance(59)
-    assert sum(len(lot.marks) for lot in store._closed.lots._values.values()) == 15 * 1024
+    assert sum(len(lot.marks) for lot in store.closed.lots._values.values()) == 15 * 1024
     assert ask(store, [first, long, long]) == [False, True, False]
 
 
@@ -124,7 +124,7 @@ def test_lots_beyond_what_is_remembered_are_refused_not_settled_twice(
     assert others == [False] * 3
     later = settle_all("later", [0], START + 1)
     assert ask_one(store, later) is True
-    assert store._closed.lots.forgotten_early == 2
+    assert store.closed.lots.forgotten_early == 2
     [line] = [record.getMessage() for record in caplog.records]
     assert line == "more than 3 lots of settled reservations are to be remembered: 1 forgotten"
 
@@ -157,7 +157,7 @@ def test_requests_beyond_what_is_remembered_are_counted(
 def test_what_is_remembered_is_bounded_and_expires(clock: FakeClock) -> None:
     """A long-lived process with few calls keeps what can be asked again, and no more."""
     store = MemoryStore(clock, at_most=50)
-    lots, runs = store._closed.lots, store._requests.runs
+    lots, runs = store.closed.lots, store._requests.runs
     for i in range(500):
         ask_one(store, once(str(i), (0, 0), str(i)))
         ask_one(store, settle(str(i), (0, 0), (0, 0)))
@@ -228,12 +228,12 @@ def test_the_collector_does_not_follow_what_is_kept(store: MemoryStore) -> None:
     fill(range(100))
     before = _followed()
     fill(range(100, 2100))
-    assert (len(store), len(store._closed.lots), len(store._requests.runs)) == (2100,) * 3
+    assert (len(store), len(store.closed.lots), len(store._requests.runs)) == (2100,) * 3
     assert _followed() < before + 100
 
 
 def test_nothing_is_kept_where_freezing_at_the_start_does_not_find_it() -> None:
     """Else each full collection goes through all the names."""
     store = MemoryStore()
-    tables = [*store._parts, store._closed.lots._values, store._requests.runs._values]
+    tables = [*store._parts, store.closed.lots._values, store._requests.runs._values]
     assert all(map(gc.is_tracked, [*tables, store._idle]))

@@ -35,7 +35,7 @@ class Bucket:
     All times are in microseconds; ``now`` never runs backwards from one call to the next.
     """
 
-    __slots__ = ("_queue", "at", "levels", "limited_by", "limits", "paused")
+    __slots__ = ("at", "levels", "limited_by", "limits", "paused", "queue")
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = limits
@@ -44,7 +44,8 @@ class Bucket:
         self.levels: Levels = (0.0,) * len(limits)
         self.limited_by = ""
         self.paused = -inf
-        self._queue: Queue | None = None  # most buckets never need one
+        self.queue: Queue | None = None
+        """What can be cancelled; most buckets never need one."""
 
     def __repr__(self) -> str:
         levels = ", ".join(
@@ -84,7 +85,7 @@ class Bucket:
         if wait > max_wait:
             return WaitTooLong(wait / SECOND, limited_by)
         # Where nothing has to wait, all that did has started.
-        self._queue = self._remember(name, start, costs, now) if wait else None
+        self.queue = self._remember(name, start, costs, now) if wait else None
         if start > base:
             left = leaked(self.levels, self.limits, start - at)
             levels = [level + cost for level, cost in zip(left, costs, strict=True)]
@@ -119,7 +120,7 @@ class Bucket:
     def pour_all(self, levels: Levels, now: float) -> None:
         """Charge what ``levels_with`` was asked for."""
         self.at, self.levels, self.limited_by = now, levels, ""
-        self._queue = None  # whatever was has started
+        self.queue = None  # whatever was has started
 
     def earliest(self, costs: Costs, now: float) -> tuple[float, str]:
         """When these could start, and the unit that sets that, empty for none: one cost a limit,
@@ -150,7 +151,7 @@ class Bucket:
             level = before - elapsed * limit.rate
             levels.append(cost + (level if level > 0 else 0.0))
         self.levels = tuple(levels)
-        self.at, self.limited_by, self._queue = start, limited_by, None
+        self.at, self.limited_by, self.queue = start, limited_by, None
 
     def refund(self, costs: Costs, start: float) -> None:
         """Give back what was poured at this start, as far as it has not leaked since: cost - rate *
@@ -171,10 +172,10 @@ class Bucket:
         were given stay as they are; behind those, what the cost still adds to the level is given
         back: cost - rate * (at - start).
         """
-        if not self._queue or not self._queue.has(name, now):
+        if not self.queue or not self.queue.has(name, now):
             return False
         state = self.at, self.levels, self.limited_by
-        self.at, self.levels, self.limited_by = self._queue.cancel(name, state, self.limits, now)
+        self.at, self.levels, self.limited_by = self.queue.cancel(name, state, self.limits, now)
         return True
 
     def settle(self, reserved: Sequence[Costs], actual: Sequence[Costs], now: float) -> None:
@@ -217,13 +218,13 @@ class Bucket:
             levels = [level.get(name, 0.0) for name in names]
             units = {limit.unit for limit in limits}
             self.limited_by = self.limited_by if self.limited_by in units else ""
-            self._queue = None  # its costs and levels are those of other limits
+            self.queue = None  # its costs and levels are those of other limits
         self.limits = limits
         self.levels = tuple(map(min, levels, (limit.most for limit in limits)))
 
     def is_waiting(self, name: Hashable, now: float) -> bool:
         """Whether it is known that this reservation has still to start."""
-        return bool(self._queue and self._queue.has(name, now))
+        return bool(self.queue and self.queue.has(name, now))
 
     def idle_at(self) -> float:
         """The time from which this bucket decides as a new one would, and may be dropped."""
@@ -235,17 +236,17 @@ class Bucket:
 
     def _remember(self, name: Hashable, start: float, costs: Costs, now: float) -> Queue:
         """The queue, with what cancelling needs."""
-        queue = Queue() if self._queue is None else self._queue
+        queue = Queue() if self.queue is None else self.queue
         state = self.at, self.levels, self.limited_by
         queue.add(name, start, costs, state, self.limits, now)
         return queue
 
     def _started(self, now: float) -> Queue | None:
         """The queue while it lasts, with what has started brought up to now."""
-        if not self._queue or self.at <= now:
+        if not self.queue or self.at <= now:
             return None
-        self._queue.follow(self.limits, now)
-        return self._queue or None  # those that still wait may have no names
+        self.queue.follow(self.limits, now)
+        return self.queue or None  # those that still wait may have no names
 
     def _correct(self, changes: Sequence[Levels], now: float, queue: Queue | None) -> None:
         """Change the levels, by columns; and in the queue, what has started, and what cancelling

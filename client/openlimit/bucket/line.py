@@ -9,7 +9,7 @@ Pure: times are microseconds, and arguments; ``now`` never runs backwards. Nothi
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -200,6 +200,31 @@ class Line:
             self._leases.take([call.name], [lease])
         self._nodes.kept.rest(path[-1], now)
         return has_slots
+
+    def leases(self) -> Iterator[tuple[str, Lease]]:
+        """Of all calls that have slots, with their names."""
+        return self._leases.all()
+
+    def nodes_of(self, path: Sequence[str], rules: Rules) -> list[Node]:
+        """The nodes of a path whose last one, made if there is none, has these rules."""
+        nodes = self._nodes.known(path)
+        if len(nodes) == len(path):
+            nodes.append(nodes[-1].child(path[-1], rules))
+        return nodes
+
+    def hold(
+        self, name: str, until: float, path: Sequence[str], start: float, sizes: Sequence[float]
+    ) -> None:
+        """Let a call have the slots that it had in another process, in the nodes of this path."""
+        nodes = self._nodes.known(path)
+        if len(nodes) == len(path) + 1:  # else it is over
+            self._leases.take([name], [Lease(until, nodes, start, sizes)])
+
+    def settle_down(self, now: float) -> None:
+        """Forget each node in time, after they were made as they were in another process."""
+        for leaf in self._nodes.leaves():
+            fill(leaf.path())
+            self._nodes.kept.rest(leaf, now)
 
     def penalize(self, until: float, now: float) -> None:
         """Let nothing more be handed out before then; now or earlier: lift the pause."""

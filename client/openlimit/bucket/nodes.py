@@ -37,6 +37,16 @@ class Nodes:
             nodes.append(child)
         return nodes
 
+    def leaves(self) -> list[Node]:
+        """All nodes without children."""
+        leaves, nodes = [], [self.root]
+        while nodes:
+            node = nodes.pop()
+            nodes += node.children.values()
+            if not node.children:
+                leaves.append(node)
+        return leaves
+
     def follow(self, node: Node, rules: Rules) -> None:
         """Hold a node to these rules from now on."""
         if node.rules is not rules:

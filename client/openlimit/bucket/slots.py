@@ -35,6 +35,10 @@ class Leases:
         """How many calls have slots."""
         return len(self._leases)
 
+    def all(self) -> Iterator[tuple[str, Lease]]:
+        """All, with the names of their calls."""
+        return iter([*self._leases.items()])
+
     def has_any(self, names: Sequence[str]) -> bool:
         """Whether one of these calls has slots."""
         return not self._leases.keys().isdisjoint(names)

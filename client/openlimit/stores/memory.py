@@ -63,13 +63,15 @@ class MemoryStore:
         since_1970: Callable[[], float] = since_1970,
     ) -> None:
         self._clock = clock
-        self._secret = ""
-        self._closed = Closed(at_most)
-        self._requests = Requests(self._closed, at_most)
+        self.secret = ""
+        """Empty until one was proposed."""
+        self.closed = Closed(at_most)
+        """What was settled and cancelled."""
+        self._requests = Requests(self.closed, at_most)
         self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next
         self._lock = Lock()
-        self.lines = MemoryLines(self._bucket, self._closed, clock, at_most)
+        self.lines = MemoryLines(self._bucket, self.closed, clock, at_most)
         """Lines in the same buckets, for one event loop."""
         self.views = MemoryViews(self._find, self.lines.root, self._items, clock, since_1970)
         """What operators see of them, for the same loop."""
@@ -78,6 +80,16 @@ class MemoryStore:
     def __len__(self) -> int:
         """How many buckets are held."""
         return sum(map(len, self._parts))
+
+    def buckets(self) -> Iterator[tuple[str, Bucket]]:
+        """All, with their names. Those that come and go meanwhile may be among them."""
+        for part in self._parts:
+            yield from [*part.items()]
+
+    def put(self, name: str, bucket: Bucket, now: float) -> None:
+        """Hold a bucket that was another store's, unless it is as good as new."""
+        if bucket.idle_at() > now:
+            self._keep(name, bucket)
 
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self)} buckets>"
@@ -118,15 +130,18 @@ class MemoryStore:
         else:
             answer = acquire(bucket, operation, now)
         if is_new and (bucket.at >= now or bucket.paused > now):  # one that refuses is not kept
-            untrack(bucket)
-            part[name] = bucket
-            heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
+            self._keep(name, bucket)
         return answer
+
+    def _keep(self, name: str, bucket: Bucket) -> None:
+        untrack(bucket)
+        self._parts[hash(name) % _PARTS][name] = bucket
+        heappush(self._idle, (bucket.idle_at() + self._LINGER, name))
 
     def _change(self, bucket: Bucket, operation: Operation, now: float) -> Answer:
         match operation:
             case Settle():
-                return self._closed.settle(bucket, operation, now)
+                return self.closed.settle(bucket, operation, now)
             case Cancel():
                 return self._cancel(bucket, operation, now)
             case Penalize(_, _, length):
@@ -136,8 +151,8 @@ class MemoryStore:
             case Peek():
                 return Levels(*bucket.peek(now))
             case Secret(proposed):
-                self._secret = self._secret or proposed
-                return self._secret
+                self.secret = self.secret or proposed
+                return self.secret
         return True
 
     def _cancel(self, bucket: Bucket, operation: Cancel, now: float) -> Answer:
@@ -146,7 +161,7 @@ class MemoryStore:
             return too_late(lot, number)
         is_cancelled = bucket.cancel((lot, number), now)
         if is_cancelled and start is not None:
-            self._closed.cancel(lot, number, start, now)
+            self.closed.cancel(lot, number, start, now)
         return is_cancelled
 
     def _bucket(self, name: str, limits: Limits) -> Bucket:

@@ -1,7 +1,7 @@
 """The lines of one process: what was asked, what was granted, and what servers do not know yet."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -129,6 +129,14 @@ class MemoryLines:
         """The root of a tree, if there is one."""
         tree = self._trees.get(name)
         return None if tree is None else tree.line.root
+
+    def all(self) -> Iterator[tuple[str, Line]]:
+        """All, with the names of their trees."""
+        return ((name, tree.line) for name, tree in [*self._trees.items()])
+
+    def put(self, name: str, rules: Rules) -> Line:
+        """Hold a line of these rules that was another store's; returns it, with its root alone."""
+        return self._tree(name, rules).line
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         now = self._clock()

@@ -52,6 +52,10 @@ class Remembered(Generic[V]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def items(self) -> list[tuple[_Key, V]]:
+        """All, the oldest first."""
+        return [*self._values.items()]
+
     def get(self, key: _Key, now: float) -> V | None:
         """The value, while it lasts."""
         if self._ends and self._ends[0] <= now:

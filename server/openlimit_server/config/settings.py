@@ -1,5 +1,6 @@
 """The process's settings: arguments and environment, validated once into a frozen value."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
         description="where the buckets live: memory://, redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://",
     )
+    snapshot: Path | None = Field(
+        None,
+        description="file in which buckets in memory are kept over restarts: written every ten "
+        "seconds and at the end, loaded at the start",
+    )
     workers: notation.Workers = Field(
         1, description="processes that serve the address; several need a Redis store"
     )
@@ -123,6 +129,17 @@ class Settings(BaseSettings):
                 "share them with --store redis://…, or serve with one worker"
             )
         return workers
+
+    @field_validator("snapshot")
+    @classmethod
+    def _snapshot_is_of_memory(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is None:
+            return path
+        if info.data.get("store", MEMORY) != MEMORY:
+            raise ValueError("is for buckets in memory; those of --store outlive the server anyway")
+        if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ValueError(f"{path} cannot be written: name a file in a folder of this user")
+        return path
 
     @field_validator("tls_key")
     @classmethod
