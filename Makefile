@@ -7,6 +7,8 @@ OUT ?= client
 OUT_SERVER ?= server
 # Of some tests, as with ARGS="-k remote", either half may have none, which pytest calls 5.
 MAY_BE_NONE = $(if $(ARGS),|| [ $$? = 5 ])
+# What these build must not look for the jobs of this make, which are none of theirs.
+ALONE = MAKEFLAGS= $(BIN)/pytest
 # What the tests start by the hundred shares what is compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -14,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STUBS := $(if $(filter command,$(origin LANG)),$(LANG),python)
 unexport LANG
 
-.PHONY: help run test quick test-all polyglot demo bench dist stubs reference breaking format constraints clean
+.PHONY: help run test quick test-all interpreters polyglot installs demo bench dist stubs reference breaking format constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,13 +38,19 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	$(BIN)/pytest -n auto --dist loadfile tests/unit tests/contracts tests/properties $(ARGS) $(MAY_BE_NONE); \
 	tests=$$?; wait $$types && exit $$tests
 
-test-all: .venv/dev ## what needs more: many processes, other versions of Python and languages, fresh installations, the Helm chart; as root on Debian
+test-all: .venv/dev ## what needs more: many processes, then the next three at once; as root on Debian
 	@# Shares are measured, so nothing else runs meanwhile. The rest builds and waits a lot.
 	$(BIN)/pytest tests/sharing --timeout 1200 $(ARGS) $(MAY_BE_NONE)
-	$(BIN)/pytest -n 3 --dist loadgroup tests/interpreters tests/polyglot tests/installs tests/deploy --timeout 1200 $(ARGS) $(MAY_BE_NONE)
+	$(MAKE) --jobs 3 --keep-going --output-sync=target interpreters polyglot installs
+
+interpreters: .venv/dev ## much of the suite on other versions of Python
+	$(ALONE) tests/interpreters --timeout 1200 $(ARGS) $(MAY_BE_NONE)
 
 polyglot: .venv/dev ## build the clients in Go, TypeScript, Java and Rust, and run them against a server
-	$(BIN)/pytest tests/polyglot --timeout 1200 $(ARGS)
+	$(ALONE) tests/polyglot --timeout 1200 $(ARGS) $(MAY_BE_NONE)
+
+installs: .venv/dev ## fresh installations, the Helm chart and the image; needs Go
+	$(ALONE) tests/installs tests/deploy --timeout 1200 $(ARGS) $(MAY_BE_NONE)
 
 demo: .venv/dev ## workers against a strict provider, without and with the limiter
 	@$(BIN)/python -m examples.demo
