@@ -37,7 +37,7 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 	tests=$$?; wait $$types && exit $$tests
 
 test-all: .venv/dev polyglot ## what needs more: the Helm chart, fresh installations, other versions of Python, many processes; as root on Debian, with Go
-	$(BIN)/pytest tests/deploy tests/sharing tests/installs --timeout 1200 $(ARGS)
+	$(BIN)/pytest tests/deploy tests/sharing tests/attacks tests/installs --timeout 1200 $(ARGS)
 
 polyglot: .venv/dev ## build the clients in Go, TypeScript, Java and Rust, and run them against a server
 	$(BIN)/pytest tests/polyglot --timeout 1200 $(ARGS)
