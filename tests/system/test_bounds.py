@@ -21,10 +21,9 @@ from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.bounds import Times, options
 from openlimit_server.rpc.service import RateLimitServicer
 from tests.support.calls import a_call
+from tests.support.http2 import PREFACE, SETTINGS
 
 POLICY = {"name": "p", "models": ["*"], "limits": {"requests": "600000/minute burst 1h"}}
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
 COST = {"requests": 1, "tokens": 0}
 

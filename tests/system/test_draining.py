@@ -3,12 +3,11 @@
 import asyncio
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count, starmap
+from itertools import count
 from typing import Any, cast
 
 import grpc
@@ -23,6 +22,7 @@ from grpc_status import rpc_status
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.rpc.service import SERVICE
+from tests.support import http2
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
 
@@ -177,30 +177,13 @@ def test_open_streams_do_not_hold_up_a_drain() -> None:
 def test_a_watcher_that_does_not_read_cannot_keep_the_server_alive() -> None:
     """A client with a window of no bytes is waited for until the grace time is over, no longer."""
 
-    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-        )
-
-    def header(name: bytes, value: bytes) -> bytes:
-        return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-    headers = {
-        b":method": b"POST",
-        b":scheme": b"http",
-        b":path": b"/grpc.health.v1.Health/Watch",
-        b":authority": b"localhost",
-        b"content-type": b"application/grpc",
-        b"te": b"trailers",
-    }
-    no_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+    watch = http2.call(1, b"/grpc.health.v1.Health/Watch", b"")  # of the overall health
     with (
         serving("--grace", "1") as server,
         socket.create_connection(("127.0.0.1", server.port)) as s,
     ):
-        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, no_window))
-        s.sendall(frame(1, 4, 1, b"".join(starmap(header, headers.items()))))
-        s.sendall(frame(0, 1, 1, bytes(5)))  # an empty message: the overall health
+        settings = http2.frame(http2.SETTINGS_KIND, 0, 0, http2.NO_WINDOW)
+        s.sendall(http2.PREFACE + settings + watch)
         s.settimeout(10)
         said = b""
         while b"application/grpc" not in said:  # the watch has begun

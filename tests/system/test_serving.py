@@ -260,6 +260,7 @@ def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "openlimit.v1.AdminService",
         "openlimit.v1.RateLimitService",
     }
     for name in (*services, "openlimit.v1.AcquireRequest"):

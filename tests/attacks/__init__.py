@@ -1,0 +1,1 @@
+"""Clients that attack a server, and what another one gets meanwhile."""
