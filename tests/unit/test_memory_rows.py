@@ -11,11 +11,13 @@ import pytest
 from openlimit.bucket.calls import Call, Calls
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.tree import Rules
+from openlimit.clock import since_1970
 from openlimit.stores import lines, protocol
 from openlimit.stores.lines import Ask, GiveUp, Turn
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.memory_rows import restored, rows
 from openlimit.stores.protocol import Acquire, Cancel, Grants, Observe, Peek, Penalize, Settle
+from openlimit.stores.views import Board, Notes
 
 LIMITS = (Limit.per("requests", 600, 60), Limit.per("tokens", 9000, 60, 3))
 OTHERS = (Limit.per("tokens", 5000, 60, 3), Limit.per("requests", 600, 60))
@@ -173,6 +175,17 @@ def test_a_pause_and_the_secret_stay() -> None:
     other = again(store, time)
     assert other.decide([Peek("x", LIMITS), protocol.Secret("t")])[1] == "s"
     assert other.decide([Acquire("x", LIMITS, [(1, 1)], SECOND, "", 0)])[0].others  # type: ignore[union-attr]  # it acquires
+
+
+async def test_notes_stay() -> None:
+    """Those that operators made, with their ends; so that overrides outlive the process."""
+    time = Time()
+    store = MemoryStore(time)
+    until = since_1970() + 60 * SECOND
+    await store.views.adecide([Notes("o", "text", until)])
+    [board] = await again(store, time).views.adecide([Notes()])
+    assert isinstance(board, Board)
+    assert board.notes == {"o": ("text", until)}
 
 
 @pytest.mark.parametrize(

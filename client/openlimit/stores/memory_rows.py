@@ -1,8 +1,8 @@
 """What a store in memory holds, as rows that JSON can hold, and back.
 
-A row is a list: its kind, then plain values. One row is about one bucket, node, lease or lot of
-settled reservations, as it is at one moment; the store may go on between two rows. So buckets come
-before what was settled in them: what is settled meanwhile is not given back twice.
+A row is a list: its kind, then plain values. One row is about one note, bucket, node, lease or lot
+of settled reservations, as it is at one moment; the store may go on between two rows. So buckets
+come before what was settled in them: what is settled meanwhile is not given back twice.
 
 There are no rows of calls that wait in a line, since their callers ask again, nor of what is
 remembered for repeats: a grant that is asked for again afterwards is charged again.
@@ -28,6 +28,8 @@ def rows(store: MemoryStore) -> Iterator[Row]:
     some milliseconds."""
     numbers = _Numbers()
     yield ["secret", store.secret]
+    for note_name, note in store.views.notes.items():
+        yield ["note", note_name, *note]
     for bucket_name, bucket in store.buckets():
         yield from numbers.of(bucket.limits)
         yield from _of_bucket(bucket_name, numbers.known(bucket.limits), bucket)
@@ -120,6 +122,9 @@ class _Restoring:
     def secret(self, secret: str) -> None:
         self.store.secret = secret
 
+    def note(self, name: str, text: str, until: float) -> None:
+        self.store.views.notes[name] = text, until
+
     def limits(self, told: Sequence[Sequence[Any]]) -> None:
         self._limits.append(tuple([Limit(*each) for each in told]))
 
@@ -165,6 +170,7 @@ class _Restoring:
 
 _KINDS: dict[str, Callable[..., None]] = {
     "secret": _Restoring.secret,
+    "note": _Restoring.note,
     "limits": _Restoring.limits,
     "bucket": _Restoring.bucket,
     "waiting": _Restoring.waiting,

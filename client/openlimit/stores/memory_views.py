@@ -38,7 +38,8 @@ class MemoryViews:
         self._items = items
         self._clock = clock
         self._since_1970 = since_1970
-        self._notes: dict[str, tuple[str, float]] = {}
+        self.notes: dict[str, tuple[str, float]] = {}
+        """Texts by name, each until then."""
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         return [self._decide(operation) for operation in operations]
@@ -78,11 +79,11 @@ class MemoryViews:
     def _board(self, name: str, text: str, until: float) -> Board:
         now = self._since_1970()
         if name:
-            self._notes.pop(name, None)
+            self.notes.pop(name, None)
         if text:
-            self._notes[name] = text, until
-        self._notes = {name: note for name, note in self._notes.items() if note[1] > now}
-        return Board(now, dict(self._notes))
+            self.notes[name] = text, until
+        self.notes = {name: note for name, note in self.notes.items() if note[1] > now}
+        return Board(now, dict(self.notes))
 
 
 def _on_path(root: Node, path: Sequence[str]) -> Iterator[Node]:
