@@ -19,6 +19,7 @@ from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE, EnvoyServicer
 from tests.support.proxy_requests import METHOD, OK, OVER, codes, descriptor, request, stub
 from tests.support.redis_process import serving_redis
+from tests.support.redis_topologies import eventually
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
 POLICIES = """
@@ -100,6 +101,34 @@ def test_workers_share_the_domains_over_redis(tmp_path: Path) -> None:
             ) as channel:
                 passed += codes(stub(channel)(ANN))[0] == OK
         assert passed == 1
+
+
+def test_a_folder_is_followed(tmp_path: Path) -> None:
+    """A file that is added, changed or removed holds from then on; a bad one changes nothing."""
+    (first := tmp_path / "a.yaml").write_text(
+        "domain: d\ndescriptors: [{key: user, limit: 1/minute}]"
+    )
+    second = tmp_path / "b.yaml"
+    with (
+        serving("--domains", str(tmp_path)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        ask = stub(channel)
+
+        def limits(domain: str) -> int:
+            [status] = ask(request(domain, descriptor(("user", "bo"), hits=0)), timeout=5).statuses
+            return status.current_limit.requests_per_unit
+
+        assert (limits("d"), limits("e")) == (1, 0)
+        second.write_text("domain: e\ndescriptors: [{key: user, limit: 2/minute}]")
+        eventually(lambda: (limits("d"), limits("e")) == (1, 2))
+        first.write_text("domain: d\ndescriptors: [{key: user, limit: 3/minute}]")
+        eventually(lambda: (limits("d"), limits("e")) == (3, 2))
+        first.write_text("domain: d\ndescriptors: 7")
+        server.wait_for_log("a.yaml:2")
+        assert (limits("d"), limits("e")) == (3, 2)
+        first.unlink()
+        eventually(lambda: (limits("d"), limits("e")) == (0, 2))
 
 
 async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
