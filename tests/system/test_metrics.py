@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,42 @@ async def test_lines_and_pauses_are_told(server: ServerProcess) -> None:
     assert value(samples, "wait_seconds_sum", policy="slots") > 4 * 0.3
     assert value(samples, "pauses_total", policy="fast") == 1
     assert 50 < value(samples, "delay_seconds", policy="fast") <= 60
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_nodes_that_the_file_names_are_told(store: str, tmp_path: Path) -> None:
+    """Their levels, lines and slots, also before they are used; others are in the sums only."""
+    teams = {"label": "team", "limits": {"requests": "60/hour burst 10m"}, "concurrent": 1}
+    tree = policy(
+        "tree",
+        "600/hour burst 1h",
+        levels=[{**teams, "weights": {"search": 4, "batch": 1}}],
+        lease="1h",
+    )
+    with ExitStack() as stack:
+        url = "memory://" if store == "memory" else stack.enter_context(serving_redis()).url
+        server = stack.enter_context(
+            serving_policies(tmp_path, file_of(tree), *HTTP, "--store", url)
+        )
+        channel = stack.enter_context(grpc.insecure_channel(server.address))
+        stub = RateLimitServiceStub(channel)
+        for team in ("search", "nobody"):
+            stub.Acquire(AcquireRequest(model="tree", labels={"team": team}), timeout=5)
+        waiting = stub.Acquire.future(AcquireRequest(model="tree", labels={"team": "search"}))
+        samples = scrape_until(server, lambda found: value(found, "node_line_calls") == 1)
+        told = [
+            (dict(labels)["value"], round(number, 1))
+            for (name, labels), number in samples.items()
+            if name == "openlimit_node_level_units"
+        ]
+        assert sorted(told) == [("batch", 0), ("search", 1)]
+        search = {"policy": "tree", "label": "team", "value": "search"}
+        assert value(samples, "node_capacity_units", **search, period="3600") == 10
+        assert value(samples, "node_line_calls", **search) == 1
+        assert value(samples, "node_running_calls", **search) == 1
+        assert value(samples, "node_running_calls") == 1
+        assert 1 < value(samples, "level_units", policy="tree", unit="requests") <= 2
+        waiting.cancel()
 
 
 def test_counted_bodies_are_told(server: ServerProcess) -> None:

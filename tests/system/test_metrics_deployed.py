@@ -26,6 +26,10 @@ policies:
     models: ["m"]
     limits: {requests: 60/minute, tokens: 60000/minute}
     reserve_output: learned
+  - name: teams
+    models: ["t"]
+    limits: {requests: 60/minute}
+    levels: [{label: team, limits: {requests: 30/minute}, weights: {search: 4}}]
 domains:
   - domain: edge
     descriptors:

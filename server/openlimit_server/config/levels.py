@@ -54,6 +54,11 @@ class LevelSettings(BaseModel):
         return self.concurrent if own is None else own
 
     @property
+    def named(self) -> Iterable[str]:
+        """The values that are written down here."""
+        return dict.fromkeys((*self.weights, *self.overrides))
+
+    @property
     def has_slots(self) -> bool:
         """Whether any of its nodes limits the calls that run at the same time."""
         own = (each.concurrent for each in self.overrides.values())

@@ -79,6 +79,23 @@ METRICS = (
         "Request bodies whose tokens the server was to count: counted, invalid or unavailable (not "
         "in time, or too much waited already)",
     ),
+    Metric(
+        *("node_level_units", GAUGE, ("policy", "label", "value", "unit", "period")),
+        "How full the bucket of a limit of a node is, of nodes that the file of policies names in "
+        "the weights or overrides of a policy's first level",
+    ),
+    Metric(
+        *("node_capacity_units", GAUGE, ("policy", "label", "value", "unit", "period")),
+        "How much that bucket takes at once",
+    ),
+    Metric(
+        *("node_line_calls", GAUGE, ("policy", "label", "value")),
+        "Calls that wait in line below that node, on all servers of the store",
+    ),
+    Metric(
+        *("node_running_calls", GAUGE, ("policy", "label", "value")),
+        "Calls that have a slot at that node",
+    ),
     Metric("line_calls", GAUGE, ("policy",), "Calls that are held in line"),
     Metric("pauses", COUNTER, ("policy",), "Pauses that callers reported of their provider"),
     Metric(
