@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -241,6 +242,23 @@ def test_health_overall_and_per_service(channel: grpc.Channel) -> None:
         assert answer.status == HealthCheckResponse.SERVING
 
 
+def pool_of(answer: Any) -> DescriptorPool:
+    """All files of an answer, which come in no order: each after those that it imports."""
+    told = answer.file_descriptor_response.file_descriptor_proto
+    files = {file.name: file for file in map(FileDescriptorProto.FromString, told)}
+    pool = DescriptorPool()
+
+    def add(name: str) -> None:
+        if file := files.pop(name, None):
+            for imported in file.dependency:
+                add(imported)
+            pool.Add(file)
+
+    for name in [*files]:
+        add(name)
+    return pool
+
+
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -> None:
     """Tools such as grpcurl find the services and their messages without proto files, whichever
@@ -264,11 +282,7 @@ def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -
         "openlimit.v1.RateLimitService",
     }
     for name in (*services, "openlimit.v1.AcquireRequest"):
-        pool = DescriptorPool()
-        files = ask(file_containing_symbol=name).file_descriptor_response.file_descriptor_proto
-        assert files
-        for file in reversed(files):
-            pool.AddSerializedFile(file)
+        pool = pool_of(ask(file_containing_symbol=name))
         assert pool.FindFileContainingSymbol(name).package == name.rpartition(".")[0]
 
 

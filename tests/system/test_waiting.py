@@ -52,7 +52,7 @@ policies:
         limits: {requests: 6/minute burst 10s}
       - label: user
 """
-SOON = 0.4  # seconds: the deadline of a call that is to be QUEUED soon
+SOON = 0.8  # seconds: the deadline of a call that is to be QUEUED soon
 Stub = RateLimitServiceStub
 
 

@@ -26,6 +26,7 @@ from openlimit.cli.options import (
     amounts,
     console,
     exiting,
+    interruption,
     pairs,
     print_json,
     server_of,
@@ -185,17 +186,14 @@ def top(
         exiting(),
         server.operators() as operators,
         Live(console=console, screen=times is None and console.is_terminal) as live,
+        interruption() as interrupted,
     ):
-        try:
-            for look in counting(1):
-                answer = operators.ask("ListBuckets", request)
-                title = f"{server.address}, {datetime.now():%H:%M:%S}"
-                live.update(show.buckets(answer, title), refresh=True)
-                if look == times:
-                    return
-                time.sleep(every)
-        except KeyboardInterrupt:
-            return
+        for look in counting(1):
+            answer = operators.ask("ListBuckets", request)
+            title = f"{server.address}, {datetime.now():%H:%M:%S}"
+            live.update(show.buckets(answer, title), refresh=True)
+            if look == times or interrupted.wait(every):
+                return
 
 
 _Node = Annotated[

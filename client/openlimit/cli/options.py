@@ -2,11 +2,13 @@
 
 import getpass
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import grpc
@@ -149,6 +151,17 @@ def exiting() -> Iterator[None]:
         text = printable(f"openlimit: {error}")
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_code(error)) from error
+
+
+@contextmanager
+def interruption() -> Iterator[Event]:
+    """Is set by Ctrl-C, which gRPC may lose while it waits for an answer."""
+    interrupted = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _code(error: Exception) -> int:

@@ -116,8 +116,9 @@ def test_a_folder_is_followed(tmp_path: Path) -> None:
         ask = stub(channel)
 
         def limits(domain: str) -> int:
-            [status] = ask(request(domain, descriptor(("user", "bo"), hits=0)), timeout=5).statuses
-            return status.current_limit.requests_per_unit
+            [status] = ask(request(domain, descriptor(("user", "bo"), hits=0))).statuses
+            amount: int = status.current_limit.requests_per_unit
+            return amount
 
         assert (limits("d"), limits("e")) == (1, 0)
         second.write_text("domain: e\ndescriptors: [{key: user, limit: 2/minute}]")
