@@ -41,6 +41,7 @@ quick: .venv/dev ## run the checks, and the tests of what needs no processes
 test-all: .venv/dev ## what needs more: many processes, then the next three at once; as root on Debian
 	@# Shares and waits are measured, so nothing else runs meanwhile. The rest builds and waits a lot.
 	$(BIN)/pytest tests/sharing tests/attacks --timeout 1200 $(ARGS) $(MAY_BE_NONE)
+	$(BIN)/pytest -n 5 --dist loadfile tests/operations $(ARGS) $(MAY_BE_NONE)
 	$(MAKE) --jobs 3 --keep-going --output-sync=target interpreters polyglot installs
 
 interpreters: .venv/dev ## much of the suite on other versions of Python

@@ -10,9 +10,9 @@ from urllib.request import urlopen
 import pytest
 
 from openlimit import RemoteLimiter
+from tests.operations.test_metrics_deployed import RULES, dashboard_expressions
 from tests.support.scraping import HTTP, http_port
 from tests.support.server_process import serving
-from tests.system.test_metrics_deployed import RULES, dashboard_expressions
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+from tests.operations.test_overrides import POLICIES, amount, is_as_it_was, until
 from tests.support.operating import operating
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import serving
 from tests.support.shifted_clock import ShiftedClock
-from tests.system.test_overrides import POLICIES, amount, is_as_it_was, until
 
 
 def test_an_override_ends_by_the_clock_of_redis(tmp_path: Path) -> None:

@@ -159,5 +159,5 @@ async def test_callers_in_line_keep_their_places(tmp_path: Path) -> None:
             for number in range(12):
                 group.create_task(call(limiter, number))
                 await asyncio.sleep(0.01)
-        assert envoy.count(DURATION) >= 3
+        assert envoy.count(DURATION) >= 2
     assert started == [*range(12)]

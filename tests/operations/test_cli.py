@@ -22,11 +22,11 @@ from openlimit.cli.commands import app
 from openlimit.cli.options import console
 from openlimit.cli.times import moment
 from openlimit.operations import Acquire
+from tests.operations.test_admin import POLICIES
 from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 from tests.support.tls_relay import make_certificates
-from tests.system.test_admin import POLICIES
 
 COMMAND = [sys.executable, "-m", "openlimit.cli"]
 
