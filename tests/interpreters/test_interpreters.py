@@ -14,7 +14,7 @@ SOME = (
     "tests/unit tests/contracts/test_memory.py tests/system/integrations "
     "tests/system/redis/test_limiters.py tests/system/test_forking.py tests/system/test_main.py "
     "tests/system/test_public_api.py tests/system/test_remote.py tests/system/test_reservation.py "
-    "tests/system/test_serving.py tests/system/test_stream.py tests/system/test_workers.py"
+    "tests/system/test_serving.py tests/system/test_stream.py tests/operations/test_workers.py"
 )
 # What is found by many examples, and the stubs, are the same on all versions.
 FEWER = "--hypothesis-profile few --ignore tests/unit/test_stubs.py"
