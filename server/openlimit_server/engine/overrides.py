@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 from google.protobuf.json_format import MessageToJson, Parse, ParseError
 
+from openlimit.background import tell_of_fault
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest, LimiterUnavailable
 from openlimit.stores.views import AsyncViews, Board, Notes
@@ -60,6 +61,7 @@ class Overrides:
         self._file = configuration
         self._take = take
         self._kept: dict[str, _Kept] = {}
+        self._turn = asyncio.Lock()
         self.configuration = configuration
         """In force: with the overrides."""
 
@@ -77,13 +79,14 @@ class Overrides:
         """Follow what the store keeps, until this is cancelled; no fault of it ends this."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:
+                tell_of_fault("following overrides", error)
 
     async def look(self) -> None:
         """Take over what has changed. While the store is away, all that is known goes on."""
-        answer = await self._ask(Notes())
-        if isinstance(answer, Board):
-            self._follow(answer)
+        await self._ask(Notes())
         now = asyncio.get_running_loop().time()
         self._keep({name: kept for name, kept in self._kept.items() if kept.ends > now})
 
@@ -104,7 +107,7 @@ class Overrides:
         override.until.FromMicroseconds(int(until))
         override.set_at.FromMicroseconds(int(board.now))
         text = MessageToJson(override, indent=None)
-        self._follow(await self._board(Notes(change.name, text, until)))
+        await self._board(Notes(change.name, text, until))
         replaced = change.name in board.notes
         _record("set", by, override, replaced=replaced)
         return override, replaced
@@ -115,7 +118,7 @@ class Overrides:
         _require_text("by", by)
         name = _name(policy, node)
         before = await self._board(Notes())
-        self._follow(await self._board(Notes(name)))
+        await self._board(Notes(name))
         if name in before.notes:
             _record("remove", by, Override(policy=policy, node=node))
         return name in before.notes
@@ -125,7 +128,11 @@ class Overrides:
         return [each for each in self.all if each.policy == policy and not each.trouble]
 
     async def _ask(self, notes: Notes) -> Board | LimiterUnavailable:
-        [answer] = await self._views.adecide([notes])
+        """Also takes over what the store keeps: of two answers, the later one last."""
+        async with self._turn:
+            [answer] = await self._views.adecide([notes])
+            if isinstance(answer, Board):
+                self._follow(answer)
         return cast(Board | LimiterUnavailable, answer)
 
     async def _board(self, notes: Notes) -> Board:
