@@ -7,7 +7,6 @@ instead, and the right spelling if that can be guessed.
 import re
 from collections.abc import Callable, Collection
 from functools import partial
-from ipaddress import ip_address
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar
 
@@ -86,17 +85,6 @@ def address(text: str) -> str:
         "from 0 to 65535"
     )
     return _read(text, _address, expected, spelling.address)
-
-
-def is_local(address: str) -> bool:
-    """Whether only this machine reaches an address."""
-    host = address.rpartition(":")[0].strip("[]")
-    if address.startswith("unix:") or host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def http_address(text: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
+from openlimit.remote.channels import is_local
 from openlimit_server.config import faults, notation, spelling
 from openlimit_server.logs import LogFormat
 
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
     @property
     def is_open_to_others(self) -> bool:
         """Whether other machines can reach it, and what they say is in plain text."""
-        return not (self.tls_cert or notation.is_local(self.listen))
+        return not (self.tls_cert or is_local(self.listen))
 
     @classmethod
     def load(cls, arguments: list[str]) -> "Settings":
