@@ -48,25 +48,6 @@ policies:
 """
 
 
-@pytest.fixture(params=["memory", "redis"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
-    if request.param == "memory":
-        with serving_policies(tmp_path, POLICIES) as running:
-            yield running
-    else:
-        with (
-            serving_redis() as redis,
-            serving_policies(tmp_path, POLICIES, "--store", redis.url) as running,
-        ):
-            yield running
-
-
-@pytest.fixture
-def operator(server: ServerProcess) -> Iterator[Operator]:
-    with operating(server.address) as asking:
-        yield asking
-
-
 @pytest.fixture
 def limiter(server: ServerProcess) -> Iterator[RemoteLimiter]:
     with RemoteLimiter(server.address) as asking:

@@ -55,25 +55,6 @@ def is_as_it_was(operator: Operator) -> bool:
     return amount(operator) == 100
 
 
-@pytest.fixture(params=["memory", "redis"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
-    if request.param == "memory":
-        with serving_policies(tmp_path, POLICIES) as running:
-            yield running
-    else:
-        with (
-            serving_redis() as redis,
-            serving_policies(tmp_path, POLICIES, "--store", redis.url) as running,
-        ):
-            yield running
-
-
-@pytest.fixture
-def operator(server: ServerProcess) -> Iterator[Operator]:
-    with operating(server.address) as asking:
-        yield asking
-
-
 def test_an_override_holds_until_its_time(server: ServerProcess, operator: Operator) -> None:
     """From then on, the policy is as it was; nobody has to do anything."""
     with RemoteLimiter(server.address) as limiter:

@@ -2,14 +2,27 @@
 
 from collections.abc import Sequence
 
+from google.rpc.error_details_pb2 import ErrorInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openlimit.bucket.limit import SECOND
-from openlimit.errors import LineFull
+from openlimit.errors import (
+    CostExceedsLimit,
+    InvalidRequest,
+    LimiterUnavailable,
+    LineFull,
+    OpenLimitError,
+    PermissionDenied,
+    Queued,
+    UnknownModel,
+    UnknownReservation,
+    WaitTooLong,
+)
 from openlimit.stores.memory import MemoryStore
+from openlimit.wire.status import status_of
 from openlimit_server.config.policies import DEFAULT_POLICIES
-from openlimit_server.engine.counts import MOST_NODES, WAITS, Counts, Histogram
+from openlimit_server.engine.counts import MOST_NODES, WAITS, Counts, Histogram, reason_of
 from openlimit_server.engine.engine import Engine
 
 UNITS = ("requests", "tokens", "requests")
@@ -68,3 +81,24 @@ def test_nodes_that_callers_make_up_are_bounded() -> None:
     for i in range(10 * MOST_NODES):
         counts.charged(("flood", f"{i}"), [(1, 1)])
         assert len(counts.tally.nodes) <= MOST_NODES
+
+
+def test_reasons_are_those_of_the_wire() -> None:
+    """Of every error there is, but for Queued, which is no failure."""
+    errors = [
+        CostExceedsLimit("tokens", 2, 1),
+        InvalidRequest("model", "must not be empty"),
+        LimiterUnavailable("", "away"),
+        LineFull("team=a", 1),
+        PermissionDenied("", "unknown"),
+        PermissionDenied("key", "may not"),
+        UnknownModel("m"),
+        UnknownReservation("id"),
+        WaitTooLong(1, "tokens"),
+    ]
+    assert {type(each) for each in errors} == {*OpenLimitError.__subclasses__()} - {Queued}
+    for error in errors:
+        info = ErrorInfo()
+        status_of(error)[1].details[0].Unpack(info)
+        assert reason_of(error) == info.reason
+    assert reason_of(Queued("ticket")) == ""
