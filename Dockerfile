@@ -25,11 +25,11 @@ WORKDIR /src
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt ./
 RUN pip install cyclonedx-bom pip-licenses
-COPY pyproject.toml deploy/image/base.py ./
+COPY pyproject.toml deploy/image/debian_packages.py ./
 COPY --from=build /opt/openlimit /opt/openlimit
 RUN mkdir -p /usr/share/openlimit \
     && cyclonedx-py environment --pyproject pyproject.toml --output-reproducible /opt/openlimit/bin/python \
-        | python base.py > /usr/share/openlimit/sbom.cdx.json \
+        | python debian_packages.py > /usr/share/openlimit/sbom.cdx.json \
     && pip-licenses --python /opt/openlimit/bin/python --format plain-vertical --with-license-file \
         --no-license-path --with-notice-file --fail-on UNKNOWN > /usr/share/openlimit/licenses.txt
 

@@ -45,7 +45,7 @@ class Bucket:
         self.limited_by = ""
         self.paused = -inf
         self.queue: Queue | None = None
-        """What can be cancelled; most buckets never need one."""
+        """Of the calls that can still be cancelled; most buckets never need one."""
 
     def __repr__(self) -> str:
         levels = ", ".join(

@@ -34,7 +34,7 @@ REFUSED, WRONG, NO_ANSWER, DENIED, INTERRUPTED = 1, 2, 3, 4, 130
 _MOST_DIGITS = 15
 _LONGEST = 1e9  # seconds
 
-# What is written into a file is not cut to the width of a terminal.
+# A file has no width: lines are not cut there.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = Console(stderr=True)
 

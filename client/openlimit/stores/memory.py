@@ -42,9 +42,9 @@ class MemoryStore:
     while others are decided: no thread, no timer, and memory follows the buckets in use.
 
     ``clock`` returns microseconds and must not run backwards; ``since_1970``, those of the wall
-    clock. What was settled is remembered in
-    lots of reservations, and what was granted to requests in runs: so many of each ``at_most``, of
-    some hundred bytes, or a kilobyte where a lot or a run is large. More are forgotten early, which
+    clock. Settlements are remembered by lots of reservations, and grants to requests by runs: at
+    most ``at_most`` of each, which take some hundred bytes, or a kilobyte where a lot or a run is
+    large. More are forgotten early, which
     is logged: then a reservation that may have been settled counts as expired, and a request may
     be charged again.
     """
@@ -66,7 +66,7 @@ class MemoryStore:
         self.secret = ""
         """Empty until one was proposed."""
         self.closed = Closed(at_most)
-        """What was settled and cancelled."""
+        """Marks the reservations that were settled or cancelled."""
         self._requests = Requests(self.closed, at_most)
         self._parts = [Table[str, Bucket]() for _ in range(_PARTS)]
         self._idle: list[tuple[float, str]] = []  # a heap of when to look at each bucket next

@@ -33,8 +33,8 @@ class AdminServiceStub:
 
     It is served at the address of RateLimitService. Where the server asks its callers for API keys,
     all its calls need one that may "admin"; without keys, anybody may call it. Such a key may ask
-    about all calls, whatever labels it is for. Errors are those of RateLimitService. What is listed
-    is a picture of one moment: it may have changed when it arrives.
+    about all calls, whatever labels it is for. Errors are those of RateLimitService. A list shows one
+    moment: the state may have changed when it arrives.
 
     No call but SetOverride and RemoveOverride changes anything: nothing is charged, created or kept
     for longer because somebody looks.
@@ -83,8 +83,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     It is served at the address of RateLimitService. Where the server asks its callers for API keys,
     all its calls need one that may "admin"; without keys, anybody may call it. Such a key may ask
-    about all calls, whatever labels it is for. Errors are those of RateLimitService. What is listed
-    is a picture of one moment: it may have changed when it arrives.
+    about all calls, whatever labels it is for. Errors are those of RateLimitService. A list shows one
+    moment: the state may have changed when it arrives.
 
     No call but SetOverride and RemoveOverride changes anything: nothing is charged, created or kept
     for longer because somebody looks.
@@ -129,8 +129,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
     It is served at the address of RateLimitService. Where the server asks its callers for API keys,
     all its calls need one that may "admin"; without keys, anybody may call it. Such a key may ask
-    about all calls, whatever labels it is for. Errors are those of RateLimitService. What is listed
-    is a picture of one moment: it may have changed when it arrives.
+    about all calls, whatever labels it is for. Errors are those of RateLimitService. A list shows one
+    moment: the state may have changed when it arrives.
 
     No call but SetOverride and RemoveOverride changes anything: nothing is charged, created or kept
     for longer because somebody looks.

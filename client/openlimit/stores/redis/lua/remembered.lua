@@ -46,7 +46,7 @@ end
 local granted, changed_grants = {}, {}
 -- To runs that started at once, whose names differ in their last characters only, by what these have
 -- in common: a list of grants, each with the endings of the names that have the numbers from its own
--- on. What is kept of a single call counts more.
+-- on. Where a call also has a grant of its own, that one counts.
 local runs_of, changed_runs = {}, {}
 
 local function parts_of(name)

@@ -1,6 +1,6 @@
 """Adds what the base image brings to an SBOM of Python packages: Python itself, and Debian.
 
-Run it as ``cyclonedx-py environment VENV | python base.py > sbom.cdx.json``.
+Run it as ``cyclonedx-py environment VENV | python debian_packages.py > sbom.cdx.json``.
 """
 
 import json
