@@ -30,7 +30,7 @@ policies:
 """
 LAST = CALLERS * slot_callers.EVERY  # when the last one asks
 # Seconds that a process may be late to say what it does, or a message on its way.
-SLACK = 0.25
+SLACK = 0.5
 
 
 class Stay(NamedTuple):
