@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.configuration import load_configuration
 from openlimit_server.engine.domains import Domains
+from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE, EnvoyServicer
 from tests.support.proxy_requests import METHOD, OK, OVER, codes, descriptor, request, stub
@@ -136,8 +137,9 @@ async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
     """As UNAVAILABLE, so that a proxy asks another server."""
     (tmp_path / "d.yaml").write_text("domain: d\ndescriptors: [{key: user, limit: 1/minute}]")
     configuration = load_configuration(None, tmp_path / "d.yaml")
-    domains = Domains(configuration.domains, configuration.policies)
-    servicer = EnvoyServicer(domains, MemoryStore(), Door(()))
+    engine = Engine(configuration.policies, store := MemoryStore())
+    domains = Domains(configuration.domains, engine.policies)
+    servicer = EnvoyServicer(domains, store, engine.lines, Door(()))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([servicer])
     port = server.add_insecure_port("127.0.0.1:0")
