@@ -13,7 +13,7 @@ from openlimit.stores.lines import StoreOfLines
 from openlimit.wire import status as statuses
 from openlimit_server.config.hits import HITS, MOST_HITS, UNITS
 from openlimit_server.engine.counts import Counts
-from openlimit_server.engine.domains import Domains, Rule, unit_of
+from openlimit_server.engine.domains import Domains, OwnLabels, Rule, unit_of
 from openlimit_server.engine.hits import Asked, Standing, decide
 from openlimit_server.engine.hits_in_line import Trees
 from openlimit_server.engine.lines import Lines
@@ -86,8 +86,10 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
+        own_labels: OwnLabels = dict
         if caller := self._door.caller_of(context):
             caller.require("acquire")
+            own_labels = caller.with_fixed
         _require_sensible(request)
         domain = self._domains.settings.get(request.domain)
         if not domain:
@@ -95,7 +97,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
                 f"nothing is limited in the domain {request.domain[:100]!r}, which a proxy asks "
                 "for: there is none of that name"
             )
-        rules = self._rules_of(request)
+        rules = self._rules_of(request, own_labels)
         asked = [
             _asked(rule, descriptor, request.hits_addend) if rule else None
             for rule, descriptor in zip(rules, request.descriptors, strict=True)
@@ -113,13 +115,14 @@ class EnvoyServicer(grpc.GenericRpcHandler):
             self._counts.proxied[name, _OUTCOMES[response.overall_code]] += 1
         return response
 
-    def _rules_of(self, request: RateLimitRequest) -> list[Rule | None]:
+    def _rules_of(self, request: RateLimitRequest, own_labels: OwnLabels) -> list[Rule | None]:
         """What each descriptor is held to, but for limits that others of them replace."""
         rules = [
             self._domains.find(
                 request.domain,
                 tuple([(entry.key, entry.value) for entry in descriptor.entries]),
                 _own_limit(descriptor, i),
+                own_labels,
             )
             for i, descriptor in enumerate(request.descriptors)
         ]
