@@ -74,8 +74,8 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     engine = Engine(configuration.policies, store, counts)
     counter, door = Counter(settings.log_format), Door(keys)
     service = RateLimitServicer(engine, counter, door, tracing=observed.tracing)
-    domains = Domains(configuration.domains, configuration.policies)
-    proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
+    domains = Domains(configuration.domains, engine.policies)
+    proxies = EnvoyServicer(domains, store, engine.lines, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
     overrides = Overrides(store.views, configuration, _deciding(engine, proxies))
     admin = AdminServicer(engine, overrides, door)
@@ -145,7 +145,7 @@ def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration
 
     def decide_by(configuration: Configuration) -> None:
         engine.replace(configuration.policies)
-        proxies.replace(Domains(configuration.domains, configuration.policies))
+        proxies.replace(Domains(configuration.domains, engine.policies))
 
     return decide_by
 

@@ -230,7 +230,7 @@ def test_a_reload_keeps_an_override(tmp_path: Path, server: ServerProcess) -> No
 
 
 def test_a_policy_that_proxies_charge_gets_no_slots(tmp_path: Path) -> None:
-    """Since a proxy does not wait for one; its limits can be overridden, for them as well."""
+    """Since a proxy would not free them; its limits can be overridden, for them as well."""
     domains = """
 domains:
   - domain: edge

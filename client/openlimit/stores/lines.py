@@ -82,7 +82,8 @@ class Settle(NamedTuple):
     calls: Calls
     lot: str
     numbers: Sequence[int]
-    starts: Sequence[float]
+    starts: Sequence[float] | None
+    """As they were granted. None where the caller sees to it that each is settled once."""
     actual: Sequence[Sequence[Costs]]
     """In each node of their path: those of each call."""
 
@@ -91,7 +92,7 @@ class Settle(NamedTuple):
         return self._replace(
             calls=self.calls.only(positions),
             numbers=[self.numbers[i] for i in positions],
-            starts=[self.starts[i] for i in positions],
+            starts=self.starts and [self.starts[i] for i in positions],
             actual=rows_at(positions, self.actual),
         )
 

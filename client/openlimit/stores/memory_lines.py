@@ -257,16 +257,16 @@ class MemoryLines:
 
     def _settle(self, line: Line, operation: Settle, now: float) -> Answer:
         unsettled: dict[int, Any] = {
-            i: not_started() for i, start in enumerate(operation.starts) if start > now
+            i: not_started() for i, start in enumerate(operation.starts or ()) if start > now
         }
-        started = [i for i in range(len(operation.starts)) if i not in unsettled]
+        started = [i for i in range(len(operation.numbers)) if i not in unsettled]
         if unsettled:
             operation = operation.only(started)
         bucket, calls, lot, numbers, starts, _ = operation
-        others = self._closed.mark(line.root.bucket, lot, numbers, starts, now)
+        others = self._closed.mark(line.root.bucket, lot, numbers, starts, now) if starts else {}
         if others:
             unsettled |= {started[i]: each for i, each in others.items()}
-            operation = operation.only([i for i in range(len(starts)) if i not in others])
+            operation = operation.only([i for i in range(len(numbers)) if i not in others])
         if operation.numbers:
             line.settle(operation.calls, operation.actual, now)
         if calls.lease:

@@ -107,10 +107,11 @@ class ChargedPolicy(_Part):
             guess = spelling.closest(name, policies)
             hint = f"; write {guess}" if guess else f"; there are {', '.join(policies) or 'none'}"
             raise ValueError(f"there is no policy {name!r}{hint}")
-        if policies[name] and policies[name].is_shared:
+        if policies[name] and policies[name].has_slots:
             raise ValueError(
-                f"the policy {name} has levels or concurrent, so its calls wait in a line, and a "
-                "proxy does not wait; name one without them"
+                f"the policy {name} has concurrent, and a proxy does not say when a call ends, so "
+                "each would take its slot for a whole lease; leave concurrent out of it, and limit "
+                "the proxy's own calls at the same time by max_requests of its circuit breakers"
             )
         return name
 

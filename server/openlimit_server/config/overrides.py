@@ -78,10 +78,10 @@ def changed_by(configuration: Configuration, change: ChangeSettings) -> Configur
     by_name = {policy.name: policy for policy in configuration.policies}
     require_policy(configuration, change.policy)
     changed = by_name[change.policy] = _changed_policy(by_name[change.policy], change)
-    if changed.is_shared and changed.name in set(_charged(configuration.domains)):
+    if changed.has_slots and changed.name in set(_charged(configuration.domains)):
         raise InvalidRequest(
             "concurrent",
-            f"proxies charge the policy {changed.name}, and they do not wait in a line for a slot",
+            f"proxies charge the policy {changed.name}, and they do not say when a call ends",
         )
     return configuration.model_copy(update={"policies": (*by_name.values(),)})
 

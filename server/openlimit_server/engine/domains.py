@@ -1,22 +1,27 @@
 """From a descriptor of Envoy's rate limit service to the bucket that its hits are charged in."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote
 
-from openlimit.bucket.limit import SECOND, Limit
+from openlimit.bucket.limit import SECOND, Costs, Limit
 from openlimit_server.config.domains import ChargedPolicy, DescriptorSettings, DomainSettings
 from openlimit_server.config.hits import HITS, UNITS, limit_of
 from openlimit_server.config.policies import PolicySettings
+from openlimit_server.engine.paths import Path
 from openlimit_server.engine.routing import Policy
 from openlimit_server.engine.targets import bucket_of
 
 Entries = tuple[tuple[str, str], ...]
 """Keys and values, the outermost first."""
+OwnLabels = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""From the labels that a caller claims to those that it has."""
 _PERIODS: Mapping[float, str] = {seconds * SECOND: unit for unit, seconds in UNITS.items()}
 _LONGEST = 1600  # characters in a bucket's name
+_LONGEST_VALUE = 256  # characters of a label, as in the calls of others
 _REMEMBERED, _LONGEST_REMEMBERED = 10_000, 1000  # descriptors, and the characters of one
 
 
@@ -35,6 +40,14 @@ class Rule(NamedTuple):
     is_unlimited: bool = False
     policy: PolicySettings | None = None
     """Whose bucket it is, if it is a policy's."""
+    path: Path | None = None
+    """In the tree of the bucket, if the policy is shared; then the limits are of all its nodes."""
+
+    def rows(self, costs: Costs) -> list[Costs]:
+        """The costs, which are by limit, of each node of the path."""
+        assert self.path
+        rest = iter(costs)
+        return [(*islice(rest, len(rules.limits)),) for rules in self.path.rules]
 
     @property
     def is_enforced(self) -> bool:
@@ -88,25 +101,33 @@ class _Node:
 class Domains:
     """All domains, and the policies that their descriptors charge."""
 
-    def __init__(
-        self, domains: Iterable[DomainSettings], policies: Iterable[PolicySettings]
-    ) -> None:
+    def __init__(self, domains: Iterable[DomainSettings], policies: Iterable[Policy]) -> None:
+        """``policies`` are those that all other calls are decided by: the nodes of a tree look anew
+        at what holds them where they are told other rules."""
         self.settings = {each.domain: each for each in domains}
         self._roots = {name: _Node(None, each.descriptors) for name, each in self.settings.items()}
-        self._policies = {each.name: Policy(each) for each in policies}
+        self._policies = {each.name: each for each in policies}
         # Matching and quoting cost more than deciding does.
         self._find_again = lru_cache(_REMEMBERED)(self._find)
 
-    def find(self, domain: str, entries: Entries, own: tuple[int, str] | None) -> Rule | None:
+    def find(
+        self,
+        domain: str,
+        entries: Entries,
+        own: tuple[int, str] | None,
+        own_labels: OwnLabels = dict,
+    ) -> Rule | None:
         """What such a descriptor is held to; None for nothing. ``own`` are the amount and the unit
-        of a limit that it brings itself."""
+        of a limit that it brings itself; what ``own_labels`` raises is raised."""
         if domain not in self._roots:
             return None
         length = sum([len(key) + len(value) for key, value in entries])
         find = self._find_again if length <= _LONGEST_REMEMBERED else self._find
-        return find(domain, entries, own)
+        return find(domain, entries, own, own_labels)
 
-    def _find(self, domain: str, entries: Entries, own: tuple[int, str] | None) -> Rule | None:
+    def _find(
+        self, domain: str, entries: Entries, own: tuple[int, str] | None, own_labels: OwnLabels
+    ) -> Rule | None:
         node: _Node | None = self._roots[domain]
         named = []
         for key, value in entries:
@@ -117,37 +138,39 @@ class Domains:
         settings = node.settings if node else None
         if own:
             return _own_rule(_bucket(domain, entries, own[1]), own, settings)
-        return self._rule(domain, settings, entries, named) if settings else None
-
-    def _rule(
-        self,
-        domain: str,
-        settings: DescriptorSettings,
-        entries: Entries,
-        named: Sequence[tuple[str, str]],
-    ) -> Rule | None:
-        rate_limit, limit, settled = settings.rate_limit, settings.limit, settings.after_response
-        if settings.policy:
-            return self._rule_of_policy(settings, settings.policy, dict(entries))
-        if rate_limit:
-            if not rate_limit.requests_per_unit or not rate_limit.unit:
-                return Rule("", (), (), settings, settled, rate_limit.unlimited)
-            limit = limit_of(rate_limit.requests_per_unit, rate_limit.unit)
-        if not limit:
-            return None
-        unit = _PERIODS.get(limit.period, f"{limit.period:.17g}")
-        return Rule(_bucket(domain, named, unit), (limit,), (True,), settings, settled)
+        if settings and settings.policy:
+            labels = own_labels(dict(entries))
+            return self._rule_of_policy(settings, settings.policy, labels)
+        return _rule(domain, settings, named) if settings else None
 
     def _rule_of_policy(
         self, settings: DescriptorSettings, charged: ChargedPolicy, labels: Mapping[str, str]
     ) -> Rule:
         policy = self._policies[charged.name]
-        settled = settings.after_response
-        if policy.settings.mode in ("unlimited", "off"):
+        settled, limits, path = settings.after_response, policy.limits, None
+        if policy.paths:
+            path = policy.paths.find({name: _shortened(value) for name, value in labels.items()})
+            limits = tuple(limit for rules in path.rules for limit in rules.limits)
+        counted = tuple(limit.unit == charged.unit for limit in limits)
+        if policy.settings.mode in ("unlimited", "off") or not any(counted):
             return Rule("", (), (), settings, settled, is_unlimited=True, policy=policy.settings)
-        counted = tuple(limit.unit == charged.unit for limit in policy.limits)
         bucket = policy.bucket or bucket_of(policy, labels)
-        return Rule(bucket, policy.limits, counted, settings, settled, policy=policy.settings)
+        return Rule(bucket, limits, counted, settings, settled, policy=policy.settings, path=path)
+
+
+def _rule(
+    domain: str, settings: DescriptorSettings, named: Sequence[tuple[str, str]]
+) -> Rule | None:
+    """Of a limit of the descriptor's own."""
+    rate_limit, limit, settled = settings.rate_limit, settings.limit, settings.after_response
+    if rate_limit:
+        if not rate_limit.requests_per_unit or not rate_limit.unit:
+            return Rule("", (), (), settings, settled, rate_limit.unlimited)
+        limit = limit_of(rate_limit.requests_per_unit, rate_limit.unit)
+    if not limit:
+        return None
+    unit = _PERIODS.get(limit.period, f"{limit.period:.17g}")
+    return Rule(_bucket(domain, named, unit), (limit,), (True,), settings, settled)
 
 
 def _own_rule(bucket: str, own: tuple[int, str], settings: DescriptorSettings | None) -> Rule:
@@ -171,3 +194,10 @@ def _bucket(domain: str, entries: Sequence[tuple[str, str]], unit: str) -> str:
     if len(name) > _LONGEST:
         name = blake2b(name.encode()).hexdigest()
     return f":{HITS}:{{{name}:{unit}}}"
+
+
+def _shortened(value: str) -> str:
+    """A label's value as the name of a node; a proxy's may be of any length."""
+    if len(value) <= _LONGEST_VALUE:
+        return value
+    return blake2b(value.encode()).hexdigest()

@@ -60,10 +60,11 @@ class Engine:
         """``counts`` is where it counts what it decides, if anybody may ask."""
         self.counts = counts
         self._store = store
-        self._lines = Lines(store.lines)
+        self.lines = Lines(store.lines)
+        """Where callers of this server wait."""
         self._secrets = Secrets(store, self._forget_signers)
         self._rules = Rules(settings, counts)
-        self._acquisitions = Acquisitions(self._rules, store, self._lines, self._secrets)
+        self._acquisitions = Acquisitions(self._rules, store, self.lines, self._secrets)
         self._settlements = Settlements(
             self._rules, self._secrets, self._acquisitions.target_of, self.decide
         )
@@ -81,7 +82,7 @@ class Engine:
 
     def in_line(self) -> Counter[str]:
         """By policy, how many calls it holds that wait in line."""
-        return self._lines.held()
+        return self.lines.held()
 
     @property
     def always_answers(self) -> bool:
@@ -214,7 +215,7 @@ class Engine:
 
     def drain(self) -> None:
         """Hold nobody any longer who waits in a line. Does not block."""
-        self._lines.drain()
+        self.lines.drain()
 
 
 async def _cancel(

@@ -2,30 +2,28 @@
 
 Each descriptor has a bucket of its own, which may be on another node of a Redis Cluster, so that no
 script sees them all. One step of the store charges each of them, and where one refuses, a second
-gives the others' back before anything is answered. In memory nothing comes between the two. In
-Redis, another request may be refused meanwhile that would have fit; none ever passes that does not.
+gives the others' back before anything is answered. In memory nothing comes between the two, unless
+one is of a shared policy. Else, another request may be refused meanwhile that would have fit; none
+ever passes that does not.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from math import floor, inf
 from typing import NamedTuple, cast
 
 from openlimit.bucket.limit import SECOND, Costs, Limit
-from openlimit.errors import LimiterUnavailable, WaitTooLong
-from openlimit.stores.protocol import (
-    Acquire,
-    Answer,
-    AsyncStore,
-    Grants,
-    Levels,
-    Operation,
-    Peek,
-    Settle,
-)
+from openlimit.errors import LimiterUnavailable, OpenLimitError, WaitTooLong
+from openlimit.stores import protocol as stores
+from openlimit.stores.lines import Granted
+from openlimit.stores.protocol import Acquire, AsyncStore, Grants, Levels, Operation, Peek, Settle
 from openlimit_server.engine.domains import Rule
+from openlimit_server.engine.hits_in_line import HitsInLine, Trees
 
 _SLACK = 1e-3  # microseconds: as of a bucket, which starts a call for so little now
+
+Answer = stores.Answer | Granted | OpenLimitError
+"""Of a bucket, or of a line."""
 
 
 class Asked(NamedTuple):
@@ -59,6 +57,8 @@ class Asked(NamedTuple):
 
     def charge(self) -> list[Operation]:
         """What the store is to do; at last, to tell what remains."""
+        if not self.rule.limits:
+            return []
         rule = self.rule
         done: list[Operation] = [Peek(rule.bucket, rule.limits)]
         if self.is_settled:
@@ -71,6 +71,19 @@ class Asked(NamedTuple):
         """What the store is to do where another descriptor refused."""
         back = self.change([-cost for cost in self.costs])
         return [back, Peek(self.rule.bucket, self.rule.limits)]
+
+    async def charge_in(self, line: HitsInLine) -> list[Answer]:
+        """``charge``, where the policy is shared."""
+        done: list[Answer] = []
+        if self.is_settled:
+            # More holds up nothing longer; and what holds up others is counted in turns, too.
+            pairs = zip(self.rule.limits, self.rule.counted, strict=True)
+            most = min(limit.most for limit, counted in pairs if counted)
+            by = [min(cost, most) for cost in self.costs]
+            done.append(await line.correct(self.rule.rows(by)) or {})
+        elif self.hits:
+            done.append(await line.start(self.rule.rows(self.costs)))
+        return [*done, await line.levels()]
 
 
 class Standing(NamedTuple):
@@ -86,7 +99,7 @@ class Standing(NamedTuple):
     """The one of which the least remains."""
 
 
-async def decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
+async def decide(store: AsyncStore, trees: Trees, asked: Sequence[Asked]) -> list[Standing]:
     """Charge all, unless one refuses that is enforced: then none. What is settled is charged, or
     given back, in any case.
 
@@ -94,33 +107,74 @@ async def decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
     without it; then nothing stays charged that it can give back. Cancelled, it still ends what it
     has begun.
     """
-    if sum(each.is_charged for each in asked) < 2:
-        return await _decide(store, asked)
-    return await asyncio.shield(_decide(store, asked))
+    deciding = _Deciding(store, trees, asked)
+    if sum(each.is_charged for each in asked) < 2 and not deciding.in_line:
+        return await deciding.decide()
+    return await asyncio.shield(deciding.decide())
 
 
-async def _decide(store: AsyncStore, asked: Sequence[Asked]) -> list[Standing]:
-    if any(map(_refuses_all, asked)):  # the others are not charged to begin with
-        asked = [each._replace(hits=0) if each.is_charged else each for each in asked]
-    answers = await _ask(store, [each.charge() if each.rule.limits else [] for each in asked])
-    standings = [_standing(*each) for each in zip(asked, answers, strict=True)]
-    failure = next(
-        (
-            one
-            for each, several in zip(asked, answers, strict=True)
-            for one in several
-            if _failed(one) and not each.rule.allows_without_store
-        ),
-        None,
-    )
-    if failure or any(map(_refuses, asked, standings)):
-        charged = [i for i, each in enumerate(asked) if each.is_charged and _granted(answers[i][0])]
-        after = await _ask(store, [asked[i].give_back() for i in charged])
-        for i, [_, levels] in zip(charged, after, strict=True):
-            standings[i] = _remaining(asked[i], levels)
-    if failure:
-        raise cast(LimiterUnavailable, failure)
-    return standings
+class _Deciding:
+    """One request."""
+
+    def __init__(self, store: AsyncStore, trees: Trees, asked: Sequence[Asked]) -> None:
+        if any(map(_refuses_all, asked)):  # the others are not charged to begin with
+            asked = [each._replace(hits=0) if each.is_charged else each for each in asked]
+        self._store = store
+        self._asked = asked
+        self.in_line = {
+            i: HitsInLine(trees, each.rule.bucket, each.rule.path)
+            for i, each in enumerate(asked)
+            if each.rule.path
+        }
+
+    async def decide(self) -> list[Standing]:
+        """As ``decide``."""
+        asked = self._asked
+        answers = await self._ask([self._charge(i) for i in range(len(asked))])
+        standings = [_standing(*each) for each in zip(asked, answers, strict=True)]
+        failure = next(
+            (
+                one
+                for each, several in zip(asked, answers, strict=True)
+                for one in several
+                if _failed(one) and not each.rule.allows_without_store
+            ),
+            None,
+        )
+        if failure or any(map(_refuses, asked, standings)):
+            charged = [
+                i for i, each in enumerate(asked) if each.is_charged and _granted(answers[i][0])
+            ]
+            after = await self._ask([self._give_back(i) for i in charged])
+            for i, levels in zip(charged, after, strict=True):
+                standings[i] = _remaining(asked[i], levels[-1])
+        if failure:
+            raise cast(LimiterUnavailable, failure)
+        return standings
+
+    def _charge(self, i: int) -> "_Step":
+        line = self.in_line.get(i)
+        return self._asked[i].charge_in(line) if line else self._asked[i].charge()
+
+    def _give_back(self, i: int) -> "_Step":
+        line = self.in_line.get(i)
+        return line.give_back() if line else self._asked[i].give_back()
+
+    async def _ask(self, steps: Sequence["_Step"]) -> list[Sequence[Answer]]:
+        """The answers to all: the store is asked in one step, and all lines meanwhile."""
+        flat = [one for step in steps if isinstance(step, list) for one in step]
+        lines = [step for step in steps if not isinstance(step, list)]
+        in_line = asyncio.gather(*lines) if lines else None
+        answers = iter(await self._store.adecide(flat) if flat else ())
+        others = iter(await in_line if in_line else ())
+        return [
+            [next(answers) for _ in step] if isinstance(step, list) else next(others)
+            for step in steps
+        ]
+
+
+_Step = list[Operation] | Awaitable[Sequence[Answer]]
+"""What a store is to do for a descriptor, or what a line does."""
 
 
 def _refuses(asked: Asked, standing: Standing) -> bool:
@@ -128,7 +182,7 @@ def _refuses(asked: Asked, standing: Standing) -> bool:
 
 
 def _granted(answer: Answer) -> bool:
-    return isinstance(answer, Grants) and not answer.others
+    return isinstance(answer, Granted) or (isinstance(answer, Grants) and not answer.others)
 
 
 def _refuses_all(asked: Asked) -> bool:
@@ -140,13 +194,6 @@ def _failed(answer: Answer) -> bool:
     return isinstance(answer, LimiterUnavailable)
 
 
-async def _ask(store: AsyncStore, operations: Sequence[list[Operation]]) -> list[list[Answer]]:
-    """The answers to all, asked for in one step."""
-    flat = [one for several in operations for one in several]
-    answers = iter(await store.adecide(flat) if flat else ())
-    return [[next(answers) for _ in several] for several in operations]
-
-
 def _standing(asked: Asked, answers: Sequence[Answer]) -> Standing:
     rule = asked.rule
     if not rule.limits:
@@ -154,7 +201,7 @@ def _standing(asked: Asked, answers: Sequence[Answer]) -> Standing:
     standing = _remaining(asked, answers[-1])
     if not asked.is_charged or _failed(answers[0]) or _granted(answers[0]):
         return standing
-    refusal = cast(Grants, answers[0]).others[0]
+    refusal = answers[0].others[0] if isinstance(answers[0], Grants) else answers[0]
     reset = refusal.retry_after if isinstance(refusal, WaitTooLong) else standing.reset
     return standing._replace(is_over=True, reset=reset)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hmac import compare_digest
 from math import inf
@@ -57,11 +57,10 @@ class Caller:
             return error
         return work._replace(key=key, labels=labels)
 
-    def _find_own(self, key: str, claimed: Labels) -> tuple[str, Labels]:
-        """Key and labels of a call that claims these; raises PermissionDenied."""
+    def with_fixed(self, claimed: Mapping[str, str]) -> dict[str, str]:
+        """The labels of a call that claims these, with those that the key fixes; raises
+        PermissionDenied."""
         labels = dict(claimed)
-        if key:
-            labels["key"] = key
         for name, value in self._fixed.items():
             if labels.setdefault(name, value) != value:
                 raise PermissionDenied(
@@ -69,6 +68,11 @@ class Caller:
                     f"is for {name}={value}, and its call claims {shown(labels[name])}; leave "
                     f"{name} out, or use a key that is for it",
                 )
+        return labels
+
+    def _find_own(self, key: str, claimed: Labels) -> tuple[str, Labels]:
+        """Key and labels of a call that claims these; raises PermissionDenied."""
+        labels = self.with_fixed({**dict(claimed), "key": key} if key else dict(claimed))
         key = labels.pop("key", "")
         if len(labels) > MOST_LABELS:
             beside = f"beside those of the API key {self.name}"

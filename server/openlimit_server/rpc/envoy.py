@@ -9,12 +9,14 @@ from grpc.aio import ServicerContext
 
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest
-from openlimit.stores.protocol import AsyncStore
+from openlimit.stores.lines import StoreOfLines
 from openlimit.wire import status as statuses
 from openlimit_server.config.hits import HITS, MOST_HITS, UNITS
 from openlimit_server.engine.counts import Counts
-from openlimit_server.engine.domains import Domains, Rule, unit_of
+from openlimit_server.engine.domains import Domains, OwnLabels, Rule, unit_of
 from openlimit_server.engine.hits import Asked, Standing, decide
+from openlimit_server.engine.hits_in_line import Trees
+from openlimit_server.engine.lines import Lines
 from openlimit_server.envoy import rls_pb2
 from openlimit_server.envoy.descriptors_pb2 import RateLimitDescriptor
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
@@ -45,17 +47,19 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     def __init__(
         self,
         domains: Domains,
-        store: AsyncStore,
+        store: StoreOfLines,
+        lines: Lines,
         door: Door,
         counts: Counts | None = None,
         tracing: "Tracing | None" = None,
     ) -> None:
-        """``counts`` is where it counts what it decides, if anybody may ask; ``tracing`` begins
-        spans."""
+        """``lines`` hold the callers of all other calls; ``counts`` is where it counts what it
+        decides, if anybody may ask; ``tracing`` begins spans."""
         self._domains = domains
         self._counts = counts
         self._door = door
         self._store = store
+        self._trees = Trees(store, lines)
         self._warned: set[str] = set()
         self._handler = unary(self.should_rate_limit, RateLimitRequest, counts)
         if tracing:
@@ -82,8 +86,10 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
+        own_labels: OwnLabels = dict
         if caller := self._door.caller_of(context):
             caller.require("acquire")
+            own_labels = caller.with_fixed
         _require_sensible(request)
         domain = self._domains.settings.get(request.domain)
         if not domain:
@@ -91,11 +97,12 @@ class EnvoyServicer(grpc.GenericRpcHandler):
                 f"nothing is limited in the domain {request.domain[:100]!r}, which a proxy asks "
                 "for: there is none of that name"
             )
+        rules = self._rules_of(request, own_labels)
         asked = [
             _asked(rule, descriptor, request.hits_addend) if rule else None
-            for rule, descriptor in zip(self._rules_of(request), request.descriptors, strict=True)
+            for rule, descriptor in zip(rules, request.descriptors, strict=True)
         ]
-        decided = iter(await decide(self._store, [each for each in asked if each]))
+        decided = iter(await decide(self._store, self._trees, [each for each in asked if each]))
         standings = [(each, next(decided)) if each else None for each in asked]
         response = _response(request, standings)
         for i, pair in enumerate(standings):
@@ -108,13 +115,14 @@ class EnvoyServicer(grpc.GenericRpcHandler):
             self._counts.proxied[name, _OUTCOMES[response.overall_code]] += 1
         return response
 
-    def _rules_of(self, request: RateLimitRequest) -> list[Rule | None]:
+    def _rules_of(self, request: RateLimitRequest, own_labels: OwnLabels) -> list[Rule | None]:
         """What each descriptor is held to, but for limits that others of them replace."""
         rules = [
             self._domains.find(
                 request.domain,
                 tuple([(entry.key, entry.value) for entry in descriptor.entries]),
                 _own_limit(descriptor, i),
+                own_labels,
             )
             for i, descriptor in enumerate(request.descriptors)
         ]

@@ -11,6 +11,7 @@ from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
 from openlimit_server.config.configuration import load_configuration
 from openlimit_server.engine.domains import Domains
+from openlimit_server.engine.engine import Engine
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import EnvoyServicer
@@ -24,6 +25,8 @@ class Service:
     def __init__(self, store: StoreOfLines, folder: Path) -> None:
         self.store = store
         self._file = folder / "domains.yaml"
+        self.engine = Engine((), store)
+        """What decides all other calls."""
         self._servicer: EnvoyServicer | None = None
 
     def configure(self, text: str) -> None:
@@ -31,8 +34,9 @@ class Service:
         self._file.write_text(text)
         paths = (self._file, None) if "policies:" in text else (None, self._file)
         configuration = load_configuration(*paths)
-        domains = Domains(configuration.domains, configuration.policies)
-        self._servicer = EnvoyServicer(domains, self.store, Door(()))
+        self.engine.replace(configuration.policies)
+        domains = Domains(configuration.domains, self.engine.policies)
+        self._servicer = EnvoyServicer(domains, self.store, self.engine.lines, Door(()))
 
     async def ask(self, request: RateLimitRequest) -> RateLimitResponse:
         """As if it had come over the network."""

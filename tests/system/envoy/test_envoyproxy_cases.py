@@ -375,3 +375,59 @@ async def test_a_limit_of_the_request_needs_no_configuration(service: Service) -
         assert codes(await service.ask(asked)) == [OVER, OVER]
     asked = request("elsewhere", descriptor(("to_number", "1"), limit=(1, "DAY")), hits=2)
     assert codes(await service.ask(asked)) == [OK, OK]
+
+
+async def test_a_value_without_a_limit_is_let_through(service: Service) -> None:
+    """Of the tests of its configuration: although its key has one; and what is nested below a limit
+    has another."""
+    service.configure("""
+        domain: test-domain
+        descriptors:
+          - key: key2
+            rate_limit: {unit: minute, requests_per_unit: 20}
+          - key: key2
+            value: value3
+          - key: key5
+            value: value5
+            rate_limit: {unit: day, requests_per_unit: 15}
+            descriptors:
+              - key: subkey5
+                value: subvalue5
+                rate_limit: {unit: day, requests_per_unit: 25}
+    """)
+    for value, many in (("other", 20), ("value3", 30)):
+        assert await passed(service, "test-domain", (("key2", value),), of=30) == many
+    outer, inner = ("key5", "value5"), ("subkey5", "subvalue5")
+    assert await passed(service, "test-domain", (outer,), of=30) == 15
+    assert await passed(service, "test-domain", (outer, inner), of=30) == 25
+    assert await passed(service, "test-domain", (outer, ("subkey5", "x")), of=30) == 30
+
+
+async def test_the_script_of_several_services_with_token_quotas(service: Service) -> None:
+    """multiservice-tokenquota.sh: the metadata of a peek name the services whose quota is spent,
+    and a response charges the service that has served it. 1 and 2 a minute are served, not 2 and
+    3 as there."""
+    service.configure("""
+        domain: quota
+        descriptors:
+          - key: service
+            value: service_1
+            quota_mode: true
+            rate_limit: {unit: minute, requests_per_unit: 1}
+          - key: service
+            value: service_2
+            quota_mode: true
+            rate_limit: {unit: minute, requests_per_unit: 2}
+    """)
+    names = ("service_1", "service_2")
+    served = []
+    for _ in range(5):
+        peeks = [descriptor(("service", name), hits=0) for name in names]
+        response = await service.ask(request("quota", *peeks))
+        assert codes(response)[0] == OK
+        spent = MessageToDict(response.dynamic_metadata).get("quotaModeViolations", [])
+        left = [name for i, name in enumerate(names) if i not in spent]
+        if left:
+            await service.ask(request("quota", descriptor(("service", left[0]), hits=1)))
+        served.append(left[0] if left else None)
+    assert served == ["service_1", "service_2", "service_2", None, None]

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from openlimit import RemoteLimiter, WaitTooLong
 from tests.support.envoy_process import EnvoyProcess, proxying
-from tests.support.server_process import ServerProcess, serving
+from tests.support.server_process import ServerProcess, serving, serving_policies
 
 DOMAIN = """
 domain: edge
@@ -116,3 +117,40 @@ def test_a_server_without_domains_does_not_decide(tmp_path: Path) -> None:
     """So a proxy that was sent there by mistake fails as it is told to, instead of passing all."""
     with serving() as server, proxying(server.address, ACTIONS, tmp_path) as envoy:
         assert httpx.get(envoy.address, headers={"user": "ann"}).status_code == 500
+
+
+SHARED = """
+policies:
+  - name: llm
+    models: ["*"]
+    limits: {tokens: 10000/hour}
+    levels: [{label: team, limits: {tokens: 1000/hour}}]
+domains:
+  - domain: edge
+    descriptors: [{key: team, policy: {name: llm, unit: tokens}, after_response: true}]
+"""
+
+
+def test_it_shares_a_policy_with_callers_that_wait(tmp_path: Path) -> None:
+    """What either uses, the other sees; what a response has cost makes the others wait."""
+    actions = [
+        of_header("team", "team", hits_addend={"number": 0}),
+        of_header(
+            "team", "team", hits_addend={"format": "%RESP(used)%"}, apply_on_stream_done=True
+        ),
+    ]
+    ads = {"team": "ads", "cost": "0"}
+    with (
+        serving_policies(tmp_path, SHARED) as server,
+        proxying(server.address, actions, tmp_path) as envoy,
+        RemoteLimiter(server.address, labels={"team": "ads"}, max_wait=0) as limiter,
+    ):
+        with limiter.limit(model="m", tokens=400):
+            pass
+        answer = httpx.get(envoy.address, headers=ads)
+        assert (answer.status_code, answer.headers["x-ratelimit-remaining"][:2]) == (200, "60")
+        assert httpx.get(envoy.address, headers={**ads, "cost": "700"}).status_code == 200
+        wait_until(envoy, ads, 429)
+        with pytest.raises(WaitTooLong), limiter.limit(model="m", tokens=1):
+            pass
+        assert httpx.get(envoy.address, headers={**ads, "team": "web"}).status_code == 200

@@ -15,8 +15,10 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.configuration import load_configuration
 from openlimit_server.engine.domains import Domains
+from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE, EnvoyServicer
+from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.proxy_requests import METHOD, OK, OVER, codes, descriptor, request, stub
 from tests.support.redis_process import serving_redis
 from tests.support.redis_topologies import eventually
@@ -136,8 +138,9 @@ async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
     """As UNAVAILABLE, so that a proxy asks another server."""
     (tmp_path / "d.yaml").write_text("domain: d\ndescriptors: [{key: user, limit: 1/minute}]")
     configuration = load_configuration(None, tmp_path / "d.yaml")
-    domains = Domains(configuration.domains, configuration.policies)
-    servicer = EnvoyServicer(domains, MemoryStore(), Door(()))
+    engine = Engine(configuration.policies, store := MemoryStore())
+    domains = Domains(configuration.domains, engine.policies)
+    servicer = EnvoyServicer(domains, store, engine.lines, Door(()))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([servicer])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -150,3 +153,50 @@ async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
             await ask(ANN)
     await server.stop(None)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_key_decides_whose_policies_a_proxy_charges(tmp_path: Path) -> None:
+    """The labels that it fixes hold for each descriptor that charges a policy, and one that claims
+    others fails the request; other descriptors are as they are."""
+    write_keys(tmp_path / "keys.yaml", a_key("edge", team="search"), a_key("ops", "admin"))
+    (tmp_path / "limits.yaml").write_text("""
+policies:
+  - {name: split, models: ["*"], limits: {requests: 2/minute burst 1m}, split_by: [model, team]}
+  - name: shared
+    models: ["*"]
+    limits: {requests: 9/minute burst 1m}
+    levels: [{label: team, limits: {requests: 1/minute}}]
+domains:
+  - domain: d
+    descriptors:
+      - key: model
+        policy: {name: split}
+        descriptors: [{key: team, policy: {name: split}}]
+      - {key: team, policy: {name: shared}}
+      - {key: user, limit: 1/minute}
+""")
+    files = "--config", str(tmp_path / "limits.yaml"), "--keys", str(tmp_path / "keys.yaml")
+    model = ("model", "m")
+    with serving(*files) as server, grpc.insecure_channel(server.address) as channel:
+        ask: Any = stub(channel)
+
+        def asked(name: str, *entries: tuple[str, str]) -> list[int]:
+            metadata = [("authorization", f"Bearer {token_of(name)}")]
+            return codes(ask(request("d", descriptor(*entries)), metadata=metadata, timeout=5))
+
+        assert asked("edge", model) == asked("edge", model, ("team", "search")) == [OK, OK]
+        assert asked("edge", model) == [OVER, OVER]
+        assert asked("edge", ("team", "search")) == [OK, OK]
+        assert asked("edge", ("user", "ads")) == asked("edge", ("team", "x"), ("y", "")) == [OK, OK]
+        for name, *entries in (
+            ("edge", model, ("team", "ads")),
+            ("edge", ("team", "ads")),
+            ("edge", ("team", "")),
+            ("ops", ("user", "ann")),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                asked(name, *entries)
+            assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(ANN, timeout=5)
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

@@ -98,8 +98,8 @@ def test_each_fault_of_a_file_of_domains_has_a_message(file: Path, text: str, me
         ("      - {key: k, policy: {name: opnai}}", "limits.yaml:8: "
          "domains[0].descriptors[0].policy.name: there is no policy 'opnai'; write openai"),
         ("      - {key: k, policy: {name: zzz}}", "there is no policy 'zzz'; there are openai, l"),
-        ("      - {key: k, policy: {name: line}}", "policy.name: the policy line has levels or "
-         "concurrent, so its calls wait in a line, and a proxy does not wait"),
+        ("      - {key: k, policy: {name: line}}", "policy.name: the policy line has "
+         "concurrent, and a proxy does not say when a call ends"),
         ("      - {key: k, policy: {name: openai, unit: images}}", "policy.unit: images is no unit "
          "that the policy openai limits; it has requests, tokens"),
         ("      - {key: k, policy: {name: openai}, limit: 5/minute}", "domains[0].descriptors[0]."
@@ -113,7 +113,7 @@ def test_each_fault_of_a_file_of_domains_has_a_message(file: Path, text: str, me
 def test_each_fault_of_the_domains_of_a_file_of_policies_has_a_message(
     file: Path, text: str, message: str
 ) -> None:
-    """A descriptor may name policies of the same file, and none whose calls wait in a line."""
+    """A descriptor may name policies of the same file, and none whose calls take slots."""
     file.write_text(POLICIES + text)
     assert message in refusal(file, path=file)
 

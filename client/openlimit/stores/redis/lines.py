@@ -116,11 +116,13 @@ class _Encoder:
             case lines.AskAtOnce(_, calls, lot, number, kept):
                 return "askatonce", *self._calls(calls), lot, number, kept
             case lines.Settle(_, calls, lot, numbers, starts, actual):
-                self._lot(lot)
+                if starts is not None:
+                    self._lot(lot)
                 columns = _columns_by_unit(calls, actual)
                 if not calls.lease:
                     calls = calls._replace(names=())  # they name nothing there
-                return "settle", *self._calls(calls), lot, numbers, starts, columns
+                told = False if starts is None else starts
+                return "settle", *self._calls(calls), lot, numbers, told, columns
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 
     def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:

@@ -9,7 +9,7 @@
 --   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
--- is negative for no bound, first false for now, start false where nobody knows it; askatonce and settle have columns of costs, and
+-- is negative for no bound, first false for now, start and starts false where nobody knows them; askatonce and settle have columns of costs, and
 -- settle has no names where the lease is 0. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which

@@ -189,19 +189,20 @@ do
     local function fail(i, what)
       found[1], found[#found + 1], found[#found + 2] = found[1] + 1, i - 1, what
     end
-    for i, start in ipairs(starts) do
+    for i, number in ipairs(numbers_) do
+      local start = starts and starts[i] or now
       if start > now then
         fail(i, NOT_STARTED)
       else
         places_[#places_ + 1], started_[#started_ + 1] = i, start
-        begun[#begun + 1], names_of[#names_of + 1] = numbers_[i], names_[i]
+        begun[#begun + 1], names_of[#names_of + 1] = number, names_[i]
       end
     end
     if #places_ == 0 then
       return found
     end
     local mark, settled = marks_of_lots(), {}
-    local others = mark(call.lots .. lot, begun, started_, {})
+    local others = starts and mark(call.lots .. lot, begun, started_, {}) or {}
     for k, i in ipairs(places_) do
       if others[k] then
         fail(i, others[k])
@@ -210,7 +211,7 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #starts)
+      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #numbers_)
     end
     if lease > 0 then
       release(names_of)
