@@ -42,6 +42,7 @@ def main() -> None:
     """Exit 0 after a drain or a good check, 1 for bad health, 2 for bad settings or policies."""
     open_standard_descriptors()
     logs.configure("console")
+    logs.quieten_grpc()
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, because the client alone installs this command without the server's packages
