@@ -302,7 +302,9 @@ def test_a_time_is_that_of_the_wall(monkeypatch: pytest.MonkeyPatch, zone: str) 
         time.tzset()
 
 
-@pytest.mark.parametrize("text", ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"])
+@pytest.mark.parametrize(
+    "text", ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With what is expected."""
     with pytest.raises(InvalidRequest, match="until: expected such as"):

@@ -216,7 +216,10 @@ def set_override(
     context: typer.Context,
     policy: Annotated[str, typer.Argument(help="The policy's name.")],
     until: Annotated[
-        str, typer.Option(help="When it ends: '2026-11-27 18:00', 'Friday 18:00', 18:00, or 90m, 2h, 3d from now.")
+        str,
+        typer.Option(
+            help="When it ends: '2026-11-27 18:00', 'Friday 18:00', 18:00, or 90m, 2h, 3d from now."
+        ),
     ],
     why: Annotated[str, typer.Option(help="Why, for others.")],
     limit: Annotated[

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from openlimit.background import tell_of_fault
 from openlimit_server.config.faults import ConfigurationError
 
 _LOOK_EVERY = 0.5  # seconds
@@ -151,7 +152,12 @@ class Reload:
             refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
             _log.error("%s\n%s from before go on", error, files.what, extra=refused)
             return
-        take(value)
+        try:
+            take(value)
+        except Exception as error:  # of ours: the next change is looked at all the same
+            self.refused += 1
+            tell_of_fault(f"taking over {files.what}", error)
+            return
         self.done += 1
         described = files.described(value)
         loaded = {"event": "loaded", "what": files.what, "loaded": described}
