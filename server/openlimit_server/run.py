@@ -26,7 +26,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.overrides import Overrides
-from openlimit_server.exposure import warn_if_open, warn_of_claims
+from openlimit_server.exposure import Claims, warn_if_open
 from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
@@ -72,7 +72,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     observed = Observed(settings, buckets)
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
-    counter, door = Counter(settings.log_format), Door(keys)
+    counter, door, claims = Counter(settings.log_format), Door(keys), Claims(sources)
     service = RateLimitServicer(engine, counter, door, tracing=observed.tracing)
     domains = Domains(configuration.domains, configuration.policies)
     proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
@@ -87,7 +87,11 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     )
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-    reload = Reload(*_takers(sources, overrides, service, encryption), by_itself=not is_worker)
+    reload = Reload(
+        *_takers(sources, overrides, service, encryption),
+        by_itself=not is_worker,
+        then=claims.warn,
+    )
     await observed.start(
         *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
     )
@@ -98,7 +102,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     background = [asyncio.create_task(work) for work in works]
     await overrides.look()
     await server.start()
-    _announce(settings, sources, port, is_worker=is_worker)
+    _announce(settings, claims, port, sources.configuration.loaded, is_worker=is_worker)
     reason = await stop.first
     watching.cancel()
     if reason != ORPHANED and settings.drain_delay:
@@ -150,11 +154,13 @@ def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration
     return decide_by
 
 
-def _announce(settings: Settings, sources: Sources, port: int, *, is_worker: bool) -> None:
+def _announce(
+    settings: Settings, claims: Claims, port: int, configuration: Configuration, *, is_worker: bool
+) -> None:
     if not is_worker:  # its supervisor has
         warn_if_open(settings)
-    warn_of_claims(sources)
-    listen, configuration = settings.listen, sources.configuration.loaded
+    claims.warn()
+    listen = settings.listen
     names = [policy.name for policy in configuration.policies]
     said = listen, port, ", ".join(names)
     serving = {"event": "serving", "address": listen, "port": port, "policies": names}
@@ -172,15 +178,8 @@ def _takers(
 ) -> Iterator[Taker]:
     """Who takes over which files that have changed."""
 
-    def with_warnings(take: Callable[[Any], None]) -> Callable[[Any], None]:
-        def take_over(value: Any) -> None:
-            take(value)
-            warn_of_claims(sources)
-
-        return take_over
-
-    yield sources.configuration, with_warnings(overrides.replace)
-    yield sources.keys, with_warnings(service.replace_keys)
+    yield sources.configuration, overrides.replace
+    yield sources.keys, service.replace_keys
     if encryption:
         yield sources.certificates, encryption.replace
 

@@ -14,6 +14,9 @@ import pytest
 
 from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
 from openlimit.operations import Acquire
+from openlimit_server.config.configuration import Configuration, ConfigurationFiles
+from openlimit_server.config.reload import Reload
+from tests.support.api_keys import a_key, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
@@ -140,6 +143,45 @@ def test_workers_follow(tmp_path: Path) -> None:
             said(server, "with the policies b", 1)
             with RemoteLimiter(server.address) as limiter:
                 limiter.acquire(call("b"))
+
+
+def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
+    """Whatever files there are; and what it warned of is not told again while it is so."""
+    weighted = policy("a", levels=[{"label": "team", "weights": {"search": 4}}])
+    write(tmp_path / "limits.yaml", weighted)
+    write_keys(tmp_path / "keys.yaml", a_key("any"))
+    with serving_redis() as redis:
+        options = ("--config", f"{tmp_path}/limits.yaml", "--keys", f"{tmp_path}/keys.yaml")
+        with serving(*options, "--workers", "2", "--store", redis.url) as server:
+            said(server, "serving on", 2)
+            server.signal(signal.SIGHUP)
+            said(server, "loaded the keys any", 3)
+            time.sleep(1)
+            log = server.said()
+    assert (log.count("loaded the policies a"), log.count("loaded the keys any")) == (3, 3)
+    assert log.count("its weights depend on the label team") == 2  # once for each worker
+
+
+async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
+    """What cannot be taken over is counted as refused and logged, and the next change counts."""
+    path = tmp_path / "limits.yaml"
+    write(path, policy("a"))
+    files, faults, tried = ConfigurationFiles(path, None), [ZeroDivisionError], asyncio.Event()
+    files.load()
+
+    def take(_: Configuration) -> None:
+        tried.set()
+        if faults:
+            raise faults.pop()
+
+    reload = Reload((files, take))
+    running = asyncio.create_task(reload.run())
+    for _ in range(2):
+        tried.clear()
+        reload.request()
+        await asyncio.wait_for(tried.wait(), 10)
+    running.cancel()
+    assert (reload.refused, reload.done) == (1, 1)
 
 
 async def test_callers_and_slots_and_levels_survive(tmp_path: Path) -> None:
