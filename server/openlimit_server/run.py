@@ -77,11 +77,11 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     domains = Domains(configuration.domains, configuration.policies)
     proxies = EnvoyServicer(domains, store, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
-    overrides = Overrides(store.views, configuration, _deciding(engine, proxies))
+    health = HealthServicer(_services(configuration))
+    reflection = ReflectionServicer((*_services(configuration), ADMIN, HEALTH))
+    decide_by = _deciding(engine, proxies, health, reflection)
+    overrides = Overrides(store.views, configuration, decide_by)
     admin = AdminServicer(engine, overrides, door)
-    names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
-    health = HealthServicer(names)
-    reflection = ReflectionServicer((*names, ADMIN, HEALTH))
     server.add_generic_rpc_handlers(
         [service, proxies, admin, health.handler(), *reflection.handlers()]
     )
@@ -144,12 +144,21 @@ async def _drain(
     await asyncio.gather(*stopping)
 
 
-def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration], None]:
-    """Has them decide by a configuration from now on."""
+def _services(configuration: Configuration) -> tuple[str, ...]:
+    """Those that decide: for proxies there is one if there are domains."""
+    return (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
+
+
+def _deciding(
+    engine: Engine, proxies: EnvoyServicer, health: HealthServicer, reflection: ReflectionServicer
+) -> Callable[[Configuration], None]:
+    """Has them decide by a configuration from now on, and tell what decides."""
 
     def decide_by(configuration: Configuration) -> None:
         engine.replace(configuration.policies)
         proxies.replace(Domains(configuration.domains, configuration.policies))
+        health.replace(_services(configuration))
+        reflection.replace((*_services(configuration), ADMIN, HEALTH))
 
     return decide_by
 
@@ -262,7 +271,8 @@ def check(settings: Settings) -> str | None:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
             answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)
         except grpc.RpcError as error:
-            return f"no answer from {address}: {error.code().name}: {error.details()}"
+            said = f"no answer from {address}: {error.code().name}: {error.details()}"
+            return f"{said}; give --check the --listen and --tls options of the server"
     if answer.status == HealthCheckResponse.SERVING:
         return None
     return f"{address} is {HealthCheckResponse.ServingStatus.Name(answer.status)}"
