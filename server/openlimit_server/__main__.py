@@ -42,14 +42,15 @@ def main() -> None:
     """Exit 0 after a drain or a good check, 1 for bad health, 2 for bad settings or policies."""
     open_standard_descriptors()
     logs.configure("console")
+    logs.quieten_grpc()
     if sys.platform == "win32":
         _refuse(_WINDOWS)
     try:  # here, because the client alone installs this command without the server's packages
-        from openlimit_server.config.configuration import schema, validated
+        from openlimit_server.config.configuration import schema
         from openlimit_server.config.faults import ConfigurationError
         from openlimit_server.config.keys import new_key
         from openlimit_server.config.settings import Settings
-        from openlimit_server.config.sources import Sources
+        from openlimit_server.config.sources import Sources, validated
         from openlimit_server.run import check, serve
         from openlimit_server.workers import WORKER, received_settings, supervise
     except Exception as error:  # gRPC and protobuf refuse old versions with their own errors
@@ -71,7 +72,7 @@ def main() -> None:
             print(new_key())
             sys.exit()
         if settings.print_schema or settings.validate_file:
-            print(validated(settings.validate_file) if settings.validate_file else schema())
+            print(validated(settings) if settings.validate_file else schema())
             sys.exit()
         if settings.check:
             sys.exit(check(settings))

@@ -22,10 +22,21 @@ def warn_if_open(settings: Settings) -> None:
         )
 
 
-def warn_of_claims(sources: Sources) -> None:
-    """Warn of what callers can gain by what they say of themselves."""
-    for warning in claims(sources.configuration.loaded.policies, sources.keys.loaded):
-        _log.warning(warning)
+class Claims:
+    """Warns of what callers can gain by what they say of themselves: of each once, until it is
+    mended."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._told: list[str] = []
+
+    def warn(self) -> None:
+        """By what the files say now."""
+        policies, keys = self._sources.configuration.loaded.policies, self._sources.keys.loaded
+        told, self._told = self._told, [*claims(policies, keys)]
+        for warning in self._told:
+            if warning not in told:
+                _log.warning(warning)
 
 
 def claims(policies: Iterable[PolicySettings], keys: Keys) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,10 +14,30 @@ _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
     """Write what is logged from now on in this format, also what libraries log."""
-    formatter = _JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT)
+    formatter = _JsonFormatter() if log_format == "json" else _TextFormatter(_TEXT)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def quieten_grpc() -> None:
+    """Let gRPC write no lines of its own, unless the environment says how many. They are in no
+    format of ours, and anybody can cause them: each handshake that fails is one. To be called
+    before gRPC is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+class _TextFormatter(logging.Formatter):
+    """A record begins at the beginning of a line, and nothing else does. So nothing that is logged,
+    such as a label with a line break, can look like another record, or command a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *others = super().format(record).split("\n")
+        return "\n    ".join(map(_printable, [first, *others]))
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -26,7 +26,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.overrides import Overrides
-from openlimit_server.exposure import warn_if_open, warn_of_claims
+from openlimit_server.exposure import Claims, warn_if_open
 from openlimit_server.observe.process import Observed
 from openlimit_server.probe import probe
 from openlimit_server.rpc import bounds
@@ -72,22 +72,26 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     observed = Observed(settings, buckets)
     store, counts = observed.store, observed.counts
     engine = Engine(configuration.policies, store, counts)
-    counter, door = Counter(settings.log_format), Door(keys)
+    counter, door, claims = Counter(settings.log_format), Door(keys), Claims(sources)
     service = RateLimitServicer(engine, counter, door, tracing=observed.tracing)
     domains = Domains(configuration.domains, engine.policies)
     proxies = EnvoyServicer(domains, store, engine.lines, door, counts, observed.tracing)
     encryption = Encryption(certificate) if certificate else None
-    overrides = Overrides(store.views, configuration, _deciding(engine, proxies))
+    health = HealthServicer(_services(configuration))
+    reflection = ReflectionServicer((*_services(configuration), ADMIN, HEALTH))
+    decide_by = _deciding(engine, proxies, health, reflection)
+    overrides = Overrides(store.views, configuration, decide_by)
     admin = AdminServicer(engine, overrides, door)
-    names = (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
-    health = HealthServicer(names)
-    reflection = ReflectionServicer((*names, ADMIN, HEALTH))
     server.add_generic_rpc_handlers(
         [service, proxies, admin, health.handler(), *reflection.handlers()]
     )
     port = _listen(server, settings.listen, encryption)
     collector.spare()
-    reload = Reload(*_takers(sources, overrides, service, encryption), by_itself=not is_worker)
+    reload = Reload(
+        *_takers(sources, overrides, service, encryption),
+        by_itself=not is_worker,
+        then=claims.warn,
+    )
     await observed.start(
         *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
     )
@@ -98,7 +102,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     background = [asyncio.create_task(work) for work in works]
     await overrides.look()
     await server.start()
-    _announce(settings, sources, port, is_worker=is_worker)
+    _announce(settings, claims, port, sources.configuration.loaded, is_worker=is_worker)
     reason = await stop.first
     watching.cancel()
     if reason != ORPHANED and settings.drain_delay:
@@ -140,21 +144,32 @@ async def _drain(
     await asyncio.gather(*stopping)
 
 
-def _deciding(engine: Engine, proxies: EnvoyServicer) -> Callable[[Configuration], None]:
-    """Has them decide by a configuration from now on."""
+def _services(configuration: Configuration) -> tuple[str, ...]:
+    """Those that decide: for proxies there is one if there are domains."""
+    return (SERVICE, ENVOY) if configuration.domains else (SERVICE,)
+
+
+def _deciding(
+    engine: Engine, proxies: EnvoyServicer, health: HealthServicer, reflection: ReflectionServicer
+) -> Callable[[Configuration], None]:
+    """Has them decide by a configuration from now on, and tell what decides."""
 
     def decide_by(configuration: Configuration) -> None:
         engine.replace(configuration.policies)
         proxies.replace(Domains(configuration.domains, engine.policies))
+        health.replace(_services(configuration))
+        reflection.replace((*_services(configuration), ADMIN, HEALTH))
 
     return decide_by
 
 
-def _announce(settings: Settings, sources: Sources, port: int, *, is_worker: bool) -> None:
+def _announce(
+    settings: Settings, claims: Claims, port: int, configuration: Configuration, *, is_worker: bool
+) -> None:
     if not is_worker:  # its supervisor has
         warn_if_open(settings)
-    warn_of_claims(sources)
-    listen, configuration = settings.listen, sources.configuration.loaded
+    claims.warn()
+    listen = settings.listen
     names = [policy.name for policy in configuration.policies]
     said = listen, port, ", ".join(names)
     serving = {"event": "serving", "address": listen, "port": port, "policies": names}
@@ -172,15 +187,8 @@ def _takers(
 ) -> Iterator[Taker]:
     """Who takes over which files that have changed."""
 
-    def with_warnings(take: Callable[[Any], None]) -> Callable[[Any], None]:
-        def take_over(value: Any) -> None:
-            take(value)
-            warn_of_claims(sources)
-
-        return take_over
-
-    yield sources.configuration, with_warnings(overrides.replace)
-    yield sources.keys, with_warnings(service.replace_keys)
+    yield sources.configuration, overrides.replace
+    yield sources.keys, service.replace_keys
     if encryption:
         yield sources.certificates, encryption.replace
 
@@ -263,7 +271,8 @@ def check(settings: Settings) -> str | None:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
             answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)
         except grpc.RpcError as error:
-            return f"no answer from {address}: {error.code().name}: {error.details()}"
+            said = f"no answer from {address}: {error.code().name}: {error.details()}"
+            return f"{said}; give --check the --listen and --tls options of the server"
     if answer.status == HealthCheckResponse.SERVING:
         return None
     return f"{address} is {HealthCheckResponse.ServingStatus.Name(answer.status)}"

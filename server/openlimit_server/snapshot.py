@@ -68,6 +68,7 @@ class Snapshot:
 
     async def aclose(self) -> None:
         """Write once more, as fast as possible; nothing is decided any more."""
+        self._fails = False  # tell of it once more: now it is lost
         await self._write(0)
         self._writer.shutdown()
         if not self._fails:

@@ -19,7 +19,6 @@ from contextlib import suppress
 from openlimit_server import binding, signals
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.keys import Keys
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
@@ -57,21 +56,14 @@ async def supervise(settings: Settings) -> None:
                 with suppress(ProcessLookupError):
                     worker.send_signal(number)
 
-        def tell_workers(_: object) -> None:
-            send(signal.SIGHUP)
-
         def take_configuration(configuration: Configuration) -> None:
             fleet.replace(configuration)
-            tell_workers(configuration)
-
-        def take_keys(keys: Keys) -> None:
-            door.replace(keys)
-            tell_workers(keys)
 
         reload = Reload(
             (sources.configuration, take_configuration),
-            (sources.keys, take_keys),
-            (sources.certificates, tell_workers),
+            (sources.keys, door.replace),
+            (sources.certificates, lambda _: None),  # only workers have connections
+            then=lambda: send(signal.SIGHUP),
         )
         stop = signals.listen(reload.request)
         loaded = sources.configuration.loaded

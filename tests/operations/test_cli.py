@@ -288,12 +288,23 @@ def test_a_time_is_that_of_the_wall(monkeypatch: pytest.MonkeyPatch, zone: str) 
         assert f"{moment('2030-07-05 18:00', now).astimezone():%F %H:%M}" == "2030-07-05 18:00"
         assert moment("2030-07-05T18:00+02:00", now) == datetime(2030, 7, 5, 16, tzinfo=UTC)
         assert moment("1.5h", now) == now + timedelta(minutes=90)
+        thursday = datetime(2026, 11, 26, 12).astimezone()
+        for text, expected in (
+            ("18:00", "26 18:00"),
+            ("12:00", "27 12:00"),
+            ("Friday 18:00", "27 18:00"),
+            ("thu 13:00", "26 13:00"),
+            ("Thursday 12:00", "03 12:00"),
+        ):
+            assert f"{moment(text, thursday).astimezone():%d %H:%M}" == expected
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-@pytest.mark.parametrize("text", ["", "18:00", "Friday", "2h3m", "-1h", "0001-01-01", "1e9d"])
+@pytest.mark.parametrize(
+    "text", ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With what is expected."""
     with pytest.raises(InvalidRequest, match="until: expected such as"):

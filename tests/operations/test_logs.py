@@ -1,6 +1,7 @@
 """What a server logs: in either format, and never what callers keep secret."""
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from typing import Any
 import grpc
 import pytest
 
-from openlimit import OpenLimitError, RemoteLimiter
+from openlimit import LimiterUnavailable, OpenLimitError, RemoteLimiter
+from openlimit.remote.operators import Operators
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.support.api_keys import a_key, token_of, write_keys
+from tests.support.operating import operating
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
+from tests.support.tls_relay import make_certificates
 
 POLICY = "policies: [{name: all, models: [m, gpt-4o], limits: {requests: 600/minute}}]"
 PROMPT = "the-prompt-that-nobody-may-read"
@@ -106,6 +110,50 @@ def test_json_has_an_object_a_line(tmp_path: Path) -> None:
     assert "limits" in lines[1]["reason"]
     assert "other" in lines[2]["loaded"]
     assert lines[3]["reason"] == "SIGTERM"
+
+
+def test_nothing_that_is_logged_looks_like_another_record(tmp_path: Path) -> None:
+    """For people, the lines of a record but its first are indented, and show what commands a
+    terminal; so a label, a path or an exception cannot say what the server would."""
+    label = "\x1b[2Jx\n2026-01-01 00:00:00,000 INFO stopped\r"
+    levels = POLICY.replace("}}]", "}, levels: [{label: team}]}]")
+    with serving_policies(tmp_path, levels) as server, operating(server.address) as operator:
+        operator.set("all", {"requests": "1/minute"}, node={"team": label})
+        (tmp_path / "limits.yaml").write_text("policies: [{name: all}]")
+        server.wait_for_log("from before go on")
+        assert "\x1b" not in server.said()
+        assert "team=\\x1b[2Jx\n    2026-01-01" in server.said()
+        assert "\n    the policies from before go on" in server.said()
+        records = [line for line in server.said().splitlines() if not line.startswith("    ")]
+    assert all(re.match(r"20\d\d-\d\d-\d\d .* (INFO|WARNING|ERROR) ", line) for line in records)
+
+
+def test_strangers_cause_no_lines_by_bad_handshakes(tmp_path: Path) -> None:
+    """Whatever comes to the port for TLS: no certificate, plain text, or no protocol at all."""
+    files = make_certificates(tmp_path)
+    (tmp_path / "limits.yaml").write_text(POLICY)
+    tls = "--tls-cert", "--tls-key", "--tls-client-ca"
+    paths = files.server, files.server, files.authority
+    given = [each for pair in zip(tls, map(str, paths), strict=True) for each in pair]
+    options = "--config", f"{tmp_path}/limits.yaml", "--log-format", "json", *given
+    with serving(*options) as server:
+        trusting = grpc.ssl_channel_credentials(files.authority.read_bytes())
+        for credentials in (None, grpc.ssl_channel_credentials(), trusting):
+            address = f"localhost:{server.port}"
+            with (
+                pytest.raises(LimiterUnavailable),
+                Operators(address, credentials=credentials, timeout=3) as operators,
+            ):
+                operators.check()
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            plain.settimeout(5)
+            with suppress(OSError):
+                plain.recv(1)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        events = [line.get("event") for line in lines_of(server)]
+    assert events == ["serving", "draining", "stopped"]
 
 
 def test_workers_log_in_the_format_of_their_supervisor(tmp_path: Path) -> None:

@@ -303,8 +303,10 @@ def test_reloads_are_counted(server: ServerProcess, tmp_path: Path) -> None:
         limiter.acquire(call("fast"))
         config.write_text("policies: [")
         scrape_until(server, lambda found: value(found, "reloads_total", result="refused") == 1)
+        assert value(scrape(server), "invalid_files") == 1
         config.write_text(file_of(policy("fast", "60000/minute burst 1h")))
         scrape_until(server, lambda found: value(found, "reloads_total", result="done") == 1)
+        assert value(scrape(server), "invalid_files") == 0
         limiter.acquire(call("fast"))
     assert value(scrape(server), "decisions_total", policy="fast", outcome="granted") == 2
 

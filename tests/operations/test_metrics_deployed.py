@@ -91,6 +91,12 @@ def test_an_expression_finds_its_metrics(expression: str, samples: Samples) -> N
         assert {*group.split(", ")} <= every
 
 
+def test_the_dashboard_shows_every_metric() -> None:
+    """In a panel, or as a part of one."""
+    shown = " ".join(dashboard_expressions())
+    assert [each.name for each in METRICS if f"{PREFIX}{each.name}" not in shown] == []
+
+
 def test_a_variable_of_the_dashboard_finds_its_metric(samples: Samples) -> None:
     """The list of policies."""
     variables = json.loads(DASHBOARD.read_text(encoding="utf-8"))["templating"]["list"]

@@ -274,6 +274,31 @@ def test_who_has_set_it_is_the_name_of_the_key(tmp_path: Path) -> None:
     assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+def test_the_audit_log_can_be_rotated_and_may_fail(tmp_path: Path) -> None:
+    """A file that was moved is written anew; where that is impossible, the server says so in its
+    own log, which has the line, and the change holds."""
+    (tmp_path / "limits.yaml").write_text(POLICIES)
+    audit = tmp_path / "audit.log"
+    options = ["--config", f"{tmp_path}/limits.yaml", "--log-format", "json"]
+    with (
+        serving(*options, "--audit-log", str(audit)) as server,
+        operating(server.address) as operator,
+    ):
+        operator.set("plain", {"tokens": "500/minute"}, why="first")
+        audit.rename(tmp_path / "audit.log.1")
+        operator.set("plain", {"tokens": "600/minute"}, why="second")
+        assert "first" in (tmp_path / "audit.log.1").read_text()
+        assert json.loads(audit.read_text())["why"] == "second"
+        audit.unlink()
+        audit.symlink_to("/dev/full")
+        assert operator.set("plain", {"tokens": "700/minute"}, why="third").replaced
+        assert amount(operator) == 700
+        lines = [json.loads(line) for line in server.said().splitlines()]
+    [failed] = [line for line in lines if line.get("event") == "audit_failed"]
+    assert failed["path"] == str(audit)
+    assert any("third" in line["message"] for line in lines if line["logger"] == "openlimit.audit")
+
+
 # Several servers ---------------------------------------------------------------------------------
 
 

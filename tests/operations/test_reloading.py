@@ -9,14 +9,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
 from openlimit.operations import Acquire
+from openlimit_server.config.configuration import Configuration, ConfigurationFiles
+from openlimit_server.config.reload import Reload
+from tests.support.api_keys import a_key, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
+from tests.support.tls_relay import make_certificates
 
 FAST = "600000/minute burst 1h"
 
@@ -142,6 +153,68 @@ def test_workers_follow(tmp_path: Path) -> None:
                 limiter.acquire(call("b"))
 
 
+def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
+    """Whatever files there are; and what it warned of is not told again while it is so."""
+    weighted = policy("a", levels=[{"label": "team", "weights": {"search": 4}}])
+    write(tmp_path / "limits.yaml", weighted)
+    write_keys(tmp_path / "keys.yaml", a_key("any"))
+    with serving_redis() as redis:
+        options = ("--config", f"{tmp_path}/limits.yaml", "--keys", f"{tmp_path}/keys.yaml")
+        with serving(*options, "--workers", "2", "--store", redis.url) as server:
+            said(server, "serving on", 2)
+            server.signal(signal.SIGHUP)
+            said(server, "loaded the keys any", 3)
+            time.sleep(1)
+            log = server.said()
+    assert (log.count("loaded the policies a"), log.count("loaded the keys any")) == (3, 3)
+    assert log.count("its weights depend on the label team") == 2  # once for each worker
+
+
+async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
+    """What cannot be taken over is counted as refused and logged, and the next change counts."""
+    path = tmp_path / "limits.yaml"
+    write(path, policy("a"))
+    files, faults, tried = ConfigurationFiles(path, None), [ZeroDivisionError], asyncio.Event()
+    files.load()
+
+    def take(_: Configuration) -> None:
+        tried.set()
+        if faults:
+            raise faults.pop()
+
+    reload = Reload((files, take))
+    running = asyncio.create_task(reload.run())
+    for _ in range(2):
+        tried.clear()
+        reload.request()
+        await asyncio.wait_for(tried.wait(), 10)
+    running.cancel()
+    assert (reload.refused, reload.done) == (1, 1)
+
+
+def test_the_first_domains_bring_their_service(tmp_path: Path) -> None:
+    """To health and reflection too, from the reload on; and the last ones take it along."""
+    name = "envoy.service.ratelimit.v3.RateLimitService"
+    config, plain = tmp_path / "limits.yaml", f"policies: [{policy('a')}]"
+    domains = "\ndomains: [{domain: edge, descriptors: [{key: path, limit: 1/minute}]}]\n"
+    with (
+        serving_policies(tmp_path, plain) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        tools = ProtoReflectionDescriptorDatabase(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(HealthCheckRequest(service=name), timeout=20)
+        assert next(watching).status == HealthCheckResponse.SERVICE_UNKNOWN
+        assert name not in tools.get_services()
+        config.write_text(plain + domains)
+        assert next(watching).status == HealthCheckResponse.SERVING
+        assert name in tools.get_services()
+        config.write_text(plain)
+        assert next(watching).status == HealthCheckResponse.SERVICE_UNKNOWN
+        assert name not in tools.get_services()
+        watching.cancel()
+
+
 async def test_callers_and_slots_and_levels_survive(tmp_path: Path) -> None:
     """Who waits goes on waiting, what runs keeps its slot, what is charged stays charged."""
     rate = "6/minute burst 10s"
@@ -248,3 +321,30 @@ def test_validate_says_what_the_server_would(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{config}:3: policies[1].name: a policy named 'a'")
+
+
+def test_validate_checks_all_files_that_are_given(tmp_path: Path) -> None:
+    """Each is told, and so are the faults of all of them."""
+    config, keys, domains = (tmp_path / f"{name}.yaml" for name in ("limits", "keys", "domains"))
+    certificates = make_certificates(tmp_path)
+    tls = ["--tls-cert", str(certificates.server), "--tls-key", str(certificates.server)]
+    command = [sys.executable, "-m", "openlimit_server", "--validate", str(config), *tls]
+    command += ["--keys", str(keys), "--domains", str(domains)]
+    write(config, policy("a"))
+    write_keys(keys, a_key("search"), a_key("batch"))
+    domains.write_text("domain: edge\ndescriptors: [{key: path, limit: 1/minute}]\n")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert lines == [
+        f"{config}: good, with 1 policies: a",
+        f"{domains}: good, with 1 domains: edge",
+        f"{keys}: good, with 2 keys: search, batch",
+    ]
+    assert last.startswith(f"{certificates.server}: good, of localhost")
+    write(config, policy("a"), policy("a"))
+    write_keys(keys, a_key("search"), a_key("search"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{config}:3: policies[1].name" in done.stderr
+    assert f"{keys}:3: keys[1].name" in done.stderr

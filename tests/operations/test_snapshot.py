@@ -1,5 +1,6 @@
 """Buckets in memory that outlive their server, by a file."""
 
+import asyncio
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.snapshot import open_store
 from tests.support.server_process import ServerProcess, serving_policies
 
 POLICIES = """
@@ -238,6 +240,21 @@ def test_a_disk_that_is_full_is_logged_and_nothing_else(tmp_path: Path) -> None:
         one.stop()
         assert "--snapshot: cannot write" in one.server.said()
     assert not (tmp_path / "buckets").exists()
+
+
+async def test_the_last_write_tells_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a server runs, a disk that stays full is logged once; and again when it stops."""
+    monkeypatch.setattr("openlimit_server.snapshot.EVERY", 0.01)
+    (tmp_path / "buckets.new").mkdir()
+    _, snapshot = open_store(tmp_path / "buckets")
+    writing = asyncio.create_task(snapshot.run())
+    await asyncio.sleep(0.5)
+    assert caplog.text.count("cannot write") == 1
+    writing.cancel()
+    await snapshot.aclose()
+    assert caplog.text.count("cannot write") == 2
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,19 @@ async def test_a_drain_is_told_to_every_watcher_and_is_final(
     assert (await stub.Check(HealthCheckRequest())).status == NOT_SERVING
 
 
+async def test_services_may_come_and_go(health: HealthServicer, stub: Any) -> None:
+    """As those for proxies with their domains; whoever waits for one is told."""
+    watcher, other = watch(stub, "another.Service"), watch(stub, "a.Service")
+    assert (await watcher.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
+    assert (await other.read()).status == SERVING
+    health.replace(["a.Service", "another.Service"])
+    assert (await watcher.read()).status == SERVING
+    health.replace(["a.Service"])
+    assert (await watcher.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
+    health.set_serving(False)
+    assert (await other.read()).status == NOT_SERVING  # and nothing in between
+
+
 def list_response() -> Any:
     """The class of HealthListResponse, from its definition in grpc.health.v1."""
     file = FileDescriptorProto(name="list.proto", package="list", syntax="proto3")

@@ -37,6 +37,7 @@ def server(authority: trustme.CA) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize(
     ("spoken", "trusted", "advice"),
     [
+        ("TLS", None, "or the command line's --tls or --ca"),
         ("TLS", None, "if the port speaks TLS, pass credentials="),
         ("TLS", "another", "give its authority's to grpc.ssl_channel_credentials"),
         ("plain text", "the server's", "the port does not speak TLS: leave out credentials"),

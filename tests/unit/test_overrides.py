@@ -1,10 +1,15 @@
 """How a server follows the overrides of its store, whatever comes in between."""
 
 import asyncio
+import json
+import logging
 from collections.abc import Sequence
 from time import time
 from typing import Any
 
+import pytest
+
+from openlimit import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.views import AsyncViews, Notes
 from openlimit.v1.admin_pb2 import Override
@@ -68,3 +73,41 @@ async def test_a_fault_does_not_end_following() -> None:
     await asyncio.wait_for(taken.wait(), 10)
     following.cancel()
     assert [each.by for each in overrides.all] == ["ann"]
+
+
+async def test_what_was_not_taken_over_is_tried_again() -> None:
+    """At the next look, though nothing has changed since."""
+    taken, faults = list[Configuration](), [ZeroDivisionError]
+
+    def take(configuration: Configuration) -> None:
+        if faults:
+            raise faults.pop()
+        taken.append(configuration)
+
+    overrides = Overrides(MemoryStore().views, load_configuration(None), take)
+    with pytest.raises(ZeroDivisionError):
+        await overrides.set(an_override(), "ann")
+    await overrides.look()
+    await overrides.look()
+    assert len(taken) == 1
+    assert overrides.configuration is taken[0]
+
+
+async def test_what_the_store_did_not_confirm_is_audited(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be in force all the same, so the line says that nobody knows."""
+    views = MemoryStore().views
+
+    class Unsure(SlowViews):
+        async def adecide(self, operations: Sequence[Any]) -> Any:
+            answers = await views.adecide(operations)
+            is_read = operations == [Notes()]
+            return answers if is_read else [LimiterUnavailable("redis://", "no answer in time")]
+
+    overrides = Overrides(Unsure(views), load_configuration(None), lambda _: None)
+    with caplog.at_level(logging.INFO, "openlimit.audit"):
+        for change in (overrides.set(an_override(), "ann"), overrides.remove("chat", {}, "ann")):
+            with pytest.raises(LimiterUnavailable):
+                await change
+    lines = [json.loads(r.message) for r in caplog.records if r.name == "openlimit.audit"]
+    assert [line["action"] for line in lines] == ["set_override", "remove_override"]
+    assert all("no answer in time" in line["unconfirmed"] for line in lines)

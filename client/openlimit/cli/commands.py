@@ -59,9 +59,17 @@ def connect(
     ] = "localhost:50051",
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer.")] = 5.0,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt; with --ca, it always is.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of the server's authority.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="PEM file of your own certificate.")] = None,
-    cert_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority."),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(envvar="OPENLIMIT_CERT", help="PEM file of your own certificate."),
+    ] = None,
+    cert_key: Annotated[
+        Path | None, typer.Option(envvar="OPENLIMIT_CERT_KEY", help="PEM file of its key.")
+    ] = None,
 ) -> None:
     with exiting():
         context.obj = server_of(address, timeout, ca, cert, cert_key, tls=tls)
@@ -208,7 +216,10 @@ def set_override(
     context: typer.Context,
     policy: Annotated[str, typer.Argument(help="The policy's name.")],
     until: Annotated[
-        str, typer.Option(help="When it ends: '2026-11-27 18:00', or 90m, 2h, 3d from now.")
+        str,
+        typer.Option(
+            help="When it ends: '2026-11-27 18:00', 'Friday 18:00', 18:00, or 90m, 2h, 3d from now."
+        ),
     ],
     why: Annotated[str, typer.Option(help="Why, for others.")],
     limit: Annotated[

@@ -162,10 +162,13 @@ def _advice(said: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return (
             " (the credentials do not trust the server's certificate: give its authority's to "
-            "grpc.ssl_channel_credentials)"
+            "grpc.ssl_channel_credentials, or to the command line's --ca)"
         )
     if _PERHAPS_TLS.match(said):
-        return " (if the port speaks TLS, pass credentials=grpc.ssl_channel_credentials(…))"
+        return (
+            " (if the port speaks TLS, pass credentials=grpc.ssl_channel_credentials(…), or the "
+            "command line's --tls or --ca; if it asks for your certificate, pass that as well)"
+        )
     if said.endswith(": backend unhealthy"):
         return " (the server runs but cannot decide, as while its store is away: see its log)"
     return ""

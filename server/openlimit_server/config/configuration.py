@@ -125,12 +125,6 @@ def load_policies(path: Path | None) -> Policies:
     return load_configuration(path).policies
 
 
-def validated(path: Path) -> str:
-    """What is in a file, in words; raises ConfigurationError."""
-    names = [policy.name for policy in load_policies(path)]
-    return f"{path}: good, with {len(names)} policies: {', '.join(names)}"
-
-
 def schema() -> str:
     """The JSON schema of the file of policies, for editors."""
     found = Configuration.model_json_schema()

@@ -31,13 +31,21 @@ def hash_of(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
+_OF_NOTHING = hash_of("")
+
+
 def _hash(text: object) -> bytes:
     if not isinstance(text, str) or not _HASH.fullmatch(text):
         raise ValueError(
             f"expected the SHA-256 of a token, 64 hexadecimal digits, not {_hidden(text)}; "
             "openlimit-server --new-key prints one"
         )
-    return bytes.fromhex(text)
+    if (found := bytes.fromhex(text)) == _OF_NOTHING:
+        raise ValueError(
+            "is that of an empty text, as of a variable that was not set: hash the token itself; "
+            "openlimit-server --new-key prints one with its hash"
+        )
+    return found
 
 
 def _token(text: object) -> bytes:
@@ -103,7 +111,9 @@ class KeySettings(BaseModel):
         if not (own or token):
             raise ValueError("is required, or else hash: the server has to know the key by one")
         if (own or token) in above:
-            raise ValueError(f"is that of the key {above[own or token]}: each needs one of its own")
+            raise ValueError(
+                f"or the hash is that of the key {above[own or token]}: each needs one of its own"
+            )
         above[own or token] = info.data["name"]
         return token
 

@@ -43,7 +43,7 @@ class NotYAML(Exception):
 
 
 class FilledIn(str):
-    """A value that came, in part at least, from the environment."""
+    """A value that came, in part at least, from the environment, and nowhere from a default."""
 
 
 class _Mapping(dict[str, Any]):
@@ -125,18 +125,22 @@ class _Reader:
 
     def _filled_in(self, event: Any) -> str:
         """A text, with the variables that it speaks of."""
+        is_by_default = False
 
         def value(match: re.Match[str]) -> str:
+            nonlocal is_by_default
             name, default = match["name"], match["default"]
-            if found := self._environment.get(name, "") or default:
+            if found := self._environment.get(name):
                 return found
             if default is None:
+                state = "not set" if found is None else "empty"
                 advice = f"set it, or give a default: ${{{name}:-…}}"
-                raise _fault(event, f"speaks of the variable {name}, which is not set: {advice}")
-            return ""
+                raise _fault(event, f"speaks of the variable {name}, which is {state}: {advice}")
+            is_by_default = True
+            return str(default)
 
         filled, count = _VARIABLE.subn(value, event.value)
-        return FilledIn(filled) if count else filled
+        return FilledIn(filled) if count and not is_by_default else filled
 
     def _entries(self, depth: int) -> Iterator[tuple[Any, Any]]:
         """Each entry of a list, or each key and then its value, with the event that began it."""

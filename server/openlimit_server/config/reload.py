@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from openlimit.background import tell_of_fault
 from openlimit_server.config.faults import ConfigurationError
 
 _LOOK_EVERY = 0.5  # seconds
@@ -110,7 +111,10 @@ class Reload:
     changes. Else, and at once, when it is told to.
     """
 
-    def __init__(self, *takers: Taker, by_itself: bool = True) -> None:
+    def __init__(
+        self, *takers: Taker, by_itself: bool = True, then: Callable[[], None] | None = None
+    ) -> None:
+        """``then`` is called once for all that was taken over at one look."""
         self._takers = [(files, take) for files, take in takers if files.paths]
         self._look_every = _LOOK_EVERY if by_itself and self._takers else None
         self._wanted = asyncio.Event()
@@ -120,6 +124,13 @@ class Reload:
         """How often something was taken over."""
         self.refused = 0
         """How often it was not."""
+        self._invalid: set[Files[Any]] = set()
+        self._then = then
+
+    @property
+    def invalid(self) -> int:
+        """How many of the files that belong together are invalid now."""
+        return len(self._invalid)
 
     def request(self) -> None:
         """Load all files, changed or not. Does not block."""
@@ -133,12 +144,15 @@ class Reload:
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
             is_wanted = self._wanted.is_set()
             self._wanted.clear()
+            done = self.done
             for files, take in self._takers:
                 stamp = await self._in_thread(files.stamp)
                 is_whole = stamp == before.get(files)  # else it may be half written
                 before[files] = stamp
                 if is_wanted or (is_whole and files.is_changed(stamp)):
                     await self._take_over(files, take)
+            if self._then and self.done > done:
+                self._then()
 
     def _in_thread(self, work: Callable[[], _Work]) -> asyncio.Future[_Work]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -148,10 +162,17 @@ class Reload:
             value = await self._in_thread(files.load)
         except ConfigurationError as error:
             self.refused += 1
+            self._invalid.add(files)
             refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
             _log.error("%s\n%s from before go on", error, files.what, extra=refused)
             return
-        take(value)
+        self._invalid.discard(files)
+        try:
+            take(value)
+        except Exception as error:  # of ours: the next change is looked at all the same
+            self.refused += 1
+            tell_of_fault(f"taking over {files.what}", error)
+            return
         self.done += 1
         described = files.described(value)
         loaded = {"event": "loaded", "what": files.what, "loaded": described}

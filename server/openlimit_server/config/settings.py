@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         "console", description="how to log: lines to read, or one JSON object a line"
     )
     validate_file: Path | None = Field(
-        None, description="check this file of policies as the server would load it, then exit"
+        None,
+        description="check this file of policies as the server would load it, and the --domains, "
+        "--keys and certificates that are given, then exit",
     )
     print_schema: bool = Field(
         False, description="print the JSON schema of the file of policies, then exit"

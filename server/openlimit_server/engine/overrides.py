@@ -7,7 +7,8 @@ either changes: to all others an override is a changed policy for a while.
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import inf
 from typing import NamedTuple, cast
@@ -61,6 +62,8 @@ class Overrides:
         self._file = configuration
         self._take = take
         self._kept: dict[str, _Kept] = {}
+        self._is_taken = True
+        """Whether what is kept was taken over, without a fault."""
         self._turn = asyncio.Lock()
         self.configuration = configuration
         """In force: with the overrides."""
@@ -107,9 +110,9 @@ class Overrides:
         override.until.FromMicroseconds(int(until))
         override.set_at.FromMicroseconds(int(board.now))
         text = MessageToJson(override, indent=None)
-        await self._board(Notes(change.name, text, until))
         replaced = change.name in board.notes
-        _record("set", by, override, replaced=replaced)
+        with _recorded("set", by, override, replaced=replaced):
+            await self._board(Notes(change.name, text, until))
         return override, replaced
 
     async def remove(self, policy: str, node: Mapping[str, str], by: str) -> bool:
@@ -118,10 +121,11 @@ class Overrides:
         _require_text("by", by)
         name = _name(policy, node)
         before = await self._board(Notes())
-        await self._board(Notes(name))
-        if name in before.notes:
-            _record("remove", by, Override(policy=policy, node=node))
-        return name in before.notes
+        if name not in before.notes:
+            return False
+        with _recorded("remove", by, Override(policy=policy, node=node)):
+            await self._board(Notes(name))
+        return True
 
     def of(self, policy: str) -> list[Override]:
         """Those of a policy that are in force."""
@@ -154,9 +158,8 @@ class Overrides:
 
     def _keep(self, kept: dict[str, _Kept]) -> None:
         before, self._kept = self._kept, kept
-        if {name: each.text for name, each in before.items()} == {
-            name: each.text for name, each in kept.items()
-        }:
+        texts, texts_before = ({n: e.text for n, e in each.items()} for each in (kept, before))
+        if self._is_taken and texts == texts_before:
             return
         self._apply()
         for name in before.keys() - kept.keys():
@@ -166,6 +169,7 @@ class Overrides:
                 _log.info("the override of %s is in force: %s", name, _described(each.override))
 
     def _apply(self) -> None:
+        self._is_taken = False
         changed = self._file
         for kept in self._kept.values():
             if kept.change is None:
@@ -175,8 +179,9 @@ class Overrides:
                 kept.override.trouble = ""
             except InvalidRequest as error:
                 kept.override.trouble = error.reason
-        self.configuration = changed
         self._take(changed)
+        self.configuration = changed
+        self._is_taken = True
 
 
 def _name(policy: str, node: Mapping[str, str]) -> str:
@@ -231,8 +236,16 @@ def _described(override: Override) -> str:
     return f"{', '.join(changes)} until {until}, by {override.by} ({override.why})"
 
 
-def _record(what: str, by: str, override: Override, **more: object) -> None:
-    """A line of JSON: who has done what."""
+@contextmanager
+def _recorded(what: str, by: str, override: Override, **more: object) -> Iterator[None]:
+    """A line of JSON: who has done what. Also where the store did not say that it was done: it may
+    be all the same."""
     content = json.loads(MessageToJson(override, preserving_proto_field_name=True))
-    said = {"time": datetime.now(UTC).isoformat(), "action": f"{what}_override", "by": by}
-    _audit.info("%s", json.dumps({**said, **more, **content}))
+    said = {"action": f"{what}_override", "by": by, **more, **content}
+    try:
+        yield
+    except BaseException as error:
+        said["unconfirmed"] = str(error) or type(error).__name__
+        raise
+    finally:
+        _audit.info("%s", json.dumps({"time": datetime.now(UTC).isoformat(), **said}))

@@ -117,6 +117,11 @@ METRICS = (
         ("result",),
         "Files of policies, keys or certificates that were taken over or refused",
     ),
+    Metric(
+        *("invalid_files", GAUGE, ()),
+        "How many of the policies, the keys and the certificates have changed to something "
+        "invalid, so that those from before go on",
+    ),
     Metric("build_info", GAUGE, ("version", "python", "grpc"), "What runs; always 1"),
 )
 NODES = Metric(

@@ -50,8 +50,12 @@ def build() -> Numbers:
 
 
 def of_reloads(reload: Reload) -> Numbers:
-    """How often files of configuration were loaded."""
-    return {("reloads", "done"): [reload.done], ("reloads", "refused"): [reload.refused]}
+    """How often files of configuration were loaded, and how they are."""
+    return {
+        ("reloads", "done"): [reload.done],
+        ("reloads", "refused"): [reload.refused],
+        ("invalid_files",): [reload.invalid],
+    }
 
 
 def added(*some: Mapping[Key, list[float]]) -> Numbers:

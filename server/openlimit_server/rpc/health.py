@@ -60,6 +60,12 @@ class HealthServicer:
         if status != self._state.status:
             self._replace(status, is_last=False)
 
+    def replace(self, services: Collection[str]) -> None:
+        """From now on, these are the services, as healthy as those from before. Does not block."""
+        if {*services} != {*self._services}:
+            self._services = services
+            self._replace(self._state.status, is_last=False)
+
     def drain(self) -> None:
         """Turn NOT_SERVING for good, and end the watches once they were told. Does not block."""
         self._replace(HealthCheckResponse.NOT_SERVING, is_last=True)

@@ -26,9 +26,13 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
 
     def __init__(self, services: Iterable[str]) -> None:
         _describe_v1()
-        super().__init__({*services, _ALPHA, _V1})
+        self.replace(services)
         self._is_draining = False
         self._waits: set[asyncio.Timeout] = set()
+
+    def replace(self, services: Iterable[str]) -> None:
+        """Name these from now on."""
+        super().__init__({*services, _ALPHA, _V1})
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """Of both versions, for a server."""

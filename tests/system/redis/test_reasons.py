@@ -38,7 +38,7 @@ IN_SCRIPT_7 = " script: ab12, on @user_script:487."
         ("READONLY You can't write against a read only replica.", "the server is a replica"),
         (f"{IN_SCRIPT_6}-READONLY You can't write", "the server is a replica"),
         ("MASTERDOWN Link with MASTER is down", "the server is a replica"),
-        ("NOAUTH Authentication required.", "write it as redis://user:password@…"),
+        ("NOAUTH Authentication required.", "or as redis://:password@…"),
         ("WRONGPASS invalid username-password pair", "the server refuses this user and password"),
         ("NOPERM this user has no permissions to run the 'evalsha' command", "access list forbids"),
         (f"{IN_SCRIPT_6}The user executing the script can't run this command", "access list"),

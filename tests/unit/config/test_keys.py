@@ -72,7 +72,10 @@ def test_a_new_key_has_the_hash_that_is_printed_with_it() -> None:
         (ONE + f"    token: {SECRET}", ":4: keys[0].token: a token comes from the environment, "),
         (ONE + "    token: '${SECRET}'", ":4: keys[0].token: stands beside a hash: keep one"),
         ("keys:\n  - name: a\n    token: x${SHORT}", ":3: keys[0].token: expected a token of 32"),
-        (ONE + f"  - name: b\n    hash: {HASH}", "keys[1].token: is that of the key search"),
+        (ONE + f"  - name: b\n    hash: {HASH}", "keys[1].token: or the hash is that of the key"),
+        (ONE.replace(HASH, hash_of("").hex()), ":3: keys[0].hash: is that of an empty text, as of"),
+        ("keys:\n  - name: a\n    token: ${NONE:-" + SECRET + "}", ":3: keys[0].token: a token co"),
+        ("keys:\n  - name: a\n    token: ${EMPTY}", ":3: speaks of the variable EMPTY, which is e"),
         (ONE + f"  - name: search\n    hash: {'0' * 64}", ":4: keys[1].name: a key named 'search'"),
         (ONE + "    labels: {Team: a}", ":4: keys[0].labels.Team: expected model, key or a label"),
         (ONE + "    labels: {team: ''}", ":4: keys[0].labels.team: a label's value must have"),
@@ -91,6 +94,7 @@ def test_a_fault_is_told_without_its_value(
     """File, line and field, and what was expected; whatever stands there may be a secret."""
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.setenv("SHORT", "s3cr3t")
+    monkeypatch.setenv("EMPTY", "")
     said = refusal(text)
     assert message in said
     assert "s3cr3t" not in said

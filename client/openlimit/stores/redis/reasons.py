@@ -155,7 +155,10 @@ def _advice(address: RedisAddress) -> dict[str, str]:
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.hosts
     ]
     cluster = f"{tcp}+cluster://{','.join(hosts) or 'host:port'}"
-    password = f"the server asks for a password: write it as {scheme}://user:password@…"
+    password = (
+        f"the server asks for a password: write it as {scheme}://user:password@…, or as "
+        f"{scheme}://:password@… where only a password is set"
+    )
     if topology == "sentinel":
         password += ", and that of Sentinels as sentinel_password="
     down = f"the server is a node of a Redis Cluster, which is down: use {cluster}"
