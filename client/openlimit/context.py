@@ -3,10 +3,10 @@ inside ``with openlimit.labels(...)``."""
 
 import re
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Labels
@@ -14,10 +14,24 @@ from openlimit.operations import Labels
 MOST_LABELS = 16
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MOST_BYTES = 256
-_OWN = ("model", "key")  # labels that have fields of their own
+_OWN = {
+    "model": "pass it as model=",
+    "key": "pass it as key= to RemoteLimiter, in other clients as the request's key",
+}
+"""Labels that have fields of their own."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_inside: ContextVar[Labels] = ContextVar("openlimit_labels", default=())
+
+class _Entered(NamedTuple):
+    """A block that is entered in this context."""
+
+    inside: Labels
+    """All that hold in it."""
+    block: "labels"
+    outer: "_Entered | None"
+
+
+_inside: ContextVar[_Entered | None] = ContextVar("openlimit_labels", default=None)
 
 
 class labels:  # noqa: N801 - users write it as a function
@@ -25,7 +39,9 @@ class labels:  # noqa: N801 - users write it as a function
 
     Tasks and threads inherit them that are started inside with a copy of the context, as asyncio
     starts tasks. Nested ones add to those outside; of a name given twice, the inner value holds. It
-    works as a decorator of functions and coroutine functions, too. Local limiters ignore labels.
+    works as a decorator of functions and coroutine functions, too. Tasks and threads may share one.
+    Around the yield of a generator it would hold for the generator's caller as well: there, pass
+    labels to each call. Local limiters ignore labels.
 
     At most 16 names, each ``[a-z][a-z0-9_]*`` and 64 characters at most, with values of 1 to 256
     bytes of UTF-8; anything else raises InvalidRequest.
@@ -33,13 +49,14 @@ class labels:  # noqa: N801 - users write it as a function
 
     def __init__(self, **labels: str) -> None:
         self._labels = labels
-        self._tokens: list[Token[Labels]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_inside.set(added(_inside.get(), self._labels)))
+        _inside.set(_Entered(added(labels_inside(), self._labels), self, _inside.get()))
 
     def __exit__(self, *_: object) -> None:
-        _inside.reset(self._tokens.pop())
+        # A generator that is closed by another task leaves a block which that task never entered.
+        if (entered := _inside.get()) and entered.block is self:
+            _inside.set(entered.outer)
 
     def __call__(self, function: _F) -> _F:
         own = self._labels
@@ -51,7 +68,9 @@ class labels:  # noqa: N801 - users write it as a function
 
             return wraps(function)(inside_task)  # type: ignore[return-value]  # as it was given
         if isgeneratorfunction(function) or isasyncgenfunction(function):
-            raise TypeError("labels cannot hold for a generator: write with labels(...) in it")
+            raise TypeError(
+                "labels cannot hold for a generator; pass labels= to limiter.limit(...) in it"
+            )
 
         def inside(*args: Any, **kwargs: Any) -> Any:
             with labels(**own):
@@ -62,7 +81,8 @@ class labels:  # noqa: N801 - users write it as a function
 
 def labels_inside() -> Labels:
     """Those that hold for calls made here."""
-    return _inside.get()
+    entered = _inside.get()
+    return entered.inside if entered else ()
 
 
 def added(before: Labels, more: Mapping[str, str]) -> Labels:
@@ -82,7 +102,7 @@ def added(before: Labels, more: Mapping[str, str]) -> Labels:
 
 def _require_label(name: object, value: object) -> None:
     if name in _OWN:
-        raise InvalidRequest("labels", f"cannot hold {name!r}: pass it as {name}=")
+        raise InvalidRequest("labels", f"cannot hold {name!r}: {_OWN[name]}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidRequest(
             "labels",

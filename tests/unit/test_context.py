@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -79,6 +79,7 @@ def test_the_last_value_of_a_name_holds() -> None:
         ({"a" * 65: "x"}, "labels", "1 to 64"),
         ({7: "x"}, "labels", "not 7"),
         ({"model": "x"}, "labels", "pass it as model="),
+        ({"key": "x"}, "labels", "pass it as key= to RemoteLimiter"),
         ({"team": ""}, "labels.team", "1 to 256 bytes, not 0"),
         ({"team": "é" * 129}, "labels.team", "not 258"),
         ({"team": 7}, "labels.team", "must be a text, not 7"),
@@ -113,9 +114,44 @@ async def test_they_decorate_coroutine_functions() -> None:
     assert labels_inside() == ()
 
 
+async def test_tasks_share_one_block() -> None:
+    """Each task enters and leaves it in its own context, in whatever order."""
+    block, left = labels(team="search"), asyncio.Event()
+
+    async def first() -> object:
+        with block:
+            await left.wait()
+        return labels_inside()
+
+    async def second() -> object:
+        with block:
+            await asyncio.sleep(0)
+        left.set()
+        return labels_inside()
+
+    assert await asyncio.gather(first(), second()) == [(), ()]
+
+
+async def test_another_task_can_close_a_generator_inside() -> None:
+    """As event loops do with one that nobody reads any more; that task keeps its own labels."""
+
+    async def stream() -> AsyncIterator[object]:
+        with labels(team="search"):
+            yield labels_inside()
+
+    async def close() -> object:
+        with labels(run="1"):
+            await began.aclose()
+            return labels_inside()
+
+    began: Any = stream()
+    assert await asyncio.create_task(anext(began)) == (("team", "search"),)
+    assert await asyncio.create_task(close()) == (("run", "1"),)
+
+
 def test_they_decorate_no_generators() -> None:
     """Whose body runs when nobody holds them any more: that is said where it is written."""
-    with pytest.raises(TypeError, match="generator"):
+    with pytest.raises(TypeError, match="pass labels= to"):
 
         @labels(team="search")
         def child() -> Iterator[object]:

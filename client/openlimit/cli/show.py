@@ -1,6 +1,6 @@
 """Answers of a server as tables for people. No I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
@@ -65,7 +65,7 @@ def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
     return Group(table, note) if answer.is_partial else table
 
 
-def policies(found: Iterable[PolicyInfo]) -> RenderableType:
+def policies(found: Sequence[PolicyInfo]) -> RenderableType:
     """Each with its levels below it."""
     table = Table("policy", "covers", "mode", "limits", "slots", "weight")
     for policy in found:
@@ -84,7 +84,8 @@ def policies(found: Iterable[PolicyInfo]) -> RenderableType:
                     Text(printable(f"  {level.label}={value}")), "", "", *_rule(level.values[value])
                 )
         table.add_section()
-    table.caption = "* with an override in force"
+    if any(policy.overrides for policy in found):
+        table.caption = "* with an override in force"
     return table
 
 
@@ -163,7 +164,7 @@ def _bar(fill: Fill) -> Text:
 
 
 def _labels(labels: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in labels.items()]
+    return [f"{name}={value}" for name, value in sorted(labels.items())]
 
 
 def _number(value: float) -> str:
