@@ -119,6 +119,17 @@ async def test_a_run_that_starts_at_once_is_not_held() -> None:
     assert store.trips == before
 
 
+async def test_what_comes_a_moment_later_shares_a_far_trip() -> None:
+    """A trip to another process takes long, so it leaves a few passes of the event loop later."""
+    store = FarLines()
+    line = held(store)
+    first = asyncio.create_task(line.carry_out([Release("tree", ["first"])]))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, line.carry_out([Release("tree", ["second"])]))
+    assert store.trips == 1
+
+
 async def test_a_run_whose_caller_has_left_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -108,7 +108,7 @@ class HeldLine:
         self._bucket = bucket
         self._server = server
         self._held: dict[str, _Held] = {}
-        self._trips = Trips(self._decide, self._give_back_all, self._start)
+        self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
