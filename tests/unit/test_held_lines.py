@@ -164,6 +164,46 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     assert isinstance(await line.wait(line.attend("second"), 5), Granted)
 
 
+class Forgetful(Lines):
+    """Those of a process that may not answer, and can forget who waits."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = "first"
+        self.asked: list[Ask] = []
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        self.asked += [each for each in operations if isinstance(each, Ask)]
+        *answers, turned = await super().adecide(operations)
+        if isinstance(turned, Turned):
+            turned = turned._replace(epoch=self.epoch)
+        return [*answers, turned]
+
+
+async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -> None:
+    """It was asked to start at once or not at all; a line that was lost is not asked so for it."""
+    store = Forgetful()
+    line = held(store)
+    await line.ask([ask("running")])
+    store.away = True
+    assert isinstance(await line.ask_at_once(at_once("first")), LimiterUnavailable)
+    store.away, store.epoch = False, "second"
+    await line.carry_out([])
+    await asyncio.sleep(0.01)
+    assert [each.call.name for each in store.asked] == ["running"]
+    assert await line.ask([ask("first")]) == [None]
+    waiting = asyncio.create_task(line.wait(line.attend("first"), 5))
+    await asyncio.sleep(0.01)
+    store.epoch = "third"
+    await line.carry_out([])
+    await asyncio.sleep(0.01)
+    assert [(each.call.name, each.max_wait) for each in store.asked[1:]] == [("first", inf)] * 2
+    await line.carry_out([Release("tree", ["running"])])
+    assert isinstance(await waiting, Granted)
+
+
 async def test_a_caller_is_held_until_its_turn() -> None:
     """A call that waits for a slot has its start once the slot is released."""
     line = held(Lines())
