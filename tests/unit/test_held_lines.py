@@ -164,6 +164,20 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     assert isinstance(await line.wait(line.attend("second"), 5), Granted)
 
 
+async def test_who_asks_while_its_start_is_being_given_back_waits_anew() -> None:
+    """The start is no longer its own: somebody else has the slot."""
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    second, third = line.attend("second"), line.attend("third")
+    await line.carry_out([Release("tree", ["first"])])
+    await asyncio.wait_for(second.woken, 5)
+    second.leave()
+    while not line._trips._queue:
+        await asyncio.sleep(0)
+    assert await line.ask([ask("second")]) == [None]
+    assert isinstance(await line.wait(third, 5), Granted)
+
+
 class Forgetful(Lines):
     """Those of a process that may not answer, and can forget who waits."""
 

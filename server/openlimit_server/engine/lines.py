@@ -275,8 +275,9 @@ class HeldLine:
         return held
 
     def _place(self, name: str, first: float) -> None:
-        """A call waits: also one that was refused before, which was asked for anew."""
-        if (held := self._held.get(name)) and not isinstance(held.outcome, Granted):
+        """A call waits: also one that was refused before, or whose start was given back, which was
+        asked for anew."""
+        if held := self._held.get(name):
             held.outcome = None
             held.ask = held.ask._replace(first=first)
 
