@@ -1,6 +1,7 @@
 """Decisions whose caller is gone by the moment in which they are made."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -14,7 +15,7 @@ ONE_SLOT = {"limits": {"requests": "60000/minute"}, "concurrent": 1, "lease": "1
 ONE_A_MINUTE = {"limits": {"requests": "1/minute burst 1m"}}
 
 
-def engine_of(*policies: dict[str, object]) -> Engine:
+def engine_of(*policies: Mapping[str, object]) -> Engine:
     """One policy for each model m0, m1…"""
     named = [{"name": f"p{i}", "models": [f"m{i}"], **each} for i, each in enumerate(policies)]
     return Engine(map(PolicySettings.model_validate, named), MemoryStore())

@@ -16,16 +16,16 @@ _MOST_AT_ONCE = 500
 """Operations of a trip. A store that takes long over too many would time out, again and again: with
 its connection, all that wait are asked for anew."""
 _PASSES = 8
-"""Passes of the event loop before a trip to a shared store, as there are before a trip to Redis: what
-comes in these microseconds would wait for a whole trip, and then two trips carry what one could."""
+"""Passes of the event loop before a trip to a shared store, as before one to Redis: what comes in
+these microseconds would wait for a whole trip, and then two trips carry what one could."""
 
 
 class Trips:
     """Those of one server. Each is carried out by ``decide``, one after the other.
 
     ``abandoned`` takes the operations, and their answers, of callers that were cancelled meanwhile.
-    ``start`` begins a task. ``is_far``: a trip takes a while, so that callers of its very moment had
-    better come along.
+    ``start`` begins a task. ``is_far``: a trip takes a while, so that callers of its very moment
+    had better come along.
     """
 
     def __init__(
