@@ -119,6 +119,17 @@ async def test_a_run_that_starts_at_once_is_not_held() -> None:
     assert store.trips == before
 
 
+async def test_what_comes_a_moment_later_shares_a_far_trip() -> None:
+    """A trip to another process takes long, so it leaves a few passes of the event loop later."""
+    store = FarLines()
+    line = held(store)
+    first = asyncio.create_task(line.carry_out([Release("tree", ["first"])]))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, line.carry_out([Release("tree", ["second"])]))
+    assert store.trips == 1
+
+
 async def test_a_run_whose_caller_has_left_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,6 +162,61 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     monkeypatch.setattr(store, "adecide", carry_out)
     assert await line.ask([ask("second")]) == [None]
     assert isinstance(await line.wait(line.attend("second"), 5), Granted)
+
+
+async def test_who_asks_while_its_start_is_being_given_back_waits_anew() -> None:
+    """The start is no longer its own: somebody else has the slot."""
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    second, third = line.attend("second"), line.attend("third")
+    await line.carry_out([Release("tree", ["first"])])
+    await asyncio.wait_for(second.woken, 5)
+    second.leave()
+    for _ in range(3):  # then it is about to be given back
+        await asyncio.sleep(0)
+    assert line._trips._queue
+    assert await line.ask([ask("second")]) == [None]
+    assert isinstance(await line.wait(third, 5), Granted)
+
+
+class Forgetful(Lines):
+    """Those of a process that may not answer, and can forget who waits."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = "first"
+        self.asked: list[Ask] = []
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        self.asked += [each for each in operations if isinstance(each, Ask)]
+        *answers, turned = await super().adecide(operations)
+        if isinstance(turned, Turned):
+            turned = turned._replace(epoch=self.epoch)
+        return [*answers, turned]
+
+
+async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -> None:
+    """It was asked to start at once or not at all; a line that was lost is not asked so for it."""
+    store = Forgetful()
+    line = held(store)
+    await line.ask([ask("running")])
+    store.away = True
+    assert isinstance(await line.ask_at_once(at_once("first")), LimiterUnavailable)
+    store.away, store.epoch = False, "second"
+    await line.carry_out([])
+    await asyncio.sleep(0.01)
+    assert [each.call.name for each in store.asked] == ["running"]
+    assert await line.ask([ask("first")]) == [None]
+    waiting = asyncio.create_task(line.wait(line.attend("first"), 5))
+    await asyncio.sleep(0.01)
+    store.epoch = "third"
+    await line.carry_out([])
+    await asyncio.sleep(0.01)
+    assert [(each.call.name, each.max_wait) for each in store.asked[1:]] == [("first", inf)] * 2
+    await line.carry_out([Release("tree", ["running"])])
+    assert isinstance(await waiting, Granted)
 
 
 async def test_a_caller_is_held_until_its_turn() -> None:

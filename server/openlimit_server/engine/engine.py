@@ -1,10 +1,14 @@
 """From an operation to its policy, its bucket and the store's decision."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from math import inf
 from typing import Any, cast
 
+from openlimit.background import tell_if_failed
 from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import pause_of
 from openlimit.errors import LimiterUnavailable, OpenLimitError, UnknownReservation
@@ -63,6 +67,7 @@ class Engine:
         self.lines = Lines(store.lines)
         """Where callers of this server wait."""
         self._secrets = Secrets(store, self._forget_signers)
+        self._giving_back: set[asyncio.Task[None]] = set()
         self._rules = Rules(settings, counts)
         self._acquisitions = Acquisitions(self._rules, store, self.lines, self._secrets)
         self._settlements = Settlements(
@@ -120,7 +125,11 @@ class Engine:
                 step.answers[place] = error
                 if isinstance(each, AcquireRun):
                     step.answers[place] = same_for_all(len(each.ids), error)
-        await step.decide(self._store, hold, apart)
+        try:
+            await step.decide(self._store, hold, apart)
+        except asyncio.CancelledError:  # some may be decided already, whose answers nobody gets
+            self.give_back(chain.from_iterable(map(granted, work, step.answers)))
+            raise
         return step.answers
 
     async def _plan(self, step: Step, place: int, operation: Any) -> None:
@@ -191,9 +200,16 @@ class Engine:
         self._acquisitions.forget_targets()
         self._settlements.forget_scopes()
 
-    async def give_back(self, granted: Iterable[tuple[Acquire | AcquireRun, Grant]]) -> None:
+    def give_back(self, unheard: Iterable[tuple[Acquire | AcquireRun, Grant]]) -> None:
         """What was granted to a client that is gone, each with its call or its run, and has not
-        started: at once, or after a while if a repeat can still ask for it."""
+        started: soon, or after a while if a repeat can still ask for it. Does not block."""
+        if all_unheard := [*unheard]:
+            giving_back = asyncio.get_running_loop().create_task(self._give_back(all_unheard))
+            self._giving_back.add(giving_back)
+            giving_back.add_done_callback(self._giving_back.discard)
+            giving_back.add_done_callback(partial(tell_if_failed, "giving back what nobody heard"))
+
+    async def _give_back(self, granted: Iterable[tuple[Acquire | AcquireRun, Grant]]) -> None:
         for call, grant in granted:
             name, whose = grant.reservation_id, (call.key, call.labels)
             if not name:  # it was granted while the store was away
@@ -216,6 +232,16 @@ class Engine:
     def drain(self) -> None:
         """Hold nobody any longer who waits in a line. Does not block."""
         self.lines.drain()
+
+
+def granted(work: Work | None, answer: Any) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:
+    """What an answer grants, and to which call, or its run."""
+    outcomes = [answer]
+    if isinstance(work, AcquireRun) and isinstance(answer, GrantRun):
+        outcomes = [answer.outcome(i) for i in range(len(work.ids))]
+    for outcome in outcomes:
+        if isinstance(work, Acquire | AcquireRun) and isinstance(outcome, Grant):
+            yield work, outcome
 
 
 async def _cancel(

@@ -95,9 +95,11 @@ class Caller:
         return self._line.outcome(self.held)
 
     def leave(self, kept: float = 0.0) -> None:
-        """The call is given up in so many seconds, unless another caller waits for it."""
-        self.held.callers.discard(self.woken)
-        self._line.leave(self.held, kept)
+        """The call is given up in so many seconds, unless another caller waits for it. Whoever has
+        left does not leave again."""
+        if self.woken in self.held.callers:
+            self.held.callers.remove(self.woken)
+            self._line.leave(self.held, kept)
 
 
 class HeldLine:
@@ -108,7 +110,7 @@ class HeldLine:
         self._bucket = bucket
         self._server = server
         self._held: dict[str, _Held] = {}
-        self._trips = Trips(self._decide, self._give_back_all, self._start)
+        self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -267,12 +269,15 @@ class HeldLine:
         held = self._held.get(ask.call.name)
         if held is None:
             held = self._held[ask.call.name] = _Held(ask)
+        elif held.in_doubt:  # that was asked with no bound of its own: it could only start at once
+            held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
         held.asking += 1
         return held
 
     def _place(self, name: str, first: float) -> None:
-        """A call waits: also one that was refused before, which was asked for anew."""
-        if (held := self._held.get(name)) and not isinstance(held.outcome, Granted):
+        """A call waits: also one that was refused before, or whose start was given back, which was
+        asked for anew."""
+        if held := self._held.get(name):
             held.outcome = None
             held.ask = held.ask._replace(first=first)
 
@@ -367,8 +372,9 @@ class HeldLine:
             self._look_in(0)
 
     async def _ask_again(self, calls: Iterable[_Held]) -> bool:
-        """For those that wait, each in its place; whether the line knows all of them now."""
-        waiting = [held for held in calls if not held.outcome and not held.asking]
+        """For those that wait, each in its place; whether the line knows all of them now. Nobody
+        waits for one in doubt, until it is repeated."""
+        waiting = [h for h in calls if not h.outcome and not h.asking and not h.in_doubt]
         if not waiting:
             return True
         knows_all = True

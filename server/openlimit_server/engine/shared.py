@@ -146,20 +146,10 @@ class Asking(NamedTuple):
         ]
         return GrantRun("", (), (), (), dict(enumerate(answers)))
 
-    async def wait(self, position: int, hold: float) -> Outcome:
-        """What one is answered that waits, within ``hold`` seconds."""
-        caller = self._caller(position)
-        outcome = await self.target.line.wait(caller, hold)
-        if isinstance(outcome, Standing):
-            return self.queued(caller, outcome)
-        return self.target.answer(outcome, self.costs[position], caller.first)
-
     def held(self, position: int) -> "HeldCall":
         """One that waits, until its caller leaves."""
-        return HeldCall(self, position, self._caller(position))
-
-    def _caller(self, position: int) -> Caller:
-        return self.target.line.attend(self.at_once.calls.names[position])
+        caller = self.target.line.attend(self.at_once.calls.names[position])
+        return HeldCall(self, position, caller)
 
     def queued(self, caller: Caller, standing: Standing) -> Queued:
         """What a call is answered that goes on waiting."""
@@ -174,11 +164,17 @@ class HeldCall(NamedTuple):
     position: int
     caller: Caller
 
+    async def wait(self, hold: float) -> Outcome:
+        """What it is answered within ``hold`` seconds; then its caller has left."""
+        decided = await self.asking.target.line.wait(self.caller, hold)
+        return self.queued(decided) if isinstance(decided, Standing) else self._answer(decided)
+
     def outcome(self) -> Outcome:
         """What it is answered, which is known from now on; None while nothing is decided."""
         decided = self.caller.outcome()
-        if decided is None:
-            return None
+        return None if decided is None else self._answer(decided)
+
+    def _answer(self, decided: Granted | OpenLimitError) -> Outcome:
         costs = self.asking.costs[self.position]
         return self.asking.target.answer(decided, costs, self.caller.first)
 

@@ -1,12 +1,13 @@
 """What the store decides at once, and what is decided beside it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from openlimit.bucket.limit import Costs
 from openlimit.stores import protocol as stores
 from openlimit.stores.protocol import AsyncStore
+from openlimit.wire.codecs import Outcome
 from openlimit_server.engine.shared import Asking, HeldCall
 
 
@@ -75,15 +76,25 @@ class Step:
     ) -> None:
         run = await asking.begin()
         self.answers[place] = run if is_run else run.outcome(0)
-        waiting = [i for i, outcome in run.others.items() if outcome is None]
+        # At once: a moment later, others who ask for the same calls may have taken their outcomes.
+        waiting = {i: asking.held(i) for i, outcome in run.others.items() if outcome is None}
         if apart:
-            for position in waiting:
-                apart.hold(place, position, asking.held(position))
+            for position, call in waiting.items():
+                apart.hold(place, position, call)
         elif is_run:
-            outcomes = await asyncio.gather(*(asking.wait(i, hold) for i in waiting))
-            self.answers[place].others.update(zip(waiting, outcomes, strict=True))
+            self.answers[place].others.update(await _wait_for_all(waiting, hold))
         elif waiting:
-            self.answers[place] = await asking.wait(0, hold)
+            self.answers[place] = await waiting[0].wait(hold)
 
     async def _fill(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
         self.answers[place] = await deciding
+
+
+async def _wait_for_all(calls: Mapping[int, HeldCall], hold: float) -> dict[int, Outcome]:
+    """What calls that wait are answered within ``hold`` seconds."""
+    try:
+        outcomes = await asyncio.gather(*(call.wait(hold) for call in calls.values()))
+    finally:
+        for call in calls.values():  # a task that is cancelled before it begins does nothing
+            call.caller.leave()
+    return dict(zip(calls, outcomes, strict=True))

@@ -15,13 +15,17 @@ from openlimit.stores.lines import Answer, Operation
 _MOST_AT_ONCE = 500
 """Operations of a trip. A store that takes long over too many would time out, again and again: with
 its connection, all that wait are asked for anew."""
+_PASSES = 8
+"""Passes of the event loop before a trip to a shared store, as before one to Redis: what comes in
+these microseconds would wait for a whole trip, and then two trips carry what one could."""
 
 
 class Trips:
     """Those of one server. Each is carried out by ``decide``, one after the other.
 
     ``abandoned`` takes the operations, and their answers, of callers that were cancelled meanwhile.
-    ``start`` begins a task.
+    ``start`` begins a task. ``is_far``: a trip takes a while, so that callers of its very moment
+    had better come along.
     """
 
     def __init__(
@@ -29,10 +33,13 @@ class Trips:
         decide: Callable[[Sequence[Operation]], Awaitable[list[Answer]]],
         abandoned: Callable[[Sequence[Operation], Sequence[Answer]], None],
         start: Callable[[Coroutine[Any, Any, None]], object],
+        *,
+        is_far: bool,
     ) -> None:
         self._decide = decide
         self._abandoned = abandoned
         self._start = start
+        self._passes = _PASSES if is_far else 0
         self._queue: deque[tuple[Sequence[Operation], asyncio.Future[list[Answer]]]] = deque()
         """What the next trips take."""
         self._is_under_way = False
@@ -62,6 +69,8 @@ class Trips:
     async def _make_all(self) -> None:
         try:
             while self._queue:
+                for _ in range(self._passes):
+                    await asyncio.sleep(0)
                 await self._make_one()
                 while self.trouble and self._queue:  # nobody waits for it twice
                     operations, answered = self._queue.popleft()

@@ -11,7 +11,7 @@ from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit.wire.columns import AcquireRun, GrantRun, SettleRun, write_grant_run
 from openlimit.wire.messages import write_outcome
 from openlimit_server.engine.counts import Counts
-from openlimit_server.engine.engine import Answer, Work
+from openlimit_server.engine.engine import Answer, Work, granted
 
 if TYPE_CHECKING:
     from openlimit_server.rpc.tracing import StreamSpans
@@ -132,14 +132,8 @@ class Outbox:
 
     def granted(self) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:
         """What was granted and not written, and to which call, or its run."""
-        for _, ids, work, outcome in self._entries:
-            if isinstance(outcome, GrantRun):
-                outcomes = [outcome.outcome(i) for i in range(len(ids))]
-            else:
-                outcomes = [outcome]
-            for each in outcomes:
-                if isinstance(work, Acquire | AcquireRun) and isinstance(each, Grant):
-                    yield work, each
+        for _, _, work, outcome in self._entries:
+            yield from granted(work, outcome)
 
 
 def _write(entry: _Entry, response: AcquireStreamResponse) -> None:

@@ -43,9 +43,6 @@ _MESSAGE, _BYTES = 24, 4
 _KEPT_AT_LEAST, _KEPT_AT_MOST = 1.0, 60.0  # seconds for which runs can be repeated
 _CANCELLED_WITHIN = 0.05  # seconds from its end for which a call may turn out to be cancelled
 
-# What is given back for clients that are gone; a task needs somebody to hold it.
-_giving_back: set["asyncio.Task[None]"] = set()
-
 
 def _timeout(context: ServicerContext[Any, Any]) -> float:
     """For how many seconds the client waits for an answer; inf where it does not say so."""
@@ -114,7 +111,7 @@ class Stream:
                 self._spans.close()
             if self._reading.done() and not self._reading.cancelled():
                 self._reading.exception()  # nobody is left to hear it, so asyncio need not log it
-            self._give_back()
+            self._engine.give_back(self._outbox.granted())
         if self._failure:
             raise self._failure
         if self._draining:
@@ -268,13 +265,6 @@ class Stream:
             await self._context.write(self._outbox.next_message())
             self._held.written()
             self._written.set()
-
-    def _give_back(self) -> None:
-        if granted := [*self._outbox.granted()]:
-            giving_back = self._engine.give_back(granted)
-            task = asyncio.get_running_loop().create_task(giving_back)
-            _giving_back.add(task)
-            task.add_done_callback(_giving_back.discard)
 
 
 class _Apart:

@@ -1,0 +1,57 @@
+"""Decisions whose caller is gone by the moment in which they are made."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from openlimit.operations import Acquire, Grant
+from openlimit.stores.memory import MemoryStore
+from openlimit_server.config.policies import PolicySettings
+from openlimit_server.engine import lines
+from openlimit_server.engine.engine import Engine
+
+ONE_SLOT = {"limits": {"requests": "60000/minute"}, "concurrent": 1, "lease": "1h"}
+ONE_A_MINUTE = {"limits": {"requests": "1/minute burst 1m"}}
+
+
+def engine_of(*policies: Mapping[str, object]) -> Engine:
+    """One policy for each model m0, m1…"""
+    named = [{"name": f"p{i}", "models": [f"m{i}"], **each} for i, each in enumerate(policies)]
+    return Engine(map(PolicySettings.model_validate, named), MemoryStore())
+
+
+def acquire(model: str, request_id: str = "") -> Acquire:
+    return Acquire(model, "", {"requests": 1}, None, request_id)
+
+
+@pytest.mark.parametrize("moments", range(16))
+async def test_slots_that_nobody_hears_of_are_free_again(
+    moments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two calls that are decided together, whenever their caller is cancelled."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    engine = engine_of(ONE_SLOT, ONE_SLOT)
+    calls = [acquire("m0"), acquire("m1")]
+    gone = asyncio.create_task(engine.decide(calls))
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    if gone.cancel():
+        await asyncio.wait([gone])
+        answers = await engine.decide(calls, hold=5)
+        assert all(isinstance(answer, Grant) for answer in answers), answers
+
+
+@pytest.mark.parametrize("moments", range(16))
+async def test_a_start_to_come_that_nobody_hears_of_is_given_back(moments: int) -> None:
+    """Whenever the caller of a call without a line is cancelled, which waits for its start."""
+    engine = engine_of(ONE_SLOT, ONE_A_MINUTE)
+    await engine.decide([acquire("m1")])
+    gone = asyncio.create_task(engine.decide([acquire("m0"), acquire("m1")]))
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    if gone.cancel():
+        await asyncio.wait([gone])
+        await asyncio.sleep(0.01)
+        [granted] = await engine.decide([acquire("m1")])
+        assert granted.wait < 60e6
