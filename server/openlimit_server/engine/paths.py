@@ -48,7 +48,9 @@ class Paths:
             {value: self._below(level, value) for value in {*level.weights, *level.overrides}}
             for level in settings.levels
         ]
-        self._others = [self._below(level, "") for level in settings.levels]
+        self._others = [
+            self._node(level.limits, 1.0, level.concurrent) for level in settings.levels
+        ]
 
     @property
     def root(self) -> Rules:
