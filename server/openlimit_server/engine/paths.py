@@ -53,13 +53,21 @@ class Paths:
         ]
 
     @property
+    def labels(self) -> list[str]:
+        """Those of the levels."""
+        return [level.label for level in self._levels]
+
+    @property
     def root(self) -> Rules:
         """The rules of all calls together."""
         return self._root[0]
 
     def find(self, labels: Mapping[str, str]) -> Path:
         """The path of a call with these labels; one that it has not counts as empty."""
-        values = tuple([labels.get(level.label, "") for level in self._levels])
+        return self.of(tuple([labels.get(level.label, "") for level in self._levels]))
+
+    def of(self, values: tuple[str, ...]) -> Path:
+        """The path of calls with these values of the levels' labels."""
         nodes = [self._root]
         for value, listed, others in zip(values, self._listed, self._others, strict=True):
             nodes.append(listed.get(value, others))
