@@ -75,9 +75,8 @@ class Reservation:
     Attributes, once entered: ``wait`` in seconds; ``limited_by``, the unit that set it.
     While it is being entered, other tasks and threads may read ``waiting``: where the call stands
     in its server's line, a ``Waiting`` with ``rank``, ``wait`` in seconds, ``held_at`` and
-    ``limited_by``. A new one takes its place each time that the server tells, first after two
-    seconds, or half of the limiter's timeout if that is less. It is None before and once the call
-    has started.
+    ``limited_by``. A new one takes its place each time that the server tells, first after half a
+    second, then about every two. It is None before and once the call has started.
     Always: ``model``; ``costs`` by unit; ``max_wait`` in seconds, None for the limiter's own;
     ``labels``, names and values that say whose call it is.
     """

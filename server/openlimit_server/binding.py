@@ -11,7 +11,7 @@ from openlimit_server.config.faults import ConfigurationError
 _LONGEST_PATH = 107  # bytes; Linux allows no longer path for a socket
 _ANSWERS_WITHIN = 1.0  # seconds
 _REASONS = {
-    errno.EADDRINUSE: "the port is in use; stop what listens there, or take another port",
+    errno.EADDRINUSE: "the port is in use; stop what listens there, or change --listen or --http",
     errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 means all its addresses",
     errno.EAFNOSUPPORT: "this machine has no IPv6; write 0.0.0.0 for all its addresses",
     errno.EACCES: "ports this low need a privilege; take one above 1023",

@@ -25,6 +25,7 @@ from openlimit.stores.lines import (
     AskAtOnce,
     AsyncLines,
     Cancel,
+    Follow,
     GiveUp,
     Granted,
     InLine,
@@ -513,3 +514,16 @@ async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
     ]
     answers = await carry_out(lines, *runs)
     assert all(isinstance(answer, Started) for answer in answers)
+
+
+async def test_what_waits_follows_other_rules(lines: AsyncLines, clock: FakeClock) -> None:
+    """Of a node that is held for a long time, and of all above it, by an operation of its own."""
+    slow, fast = (Rules((Limit.per("requests", amount, 100, 1),)) for amount in (1, 100))
+    first, second = (call(name, root=PLENTY, leaf=slow) for name in ("w0", "w1"))
+    await carry_out(lines, ask(first), ask(second))
+    assert await started(lines) == ["w0"]
+    clock.now += SECOND
+    assert await started(lines) == []
+    await carry_out(lines, Follow("{b}", ("leaf",), (PLENTY, fast)))
+    clock.now += SECOND
+    assert await started(lines) == ["w1"]

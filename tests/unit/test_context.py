@@ -129,7 +129,7 @@ async def test_tasks_share_one_block() -> None:
         left.set()
         return labels_inside()
 
-    assert await asyncio.gather(first(), second()) == [(), ()]
+    assert [*await asyncio.gather(first(), second())] == [(), ()]
 
 
 async def test_another_task_can_close_a_generator_inside() -> None:

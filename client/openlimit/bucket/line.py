@@ -57,9 +57,12 @@ class Line:
         """How many calls wait."""
         return len(self._waiting)
 
-    def follow(self, rules: Rules) -> None:
-        """Hold the root to these rules from now on."""
-        self._nodes.follow(self.root, rules)
+    def follow(self, path: Sequence[str], rules: Sequence[Rules]) -> Sequence[Node]:
+        """Hold the nodes of a path to these rules from now on, as far as they are known; these."""
+        known = self._nodes.known(path)
+        for node, each in zip(known, rules, strict=False):
+            self._nodes.follow(node, each)
+        return known
 
     def ask(self, call: Call, first: float, deadline: float, now: float) -> OpenLimitError | None:
         """Put a call in its place; ``decide`` tells its outcome. It starts by its deadline or is
@@ -72,9 +75,7 @@ class Line:
         if call.name in self._waiting:
             return None
         # Its costs are by these rules, so its refusal is, too.
-        known = self._nodes.known(call.path)
-        for node, rules in zip(known, call.rules, strict=False):
-            self._nodes.follow(node, rules)
+        known = self.follow(call.path, call.rules)
         if refusal := calls.refusal(call, known, deadline, now):
             return refusal
         leaf = known[-1] if len(known) == len(call.rules) else self._nodes.leaf(call)

@@ -130,6 +130,16 @@ class Observe(NamedTuple):
     remaining: Costs
 
 
+class Follow(NamedTuple):
+    """Holds the nodes of a path that there are to these rules from now on: those whose calls wait
+    would else learn of them by the next call."""
+
+    bucket: str
+    path: Sequence[str]
+    rules: Sequence[Rules]
+    """The root's first."""
+
+
 class Where(NamedTuple):
     """Asks where a call stands."""
 
@@ -161,7 +171,18 @@ OVER_KEPT = 60 * SECOND
 """Microseconds from its release for which a call gets no slots again: late repeats hold none."""
 
 Operation = (
-    Ask | AskAtOnce | GiveUp | Cancel | Settle | Release | Renew | Penalize | Observe | Where | Turn
+    Ask
+    | AskAtOnce
+    | GiveUp
+    | Cancel
+    | Settle
+    | Release
+    | Renew
+    | Penalize
+    | Observe
+    | Follow
+    | Where
+    | Turn
 )
 
 
@@ -205,7 +226,8 @@ Answer = InLine | Granted | Started | Standing | Unsettled | Turned | bool | Ope
 To AskAtOnce: Started or False. To GiveUp, Cancel and Renew: whether it changed something, or holds
 slots; to Cancel UnknownReservation if it is too late. To Settle: Unsettled, of which the slots are
 freed as well unless the call has not started. To Release: by position, False for those that had no
-slots. To Where: False if it waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
+slots. To Follow: nothing that matters. To Where: False if it waits no more. To Turn: Turned. To any
+of them LimiterUnavailable."""
 
 
 class AsyncLines(Protocol):

@@ -17,6 +17,7 @@ from openlimit.stores.lines import (
     Ask,
     AskAtOnce,
     Cancel,
+    Follow,
     GiveUp,
     Granted,
     InLine,
@@ -171,8 +172,11 @@ class MemoryLines:
         tree = self._trees.get(operation.bucket)
         return tree is not None and self._decide_known(tree, operation, now)
 
-    def _decide_known(self, tree: _Tree, operation: GiveUp | Where, now: float) -> Answer:
+    def _decide_known(self, tree: _Tree, operation: Follow | GiveUp | Where, now: float) -> Answer:
         match operation:
+            case Follow(_, path, rules):
+                tree.line.follow(path, rules)
+                return True
             case GiveUp(_, name, server):
                 if name not in tree.asked or tree.asked[name].server != server:
                     return False
@@ -286,7 +290,7 @@ class MemoryLines:
         if tree is None:
             tree = self._trees[name] = _Tree(Line(rules, bucket))
         tree.line.root.bucket = bucket  # one that is empty may have been dropped
-        tree.line.follow(rules)
+        tree.line.follow((), (rules,))
         return tree
 
     def _drop_idle(self, now: float) -> None:

@@ -36,6 +36,10 @@ def _value(text: object) -> str:
     return text
 
 
+def _value_or_none(text: object) -> str:
+    return "" if text == "" else _value(text)
+
+
 def _weight(text: object) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = f"{text:f}"
@@ -53,6 +57,8 @@ Label = Annotated[
 ]
 """Its name."""
 Value = Annotated[str, BeforeValidator(_value)]
+ValueOrNone = Annotated[str, BeforeValidator(_value_or_none)]
+"""Empty for calls that do not have the label."""
 Weight = Annotated[
     float, BeforeValidator(_weight), written(type="number", minimum=_LEAST, maximum=_MOST)
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict
 
 from openlimit.bucket.limit import Limit
-from openlimit_server.config.labels import Label, Value, Weight
+from openlimit_server.config.labels import Label, ValueOrNone, Weight
 from openlimit_server.config.limits import limits_beside
 from openlimit_server.config.notation import Concurrent
 
@@ -31,16 +31,16 @@ class LevelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: Label
-    weights: dict[Value, Weight] = {}
-    """By value; the others have 1."""
+    weights: dict[ValueOrNone, Weight] = {}
+    """By value, empty for calls without the label; the others have 1."""
     limits: Annotated[
         tuple[Limit, ...], limits_beside("level", lambda: LevelSettings.model_fields)
     ] = ()
     """Of each value."""
     concurrent: Concurrent | None = None
     """Calls of each value that may run at the same time; None: any number."""
-    overrides: dict[Value, OverrideSettings] = {}
-    """By value."""
+    overrides: dict[ValueOrNone, OverrideSettings] = {}
+    """By value, empty for calls without the label."""
 
     def limits_of(self, value: str) -> tuple[Limit, ...]:
         """Of one value of the label."""

@@ -76,9 +76,15 @@ class Engine:
 
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """Decide by these policies from now on. Calls that wait or run, and levels, stay as they
-        are, below policies of the same name."""
+        are, below policies of the same name; those that wait follow the new rules if the policy has
+        the same levels."""
+        before = self._rules.by_name
         self._rules.replace(settings)
         self._forget_signers()
+        for policy in self._rules.all:
+            now, until_now = policy.paths, before.get(policy.name, policy).paths
+            if now and until_now and now is not until_now and now.labels == until_now.labels:
+                self._lines.follow(policy.name, now)
 
     @property
     def policies(self) -> Sequence[Policy]:

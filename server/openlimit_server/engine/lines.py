@@ -8,7 +8,7 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from openlimit.stores.lines import (
     AskAtOnce,
     AsyncLines,
     Cancel,
+    Follow,
     GiveUp,
     Granted,
     InLine,
@@ -32,6 +33,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
+from openlimit_server.engine.paths import Path, Paths
 from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
@@ -254,6 +256,13 @@ class HeldLine:
             held.outcome = granted
             self.leave(held, PLACE_KEPT)
 
+    def follow(self, path_of: Callable[[tuple[str, ...]], Path]) -> None:
+        """Hold all nodes at which its calls wait to other rules, by the values of their labels."""
+        values = {(*held.ask.call.path,) for held in self._held.values()}
+        rules = [(each, path_of(each).rules) for each in values]
+        if rules:
+            self._start(self.carry_out([Follow(self._bucket, *each) for each in rules]))
+
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
         self.is_draining = True
@@ -440,6 +449,13 @@ class Lines:
         for bucket, line in self._held.items():
             held[bucket.partition(":")[0]] += len(line)
         return held
+
+    def follow(self, policy: str, paths: Paths) -> None:
+        """Hold all nodes of a policy at which calls wait to the rules of these paths. Does not
+        block."""
+        for bucket, line in self._held.items():
+            if bucket.partition(":")[0] == policy:
+                line.follow(paths.of)
 
     def drain(self) -> None:
         """Hold nobody any longer. Does not block."""

@@ -48,7 +48,14 @@ class Paths:
             {value: self._below(level, value) for value in {*level.weights, *level.overrides}}
             for level in settings.levels
         ]
-        self._others = [self._below(level, "") for level in settings.levels]
+        self._others = [
+            self._node(level.limits, 1.0, level.concurrent) for level in settings.levels
+        ]
+
+    @property
+    def labels(self) -> list[str]:
+        """Those of the levels."""
+        return [level.label for level in self._levels]
 
     @property
     def root(self) -> Rules:
@@ -57,7 +64,10 @@ class Paths:
 
     def find(self, labels: Mapping[str, str]) -> Path:
         """The path of a call with these labels; one that it has not counts as empty."""
-        values = tuple([labels.get(level.label, "") for level in self._levels])
+        return self.of(tuple([labels.get(level.label, "") for level in self._levels]))
+
+    def of(self, values: tuple[str, ...]) -> Path:
+        """The path of calls with these values of the levels' labels."""
         nodes = [self._root]
         for value, listed, others in zip(values, self._listed, self._others, strict=True):
             nodes.append(listed.get(value, others))

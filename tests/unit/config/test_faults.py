@@ -118,8 +118,8 @@ LEVEL = "    levels:\n      - "
             for weight in ("0", "-1", ".nan", "nan", "inf", "1e9", "x", "[1]", "~")
         ),
         (
-            ONE + LEVEL + "{label: a, weights: {'': 1}}",
-            "limits.yaml:6: policies[0].levels[0].weights.: a label's value must have 1 to 256 byt",
+            ONE + LEVEL + f"{{label: a, weights: {{{'b' * 257}: 1}}}}",
+            f"limits.yaml:6: policies[0].levels[0].weights.{'b' * 257}: a label's value must have",
         ),
         (
             ONE + LEVEL + "{label: a, overrides: {b: 7}}",

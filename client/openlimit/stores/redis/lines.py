@@ -66,6 +66,8 @@ _CONSTANTS = {
 def root_rules(operation: Any) -> Rules | None:
     """What an operation says of the root; None if nothing."""
     match operation:
+        case lines.Follow():
+            return operation.rules[0]
         case lines.Ask() | lines.Cancel() | lines.Renew():
             return operation.call.rules[0]
         case lines.AskAtOnce() | lines.Settle():
@@ -109,6 +111,8 @@ class _Encoder:
                 return "penalize", length
             case lines.Observe(_, rules, remaining):
                 return "observe", least_levels(rules.limits, remaining)
+            case lines.Follow(_, path, rules):
+                return "follow", [*path], [*map(self._rules, rules)]
             case lines.Turn(_, server, epoch):
                 return "turn", server, epoch.partition(".")[2]
             case lines.GiveUp() | lines.Release() | lines.Where():

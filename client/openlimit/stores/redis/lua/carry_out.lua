@@ -6,7 +6,7 @@
 --   ['settle', names, path, rules, costs, lease, lot, numbers, starts, actual]
 --   ['renew', name, path, rules, costs, lease, start]
 --   ['giveup', name, server]  ['release', names]  ['where', name]
---   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]
+--   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]  ['follow', path, rules]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
 -- is negative for no bound, first false for now, start and starts false where nobody knows them; askatonce and settle have columns of costs, and
@@ -24,7 +24,7 @@
 
 local STANDING = 10
 local BRINGS_RULES = {ask = true, askatonce = true, cancel = true, settle = true, renew = true, penalize = true,
-                      observe = true}
+                      observe = true, follow = true}
 
 local carry_out = {ask = ask, askatonce = ask_at_once, settle = settle, release = release}
 
@@ -88,6 +88,11 @@ function carry_out.renew(name, path_, which, costs, lease, start)
   end
   rest(path[#path])
   return {has_slots and YES or NO}
+end
+
+function carry_out.follow(path, which)
+  known_on(path, which)
+  return {YES}
 end
 
 function carry_out.penalize(length)
