@@ -211,14 +211,19 @@ def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> Iterable
 
 def _runs(names: Sequence[str]) -> list[str]:
     """Stems of names, each followed by the endings of those that have it, see names.lua."""
+    if len({name[:-_ENDING] for name in names}) == 1:
+        return [names[0][:-_ENDING], _endings(names)]
     runs: list[str] = []
-    for stem, same in groupby(names, _stem):
-        runs += stem, "".join([f"{name[-_ENDING:]:{_ENDING}}" for name in same])
+    for stem, same in groupby(names, lambda name: name[:-_ENDING]):
+        runs += stem, _endings([*same])
     return runs
 
 
-def _stem(name: str) -> str:
-    return name[:-_ENDING]
+def _endings(names: Sequence[str]) -> str:
+    endings = "".join([name[-_ENDING:] for name in names])
+    if len(endings) < _ENDING * len(names):
+        endings = "".join([name[-_ENDING:].ljust(_ENDING) for name in names])
+    return endings
 
 
 def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
