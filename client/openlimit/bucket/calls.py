@@ -20,7 +20,7 @@ class Call(NamedTuple):
     """A call, and the nodes that it is charged in."""
 
     name: str
-    """Unique in the tree."""
+    """Unique in the tree, of ASCII characters."""
     path: Sequence[str]
     """The value of each level's label."""
     rules: Sequence[Rules]

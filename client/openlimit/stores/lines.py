@@ -165,8 +165,8 @@ JUMP = 1 * SECOND
 """Microseconds between two calls, after which all signs of life begin anew: the clock was set
 forward, or nobody could ask."""
 MOST_REPEATABLE = 100_000
-"""Starts of a tree that are remembered for repeats, where a run that starts at once counts as one;
-and calls of which it is known that they are over. Half of them at least, where more come."""
+"""Starts of a tree that are remembered for repeats, and calls of which it is known that they are
+over; those of a run count as one. Half of them at least, where more come."""
 OVER_KEPT = 60 * SECOND
 """Microseconds from its release for which a call gets no slots again: late repeats hold none."""
 
@@ -218,7 +218,8 @@ class Turned(NamedTuple):
     """Microseconds until something may be due; 0 for at once; ``inf`` for never."""
     epoch: str = ""
     """Another one than before: calls of this server may have been forgotten, so that it asks again
-    for all that it holds, each with its ``first``."""
+    for all that it holds, each with its ``first``. Empty where nobody waits, and the server said no
+    epoch, either."""
 
 
 Answer = InLine | Granted | Started | Standing | Unsettled | Turned | bool | OpenLimitError

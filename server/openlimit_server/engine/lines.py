@@ -163,7 +163,7 @@ class HeldLine:
             self.now = turned.now
             for outcome in turned.outcomes:
                 self._deliver(outcome)
-            if turned.epoch not in (self._epoch, self._asking_in):
+            if turned.epoch not in ("", self._epoch, self._asking_in):
                 self._asking_in = turned.epoch
                 self._start(self._enter(turned.epoch))
             if turned.again > 0 or turned.epoch != self._epoch:

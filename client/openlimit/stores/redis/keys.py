@@ -1,6 +1,8 @@
-"""The keys of Redis, and the JSON that scripts read. No I/O."""
+"""The keys of Redis, and the JSON and columns of numbers that scripts read. No I/O."""
 
 import re
+import sys
+from array import array
 from json import JSONEncoder
 
 _TAG = re.compile(r"[^{]*\{[^}]+\}")
@@ -24,3 +26,10 @@ def beside(key: str, prefix: str, what: str, name: str) -> str:
 
 def _without_braces(text: str) -> str:
     return text.replace("{", "%7B").replace("}", "%7D")
+
+
+def to_bytes(columns: "array[float]") -> bytes:
+    """As little-endian doubles; the array is not to be used again."""
+    if sys.byteorder == "big":
+        columns.byteswap()
+    return columns.tobytes()

@@ -3,10 +3,11 @@
 A call carries each rule once, by a digest of its content, so that nodes of all servers compare it.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from itertools import islice
+from itertools import groupby, islice
 from math import inf
 from random import getrandbits
 from typing import Any, get_args
@@ -28,7 +29,7 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.redis.keys import beside, to_json
+from openlimit.stores.redis.keys import beside, to_bytes, to_json
 from openlimit.stores.redis.replies import (
     CANCELLED,
     EXCEEDS_LIMIT,
@@ -42,6 +43,8 @@ from openlimit.stores.redis.replies import (
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
 
+_ENDING = 3
+"""Characters of a name that follow its stem."""
 _IN_LINE, _FULL, _STANDING = range(8, 11)
 _CONSTANTS = {
     "horizon": line.HORIZON,
@@ -80,7 +83,7 @@ def root_rules(operation: Any) -> Rules | None:
 def encode(
     key: str, prefix: str, clock: float | None, operations: Sequence[Operation]
 ) -> Sequence[Any]:
-    """The number of the keys, the keys, the JSON and no columns."""
+    """The number of the keys, the keys, the JSON and the columns."""
     encoder = _Encoder(key, prefix)
     written = [encoder.write(operation) for operation in operations]
     content = _CONSTANTS | {
@@ -92,7 +95,7 @@ def encode(
         "root": encoder.root,
         "operations": written,
     }
-    return len(encoder.keys), *encoder.keys, to_json(content), b""
+    return len(encoder.keys), *encoder.keys, to_json(content), to_bytes(encoder.columns)
 
 
 class _Encoder:
@@ -100,6 +103,7 @@ class _Encoder:
         self._key, self._prefix = key, prefix
         self.keys = [key, beside(key, prefix, "line", "tree")]
         self.rules: list[Sequence[Any]] = []
+        self.columns = array("d")
         self.root: int | bool = False
         self._which: dict[int, int] = {}
 
@@ -115,18 +119,22 @@ class _Encoder:
                 return "follow", [*path], [*map(self._rules, rules)]
             case lines.Turn(_, server, epoch):
                 return "turn", server, epoch.partition(".")[2]
-            case lines.GiveUp() | lines.Release() | lines.Where():
+            case lines.GiveUp() | lines.Where():
                 return _NAMES[type(operation)], *operation[1:]
+            case lines.Release(_, names):
+                return "release", _runs(names)
             case lines.AskAtOnce(_, calls, lot, number, kept):
-                return "askatonce", *self._calls(calls), lot, number, kept
+                written = self._calls(calls)
+                self._extend(_columns_by_unit(calls, calls.costs))
+                return "askatonce", *written, lot, number, kept
             case lines.Settle(_, calls, lot, numbers, starts, actual):
                 if starts is not None:
                     self._lot(lot)
-                columns = _columns_by_unit(calls, actual)
-                if not calls.lease:
-                    calls = calls._replace(names=())  # they name nothing there
-                told = False if starts is None else starts
-                return "settle", *self._calls(calls), lot, numbers, told, columns
+                written = self._calls(calls)
+                self._extend((numbers, starts or [0.0] * len(numbers)))
+                self._extend(_columns_by_unit(calls, calls.costs))
+                self._extend(_columns_by_unit(calls, actual))
+                return "settle", *written, False if starts is None else lot
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
 
     def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:
@@ -147,9 +155,15 @@ class _Encoder:
         return call.name, [*call.path], which, _by_unit(call, call.costs)
 
     def _calls(self, calls: Calls) -> Sequence[Any]:
-        names, path, rules, costs, lease = calls
+        """What is said of all; their costs are columns."""
+        names, path, rules, _, lease = calls
         which = [*map(self._rules, rules)]
-        return names, [*path], which, _columns_by_unit(calls, costs), lease
+        runs = _runs(names) if lease or len(calls.costs[0]) == len(names) else []
+        return runs, [*path], which, _units(calls), len(calls.costs[0]), lease
+
+    def _extend(self, columns: Iterable[Sequence[float]]) -> None:
+        for column in columns:
+            self.columns.extend(column)
 
     def _rules(self, rules: Rules) -> int:
         """Which of the call's rules these are, counted from 1."""
@@ -185,12 +199,36 @@ def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
     }
 
 
-def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> dict[str, Sequence[float]]:
-    return {
-        limit.unit: column
-        for rules, rows in zip(calls.rules, costs, strict=True)
-        for limit, column in zip(rules.limits, zip(*rows, strict=True), strict=True)
-    }
+def _units(calls: Calls) -> list[str]:
+    """Of all limits on their path, each once."""
+    return [*dict.fromkeys(limit.unit for rules in calls.rules for limit in rules.limits)]
+
+
+def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> Iterable[Sequence[float]]:
+    """In the order of the units."""
+    columns: dict[str, Sequence[float]] = {}
+    for rules, rows in zip(calls.rules, costs, strict=True):
+        for i, limit in enumerate(rules.limits):
+            if limit.unit not in columns:
+                columns[limit.unit] = [row[i] for row in rows]
+    return columns.values()
+
+
+def _runs(names: Sequence[str]) -> list[str]:
+    """Stems of names, each followed by the endings of those that have it, see names.lua."""
+    if len({name[:-_ENDING] for name in names}) == 1:
+        return [names[0][:-_ENDING], _endings(names)]
+    runs: list[str] = []
+    for stem, same in groupby(names, lambda name: name[:-_ENDING]):
+        runs += stem, _endings([*same])
+    return runs
+
+
+def _endings(names: Sequence[str]) -> str:
+    endings = "".join([name[-_ENDING:] for name in names])
+    if len(endings) < _ENDING * len(names):
+        endings = "".join([name[-_ENDING:].ljust(_ENDING) for name in names])
+    return endings
 
 
 def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
@@ -256,7 +294,8 @@ def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
             if what == YES
             else Refusal(_text(name), _wait_too_long(time, unit))
         )
-    return Turned(now, outcomes, _number(again), f"{connection}.{_text(epoch)}")
+    within = f"{connection}.{_text(epoch)}" if epoch else ""
+    return Turned(now, outcomes, _number(again), within)
 
 
 def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:

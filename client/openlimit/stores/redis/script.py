@@ -4,7 +4,6 @@ One call carries out any number of operations of one bucket, in order. The scrip
 JSON, and columns of numbers.
 """
 
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
@@ -37,7 +36,7 @@ from openlimit.stores.protocol import (
     was_cancelled,
 )
 from openlimit.stores.redis import lines, views
-from openlimit.stores.redis.keys import beside, key_of, to_json
+from openlimit.stores.redis.keys import beside, key_of, to_bytes, to_json
 from openlimit.stores.redis.lua import BUCKET, FIND, LINE, Script
 from openlimit.stores.redis.replies import CANCELLED, EXCEEDS_LIMIT, REPEAT, YES, undone
 
@@ -92,9 +91,7 @@ class Call:
                 "settled_within": SETTLED_WITHIN,
                 "marked": MARKED,
             }
-        if sys.byteorder == "big":
-            self._columns.byteswap()
-        return len(self._keys), *self._keys, to_json(content), self._columns.tobytes()
+        return len(self._keys), *self._keys, to_json(content), to_bytes(self._columns)
 
     def _write(self, operation: Operation) -> Sequence[Any]:
         match operation:

@@ -37,8 +37,9 @@ BUCKET = Script.read(
 LINE = Script.read(
     *("call.lua", "told.lua", "state.lua", "marks.lua", "levels.lua", "correct.lua"),
     (
-        *("sets.lua", "tree.lua", "ready.lua", "fair.lua", "line.lua", "next.lua"),
-        *("remembered.lua", "servers.lua", "brought.lua", "runs.lua", "carry_out.lua", "keep.lua"),
+        *("names.lua", "sets.lua", "tree.lua", "ready.lua", "fair.lua", "line.lua", "slots.lua"),
+        *("next.lua", "remembered.lua", "servers.lua", "brought.lua", "runs.lua"),
+        *("carry_out.lua", "keep.lua"),
     ),
     "write.lua",
 )

@@ -65,6 +65,20 @@ for from = 1, #ARGV[2], 8 * MOST_ARGUMENTS do
   end
 end
 
+-- The next so many of them.
+local function take_column(count)
+  local from = taken + 1
+  taken = taken + count
+  if count <= MOST_ARGUMENTS then
+    return {unpack(column, from, taken)}
+  end
+  local values = {}
+  for i = 1, count do
+    values[i] = column[from + i - 1]
+  end
+  return values
+end
+
 -- One after the other, since Redis takes microseconds for a table inside another.
 local answers, answered = {}, 0
 local function answer(value)

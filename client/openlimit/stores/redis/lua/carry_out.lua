@@ -2,15 +2,17 @@
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
 --   ['cancel', name, path, rules, costs, lot, number, start, untold]
---   ['askatonce', names, path, rules, costs, lease, lot, number, kept]
---   ['settle', names, path, rules, costs, lease, lot, numbers, starts, actual]
+--   ['askatonce', runs, path, rules, units, count, lease, lot, number, kept]   columns: costs by unit
+--   ['settle', runs, path, rules, units, count, lease, lot]   columns: numbers, starts; and by unit, costs
+--       and what they were in fact
 --   ['renew', name, path, rules, costs, lease, start]
---   ['giveup', name, server]  ['release', names]  ['where', name]
+--   ['giveup', name, server]  ['release', runs]  ['where', name]
 --   ['penalize', length]  ['observe', levels]  ['turn', server, epoch]  ['follow', path, rules]
 --
 -- rules are places in call.rules, of the root and of each node of the path; costs are by unit; max_wait
--- is negative for no bound, first false for now, start and starts false where nobody knows them; askatonce and settle have columns of costs, and
--- settle has no names where the lease is 0. The answers, with doubles as texts, are
+-- is negative for no bound, first false for now, start false where nobody knows it, and so is the lot
+-- of what is settled. Runs are stems of names, each followed by the endings of those that have it, see
+-- names.lua; settle has none where the lease is 0. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
 --             limit, counted from 0; 3, the wait and the unit; or 9, what is full and how many it holds
@@ -72,10 +74,7 @@ end
 
 function carry_out.renew(name, path_, which, costs, lease, start)
   sweep_line()
-  local held, until_ = lease_of(name), now + lease
-  if held then
-    keep_lease(name, {until_ = math.max(held.until_, until_), leaf = held.leaf, start = held.start,
-                      sizes = held.sizes})
+  if renew_lease(name, now + lease) then
     return {YES}
   end
   local path, has_slots = path_to(leaf_of(path_, which)), true
@@ -84,7 +83,7 @@ function carry_out.renew(name, path_, which, costs, lease, start)
   end
   has_slots = has_slots and not is_over(name)
   if has_slots then
-    take_slots({name}, path, {until_ = until_, start = start, sizes = sizes(path, costs)})
+    take_slot(name, path, now + lease, start, sizes(path, costs))
   end
   rest(path[#path])
   return {has_slots and YES or NO}
@@ -118,6 +117,10 @@ function carry_out.where(name)
 end
 
 function carry_out.turn(server, known)
+  if root.waiting == 0 and meta.boxed == 0 and known == '' then  -- it holds nobody whom this concerns
+    sweep_line()
+    return {'', exact(math.max(0, next_at() - now)), 0}
+  end
   sign(server)
   local epoch = meta.epoch .. '.' .. server_of(server).loss
   if meta.boxed > 0 then
@@ -159,14 +162,15 @@ local function is_idle()
     and (root.children > 0 or root.clock > 0 or root.started_at > -INF)
 end
 
-local asked = {}
+local asked, stems = {}, {}
 for _, operation in ipairs(call.operations) do
   if operation[1] == 'ask' then
     asked[#asked + 1] = operation[2]
+    stems[#stems + 1] = parts_of(operation[2])
   end
 end
 read_calls(asked)
-read_granted(asked)
+read_remembered(stems)
 sweep_servers()
 for _, operation in ipairs(call.operations) do
   if is_idle() then

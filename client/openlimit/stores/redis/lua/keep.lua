@@ -2,14 +2,10 @@
 
 local function write_fields(where, of, changed_, pack)
   local fields_, gone_ = {}, {}
-  local before, packed  -- calls of a run have the same lease
   for name in pairs(changed_) do
     local value = of[name]
     if value then
-      if value ~= before then
-        before, packed = value, pack(value)
-      end
-      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, packed
+      fields_[#fields_ + 1], fields_[#fields_ + 2] = name, pack(value)
     else
       gone_[#gone_ + 1] = name
     end
@@ -35,7 +31,7 @@ touched.servers = write_fields(key_of('servers'), servers, changed_servers, func
   return cmsgpack.pack(r.sign, r.loss)
 end)
 touched.leases = write_fields(key_of('leases'), leases, changed_leases, function(r)
-  return cmsgpack.pack(r.until_, r.leaf, r.start, r.sizes)
+  return cmsgpack.pack(r.ends_at, r.groups)
 end)
 
 write_remembered()
@@ -66,10 +62,7 @@ send_all('HDEL', tree_key, dropped)
 -- forget the last of them after their servers have died. What is written anew expires with the rest.
 local needed = math.max(root.empty_at, idle_at(root), now + 4 * call.silent)
 if own_clock then
-  if meta.leases > 0 then
-    local last = redis.call('ZRANGE', key_of('ends'), -1, -1, 'WITHSCORES')[2]
-    needed = math.max(needed, tonumber(last) or now)
-  end
+  needed = math.max(needed, latest_end)
   if needed > meta.until_ then
     meta.until_ = needed + 4 * call.silent
     for _, what in ipairs({'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines',
@@ -80,7 +73,8 @@ if own_clock then
 end
 fresh_nodes[#fresh_nodes + 1] = 'meta'
 fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
-                                              meta.boxed, meta.until_, meta.asked, heads)
+                                              meta.boxed, meta.until_, meta.asked, meta.many,
+                                              meta.latest_until, meta.before_until, heads)
 send_all('HSET', tree_key, fresh_nodes)
 if own_clock then
   for what, is_fresh in pairs(touched) do

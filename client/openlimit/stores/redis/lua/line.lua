@@ -4,8 +4,7 @@
 -- server, that holds the caller; lot and number; kept; out, where it was taken out of the line for its
 -- server is silent. False where there is none.
 local waiting = {}
-local leases = {}  -- by name of a call: until_, leaf, start, sizes
-local changed_calls, changed_leases = {}, {}
+local changed_calls = {}
 
 local function read_calls(names_)
   for i, packed in ipairs(#names_ > 0 and redis.call('HMGET', key_of('calls'), unpack(names_)) or {}) do
@@ -171,95 +170,4 @@ local function corrected(path)
     end
   end
   rest(path[#path])
-end
-
--- Slots: see leases.py ---------------------------------------------------------------------------
-
-local function read_leases(names_)
-  local found = meta.leases > 0 and #names_ > 0 and redis.call('HMGET', key_of('leases'), unpack(names_))
-  local r, before  -- calls of a run have the same lease
-  for i, name in ipairs(names_) do
-    local packed = found and found[i]
-    if packed and packed ~= before then
-      r, before = {}, packed
-      r.until_, r.leaf, r.start, r.sizes = cmsgpack.unpack(packed)
-    end
-    if leases[name] == nil then
-      leases[name] = packed and r
-    end
-  end
-end
-
-local function lease_of(name)
-  if leases[name] == nil then
-    read_leases({name})
-  end
-  return leases[name]
-end
-
-local function keep_lease(name, lease)
-  local before = lease_of(name)
-  if before then
-    remove('ends', name, before.until_)
-  end
-  leases[name], changed_leases[name] = lease, true
-  if lease then
-    add('ends', lease.until_, name)
-  end
-end
-
--- A slot in each node of the path for each of these calls, which have this lease.
-local function take_slots(names_, path, lease)
-  lease.leaf = path[#path].id
-  for _, name in ipairs(names_) do
-    keep_lease(name, lease)
-  end
-  meta.leases = meta.leases + #names_
-  for _, node in ipairs(path) do
-    node.running = node.running + #names_
-  end
-end
-
--- Frees the slots of a call, and goes on with the calls that waited for them; whether it had any.
--- Where it is over, its turns are charged for the time that it held them.
-local function free_slots(name, is_over)
-  local lease = lease_of(name)
-  if not lease then
-    return false
-  end
-  local path = path_to(find(lease.leaf))
-  keep_lease(name, false)
-  meta.leases = meta.leases - 1
-  for _, node in ipairs(path) do
-    node.running = node.running - 1
-  end
-  local share = 0
-  for k = 2, is_over and #path or 1 do
-    share = math.max(share, (now - lease.start) / path[k - 1].rules.slots)
-    owe(path[k], share - lease.sizes[k - 1])
-  end
-  for _, node in ipairs(path) do
-    if node.held_until == INF then
-      let_go(node)
-    end
-  end
-  rest(path[#path])
-  return true
-end
-
--- What time has brought about: ends of holds and leases, and what can be forgotten.
-local function sweep_line()
-  for _, member in ipairs(due('holds')) do
-    local node = take_hold(member)
-    if node then
-      let_go(node)
-    end
-  end
-  for _, name in ipairs(due('ends')) do
-    free_slots(name, true)
-  end
-  for _, member in ipairs(due('emptying')) do
-    remove('emptying', member, heads.emptying)
-    look_after_mentioned(string.sub(member, 17))
-  end
 end

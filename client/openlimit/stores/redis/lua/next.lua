@@ -64,7 +64,7 @@ local function start_call(name, entry, path, start, unit)
   end
   if entry.lease > 0 then
     free_slots(name, false)  -- of a start that was forgotten
-    take_slots({name}, path, {until_ = start + entry.lease, start = start, sizes = spans})
+    take_slot(name, path, start + entry.lease, start, spans)
   end
   fill(path)
   local interval = math.max(0, now - math.max(leaf.started_at, entry.first))

@@ -1,114 +1,111 @@
--- What is remembered for a while: what was granted, for repeats, and which calls are over. Each in a
--- hash of the latest, and in one of those before them, which are forgotten all at once: nobody has to
--- look for what has lapsed.
+-- What is remembered of calls for a while, by the stems of their names: what was granted, for repeats,
+-- and which are over, whose late repeats take no slots again. It is in a hash of the latest, and in one
+-- of those before them, which are forgotten all at once: nobody has to look for what has lapsed.
 
--- The values of these fields, false for those that there are none of.
-local function recall_fields(what, fields_)
-  local latest, before = key_of(what), key_of(what .. ':before')
-  if #fields_ == 0 or redis.call('EXISTS', latest, before) == 0 then
-    return {}
-  end
-  local values = redis.call('HMGET', latest, unpack(fields_))
-  for i, value in ipairs(redis.call('HMGET', before, unpack(fields_))) do
-    values[i] = values[i] or value
-  end
-  return values
+-- By stem: grants, of which later ones count; over, a record of each call that is over, the ending of
+-- its name and until when it is remembered; and over_until, the latest of these. A grant has until_,
+-- start, unit, lot, is_known, asked_by and the endings of the calls, which have the numbers from its
+-- number on. The lot of one that was taken back is false.
+local OVER = 3 + 8  -- bytes of such a record
+local remembered, changed_stems = {}, {}
+
+-- A tree that is made now may be one that was forgotten, or lost, before what is remembered was.
+local is_made_now = not stored[1]
+if is_made_now then
+  meta.before_until = now + call.over_kept + 4 * call.silent
 end
 
--- Remembers fields and their values until then, or until there are too many later ones.
-local function remember_fields(what, fields_, until_)
-  if #fields_ == 0 then
-    return
-  end
-  local latest, before = key_of(what), key_of(what .. ':before')
-  local many = redis.call('HLEN', latest)
-  if many >= call.repeats / 2 or many > 0 and redis.call('EXISTS', before) == 0 then
-    redis.call('UNLINK', before)
-    redis.call('RENAME', latest, before)
-  end
-  send_all('HSET', latest, fields_)
-  local lifetime = milliseconds_until(until_)
-  if own_clock and redis.call('PTTL', latest) < tonumber(lifetime) then
-    redis.call('PEXPIRE', latest, lifetime)
-  end
-end
-
--- Calls that are over: late repeats of what held their slots take none again.
-local over = {}
-local function is_over(name)
-  return over[name] or (tonumber(recall_fields('over', {name})[1]) or 0) > now
-end
-
--- What was granted ------------------------------------------------------------------------------
-
--- To single calls, by name: until_, start, unit, lot, number, is_known, asked_by. The lot of one that
--- was taken back is false.
-local granted, changed_grants = {}, {}
--- To runs that started at once, whose names differ in their last characters only, by what these have
--- in common: a list of grants, each with the endings of the names that have the numbers from its own
--- on. Where a call also has a grant of its own, that one counts.
-local runs_of, changed_runs = {}, {}
-
-local function parts_of(name)
-  return string.sub(name, 1, -4), string.sub(name, -3)
-end
-
--- Reads what is remembered of these calls; whether there may be anything.
-local function read_granted(names_)
-  local stems, is_missing, are_remembered = {}, {}, false
-  for i, packed in ipairs(recall_fields('granted', names_)) do
-    local r = packed and {}
-    if packed then
-      r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by = cmsgpack.unpack(packed)
-    end
-    if granted[names_[i]] == nil then
-      granted[names_[i]] = r
+local function read_remembered(stems)
+  local missing = {}
+  for _, stem in ipairs(stems) do
+    if not remembered[stem] then
+      remembered[stem] = {grants = {}, over = '', over_until = 0}
+      missing[#missing + 1] = stem
     end
   end
-  for _, name in ipairs(names_) do
-    local stem = parts_of(name)
-    granted[name] = granted[name] or false
-    if not runs_of[stem] and not is_missing[stem] then
-      stems[#stems + 1], is_missing[stem] = stem, true
-    end
-    are_remembered = are_remembered or granted[name] or not is_missing[stem]
-  end
-  local packed = recall_fields('runs', stems)
-  for i, stem in ipairs(stems) do
-    runs_of[stem] = packed[i] and cmsgpack.unpack(packed[i]) or {}
-    are_remembered = are_remembered or packed[i]
-  end
-  return are_remembered
-end
-
--- The grant of a run that a call had a part in, and which.
-local function grant_in_run(name)
-  local stem, ending = parts_of(name)
-  local run = runs_of[stem]
-  for i = #run, 1, -1 do
-    for k, each in ipairs(run[i].endings) do
-      if each == ending then
-        return run[i], k - 1
+  local function read(what, is_latest)
+    for from = 1, #missing, MOST_ARGUMENTS do
+      local to = math.min(from + MOST_ARGUMENTS - 1, #missing)
+      for i, packed in ipairs(redis.call('HMGET', key_of(what), unpack(missing, from, to))) do
+        local r = remembered[missing[from + i - 1]]
+        if packed then
+          r.is_in_latest = is_latest
+          r.grants, r.over, r.over_until = cmsgpack.unpack(packed)
+        end
       end
     end
   end
+  if meta.before_until > now then
+    read('remembered:before', false)
+  end
+  if meta.latest_until > now or is_made_now then
+    read('remembered', true)
+  end
 end
 
+local function remembered_of(stem)
+  if not remembered[stem] then
+    read_remembered({stem})
+  end
+  return remembered[stem]
+end
+
+local function is_over(name)
+  local stem, ending = parts_of(name)
+  local over = remembered_of(stem).over
+  local at = place_of(over, ending, OVER)
+  return at and struct.unpack('>d', over, at + 3) > now
+end
+
+-- These calls are over.
+local function keep_over(stem, endings)
+  local r, until_, fresh_ = remembered_of(stem), now + call.over_kept, {}
+  local packed = struct.pack('>d', until_)
+  for from = 1, #endings, 3 do
+    local ending = string.sub(endings, from, from + 2)
+    local at = r.over ~= '' and place_of(r.over, ending, OVER)
+    if at then
+      r.over = string.sub(r.over, 1, at + 2) .. packed .. string.sub(r.over, at + OVER)
+    else
+      fresh_[#fresh_ + 1] = ending .. packed
+    end
+  end
+  r.over, r.over_until = r.over .. table.concat(fresh_), until_
+  changed_stems[stem] = true
+end
+
+-- What was granted to a call, with its own number; nothing if that has lapsed or was taken back.
 local function grant_of(name)
-  if granted[name] == nil then
-    read_granted({name})
+  local stem, ending = parts_of(name)
+  local grants = remembered_of(stem).grants
+  for i = #grants, 1, -1 do
+    local grant = grants[i]
+    local at = place_of(grant.endings, ending, 3)
+    if at then
+      return grant.lot and grant.until_ > now
+        and {until_ = grant.until_, start = grant.start, unit = grant.unit, lot = grant.lot,
+             number = grant.number + (at - 1) / 3, is_known = grant.is_known,
+             asked_by = grant.asked_by} or nil
+    end
   end
-  local grant = granted[name]
-  if not grant then
-    local of_run, which = grant_in_run(name)
-    grant = of_run and {until_ = of_run.until_, start = of_run.start, unit = '', lot = of_run.lot,
-                        number = of_run.number + which, is_known = true}
-  end
-  return grant and grant.lot and grant.until_ > now and grant
 end
 
+local function keep_grants(stem, grant)
+  table.insert(remembered_of(stem).grants, grant)
+  changed_stems[stem] = true
+end
+
+-- A grant to a single call, instead of what it had.
 local function keep_grant(name, grant)
-  granted[name], changed_grants[name] = grant, true
+  local stem, ending = parts_of(name)
+  local grants = remembered_of(stem).grants
+  for i = #grants, 1, -1 do
+    if grants[i].endings == ending then
+      table.remove(grants, i)
+    end
+  end
+  grant.endings = ending
+  keep_grants(stem, grant)
 end
 
 -- Nothing is granted any more to a call that was.
@@ -116,51 +113,43 @@ local function take_grant_back(name)
   keep_grant(name, {until_ = grant_of(name).until_, start = 0, unit = '', lot = false, number = 0})
 end
 
--- Of calls that start now.
-local function keep_run(names_, until_, lot, number)
-  local stem, grant
-  for i, name in ipairs(names_) do
-    local stem_, ending = parts_of(name)
-    if stem_ ~= stem then
-      stem, grant = stem_, {until_ = until_, start = now, lot = lot, number = number + i - 1, endings = {}}
-      table.insert(runs_of[stem], grant)
-      changed_runs[stem] = true
-    end
-    grant.endings[#grant.endings + 1] = ending
-    if granted[name] then  -- and taken back, or lapsed
-      keep_grant(name, {until_ = until_, start = now, unit = '', lot = lot, number = number + i - 1,
-                        is_known = true})
-    end
+-- Of those that have not lapsed, and of the later ones, which count.
+local function lasting(grants)
+  local first = 1
+  while grants[first] and grants[first].until_ <= now do
+    first = first + 1
   end
+  return {unpack(grants, first)}
 end
 
--- Writes it all ---------------------------------------------------------------------------------
-
 local function write_remembered()
-  local fields_, until_ = {}, 0
-  for name in pairs(changed_grants) do
-    local r = granted[name]
-    fields_[#fields_ + 1] = name
-    fields_[#fields_ + 1] = cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number, r.is_known or false,
-                                          r.asked_by or false)
-    until_ = math.max(until_, r.until_)
-  end
-  remember_fields('granted', fields_, until_)
-  fields_, until_ = {}, 0
-  for stem in pairs(changed_runs) do
-    local run = {}
-    for _, grant in ipairs(runs_of[stem]) do
-      if grant.until_ > now then
-        run[#run + 1], until_ = grant, math.max(until_, grant.until_)
-      end
+  local fields_, until_, fresh_ = {}, 0, 0
+  for stem in pairs(changed_stems) do
+    local r = remembered[stem]
+    local grants = lasting(r.grants)
+    r.over = r.over_until > now and r.over or ''
+    fields_[#fields_ + 1] = stem
+    fields_[#fields_ + 1] = cmsgpack.pack(grants, r.over, r.over_until)
+    until_, fresh_ = math.max(until_, r.over_until), fresh_ + (r.is_in_latest and 0 or 1)
+    for _, grant in ipairs(grants) do
+      until_ = math.max(until_, grant.until_)
     end
-    fields_[#fields_ + 1], fields_[#fields_ + 2] = stem, cmsgpack.pack(run)
   end
-  remember_fields('runs', fields_, until_)
-  fields_, until_ = {}, now + call.over_kept
-  local value = exact(until_)
-  for name in pairs(over) do
-    fields_[#fields_ + 1], fields_[#fields_ + 2] = name, value
+  if #fields_ == 0 then
+    return
   end
-  remember_fields('over', fields_, until_)
+  local latest, before = key_of('remembered'), key_of('remembered:before')
+  if meta.many >= call.repeats / 2 or meta.many > 0 and meta.before_until <= now then
+    redis.call('UNLINK', before)
+    redis.pcall('RENAME', latest, before)  -- unless somebody has deleted it
+    meta.before_until, meta.latest_until, meta.many, fresh_ = meta.latest_until, 0, 0, #fields_ / 2
+  end
+  send_all('HSET', latest, fields_)
+  meta.many = meta.many + fresh_
+  if until_ > meta.latest_until then
+    meta.latest_until = until_ + 4 * call.silent
+    if own_clock then
+      redis.call('PEXPIRE', latest, milliseconds_until(meta.latest_until))
+    end
+  end
 end

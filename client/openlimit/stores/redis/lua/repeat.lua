@@ -82,21 +82,12 @@ local function repetition()
     run.until_, run.fresh = math.max(run.until_, now + kept_), true
   end
 
-  local function take_places(count)
-    local places = {}
-    for k = 1, count do
-      places[k] = column[taken + k]
-    end
-    taken = taken + count
-    return places
-  end
-
   return function(lot, number, count, max_wait, request, places)
     local from = taken
     taken = taken + n * count
     local packed = string.sub(ARGV[2], 8 * from + 1, 8 * taken)
     local run = runs[request] or recall_run(request)
-    places = places or take_places(count)
+    places = places or take_column(count)
     if are_new(run, places, count) and acquire_at_once(from, count) then
       remember(run, {now, count, places, false, false, lot, number, packed}, 0)
       return answer(YES)

@@ -26,22 +26,52 @@ local function sizes_of_all(path, columns, count)
   return found
 end
 
-local function release(names_)
-  local found = {0}
-  read_leases(names_)
-  for i, name in ipairs(names_) do
-    over[name] = true
-    if not free_slots(name, true) then
-      found[1], found[#found + 1] = found[1] + 1, i - 1
+-- Runs are a list of stems of names, each followed by the endings of those that have it.
+local function release(runs)
+  local found, before, stems = {0}, 0, {}
+  for i = 1, #runs, 2 do
+    stems[#stems + 1] = runs[i]
+  end
+  read_leases(stems)
+  read_remembered(stems)
+  for i, stem in ipairs(stems) do
+    local endings = runs[2 * i]
+    keep_over(stem, endings)
+    for _, place in ipairs(free_all(stem, endings)) do
+      found[1], found[#found + 1] = found[1] + 1, before + place
     end
+    before = before + #endings / 3
   end
   return found
 end
 
 local ask_at_once, settle
 do
+  -- Costs of so many calls, by unit.
+  local function take_costs(units_, count)
+    local columns = {}
+    for _, unit in ipairs(units_) do
+      columns[unit] = take_column(count)
+    end
+    return columns
+  end
+
+  -- By unit, all costs together, and the largest.
+  local function sums_of(columns)
+    local sums, largest = {}, {}
+    for unit, column_ in pairs(columns) do
+      local sum, most = 0, 0
+      for _, cost in ipairs(column_) do
+        sum = sum + cost
+        most = cost > most and cost or most
+      end
+      sums[unit], largest[unit] = sum, most
+    end
+    return sums, largest
+  end
+
   -- The levels of a node once all costs are charged, if all may start right now.
-  local function levels_with(node, columns, count)
+  local function levels_with(node, sums, largest, count)
     local at_, levels, rules, until_ = node.at, node.level, node.rules, -INF
     if node == root then
       at_, levels, rules, until_ = at, level, root_rules, paused
@@ -51,12 +81,9 @@ do
     end
     local after = {}
     for i = 1, rules.n do
-      local sum, most = 0, 0
-      for _, cost in ipairs(columns[rules.units[i]] or {}) do
-        sum, most = sum + cost, math.max(most, cost)
-      end
-      after[i] = math.max(0, levels[i] - (now - at_) * rules.rate[i]) + sum
-      if after[i] > rules.capacity[i] or most > rules.amount[i] then
+      local unit = rules.units[i]
+      after[i] = math.max(0, levels[i] - (now - at_) * rules.rate[i]) + (sums[unit] or 0)
+      if after[i] > rules.capacity[i] or (largest[unit] or 0) > rules.amount[i] then
         return nil
       end
     end
@@ -72,38 +99,30 @@ do
     end
   end
 
-  local function take_turns(names_, path, columns, lease)
-    local leaf, spans = path[#path], #path > 1 and sizes_of_all(path, columns, #names_)
+  local function take_turns(runs, path, columns, count, lease)
+    local leaf, spans = path[#path], sizes_of_all(path, columns, count)
     fill(path)
     for k = 2, #path do
       for i, size in ipairs(spans[k - 1]) do
-        if i > 1 then
+        if i > 1 and path[k - 1].lapsing > 0 then
           lapse(path[k - 1])
         end
         take_turn(path[k], size)
       end
     end
-    if lease > 0 and #path == 1 then
-      take_slots(names_, path, {until_ = now + lease, start = now, sizes = {}})
-    elseif lease > 0 then
-      for i, name in ipairs(names_) do
-        local sizes_ = {}
-        for k = 1, #path - 1 do
-          sizes_[k] = spans[k][i]
-        end
-        take_slots({name}, path, {until_ = now + lease, start = now, sizes = sizes_})
-      end
+    if lease > 0 then
+      take_all_slots(runs, path, spans, now + lease)
     end
-    for _ = 1, leaf.pace > 0 and #names_ or 0 do
+    for _ = 1, leaf.pace > 0 and count or 0 do
       leaf.pace = leaf.pace - leaf.pace * call.latest_pace
     end
     leaf.started_at = now
   end
 
   local function all_levels(path, columns, count)
-    local after = {}
+    local after, sums, largest = {}, sums_of(columns)
     for k, node in ipairs(path) do
-      after[k] = levels_with(node, columns, count)
+      after[k] = levels_with(node, sums, largest, count)
       if not after[k] then
         return nil
       end
@@ -111,19 +130,31 @@ do
     return after
   end
 
-  local function is_known(names_)
-    local are_remembered = read_granted(names_)
-    read_leases(names_)
-    for _, name in ipairs(names_) do
-      if leases[name] or are_remembered and grant_of(name) then
-        return true
+  -- Whether one of these calls has slots, or a start that can be repeated.
+  local function is_any_known(runs)
+    local stems = {}
+    for i = 1, #runs, 2 do
+      stems[#stems + 1] = runs[i]
+    end
+    read_remembered(stems)
+    read_leases(stems)
+    for i, stem in ipairs(stems) do
+      if leases[stem] or #remembered[stem].grants > 0 then
+        local endings = runs[2 * i]
+        for from = 1, #endings, 3 do
+          local name = stem .. string.sub(endings, from, from + 2)
+          if lease_of(name) or grant_of(name) then
+            return true
+          end
+        end
       end
     end
     return false
   end
 
-  function ask_at_once(names_, path_, which, columns, lease, lot, number, kept_)
-    if root.waiting > 0 or is_known(names_) then
+  function ask_at_once(runs, path_, which, units_, count, lease, lot, number, kept_)
+    local columns = take_costs(units_, count)
+    if root.waiting > 0 or is_any_known(runs) then
       return {NO}
     end
     local known, ids = known_on(path_, which)
@@ -132,19 +163,19 @@ do
     end
     local path = path_to(made_below(known, ids, which))
     for _, node in ipairs(path) do
-      node.waiting = node.waiting + #names_  -- so that none of them is forgotten meanwhile
+      node.waiting = node.waiting + count  -- so that none of them is forgotten meanwhile
       catch_up(node)
     end
     sweep_line()
-    local after = all_levels(path, columns, #names_)
+    local after = all_levels(path, columns, count)
     if after then
       for k, node in ipairs(path) do
         pour_all(node, after[k])
       end
-      take_turns(names_, path, columns, lease)
+      take_turns(runs, path, columns, count, lease)
     end
     for _, node in ipairs(path) do
-      node.waiting = node.waiting - #names_
+      node.waiting = node.waiting - count
     end
     rest(path[#path])
     if not after then
@@ -153,7 +184,11 @@ do
     for k = 1, #path - 1 do
       lapse(path[k])
     end
-    keep_run(names_, now + kept_, lot, number)
+    for i = 1, #runs, 2 do
+      keep_grants(runs[i], {until_ = now + kept_, start = now, unit = '', lot = lot, number = number,
+                            is_known = true, endings = runs[i + 1]})
+      number = number + #runs[i + 1] / 3
+    end
     return {YES}
   end
 
@@ -184,25 +219,41 @@ do
     corrected(path)
   end
 
-  function settle(names_, path_, which, columns, lease, lot, numbers_, starts, actual)
-    local found, names_of, places_, started_, begun = {0}, {}, {}, {}, {}
+  -- Those at these places, which are in order, of the calls of runs.
+  local function runs_at(runs, places_)
+    local some, next_, before = {}, 1, 0
+    for i = 1, #runs, 2 do
+      local endings, count = {}, #runs[i + 1] / 3
+      while places_[next_] and places_[next_] <= before + count do
+        local from = 3 * (places_[next_] - before) - 2
+        endings[#endings + 1], next_ = string.sub(runs[i + 1], from, from + 2), next_ + 1
+      end
+      some[#some + 1], some[#some + 2] = runs[i], table.concat(endings)
+      before = before + count
+    end
+    return some
+  end
+
+  function settle(runs, path_, which, units_, count, lease, lot)
+    local numbers_, starts = take_column(count), take_column(count)
+    local columns, actual = take_costs(units_, count), take_costs(units_, count)
+    local found, places_, started_, begun = {0}, {}, {}, {}
     local function fail(i, what)
       found[1], found[#found + 1], found[#found + 2] = found[1] + 1, i - 1, what
     end
     for i, number in ipairs(numbers_) do
-      local start = starts and starts[i] or now
+      local start = starts[i]
       if start > now then
         fail(i, NOT_STARTED)
       else
-        places_[#places_ + 1], started_[#started_ + 1] = i, start
-        begun[#begun + 1], names_of[#names_of + 1] = number, names_[i]
+        places_[#places_ + 1], started_[#started_ + 1], begun[#begun + 1] = i, start, numbers_[i]
       end
     end
     if #places_ == 0 then
       return found
     end
     local mark, settled = marks_of_lots(), {}
-    local others = starts and mark(call.lots .. lot, begun, started_, {}) or {}
+    local others = lot and mark(call.lots .. lot, begun, started_, {}) or {}
     for k, i in ipairs(places_) do
       if others[k] then
         fail(i, others[k])
@@ -211,10 +262,10 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, #numbers_)
+      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, count)
     end
     if lease > 0 then
-      release(names_of)
+      release(#places_ == count and runs or runs_at(runs, places_))
     end
     return found
   end

@@ -6,8 +6,9 @@
 -- KEYS[2]  the tree, a hash:
 --            meta          order, a counter; epoch, which tells it from one that was lost; seen, shift;
 --                          how many calls have slots; how many outcomes are not collected yet;
---                          until when the keys last; asked, when the latest call first was; heads,
---                          see sets.lua
+--                          until when the keys last; asked, when the latest call first was; how
+--                          many runs are remembered latest, until when, and until when those before
+--                          them are; heads, see sets.lua
 --            n:<id>        a node, see tree.lua. The root's id is empty; another's is that of its
 --                          parent with its value and the length of that: 3:abc2:de
 --            r:<digest>    rules, and u:<digest>: how many nodes follow them
@@ -20,9 +21,10 @@
 --   holds      sorted set of nodes that are held, by until when
 --   emptying   sorted set of nodes that could be forgotten, by when they are empty
 --   deadlines  sorted set of those that wait, by deadline
---   leases     hash of those that have slots; ends: sorted set of them, by when their lease ends
---   granted    hash of what was granted to single calls, and runs: to runs that started at once;
---              over: which calls are over, see remembered.lua
+--   leases     hash of those that have slots, by the stems of their names; ends: sorted set of these
+--              stems, by when the first of their leases ends
+--   remembered   hash of what was granted and which calls are over, and remembered:before, see
+--              remembered.lua
 --   servers    hash of servers: their last sign of life, and a number that changes when something of
 --              theirs was forgotten
 --   of         the calls that each server holds
@@ -48,11 +50,12 @@ local function key_of(what)
 end
 
 local meta = {order = 0, epoch = call.fresh, seen = -INF, shift = 0, leases = 0, boxed = 0, until_ = 0,
-              asked = 0,
+              asked = 0, many = 0, latest_until = 0, before_until = 0,
               heads = {holds = INF, deadlines = INF, ends = INF, emptying = INF, servers = INF}}
 if stored[1] then
   meta.order, meta.epoch, meta.seen, meta.shift, meta.leases, meta.boxed, meta.until_,
-    meta.asked, meta.heads = cmsgpack.unpack(stored[1])
+    meta.asked, meta.many, meta.latest_until, meta.before_until, meta.heads
+    = cmsgpack.unpack(stored[1])
   seen, shift = meta.seen, meta.shift
 end
 
