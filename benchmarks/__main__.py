@@ -19,6 +19,7 @@ from benchmarks import (
     line,
     observing,
     plot,
+    proxies,
     redis,
     results,
     serving,
@@ -38,6 +39,7 @@ _PARTS = {
     "feedback": feedback,
     "growth": growth,
     "observing": observing,
+    "proxies": proxies,
 }
 
 

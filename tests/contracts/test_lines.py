@@ -390,6 +390,27 @@ async def test_a_repeat_is_charged_once(lines: AsyncLines, clock: FakeClock) -> 
     assert isinstance(again, InvalidRequest)
 
 
+async def test_levels_change_by_settlements_without_starts(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Each time, in all nodes of the path, up or down; never below an empty bucket."""
+    leaf = Rules((Limit.per("tokens", 60, 60, 60),))
+    rules = Rules((Limit.per("tokens", 120, 60, 60),)), leaf
+    one = Call("one", ("leaf",), rules, [[0], [0]])
+
+    def change(by: int) -> Settle:
+        return Settle("{b}", columns_of([one]), "", [0], None, [[[by]], [[by]]])
+
+    def fits(name: str, tokens: int) -> AskAtOnce:
+        asked = columns_of([one._replace(name=name, costs=[[tokens], [tokens]])])
+        return AskAtOnce("{b}", asked, "lot", 0)
+
+    assert await carry_out(lines, change(40), change(10), fits("a", 11)) == [{}, {}, False]
+    assert await carry_out(lines, change(-20), fits("b", 31)) == [{}, False]
+    [_, _, started] = await carry_out(lines, change(-20), change(-20), fits("c", 60))
+    assert isinstance(started, Started)
+
+
 async def test_a_call_is_settled_once(lines: AsyncLines, clock: FakeClock) -> None:
     """Not before its start, not twice, and not for ever."""
     tokens = Rules((Limit.per("tokens", 600, 60, 10),))

@@ -181,8 +181,9 @@ class Scene:
         ]
         some = random.sample(like, random.randint(1, len(like)))
         calls = columns_of([self._now(call) for call, _ in some])
-        numbers, starts = [each.number for _, each in some], [each.start for _, each in some]
-        times = [random.choice([0, 0.1, 1, 3]) for _ in some]
+        numbers = [each.number for _, each in some]
+        starts = None if random.random() < 0.2 else [each.start for _, each in some]
+        times = [random.choice([0, 0.1, 1, 3] if starts else [-1, 0, 3]) for _ in some]
         actual = [
             [[cost * by for cost in row] for row, by in zip(rows, times, strict=True)]
             for rows in calls.costs

@@ -74,6 +74,8 @@ class Asked(NamedTuple):
 
     async def charge_in(self, line: HitsInLine) -> list[Answer]:
         """``charge``, where the policy is shared."""
+        if not self.hits:
+            return [await line.peek()]
         done: list[Answer] = []
         if self.is_settled:
             # More holds up nothing longer; and what holds up others is counted in turns, too.
@@ -81,7 +83,7 @@ class Asked(NamedTuple):
             most = min(limit.most for limit, counted in pairs if counted)
             by = [min(cost, most) for cost in self.costs]
             done.append(await line.correct(self.rule.rows(by)) or {})
-        elif self.hits:
+        else:
             done.append(await line.start(self.rule.rows(self.costs)))
         return [*done, await line.levels()]
 

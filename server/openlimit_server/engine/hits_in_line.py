@@ -19,7 +19,7 @@ from openlimit.stores.lines import Granted, StoreOfLines
 from openlimit.stores.protocol import Levels
 from openlimit.stores.views import Look, Seen
 from openlimit_server.engine.ids import Lots
-from openlimit_server.engine.lines import PLACE_KEPT, Lines
+from openlimit_server.engine.lines import PLACE_KEPT, HeldLine, Lines
 from openlimit_server.engine.paths import Path
 from openlimit_server.engine.picture import bucket_seen
 
@@ -50,10 +50,14 @@ class HitsInLine:
 
     def __init__(self, trees: Trees, bucket: str, path: Path) -> None:
         self._trees = trees
-        self._line = trees.lines.find(bucket)
         self._bucket = bucket
         self._path = path
         self._reserved: _Reserved | None = None
+
+    @property
+    def _line(self) -> HeldLine:
+        """Found each time: one in which nobody waits may be forgotten."""
+        return self._trees.lines.find(self._bucket)
 
     async def start(self, costs: Sequence[Costs]) -> Granted | OpenLimitError:
         """Charge these costs in the nodes of the path, or say why they do not start at once."""
@@ -97,6 +101,15 @@ class HitsInLine:
         settle = stores.Settle(self._bucket, calls, "", [0], None, used)
         [answer] = await self._line.carry_out([settle])
         return answer if isinstance(answer, LimiterUnavailable) else None
+
+    async def peek(self) -> Levels | LimiterUnavailable:
+        """The ``levels``, once all is decided that is due: those who wait may have been left by
+        their server, and nobody else may ask."""
+        found = await self.levels()
+        if isinstance(found, Levels) and found.wait:
+            await self._line.carry_out([])
+            return await self.levels()
+        return found
 
     async def levels(self) -> Levels | LimiterUnavailable:
         """How full all nodes of the path are when something new may start there."""

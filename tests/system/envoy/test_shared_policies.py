@@ -1,12 +1,15 @@
 """Proxies that charge a policy whose other callers wait in a line, on either store."""
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
 
+from openlimit.bucket.calls import Call
 from openlimit.errors import LimiterUnavailable
 from openlimit.operations import Acquire, Grant
+from openlimit.stores.lines import Ask, Turn
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.engine.engine import Engine
 from tests.support.clock import FakeClock
@@ -173,6 +176,26 @@ async def test_a_refund_lets_those_start_who_wait(service: Service) -> None:
     assert await left(service, "ads") == 1
     await service.ask(request("d", team("ads", hits=-(2**64 - 1))))
     assert await left(service, "ads") == 6
+
+
+async def test_a_peek_is_not_held_up_by_those_who_are_gone(
+    service: Service, time: FakeClock
+) -> None:
+    """Calls that wait at a server that has died are decided or forgotten, whoever asks."""
+    await service.ask(request("d", team("ads"), hits=6))
+    policy = service.engine.policies[0]
+    assert policy.paths
+    values, rules, _ = path = policy.paths.find({"team": "ads"})
+    waiting = Call("left", values, rules, path.rows((1, 0)))
+    await service.store.lines.adecide(
+        [Ask(policy.bucket, waiting, "dead", inf, "lot", 0), Turn(policy.bucket, "other")]
+    )
+    assert await left(service, "ads") == 0
+    time.advance(30)
+    for _ in range(3):
+        time.advance(7)
+        await left(service, "ads")
+    assert await left(service, "ads") >= 4
 
 
 async def test_what_a_response_has_cost_is_charged_in_all_nodes(
