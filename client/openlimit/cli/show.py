@@ -68,6 +68,7 @@ def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
 def policies(found: Iterable[PolicyInfo]) -> RenderableType:
     """Each with its levels below it."""
     table = Table("policy", "covers", "mode", "limits", "slots", "weight")
+    is_overridden = False
     for policy in found:
         covers = ", ".join([*policy.models, *_labels(policy.match)])
         split = f" by {', '.join(policy.split_by)}" if policy.split_by else ""
@@ -84,7 +85,8 @@ def policies(found: Iterable[PolicyInfo]) -> RenderableType:
                     Text(printable(f"  {level.label}={value}")), "", "", *_rule(level.values[value])
                 )
         table.add_section()
-    table.caption = "* with an override in force"
+        is_overridden = is_overridden or bool(policy.overrides)
+    table.caption = "* with an override in force" if is_overridden else None
     return table
 
 
