@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from openlimit_server import logs
+from openlimit_server import logs, signals
 
 _INCOMPLETE = (
     "openlimit-server needs packages that are missing or too old here ({}): "
@@ -45,6 +45,7 @@ def main() -> None:
     logs.quieten_grpc()
     if sys.platform == "win32":
         _refuse(_WINDOWS)
+    signals.hold_reloads()
     try:  # here, because the client alone installs this command without the server's packages
         from openlimit_server.config.configuration import schema
         from openlimit_server.config.faults import ConfigurationError

@@ -1,6 +1,7 @@
 """Signals: when to stop, when to stop at once, and when to load files again."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,10 +19,20 @@ class Stop(NamedTuple):
     """The same of the next one: whoever sends it does not want to wait."""
 
 
+RELOAD = b"reload\n"
+"""What a worker is told on its stdin. A signal would end one that does not listen yet."""
+
+
+def hold_reloads() -> None:
+    """Keep a SIGHUP that comes from now on for ``listen``, since it would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
 def listen(reload: Callable[[], None], *, is_worker: bool = False) -> Stop:
     """For SIGTERM and SIGINT, from now on; SIGHUP calls ``reload``.
 
-    A worker is also told by the end of its stdin, which its supervisor holds.
+    A worker is also told to stop by the end of its stdin, which its supervisor holds, and to
+    reload by what is written there.
     """
     loop = asyncio.get_running_loop()
     stop = Stop(loop.create_future(), loop.create_future())
@@ -35,12 +46,16 @@ def listen(reload: Callable[[], None], *, is_worker: bool = False) -> Stop:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell, number.name)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     if is_worker:
         stdin = sys.stdin.fileno()
 
-        def orphaned() -> None:
+        def told() -> None:
+            if os.read(stdin, 4096):
+                reload()
+                return
             loop.remove_reader(stdin)  # a stream that has ended stays readable
             tell(ORPHANED)
 
-        loop.add_reader(stdin, orphaned)
+        loop.add_reader(stdin, told)
     return stop

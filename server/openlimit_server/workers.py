@@ -56,6 +56,12 @@ async def supervise(settings: Settings) -> None:
                 with suppress(ProcessLookupError):
                     worker.send_signal(number)
 
+        def reload_workers() -> None:
+            for worker in running:
+                with suppress(OSError, RuntimeError):  # it has just ended
+                    assert worker.stdin
+                    worker.stdin.write(signals.RELOAD)
+
         def take_configuration(configuration: Configuration) -> None:
             fleet.replace(configuration)
 
@@ -63,7 +69,7 @@ async def supervise(settings: Settings) -> None:
             (sources.configuration, take_configuration),
             (sources.keys, door.replace),
             (sources.certificates, lambda _: None),  # only workers have connections
-            then=lambda: send(signal.SIGHUP),
+            then=reload_workers,
         )
         stop = signals.listen(reload.request)
         loaded = sources.configuration.loaded

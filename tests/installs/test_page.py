@@ -116,6 +116,22 @@ def test_it_shows_what_happens(browser: Browser, busy: ServerProcess) -> None:
         expect(page.get_by_text("Not used yet: idle.")).to_be_visible()
 
 
+def test_a_file_that_is_invalid_is_told(
+    browser: Browser, server: ServerProcess, tmp_path: Path
+) -> None:
+    """For as long as it is."""
+    [config] = tmp_path.glob("*.yaml")
+    good = config.read_text()
+    with opened(browser, page_url(server)) as page:
+        told = page.get_by_text("A changed file is invalid")
+        expect(page.locator("#connection")).to_have_text("live")
+        expect(told).to_be_hidden()
+        config.write_text("policies: [")
+        expect(told).to_be_visible()
+        config.write_text(good)
+        expect(told).to_be_hidden()
+
+
 def test_it_shows_news_within_seconds(browser: Browser, server: ServerProcess) -> None:
     """Without being loaded again: from nothing at all to a curve."""
     with opened(browser, page_url(server)) as page:

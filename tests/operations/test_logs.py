@@ -22,6 +22,7 @@ from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
 from tests.support.tls_relay import make_certificates
 
+ROOT = Path(__file__).parents[2]
 POLICY = "policies: [{name: all, models: [m, gpt-4o], limits: {requests: 600/minute}}]"
 PROMPT = "the-prompt-that-nobody-may-read"
 UNKNOWN_KEY = "olk_a-key-that-the-server-does-not-know-xxxxx"
@@ -110,6 +111,16 @@ def test_json_has_an_object_a_line(tmp_path: Path) -> None:
     assert "limits" in lines[1]["reason"]
     assert "other" in lines[2]["loaded"]
     assert lines[3]["reason"] == "SIGTERM"
+
+
+def test_the_docs_list_every_event() -> None:
+    """Those that the server's code names."""
+    code = "".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = page.partition("| event | fields | when |")[2].partition("\n\n")[0]
+    assert {*re.findall(r"^\| `(\w+)`", table, re.MULTILINE)} == {
+        *re.findall(r'"event": "(\w+)"', code)
+    }
 
 
 def test_nothing_that_is_logged_looks_like_another_record(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """What a server tells its page, over real sockets: the files, the events and the form."""
 
 import re
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -170,6 +173,21 @@ def test_hostile_labels_are_data(server: ServerProcess) -> None:
         while not page.next().policies["slow"]["nodes"]:
             pass
     assert page.policies["slow"]["nodes"][0]["labels"] == {"key": hostile}
+
+
+def test_pages_that_are_closed_are_no_fault(server: ServerProcess) -> None:
+    """However: the server logs nothing of them."""
+    port = urlsplit(page_url(server)).port
+    for linger in (0, 1):
+        pages = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        for page in pages:
+            page.sendall(b"GET /live HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert page.recv(12) == b"HTTP/1.1 200"
+            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
+            page.close()
+    with watching(server) as page:  # for as long as the others would have got two pictures
+        page.next().next().next()
+    assert "ERROR" not in server.said()
 
 
 def test_with_keys_only_an_admin_sees_it(tmp_path: Path) -> None:

@@ -192,6 +192,38 @@ async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
     assert (reload.refused, reload.done) == (1, 1)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_while_it_starts_does_no_harm(tmp_path: Path, workers: str) -> None:
+    """From the server's first line of code on: it starts, and loads the files once it has."""
+    write(tmp_path / "limits.yaml", policy("a"))
+    with serving_redis() as redis:
+        options = ["--listen", "127.0.0.1:0", "--config", f"{tmp_path}/limits.yaml"]
+        options += ["--store", redis.url, "--workers", workers]
+        code = (
+            "import os, signal, threading, time\n"
+            "from openlimit_server.__main__ import main\n"
+            "def keep_telling():\n"
+            "    while True: os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.01)\n"
+            "from openlimit_server import signals\n"
+            "signals.hold_reloads()\n"
+            "threading.Thread(target=keep_telling, daemon=True).start()\n"
+            f"import sys; sys.argv[1:] = {options!r}\n"
+            "main()"
+        )
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr
+            said = ""
+            while said.count("serving on") < int(workers) or "loaded the policies a" not in said:
+                line = server.stderr.readline()
+                assert line, said
+                said += line
+            server.terminate()
+            assert server.stderr.read().count("stopped") == int(workers)
+        assert server.returncode == 0
+        assert "is replaced" not in said
+
+
 def test_the_first_domains_bring_their_service(tmp_path: Path) -> None:
     """To health and reflection too, from the reload on; and the last ones take it along."""
     name = "envoy.service.ratelimit.v3.RateLimitService"

@@ -222,6 +222,8 @@ def _send(
     writer: asyncio.StreamWriter,
     event: h11.Response | h11.Data | h11.EndOfMessage,
 ) -> None:
+    if writer.is_closing():  # to write then is a fault of ours, by uvloop
+        raise ConnectionResetError
     if data := connection.send(event):
         writer.write(data)
 

@@ -123,19 +123,25 @@ class _Encoder:
                 return _NAMES[type(operation)], *operation[1:]
             case lines.Release(_, names):
                 return "release", _runs(names)
-            case lines.AskAtOnce(_, calls, lot, number, kept):
-                written = self._calls(calls)
-                self._extend(_columns_by_unit(calls, calls.costs))
-                return "askatonce", *written, lot, number, kept
-            case lines.Settle(_, calls, lot, numbers, starts, actual):
-                if starts is not None:
-                    self._lot(lot)
-                written = self._calls(calls)
-                self._extend((numbers, starts or [0.0] * len(numbers)))
-                self._extend(_columns_by_unit(calls, calls.costs))
-                self._extend(_columns_by_unit(calls, actual))
-                return "settle", *written, False if starts is None else lot
+            case lines.AskAtOnce() | lines.Settle():
+                return self._run(operation)
         return _NAMES[type(operation)], *self._call(operation.call), *self._rest(operation)
+
+    def _run(self, operation: lines.AskAtOnce | lines.Settle) -> Sequence[Any]:
+        """Of many calls, with columns."""
+        calls = operation.calls
+        if isinstance(operation, lines.AskAtOnce):
+            written = self._calls(calls)
+            self._extend(_columns_by_unit(calls, calls.costs))
+            return "askatonce", *written, operation.lot, operation.number, operation.kept
+        _, _, lot, numbers, starts, actual = operation
+        if starts is not None:
+            self._lot(lot)
+        written = self._calls(calls)
+        self._extend((numbers, starts or [0.0] * len(numbers)))
+        self._extend(_columns_by_unit(calls, calls.costs))
+        self._extend(_columns_by_unit(calls, actual))
+        return "settle", *written, False if starts is None else lot
 
     def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:
         """What follows the call."""

@@ -30,6 +30,12 @@ function* of(policy) {
   if (idle) yield ["warn", "idle", `has ${idle} ${idle === 1 ? "override" : "overrides"} without effect`];
 }
 
+function* ofServer(told) {
+  if (told.trouble) yield ["store", `The store cannot be asked: ${told.trouble}`];
+  const [[invalid]] = told.counts.invalid_files;
+  if (invalid) yield ["files", "A changed file is invalid, so what it said before goes on: see the server's log"];
+}
+
 export class Attention {
   constructor(element) {
     this.calm = el("p", { class: "calm" }, "Nothing waits, nothing is refused, nothing is paused.");
@@ -51,8 +57,8 @@ export class Attention {
   }
 
   /** Returns how many there are. */
-  update(trouble, policies) {
-    const found = trouble ? [["store", { tone: "bad", text: `The store cannot be asked: ${trouble}` }]] : [];
+  update(told, policies) {
+    const found = [...ofServer(told)].map(([what, text]) => [what, { tone: "bad", text }]);
     for (const policy of policies) {
       for (const [tone, what, text] of of(policy)) found.push([`${what} ${policy.name}`, { tone, text, name: policy.name }]);
     }

@@ -52,7 +52,7 @@ function show() {
   const used = all.filter((policy) => policy.isUsed);
   const found = used.filter((policy) => policy.name.toLowerCase().includes(wanted));
   const context = { at: told.at, bounds: told.bounds.wait_seconds };
-  const many = attention.update(told.trouble, used);
+  const many = attention.update(told, used);
   document.title = many ? `(${many}) openlimit` : "openlimit";
   $("board").hidden = false;
   $("door").hidden = true;
