@@ -185,8 +185,8 @@ def test_pages_that_are_closed_are_no_fault(server: ServerProcess) -> None:
             assert page.recv(12) == b"HTTP/1.1 200"
             page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
             page.close()
-    with watching(server) as page:  # for as long as the others would have got two pictures
-        page.next().next().next()
+    with watching(server) as watched:  # for as long as the others would have got two pictures
+        watched.next().next().next()
     assert "ERROR" not in server.said()
 
 

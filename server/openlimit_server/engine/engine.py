@@ -84,7 +84,7 @@ class Engine:
         for policy in self._rules.all:
             now, until_now = policy.paths, before.get(policy.name, policy).paths
             if now and until_now and now is not until_now and now.labels == until_now.labels:
-                self._lines.follow(policy.name, now)
+                self.lines.follow(policy.name, now)
 
     @property
     def policies(self) -> Sequence[Policy]:
