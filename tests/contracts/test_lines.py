@@ -192,7 +192,7 @@ async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock:
     )
     assert sorted(await started(lines)) == ["n10", "n20", "n21", "n22"]
     [standing] = await carry_out(lines, Where("{b}", "n12"))
-    assert standing == Standing(2, SECOND, ["slow"], "requests")
+    assert standing == Standing(2, 2 * SECOND, ["slow"], "requests")
 
 
 async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: FakeClock) -> None:
@@ -359,9 +359,15 @@ async def test_who_gives_up_is_charged_nothing(lines: AsyncLines, clock: FakeClo
 
 async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: FakeClock) -> None:
     """At once where that is certain; else when the time is up; and nothing is charged."""
+    small = Rules((Limit.per("requests", 3, 10),))
     [too_much] = await carry_out(lines, ask(call("n9")._replace(costs=[[11], []])))
     assert isinstance(too_much, CostExceedsLimit)
     assert too_much.args == CostExceedsLimit("requests", 11, 10).args
+    [too_much] = await carry_out(
+        lines, ask(call("n9", "a", "b", leaf=small)._replace(costs=[[4], [4], [4]]))
+    )
+    assert isinstance(too_much, CostExceedsLimit)
+    assert too_much.args == CostExceedsLimit("requests", 4, 3, ("a",)).args
     await carry_out(lines, *(ask(call(f"n{i}"), max_wait=1.5 * SECOND) for i in range(4)))
     outcomes: list[Granted | Refusal] = []
     for _ in range(4):
@@ -372,6 +378,72 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert [type(error) for error in refused] == [WaitTooLong] * 2
     [late] = await carry_out(lines, ask(call("n5"), max_wait=0))
     assert isinstance(late, WaitTooLong | InLine)
+
+
+async def test_a_refusal_counts_those_who_stand_before(lines: AsyncLines, clock: FakeClock) -> None:
+    """Also that of a call which its own limits refuse at once, and before any call of its leaf has
+    started after a wait; it names the node, and the unit."""
+    fast, slow = Rules((Limit.per("requests", 1000, 1),)), ONE_A_SECOND
+    waiting = [call(f"n{i}", "team", "a", root=fast, leaf=slow) for i in range(50)]
+    await carry_out(lines, *map(ask, waiting))
+
+    async def refused(number: int, held_at: tuple[str, ...]) -> float:
+        late = call(f"n{number}", "team", "a", root=fast, leaf=slow)
+        [error] = await carry_out(lines, ask(late, max_wait=0))
+        assert isinstance(error, WaitTooLong)
+        assert (error.limited_by, error.held_at) == ("requests" if held_at else "", held_at)
+        return error.retry_after
+
+    assert await started(lines) == ["n0"]
+    assert await refused(50, ("team",)) == 50
+    for _ in range(20):
+        clock.now += SECOND
+        await turn(lines)
+    assert 25 < await refused(51, ("team",)) < 31
+    await carry_out(lines, Penalize("{b}", fast, 60 * SECOND))
+    assert await refused(52, ()) == 60
+
+
+async def test_a_refusal_names_the_node_that_delays_longest(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """When its turn comes, and when its time is up; a call that waits for others alone names none.
+    A node's own name is told apart from the separators of names."""
+    slow = Rules((Limit.per("requests", 6, 60, 10),))
+    path = "1:é", "b/2"
+    rules = [ONE_A_SECOND, NO_LIMITS, slow]
+    calls = [Call(f"n{i}", path, rules, [[1], [], [1]], LEASE) for i in range(4)]
+    await carry_out(lines, ask(calls[0]))
+    assert await started(lines) == ["n0"]
+    [early] = await carry_out(lines, ask(calls[1], max_wait=0.5 * SECOND))
+    assert isinstance(early, WaitTooLong)
+    assert (early.retry_after, early.held_at) == (10, path)
+    await carry_out(lines, *(ask(each, max_wait=15 * SECOND) for each in calls[2:]))
+    outcomes: list[Granted | Refusal] = []
+    for _ in range(40):
+        outcomes += (await turn(lines)).outcomes
+        clock.now += SECOND // 2
+    [granted, refused] = outcomes
+    assert (granted.name, refused.name) == ("n2", "n3")
+    assert isinstance(refused, Refusal)
+    assert refused.error.args == WaitTooLong(10, "requests", path).args
+
+
+async def test_a_refusal_for_want_of_a_slot_names_its_node(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its time is up while the node has no slot for it; the root is the policy as a whole."""
+    for root, leaf, held_at in ((TWO_SLOTS, NO_LIMITS, ()), (NO_LIMITS, TWO_SLOTS, ("leaf",))):
+        names = [f"n{len(held_at)}{i}" for i in range(3)]
+        waits = [inf, inf, SECOND]
+        calls = [call(name, root=root, leaf=leaf) for name in names]
+        await carry_out(lines, *map(ask, calls, waits))
+        await turn(lines)
+        clock.now += 2 * SECOND
+        [refused] = (await turn(lines)).outcomes
+        assert isinstance(refused, Refusal)
+        assert refused.error.args == WaitTooLong(LEASE / 2 / SECOND, CONCURRENT, held_at).args
+        await carry_out(lines, Release("{b}", names))
 
 
 async def test_a_repeat_is_charged_once(lines: AsyncLines, clock: FakeClock) -> None:

@@ -29,7 +29,7 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.redis.keys import beside, to_bytes, to_json
+from openlimit.stores.redis.keys import beside, to_bytes, to_json, values_of
 from openlimit.stores.redis.replies import (
     CANCELLED,
     EXCEEDS_LIMIT,
@@ -275,9 +275,11 @@ def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
     if what == EXCEEDS_LIMIT:
         node, which = islice(reply, 2)
         limit = call.rules[node].limits[which]
-        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount)
+        values = (*call.path[:node],)
+        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount, values)
     if what == WAIT_TOO_LONG:
-        return _wait_too_long(next(reply), next(reply))
+        wait, unit, node = islice(reply, 3)
+        return _wait_too_long(wait, unit, (*call.path[:node],))
     if what == _FULL:
         return LineFull(_text(next(reply)), next(reply))
     assert what == CANCELLED
@@ -298,14 +300,18 @@ def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
         outcomes.append(
             Granted(_text(name), _number(time), _text(unit), _text(lot), number)
             if what == YES
-            else Refusal(_text(name), _wait_too_long(time, unit))
+            else Refusal(_text(name), _wait_too_long(time, unit, _values(lot)))
         )
     within = f"{connection}.{_text(epoch)}" if epoch else ""
     return Turned(now, outcomes, _number(again), within)
 
 
-def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:
-    return WaitTooLong(_number(wait) / SECOND, _text(unit))
+def _wait_too_long(wait: bytes, unit: bytes, held_at: tuple[str, ...] | None) -> WaitTooLong:
+    return WaitTooLong(_number(wait) / SECOND, _text(unit), held_at)
+
+
+def _values(node: bytes | None) -> tuple[str, ...] | None:
+    return None if node is None else values_of(node)
 
 
 def _text(reply: bytes) -> str:
