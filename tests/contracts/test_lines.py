@@ -609,6 +609,18 @@ async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
     assert all(isinstance(answer, Started) for answer in answers)
 
 
+async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:
+    """The nodes of a call that is asked for again follow the rules that it comes with."""
+    slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))
+    calls = [call(f"n{i}", root=PLENTY, leaf=slow) for i in range(5)]
+    await carry_out(lines, *map(ask, calls))
+    assert await started(lines) == ["n0"]
+    again = call("n4", root=PLENTY, leaf=fast)
+    assert await carry_out(lines, ask(again)) == [InLine(clock.now + 4)]
+    clock.now += 10_000
+    assert await started(lines) == ["n1", "n2", "n3", "n4"]
+
+
 async def test_what_waits_follows_other_rules(lines: AsyncLines, clock: FakeClock) -> None:
     """Of a node that is held for a long time, and of all above it, by an operation of its own."""
     slow, fast = (Rules((Limit.per("requests", amount, 100, 1),)) for amount in (1, 100))

@@ -24,8 +24,10 @@ from openlimit.stores.lines import (
     Turned,
 )
 from openlimit.stores.memory_lines import MemoryLines
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import lines
 from openlimit_server.engine.lines import HeldLine
+from openlimit_server.engine.paths import Paths
 from tests.support.line_scenes import columns_of
 
 ONE_SLOT = [Rules((), 1.0, 1), Rules(())]
@@ -217,6 +219,49 @@ async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -
     assert [(each.call.name, each.max_wait) for each in store.asked[1:]] == [("first", inf)] * 2
     await line.carry_out([Release("tree", ["running"])])
     assert isinstance(await waiting, Granted)
+
+
+def paths(tokens: int, label: str = "team") -> Paths:
+    """Of a policy that limits all calls together, and those of each value of a label."""
+    return Paths(
+        PolicySettings.model_validate(
+            {
+                "name": "p",
+                "models": ["*"],
+                "limits": {"requests": f"{tokens}/minute"},
+                "levels": [{"label": label, "limits": {"tokens": f"{tokens}/minute"}}],
+            }
+        )
+    )
+
+
+async def test_a_line_that_was_lost_is_asked_by_the_rules_of_now() -> None:
+    """Of what waits, not by those that each call came with; where the levels are others by now,
+    the policy as a whole has the rules of now, also after one more change."""
+    store = Forgetful()
+    line = held(store)
+    before, after = paths(60), paths(600)
+    values, rules, _ = before.of(("a",))
+    calls = [Call(name, values, rules, [[9], [7]]) for name in ("first", "second")]
+    await line.ask([Ask("tree", each, "server", inf, "lot", 0) for each in calls])
+
+    async def asked_again() -> list[Call]:
+        store.asked.clear()
+        store.epoch += "'"
+        await line.carry_out([])
+        await asyncio.sleep(0.01)
+        return [each.call for each in store.asked]
+
+    line.follow(after, has_same_levels=True)
+    assert await asked_again() == [
+        each._replace(rules=[*after.of(("a",)).rules]) for each in calls if each.name in line._held
+    ]
+    line.follow(paths(1200, "user"), has_same_levels=False)
+    line.follow(latest := paths(6000, "user"), has_same_levels=True)
+    assert [each.rules for each in await asked_again()] == [
+        [latest.root, after.of(("a",)).rules[1]]
+    ] * len(line._held)
+    assert line._held
 
 
 async def test_a_caller_is_held_until_its_turn() -> None:

@@ -16,7 +16,8 @@ from openlimit.stores.views import AsyncViews
 
 
 class Ask(NamedTuple):
-    """Asks for a start, or again for one that is not decided or not known yet."""
+    """Asks for a start, or again for one that is not decided or not known yet. The nodes of its
+    path follow its rules."""
 
     bucket: str
     """Of the root, as for all operations: it names the tree."""

@@ -211,6 +211,7 @@ class MemoryLines:
             return granted
         if before := tree.asked.get(name):
             tree.asked[name] = before._replace(server=ask.server)
+            tree.line.follow(ask.call.path, ask.call.rules)
             assert before.first is not None
             return InLine(before.first)
         if ask.first is None:

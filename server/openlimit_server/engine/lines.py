@@ -8,14 +8,15 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
-from openlimit.bucket.calls import Call, Refusal, Standing
+from openlimit.bucket.calls import Call, Refusal, Standing, by_rules
 from openlimit.bucket.limit import SECOND
+from openlimit.bucket.tree import Rules
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.lines import (
     Answer,
@@ -33,7 +34,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
-from openlimit_server.engine.paths import Path, Paths
+from openlimit_server.engine.paths import Paths
 from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
@@ -57,13 +58,15 @@ _NOWHERE = Standing(0, 0.0, None, "")
 class _Held:
     """A call of this server that is not decided yet, or whose start nobody knows yet."""
 
-    __slots__ = ("ask", "asking", "callers", "in_doubt", "leaving", "outcome")
+    __slots__ = ("ask", "asking", "callers", "has_other_levels", "in_doubt", "leaving", "outcome")
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.outcome: Outcome | None = None
         self.in_doubt = False
         """Whether it may have started at once, in a trip that was not answered."""
+        self.has_other_levels = False
+        """Whether its policy had other levels when it was asked for than now."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()
@@ -256,12 +259,21 @@ class HeldLine:
             held.outcome = granted
             self.leave(held, PLACE_KEPT)
 
-    def follow(self, path_of: Callable[[tuple[str, ...]], Path]) -> None:
-        """Hold all nodes at which its calls wait to other rules, by the values of their labels."""
-        values = {(*held.ask.call.path,) for held in self._held.values()}
-        rules = [(each, path_of(each).rules) for each in values]
-        if rules:
-            self._start(self.carry_out([Follow(self._bucket, *each) for each in rules]))
+    def follow(self, paths: Paths, *, has_same_levels: bool) -> None:
+        """Hold all nodes at which its calls wait to the rules of these paths; only the root where
+        they have other levels than the calls. By these rules, they are asked for again from now
+        on, and given back: else they would bring back what was before."""
+        rules: dict[tuple[str, ...], Sequence[Rules]] = {(): [paths.root]}
+        for held in self._held.values():
+            call = held.ask.call
+            held.has_other_levels |= not has_same_levels
+            path = () if held.has_other_levels else (*call.path,)
+            if path not in rules:
+                rules[path] = paths.of(path).rules
+            below = call.rules[len(rules[path]) :]
+            held.ask = held.ask._replace(call=by_rules(call, [*rules[path], *below]))
+        if self._held:
+            self._start(self.carry_out([Follow(self._bucket, *each) for each in rules.items()]))
 
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
@@ -450,12 +462,12 @@ class Lines:
             held[bucket.partition(":")[0]] += len(line)
         return held
 
-    def follow(self, policy: str, paths: Paths) -> None:
-        """Hold all nodes of a policy at which calls wait to the rules of these paths. Does not
-        block."""
+    def follow(self, policy: str, paths: Paths, *, has_same_levels: bool) -> None:
+        """Hold all nodes of a policy at which calls wait to the rules of these paths; only the root
+        where they have other levels. Does not block."""
         for bucket, line in self._held.items():
             if bucket.partition(":")[0] == policy:
-                line.follow(paths.of)
+                line.follow(paths, has_same_levels=has_same_levels)
 
     def drain(self) -> None:
         """Hold nobody any longer. Does not block."""

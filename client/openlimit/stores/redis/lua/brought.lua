@@ -118,6 +118,7 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
     return {REPEAT, exact(grant.start), grant.unit, grant.lot, grant.number}
   elseif entry and not entry.out then
     put_anew(name, entry, server)
+    known_on(path, which)  -- as any call, it brings the rules that its server has now
     return {IN_LINE, exact(entry.first)}
   end
   if first_ or entry then
