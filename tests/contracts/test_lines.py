@@ -66,6 +66,11 @@ def ask(call: Call, max_wait: float = inf, first: float | None = None, server: s
     return Ask("{b}", call, server, max_wait, "lot", int(call.name[1:]), first)
 
 
+def run_of(calls: Sequence[Call]) -> AskAtOnce:
+    """Of calls that are numbered as they are named."""
+    return AskAtOnce("{b}", columns_of(calls), "me", inf, "lot", int(calls[0].name[1:]))
+
+
 async def carry_out(lines: AsyncLines, *operations: Operation) -> list[Answer]:
     answers = await lines.adecide(operations)
     assert not any(isinstance(answer, LimiterUnavailable) for answer in answers), answers
@@ -200,24 +205,52 @@ async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: Fake
     ten = Rules((Limit.per("requests", 600, 60, 1),))
     calls = [call(f"n{i}", root=ten, leaf=TWO_SLOTS) for i in range(12)]
 
-    async def at_once(*numbers: int) -> Answer:
-        run = columns_of([calls[number] for number in numbers])
-        [answer] = await carry_out(lines, AskAtOnce("{b}", run, "lot", numbers[0]))
-        return answer
+    async def all_started(*numbers: int) -> bool:
+        run = run_of([calls[number] for number in numbers])
+        [answer] = await carry_out(lines, run)
+        return answer == Started(clock.now)
 
-    assert await at_once(0, 1, 2) is False, "there are two slots"
-    assert await at_once(0, 1) == Started(clock.now)
-    assert await at_once(2) is False
-    assert await carry_out(lines, ask(calls[0])) == [Granted("n0", clock.now, "", "lot", 0)]
-    assert await at_once(0) is False, "it has started"
-    await carry_out(lines, ask(calls[2]), Release("{b}", ["n0"]))
-    assert await at_once(3) is False, "another one waits"
+    async def give_up(*numbers: int) -> None:
+        await carry_out(lines, *(GiveUp("{b}", f"n{number}", "me") for number in numbers))
+
+    assert not await all_started(0, 1, 2), "there are two slots"
+    await give_up(0, 1, 2)
+    assert await all_started(0, 1)
+    assert not await all_started(2)
+    granted = Granted("n0", clock.now, "", "lot", 0)
+    assert await carry_out(lines, ask(calls[0])) == [granted]
+    assert await carry_out(lines, run_of([calls[0], calls[4]])) == [
+        [granted, InLine(clock.now + 4)]
+    ]
+    await give_up(4)
+    await carry_out(lines, Release("{b}", ["n0"]))
+    assert not await all_started(3), "another one waits"
     assert await started(lines) == ["n2"]
+    await give_up(3)
     clock.now += SECOND
-    several = columns_of([call(f"n{i}", "other", root=ten) for i in range(20, 31)])
-    at_most = AskAtOnce("{b}", several.only(range(10)), "lot", 20)
-    answers = await carry_out(lines, AskAtOnce("{b}", several, "lot", 20), at_most)
-    assert answers == [False, Started(clock.now)]
+    several = [call(f"n{i}", "other", root=ten) for i in range(20, 31)]
+    await carry_out(lines, run_of(several))
+    await give_up(*range(20, 31))
+    assert await carry_out(lines, run_of(several[:10])) == [Started(clock.now)]
+
+
+async def test_a_run_that_cannot_start_at_once_comes_before_later_ones(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its calls stand in line in their order, though a shorter run of that moment would fit. Each
+    is refused for itself."""
+    ten = Rules((Limit.per("requests", 600, 60, 1),))
+    large = [call(f"n{i}", root=ten) for i in range(12)]
+    large[5] = large[5]._replace(costs=[[601], []])
+    later = [call(f"n{i}", root=ten) for i in range(20, 22)]
+    answers: list[Any] = await carry_out(lines, run_of(large), run_of(later))
+    assert [type(each) for each in answers[0]] == [*[InLine] * 5, CostExceedsLimit, *[InLine] * 6]
+    assert [type(each) for each in answers[1]] == [InLine] * 2
+    order = [*range(5), *range(6, 12), *range(20, 22)]
+    granted: list[Any] = [*(await turn(lines)).outcomes]
+    clock.now += SECOND
+    granted += (await turn(lines)).outcomes
+    assert [(each.name, each.number) for each in granted] == [(f"n{i}", i) for i in order]
 
 
 async def test_a_start_at_once_that_its_server_has_not_learnt_of(
@@ -226,21 +259,22 @@ async def test_a_start_at_once_that_its_server_has_not_learnt_of(
     """It is given back with its slots, unless there is none or another server was asked for it."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=2)
     one, two, three = (call(f"n{i}", root=roomy) for i in range(3))
-    run = AskAtOnce("{b}", columns_of([one, two]), "lot", 0)
+    run = run_of([one, two])
     assert await carry_out(lines, run) == [Started(clock.now)]
     await carry_out(lines, ask(two, server="other"))
     untold = [Cancel("{b}", each, "lot", i, None, "me") for i, each in enumerate([one, two, three])]
     assert await carry_out(lines, *untold, *untold) == [True, *[False] * 5]
-    again = AskAtOnce("{b}", columns_of([three]), "lot", 2)
-    assert await carry_out(lines, again, again) == [Started(clock.now), False]
+    started_, known = await carry_out(lines, run_of([three]), run_of([three]))
+    assert started_ == Started(clock.now)
+    assert known == [Granted("n2", clock.now, "", "lot", 2)]
 
 
 async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
     """Nor takes one again; one that has not started keeps its own."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)
     calls = [call(f"n{i}", root=roomy) for i in range(4)]
-    first, last = columns_of(calls[:3]), columns_of(calls[3:])
-    await carry_out(lines, AskAtOnce("{b}", first, "lot", 0))
+    first = columns_of(calls[:3])
+    await carry_out(lines, run_of(calls[:3]))
     starts = [clock.now, clock.now, clock.now + 1]
     settle = Settle("{b}", first, "lot", [0, 1, 2], starts, first.costs)
     unsettled: Any
@@ -248,8 +282,7 @@ async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: Fake
     unsettled, *renewed = await carry_out(lines, settle, *renewals)
     assert [*unsettled] == [2]
     assert renewed == [False, False, True]
-    more = AskAtOnce("{b}", last, "lot", 3)
-    assert await carry_out(lines, more) == [Started(clock.now)]
+    assert await carry_out(lines, run_of(calls[3:])) == [Started(clock.now)]
 
 
 async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: FakeClock) -> None:
@@ -475,10 +508,13 @@ async def test_levels_change_by_settlements_without_starts(
 
     def fits(name: str, tokens: int) -> AskAtOnce:
         asked = columns_of([one._replace(name=name, costs=[[tokens], [tokens]])])
-        return AskAtOnce("{b}", asked, "lot", 0)
+        return AskAtOnce("{b}", asked, "me", 0, "lot", 0)
 
-    assert await carry_out(lines, change(40), change(10), fits("a", 11)) == [{}, {}, False]
-    assert await carry_out(lines, change(-20), fits("b", 31)) == [{}, False]
+    late: list[Any] = await carry_out(lines, change(40), change(10), fits("a", 11))
+    assert late[:2] == [{}, {}]
+    assert isinstance(late[2][0], WaitTooLong)
+    late = [*await carry_out(lines, change(-20), fits("b", 31))]
+    assert isinstance(late[1][0], WaitTooLong)
     [_, _, started] = await carry_out(lines, change(-20), change(-20), fits("c", 60))
     assert isinstance(started, Started)
 
@@ -601,7 +637,7 @@ async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
         AskAtOnce(
             "{b}",
             columns_of([call(f"{run:x}{i:03x}", root=PLENTY) for i in range(128)]),
-            *("lot", 128 * run),
+            *("me", inf, "lot", 128 * run),
         )
         for run in range(60)
     ]

@@ -116,6 +116,8 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
+        self._asked: dict[tuple[str, int], list[_Held]] = {}
+        """The calls of runs that did not start at once, until those who ask for them go on."""
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -149,6 +151,8 @@ class HeldLine:
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
+            elif isinstance(asked, AskAtOnce):
+                self._go_on(self._asked.pop((asked.lot, asked.number), ()))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         others_wait = len(self._held) > sum(isinstance(each, Ask) for each in operations)
@@ -159,8 +163,13 @@ class HeldLine:
             self._look_in(_RETRY)
             raise
         for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(answer, InLine) and isinstance(operation, Ask):
-                self._place(operation.call.name, answer.first)
+            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
+                asks = [operation.one(i) for i in range(len(answer))]
+                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
+                for ask, each in zip(asks, answer, strict=True):
+                    self._heard(ask, each)
+            elif isinstance(operation, Ask):
+                self._heard(operation, answer)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
@@ -188,18 +197,19 @@ class HeldLine:
             for held in left.values():
                 self.leave(held, 0)
 
-    async def ask_at_once(self, asked: AskAtOnce) -> Started | LimiterUnavailable | None:
-        """That all these calls start now; None if they are to be asked for one by one."""
-        if self._held:  # so most likely there is a line
-            return None
+    async def ask_at_once(self, asked: AskAtOnce) -> Started | list[Outcome | None]:
+        """That all these calls start now; else what is decided of each, as of ``ask``."""
         answer: Any
         [answer] = await self.carry_out([asked])
+        if isinstance(answer, Started):
+            return answer
         if isinstance(answer, LimiterUnavailable):
-            for i in range(len(asked.calls.names)):
-                held = self._held_for(asked.calls.one(i), asked.lot, asked.number + i)
-                held.in_doubt = True
-                self.leave(held, PLACE_KEPT)
-        return answer or None
+            held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
+            for each in held:
+                each.in_doubt = True
+            self._go_on(held)
+            return [answer] * len(held)
+        return self._outcomes(self._asked.pop((asked.lot, asked.number)), answer)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
@@ -207,16 +217,24 @@ class HeldLine:
         try:
             answers = await self.carry_out(asks)
         except BaseException:
-            for each in held:
-                each.asking -= 1
-                self.leave(each, PLACE_KEPT)
+            self._go_on(held)
             raise
+        return self._outcomes(held, answers)
+
+    def _outcomes(self, held: Sequence[_Held], answers: Sequence[Answer]) -> list[Outcome | None]:
+        """What is decided of calls that were asked for by one who goes on now."""
         outcomes = []
         for each, answer in zip(held, answers, strict=True):
             each.asking -= 1
             outcomes.append(self._outcome(each, answer))
             self.leave(each, PLACE_KEPT)
         return outcomes
+
+    def _go_on(self, held: Iterable[_Held]) -> None:
+        """Whoever asked for these calls knows nothing of them, and may come again."""
+        for each in held:
+            each.asking -= 1
+            self.leave(each, PLACE_KEPT)
 
     def attend(self, name: str) -> Caller:
         """A caller of a call that waits, until it leaves."""
@@ -290,17 +308,17 @@ class HeldLine:
         held = self._held.get(ask.call.name)
         if held is None:
             held = self._held[ask.call.name] = _Held(ask)
-        elif held.in_doubt:  # that was asked with no bound of its own: it could only start at once
+        elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
         held.asking += 1
         return held
 
-    def _place(self, name: str, first: float) -> None:
-        """A call waits: also one that was refused before, or whose start was given back, which was
-        asked for anew."""
-        if held := self._held.get(name):
+    def _heard(self, ask: Ask, answer: Answer) -> None:
+        """That a call waits: also one that was refused before, or whose start was given back, which
+        was asked for anew."""
+        if isinstance(answer, InLine) and (held := self._held.get(ask.call.name)):
             held.outcome = None
-            held.ask = held.ask._replace(first=first)
+            held.ask = held.ask._replace(first=answer.first)
 
     def _outcome(self, held: _Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
@@ -355,11 +373,11 @@ class HeldLine:
         _, call, _, _, lot, number, *_ = held.ask
         name = call.name
         if held.outcome is None:
-            give_up: Operation = GiveUp(self._bucket, name, self._server)
+            give_up: list[Operation] = [GiveUp(self._bucket, name, self._server)]
             if held.in_doubt:
-                give_up = Cancel(self._bucket, call, lot, number, None, self._server)
-            [left] = await self.carry_out([give_up])
-            if isinstance(left, LimiterUnavailable):
+                give_up.append(Cancel(self._bucket, call, lot, number, None, self._server))
+            left = await self.carry_out(give_up)
+            if any(isinstance(each, LimiterUnavailable) for each in left):
                 self._leave_later(held)
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:

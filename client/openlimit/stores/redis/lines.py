@@ -22,7 +22,7 @@ from openlimit.errors import (
     WaitTooLong,
 )
 from openlimit.stores import lines
-from openlimit.stores.lines import Answer, Granted, InLine, Operation, Turned
+from openlimit.stores.lines import Answer, Asked, Granted, InLine, Operation, Turned
 from openlimit.stores.protocol import (
     MARKED,
     SETTLED_WITHIN,
@@ -133,7 +133,8 @@ class _Encoder:
         if isinstance(operation, lines.AskAtOnce):
             written = self._calls(calls)
             self._extend(_columns_by_unit(calls, calls.costs))
-            return "askatonce", *written, operation.lot, operation.number, operation.kept
+            _, _, server, max_wait, lot, number, kept = operation
+            return "askatonce", *written, server, _bound(max_wait), lot, number, kept
         _, _, lot, numbers, starts, actual = operation
         if starts is not None:
             self._lot(lot)
@@ -147,9 +148,8 @@ class _Encoder:
         """What follows the call."""
         match operation:
             case lines.Ask(_, call, server, max_wait, lot, number, first, kept):
-                bound = -1 if max_wait == inf else max_wait
                 asked = False if first is None else first
-                return call.lease, server, bound, lot, number, asked, kept
+                return call.lease, server, _bound(max_wait), lot, number, asked, kept
             case lines.Cancel(_, _, lot, number, start, untold):
                 self._lot(lot)
                 return lot, number, False if start is None else start, untold
@@ -194,6 +194,10 @@ def _written(rules: Rules) -> Sequence[Any]:
     content = rules.weight, -1 if rules.slots == inf else rules.slots, limits
     digest = sha1(to_json(content).encode(), usedforsecurity=False).hexdigest()[:16]
     return digest, *content
+
+
+def _bound(max_wait: float) -> float:
+    return -1 if max_wait == inf else max_wait
 
 
 def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:
@@ -250,8 +254,10 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
             return _turned(reply, now, connection)
         case lines.Ask():
             return _asked(operation, reply)
-        case lines.AskAtOnce():
-            return lines.Started(now) if next(reply) == YES else False
+        case lines.AskAtOnce(_, calls):
+            if next(reply) == YES:
+                return lines.Started(now)
+            return [_asked(operation.one(i), reply) for i in range(len(calls.names))]
         case lines.Release():
             return dict.fromkeys([next(reply) for _ in range(next(reply))], False)
         case lines.Settle(_, _, lot, numbers):
@@ -265,7 +271,7 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
     return bool(what)
 
 
-def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
+def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Asked:
     call, what = operation.call, next(reply)
     if what == _IN_LINE:
         return InLine(_number(next(reply)))

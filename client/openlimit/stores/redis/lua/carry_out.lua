@@ -2,7 +2,8 @@
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
 --   ['cancel', name, path, rules, costs, lot, number, start, untold]
---   ['askatonce', runs, path, rules, units, count, lease, lot, number, kept]   columns: costs by unit
+--   ['askatonce', runs, path, rules, units, count, lease, server, max_wait, lot, number, kept]   columns:
+--       costs by unit
 --   ['settle', runs, path, rules, units, count, lease, lot]   columns: numbers, starts; and by unit, costs
 --       and what they were in fact
 --   ['renew', name, path, rules, costs, lease, start]
@@ -17,6 +18,7 @@
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
 --             limit, counted from 0; 3, the wait, the unit and which node; or 9, what is full and how
 --             many it holds
+--   askatonce 1; or 0, and the answer to ask of each
 --   where     0; or 10, the rank, the wait, the unit, how deep the node is that is held, -1 for none,
 --             and the values on its path
 --   turn      the epoch; the microseconds until something is due; how many outcomes, and of each 1, the
