@@ -197,16 +197,18 @@ def test_a_restart_costs_no_call(program: Program, config: str) -> None:
 
 def test_a_call_outlives_its_reservation(program: Program, config: str) -> None:
     """It ends well though its server has lost what was charged; a stream does not tell."""
-    with serving("--config", config) as server:
-        with program.running(server.address, "--work", "2", "--timeout", "20") as running:
-            events = running.events()
-            assert names([next(events), next(events)]) == ["health", "granted"]
-            server.signal(signal.SIGKILL)
-            server.wait()
-            with serving("--config", config, port=server.port):
-                [settled] = events
-                assert settled["settled"] == program.is_held
-                assert running.wait() == 0
+    with (
+        serving("--config", config) as server,
+        program.running(server.address, "--work", "2", "--timeout", "20") as running,
+    ):
+        events = running.events()
+        assert names([next(events), next(events)]) == ["health", "granted"]
+        server.signal(signal.SIGKILL)
+        server.wait()
+        with serving("--config", config, port=server.port):
+            [settled] = events
+            assert settled["settled"] == program.is_held
+            assert running.wait() == 0
 
 
 def test_nobody_serves(program: Program) -> None:

@@ -37,7 +37,7 @@ def count_body(body: bytes, model: str) -> Counted:
         model = model or _model_of(params)
         if not any(params.get(name) is not None for name in _KINDS):
             raise InvalidRequest(
-                "body", f"has none of {', '.join(_KINDS)}; for another kind of call, give its tokens"
+                "body", f"has none of {', '.join(_KINDS)}; for other calls, give the tokens"
             )
         return Counted(model, count_costs({**params, "model": model}))
     except InvalidRequest as error:
