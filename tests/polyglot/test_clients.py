@@ -134,7 +134,7 @@ def test_a_label_is_charged_to_its_team(program: Program, server: ServerProcess)
     search = ["--model", "teams", "--used", "100", "--label", "team=search"]
     assert program.run(server.address, *search)[0] == 0
     code, events = program.run(server.address, *search, "--max-wait", "1")
-    assert (code, events[-1]["reason"]) == (1, "WAIT_TOO_LONG")
+    assert (code, events[-1]["reason"]) == (1, "WAIT_TOO_LONG"), events[-1]
     assert program.run(server.address, *search[:-1], "team=batch", "--max-wait", "1")[0] == 0
 
 
