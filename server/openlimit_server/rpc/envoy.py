@@ -82,7 +82,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
-        if caller := self._door.caller_of(context):
+        if caller := await self._door.enter(context):
             caller.require("acquire")
         _require_sensible(request)
         domain = self._domains.settings.get(request.domain)

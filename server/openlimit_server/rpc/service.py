@@ -28,7 +28,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
-from openlimit_server.rpc.auth import Door
+from openlimit_server.rpc.auth import Caller, Door
 from openlimit_server.rpc.batch import decide_batch
 from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
@@ -107,7 +107,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
         """Any single operation."""
-        caller = self._door.caller_of(context)
+        return await self._decide(codec, request, await self._door.enter(context), context)
+
+    async def _decide(
+        self, codec: Codec, request: Message, caller: Caller | None, context: _Context
+    ) -> Message:
         left = context.time_remaining()
         # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
         hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
@@ -124,28 +128,28 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def acquire(self, request: AcquireRequest, context: _Context) -> Message:
         if not request.body:
             return await self.decide(CODECS[Acquire], request, context)
-        self._door.caller_of(context)  # before anything is done for it
+        caller = await self._door.enter(context)  # before anything is done for it
         [counted] = await replace_bodies([request], self._counter)
         if isinstance(counted, OpenLimitError):
             raise counted
-        response: Any = await self.decide(CODECS[Acquire], request, context)
+        response: Any = await self._decide(CODECS[Acquire], request, caller, context)
         response.counted.update(counted)
         return cast(Message, response)
 
     async def count_tokens(
         self, request: CountTokensRequest, context: _Context
     ) -> CountTokensResponse:
-        self._door.caller_of(context)
+        await self._door.enter(context)
         return CountTokensResponse(counted=await count_alone(request, self._counter))
 
     async def acquire_batch(
         self, request: AcquireBatchRequest, context: _Context
     ) -> AcquireBatchResponse:
-        caller = self._door.caller_of(context)
+        caller = await self._door.enter(context)
         return await decide_batch(request, self._engine, self._counter, Share(self._slices), caller)
 
     async def acquire_stream(self, context: _Context) -> None:
-        caller = self._door.caller_of(context)
+        caller = await self._door.enter(context)
         stream = Stream(self._engine, context, self._slices, self._pace, caller, self._tracing)
         self._streams.add(stream)
         end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
