@@ -87,6 +87,11 @@ def _is_key(said: str) -> bool:
     return said[: len(BEARER)].lower() == BEARER.lower()
 
 
+def name_of(caller: Caller | None, context: ServicerContext[Any, Any]) -> str:
+    """Under which a caller gets its share: its key, or the address of one that is not known."""
+    return f"the key {caller.name}" if caller else context.peer().rpartition(":")[0]
+
+
 class Door:
     """Knows the callers; without keys nobody, and everybody may do all. Lets them in by turns.
 
@@ -110,16 +115,8 @@ class Door:
         PermissionDenied, and LineFull where too many of its calls wait."""
         said = _authorization(context)
         caller = self._find(said)
-        if caller:
-            await self._turns.take(f"the key {caller.name}")
-            return self.again(caller)
-        await self.wait_with_host(context)
-        return self.caller_by(said, context.peer())
-
-    async def wait_with_host(self, context: ServicerContext[Any, Any]) -> None:
-        """Until it is the turn of a call of somebody who is not known, among those of the same
-        address. Raises LineFull."""
-        await self._turns.take(context.peer().rpartition(":")[0])
+        await self._turns.take(name_of(caller, context))
+        return self.again(caller) if caller else self.caller_by(said, context.peer())
 
     def caller_by(self, said: str, peer: str) -> Caller | None:
         """Who says this as authorization, at once; None where nobody is asked. Raises

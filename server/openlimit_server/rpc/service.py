@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
@@ -28,7 +30,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
-from openlimit_server.rpc.auth import Caller, Door
+from openlimit_server.rpc.auth import Caller, Door, name_of
 from openlimit_server.rpc.batch import decide_batch
 from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
@@ -77,6 +79,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._times = times
         self._streams: set[Stream] = set()
         self._slices = Slices()
+        # However many batches a caller has decided at once, they share what it gets.
+        self._batches: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._pace = Pace()
         self._refused = 0
         answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
@@ -146,7 +150,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self, request: AcquireBatchRequest, context: _Context
     ) -> AcquireBatchResponse:
         caller = await self._door.enter(context)
-        return await decide_batch(request, self._engine, self._counter, Share(self._slices), caller)
+        name = name_of(caller, context)
+        share = self._batches.get(name)
+        if share is None:
+            share = self._batches[name] = Share(self._slices)
+        return await decide_batch(request, self._engine, self._counter, share, caller)
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = await self._door.enter(context)
@@ -206,15 +214,22 @@ def unary(
     """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
     counted if anybody may ask."""
 
-    async def handle(request: _Request | DecodeError, context: _Context) -> Message:
+    async def handle(request: _Request | DecodeError, context: _Context) -> Message | None:
         try:
             if isinstance(request, DecodeError):
                 raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
             return await answer(request, context)
         except OpenLimitError as error:
-            await _abort(context, error, counts)
+            refusal = error
         except Exception as error:
-            await _abort(context, could_not_decide(error), counts)
+            refusal = could_not_decide(error)
+        # Not by abort: its exception leaves a cycle with the call, so that floods of refused calls
+        # would fill the memory until the garbage collector stops everybody.
+        code, status = _counted(refusal, counts)
+        context.set_code(code)
+        context.set_details(status.message)
+        context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
+        return None
 
     return grpc.unary_unary_rpc_method_handler(
         handle, request_deserializer=_parser(kind), response_serializer=_serialize
@@ -255,7 +270,11 @@ def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
 
 
 async def _abort(context: _Context, error: OpenLimitError, counts: Counts | None) -> NoReturn:
+    code, status = _counted(error, counts)
+    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
+
+
+def _counted(error: OpenLimitError, counts: Counts | None) -> tuple[grpc.StatusCode, Status]:
     if counts:
         counts.answered(error)
-    code, status = statuses.status_of(error)
-    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
+    return statuses.status_of(error)
