@@ -148,15 +148,19 @@ do
     end
     read_remembered(stems)
     read_leases(stems)
+    local names_ = {}
     for i, stem in ipairs(stems) do
-      if leases[stem] or #remembered[stem].grants > 0 then
+      if meta.granted_until > now or leases[stem] or #remembered[stem].grants > 0 then
         local endings = runs[2 * i]
         for from = 1, #endings, 3 do
-          local name = stem .. string.sub(endings, from, from + 2)
-          if lease_of(name) or grant_of(name) then
-            return true
-          end
+          names_[#names_ + 1] = whole_name(stem, string.sub(endings, from, from + 2))
         end
+      end
+    end
+    read_granted(names_)
+    for _, name in ipairs(names_) do
+      if lease_of(name) or grant_of(name) then
+        return true
       end
     end
     return false
@@ -195,8 +199,7 @@ do
       lapse(path[k])
     end
     for i = 1, #runs, 2 do
-      keep_grants(runs[i], {until_ = now + kept_, start = now, unit = '', lot = lot, number = number,
-                            is_known = true, endings = runs[i + 1]})
+      keep_run(runs[i], runs[i + 1], now + kept_, lot, number)
       number = number + #runs[i + 1] / 3
     end
     return {YES}
