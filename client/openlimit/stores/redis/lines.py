@@ -133,7 +133,8 @@ class _Encoder:
         if isinstance(operation, lines.AskAtOnce):
             written = self._calls(calls)
             self._extend(_columns_by_unit(calls, calls.costs))
-            return "askatonce", *written, operation.lot, operation.number, operation.kept
+            _, _, lot, number, kept = operation
+            return "askatonce", _runs(calls.names), *written, lot, number, kept
         _, _, lot, numbers, starts, actual = operation
         if starts is not None:
             self._lot(lot)
@@ -141,7 +142,8 @@ class _Encoder:
         self._extend((numbers, starts or [0.0] * len(numbers)))
         self._extend(_columns_by_unit(calls, calls.costs))
         self._extend(_columns_by_unit(calls, actual))
-        return "settle", *written, False if starts is None else lot
+        runs = _runs(calls.names) if calls.lease else ()  # they name nothing there
+        return "settle", runs, *written, False if starts is None else lot
 
     def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:
         """What follows the call."""
@@ -162,10 +164,8 @@ class _Encoder:
 
     def _calls(self, calls: Calls) -> Sequence[Any]:
         """What is said of all; their costs are columns."""
-        names, path, rules, _, lease = calls
-        which = [*map(self._rules, rules)]
-        runs = _runs(names) if lease or len(calls.costs[0]) == len(names) else []
-        return runs, [*path], which, _units(calls), len(calls.costs[0]), lease
+        _, path, rules, costs, lease = calls
+        return [*path], [*map(self._rules, rules)], _units(calls), len(costs[0]), lease
 
     def _extend(self, columns: Iterable[Sequence[float]]) -> None:
         for column in columns:
@@ -214,9 +214,9 @@ def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> Iterable
     """In the order of the units."""
     columns: dict[str, Sequence[float]] = {}
     for rules, rows in zip(calls.rules, costs, strict=True):
-        for i, limit in enumerate(rules.limits):
-            if limit.unit not in columns:
-                columns[limit.unit] = [row[i] for row in rows]
+        units = [limit.unit for limit in rules.limits]
+        if not columns.keys() >= {*units}:
+            columns |= zip(units, zip(*rows, strict=True), strict=True)
     return columns.values()
 
 

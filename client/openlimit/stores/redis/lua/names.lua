@@ -6,6 +6,10 @@ local function parts_of(name)
   return string.sub(name, 1, -4), string.format('%-3s', string.sub(name, -3))
 end
 
+local function whole_name(stem, ending)
+  return stem == '' and string.match(ending, '^(.-) *$') or stem .. ending
+end
+
 -- Where an ending begins among records of this width, each of which begins with one; nil if nowhere.
 local function place_of(records, ending, width)
   local at = string.find(records, ending, 1, true)
