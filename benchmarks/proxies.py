@@ -149,7 +149,8 @@ def rows() -> Iterator[Row]:
         peer = stack.enter_context(_peer(redis.port))
         floor = stack.enter_context(process("benchmarks.empty_server"))
         memory = stack.enter_context(product(policies=_POLICIES))
-        shared = stack.enter_context(product("--store", redis.url, policies=_POLICIES))
+        store = f"{redis.url}?timeout=10"  # far more than a trip takes, on any machine
+        shared = stack.enter_context(product("--store", store, policies=_POLICIES))
         kinds = [
             _Kind("empty grpc.aio handler", floor, _acquire),
             _Kind("envoyproxy/ratelimit on Redis", peer, partial(_proxied, "user")),
