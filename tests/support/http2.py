@@ -79,10 +79,11 @@ class Client:
         self._socket.close()
 
     def send(self, frames: bytes) -> None:
-        """All of it. Raises HungUp."""
+        """All of it. Raises HungUp, also where nothing is read any more."""
+        self._socket.settimeout(5)
         try:
             self._socket.sendall(frames)
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError) as error:
             raise HungUp from error
 
     def ended(self, within: float = 1.0) -> int:
