@@ -14,6 +14,8 @@ from tests.support.api_keys import token_of
 
 ACQUIRE = b"/openlimit.v1.RateLimitService/Acquire"
 STREAM = b"/openlimit.v1.RateLimitService/AcquireStream"
+HEALTH = b"/grpc.health.v1.Health/Check"
+NOWHERE = b"/no.such.Service/Method"
 _EVIL = {"authorization": f"Bearer {token_of('evil')}"}
 
 
@@ -54,9 +56,9 @@ def endless_headers(port: int, over: Event) -> None:
                 one.sendall(part)
 
 
-def calls_at_once(key: str, many: int, port: int, over: Event) -> None:
+def calls_at_once(key: str, path: bytes, many: int, port: int, over: Event) -> None:
     """So many unary calls are always under way on a connection, as this key."""
-    message = CALL.SerializeToString()
+    message = CALL.SerializeToString() if path == ACQUIRE else b""
     who = {"authorization": f"Bearer {token_of(key)}"}
     with http2.Client(port) as client:
         first = 1
@@ -64,7 +66,7 @@ def calls_at_once(key: str, many: int, port: int, over: Event) -> None:
         def ask(more: int) -> None:
             nonlocal first
             numbers = range(first, first + 2 * more, 2)
-            client.send(b"".join(http2.call(each, ACQUIRE, message, **who) for each in numbers))
+            client.send(b"".join(http2.call(each, path, message, **who) for each in numbers))
             first += 2 * more
 
         ask(many)

@@ -36,11 +36,23 @@ def test_reservations_of_another_key(field: Range) -> None:
         assert stub.Settle(settling, metadata=bearer("good")).settled
 
 
-@pytest.mark.parametrize("key", ["evil", "nobody"])
-def test_thousands_of_calls_at_once(field: Range, key: str) -> None:
-    """Callers take turns, whether the server knows them or not."""
-    attack = partial(frames.calls_at_once, key, 1000)
-    field.stand(f"4,000 calls at once, 4 connections ({key})", attack, 4, 192 * MB)
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("evil", frames.ACQUIRE),
+        ("nobody", frames.ACQUIRE),
+        ("nobody", frames.HEALTH),
+        ("nobody", frames.NOWHERE),
+    ],
+    ids=["known", "unknown", "health", "no-method"],
+)
+def test_thousands_of_calls_at_once(
+    field: Range, key: str, path: bytes, request: pytest.FixtureRequest
+) -> None:
+    """Callers take turns, whether the server knows them or not, whatever they ask for."""
+    attack = partial(frames.calls_at_once, key, path, 1000)
+    kind = request.node.callspec.id
+    field.stand(f"4,000 calls at once, 4 connections ({kind})", attack, 4, 192 * MB)
 
 
 def test_oversized_messages(field: Range) -> None:

@@ -91,7 +91,7 @@ class Client:
         self._socket.settimeout(within)
         try:
             data = self._socket.recv(1 << 20)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return 0
         except ConnectionError as error:
             raise HungUp from error

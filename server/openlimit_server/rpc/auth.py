@@ -122,6 +122,10 @@ class Door:
         await self._turns.take(name_of(caller, context))
         return self.again(caller) if caller else self.caller_by(said, context.peer())
 
+    async def wait(self, context: ServicerContext[Any, Any]) -> None:
+        """Until it is the turn of a call that anybody may make. Raises LineFull."""
+        await self._turns.take(name_of(None, context))
+
     def caller_by(self, said: str, peer: str) -> Caller | None:
         """Who says this as authorization, at once; None where nobody is asked. Raises
         PermissionDenied."""

@@ -41,9 +41,10 @@ def options(times: Times = TIMES) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", 1 << 20),
         # Otherwise gRPC buffers megabytes for each client: 200 that send too much take a gigabyte.
         ("grpc.http2.bdp_probe", 0),
-        # More calls of a process wait on its side. Each that is open, or was reset a moment ago,
-        # takes 20 kB here, and gRPC hands over some thousands in a second.
-        ("grpc.max_concurrent_streams", 1000),
+        # Ten thousand callers of one process may ask at the same time, each by a call of its own.
+        # Not less: a client of gRPC that has more calls than that to make opens one as soon as
+        # another is answered. The server may not have closed that yet, and then refuses it.
+        ("grpc.max_concurrent_streams", 10_000),
         # Thousands of callers may ask at the same instant. By default, gRPC refuses random calls
         # once 1,000 are waiting. An answer takes a fraction of a millisecond.
         ("grpc.server.max_pending_requests", 100_000),
