@@ -171,5 +171,5 @@ async def test_so_many_calls_may_be_open_on_a_connection() -> None:
             settings = await reader.readexactly(int.from_bytes(length))
             pairs = [settings[i : i + 6] for i in range(0, len(settings), 6)]
             told = {int.from_bytes(each[:2]): int.from_bytes(each[2:]) for each in pairs}
-            assert told[3] == 1000  # SETTINGS_MAX_CONCURRENT_STREAMS
+            assert told[3] == 10_000  # SETTINGS_MAX_CONCURRENT_STREAMS
             writer.close()
