@@ -1,51 +1,31 @@
-"""Operations of lines as the script reads them, and its replies to answers. No I/O.
+"""Operations of lines as the script reads them; line_replies.py has its answers. No I/O.
 
 A call carries each rule once, by a digest of its content, so that nodes of all servers compare it.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from itertools import groupby, islice
+from itertools import groupby
 from math import inf
 from random import getrandbits
 from typing import Any, get_args
 
 from openlimit.bucket import calls, line, tree
-from openlimit.bucket.calls import Call, Calls, Refusal, Standing
-from openlimit.bucket.limit import SECOND, Costs, least_levels
+from openlimit.bucket.calls import Call, Calls
+from openlimit.bucket.limit import Costs, least_levels
 from openlimit.bucket.tree import Rules
-from openlimit.errors import (
-    CostExceedsLimit,
-    LineFull,
-    WaitTooLong,
-)
 from openlimit.stores import lines
-from openlimit.stores.lines import Answer, Granted, InLine, Operation, Turned
-from openlimit.stores.protocol import (
-    MARKED,
-    SETTLED_WITHIN,
-    too_late,
-    was_cancelled,
-)
+from openlimit.stores.lines import Operation
+from openlimit.stores.protocol import MARKED, SETTLED_WITHIN
 from openlimit.stores.redis.keys import beside, to_bytes, to_json
-from openlimit.stores.redis.replies import (
-    CANCELLED,
-    EXCEEDS_LIMIT,
-    REPEAT,
-    TOO_LATE,
-    WAIT_TOO_LONG,
-    YES,
-    undone,
-)
 
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
 
 _ENDING = 3
 """Characters of a name that follow its stem."""
-_IN_LINE, _FULL, _STANDING = range(8, 11)
 _CONSTANTS = {
     "horizon": line.HORIZON,
     "at_once": line.MOST_AT_ONCE,
@@ -235,82 +215,3 @@ def _endings(names: Sequence[str]) -> str:
     if len(endings) < _ENDING * len(names):
         endings = "".join([name[-_ENDING:].ljust(_ENDING) for name in names])
     return endings
-
-
-def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
-    """The answer to each of the operations, which came over this connection."""
-    rest = iter(reply)
-    now = next(rest)
-    return [_answer(operation, rest, now, connection) for operation in operations]
-
-
-def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: int) -> Answer:
-    match operation:
-        case lines.Turn():
-            return _turned(reply, now, connection)
-        case lines.Ask():
-            return _asked(operation, reply)
-        case lines.AskAtOnce():
-            return lines.Started(now) if next(reply) == YES else False
-        case lines.Release():
-            return dict.fromkeys([next(reply) for _ in range(next(reply))], False)
-        case lines.Settle(_, _, lot, numbers):
-            pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
-            return {i: undone(what, lot, numbers[i]) for i, what in pairs}
-    what = next(reply)
-    if what == _STANDING:
-        return _standing(reply)
-    if what == TOO_LATE and isinstance(operation, lines.Cancel):
-        return too_late(operation.lot, operation.number)
-    return bool(what)
-
-
-def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
-    call, what = operation.call, next(reply)
-    if what == _IN_LINE:
-        return InLine(_number(next(reply)))
-    if what == REPEAT:
-        start, unit, lot, number = islice(reply, 4)
-        return Granted(call.name, _number(start), _text(unit), _text(lot), number)
-    if what == EXCEEDS_LIMIT:
-        node, which = islice(reply, 2)
-        limit = call.rules[node].limits[which]
-        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount)
-    if what == WAIT_TOO_LONG:
-        return _wait_too_long(next(reply), next(reply))
-    if what == _FULL:
-        return LineFull(_text(next(reply)), next(reply))
-    assert what == CANCELLED
-    return was_cancelled()
-
-
-def _standing(reply: Iterator[Any]) -> Standing:
-    rank, wait, unit, depth = islice(reply, 4)
-    held_at = None if depth < 0 else [*map(_text, islice(reply, depth))]
-    return Standing(rank, _number(wait), held_at, _text(unit))
-
-
-def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
-    epoch, again, count = islice(reply, 3)
-    outcomes: list[Granted | Refusal] = []
-    for _ in range(count):
-        what, name, time, unit, lot, number = islice(reply, 6)
-        outcomes.append(
-            Granted(_text(name), _number(time), _text(unit), _text(lot), number)
-            if what == YES
-            else Refusal(_text(name), _wait_too_long(time, unit))
-        )
-    within = f"{connection}.{_text(epoch)}" if epoch else ""
-    return Turned(now, outcomes, _number(again), within)
-
-
-def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:
-    return WaitTooLong(_number(wait) / SECOND, _text(unit))
-
-
-def _text(reply: bytes) -> str:
-    return reply.decode(errors="replace")
-
-
-def _number(text: bytes) -> float:
-    return float(text)

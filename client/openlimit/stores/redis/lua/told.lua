@@ -39,6 +39,7 @@
 --            shortest, latest_use, least_use, latest_pace
 --                          constants, see line.py, tree.py and lines.py
 --            operations    see carry_out.lua
+-- ARGV[2]  the operations' columns of numbers, as doubles
 -- Returns  the time, and then the answers to the operations.
 
 local INF = math.huge
