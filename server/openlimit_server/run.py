@@ -36,6 +36,7 @@ from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
+from openlimit_server.rpc.open_to_all import OpenToAll
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from openlimit_server.rpc.tls import Encryption, credentials_to_ask
@@ -83,7 +84,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     overrides = Overrides(store.views, configuration, decide_by)
     admin = AdminServicer(engine, overrides, door)
     server.add_generic_rpc_handlers(
-        [service, proxies, admin, health.handler(), *reflection.handlers()]
+        [service, proxies, admin, OpenToAll((health.handler(), *reflection.handlers()), door)]
     )
     port = _listen(server, settings.listen, encryption)
     collector.spare()

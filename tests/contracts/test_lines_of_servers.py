@@ -17,6 +17,7 @@ from openlimit.stores.lines import (
     JUMP,
     MOST_REPEATABLE,
     SILENT,
+    AskAtOnce,
     Cancel,
     GiveUp,
     Granted,
@@ -25,6 +26,7 @@ from openlimit.stores.lines import (
     Release,
     Renew,
     Settle,
+    Started,
     Turn,
     Turned,
     Where,
@@ -396,6 +398,23 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
             assert 0 < client.pttl(key) <= 970_000, key
 
 
+async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served: Served) -> None:
+    """A run that has started, and a call, are not charged again once their tree has expired."""
+    run = columns_of([call("n1000", root=PLENTY), call("n1001", root=PLENTY)])
+    [started_] = await carry_out(lines, AskAtOnce("{b}", run, "me", inf, "lot", 0))
+    assert isinstance(started_, Started)
+    await carry_out(lines, ask(call("n2000", root=PLENTY)))
+    assert await started(lines) == ["n2000"]
+    client = served.servers[0].client()
+    client.delete(*client.scan_iter("*:line:tree"))
+    again = AskAtOnce("{b}", run, "me", inf, "other lot", 0)
+    granted = [Granted(f"n100{i}", started_.now, "", "lot", i) for i in range(2)]
+    assert await carry_out(lines, again) == [granted]
+    asks = [ask(call(name, root=PLENTY)) for name in ("n1001", "n2000")]
+    answers = await carry_out(lines, *asks)
+    assert [type(answer) for answer in answers] == [Granted, Granted]
+
+
 async def test_what_is_remembered_is_bounded(lines: RedisBuckets, served: Served) -> None:
     """Of the runs whose calls are over, so many at most, and the latest half of these."""
     one, many, step = Rules((), slots=1), 3 * MOST_REPEATABLE // 2, 1000
@@ -417,7 +436,7 @@ async def test_a_user_that_may_do_nothing_else(binary: str) -> None:
         "+evalsha +script|load +get +set +getrange +setrange +setbit +hmget +hget +hset +hdel "
     )
     allowed += "+pttl +pexpire +time +zadd +zrem +zrange +zrangebyscore +zrangebylex +zlexcount "
-    allowed += "+zremrangebylex +del +unlink +rename +hincrby +hkeys"
+    allowed += "+zremrangebylex +del +unlink +rename +exists +hincrby +hkeys"
     config = f"user limiter on >pass ~openlimit:* {allowed}\nuser default off"
     random, clock = Random(1), FakeClock()
     scene = Scene(random, "a")

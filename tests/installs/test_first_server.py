@@ -17,8 +17,8 @@ PORTS = "50051", "6379", "9090"
 
 
 @contextmanager
-def folder_of_processes(folder: Path) -> Iterator[None]:
-    """Of a Redis that may have gone into the background there."""
+def redis_of(folder: Path) -> Iterator[None]:
+    """Ends the one that may have gone into the background there."""
     try:
         yield
     finally:
@@ -37,8 +37,9 @@ def test_an_empty_machine_becomes_a_server(tmp_path: Path) -> None:
         "PATH": f"{os.environ['PATH']}:{Path(REDIS).parent}",
         "PIP_CONSTRAINT": str(CONSTRAINTS),
     }
-    with folder_of_processes(tmp_path):
-        steps = subprocess.Popen(
+    with (
+        redis_of(tmp_path),
+        subprocess.Popen(
             ["bash", "-e", "-o", "pipefail", "-c", commands],
             cwd=tmp_path,
             env=environment,
@@ -47,14 +48,14 @@ def test_an_empty_machine_becomes_a_server(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-        )
+        ) as steps,
+    ):
         try:
-            said, _ = steps.communicate(timeout=300)
+            said, _ = steps.communicate(timeout=600)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(steps.pid, signal.SIGKILL)  # and what it has started
-            steps.wait()
-        assert steps.returncode == 0, said
+    assert steps.returncode == 0, said
     assert "launch of the new search" in said
     log = (tmp_path / "server.log").read_text()
     assert "stopped" in log

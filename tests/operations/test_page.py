@@ -179,14 +179,14 @@ def test_pages_that_are_closed_are_no_fault(server: ServerProcess) -> None:
     """However: the server logs nothing of them."""
     port = urlsplit(page_url(server)).port
     for linger in (0, 1):
-        pages = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
-        for page in pages:
-            page.sendall(b"GET /live HTTP/1.1\r\nHost: here\r\n\r\n")
-            assert page.recv(12) == b"HTTP/1.1 200"
-            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
-            page.close()
-    with watching(server) as watched:  # for as long as the others would have got two pictures
-        watched.next().next().next()
+        tabs = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        for tab in tabs:
+            tab.sendall(b"GET /live HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert tab.recv(12) == b"HTTP/1.1 200"
+            tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
+            tab.close()
+    with watching(server) as page:  # for as long as the others would have got two pictures
+        page.next().next().next()
     assert "ERROR" not in server.said()
 
 

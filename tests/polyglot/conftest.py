@@ -13,6 +13,10 @@ policies:
   - {name: counted, models: [counted], limits: {requests: 100/day, tokens: 4000/day}}
   - {name: one-at-a-time, models: [line], limits: {requests: 6000/minute}, concurrent: 1}
   - {name: leased, models: [leased], limits: {requests: 6000/minute}, concurrent: 1, lease: 1s}
+  - name: both
+    models: [both]
+    limits: {requests: 6000/minute, tokens: 100/day}
+    concurrent: 1
   - {name: slow, models: [slow], limits: {requests: 60/minute}}
   - name: teams
     models: [teams]

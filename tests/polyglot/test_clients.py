@@ -18,7 +18,7 @@ from openlimit.v1.rate_limit_pb2 import (
     ReleaseRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from tests.polyglot.programs import Event, Program
+from tests.polyglot.programs import PROGRAMS, Event, Program
 from tests.support.redis_process import serving_redis
 from tests.support.server_process import ServerProcess, serving
 
@@ -134,7 +134,7 @@ def test_a_label_is_charged_to_its_team(program: Program, server: ServerProcess)
     search = ["--model", "teams", "--used", "100", "--label", "team=search"]
     assert program.run(server.address, *search)[0] == 0
     code, events = program.run(server.address, *search, "--max-wait", "1")
-    assert (code, events[-1]["reason"]) == (1, "WAIT_TOO_LONG")
+    assert (code, events[-1]["reason"]) == (1, "WAIT_TOO_LONG"), events[-1]
     assert program.run(server.address, *search[:-1], "team=batch", "--max-wait", "1")[0] == 0
 
 
@@ -154,6 +154,19 @@ def test_a_long_call_keeps_its_slot(
         assert names([*events]) == ["settled"]
         assert running.wait() == 0
     others.Acquire(AcquireRequest(model="leased", max_wait=Duration()), timeout=5)
+
+
+@pytest.mark.parametrize(
+    "program", [name for name, each in PROGRAMS.items() if not each.is_held], indirect=True
+)
+def test_a_settlement_that_is_refused_frees_the_slot(
+    program: Program, server: ServerProcess, others: RateLimitServiceStub
+) -> None:
+    """The next call need not wait until the lease ends."""
+    code, events = program.run(server.address, "--model", "both", "--tokens", "1", "--used", "500")
+    assert (code, names(events)) == (1, ["health", "granted", "refused"])
+    assert events[-1]["code"] == "INVALID_ARGUMENT"
+    others.Acquire(AcquireRequest(model="both", max_wait=Duration()), timeout=5)
 
 
 def test_a_restart_costs_no_call(program: Program, config: str) -> None:
@@ -180,6 +193,22 @@ def test_a_restart_costs_no_call(program: Program, config: str) -> None:
     assert names(events) == ["health", *["granted", "settled"] * 50]
     # A stream may have been answered all that it asked before it ended.
     assert program.is_held or events[-1]["retries"] >= 1
+
+
+def test_a_call_outlives_its_reservation(program: Program, config: str) -> None:
+    """It ends well though its server has lost what was charged; a stream does not tell."""
+    with (
+        serving("--config", config) as server,
+        program.running(server.address, "--work", "2", "--timeout", "20") as running,
+    ):
+        events = running.events()
+        assert names([next(events), next(events)]) == ["health", "granted"]
+        server.signal(signal.SIGKILL)
+        server.wait()
+        with serving("--config", config, port=server.port):
+            [settled] = events
+            assert settled["settled"] == program.is_held
+            assert running.wait() == 0
 
 
 def test_nobody_serves(program: Program) -> None:

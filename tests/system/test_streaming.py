@@ -439,6 +439,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
     # Stands in for a race inside gRPC, which raises this or cancels.
     context = AsyncMock()
     context.invocation_metadata = lambda: ()
+    context.peer = lambda: "ipv4:127.0.0.1:1"
     context.read.return_value = AcquireStreamRequest(
         operations=[acquire(1, "m")]
     ).SerializeToString()

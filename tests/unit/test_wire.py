@@ -532,3 +532,10 @@ def test_what_cannot_be_sent_is_refused(operation: operations.Operation) -> None
     assert number == 1
     assert "cannot be sent" in error.reason
     assert not request.ByteSize()
+
+
+def test_labels_are_counted_before_they_are_read() -> None:
+    """A hundred thousand of them are not checked and kept one by one."""
+    labels = {f"{i} is no name": "x" for i in range(100_000)}
+    with pytest.raises(InvalidRequest, match="at most 16, not 100000"):
+        fields.read_labels(labels)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from google.protobuf.duration_pb2 import Duration
 
 from openlimit.bucket.limit import SECOND
-from openlimit.context import added
+from openlimit.context import MOST_LABELS, added
 from openlimit.errors import InvalidRequest
 from openlimit.operations import Acquire, Grant, Labels, new
 from openlimit.units import TOKENS, require_amount, require_units
@@ -102,6 +102,8 @@ def require_name(field: Literal["model", "key"], name: object) -> None:
 
 def read_labels(labels: Mapping[str, str]) -> Labels:
     """The field's names and values; raises InvalidRequest for what cannot be labels."""
+    if len(labels) > MOST_LABELS:  # before time and memory are spent on a hundred thousand
+        raise InvalidRequest("labels", f"must be at most {MOST_LABELS}, not {len(labels)}")
     return _checked_labels(tuple(sorted(labels.items())))
 
 

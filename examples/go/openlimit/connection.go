@@ -11,13 +11,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	pb "openlimit.example/gen/openlimit/v1"
 )
 
-const retryEvery = 100 * time.Millisecond
+const (
+	retryEvery = 100 * time.Millisecond
+	// If the address has several servers, each takes a share of the calls.
+	allServers = `{"loadBalancingConfig": [{"round_robin": {}}]}`
+)
 
 // Connection is a connection to the service that survives restarts of its servers.
 type Connection struct {
@@ -26,9 +31,9 @@ type Connection struct {
 	retries atomic.Int64
 }
 
-// Dial connects to the service when it is first asked. Each request takes at most the timeout,
+// Dial connects to the service when it is first asked, to all servers that DNS names. Each request takes at most the timeout,
 // repeats included, so calls go on while no server is there for less than that. It speaks without TLS
-// unless the options say otherwise.
+// unless the options say otherwise, such as grpc.WithTransportCredentials.
 func Dial(address string, timeout time.Duration, options ...grpc.DialOption) (*Connection, error) {
 	connection := &Connection{timeout: timeout}
 	again := backoff.Config{BaseDelay: retryEvery, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
@@ -36,6 +41,9 @@ func Dial(address string, timeout time.Duration, options ...grpc.DialOption) (*C
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// Without this, gRPC waits for up to two minutes before it connects again.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: timeout}),
+		grpc.WithDefaultServiceConfig(allServers),
+		// A server that vanished without a goodbye is noticed. It allows a ping every ten seconds.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WithChainUnaryInterceptor(connection.repeat),
 	}, options...)
 	var err error

@@ -46,10 +46,14 @@ func (r *Reservation) Wait(ctx context.Context) error {
 }
 
 // Settle replaces what was reserved by the tokens that the call has used, and frees its slot. It
-// tells whether the reservation was open.
+// tells whether there was something to settle: not so after a restart of a server that has its buckets
+// in memory.
 func (r *Reservation) Settle(ctx context.Context, tokens int64) (bool, error) {
 	answer, err := r.service.Settle(ctx, &pb.SettleRequest{
 		ReservationId: r.ID, Key: r.request.Key, Labels: r.request.Labels, Tokens: &tokens})
+	if RefusalOf(err).Reason == "UNKNOWN_RESERVATION" {
+		err = nil
+	}
 	if err == nil {
 		r.stopKeeping()
 	}

@@ -70,6 +70,10 @@ func New(connection grpc.ClientConnInterface, timeout time.Duration) *Client {
 // Acquire returns once the call is granted or refused. It waits in line for as long as that takes;
 // if ctx ends before, the call gives up its place.
 func (c *Client) Acquire(ctx context.Context, request *pb.AcquireRequest, _ ...grpc.CallOption) (*pb.AcquireResponse, error) {
+	if len(request.Body) > 0 {
+		return nil, status.Error(codes.InvalidArgument,
+			"a stream takes no body; have CountTokens count it, and give tokens instead")
+	}
 	return ask[*pb.AcquireResponse](ctx, c, &operation{acquire: request}, request)
 }
 

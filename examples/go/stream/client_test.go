@@ -70,6 +70,14 @@ func TestGivingUpLeavesTheLine(t *testing.T) {
 	}
 }
 
+// A body, which columns have no place for, is not charged as a call without tokens.
+func TestABodyIsRefused(t *testing.T) {
+	_, err := client(t).Acquire(t.Context(), &pb.AcquireRequest{Model: "gpt-4o", Body: []byte(`{"messages": []}`)})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a call with a body was answered %v", err)
+	}
+}
+
 // What cannot be sent is refused, and the stream carries the calls of others on.
 func TestAnInvalidCallHarmsNoOther(t *testing.T) {
 	client := client(t)

@@ -76,12 +76,19 @@ impl Reservation {
     }
 
     /// Replace the tokens that were reserved by those that were used. False if there was nothing to
-    /// settle, as after a restart of a server that has its buckets in memory.
+    /// settle, as after a restart of a server that has its buckets in memory. If it fails or is
+    /// cancelled, the charge stays, and the slot is freed.
     pub async fn settle(mut self, tokens: i64) -> Result<bool, LimiterError> {
-        match self.end() {
-            Some(named) => named.settle(tokens).await,
-            None => Ok(false),
+        let Some(named) = self.open.clone() else { return Ok(false) };
+        if let Some(renewals) = &self.renewals {
+            renewals.abort();
         }
+        let settled = named.clone().settle(tokens).await;
+        if settled.is_err() {
+            named.abandon(true).await;
+        }
+        self.end(); // until here, dropping it frees the slot
+        settled
     }
 
     fn end(&mut self) -> Option<Named> {

@@ -87,9 +87,10 @@ export class Reservation {
   }
 
   async #end<Q, A>(method: MethodDefinition<Q, A>, request: Q): Promise<A | undefined> {
-    this.#isOpen = false;
     try {
-      return await this.#connection.ask(method, request);
+      const answer = await this.#connection.ask(method, request);
+      this.#isOpen = false; // what could not be settled frees its slot at least
+      return answer;
     } catch (error) {
       if (isForgotten(error)) return undefined;
       throw error;

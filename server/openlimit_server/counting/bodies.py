@@ -36,7 +36,9 @@ def count_body(body: bytes, model: str) -> Counted:
     try:
         model = model or _model_of(params)
         if not any(params.get(name) is not None for name in _KINDS):
-            raise InvalidRequest("body", f"is no call that is counted: no {', '.join(_KINDS)}")
+            raise InvalidRequest(
+                "body", f"has none of {', '.join(_KINDS)}; for other calls, give the tokens"
+            )
         return Counted(model, count_costs({**params, "model": model}))
     except InvalidRequest as error:
         within = error.field in params
@@ -67,8 +69,7 @@ def _read(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise InvalidRequest("body", "is nested too deeply") from None
     if not isinstance(params, dict):
-        kind = type(params).__name__
-        raise InvalidRequest("body", f"must be an object with a call's parameters, not a {kind}")
+        raise InvalidRequest("body", "must be a JSON object, with what the call's provider gets")
     return params
 
 

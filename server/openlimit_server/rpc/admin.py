@@ -61,13 +61,13 @@ class AdminServicer(grpc.GenericRpcHandler):
         self._is_draining = True
 
     async def explain(self, request: ExplainRequest, context: _Context) -> ExplainResponse:
-        self._admit(context)
+        await self._admit(context)
         return await self._engine.explain(read_acquire(request.call))
 
     async def list_policies(
         self, request: ListPoliciesRequest, context: _Context
     ) -> ListPoliciesResponse:
-        self._admit(context)
+        await self._admit(context)
         infos = (
             policy_info(policy, self._overrides.of(policy.name))
             for policy in self._overrides.configuration.policies
@@ -77,33 +77,33 @@ class AdminServicer(grpc.GenericRpcHandler):
     async def list_buckets(
         self, request: ListBucketsRequest, context: _Context
     ) -> ListBucketsResponse:
-        self._admit(context)
+        await self._admit(context)
         return await self._engine.list_buckets(request.policy, request.page_size)
 
     async def set_override(
         self, request: SetOverrideRequest, context: _Context
     ) -> SetOverrideResponse:
-        by = self._admit(context) or request.override.by
+        by = await self._admit(context) or request.override.by
         override, replaced = await self._overrides.set(request.override, by)
         return SetOverrideResponse(override=override, replaced=replaced)
 
     async def list_overrides(
         self, request: ListOverridesRequest, context: _Context
     ) -> ListOverridesResponse:
-        self._admit(context)
+        await self._admit(context)
         return ListOverridesResponse(overrides=self._overrides.all)
 
     async def remove_override(
         self, request: RemoveOverrideRequest, context: _Context
     ) -> RemoveOverrideResponse:
-        by = self._admit(context) or request.by
+        by = await self._admit(context) or request.by
         removed = await self._overrides.remove(request.policy, request.node, by)
         return RemoveOverrideResponse(removed=removed)
 
-    def _admit(self, context: _Context) -> str:
+    async def _admit(self, context: _Context) -> str:
         """The name of the caller's key, empty where nobody is asked for one. Raises
         PermissionDenied, and LimiterUnavailable while the server drains."""
-        caller = self._door.caller_of(context)
+        caller = await self._door.enter(context)
         if self._is_draining:
             raise statuses.stopping()
         if caller is None:

@@ -16,6 +16,7 @@ from openlimit.operations import IDENTITY, Labels, Observe, Penalize
 from openlimit.wire.fields import AUTHORIZATION, BEARER
 from openlimit_server.config.keys import KeySettings, Right, hash_of
 from openlimit_server.engine.engine import Work
+from openlimit_server.rpc.turns import Turns
 
 _REPORTS_OF_PROVIDERS = {Penalize, Observe}
 _FOUND_BY = 8  # bytes of a hash; all of them are compared in a time that tells nothing
@@ -81,8 +82,22 @@ class Caller:
         return key, ((IDENTITY, self.name), *sorted(labels.items()))
 
 
+def _authorization(context: ServicerContext[Any, Any]) -> str:
+    said = next((v for k, v in context.invocation_metadata() or () if k == AUTHORIZATION), "")
+    return said if isinstance(said, str) else ""
+
+
+def _is_key(said: str) -> bool:
+    return said[: len(BEARER)].lower() == BEARER.lower()
+
+
+def name_of(caller: Caller | None, context: ServicerContext[Any, Any]) -> str:
+    """Under which a caller gets its share: its key, or the address of one that is not known."""
+    return f"the key {caller.name}" if caller else context.peer().rpartition(":")[0]
+
+
 class Door:
-    """Knows the callers; without keys nobody, and everybody may do all.
+    """Knows the callers; without keys nobody, and everybody may do all. Lets them in by turns.
 
     ``clock`` returns seconds and must not run backwards.
     """
@@ -92,39 +107,48 @@ class Door:
     ) -> None:
         self._clock = clock
         self._told_at, self._untold = -inf, 0
+        self._turns = Turns()
         self.replace(keys)
 
     def replace(self, keys: Iterable[KeySettings]) -> None:
         """From now on, only these."""
         self._callers = {key.digest[:_FOUND_BY]: Caller(key) for key in keys}
 
-    def caller_of(self, context: ServicerContext[Any, Any]) -> Caller | None:
-        """Who makes a call; None where nobody is asked. Raises PermissionDenied."""
-        if not self._callers:
-            return None
-        said = next((v for k, v in context.invocation_metadata() or () if k == AUTHORIZATION), "")
-        return self.caller_by(said if isinstance(said, str) else "", context.peer())
+    async def enter(self, context: ServicerContext[Any, Any]) -> Caller | None:
+        """Who makes a call, once it is its turn; None where nobody is asked. Raises
+        PermissionDenied, and LineFull where too many of its calls wait."""
+        said = _authorization(context)
+        caller = self._find(said)
+        await self._turns.take(name_of(caller, context))
+        return self.again(caller) if caller else self.caller_by(said, context.peer())
+
+    async def wait(self, context: ServicerContext[Any, Any]) -> None:
+        """Until it is the turn of a call that anybody may make. Raises LineFull."""
+        await self._turns.take(name_of(None, context))
 
     def caller_by(self, said: str, peer: str) -> Caller | None:
-        """``caller_of``, by what was said as authorization by a peer."""
-        if not self._callers:
+        """Who says this as authorization, at once; None where nobody is asked. Raises
+        PermissionDenied."""
+        caller = self._find(said)
+        if caller or not self._callers:
+            return caller
+        denied = PermissionDenied("", _UNKNOWN if _is_key(said) else _MISSING)
+        self._tell(peer, denied)
+        raise denied
+
+    def _find(self, said: str) -> Caller | None:
+        if not self._callers or not _is_key(said):
             return None
-        is_key = said[: len(BEARER)].lower() == BEARER.lower()
-        try:
-            if not is_key:
-                raise PermissionDenied("", _MISSING)
-            return self._known(hash_of(said[len(BEARER) :].strip()))
-        except PermissionDenied as denied:
-            self._tell(peer, denied)
-            raise
+        return self._by_digest(hash_of(said[len(BEARER) :].strip()))
+
+    def _by_digest(self, digest: bytes) -> Caller | None:
+        found = self._callers.get(digest[:_FOUND_BY])
+        return found if found and compare_digest(found.digest, digest) else None
 
     def again(self, caller: Caller) -> Caller:
         """As the keys say now; raises PermissionDenied for one that they do not know any more."""
-        return self._known(caller.digest)
-
-    def _known(self, digest: bytes) -> Caller:
-        found = self._callers.get(digest[:_FOUND_BY])
-        if found is None or not compare_digest(found.digest, digest):
+        found = self._by_digest(caller.digest)
+        if found is None:
             raise PermissionDenied("", _UNKNOWN)
         return found
 

@@ -13,7 +13,7 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireResult,
 )
 from openlimit.wire.codecs import CODECS, readable
-from openlimit.wire.columns import acquire_runs
+from openlimit.wire.columns import AcquireRun, acquire_runs
 from openlimit.wire.fields import write_grant
 from openlimit.wire.status import status_of
 from openlimit_server.counting.counter import Counter
@@ -23,6 +23,7 @@ from openlimit_server.rpc.bodies import Counts, replace_bodies
 from openlimit_server.rpc.slices import SLICE, Share
 
 _MOST, _SLICE = 1000, 64  # calls
+_RUNS = 8  # are decided in a slice: each takes longer than a call that only adds to one
 
 
 async def decide_batch(
@@ -37,43 +38,43 @@ async def decide_batch(
         reason = f"must be at most {_MOST}, not {len(request.acquisitions)}"
         raise InvalidRequest("acquisitions", reason)
     counted = await replace_bodies(request.acquisitions, counter)
-    deciding: list[asyncio.Task[list[Grant | OpenLimitError]]] = []
+    outcomes: dict[int, Any] = {}
     async with asyncio.TaskGroup() as group:
         for first in range(0, len(counted), _SLICE):
             await share.take(SLICE)
-            part = slice(first, first + _SLICE)
-            some = _decide(engine, request.acquisitions[part], counted[part], caller)
-            deciding.append(group.create_task(some))
-    response, counts = AcquireBatchResponse(), iter(counted)
-    for decided in deciding:
+            calls: list[tuple[int, Acquire]] = []
+            for place in range(first, min(first + _SLICE, len(counted))):
+                work = _read(request.acquisitions[place], counted[place], caller)
+                if isinstance(work, Acquire):
+                    calls.append((place, work))
+                else:
+                    outcomes[place] = work
+            runs = acquire_runs(calls)
+            for some in range(0, len(runs), _RUNS):
+                if some:
+                    await share.take(SLICE)
+                group.create_task(_decide(engine, runs[some : some + _RUNS], outcomes))
+    response = AcquireBatchResponse()
+    for first in range(0, len(counted), _SLICE):
         await share.take(SLICE)
-        for outcome in decided.result():
+        for place in range(first, min(first + _SLICE, len(counted))):
             if engine.counts:
-                engine.counts.answered(outcome)
-            _write(outcome, next(counts), response.results.add())
+                engine.counts.answered(outcomes[place])
+            _write(outcomes[place], counted[place], response.results.add())
     return response
 
 
-async def _decide(
-    engine: Engine,
-    requests: Sequence[AcquireRequest],
-    counted: Sequence[Counts | OpenLimitError],
-    caller: Caller | None,
-) -> list[Grant | OpenLimitError]:
-    """As runs of those that differ in their costs only."""
-    calls: list[Work] = [
-        count if isinstance(count, OpenLimitError) else readable(CODECS[Acquire], request)
-        for request, count in zip(requests, counted, strict=True)
-    ]
-    if caller:
-        calls = [caller.admitted(call) for call in calls]
-    outcomes: dict[int, Any] = {
-        i: call for i, call in enumerate(calls) if isinstance(call, OpenLimitError)
-    }
-    runs = acquire_runs((i, call) for i, call in enumerate(calls) if isinstance(call, Acquire))
+def _read(request: AcquireRequest, counted: Counts | OpenLimitError, caller: Caller | None) -> Work:
+    """An Acquire, or what is wrong with it."""
+    if isinstance(counted, OpenLimitError):
+        return counted
+    call: Work = readable(CODECS[Acquire], request)
+    return caller.admitted(call) if caller else call
+
+
+async def _decide(engine: Engine, runs: Sequence[AcquireRun], outcomes: dict[int, Any]) -> None:
     for run, grants in zip(runs, await engine.decide(runs), strict=True):
-        outcomes |= {number: grants.outcome(i) for i, number in enumerate(run.ids)}
-    return [outcomes[i] for i in range(len(requests))]
+        outcomes.update((place, grants.outcome(i)) for i, place in enumerate(run.ids))
 
 
 def _write(

@@ -42,6 +42,8 @@ def options(times: Times = TIMES) -> list[tuple[str, Any]]:
         # Otherwise gRPC buffers megabytes for each client: 200 that send too much take a gigabyte.
         ("grpc.http2.bdp_probe", 0),
         # Ten thousand callers of one process may ask at the same time, each by a call of its own.
+        # Not less: a client of gRPC that has more calls than that to make opens one as soon as
+        # another is answered. The server may not have closed that yet, and then refuses it.
         ("grpc.max_concurrent_streams", 10_000),
         # Thousands of callers may ask at the same instant. By default, gRPC refuses random calls
         # once 1,000 are waiting. An answer takes a fraction of a millisecond.

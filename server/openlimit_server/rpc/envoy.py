@@ -87,7 +87,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> RateLimitResponse:
         own_labels: OwnLabels = dict
-        if caller := self._door.caller_of(context):
+        if caller := await self._door.enter(context):
             caller.require("acquire")
             own_labels = caller.with_fixed
         _require_sensible(request)

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
@@ -28,7 +30,7 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.engine.lines import MAX_HOLD
-from openlimit_server.rpc.auth import Door
+from openlimit_server.rpc.auth import Caller, Door, name_of
 from openlimit_server.rpc.batch import decide_batch
 from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
@@ -77,6 +79,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         self._times = times
         self._streams: set[Stream] = set()
         self._slices = Slices()
+        # However many batches a caller has decided at once, they share what it gets.
+        self._batches: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._pace = Pace()
         self._refused = 0
         answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
@@ -107,7 +111,11 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def decide(self, codec: Codec, request: Message, context: _Context) -> Message:
         """Any single operation."""
-        caller = self._door.caller_of(context)
+        return await self._decide(codec, request, await self._door.enter(context), context)
+
+    async def _decide(
+        self, codec: Codec, request: Message, caller: Caller | None, context: _Context
+    ) -> Message:
         left = context.time_remaining()
         # A client that is answered QUEUED in time keeps its place; one whose call ran out loses it.
         hold = MAX_HOLD if left is None else min(MAX_HOLD, left / 2)
@@ -124,28 +132,32 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def acquire(self, request: AcquireRequest, context: _Context) -> Message:
         if not request.body:
             return await self.decide(CODECS[Acquire], request, context)
-        self._door.caller_of(context)  # before anything is done for it
+        caller = await self._door.enter(context)  # before anything is done for it
         [counted] = await replace_bodies([request], self._counter)
         if isinstance(counted, OpenLimitError):
             raise counted
-        response: Any = await self.decide(CODECS[Acquire], request, context)
+        response: Any = await self._decide(CODECS[Acquire], request, caller, context)
         response.counted.update(counted)
         return cast(Message, response)
 
     async def count_tokens(
         self, request: CountTokensRequest, context: _Context
     ) -> CountTokensResponse:
-        self._door.caller_of(context)
+        await self._door.enter(context)
         return CountTokensResponse(counted=await count_alone(request, self._counter))
 
     async def acquire_batch(
         self, request: AcquireBatchRequest, context: _Context
     ) -> AcquireBatchResponse:
-        caller = self._door.caller_of(context)
-        return await decide_batch(request, self._engine, self._counter, Share(self._slices), caller)
+        caller = await self._door.enter(context)
+        name = name_of(caller, context)
+        share = self._batches.get(name)
+        if share is None:
+            share = self._batches[name] = Share(self._slices)
+        return await decide_batch(request, self._engine, self._counter, share, caller)
 
     async def acquire_stream(self, context: _Context) -> None:
-        caller = self._door.caller_of(context)
+        caller = await self._door.enter(context)
         stream = Stream(self._engine, context, self._slices, self._pace, caller, self._tracing)
         self._streams.add(stream)
         end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
@@ -202,15 +214,22 @@ def unary(
     """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
     counted if anybody may ask."""
 
-    async def handle(request: _Request | DecodeError, context: _Context) -> Message:
+    async def handle(request: _Request | DecodeError, context: _Context) -> Message | None:
         try:
             if isinstance(request, DecodeError):
                 raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
             return await answer(request, context)
         except OpenLimitError as error:
-            await _abort(context, error, counts)
+            refusal = error
         except Exception as error:
-            await _abort(context, could_not_decide(error), counts)
+            refusal = could_not_decide(error)
+        # Not by abort: its exception leaves a cycle with the call, so that floods of refused calls
+        # would fill the memory until the garbage collector stops everybody.
+        code, status = _counted(refusal, counts)
+        context.set_code(code)
+        context.set_details(status.message)
+        context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
+        return None
 
     return grpc.unary_unary_rpc_method_handler(
         handle, request_deserializer=_parser(kind), response_serializer=_serialize
@@ -251,7 +270,11 @@ def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
 
 
 async def _abort(context: _Context, error: OpenLimitError, counts: Counts | None) -> NoReturn:
+    code, status = _counted(error, counts)
+    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
+
+
+def _counted(error: OpenLimitError, counts: Counts | None) -> tuple[grpc.StatusCode, Status]:
     if counts:
         counts.answered(error)
-    code, status = statuses.status_of(error)
-    await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
+    return statuses.status_of(error)

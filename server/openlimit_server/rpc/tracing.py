@@ -64,13 +64,10 @@ class Tracing:
             code = _CANCELLED
             try:
                 response = await answer(request, context)
-                code = _OK
+                code = _OK if response is not None else context.code().value[0]
                 if isinstance(response, AcquireResponse):
                     _tell_grant(span, microseconds(response.wait), response.limited_by)
                 return response
-            except grpc.aio.AbortError:
-                code = context.code().value[0]
-                raise
             finally:
                 _end(span, code)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +42,9 @@ class Service:
     async def ask(self, request: RateLimitRequest) -> RateLimitResponse:
         """As if it had come over the network."""
         assert self._servicer
-        context: Any = None  # which it does not use
+        context: Any = SimpleNamespace(
+            invocation_metadata=lambda: (), peer=lambda: "ipv4:127.0.0.1:1"
+        )
         return await self._servicer.should_rate_limit(request, context)
 
 

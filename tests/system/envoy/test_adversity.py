@@ -70,7 +70,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(redis: RedisProcess, tmp_path: Path) -> Iterator[Proxy]:
-    with serving_policies(tmp_path, POLICIES, "--store", redis.url) as server:
+    with serving_policies(tmp_path, POLICIES, "--store", f"{redis.url}?timeout=1") as server:
         proxy = Proxy(server)
         yield proxy
         proxy.close()
@@ -134,7 +134,8 @@ def test_policies_can_change_kind_while_proxies_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("store", ["memory", "redis"])
 async def test_thousands_at_once(redis: RedisProcess, tmp_path: Path, store: str) -> None:
     """Of two kinds of policies, and of a limit of the domain's: as many pass as fit."""
-    options = ["--store", redis.url] if store == "redis" else []
+    slow = f"{redis.url}?timeout=30"  # so many at once take a while on a busy machine
+    options = ["--store", slow] if store == "redis" else []
     with serving_policies(tmp_path, POLICIES, *options) as server:
         channels = [
             grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])

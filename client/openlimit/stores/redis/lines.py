@@ -1,51 +1,31 @@
-"""Operations of lines as the script reads them, and its replies to answers. No I/O.
+"""Operations of lines as the script reads them; line_replies.py has its answers. No I/O.
 
 A call carries each rule once, by a digest of its content, so that nodes of all servers compare it.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from itertools import groupby, islice
+from itertools import groupby
 from math import inf
 from random import getrandbits
 from typing import Any, get_args
 
 from openlimit.bucket import calls, line, tree
-from openlimit.bucket.calls import Call, Calls, Refusal, Standing
-from openlimit.bucket.limit import SECOND, Costs, least_levels
+from openlimit.bucket.calls import Call, Calls
+from openlimit.bucket.limit import Costs, least_levels
 from openlimit.bucket.tree import Rules
-from openlimit.errors import (
-    CostExceedsLimit,
-    LineFull,
-    WaitTooLong,
-)
 from openlimit.stores import lines
-from openlimit.stores.lines import Answer, Asked, Granted, InLine, Operation, Turned
-from openlimit.stores.protocol import (
-    MARKED,
-    SETTLED_WITHIN,
-    too_late,
-    was_cancelled,
-)
-from openlimit.stores.redis.keys import beside, to_bytes, to_json, values_of
-from openlimit.stores.redis.replies import (
-    CANCELLED,
-    EXCEEDS_LIMIT,
-    REPEAT,
-    TOO_LATE,
-    WAIT_TOO_LONG,
-    YES,
-    undone,
-)
+from openlimit.stores.lines import Operation
+from openlimit.stores.protocol import MARKED, SETTLED_WITHIN
+from openlimit.stores.redis.keys import beside, to_bytes, to_json
 
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
 
 _ENDING = 3
 """Characters of a name that follow its stem."""
-_IN_LINE, _FULL, _STANDING = range(8, 11)
 _CONSTANTS = {
     "horizon": line.HORIZON,
     "at_once": line.MOST_AT_ONCE,
@@ -134,7 +114,8 @@ class _Encoder:
             written = self._calls(calls)
             self._extend(_columns_by_unit(calls, calls.costs))
             _, _, server, max_wait, lot, number, kept = operation
-            return "askatonce", *written, server, _bound(max_wait), lot, number, kept
+            asked = server, _bound(max_wait), lot, number, kept
+            return "askatonce", _runs(calls.names), *written, *asked
         _, _, lot, numbers, starts, actual = operation
         if starts is not None:
             self._lot(lot)
@@ -142,7 +123,8 @@ class _Encoder:
         self._extend((numbers, starts or [0.0] * len(numbers)))
         self._extend(_columns_by_unit(calls, calls.costs))
         self._extend(_columns_by_unit(calls, actual))
-        return "settle", *written, False if starts is None else lot
+        runs = _runs(calls.names) if calls.lease else ()  # they name nothing there
+        return "settle", runs, *written, False if starts is None else lot
 
     def _rest(self, operation: lines.Ask | lines.Cancel | lines.Renew) -> Sequence[Any]:
         """What follows the call."""
@@ -162,10 +144,8 @@ class _Encoder:
 
     def _calls(self, calls: Calls) -> Sequence[Any]:
         """What is said of all; their costs are columns."""
-        names, path, rules, _, lease = calls
-        which = [*map(self._rules, rules)]
-        runs = _runs(names) if lease or len(calls.costs[0]) == len(names) else []
-        return runs, [*path], which, _units(calls), len(calls.costs[0]), lease
+        _, path, rules, costs, lease = calls
+        return [*path], [*map(self._rules, rules)], _units(calls), len(costs[0]), lease
 
     def _extend(self, columns: Iterable[Sequence[float]]) -> None:
         for column in columns:
@@ -218,9 +198,9 @@ def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> Iterable
     """In the order of the units."""
     columns: dict[str, Sequence[float]] = {}
     for rules, rows in zip(calls.rules, costs, strict=True):
-        for i, limit in enumerate(rules.limits):
-            if limit.unit not in columns:
-                columns[limit.unit] = [row[i] for row in rows]
+        units = [limit.unit for limit in rules.limits]
+        if not columns.keys() >= {*units}:
+            columns |= zip(units, zip(*rows, strict=True), strict=True)
     return columns.values()
 
 
@@ -239,90 +219,3 @@ def _endings(names: Sequence[str]) -> str:
     if len(endings) < _ENDING * len(names):
         endings = "".join([name[-_ENDING:].ljust(_ENDING) for name in names])
     return endings
-
-
-def decode(operations: Sequence[Operation], reply: Sequence[Any], connection: int) -> list[Answer]:
-    """The answer to each of the operations, which came over this connection."""
-    rest = iter(reply)
-    now = next(rest)
-    return [_answer(operation, rest, now, connection) for operation in operations]
-
-
-def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: int) -> Answer:
-    match operation:
-        case lines.Turn():
-            return _turned(reply, now, connection)
-        case lines.Ask():
-            return _asked(operation, reply)
-        case lines.AskAtOnce(_, calls):
-            if next(reply) == YES:
-                return lines.Started(now)
-            return [_asked(operation.one(i), reply) for i in range(len(calls.names))]
-        case lines.Release():
-            return dict.fromkeys([next(reply) for _ in range(next(reply))], False)
-        case lines.Settle(_, _, lot, numbers):
-            pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
-            return {i: undone(what, lot, numbers[i]) for i, what in pairs}
-    what = next(reply)
-    if what == _STANDING:
-        return _standing(reply)
-    if what == TOO_LATE and isinstance(operation, lines.Cancel):
-        return too_late(operation.lot, operation.number)
-    return bool(what)
-
-
-def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Asked:
-    call, what = operation.call, next(reply)
-    if what == _IN_LINE:
-        return InLine(_number(next(reply)))
-    if what == REPEAT:
-        start, unit, lot, number = islice(reply, 4)
-        return Granted(call.name, _number(start), _text(unit), _text(lot), number)
-    if what == EXCEEDS_LIMIT:
-        node, which = islice(reply, 2)
-        limit = call.rules[node].limits[which]
-        values = (*call.path[:node],)
-        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount, values)
-    if what == WAIT_TOO_LONG:
-        wait, unit, node = islice(reply, 3)
-        return _wait_too_long(wait, unit, (*call.path[:node],))
-    if what == _FULL:
-        return LineFull(_text(next(reply)), next(reply))
-    assert what == CANCELLED
-    return was_cancelled()
-
-
-def _standing(reply: Iterator[Any]) -> Standing:
-    rank, wait, unit, depth = islice(reply, 4)
-    held_at = None if depth < 0 else [*map(_text, islice(reply, depth))]
-    return Standing(rank, _number(wait), held_at, _text(unit))
-
-
-def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
-    epoch, again, count = islice(reply, 3)
-    outcomes: list[Granted | Refusal] = []
-    for _ in range(count):
-        what, name, time, unit, lot, number = islice(reply, 6)
-        outcomes.append(
-            Granted(_text(name), _number(time), _text(unit), _text(lot), number)
-            if what == YES
-            else Refusal(_text(name), _wait_too_long(time, unit, _values(lot)))
-        )
-    within = f"{connection}.{_text(epoch)}" if epoch else ""
-    return Turned(now, outcomes, _number(again), within)
-
-
-def _wait_too_long(wait: bytes, unit: bytes, held_at: tuple[str, ...] | None) -> WaitTooLong:
-    return WaitTooLong(_number(wait) / SECOND, _text(unit), held_at)
-
-
-def _values(node: bytes | None) -> tuple[str, ...] | None:
-    return None if node is None else values_of(node)
-
-
-def _text(reply: bytes) -> str:
-    return reply.decode(errors="replace")
-
-
-def _number(text: bytes) -> float:
-    return float(text)

@@ -35,7 +35,7 @@ from openlimit.stores.protocol import (
     Settle,
     was_cancelled,
 )
-from openlimit.stores.redis import lines, views
+from openlimit.stores.redis import line_replies, lines, views
 from openlimit.stores.redis.keys import beside, key_of, to_bytes, to_json
 from openlimit.stores.redis.lua import BUCKET, FIND, LINE, Script
 from openlimit.stores.redis.replies import CANCELLED, EXCEEDS_LIMIT, REPEAT, YES, undone
@@ -155,7 +155,7 @@ class Call:
         """The answer to each of the operations. Over another connection, lines have another epoch:
         what a replica had not received is lost when it becomes the master."""
         if self.script is LINE:
-            return [*lines.decode(self.operations, reply, connection)]
+            return [*line_replies.decode(self.operations, reply, connection)]
         if self.script is not BUCKET:
             return [*views.decode(self.operations, reply, self._prefix)]
         if isinstance(self.operations[0], Secret):

@@ -174,6 +174,7 @@ for _, operation in ipairs(call.operations) do
   end
 end
 read_calls(asked)
+read_granted(asked)
 read_remembered(stems)
 sweep_servers()
 for _, operation in ipairs(call.operations) do

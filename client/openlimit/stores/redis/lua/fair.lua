@@ -24,7 +24,8 @@ end
 -- Learns what calls used, those at these positions, by their sizes at the parent.
 local function learn(node, which, reserved, actual)
   local shortest, least, latest = call.shortest, call.least_use, call.latest_use
-  for _, i in ipairs(which) do
+  for k = 1, #which do
+    local i = which[k]
     local size, used = reserved[i], actual[i]
     if used > shortest then -- else the call was not made
       local share = used < size and used / size or 1
@@ -149,9 +150,9 @@ local function correct(node, changes)
     node.at, node.by = now, ''
   end
   for i, each in ipairs(node.level) do
-    local most = node.rules.most[i]
-    for _, change in ipairs(changes[i]) do
-      each = each + change
+    local most, column_ = node.rules.most[i], changes[i]
+    for c = 1, #column_ do
+      each = each + column_[c]
       each = each < 0 and 0 or each > most and most or each
     end
     node.level[i] = each

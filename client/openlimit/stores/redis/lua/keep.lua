@@ -74,7 +74,7 @@ end
 fresh_nodes[#fresh_nodes + 1] = 'meta'
 fresh_nodes[#fresh_nodes + 1] = cmsgpack.pack(meta.order, meta.epoch, now, shift, meta.leases,
                                               meta.boxed, meta.until_, meta.asked, meta.many,
-                                              meta.latest_until, meta.before_until, heads)
+                                              meta.latest_until, meta.before_until, meta.granted_until, heads)
 send_all('HSET', tree_key, fresh_nodes)
 if own_clock then
   for what, is_fresh in pairs(touched) do

@@ -21,9 +21,9 @@ local function level_arithmetic()
   local function change_all(levels, changes)
     local after = {}
     for i = 1, n do
-      local left, top = levels[i], highest[i]
-      for _, change in ipairs(changes[i]) do
-        left = left + change
+      local left, top, column_ = levels[i], highest[i], changes[i]
+      for k = 1, #column_ do
+        left = left + column_[k]
         if left < 0 then
           left = 0
         elseif left > top then

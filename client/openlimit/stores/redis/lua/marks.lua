@@ -31,7 +31,8 @@ local function marking()
   -- The part of a lot's marks that has these numbers, as words of 32 bits, and its first word.
   local function read_words(lot_key, which)
     local least, most = which[1], which[1]
-    for _, number in ipairs(which) do
+    for k = 1, #which do
+      local number = which[k]
       if number < least then
         least = number
       elseif number > most then
@@ -57,7 +58,8 @@ local function marking()
     local others, latest = {}, -math.huge
     local words, low = read_words(lot_key, which)
     local too_old = now - call.settled_within
-    for k, number in ipairs(which) do
+    for k = 1, #which do
+      local number = which[k]
       local place = number < BLOCK and number or bit_of(number)
       local within = place % 32
       local word, mask, start = (place - within) / 32 - low + 1, MASKS[within], starts[k]

@@ -7,7 +7,7 @@ local function parts_of(name)
 end
 
 local function whole_name(stem, ending)
-  return stem .. string.match(ending, '^%S*')
+  return stem == '' and string.match(ending, '^(.-) *$') or stem .. ending
 end
 
 -- Where an ending begins among records of this width, each of which begins with one; nil if nowhere.

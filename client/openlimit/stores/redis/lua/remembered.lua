@@ -1,18 +1,64 @@
--- What is remembered of calls for a while, by the stems of their names: what was granted, for repeats,
--- and which are over, whose late repeats take no slots again. It is in a hash of the latest, and in one
--- of those before them, which are forgotten all at once: nobody has to look for what has lapsed.
+-- What is remembered of calls for a while: what was granted, for repeats, and which are over, whose
+-- late repeats take no slots again. It is in a hash of the latest, and in one of those before them,
+-- which are forgotten all at once: nobody has to look for what has lapsed. The fields are of
+--
+--   r:<stem>   runs: grants to those that started at once, each with until_, start, lot and the endings
+--              of its calls, which have the numbers from its number on; over, a record of each call that
+--              is over, the ending of its name and until when; over_until, the latest of these
+--   g:<name>   what was granted to a single call: until_, start, unit, lot, number, is_known, asked_by.
+--              The lot of a grant that was taken back is false. Where a call also has a part in that of
+--              a run, its own counts.
 
--- By stem: grants, of which later ones count; over, a record of each call that is over, the ending of
--- its name and until when it is remembered; and over_until, the latest of these. A grant has until_,
--- start, unit, lot, is_known, asked_by and the endings of the calls, which have the numbers from its
--- number on. The lot of one that was taken back is false.
-local OVER = 3 + 8  -- bytes of such a record
-local remembered, changed_stems = {}, {}
+local OVER = 3 + 8  -- bytes of a record
 
--- A tree that is made now may be one that was forgotten, or lost, before what is remembered was.
-local is_made_now = not stored[1]
-if is_made_now then
-  meta.before_until = now + call.over_kept + 4 * call.silent
+-- By stem and by name; false, where nothing was granted to a single call.
+local remembered, changed_runs = {}, {}
+local granted, changed_grants = {}, {}
+local is_in_latest = {}  -- by field
+
+local LATEST, BEFORE = key_of('remembered'), key_of('remembered:before')
+
+local function last_until(until_)
+  meta.latest_until = until_
+  if own_clock then
+    redis.call('PEXPIRE', LATEST, milliseconds_until(until_))
+  end
+end
+
+-- What is remembered may outlive its tree: then nothing says until when it lasts.
+if not stored[1] then
+  local until_ = now + call.over_kept + 4 * call.silent
+  if redis.call('EXISTS', LATEST) > 0 then
+    last_until(until_)
+  end
+  if redis.call('EXISTS', BEFORE) > 0 then
+    meta.before_until = until_
+  end
+  meta.granted_until = math.max(meta.latest_until, meta.before_until)
+end
+
+-- Reads the fields that begin so, and hands over those that there are.
+local function recall(begin, names_, take)
+  local function read(where, is_latest)
+    for from = 1, #names_, MOST_ARGUMENTS do
+      local fields_ = {}
+      for i = from, math.min(from + MOST_ARGUMENTS - 1, #names_) do
+        fields_[#fields_ + 1] = begin .. names_[i]
+      end
+      for i, packed in ipairs(redis.call('HMGET', where, unpack(fields_))) do
+        if packed then
+          is_in_latest[fields_[i]] = is_latest
+          take(names_[from + i - 1], packed)
+        end
+      end
+    end
+  end
+  if meta.before_until > now then
+    read(BEFORE, false)
+  end
+  if meta.latest_until > now then
+    read(LATEST, true)
+  end
 end
 
 local function read_remembered(stems)
@@ -23,23 +69,25 @@ local function read_remembered(stems)
       missing[#missing + 1] = stem
     end
   end
-  local function read(what, is_latest)
-    for from = 1, #missing, MOST_ARGUMENTS do
-      local to = math.min(from + MOST_ARGUMENTS - 1, #missing)
-      for i, packed in ipairs(redis.call('HMGET', key_of(what), unpack(missing, from, to))) do
-        local r = remembered[missing[from + i - 1]]
-        if packed then
-          r.is_in_latest = is_latest
-          r.grants, r.over, r.over_until = cmsgpack.unpack(packed)
-        end
-      end
+  recall('r:', missing, function(stem, packed)
+    local r = remembered[stem]
+    r.grants, r.over, r.over_until = cmsgpack.unpack(packed)
+  end)
+end
+
+local function read_granted(names_)
+  local missing = {}
+  for _, name in ipairs(names_) do
+    if granted[name] == nil then
+      granted[name], missing[#missing + 1] = false, name
     end
   end
-  if meta.before_until > now then
-    read('remembered:before', false)
-  end
-  if meta.latest_until > now or is_made_now then
-    read('remembered', true)
+  if meta.granted_until > now then
+    recall('g:', missing, function(name, packed)
+      local r = {}
+      r.until_, r.start, r.unit, r.lot, r.number, r.is_known, r.asked_by = cmsgpack.unpack(packed)
+      granted[name] = r
+    end)
   end
 end
 
@@ -71,41 +119,34 @@ local function keep_over(stem, endings)
     end
   end
   r.over, r.over_until = r.over .. table.concat(fresh_), until_
-  changed_stems[stem] = true
+  changed_runs[stem] = true
 end
 
--- What was granted to a call, with its own number; nothing if that has lapsed or was taken back.
-local function grant_of(name)
+-- What was granted to a call in a run, with its own number.
+local function grant_in_run(name)
   local stem, ending = parts_of(name)
   local grants = remembered_of(stem).grants
   for i = #grants, 1, -1 do
-    local grant = grants[i]
-    local at = place_of(grant.endings, ending, 3)
+    local grant, at = grants[i], place_of(grants[i].endings, ending, 3)
     if at then
-      return grant.lot and grant.until_ > now
-        and {until_ = grant.until_, start = grant.start, unit = grant.unit, lot = grant.lot,
-             number = grant.number + (at - 1) / 3, is_known = grant.is_known,
-             asked_by = grant.asked_by} or nil
+      return {until_ = grant.until_, start = grant.start, unit = '', lot = grant.lot,
+              number = grant.number + (at - 1) / 3, is_known = true}
     end
   end
 end
 
-local function keep_grants(stem, grant)
-  table.insert(remembered_of(stem).grants, grant)
-  changed_stems[stem] = true
+-- What was granted to a call; nothing if that has lapsed or was taken back.
+local function grant_of(name)
+  if granted[name] == nil then
+    read_granted({name})
+  end
+  local grant = granted[name] or grant_in_run(name)
+  return grant and grant.lot and grant.until_ > now and grant
 end
 
--- A grant to a single call, instead of what it had.
 local function keep_grant(name, grant)
-  local stem, ending = parts_of(name)
-  local grants = remembered_of(stem).grants
-  for i = #grants, 1, -1 do
-    if grants[i].endings == ending then
-      table.remove(grants, i)
-    end
-  end
-  grant.endings = ending
-  keep_grants(stem, grant)
+  granted[name], changed_grants[name] = grant, true
+  meta.granted_until = math.max(meta.granted_until, grant.until_)
 end
 
 -- Nothing is granted any more to a call that was.
@@ -113,43 +154,52 @@ local function take_grant_back(name)
   keep_grant(name, {until_ = grant_of(name).until_, start = 0, unit = '', lot = false, number = 0})
 end
 
--- Of those that have not lapsed, and of the later ones, which count.
-local function lasting(grants)
-  local first = 1
-  while grants[first] and grants[first].until_ <= now do
-    first = first + 1
+-- Of a run that starts now.
+local function keep_run(stem, endings, until_, lot, number)
+  table.insert(remembered_of(stem).grants,
+               {until_ = until_, start = now, lot = lot, number = number, endings = endings})
+  changed_runs[stem] = true
+  for from = 1, meta.granted_until > now and #endings or 0, 3 do
+    local name = whole_name(stem, string.sub(endings, from, from + 2))
+    if granted[name] then  -- and taken back, or lapsed
+      keep_grant(name, {until_ = until_, start = now, unit = '', lot = lot,
+                        number = number + (from - 1) / 3, is_known = true})
+    end
   end
-  return {unpack(grants, first)}
 end
 
 local function write_remembered()
   local fields_, until_, fresh_ = {}, 0, 0
-  for stem in pairs(changed_stems) do
-    local r = remembered[stem]
-    local grants = lasting(r.grants)
-    r.over = r.over_until > now and r.over or ''
-    fields_[#fields_ + 1] = stem
-    fields_[#fields_ + 1] = cmsgpack.pack(grants, r.over, r.over_until)
-    until_, fresh_ = math.max(until_, r.over_until), fresh_ + (r.is_in_latest and 0 or 1)
-    for _, grant in ipairs(grants) do
-      until_ = math.max(until_, grant.until_)
+  local function write(field, lasts, packed)
+    fields_[#fields_ + 1], fields_[#fields_ + 2] = field, packed
+    until_, fresh_ = math.max(until_, lasts), fresh_ + (is_in_latest[field] and 0 or 1)
+  end
+  for name in pairs(changed_grants) do
+    local r = granted[name]
+    write('g:' .. name, r.until_, cmsgpack.pack(r.until_, r.start, r.unit, r.lot, r.number,
+                                                r.is_known or false, r.asked_by or false))
+  end
+  for stem in pairs(changed_runs) do
+    local r, grants = remembered[stem], {}
+    local lasts = r.over_until
+    for _, grant in ipairs(r.grants) do
+      if grant.until_ > now then
+        grants[#grants + 1], lasts = grant, math.max(lasts, grant.until_)
+      end
     end
+    write('r:' .. stem, lasts, cmsgpack.pack(grants, r.over_until > now and r.over or '', r.over_until))
   end
   if #fields_ == 0 then
     return
   end
-  local latest, before = key_of('remembered'), key_of('remembered:before')
   if meta.many >= call.repeats / 2 or meta.many > 0 and meta.before_until <= now then
-    redis.call('UNLINK', before)
-    redis.pcall('RENAME', latest, before)  -- unless somebody has deleted it
+    redis.call('UNLINK', BEFORE)
+    redis.pcall('RENAME', LATEST, BEFORE)  -- unless somebody has deleted it
     meta.before_until, meta.latest_until, meta.many, fresh_ = meta.latest_until, 0, 0, #fields_ / 2
   end
-  send_all('HSET', latest, fields_)
+  send_all('HSET', LATEST, fields_)
   meta.many = meta.many + fresh_
   if until_ > meta.latest_until then
-    meta.latest_until = until_ + 4 * call.silent
-    if own_clock then
-      redis.call('PEXPIRE', latest, milliseconds_until(meta.latest_until))
-    end
+    last_until(until_ + 4 * call.silent)
   end
 end

@@ -6,22 +6,28 @@ local function marks_of_lots()
   return unpack(marks)
 end
 
--- The sizes of so many calls at each node of a path, see sizes.
+-- The sizes of so many calls at each node of a path but the last, see sizes. For these loops, numbers
+-- are faster than ipairs.
 local function sizes_of_all(path, columns, count)
   local found, longest = {}, {}
-  for i = 1, count do
-    longest[i] = call.shortest
+  for c = 1, count do
+    longest[c] = call.shortest
   end
-  for k, node in ipairs(path) do
-    local longer = {unpack(longest)}
-    for i, unit in ipairs(node.rules.units) do
-      local column_, rate_ = columns[unit] or {}, node.rules.rate[i]
-      for c, cost in ipairs(column_) do
-        local size = cost / rate_
-        longer[c] = size > longer[c] and size or longer[c]
+  for k = 1, #path - 1 do
+    local rules = path[k].rules
+    if rules.n > 0 then
+      longest = {unpack(longest)}
+    end
+    for i = 1, rules.n do
+      local column_, rate_ = columns[rules.units[i]], rules.rate[i]
+      for c = 1, column_ and count or 0 do
+        local size = column_[c] / rate_
+        if size > longest[c] then
+          longest[c] = size
+        end
       end
     end
-    found[k], longest = longer, longer
+    found[k] = longest
   end
   return found
 end
@@ -61,9 +67,12 @@ do
     local sums, largest = {}, {}
     for unit, column_ in pairs(columns) do
       local sum, most = 0, 0
-      for _, cost in ipairs(column_) do
+      for c = 1, #column_ do
+        local cost = column_[c]
         sum = sum + cost
-        most = cost > most and cost or most
+        if cost > most then
+          most = cost
+        end
       end
       sums[unit], largest[unit] = sum, most
     end
@@ -103,11 +112,12 @@ do
     local leaf, spans = path[#path], sizes_of_all(path, columns, count)
     fill(path)
     for k = 2, #path do
-      for i, size in ipairs(spans[k - 1]) do
-        if i > 1 and path[k - 1].lapsing > 0 then
-          lapse(path[k - 1])
+      local parent, sizes_ = path[k - 1], spans[k - 1]
+      for i = 1, count do
+        if i > 1 and parent.lapsing > 0 then
+          lapse(parent)
         end
-        take_turn(path[k], size)
+        take_turn(path[k], sizes_[i])
       end
     end
     if lease > 0 then
@@ -138,15 +148,19 @@ do
     end
     read_remembered(stems)
     read_leases(stems)
+    local names_ = {}
     for i, stem in ipairs(stems) do
-      if leases[stem] or #remembered[stem].grants > 0 then
+      if meta.granted_until > now or leases[stem] or #remembered[stem].grants > 0 then
         local endings = runs[2 * i]
         for from = 1, #endings, 3 do
-          local name = stem .. string.sub(endings, from, from + 2)
-          if lease_of(name) or grant_of(name) then
-            return true
-          end
+          names_[#names_ + 1] = whole_name(stem, string.sub(endings, from, from + 2))
         end
+      end
+    end
+    read_granted(names_)
+    for _, name in ipairs(names_) do
+      if lease_of(name) or grant_of(name) then
+        return true
       end
     end
     return false
@@ -185,14 +199,13 @@ do
       lapse(path[k])
     end
     for i = 1, #runs, 2 do
-      keep_grants(runs[i], {until_ = now + kept_, start = now, unit = '', lot = lot, number = number,
-                            is_known = true, endings = runs[i + 1]})
+      keep_run(runs[i], runs[i + 1], now + kept_, lot, number)
       number = number + #runs[i + 1] / 3
     end
     return true
   end
 
-  -- The names in runs; whether these wait is read.
+  -- The names in runs; what is known of these is read.
   local function names_in(runs)
     local names_, missing = {}, {}
     for i = 1, #runs, 2 do
@@ -205,6 +218,7 @@ do
       end
     end
     read_calls(missing)
+    read_granted(names_)
     return names_
   end
 
@@ -231,7 +245,8 @@ do
     local changes_of = {}
     for unit, before in pairs(columns) do
       local after, changes_ = actual[unit], {}
-      for k, i in ipairs(which) do
+      for k = 1, #which do
+        local i = which[k]
         changes_[k] = after[i] - before[i]
       end
       changes_of[unit] = changes_
@@ -276,31 +291,33 @@ do
     local function fail(i, what)
       found[1], found[#found + 1], found[#found + 2] = found[1] + 1, i - 1, what
     end
-    for i, number in ipairs(numbers_) do
+    local many = 0
+    for i = 1, count do
       local start = starts[i]
       if start > now then
         fail(i, NOT_STARTED)
       else
-        places_[#places_ + 1], started_[#started_ + 1], begun[#begun + 1] = i, start, numbers_[i]
+        many = many + 1
+        places_[many], started_[many], begun[many] = i, start, numbers_[i]
       end
     end
-    if #places_ == 0 then
+    if many == 0 then
       return found
     end
     local mark, settled = marks_of_lots(), {}
     local others = lot and mark(call.lots .. lot, begun, started_, {}) or {}
-    for k, i in ipairs(places_) do
+    for k = 1, many do
       if others[k] then
-        fail(i, others[k])
+        fail(places_[k], others[k])
       else
-        settled[#settled + 1] = i
+        settled[#settled + 1] = places_[k]
       end
     end
     if #settled > 0 then
       settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, count)
     end
     if lease > 0 then
-      release(#places_ == count and runs or runs_at(runs, places_))
+      release(many == count and runs or runs_at(runs, places_))
     end
     return found
   end

@@ -185,7 +185,7 @@ local function free_all(stem, endings)
     return without
   end
   for from = 1, #endings, 3 do
-    if not free_slots(stem .. string.sub(endings, from, from + 2), true) then
+    if not free_slots(whole_name(stem, string.sub(endings, from, from + 2)), true) then
       without[#without + 1] = (from - 1) / 3
     end
   end
@@ -198,7 +198,7 @@ local function free_ended()
   for _, stem in ipairs(due('ends')) do
     for _, group in ipairs(leases_of(stem).groups) do
       for from = 1, group.until_ <= now and #group.records or 0, group.width do
-        ended[#ended + 1] = {group.until_, stem .. string.sub(group.records, from, from + 2)}
+        ended[#ended + 1] = {group.until_, whole_name(stem, string.sub(group.records, from, from + 2))}
       end
     end
     if #ended >= call.at_once then

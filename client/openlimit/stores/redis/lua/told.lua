@@ -7,8 +7,9 @@
 --            meta          order, a counter; epoch, which tells it from one that was lost; seen, shift;
 --                          how many calls have slots; how many outcomes are not collected yet;
 --                          until when the keys last; asked, when the latest call first was; how
---                          many runs are remembered latest, until when, and until when those before
---                          them are; heads, see sets.lua
+--                          much is remembered in the latest hash, until when that lasts, and until
+--                          when the one before it and what was granted to single calls, see
+--                          remembered.lua; heads, see sets.lua
 --            n:<id>        a node, see tree.lua. The root's id is empty; another's is that of its
 --                          parent with its value and the length of that: 3:abc2:de
 --            r:<digest>    rules, and u:<digest>: how many nodes follow them
@@ -38,6 +39,7 @@
 --            shortest, latest_use, least_use, latest_pace
 --                          constants, see line.py, tree.py and lines.py
 --            operations    see carry_out.lua
+-- ARGV[2]  the operations' columns of numbers, as doubles
 -- Returns  the time, and then the answers to the operations.
 
 local INF = math.huge
@@ -50,11 +52,11 @@ local function key_of(what)
 end
 
 local meta = {order = 0, epoch = call.fresh, seen = -INF, shift = 0, leases = 0, boxed = 0, until_ = 0,
-              asked = 0, many = 0, latest_until = 0, before_until = 0,
+              asked = 0, many = 0, latest_until = 0, before_until = 0, granted_until = 0,
               heads = {holds = INF, deadlines = INF, ends = INF, emptying = INF, servers = INF}}
 if stored[1] then
   meta.order, meta.epoch, meta.seen, meta.shift, meta.leases, meta.boxed, meta.until_,
-    meta.asked, meta.many, meta.latest_until, meta.before_until, meta.heads
+    meta.asked, meta.many, meta.latest_until, meta.before_until, meta.granted_until, meta.heads
     = cmsgpack.unpack(stored[1])
   seen, shift = meta.seen, meta.shift
 end

@@ -42,8 +42,10 @@ public final class Limiter implements AutoCloseable {
             .setTokens(call.tokens())
             .setKey(call.key())
             .putAllLabels(call.labels())
-            .setMaxWait(Durations.of(call.maxWait()))
             .setRequestId(UUID.randomUUID().toString());
+    if (call.maxWait() != null) {
+      request.setMaxWait(Durations.of(call.maxWait()));
+    }
     for (int queued = 0; ; queued++) {
       AcquireRequest asked = request.build();
       try {

@@ -138,11 +138,12 @@ public final class Reservation implements AutoCloseable {
 
   private <A> A end(Function<RateLimitServiceBlockingStub, A> request)
       throws LimiterException, InterruptedException {
-    hasEnded = true;
     if (renewals != null) {
       renewals.cancel(false);
     }
-    return connection.ask(service, request);
+    A answer = connection.ask(service, request);
+    hasEnded = true; // what could not be settled frees its slot at least
+    return answer;
   }
 
   private void renew() {
