@@ -117,7 +117,7 @@ class _Explained:
         wait = latest - self._now
         root, leaf = self._nodes[0], self._nodes[-1]
         before = leaf.waiting if leaf else 0
-        estimate = (before + 1) * leaf.pace if leaf and before else 0.0
+        estimate = self._behind(leaf, wait) if leaf and before else 0.0
         if wait > max_wait:
             kind, wait = messages.VERDICT_REFUSED, max(wait, estimate)
             return _Verdict(kind, _in_words(kind, wait, unit), wait, at, unit)
@@ -136,6 +136,18 @@ class _Explained:
             return _starts()
         kind = messages.VERDICT_WAITS
         return _Verdict(kind, _in_words(kind, wait, unit), wait, at, unit)
+
+    def _behind(self, leaf: NodeSeen, wait: float) -> float:
+        """Microseconds until all have started that wait in a leaf, and this one, as in
+        ``bucket.calls.standing``; ``wait`` is that of its first."""
+        if leaf.pace:
+            return (leaf.waiting + 1) * leaf.pace
+        spans = [
+            cost / limit.rate
+            for rules, row in zip(self._rules, self._costs, strict=True)
+            for limit, cost in zip(rules.limits, row, strict=True)
+        ]
+        return wait + leaf.waiting * max(spans, default=0.0)
 
     def _latest(self) -> tuple[float, str, int]:
         """When the last node has room, the unit that it waits for, and which node it is."""
