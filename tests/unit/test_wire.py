@@ -100,6 +100,21 @@ def test_a_grant_survives_the_wire(grant: Grant) -> None:
     assert fields.read_grant(message) == grant
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "中", '"', "\x01"])
+def test_long_labels_fit_into_metadata(letter: str) -> None:
+    """Clients take 8 KiB of it, in base64; a node whose labels are not texts may be left out."""
+    node = (letter * (256 // len(letter.encode())),) * 5
+    for error in (
+        CostExceedsLimit("tokens", 2, 1, node),
+        WaitTooLong(1, "tokens", node),
+        Queued("t" * 50, Waiting(1, 2, node, "tokens")),
+    ):
+        _, status = statuses.status_of(error)
+        assert status.ByteSize() < 4500
+        is_whole = vars(statuses.error_of(status, "here")) == vars(error)
+        assert is_whole == (letter != "\x01")
+
+
 @given(ERRORS)
 def test_an_error_survives_the_wire(error: OpenLimitError) -> None:
     """Type and data of each error are what they were."""

@@ -44,6 +44,8 @@ _PERHAPS_TLS = re.compile(
     "(: Socket closed|Connection reset by peer|Expected SETTINGS frame)",
     re.DOTALL,
 )
+_MOST_OF_NODE = 3000
+"""Characters of a node: clients take 8 KiB of metadata, and control characters take six each."""
 _M = TypeVar("_M", bound=Message)
 
 
@@ -108,8 +110,8 @@ def _written(waiting: Waiting | None) -> dict[str, str]:
 
 
 def _written_node(name: str, node: tuple[str, ...] | None) -> dict[str, str]:
-    # As it is: escaped, five long labels come near the 8 KiB of metadata that clients take.
-    return {} if node is None else {name: json.dumps(node, ensure_ascii=False)}
+    text = "" if node is None else json.dumps(node, ensure_ascii=False)
+    return {name: text} if 0 < len(text) <= _MOST_OF_NODE else {}
 
 
 def _read_node(text: str) -> tuple[str, ...] | None:
