@@ -15,6 +15,7 @@ Each error carries its data as attributes, and its message says what to do next.
 pickled, and equals itself alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from reprlib import repr as shortened
 from typing import NamedTuple
@@ -33,17 +34,21 @@ class OpenLimitError(Exception):
 class CostExceedsLimit(OpenLimitError):
     """The cost in one unit is larger than the limit's whole amount, so no wait would help.
 
-    Attributes: ``unit``; ``cost`` and ``amount``, both in that unit.
+    Attributes: ``unit``; ``cost`` and ``amount``, both in that unit; ``node``, whose limit it is:
+    the values of the levels' labels, outermost first, and none for the policy as a whole.
     """
 
     unit: str
     cost: float
     amount: float
+    node: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        of = f" of {name_of(self.node)}" if self.node else ""
         return (
-            f"this call costs {self.cost:.15g} {self.unit} but the limit is {self.amount:.15g} "
-            "per period, so it can never be served; split the call or raise the limit"
+            f"this call costs {self.cost:.15g} {self.unit} but the limit{of} is "
+            f"{self.amount:.15g} per period, so it can never be served; split the call or raise "
+            "the limit"
         )
 
 
@@ -52,20 +57,23 @@ class WaitTooLong(OpenLimitError):
     """The call would have to wait longer than ``max_wait``; nothing was charged.
 
     Attributes: ``retry_after``, the wait of such a call now, in seconds; ``limited_by``, the unit
-    that causes the wait, or empty if it is not known. If no slot is free, ``limited_by`` is
-    ``concurrent`` and the wait is an estimate.
+    that causes the wait, or empty if it is not known; ``held_at``, the node that causes it, as in
+    ``Waiting``, or None if the policy has no line. Where calls wait in line before it, or no slot
+    is free, which is ``concurrent`` in ``limited_by``, the wait is an estimate.
     """
 
     retry_after: float
     limited_by: str = ""
+    held_at: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
+        at = f" at {name_of(self.held_at)}" if self.held_at else ""
         if self.limited_by == "concurrent":
             return (
-                "no slot became free within max_wait; nothing was charged; try again in about "
+                f"no slot{at} became free within max_wait; nothing was charged; try again in about "
                 f"{self.retry_after:.6g} s or raise max_wait"
             )
-        cause = f" for {self.limited_by}" if self.limited_by else ""
+        cause = f" for {self.limited_by}{at}" if self.limited_by else at
         return (
             f"the wait{cause} would be {self.retry_after:.6g} s, longer than max_wait; nothing was "
             "charged; try again later or raise max_wait"
@@ -210,6 +218,12 @@ class LimiterUnavailable(OpenLimitError):
         return (
             f"no decision from {self.address}: {self.reason}; check that it runs and can be reached"
         )
+
+
+def name_of(node: Sequence[str]) -> str:
+    """A node for people, by the values of the levels' labels: ``search/ann``."""
+    name = "/".join(value or "''" for value in node) or "the line"
+    return name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…"
 
 
 def invalid(field: str, expected: str, value: object) -> InvalidRequest:

@@ -66,6 +66,11 @@ def ask(call: Call, max_wait: float = inf, first: float | None = None, server: s
     return Ask("{b}", call, server, max_wait, "lot", int(call.name[1:]), first)
 
 
+def run_of(calls: Sequence[Call]) -> AskAtOnce:
+    """Of calls that are numbered as they are named."""
+    return AskAtOnce("{b}", columns_of(calls), "me", inf, "lot", int(calls[0].name[1:]))
+
+
 async def carry_out(lines: AsyncLines, *operations: Operation) -> list[Answer]:
     answers = await lines.adecide(operations)
     assert not any(isinstance(answer, LimiterUnavailable) for answer in answers), answers
@@ -192,7 +197,7 @@ async def test_what_a_leaf_delays_holds_up_nobody_else(lines: AsyncLines, clock:
     )
     assert sorted(await started(lines)) == ["n10", "n20", "n21", "n22"]
     [standing] = await carry_out(lines, Where("{b}", "n12"))
-    assert standing == Standing(2, SECOND, ["slow"], "requests")
+    assert standing == Standing(2, 2 * SECOND, ["slow"], "requests")
 
 
 async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: FakeClock) -> None:
@@ -200,24 +205,52 @@ async def test_a_run_starts_at_once_or_not_at_all(lines: AsyncLines, clock: Fake
     ten = Rules((Limit.per("requests", 600, 60, 1),))
     calls = [call(f"n{i}", root=ten, leaf=TWO_SLOTS) for i in range(12)]
 
-    async def at_once(*numbers: int) -> Answer:
-        run = columns_of([calls[number] for number in numbers])
-        [answer] = await carry_out(lines, AskAtOnce("{b}", run, "lot", numbers[0]))
-        return answer
+    async def all_started(*numbers: int) -> bool:
+        run = run_of([calls[number] for number in numbers])
+        [answer] = await carry_out(lines, run)
+        return answer == Started(clock.now)
 
-    assert await at_once(0, 1, 2) is False, "there are two slots"
-    assert await at_once(0, 1) == Started(clock.now)
-    assert await at_once(2) is False
-    assert await carry_out(lines, ask(calls[0])) == [Granted("n0", clock.now, "", "lot", 0)]
-    assert await at_once(0) is False, "it has started"
-    await carry_out(lines, ask(calls[2]), Release("{b}", ["n0"]))
-    assert await at_once(3) is False, "another one waits"
+    async def give_up(*numbers: int) -> None:
+        await carry_out(lines, *(GiveUp("{b}", f"n{number}", "me") for number in numbers))
+
+    assert not await all_started(0, 1, 2), "there are two slots"
+    await give_up(0, 1, 2)
+    assert await all_started(0, 1)
+    assert not await all_started(2)
+    granted = Granted("n0", clock.now, "", "lot", 0)
+    assert await carry_out(lines, ask(calls[0])) == [granted]
+    assert await carry_out(lines, run_of([calls[0], calls[4]])) == [
+        [granted, InLine(clock.now + 4)]
+    ]
+    await give_up(4)
+    await carry_out(lines, Release("{b}", ["n0"]))
+    assert not await all_started(3), "another one waits"
     assert await started(lines) == ["n2"]
+    await give_up(3)
     clock.now += SECOND
-    several = columns_of([call(f"n{i}", "other", root=ten) for i in range(20, 31)])
-    at_most = AskAtOnce("{b}", several.only(range(10)), "lot", 20)
-    answers = await carry_out(lines, AskAtOnce("{b}", several, "lot", 20), at_most)
-    assert answers == [False, Started(clock.now)]
+    several = [call(f"n{i}", "other", root=ten) for i in range(20, 31)]
+    await carry_out(lines, run_of(several))
+    await give_up(*range(20, 31))
+    assert await carry_out(lines, run_of(several[:10])) == [Started(clock.now)]
+
+
+async def test_a_run_that_cannot_start_at_once_comes_before_later_ones(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its calls stand in line in their order, though a shorter run of that moment would fit. Each
+    is refused for itself."""
+    ten = Rules((Limit.per("requests", 600, 60, 1),))
+    large = [call(f"n{i}", root=ten) for i in range(12)]
+    large[5] = large[5]._replace(costs=[[601], []])
+    later = [call(f"n{i}", root=ten) for i in range(20, 22)]
+    answers: list[Any] = await carry_out(lines, run_of(large), run_of(later))
+    assert [type(each) for each in answers[0]] == [*[InLine] * 5, CostExceedsLimit, *[InLine] * 6]
+    assert [type(each) for each in answers[1]] == [InLine] * 2
+    order = [*range(5), *range(6, 12), *range(20, 22)]
+    granted: list[Any] = [*(await turn(lines)).outcomes]
+    clock.now += SECOND
+    granted += (await turn(lines)).outcomes
+    assert [(each.name, each.number) for each in granted] == [(f"n{i}", i) for i in order]
 
 
 async def test_a_start_at_once_that_its_server_has_not_learnt_of(
@@ -226,21 +259,22 @@ async def test_a_start_at_once_that_its_server_has_not_learnt_of(
     """It is given back with its slots, unless there is none or another server was asked for it."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=2)
     one, two, three = (call(f"n{i}", root=roomy) for i in range(3))
-    run = AskAtOnce("{b}", columns_of([one, two]), "lot", 0)
+    run = run_of([one, two])
     assert await carry_out(lines, run) == [Started(clock.now)]
     await carry_out(lines, ask(two, server="other"))
     untold = [Cancel("{b}", each, "lot", i, None, "me") for i, each in enumerate([one, two, three])]
     assert await carry_out(lines, *untold, *untold) == [True, *[False] * 5]
-    again = AskAtOnce("{b}", columns_of([three]), "lot", 2)
-    assert await carry_out(lines, again, again) == [Started(clock.now), False]
+    started_, known = await carry_out(lines, run_of([three]), run_of([three]))
+    assert started_ == Started(clock.now)
+    assert known == [Granted("n2", clock.now, "", "lot", 2)]
 
 
 async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
     """Nor takes one again; one that has not started keeps its own."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)
     calls = [call(f"n{i}", root=roomy) for i in range(4)]
-    first, last = columns_of(calls[:3]), columns_of(calls[3:])
-    await carry_out(lines, AskAtOnce("{b}", first, "lot", 0))
+    first = columns_of(calls[:3])
+    await carry_out(lines, run_of(calls[:3]))
     starts = [clock.now, clock.now, clock.now + 1]
     settle = Settle("{b}", first, "lot", [0, 1, 2], starts, first.costs)
     unsettled: Any
@@ -248,8 +282,7 @@ async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: Fake
     unsettled, *renewed = await carry_out(lines, settle, *renewals)
     assert [*unsettled] == [2]
     assert renewed == [False, False, True]
-    more = AskAtOnce("{b}", last, "lot", 3)
-    assert await carry_out(lines, more) == [Started(clock.now)]
+    assert await carry_out(lines, run_of(calls[3:])) == [Started(clock.now)]
 
 
 async def test_slots_are_taken_by_all_nodes_or_none(lines: AsyncLines, clock: FakeClock) -> None:
@@ -359,9 +392,15 @@ async def test_who_gives_up_is_charged_nothing(lines: AsyncLines, clock: FakeClo
 
 async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: FakeClock) -> None:
     """At once where that is certain; else when the time is up; and nothing is charged."""
+    small = Rules((Limit.per("requests", 3, 10),))
     [too_much] = await carry_out(lines, ask(call("n9")._replace(costs=[[11], []])))
     assert isinstance(too_much, CostExceedsLimit)
     assert too_much.args == CostExceedsLimit("requests", 11, 10).args
+    [too_much] = await carry_out(
+        lines, ask(call("n9", "a", "b", leaf=small)._replace(costs=[[4], [4], [4]]))
+    )
+    assert isinstance(too_much, CostExceedsLimit)
+    assert too_much.args == CostExceedsLimit("requests", 4, 3, ("a",)).args
     await carry_out(lines, *(ask(call(f"n{i}"), max_wait=1.5 * SECOND) for i in range(4)))
     outcomes: list[Granted | Refusal] = []
     for _ in range(4):
@@ -372,6 +411,72 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert [type(error) for error in refused] == [WaitTooLong] * 2
     [late] = await carry_out(lines, ask(call("n5"), max_wait=0))
     assert isinstance(late, WaitTooLong | InLine)
+
+
+async def test_a_refusal_counts_those_who_stand_before(lines: AsyncLines, clock: FakeClock) -> None:
+    """Also that of a call which its own limits refuse at once, and before any call of its leaf has
+    started after a wait; it names the node, and the unit."""
+    fast, slow = Rules((Limit.per("requests", 1000, 1),)), ONE_A_SECOND
+    waiting = [call(f"n{i}", "team", "a", root=fast, leaf=slow) for i in range(50)]
+    await carry_out(lines, *map(ask, waiting))
+
+    async def refused(number: int, held_at: tuple[str, ...]) -> float:
+        late = call(f"n{number}", "team", "a", root=fast, leaf=slow)
+        [error] = await carry_out(lines, ask(late, max_wait=0))
+        assert isinstance(error, WaitTooLong)
+        assert (error.limited_by, error.held_at) == ("requests" if held_at else "", held_at)
+        return error.retry_after
+
+    assert await started(lines) == ["n0"]
+    assert await refused(50, ("team",)) == 50
+    for _ in range(20):
+        clock.now += SECOND
+        await turn(lines)
+    assert 25 < await refused(51, ("team",)) < 31
+    await carry_out(lines, Penalize("{b}", fast, 60 * SECOND))
+    assert await refused(52, ()) == 60
+
+
+async def test_a_refusal_names_the_node_that_delays_longest(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """When its turn comes, and when its time is up; a call that waits for others alone names none.
+    A node's own name is told apart from the separators of names."""
+    slow = Rules((Limit.per("requests", 6, 60, 10),))
+    path = "1:é", "b/2"
+    rules = [ONE_A_SECOND, NO_LIMITS, slow]
+    calls = [Call(f"n{i}", path, rules, [[1], [], [1]], LEASE) for i in range(4)]
+    await carry_out(lines, ask(calls[0]))
+    assert await started(lines) == ["n0"]
+    [early] = await carry_out(lines, ask(calls[1], max_wait=0.5 * SECOND))
+    assert isinstance(early, WaitTooLong)
+    assert (early.retry_after, early.held_at) == (10, path)
+    await carry_out(lines, *(ask(each, max_wait=15 * SECOND) for each in calls[2:]))
+    outcomes: list[Granted | Refusal] = []
+    for _ in range(40):
+        outcomes += (await turn(lines)).outcomes
+        clock.now += SECOND // 2
+    [granted, refused] = outcomes
+    assert (granted.name, refused.name) == ("n2", "n3")
+    assert isinstance(refused, Refusal)
+    assert refused.error.args == WaitTooLong(10, "requests", path).args
+
+
+async def test_a_refusal_for_want_of_a_slot_names_its_node(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Its time is up while the node has no slot for it; the root is the policy as a whole."""
+    for root, leaf, held_at in ((TWO_SLOTS, NO_LIMITS, ()), (NO_LIMITS, TWO_SLOTS, ("leaf",))):
+        names = [f"n{len(held_at)}{i}" for i in range(3)]
+        waits = [inf, inf, SECOND]
+        calls = [call(name, root=root, leaf=leaf) for name in names]
+        await carry_out(lines, *map(ask, calls, waits))
+        await turn(lines)
+        clock.now += 2 * SECOND
+        [refused] = (await turn(lines)).outcomes
+        assert isinstance(refused, Refusal)
+        assert refused.error.args == WaitTooLong(LEASE / 2 / SECOND, CONCURRENT, held_at).args
+        await carry_out(lines, Release("{b}", names))
 
 
 async def test_a_repeat_is_charged_once(lines: AsyncLines, clock: FakeClock) -> None:
@@ -403,10 +508,13 @@ async def test_levels_change_by_settlements_without_starts(
 
     def fits(name: str, tokens: int) -> AskAtOnce:
         asked = columns_of([one._replace(name=name, costs=[[tokens], [tokens]])])
-        return AskAtOnce("{b}", asked, "lot", 0)
+        return AskAtOnce("{b}", asked, "me", 0, "lot", 0)
 
-    assert await carry_out(lines, change(40), change(10), fits("a", 11)) == [{}, {}, False]
-    assert await carry_out(lines, change(-20), fits("b", 31)) == [{}, False]
+    late: list[Any] = await carry_out(lines, change(40), change(10), fits("a", 11))
+    assert late[:2] == [{}, {}]
+    assert isinstance(late[2][0], WaitTooLong)
+    late = [*await carry_out(lines, change(-20), fits("b", 31))]
+    assert isinstance(late[1][0], WaitTooLong)
     [_, _, started] = await carry_out(lines, change(-20), change(-20), fits("c", 60))
     assert isinstance(started, Started)
 
@@ -529,12 +637,24 @@ async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
         AskAtOnce(
             "{b}",
             columns_of([call(f"{run:x}{i:03x}", root=PLENTY) for i in range(128)]),
-            *("lot", 128 * run),
+            *("me", inf, "lot", 128 * run),
         )
         for run in range(60)
     ]
     answers = await carry_out(lines, *runs)
     assert all(isinstance(answer, Started) for answer in answers)
+
+
+async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:
+    """The nodes of a call that is asked for again follow the rules that it comes with."""
+    slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))
+    calls = [call(f"n{i}", root=PLENTY, leaf=slow) for i in range(5)]
+    await carry_out(lines, *map(ask, calls))
+    assert await started(lines) == ["n0"]
+    again = call("n4", root=PLENTY, leaf=fast)
+    assert await carry_out(lines, ask(again)) == [InLine(clock.now + 4)]
+    clock.now += 10_000
+    assert await started(lines) == ["n1", "n2", "n3", "n4"]
 
 
 async def test_what_waits_follows_other_rules(lines: AsyncLines, clock: FakeClock) -> None:

@@ -53,6 +53,8 @@ def comparable(answer: Answer) -> Any:
                 for each in answer.outcomes
             ]
             return answer.now, outcomes, answer.again
+        case list():
+            return [comparable(each) for each in answer]
         case Mapping():
             return {position: comparable(each) for position, each in answer.items()}
     return answer

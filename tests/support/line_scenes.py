@@ -95,9 +95,10 @@ class Scene:
                 self._asked.setdefault(operation.call.name, operation._replace(first=first))
             case AskAtOnce(_, calls), Started(start):
                 for i, name in enumerate(calls.names):
-                    lot, number = operation.lot, operation.number + i
-                    ask = Ask(self._bucket, calls.one(i), SERVERS[0], inf, lot, number)
-                    self._granted[name] = ask, Granted(name, start, "", lot, number)
+                    self._granted[name] = operation.one(i), operation.granted(i, start)
+            case AskAtOnce(), list():
+                for i, each in enumerate(answer):
+                    self.learn(operation.one(i), each)
             case Turn(), Turned():
                 for outcome in answer.outcomes:
                     known = self._asked.pop(outcome.name, None)
@@ -134,7 +135,9 @@ class Scene:
         if known and random.random() < 0.1:  # some of a run that is repeated
             calls[-1] = calls[-1]._replace(name=self._any(known))
         kept = random.choice([0, SECOND, 60 * SECOND])
-        return AskAtOnce(self._bucket, columns_of(calls), self._bucket, number, kept)
+        server, max_wait = random.choice(SERVERS), random.choice([inf, inf, 0, SECOND])
+        calls_ = columns_of(calls)
+        return AskAtOnce(self._bucket, calls_, server, max_wait, self._bucket, number, kept)
 
     def _ask(self, now: float) -> Ask:
         random, call = self._random, self._call()

@@ -8,7 +8,12 @@ from openlimit import errors
 
 EXAMPLES = [
     (errors.CostExceedsLimit("tokens", 6001, 6000), "split the call or raise the limit"),
+    (errors.CostExceedsLimit("tokens", 2, 1, ("search", "")), "the limit of search/'' is 1 per"),
     (errors.WaitTooLong(12.5, "tokens"), "the wait for tokens would be 12.5 s"),
+    (errors.WaitTooLong(1, "tokens", ()), "the wait for tokens would be 1 s"),
+    (errors.WaitTooLong(1, "tokens", ("search", "ann")), "for tokens at search/ann would be 1 s"),
+    (errors.WaitTooLong(1, "", ("search",)), "the wait at search would be 1 s"),
+    (errors.WaitTooLong(1, "concurrent", ("search",)), "no slot at search became free"),
     (errors.WaitTooLong(12.5), "try again later or raise max_wait"),
     (errors.WaitTooLong(0.6, "concurrent"), "no slot became free within max_wait"),
     (errors.UnknownModel("gpt-9"), "add a policy"),

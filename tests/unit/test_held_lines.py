@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
 from math import inf
+from typing import cast
 
 import pytest
 
@@ -22,14 +24,18 @@ from openlimit.stores.lines import (
     Release,
     Started,
     Turned,
+    Where,
 )
 from openlimit.stores.memory_lines import MemoryLines
+from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import lines
 from openlimit_server.engine.lines import HeldLine
+from openlimit_server.engine.paths import Paths
 from tests.support.line_scenes import columns_of
 
 ONE_SLOT = [Rules((), 1.0, 1), Rules(())]
 FAST = [Rules((Limit.per("requests", 60_000, 60, 1),)), Rules(())]
+QUICK = [Rules((Limit.per("requests", 400, 1, 0.05),)), Rules(())]
 SLOW = [Rules((Limit.per("requests", 600, 60, 0.1),)), Rules(())]
 
 
@@ -100,23 +106,72 @@ async def test_what_can_start_is_decided_at_once() -> None:
     ]
 
 
-def at_once(*names: str) -> AskAtOnce:
+_numbers = count(step=1000)
+
+
+def at_once(*names: str, rules: "list[Rules]" = ONE_SLOT) -> AskAtOnce:
     """Of calls like those of ``ask``."""
-    asks = [ask(name) for name in names]
-    return AskAtOnce("tree", columns_of([each.call for each in asks]), "lot", 0)
+    asks = [ask(name, rules) for name in names]
+    columns = columns_of([each.call for each in asks])
+    return AskAtOnce("tree", columns, "server", inf, "lot", next(_numbers))
 
 
 async def test_a_run_that_starts_at_once_is_not_held() -> None:
-    """Nothing is kept of it; while somebody is held, it is not even asked for."""
+    """Nothing is kept of it; one that waits is held after the same trip."""
     store = Lines()
     line = held(store)
     assert isinstance(await line.ask_at_once(at_once("first")), Started)
     assert not line._held
-    assert await line.ask_at_once(at_once("second")) is None
-    await line.ask([ask("second")])
     before = store.trips
-    assert await line.ask_at_once(at_once("third")) is None
-    assert store.trips == before
+    assert await line.ask_at_once(at_once("second", "third")) == [None, None]
+    assert store.trips == before + 1
+    assert [*line._held] == ["second", "third"]
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(line.attend("second"), 5), Granted)
+
+
+async def test_who_comes_first_is_first_whatever_others_ask_together() -> None:
+    """Runs of one moment start in order: those that share a trip, and those that come while it is
+    under way."""
+    line = held(FarLines())
+    order: list[tuple[float, str]] = []
+    coming = iter(range(1000))
+
+    async def run(size: int) -> None:
+        names = [f"{next(coming):03}" for _ in range(size)]
+        outcomes = await line.ask_at_once(at_once(*names, rules=QUICK))
+        if isinstance(outcomes, Started):
+            order.extend((outcomes.now, name) for name in names)
+            return
+        callers = {n: line.attend(n) for n, o in zip(names, outcomes, strict=True) if o is None}
+        order.extend((o.start, o.name) for o in outcomes if isinstance(o, Granted))
+        for caller in callers.values():
+            granted = await line.wait(caller, 5)
+            assert isinstance(granted, Granted)
+            order.append((granted.start, granted.name))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            for size in (20, 1, 3, 1):
+                group.create_task(run(size))
+            await asyncio.sleep(0.005)
+    assert [name for _, name in sorted(order)] == [f"{i:03}" for i in range(500)]
+
+
+async def test_a_run_whose_caller_left_while_it_came_into_line_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody was told that its calls wait, and nobody asks for them again."""
+    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    line = held(FarLines())
+    assert isinstance(await line.ask_at_once(at_once("first")), Started)
+    gone = asyncio.create_task(line.ask_at_once(at_once("second", "third")))
+    await asyncio.sleep(0.005)
+    gone.cancel()
+    await asyncio.sleep(0.3)
+    assert not line._held
+    assert not line._asked
+    assert await line.carry_out([Where("tree", "third")]) == [False]
 
 
 async def test_what_comes_a_moment_later_shares_a_far_trip() -> None:
@@ -158,7 +213,7 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
         return [unanswered] * len(operations)
 
     monkeypatch.setattr(store, "adecide", unheard)
-    assert await line.ask_at_once(at_once("first")) is unanswered
+    assert await line.ask_at_once(at_once("first")) == [unanswered]
     monkeypatch.setattr(store, "adecide", carry_out)
     assert await line.ask([ask("second")]) == [None]
     assert isinstance(await line.wait(line.attend("second"), 5), Granted)
@@ -198,12 +253,13 @@ class Forgetful(Lines):
 
 
 async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -> None:
-    """It was asked to start at once or not at all; a line that was lost is not asked so for it."""
+    """Until then nobody waits for it, so that a line that was lost is not asked for it."""
     store = Forgetful()
     line = held(store)
     await line.ask([ask("running")])
     store.away = True
-    assert isinstance(await line.ask_at_once(at_once("first")), LimiterUnavailable)
+    [trouble] = cast(Sequence[object], await line.ask_at_once(at_once("first")))
+    assert isinstance(trouble, LimiterUnavailable)
     store.away, store.epoch = False, "second"
     await line.carry_out([])
     await asyncio.sleep(0.01)
@@ -217,6 +273,49 @@ async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -
     assert [(each.call.name, each.max_wait) for each in store.asked[1:]] == [("first", inf)] * 2
     await line.carry_out([Release("tree", ["running"])])
     assert isinstance(await waiting, Granted)
+
+
+def paths(tokens: int, label: str = "team") -> Paths:
+    """Of a policy that limits all calls together, and those of each value of a label."""
+    return Paths(
+        PolicySettings.model_validate(
+            {
+                "name": "p",
+                "models": ["*"],
+                "limits": {"requests": f"{tokens}/minute"},
+                "levels": [{"label": label, "limits": {"tokens": f"{tokens}/minute"}}],
+            }
+        )
+    )
+
+
+async def test_a_line_that_was_lost_is_asked_by_the_rules_of_now() -> None:
+    """Of what waits, not by those that each call came with; where the levels are others by now,
+    the policy as a whole has the rules of now, also after one more change."""
+    store = Forgetful()
+    line = held(store)
+    before, after = paths(60), paths(600)
+    values, rules, _ = before.of(("a",))
+    calls = [Call(name, values, rules, [[9], [7]]) for name in ("first", "second")]
+    await line.ask([Ask("tree", each, "server", inf, "lot", 0) for each in calls])
+
+    async def asked_again() -> list[Call]:
+        store.asked.clear()
+        store.epoch += "'"
+        await line.carry_out([])
+        await asyncio.sleep(0.01)
+        return [each.call for each in store.asked]
+
+    line.follow(after, has_same_levels=True)
+    assert await asked_again() == [
+        each._replace(rules=[*after.of(("a",)).rules]) for each in calls if each.name in line._held
+    ]
+    line.follow(paths(1200, "user"), has_same_levels=False)
+    line.follow(latest := paths(6000, "user"), has_same_levels=True)
+    assert [each.rules for each in await asked_again()] == [
+        [latest.root, after.of(("a",)).rules[1]]
+    ] * len(line._held)
+    assert line._held
 
 
 async def test_a_caller_is_held_until_its_turn() -> None:

@@ -44,14 +44,16 @@ LABELS = st.dictionaries(
     max_size=3,
 ).map(lambda labels: tuple(sorted(labels.items())))
 NUMBERS = st.floats(0, 1e18) | st.integers(0, 2**53)
+NODES = st.lists(TEXT, max_size=5).map(tuple)
 WAITING = st.builds(
     Waiting, st.integers(1, 10_000), st.floats(0, 1e9), st.none(), st.just("")
-) | st.builds(
-    Waiting, st.integers(1, 10_000), st.floats(0, 1e9), st.lists(TEXT, max_size=5).map(tuple), TEXT
-)
+) | st.builds(Waiting, st.integers(1, 10_000), st.floats(0, 1e9), NODES, TEXT)
 ERRORS = st.one_of(
-    st.builds(CostExceedsLimit, TEXT, NUMBERS, NUMBERS),
-    st.builds(WaitTooLong, st.integers(0, 10**12).map(lambda wait: wait / 1e6), TEXT),
+    st.builds(CostExceedsLimit, TEXT, NUMBERS, NUMBERS, NODES),
+    st.builds(
+        *(WaitTooLong, st.integers(0, 10**12).map(lambda wait: wait / 1e6)),
+        *(TEXT, st.none() | NODES),
+    ),
     st.builds(UnknownModel, TEXT),
     st.builds(UnknownReservation, TEXT, st.booleans()),
     st.builds(InvalidRequest, TEXT, TEXT),

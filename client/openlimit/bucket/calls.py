@@ -5,8 +5,8 @@ from math import inf
 from typing import NamedTuple
 
 from openlimit.bucket.limit import SECOND, Costs
-from openlimit.bucket.tree import MOST_CHILDREN, Node, Rules
-from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, WaitTooLong
+from openlimit.bucket.tree import MOST_CHILDREN, Node, Rules, sizes
+from openlimit.errors import CostExceedsLimit, LineFull, OpenLimitError, WaitTooLong, name_of
 
 MOST_IN_LEAF = 10_000
 MOST_IN_TREE = 100_000
@@ -89,55 +89,90 @@ class Standing(NamedTuple):
     limited_by: str
     """The unit for which that node is held, or ``concurrent``."""
 
+    def refused(self) -> WaitTooLong:
+        """That its time is up."""
+        held_at = None if self.held_at is None else (*self.held_at,)
+        return WaitTooLong(self.wait / SECOND, self.limited_by, held_at)
+
+
+def standing(call: Call, leaf: Node, rank: int, now: float) -> Standing:
+    """Where a call of this leaf stands that has, or would have, this rank there."""
+    held, pace, rest = leaf.held(), leaf.pace, 0.0
+    if held and held.held_until < inf:
+        rest = max(0.0, held.held_until - now)
+    elif held and not pace:  # as if every call took its lease
+        pace = call.lease / held.rules.slots
+    if pace:
+        wait = max(rank * pace, rest)
+    else:  # none has started here after a wait: as if all were like this one, and no others came
+        wait = rest + (rank - 1) * sizes(leaf.path(), call.costs)[-1]
+    if held is None:
+        return Standing(rank, wait, None, "")
+    return Standing(rank, wait, [each.value for each in held.path()[1:]], held.held_by)
+
 
 def refusal(
     call: Call, known: Sequence[Node], deadline: float, now: float
 ) -> OpenLimitError | None:
     """Why a call cannot wait in a line; ``known`` are the nodes of its path that there are."""
     # No strict=: naming it costs as much as the loops' whole work.
-    for rules, costs in zip(call.rules, call.costs):  # noqa: B905 - see above
-        for limit, cost in zip(rules.limits, costs):  # noqa: B905 - see above
+    for depth, rules in enumerate(call.rules):
+        for limit, cost in zip(rules.limits, call.costs[depth]):  # noqa: B905 - see above
             if cost > limit.amount:
-                return CostExceedsLimit(limit.unit, cost, limit.amount)
-    if deadline < inf:
-        for node, costs in zip(known, call.costs, strict=False):
-            start, unit = node.bucket.earliest(costs, now)
-            if start > deadline:
-                return WaitTooLong((start - now) / SECOND, unit)
+                node = (*call.path[:depth],)
+                return CostExceedsLimit(limit.unit, cost, limit.amount, node)
+    if deadline < inf and (late := _too_late(call, known, deadline, now)):
+        return late
     return full(call, known)
+
+
+def _too_late(call: Call, known: Sequence[Node], deadline: float, now: float) -> WaitTooLong | None:
+    """That a call's own limits let it start after its deadline only; those who stand in its leaf
+    come before it, too."""
+    latest, unit, depth = deadline, "", -1
+    for i, node in enumerate(known):
+        start, by = node.bucket.earliest(call.costs[i], now)
+        if start > latest:
+            latest, unit, depth = start, by, i
+    if depth < 0:
+        return None
+    wait, leaf = latest - now, known[-1]
+    if leaf.places:
+        wait = max(wait, standing(call, leaf, len(leaf.places) + 1, now).wait)
+    return WaitTooLong(wait / SECOND, unit, (*call.path[:depth],))
 
 
 def full(call: Call | Calls, known: Sequence[Node]) -> LineFull | None:
     """That there is no place for one more call, of whose path these nodes exist."""
     if known[0].waiting >= MOST_IN_TREE:
-        return LineFull(_where(call, 0), MOST_IN_TREE)
+        return LineFull(name_of(()), MOST_IN_TREE)
     if len(known) > 1 and known[1].waiting >= MOST_BELOW_CHILD:
-        return LineFull(_where(call, 1), MOST_BELOW_CHILD)
+        return LineFull(name_of(call.path[:1]), MOST_BELOW_CHILD)
     depth, is_leaf = len(known) - 1, len(known) == len(call.rules)
     if is_leaf and known[-1].waiting >= MOST_IN_LEAF:
-        return LineFull(_where(call, depth), MOST_IN_LEAF)
+        return LineFull(name_of(call.path[:depth]), MOST_IN_LEAF)
     if not is_leaf and len(known[-1].children) >= MOST_CHILDREN:
-        return LineFull(_where(call, depth), MOST_CHILDREN)
+        return LineFull(name_of(call.path[:depth]), MOST_CHILDREN)
     return None
 
 
-def _where(call: Call | Calls, depth: int) -> str:
-    """The node at this depth of a call's path, for people."""
-    return "/".join(value or "''" for value in call.path[:depth]) or "the line"
-
-
 def as_of_now(call: Call, path: Sequence[Node]) -> Call:
-    """A call by the rules of now: the same cost in each unit at every node, none in one that it was
-    not asked for."""
+    """A call by the rules of now."""
     for node, told in zip(path, call.rules):  # noqa: B905 - as in refusal
         if node.rules is not told:
             break
     else:
         return call
+    return by_rules(call, [node.rules for node in path])
+
+
+def by_rules(call: Call, rules: Sequence[Rules]) -> Call:
+    """A call by other rules of its nodes: it costs the same in each unit at every node, and nothing
+    in one that it was not asked for."""
     by_unit = {
         limit.unit: cost
-        for rules, row in zip(call.rules, call.costs, strict=True)
-        for limit, cost in zip(rules.limits, row, strict=True)
+        for told, row in zip(call.rules, call.costs, strict=True)
+        for limit, cost in zip(told.limits, row, strict=True)
     }
-    costs = [[by_unit.get(limit.unit, 0.0) for limit in node.rules.limits] for node in path]
-    return call._replace(rules=[node.rules for node in path], costs=costs)
+    costs = [[by_unit.get(limit.unit, 0.0) for limit in each.limits] for each in rules]
+    return call._replace(rules=rules, costs=costs)

@@ -135,8 +135,7 @@ class Line:
             if name in self._waiting:
                 standing = self.standing(name, now)
                 self.give_up(name, now)
-                refusal = WaitTooLong(standing.wait / SECOND, standing.limited_by)
-                outcomes.append(Refusal(name, refusal))
+                outcomes.append(Refusal(name, standing.refused()))
         return outcomes
 
     def give_up(self, name: str, now: float) -> bool:
@@ -242,16 +241,7 @@ class Line:
         waiting = self._waiting[name]
         leaf = waiting.leaf
         rank = 1 + bisect_left(leaf.places, (waiting.first, name))
-        for node in leaf.ancestry():
-            if node.held_until > -inf:
-                pace, held = leaf.pace, 0.0
-                if node.held_until < inf:
-                    held = node.held_until - now
-                elif not pace:  # as if every call took its lease
-                    pace = waiting.call.lease / node.rules.slots
-                values = [each.value for each in node.path()[1:]]
-                return Standing(rank, max(rank * pace, held, 0.0), values, node.held_by)
-        return Standing(rank, rank * leaf.pace, None, "")
+        return calls.standing(as_of_now(waiting.call, leaf.path()), leaf, rank, now)
 
     def next_at(self) -> float:
         """When to call ``decide`` next, unless something happens before; ``inf`` for never."""
@@ -279,6 +269,7 @@ class Line:
         path = leaf.path()
         call = waiting.call = as_of_now(waiting.call, path)
         start, unit = latest, latest_by = self.root.bucket.earliest(call.costs[0], now)
+        latest_at = 0
         held: Node | None = None
         until, held_by = start - HORIZON, unit
         if until > now:
@@ -289,14 +280,15 @@ class Line:
             node = path[i]
             ready_at, by = node.bucket.earliest(call.costs[i], now)
             if ready_at > latest:
-                latest, latest_by = ready_at, by
+                latest, latest_by, latest_at = ready_at, by, i
             if node.running >= node.rules.slots:
                 held, until, held_by = node, inf, CONCURRENT
             elif ready_at > start:
                 held, until, held_by = node, ready_at, by
         if latest > waiting.deadline:
             self.give_up(call.name, now)
-            return Refusal(call.name, WaitTooLong((latest - now) / SECOND, latest_by))
+            wait, at = (latest - now) / SECOND, (*call.path[:latest_at],)
+            return Refusal(call.name, WaitTooLong(wait, latest_by, at))
         if held:
             waiting.delayed_by = held_by
             self._nodes.holds.hold(held, until, held_by, call.name)

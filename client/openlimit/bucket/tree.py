@@ -133,6 +133,10 @@ class Node:
             yield node
             node = node.parent
 
+    def held(self) -> "Node | None":
+        """The innermost node that is held, from here to the root."""
+        return next((node for node in self.ancestry() if node.held_until > -inf), None)
+
     @property
     def has_free_slot(self) -> bool:
         return self.running < self.rules.slots

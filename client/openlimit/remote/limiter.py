@@ -291,7 +291,7 @@ def _within(max_wait: float | None, told: Told | None) -> Told | None:
 
     def tell(where: Waiting) -> None:
         if time.monotonic() > until:
-            raise WaitTooLong(where.wait, where.limited_by)
+            raise WaitTooLong(where.wait, where.limited_by, where.held_at)
         if told:
             told(where)
 

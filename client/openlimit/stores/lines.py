@@ -16,7 +16,8 @@ from openlimit.stores.views import AsyncViews
 
 
 class Ask(NamedTuple):
-    """Asks for a start, or again for one that is not decided or not known yet."""
+    """Asks for a start, or again for one that is not decided or not known yet. The nodes of its
+    path follow its rules."""
 
     bucket: str
     """Of the root, as for all operations: it names the tree."""
@@ -37,16 +38,24 @@ class Ask(NamedTuple):
 
 class AskAtOnce(NamedTuple):
     """Starts new calls right now, if nothing waits in the tree and there is room for all of them;
-    else nothing is done, so that they are to be asked for one by one."""
+    else asks for one after the other, before anybody who comes later."""
 
     bucket: str
     calls: Calls
     """Of different names, which take least room where only their last three characters differ."""
+    server: str
+    """As in ``Ask``, and so are the others."""
+    max_wait: float
     lot: str
     number: int
     """Of the first call; the next one's is one more."""
     kept: float = REPEATABLE
-    """As in ``Ask``."""
+
+    def one(self, position: int) -> Ask:
+        """For one of them."""
+        bucket, calls, server, max_wait, lot, number, kept = self
+        call = calls.one(position)
+        return Ask(bucket, call, server, max_wait, lot, number + position, None, kept)
 
     def granted(self, position: int, start: float) -> "Granted":
         """What a call is granted by that."""
@@ -222,13 +231,14 @@ class Turned(NamedTuple):
     epoch, either."""
 
 
-Answer = InLine | Granted | Started | Standing | Unsettled | Turned | bool | OpenLimitError
-"""To Ask: InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled.
-To AskAtOnce: Started or False. To GiveUp, Cancel and Renew: whether it changed something, or holds
-slots; to Cancel UnknownReservation if it is too late. To Settle: Unsettled, of which the slots are
-freed as well unless the call has not started. To Release: by position, False for those that had no
-slots. To Follow: nothing that matters. To Where: False if it waits no more. To Turn: Turned. To any
-of them LimiterUnavailable."""
+Asked = InLine | Granted | OpenLimitError
+"""InLine, Granted if it was before, or the refusal; InvalidRequest if that was cancelled."""
+Answer = Asked | Started | list[Asked] | Standing | Unsettled | Turned | bool
+"""To Ask: Asked. To AskAtOnce: Started, or Asked of each. To GiveUp, Cancel and Renew: whether it
+changed something, or holds slots; to Cancel UnknownReservation if it is too late. To Settle:
+Unsettled, of which the slots are freed as well unless the call has not started. To Release: by
+position, False for those that had no slots. To Follow: nothing that matters. To Where: False if it
+waits no more. To Turn: Turned. To any of them LimiterUnavailable."""
 
 
 class AsyncLines(Protocol):

@@ -16,6 +16,7 @@ from openlimit.stores.lines import (
     Answer,
     Ask,
     AskAtOnce,
+    Asked,
     Cancel,
     Follow,
     GiveUp,
@@ -187,10 +188,11 @@ class MemoryLines:
 
     def _ask_at_once(self, tree: _Tree, run: AskAtOnce, now: float) -> Answer:
         names = [(run.bucket, name) for name in run.calls.names]
-        if self._starts.knows_any(names, now) or not tree.line.start_at_once(run.calls, now):
-            return False
-        self._starts.keep_all(names, _Starts(run, now), now)
-        return Started(now)
+        is_new = not tree.line and not self._starts.knows_any(names, now)
+        if is_new and tree.line.start_at_once(run.calls, now):
+            self._starts.keep_all(names, _Starts(run, now), now)
+            return Started(now)
+        return [self._ask(tree, run.one(i), now) for i in range(len(names))]
 
     def _started(self, bucket: str, name: str, now: float) -> _Start | None:
         """What is remembered of one start: the caller may change it."""
@@ -200,7 +202,7 @@ class MemoryLines:
             self._starts.keep((bucket, name), known, now)
         return known
 
-    def _ask(self, tree: _Tree, ask: Ask, now: float) -> Answer:
+    def _ask(self, tree: _Tree, ask: Ask, now: float) -> Asked:
         name = ask.call.name
         if known := self._started(ask.bucket, name, now):
             granted = known.granted
@@ -211,6 +213,7 @@ class MemoryLines:
             return granted
         if before := tree.asked.get(name):
             tree.asked[name] = before._replace(server=ask.server)
+            tree.line.follow(ask.call.path, ask.call.rules)
             assert before.first is not None
             return InLine(before.first)
         if ask.first is None:

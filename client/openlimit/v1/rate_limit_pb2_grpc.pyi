@@ -40,9 +40,11 @@ class RateLimitServiceStub:
         (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
-        COST_EXCEEDS_LIMIT, with unit, cost and amount).
+        COST_EXCEEDS_LIMIT, with unit, cost and amount; and with "node", whose limit it is, as "held_at"
+        below, if that is not the whole policy's).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+        the wait, which counts the calls that wait in line before it; ErrorInfo, reason WAIT_TOO_LONG,
+        has "limited_by" and, if the policy has a line, "held_at", both as below). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
         "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
         policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
         its start. "held_at" is the node that holds it up, the values of the levels' labels as a list
@@ -145,9 +147,11 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
         (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
-        COST_EXCEEDS_LIMIT, with unit, cost and amount).
+        COST_EXCEEDS_LIMIT, with unit, cost and amount; and with "node", whose limit it is, as "held_at"
+        below, if that is not the whole policy's).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+        the wait, which counts the calls that wait in line before it; ErrorInfo, reason WAIT_TOO_LONG,
+        has "limited_by" and, if the policy has a line, "held_at", both as below). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
         "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
         policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
         its start. "held_at" is the node that holds it up, the values of the levels' labels as a list
@@ -246,9 +250,11 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         (ErrorInfo, reason UNKNOWN_RESERVATION); nothing was changed.
       - INVALID_ARGUMENT: a field is missing or malformed (BadRequest names it), or the cost is
         larger than the limit's whole amount and can never be served (ErrorInfo, reason
-        COST_EXCEEDS_LIMIT, with unit, cost and amount).
+        COST_EXCEEDS_LIMIT, with unit, cost and amount; and with "node", whose limit it is, as "held_at"
+        below, if that is not the whole policy's).
       - RESOURCE_EXHAUSTED: the wait would exceed max_wait; nothing was charged (RetryInfo has
-        the wait). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
+        the wait, which counts the calls that wait in line before it; ErrorInfo, reason WAIT_TOO_LONG,
+        has "limited_by" and, if the policy has a line, "held_at", both as below). Or the call waits in line (ErrorInfo, reason QUEUED): repeat it at once, with
         "ticket" as its request_id. "rank" is its place among the calls with its labels, as far as the
         policy's levels speak of them, 1 for the next one; "wait" is an estimate of the seconds until
         its start. "held_at" is the node that holds it up, the values of the levels' labels as a list

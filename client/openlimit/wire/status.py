@@ -61,8 +61,9 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
             details = [_info("UNKNOWN_RESERVATION", **known)]
         case CostExceedsLimit(unit=unit):
             code = grpc.StatusCode.INVALID_ARGUMENT
-            cost, amount = f"{error.cost:.17g}", f"{error.amount:.17g}"
-            details = [_info("COST_EXCEEDS_LIMIT", unit=unit, cost=cost, amount=amount)]
+            known = {"cost": f"{error.cost:.17g}", "amount": f"{error.amount:.17g}"}
+            node = _written_node("node", error.node or None)
+            details = [_info("COST_EXCEEDS_LIMIT", unit=unit, **known, **node)]
         case InvalidRequest():
             code = grpc.StatusCode.INVALID_ARGUMENT
             violation = BadRequest.FieldViolation(field=error.field, description=error.reason)
@@ -73,7 +74,8 @@ def status_of(error: OpenLimitError) -> tuple[grpc.StatusCode, Status]:
         case WaitTooLong():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             retry = RetryInfo(retry_delay=duration(error.retry_after * SECOND))
-            details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by), retry]
+            node = _written_node("held_at", error.held_at)
+            details = [_info("WAIT_TOO_LONG", limited_by=error.limited_by, **node), retry]
         case LineFull():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             details = [_info("LINE_FULL", where=error.where, most=str(error.most))]
@@ -101,8 +103,22 @@ def _written(waiting: Waiting | None) -> dict[str, str]:
     rank, wait, held_at, limited_by = waiting
     metadata = {"rank": str(rank), "wait": f"{wait:.17g}"}
     if held_at is not None:
-        metadata |= {"held_at": json.dumps(held_at), "limited_by": limited_by}
+        metadata |= _written_node("held_at", held_at) | {"limited_by": limited_by}
     return metadata
+
+
+def _written_node(name: str, node: tuple[str, ...] | None) -> dict[str, str]:
+    return {} if node is None else {name: json.dumps(node)}
+
+
+def _read_node(text: str) -> tuple[str, ...] | None:
+    """A node, from its list in JSON; None for no text."""
+    if not text:
+        return None
+    node = json.loads(text)
+    if not isinstance(node, list) or not all(isinstance(value, str) for value in node):
+        raise ValueError(f"{text!r} is no list of texts")
+    return (*node,)
 
 
 def _read_waiting(metadata: Mapping[str, str]) -> Waiting | None:
@@ -111,7 +127,7 @@ def _read_waiting(metadata: Mapping[str, str]) -> Waiting | None:
     rank, wait = int(metadata["rank"]), float(metadata["wait"])
     if "held_at" not in metadata:
         return Waiting(rank, wait, None, "")
-    return Waiting(rank, wait, (*json.loads(metadata["held_at"]),), metadata["limited_by"])
+    return Waiting(rank, wait, _read_node(metadata["held_at"]), metadata["limited_by"])
 
 
 def _status(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -185,7 +201,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
             return UnknownReservation(info.metadata["reservation_id"], expired)
         case "COST_EXCEEDS_LIMIT":
             unit, cost, amount = (info.metadata[name] for name in ("unit", "cost", "amount"))
-            return CostExceedsLimit(unit, float(cost), float(amount))
+            node = _read_node(info.metadata["node"]) or ()
+            return CostExceedsLimit(unit, float(cost), float(amount), node)
         case "INVALID_REQUEST":
             violation = _detail(status, BadRequest()).field_violations[0]
             return InvalidRequest(violation.field, violation.description)
@@ -194,7 +211,8 @@ def _declared_error(status: Status) -> OpenLimitError | None:
         case "WAIT_TOO_LONG":
             retry = _detail(status, RetryInfo())
             wait = microseconds(retry.retry_delay) / SECOND
-            return WaitTooLong(wait, info.metadata["limited_by"])
+            held_at = _read_node(info.metadata["held_at"])
+            return WaitTooLong(wait, info.metadata["limited_by"], held_at)
         case "LINE_FULL":
             return LineFull(info.metadata["where"], int(info.metadata["most"]))
         case "QUEUED":

@@ -76,15 +76,16 @@ class Engine:
 
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """Decide by these policies from now on. Calls that wait or run, and levels, stay as they
-        are, below policies of the same name; those that wait follow the new rules if the policy has
-        the same levels."""
+        are, below policies of the same name; those that wait follow the new rules, and where the
+        levels are others, those of the policy as a whole."""
         before = self._rules.by_name
         self._rules.replace(settings)
         self._forget_signers()
         for policy in self._rules.all:
             now, until_now = policy.paths, before.get(policy.name, policy).paths
-            if now and until_now and now is not until_now and now.labels == until_now.labels:
-                self.lines.follow(policy.name, now)
+            if now and until_now and now is not until_now:
+                same = now.labels == until_now.labels
+                self.lines.follow(policy.name, now, has_same_levels=same)
 
     @property
     def policies(self) -> Sequence[Policy]:

@@ -116,13 +116,13 @@ class _Explained:
         latest, unit, at = self._latest()
         wait = latest - self._now
         root, leaf = self._nodes[0], self._nodes[-1]
+        before = leaf.waiting if leaf else 0
+        estimate = (before + 1) * leaf.pace if leaf and before else 0.0
         if wait > max_wait:
-            kind = messages.VERDICT_REFUSED
+            kind, wait = messages.VERDICT_REFUSED, max(wait, estimate)
             return _Verdict(kind, _in_words(kind, wait, unit), wait, at, unit)
         if root and root.waiting >= MOST_IN_TREE:
             return _Verdict(messages.VERDICT_REFUSED, "too many calls wait already", 0, 0)
-        before = leaf.waiting if leaf else 0
-        estimate = (before + 1) * leaf.pace if leaf and before else 0.0
         for depth in reversed(range(len(self._nodes))):
             node, slots = self._nodes[depth], self._rules[depth].slots
             if node and node.held_until > -inf:

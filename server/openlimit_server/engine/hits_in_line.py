@@ -13,7 +13,7 @@ from typing import NamedTuple
 from openlimit.bucket.calls import Call, Calls
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.pending import leaked
-from openlimit.errors import LimiterUnavailable, OpenLimitError, WaitTooLong
+from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores import lines as stores
 from openlimit.stores.lines import Granted, StoreOfLines
 from openlimit.stores.protocol import Levels
@@ -84,7 +84,7 @@ class HitsInLine:
             return outcome
         if isinstance(standing, OpenLimitError):
             return standing
-        return WaitTooLong(standing.wait / SECOND, standing.limited_by)
+        return standing.refused()
 
     async def give_back(self) -> Sequence[Levels | LimiterUnavailable]:
         """Cancel what has started; the ``levels`` after it."""

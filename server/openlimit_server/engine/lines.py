@@ -8,14 +8,15 @@ for ``PLACE_KEPT`` seconds, and so does a start that is decided in that time; th
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
 from openlimit.background import tell_if_failed
-from openlimit.bucket.calls import Call, Refusal, Standing
+from openlimit.bucket.calls import Call, Refusal, Standing, by_rules
 from openlimit.bucket.limit import SECOND
+from openlimit.bucket.tree import Rules
 from openlimit.errors import LimiterUnavailable, OpenLimitError
 from openlimit.stores.lines import (
     Answer,
@@ -33,7 +34,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
-from openlimit_server.engine.paths import Path, Paths
+from openlimit_server.engine.paths import Paths
 from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
@@ -57,13 +58,15 @@ _NOWHERE = Standing(0, 0.0, None, "")
 class _Held:
     """A call of this server that is not decided yet, or whose start nobody knows yet."""
 
-    __slots__ = ("ask", "asking", "callers", "in_doubt", "leaving", "outcome")
+    __slots__ = ("ask", "asking", "callers", "has_other_levels", "in_doubt", "leaving", "outcome")
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.outcome: Outcome | None = None
         self.in_doubt = False
         """Whether it may have started at once, in a trip that was not answered."""
+        self.has_other_levels = False
+        """Whether its policy had other levels when it was asked for than now."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()
@@ -113,6 +116,8 @@ class HeldLine:
         self._server = server
         self._held: dict[str, _Held] = {}
         self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
+        self._asked: dict[tuple[str, int], list[_Held]] = {}
+        """The calls of runs that did not start at once, until those who ask for them go on."""
         self._left: dict[str, _Held] = {}
         """Calls to be given up once the store is back."""
         self._timer: asyncio.TimerHandle | None = None
@@ -146,6 +151,8 @@ class HeldLine:
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
+            elif isinstance(asked, AskAtOnce):
+                self._go_on(self._asked.pop((asked.lot, asked.number), ()))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
         others_wait = len(self._held) > sum(isinstance(each, Ask) for each in operations)
@@ -156,8 +163,13 @@ class HeldLine:
             self._look_in(_RETRY)
             raise
         for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(answer, InLine) and isinstance(operation, Ask):
-                self._place(operation.call.name, answer.first)
+            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
+                asks = [operation.one(i) for i in range(len(answer))]
+                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
+                for ask, each in zip(asks, answer, strict=True):
+                    self._heard(ask, each)
+            elif isinstance(operation, Ask):
+                self._heard(operation, answer)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
@@ -185,18 +197,19 @@ class HeldLine:
             for held in left.values():
                 self.leave(held, 0)
 
-    async def ask_at_once(self, asked: AskAtOnce) -> Started | LimiterUnavailable | None:
-        """That all these calls start now; None if they are to be asked for one by one."""
-        if self._held:  # so most likely there is a line
-            return None
+    async def ask_at_once(self, asked: AskAtOnce) -> Started | list[Outcome | None]:
+        """That all these calls start now; else what is decided of each, as of ``ask``."""
         answer: Any
         [answer] = await self.carry_out([asked])
+        if isinstance(answer, Started):
+            return answer
         if isinstance(answer, LimiterUnavailable):
-            for i in range(len(asked.calls.names)):
-                held = self._held_for(asked.calls.one(i), asked.lot, asked.number + i)
-                held.in_doubt = True
-                self.leave(held, PLACE_KEPT)
-        return answer or None
+            held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
+            for each in held:
+                each.in_doubt = True
+            self._go_on(held)
+            return [answer] * len(held)
+        return self._outcomes(self._asked.pop((asked.lot, asked.number)), answer)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
@@ -204,16 +217,24 @@ class HeldLine:
         try:
             answers = await self.carry_out(asks)
         except BaseException:
-            for each in held:
-                each.asking -= 1
-                self.leave(each, PLACE_KEPT)
+            self._go_on(held)
             raise
+        return self._outcomes(held, answers)
+
+    def _outcomes(self, held: Sequence[_Held], answers: Sequence[Answer]) -> list[Outcome | None]:
+        """What is decided of calls that were asked for by one who goes on now."""
         outcomes = []
         for each, answer in zip(held, answers, strict=True):
             each.asking -= 1
             outcomes.append(self._outcome(each, answer))
             self.leave(each, PLACE_KEPT)
         return outcomes
+
+    def _go_on(self, held: Iterable[_Held]) -> None:
+        """Whoever asked for these calls knows nothing of them, and may come again."""
+        for each in held:
+            each.asking -= 1
+            self.leave(each, PLACE_KEPT)
 
     def attend(self, name: str) -> Caller:
         """A caller of a call that waits, until it leaves."""
@@ -256,12 +277,21 @@ class HeldLine:
             held.outcome = granted
             self.leave(held, PLACE_KEPT)
 
-    def follow(self, path_of: Callable[[tuple[str, ...]], Path]) -> None:
-        """Hold all nodes at which its calls wait to other rules, by the values of their labels."""
-        values = {(*held.ask.call.path,) for held in self._held.values()}
-        rules = [(each, path_of(each).rules) for each in values]
-        if rules:
-            self._start(self.carry_out([Follow(self._bucket, *each) for each in rules]))
+    def follow(self, paths: Paths, *, has_same_levels: bool) -> None:
+        """Hold all nodes at which its calls wait to the rules of these paths; only the root where
+        they have other levels than the calls. By these rules, they are asked for again from now
+        on, and given back: else they would bring back what was before."""
+        rules: dict[tuple[str, ...], Sequence[Rules]] = {(): [paths.root]}
+        for held in self._held.values():
+            call = held.ask.call
+            held.has_other_levels |= not has_same_levels
+            path = () if held.has_other_levels else (*call.path,)
+            if path not in rules:
+                rules[path] = paths.of(path).rules
+            below = call.rules[len(rules[path]) :]
+            held.ask = held.ask._replace(call=by_rules(call, [*rules[path], *below]))
+        if self._held:
+            self._start(self.carry_out([Follow(self._bucket, *each) for each in rules.items()]))
 
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
@@ -278,17 +308,17 @@ class HeldLine:
         held = self._held.get(ask.call.name)
         if held is None:
             held = self._held[ask.call.name] = _Held(ask)
-        elif held.in_doubt:  # that was asked with no bound of its own: it could only start at once
+        elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
         held.asking += 1
         return held
 
-    def _place(self, name: str, first: float) -> None:
-        """A call waits: also one that was refused before, or whose start was given back, which was
-        asked for anew."""
-        if held := self._held.get(name):
+    def _heard(self, ask: Ask, answer: Answer) -> None:
+        """That a call waits: also one that was refused before, or whose start was given back, which
+        was asked for anew."""
+        if isinstance(answer, InLine) and (held := self._held.get(ask.call.name)):
             held.outcome = None
-            held.ask = held.ask._replace(first=first)
+            held.ask = held.ask._replace(first=answer.first)
 
     def _outcome(self, held: _Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
@@ -343,11 +373,11 @@ class HeldLine:
         _, call, _, _, lot, number, *_ = held.ask
         name = call.name
         if held.outcome is None:
-            give_up: Operation = GiveUp(self._bucket, name, self._server)
+            give_up: list[Operation] = [GiveUp(self._bucket, name, self._server)]
             if held.in_doubt:
-                give_up = Cancel(self._bucket, call, lot, number, None, self._server)
-            [left] = await self.carry_out([give_up])
-            if isinstance(left, LimiterUnavailable):
+                give_up.append(Cancel(self._bucket, call, lot, number, None, self._server))
+            left = await self.carry_out(give_up)
+            if any(isinstance(each, LimiterUnavailable) for each in left):
                 self._leave_later(held)
                 return
         if isinstance(held.outcome, Granted) and not held.asking and not held.callers:
@@ -450,12 +480,12 @@ class Lines:
             held[bucket.partition(":")[0]] += len(line)
         return held
 
-    def follow(self, policy: str, paths: Paths) -> None:
-        """Hold all nodes of a policy at which calls wait to the rules of these paths. Does not
-        block."""
+    def follow(self, policy: str, paths: Paths, *, has_same_levels: bool) -> None:
+        """Hold all nodes of a policy at which calls wait to the rules of these paths; only the root
+        where they have other levels. Does not block."""
         for bucket, line in self._held.items():
             if bucket.partition(":")[0] == policy:
-                line.follow(paths.of)
+                line.follow(paths, has_same_levels=has_same_levels)
 
     def drain(self) -> None:
         """Hold nobody any longer. Does not block."""

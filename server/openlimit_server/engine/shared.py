@@ -10,12 +10,12 @@ from openlimit.bucket.calls import Call, Calls, Standing
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import LimiterUnavailable, OpenLimitError, Queued, Waiting
 from openlimit.operations import Grant, new
-from openlimit.stores.lines import Ask, AskAtOnce, Granted, Started
+from openlimit.stores.lines import AskAtOnce, Granted, Started
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
 from openlimit_server.engine.lines import PLACE_KEPT, Caller, HeldLine, Lines
-from openlimit_server.engine.targets import Target, in_outage, same_for_all
+from openlimit_server.engine.targets import Target, in_outage
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
 
 
@@ -53,8 +53,9 @@ class SharedTarget(Target):
         max_wait = self.policy.max_wait(run.max_wait)
         whose = repr((run.model, run.key, self._labels, self.policy.units)).encode()
         names, first, kept = self._places(run, len(costs), whose)
-        at_once = AskAtOnce(self.bucket, self.calls(names, costs), lot, number, kept)
-        return Asking(self, at_once, first, max_wait, costs, whose)
+        calls, server = self.calls(names, costs), self.lines.server
+        at_once = AskAtOnce(self.bucket, calls, server, max_wait, lot, number, kept)
+        return Asking(self, at_once, first, costs, whose)
 
     def _places(
         self, run: AcquireRun, many: int, whose: bytes
@@ -116,30 +117,21 @@ class Asking(NamedTuple):
     at_once: AskAtOnce
     first: float | None
     """When its only call was first asked for; None for now."""
-    max_wait: float
-    """Microseconds."""
     costs: Sequence[Costs]
     """Of each call, in the policy's units."""
     whose: bytes
     """Model, key and labels, and the policy's units."""
 
-    def ask(self, position: int) -> Ask:
-        """For one of them."""
-        bucket, calls, lot, number, kept = self.at_once
-        call, server = calls.one(position), self.target.lines.server
-        return Ask(bucket, call, server, self.max_wait, lot, number + position, self.first, kept)
-
     async def begin(self) -> GrantRun:
         """What each is answered at once; None for those that wait."""
         target, count, names = self.target, len(self.costs), self.at_once.calls.names
-        started = None
         if self.first is None and len({*names}) == count:  # a run may have a place twice
-            started = await target.line.ask_at_once(self.at_once)
-        if isinstance(started, Started):
-            return target.all_started(self.at_once, self.costs, started.now)
-        if started:
-            return same_for_all(count, in_outage(target.policy, started, count))
-        outcomes = await target.line.ask([self.ask(i) for i in range(count)])
+            outcomes = await target.line.ask_at_once(self.at_once)
+            if isinstance(outcomes, Started):
+                return target.all_started(self.at_once, self.costs, outcomes.now)
+        else:
+            asks = [self.at_once.one(i)._replace(first=self.first) for i in range(count)]
+            outcomes = await target.line.ask(asks)
         answers = [
             None if outcome is None else target.answer(outcome, costs, self.first)
             for outcome, costs in zip(outcomes, self.costs, strict=True)

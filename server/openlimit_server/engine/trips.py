@@ -10,14 +10,21 @@ from itertools import chain, islice
 from typing import Any
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.stores.lines import Answer, Operation
+from openlimit.stores.lines import Answer, AskAtOnce, Operation
 
 _MOST_AT_ONCE = 500
 """Operations of a trip. A store that takes long over too many would time out, again and again: with
 its connection, all that wait are asked for anew."""
+_CALLS_OF_RUNS = 4
+"""New calls of a run that count as one more operation: most of them start together."""
 _PASSES = 8
 """Passes of the event loop before a trip to a shared store, as before one to Redis: what comes in
 these microseconds would wait for a whole trip, and then two trips carry what one could."""
+
+
+def _size(operations: Sequence[Operation]) -> int:
+    runs = [len(each.calls.names) for each in operations if isinstance(each, AskAtOnce)]
+    return len(operations) + sum(runs) // _CALLS_OF_RUNS
 
 
 class Trips:
@@ -80,11 +87,11 @@ class Trips:
             self._is_under_way = False
 
     async def _make_one(self) -> None:
-        taken, room = [self._queue.popleft()], _MOST_AT_ONCE
-        room -= len(taken[0][0])
-        while self._queue and len(self._queue[0][0]) <= room:
+        taken = [self._queue.popleft()]
+        room = _MOST_AT_ONCE - _size(taken[0][0])
+        while self._queue and (size := _size(self._queue[0][0])) <= room:
             taken.append(self._queue.popleft())
-            room -= len(taken[-1][0])
+            room -= size
         try:
             answers = await self._decide([each for some, _ in taken for each in some])
         except BaseException as error:

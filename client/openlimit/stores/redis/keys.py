@@ -28,6 +28,16 @@ def _without_braces(text: str) -> str:
     return text.replace("{", "%7B").replace("}", "%7D")
 
 
+def values_of(node: bytes) -> tuple[str, ...]:
+    """Of the levels' labels, from the id of a node, see told.lua."""
+    values = list[str]()
+    while node:
+        size, _, rest = node.partition(b":")
+        values.append(rest[: int(size)].decode(errors="replace"))
+        node = rest[int(size) :]
+    return (*values,)
+
+
 def to_bytes(columns: "array[float]") -> bytes:
     """As little-endian doubles; the array is not to be used again."""
     if sys.byteorder == "big":

@@ -8,8 +8,9 @@ from openlimit.bucket.calls import Refusal, Standing
 from openlimit.bucket.limit import SECOND
 from openlimit.errors import CostExceedsLimit, LineFull, WaitTooLong
 from openlimit.stores import lines
-from openlimit.stores.lines import Answer, Granted, InLine, Operation, Turned
+from openlimit.stores.lines import Answer, Asked, Granted, InLine, Operation, Turned
 from openlimit.stores.protocol import too_late, was_cancelled
+from openlimit.stores.redis.keys import values_of
 from openlimit.stores.redis.replies import (
     CANCELLED,
     EXCEEDS_LIMIT,
@@ -36,8 +37,10 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
             return _turned(reply, now, connection)
         case lines.Ask():
             return _asked(operation, reply)
-        case lines.AskAtOnce():
-            return lines.Started(now) if next(reply) == YES else False
+        case lines.AskAtOnce(_, calls):
+            if next(reply) == YES:
+                return lines.Started(now)
+            return [_asked(operation.one(i), reply) for i in range(len(calls.names))]
         case lines.Release():
             return dict.fromkeys([next(reply) for _ in range(next(reply))], False)
         case lines.Settle(_, _, lot, numbers):
@@ -51,7 +54,7 @@ def _answer(operation: Operation, reply: Iterator[Any], now: int, connection: in
     return bool(what)
 
 
-def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
+def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Asked:
     call, what = operation.call, next(reply)
     if what == _IN_LINE:
         return InLine(_number(next(reply)))
@@ -61,9 +64,11 @@ def _asked(operation: lines.Ask, reply: Iterator[Any]) -> Answer:
     if what == EXCEEDS_LIMIT:
         node, which = islice(reply, 2)
         limit = call.rules[node].limits[which]
-        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount)
+        values = (*call.path[:node],)
+        return CostExceedsLimit(limit.unit, call.costs[node][which], limit.amount, values)
     if what == WAIT_TOO_LONG:
-        return _wait_too_long(next(reply), next(reply))
+        wait, unit, node = islice(reply, 3)
+        return _wait_too_long(wait, unit, (*call.path[:node],))
     if what == _FULL:
         return LineFull(_text(next(reply)), next(reply))
     assert what == CANCELLED
@@ -84,14 +89,18 @@ def _turned(reply: Iterator[Any], now: int, connection: int) -> Turned:
         outcomes.append(
             Granted(_text(name), _number(time), _text(unit), _text(lot), number)
             if what == YES
-            else Refusal(_text(name), _wait_too_long(time, unit))
+            else Refusal(_text(name), _wait_too_long(time, unit, _values(lot)))
         )
     within = f"{connection}.{_text(epoch)}" if epoch else ""
     return Turned(now, outcomes, _number(again), within)
 
 
-def _wait_too_long(wait: bytes, unit: bytes) -> WaitTooLong:
-    return WaitTooLong(_number(wait) / SECOND, _text(unit))
+def _wait_too_long(wait: bytes, unit: bytes, held_at: tuple[str, ...] | None) -> WaitTooLong:
+    return WaitTooLong(_number(wait) / SECOND, _text(unit), held_at)
+
+
+def _values(node: bytes | None) -> tuple[str, ...] | None:
+    return None if node is None else values_of(node)
 
 
 def _text(reply: bytes) -> str:

@@ -113,8 +113,9 @@ class _Encoder:
         if isinstance(operation, lines.AskAtOnce):
             written = self._calls(calls)
             self._extend(_columns_by_unit(calls, calls.costs))
-            _, _, lot, number, kept = operation
-            return "askatonce", _runs(calls.names), *written, lot, number, kept
+            _, _, server, max_wait, lot, number, kept = operation
+            names = _runs(calls.names)
+            return "askatonce", names, *written, server, _bound(max_wait), lot, number, kept
         _, _, lot, numbers, starts, actual = operation
         if starts is not None:
             self._lot(lot)
@@ -129,9 +130,8 @@ class _Encoder:
         """What follows the call."""
         match operation:
             case lines.Ask(_, call, server, max_wait, lot, number, first, kept):
-                bound = -1 if max_wait == inf else max_wait
                 asked = False if first is None else first
-                return call.lease, server, bound, lot, number, asked, kept
+                return call.lease, server, _bound(max_wait), lot, number, asked, kept
             case lines.Cancel(_, _, lot, number, start, untold):
                 self._lot(lot)
                 return lot, number, False if start is None else start, untold
@@ -174,6 +174,10 @@ def _written(rules: Rules) -> Sequence[Any]:
     content = rules.weight, -1 if rules.slots == inf else rules.slots, limits
     digest = sha1(to_json(content).encode(), usedforsecurity=False).hexdigest()[:16]
     return digest, *content
+
+
+def _bound(max_wait: float) -> float:
+    return -1 if max_wait == inf else max_wait
 
 
 def _by_unit(call: Call, costs: Sequence[Costs]) -> dict[str, float]:

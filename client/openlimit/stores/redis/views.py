@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-from openlimit.stores.redis.keys import beside, to_json
+from openlimit.stores.redis.keys import beside, to_json, values_of
 from openlimit.stores.redis.lua import FIND, LOOK, NOTES
 from openlimit.stores.views import (
     MOST_KEYS,
@@ -75,7 +75,7 @@ def _seen(now: float, reply: Iterator[Any]) -> Seen:
 
 
 def _node(reply: Iterator[Any]) -> NodeSeen:
-    path = _values(next(reply))
+    path = values_of(next(reply))
     at, unit, paused = float(next(reply)), _text(next(reply)), float(next(reply))
     running, waiting = next(reply), next(reply)
     held_until, held_by = float(next(reply)), _text(next(reply))
@@ -85,16 +85,6 @@ def _node(reply: Iterator[Any]) -> NodeSeen:
         *(path, at, unit, levels, paused, running, waiting, held_until, held_by),
         *(pace, share, weights),
     )
-
-
-def _values(node: bytes) -> tuple[str, ...]:
-    """Of the levels' labels, from the id of a node."""
-    values = list[str]()
-    while node:
-        size, _, rest = node.partition(b":")
-        values.append(_text(rest[: int(size)]))
-        node = rest[int(size) :]
-    return (*values,)
 
 
 def _text(reply: bytes) -> str:

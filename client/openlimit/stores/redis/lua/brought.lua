@@ -63,7 +63,7 @@ local function where_of(path, depth)
 end
 
 -- Why a call cannot wait here; nothing where it can.
-local function refusal(known, path, which, costs, deadline)
+local function refusal(known, path, which, costs, deadline, lease)
   for k, each in ipairs(which) do
     local rules = told[each]
     for i = 1, rules.n do
@@ -72,13 +72,17 @@ local function refusal(known, path, which, costs, deadline)
       end
     end
   end
+  local latest, unit, depth, last = deadline, '', nil, known[#known]
   for k = 1, deadline < INF and #known or 0 do
-    local start, unit = earliest(known[k], costs)
-    if start > deadline then
-      return {WAIT_TOO_LONG, exact(start - now), unit}
+    local start, by = earliest(known[k], costs)
+    if start > latest then
+      latest, unit, depth = start, by, k - 1
     end
   end
-  local last = known[#known]
+  if depth then  -- those who stand in its leaf come before it, too
+    local behind = last.places > 0 and standing_at(last, last.places + 1, costs, lease) or 0
+    return {WAIT_TOO_LONG, exact(math.max(latest - now, behind)), unit, depth}
+  end
   local where = where_of(path, #known - 1)
   if root.waiting >= call.in_tree then
     return {FULL, 'the line', call.in_tree}
@@ -114,6 +118,7 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
     return {REPEAT, exact(grant.start), grant.unit, grant.lot, grant.number}
   elseif entry and not entry.out then
     put_anew(name, entry, server)
+    known_on(path, which)  -- as any call, it brings the rules that its server has now
     return {IN_LINE, exact(entry.first)}
   end
   if first_ or entry then
@@ -124,7 +129,7 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
   end
   local deadline = max_wait < 0 and INF or first_ + max_wait
   local known, ids = known_on(path, which)  -- its costs are by these rules, so its refusal is, too
-  local refused = refusal(known, path, which, costs, deadline)
+  local refused = refusal(known, path, which, costs, deadline, lease)
   if entry then
     forget_call(name, entry)
   end

@@ -2,7 +2,8 @@
 --
 --   ['ask', name, path, rules, costs, lease, server, max_wait, lot, number, first, kept]
 --   ['cancel', name, path, rules, costs, lot, number, start, untold]
---   ['askatonce', runs, path, rules, units, count, lease, lot, number, kept]   columns: costs by unit
+--   ['askatonce', runs, path, rules, units, count, lease, server, max_wait, lot, number, kept]   columns:
+--       costs by unit
 --   ['settle', runs, path, rules, units, count, lease, lot]   columns: numbers, starts; and by unit, costs
 --       and what they were in fact
 --   ['renew', name, path, rules, costs, lease, start]
@@ -15,11 +16,14 @@
 -- names.lua; settle has none where the lease is 0. The answers, with doubles as texts, are
 --
 --   ask       8 and the first question; 4, start, unit, lot and number; 6; 2, which node and which
---             limit, counted from 0; 3, the wait and the unit; or 9, what is full and how many it holds
+--             limit, counted from 0; 3, the wait, the unit and which node; or 9, what is full and how
+--             many it holds
+--   askatonce 1; or 0, and the answer to ask of each
 --   where     0; or 10, the rank, the wait, the unit, how deep the node is that is held, -1 for none,
 --             and the values on its path
---   turn      the epoch; the microseconds until something is due; how many outcomes, and of each 1 or
---             3, the name, the start or the wait, the unit, lot and number
+--   turn      the epoch; the microseconds until something is due; how many outcomes, and of each 1, the
+--             name, the start, the unit, lot and number; or 3, the name, the wait, the unit, the id of
+--             the node or nothing where none is held, and a number
 --   settle    how many have changed nothing, and of each its position, counted from 0, and 0, 5 or 7
 --   release   how many had no slots, and the positions of these, counted from 0
 --   others    1, 0 or 7, see call.lua

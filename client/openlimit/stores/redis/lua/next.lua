@@ -37,24 +37,35 @@ local function put_in(name, entry, leaf)
   end
 end
 
--- Its rank, the wait in microseconds, the node that is held or nil, and the unit.
+-- Where a call stands that has this rank in its leaf: the wait in microseconds, the node that is held
+-- or nil, and the unit.
+local function standing_at(leaf, rank, costs, lease)
+  local held, pace, rest_ = leaf, leaf.pace, 0
+  while held and held.held_until == -INF do
+    held = held.parent
+  end
+  if held and held.held_until < INF then
+    rest_ = math.max(0, held.held_until - now)
+  elseif held and pace == 0 then  -- as if every call took its lease
+    pace = lease / held.rules.slots
+  end
+  local wait
+  if pace > 0 then
+    wait = math.max(rank * pace, rest_)
+  else  -- none has started here after a wait: as if all were like this one, and no others came
+    local path = path_to(leaf)
+    wait = rest_ + (rank - 1) * sizes(path, costs)[#path]
+  end
+  return wait, held, held and held.held_by or ''
+end
+
+-- Its rank, and where it stands.
 local function standing_of(name, entry)
   local leaf = find(entry.leaf)
   flush('places')
   local rank = redis.call('ZLEXCOUNT', key_of('places'), '[' .. leaf.id .. '/',
                           '[' .. place_in(leaf, entry.first, name))
-  local node = leaf
-  while node do
-    if node.held_until > -INF then
-      local pace, held = leaf.pace, node.held_until < INF and node.held_until - now or 0
-      if pace == 0 and node.held_until == INF then  -- as if every call took its lease
-        pace = entry.lease / node.rules.slots
-      end
-      return rank, math.max(rank * pace, held, 0), node, node.held_by
-    end
-    node = node.parent
-  end
-  return rank, rank * leaf.pace, nil, ''
+  return rank, standing_at(leaf, rank, entry.costs, entry.lease)
 end
 
 local function start_call(name, entry, path, start, unit)
@@ -77,7 +88,8 @@ local function start_call(name, entry, path, start, unit)
 end
 
 -- Starts the call whose turn it is, refuses it, or passes it over, and returns what became of it, its
--- name, entry, start or wait, and unit; or holds the node that delays it, and returns nothing.
+-- name, entry, start or wait, unit, and the node that causes the wait; or holds the node that delays it,
+-- and returns nothing.
 local function decide_next(is_silent)
   local leaf = root
   while leaf.places == 0 do  -- what waits at a node came before it had children, see waits_at
@@ -92,7 +104,8 @@ local function decide_next(is_silent)
   end
   local path, costs = path_to(leaf), entry.costs
   local start, unit = earliest(root, costs)
-  local latest, latest_by, held, until_, held_by = start, unit, nil, start - call.horizon, unit
+  local latest, latest_by, latest_at = start, unit, root
+  local held, until_, held_by = nil, start - call.horizon, unit
   if until_ > now then
     held = root
   end
@@ -102,7 +115,7 @@ local function decide_next(is_silent)
       ready_at, by = earliest(node, costs)
     end
     if ready_at > latest then
-      latest, latest_by = ready_at, by
+      latest, latest_by, latest_at = ready_at, by, node
     end
     if not has_free_slot(node) then
       held, until_, held_by = node, INF, 'concurrent'
@@ -112,7 +125,7 @@ local function decide_next(is_silent)
   end
   if latest > entry.deadline then
     take_out(name, entry)
-    return WAIT_TOO_LONG, name, entry, latest - now, latest_by
+    return WAIT_TOO_LONG, name, entry, latest - now, latest_by, latest_at
   elseif held then
     entry.delayed_by = held_by
     keep_call(name, entry)
@@ -130,9 +143,9 @@ local function decide(is_silent, tell)
   local done, tried = 0, 0
   while is_ready(root) and done < call.at_once and tried < 10 * call.at_once do
     tried = tried + 1
-    local what, name, entry, time, unit = decide_next(is_silent)
+    local what, name, entry, time, unit, node = decide_next(is_silent)
     if what then
-      tell(what, name, entry, time, unit)
+      tell(what, name, entry, time, unit, node)
       done = done + 1
     end
   end
@@ -141,9 +154,9 @@ local function decide(is_silent, tell)
   end
   for _, name in ipairs(due('deadlines', call.at_once - done)) do
     local entry = waiting_call(name)
-    local _, wait, _, unit = standing_of(name, entry)
+    local _, wait, node, unit = standing_of(name, entry)
     take_out(name, entry)
-    tell(WAIT_TOO_LONG, name, entry, wait, unit)
+    tell(WAIT_TOO_LONG, name, entry, wait, unit, node)
   end
 end
 

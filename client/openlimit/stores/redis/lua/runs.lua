@@ -166,14 +166,14 @@ do
     return false
   end
 
-  function ask_at_once(runs, path_, which, units_, count, lease, lot, number, kept_)
-    local columns = take_costs(units_, count)
+  -- Whether all of these start now.
+  local function start_all(runs, path_, which, columns, count, lease, lot, number, kept_)
     if root.waiting > 0 or is_any_known(runs) then
-      return {NO}
+      return false
     end
     local known, ids = known_on(path_, which)
     if #known < #which and known[#known].children >= call.children then
-      return {NO}
+      return false
     end
     local path = path_to(made_below(known, ids, which))
     for _, node in ipairs(path) do
@@ -193,7 +193,7 @@ do
     end
     rest(path[#path])
     if not after then
-      return {NO}
+      return false
     end
     for k = 1, #path - 1 do
       lapse(path[k])
@@ -202,7 +202,42 @@ do
       keep_run(runs[i], runs[i + 1], now + kept_, lot, number)
       number = number + #runs[i + 1] / 3
     end
-    return {YES}
+    return true
+  end
+
+  -- The names in runs; whether these wait is read.
+  local function names_in(runs)
+    local names_, missing = {}, {}
+    for i = 1, #runs, 2 do
+      for from = 1, #runs[i + 1], 3 do
+        local name = whole_name(runs[i], string.sub(runs[i + 1], from, from + 2))
+        names_[#names_ + 1] = name
+        if waiting[name] == nil then
+          missing[#missing + 1] = name
+        end
+      end
+    end
+    read_calls(missing)
+    return names_
+  end
+
+  function ask_at_once(runs, path_, which, units_, count, lease, server, max_wait, lot, number, kept_)
+    local columns = take_costs(units_, count)
+    if start_all(runs, path_, which, columns, count, lease, lot, number, kept_) then
+      return {YES}
+    end
+    local found = {NO}
+    for i, name in ipairs(names_in(runs)) do
+      local costs = {}
+      for unit, column_ in pairs(columns) do
+        costs[unit] = column_[i]
+      end
+      for _, each in ipairs(ask(name, path_, which, costs, lease, server, max_wait, lot, number + i - 1,
+                                false, kept_)) do
+        found[#found + 1] = each
+      end
+    end
+    return found
   end
 
   local function settle_some(path, which, columns, actual, count)

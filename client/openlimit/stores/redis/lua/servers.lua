@@ -82,7 +82,7 @@ end
 
 -- Tells a server what became of a call; the one whose turn it is, at once.
 local function teller(own)
-  return function(what, name, entry, time, unit)
+  return function(what, name, entry, time, unit, node)
     if what == NO then
       entry.out = true
       keep_call(name, entry)
@@ -93,8 +93,11 @@ local function teller(own)
       keep_grant(name, {until_ = time + entry.kept, start = time, unit = unit, lot = entry.lot,
                         number = entry.number, is_known = entry.server == own})
     end
-    local packed = cmsgpack.pack(now, what, name, time, unit, entry.lot, entry.number, entry.leaf,
-                                 entry.costs)
+    local lot = entry.lot
+    if what == WAIT_TOO_LONG then
+      lot = node and node.id or false
+    end
+    local packed = cmsgpack.pack(now, what, name, time, unit, lot, entry.number, entry.leaf, entry.costs)
     if entry.server == own then
       outcomes[#outcomes + 1] = packed
     else
