@@ -408,9 +408,11 @@ async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served:
     client = served.servers[0].client()
     client.delete(*client.scan_iter("*:line:tree"))
     again = AskAtOnce("{b}", run, "me", inf, "other lot", 0)
-    answers = await carry_out(lines, again, ask(call("n2000", root=PLENTY)))
-    assert isinstance(answers[0], list)
-    assert [type(answer) for answer in (*answers[0], answers[1])] == [Granted] * 3
+    granted = [Granted(f"n100{i}", started_.now, "", "lot", i) for i in range(2)]
+    assert await carry_out(lines, again) == [granted]
+    asks = [ask(call(name, root=PLENTY)) for name in ("n1001", "n2000")]
+    answers = await carry_out(lines, *asks)
+    assert [type(answer) for answer in answers] == [Granted, Granted]
 
 
 async def test_what_is_remembered_is_bounded(lines: RedisBuckets, served: Served) -> None:

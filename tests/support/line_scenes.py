@@ -13,6 +13,7 @@ from openlimit.stores.lines import (
     Ask,
     AskAtOnce,
     Cancel,
+    Follow,
     GiveUp,
     Granted,
     InLine,
@@ -80,6 +81,7 @@ class Scene:
             yield self._ask_at_once(now) if random.random() < 0.5 else self._ask(now)
         kinds = [self._again, self._give_up, self._cancel, self._settle, self._release]
         kinds += [self._renew, self._where, self._feedback, self._settle, self._release]
+        kinds += [self._follow]
         for _ in range(random.randrange(8)):
             if operation := random.choice(kinds)(now):
                 yield operation
@@ -163,6 +165,12 @@ class Scene:
     def _where(self, now: float) -> Operation | None:
         ask = self._any([*self._asked.values()])
         return ask and Where(self._bucket, ask.call.name)
+
+    def _follow(self, now: float) -> Operation | None:
+        if not (ask := self._any([*self._asked.values()])):
+            return None
+        below = [self._random.choice(each) for each in self._rules[1:]]
+        return Follow(self._bucket, ask.call.path, [self._rules[0][0], *below])
 
     def _cancel(self, now: float) -> Operation | None:
         if not (known := self._any([*self._granted.values()])):

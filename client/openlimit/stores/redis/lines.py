@@ -114,8 +114,8 @@ class _Encoder:
             written = self._calls(calls)
             self._extend(_columns_by_unit(calls, calls.costs))
             _, _, server, max_wait, lot, number, kept = operation
-            names = _runs(calls.names)
-            return "askatonce", names, *written, server, _bound(max_wait), lot, number, kept
+            asked = server, _bound(max_wait), lot, number, kept
+            return "askatonce", _runs(calls.names), *written, *asked
         _, _, lot, numbers, starts, actual = operation
         if starts is not None:
             self._lot(lot)

@@ -205,7 +205,7 @@ do
     return true
   end
 
-  -- The names in runs; whether these wait is read.
+  -- The names in runs; what is known of these is read.
   local function names_in(runs)
     local names_, missing = {}, {}
     for i = 1, #runs, 2 do
@@ -218,6 +218,7 @@ do
       end
     end
     read_calls(missing)
+    read_granted(names_)
     return names_
   end
 
