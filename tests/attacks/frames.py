@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.synchronize import Event
 
-from tests.attacks.calls import CALL
+from tests.attacks.calls import CALL, headers_too_large
 from tests.support import http2
 from tests.support.api_keys import token_of
 
@@ -45,15 +45,21 @@ def slow_readers(port: int, over: Event) -> None:
         over.wait()
 
 
-def endless_headers(port: int, over: Event) -> None:
-    """Of one call after the other."""
+def endless_headers(port: int) -> None:
+    """Of one call: two megabytes, and none is the last."""
     part = http2.frame(http2.CONTINUATION, 0, 1, http2.header(b"bomb", b"x" * 100) * 100)
+    with _connected(port) as one, suppress(OSError):
+        one.sendall(http2.PREFACE + http2.SETTINGS)
+        one.sendall(http2.frame(http2.HEADERS, 0, 1, http2.call_headers(ACQUIRE)))
+        for _ in range(200):
+            one.sendall(part)
+
+
+def header_bombs(port: int, over: Event) -> None:
+    """Large ones, many of them, and ones that never end."""
     while not over.is_set():
-        with _connected(port) as one, suppress(OSError):
-            one.sendall(http2.PREFACE + http2.SETTINGS)
-            one.sendall(http2.frame(http2.HEADERS, 0, 1, http2.call_headers(ACQUIRE)))
-            for _ in range(200):
-                one.sendall(part)
+        headers_too_large(port)
+        endless_headers(port)
 
 
 def calls_at_once(key: str, path: bytes, many: int, port: int, over: Event) -> None:

@@ -55,7 +55,8 @@ class OpenToAll(grpc.GenericRpcHandler):
 
     async def _refuse(self, _: object, context: _Context) -> None:
         await self._wait(context)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the server has no such method")
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details("the server has no such method")
 
     async def _wait(self, context: _Context) -> None:
         try:
