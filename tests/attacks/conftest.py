@@ -21,7 +21,7 @@ domains:
   - domain: edge
     descriptors: [{key: user, limit: 1000000/minute}]
 """
-BEFORE, DURING = 6.0, 8.0
+BEFORE, DURING = 1.5, 2.5
 """Seconds: thousands of calls, so that p99 is more than chance."""
 _rows: list[str] = []
 
@@ -42,7 +42,7 @@ class Range:
         self._address, self._authority = f"{host}:{server.port}", authority
 
     def stand(
-        self, name: str, attack: Attack, many: int, bound: int, settle: float = 2, port: int = 0
+        self, name: str, attack: Attack, many: int, bound: int, settle: float = 1, port: int = 0
     ) -> None:
         """An attack by so many threads fails no call of the good caller, lets the server grow by
         less than ``bound`` bytes, and leaves it able to serve."""
