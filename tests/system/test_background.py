@@ -27,7 +27,7 @@ from openlimit_server import workers
 from openlimit_server.config.reload import Reload
 from openlimit_server.config.settings import Settings
 from openlimit_server.config.sources import Sources
-from openlimit_server.engine.lines import HeldLine
+from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.observe.fleet import Fleet
 from openlimit_server.rpc.auth import Door
 from tests.support.calls import a_call

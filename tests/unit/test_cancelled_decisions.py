@@ -8,7 +8,7 @@ import pytest
 from openlimit.operations import Acquire, Grant
 from openlimit.stores.memory import MemoryStore
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import lines
+from openlimit_server.engine import held_line
 from openlimit_server.engine.engine import Engine
 
 ONE_SLOT = {"limits": {"requests": "60000/minute"}, "concurrent": 1, "lease": "1h"}
@@ -30,7 +30,7 @@ async def test_slots_that_nobody_hears_of_are_free_again(
     moments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two calls that are decided together, whenever their caller is cancelled."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
     engine = engine_of(ONE_SLOT, ONE_SLOT)
     calls = [acquire("m0"), acquire("m1")]
     gone = asyncio.create_task(engine.decide(calls))

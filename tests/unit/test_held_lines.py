@@ -28,8 +28,8 @@ from openlimit.stores.lines import (
 )
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import lines
-from openlimit_server.engine.lines import HeldLine
+from openlimit_server.engine import held_line, leaving
+from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.engine.paths import Paths
 from tests.support.line_scenes import columns_of
 
@@ -162,7 +162,7 @@ async def test_a_run_whose_caller_left_while_it_came_into_line_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody was told that its calls wait, and nobody asks for them again."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
     line = held(FarLines())
     assert isinstance(await line.ask_at_once(at_once("first")), Started)
     gone = asyncio.create_task(line.ask_at_once(at_once("second", "third")))
@@ -189,7 +189,7 @@ async def test_a_run_whose_caller_has_left_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its answer, which was under way, reaches nobody."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
     line = held(FarLines())
     gone = asyncio.create_task(line.ask_at_once(at_once("first")))
     await asyncio.sleep(0.005)
@@ -203,7 +203,7 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once the store is back: nobody was told that it had started."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
     store = FarLines()
     line = held(store)
     carry_out, unanswered = store.adecide, LimiterUnavailable("the store", "does not answer")
@@ -397,7 +397,7 @@ async def test_who_leaves_while_its_answer_is_under_way_takes_no_others_start_al
 
 async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that was taken for a caller that never came back is free again."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
     assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
@@ -412,7 +412,7 @@ async def test_a_caller_that_comes_late_stands_in_line_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One whose start was given back meanwhile is not told that it was cancelled."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.05)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
     line = held(Lines())
     await line.ask([ask("first"), ask("second")])
     assert isinstance(await line.wait(line.attend("second"), 0.001), Standing)
@@ -483,7 +483,7 @@ async def test_calls_that_an_outage_refused_are_given_up_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Until then, however many they are, their line asks no more often; then none is left."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
     store = Lines()
     line = held(store)
     store.away = True
@@ -496,15 +496,15 @@ async def test_calls_that_an_outage_refused_are_given_up_after_it(
     store.away = False
     await asyncio.sleep(0.5)
     assert not line._held
-    assert not line._left
+    assert not line.leaving._left
 
 
 async def test_an_outage_without_end_is_remembered_in_bounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the calls that it refused, only the latest are kept to be given up."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 0.01)
-    monkeypatch.setattr(lines, "_MOST_OWED", 50)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(leaving, "_MOST_OWED", 50)
     store = Lines()
     line = held(store)
     store.away = True
@@ -529,7 +529,7 @@ async def test_it_rests_when_nothing_is_held() -> None:
 async def test_a_store_is_never_asked_for_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many calls wait, trips are one after the other, and none is so large that the store
     would time out; when the line was lost, all are asked for again."""
-    monkeypatch.setattr(lines, "PLACE_KEPT", 60.0)
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 60.0)
     trips: list[Sequence[Operation]] = []
 
     class Lossy(FarLines):

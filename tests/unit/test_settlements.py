@@ -24,7 +24,7 @@ async def test_scopes_that_have_made_no_id_are_not_kept() -> None:
     *refused, settled = await engine.decide(runs)
     assert all(isinstance(answer[0], UnknownReservation) for answer in refused)
     assert settled == {}
-    assert [*engine._settlements._scopes] == [(scope, "", ())]
+    assert [*engine._reservations._scopes] == [(scope, "", ())]
 
 
 async def test_calls_with_the_longest_labels_are_settled() -> None:

@@ -36,6 +36,7 @@ from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.explaining import explain
 from openlimit_server.engine.ids import Scope
 from openlimit_server.engine.lines import Lines
+from openlimit_server.engine.reservations import Reservations
 from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.settlements import Settlements, Unsettled, renamed
@@ -70,9 +71,9 @@ class Engine:
         self._giving_back: set[asyncio.Task[None]] = set()
         self._rules = Rules(settings, counts)
         self._acquisitions = Acquisitions(self._rules, store, self.lines, self._secrets)
-        self._settlements = Settlements(
-            self._rules, self._secrets, self._acquisitions.target_of, self.decide
-        )
+        target_of = self._acquisitions.target_of
+        self._reservations = Reservations(self._rules, self._secrets, target_of)
+        self._settlements = Settlements(self._reservations, target_of, self.decide)
 
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """Decide by these policies from now on. Calls that wait or run, and levels, stay as they
@@ -147,10 +148,10 @@ class Engine:
             case Cancel():
                 await self._plan_cancel(step, place, operation)
             case Release(name, key, labels):
-                if shared := await self._settlements.shared(name, key, labels):
+                if shared := await self._reservations.shared(name, key, labels):
                     step.decide_apart(place, _release(*shared))
             case Renew(name, key, labels):
-                shared = await self._settlements.shared(name, key, labels)
+                shared = await self._reservations.shared(name, key, labels)
                 if not shared or not shared[0].lease:
                     raise UnknownReservation(name)
                 step.decide_apart(place, _renew(*shared, name))
@@ -177,8 +178,8 @@ class Engine:
 
     async def _plan_cancel(self, step: Step, place: int, operation: Cancel) -> None:
         name, key, labels = operation
-        policy, scope, number, start, *_ = await self._settlements.reserved(name, key, labels)
-        if shared := await self._settlements.shared(name, key, labels):
+        policy, scope, number, start, *_ = await self._reservations.reserved(name, key, labels)
+        if shared := await self._reservations.shared(name, key, labels):
             step.decide_apart(place, _cancel(*shared, name))
             return
         cancel = stores.Cancel(scope.bucket, policy.limits, scope.lot, number, start)
@@ -205,7 +206,7 @@ class Engine:
     def _forget_signers(self) -> None:
         """They know the secrets before."""
         self._acquisitions.forget_targets()
-        self._settlements.forget_scopes()
+        self._reservations.forget_scopes()
 
     def give_back(self, unheard: Iterable[tuple[Acquire | AcquireRun, Grant]]) -> None:
         """What was granted to a client that is gone, each with its call or its run, and has not
@@ -221,7 +222,7 @@ class Engine:
             name, whose = grant.reservation_id, (call.key, call.labels)
             if not name:  # it was granted while the store was away
                 continue
-            if shared := await self._settlements.shared(name, *whose):
+            if shared := await self._reservations.shared(name, *whose):
                 target, scope, number, start, in_line = shared
                 unknown = Granted(in_line.name, start, "", scope.lot, number)
                 target.line.give_back(in_line, unknown)

@@ -18,8 +18,9 @@ from openlimit.stores import lines as stores
 from openlimit.stores.lines import Granted, StoreOfLines
 from openlimit.stores.protocol import Levels
 from openlimit.stores.views import Look, Seen
+from openlimit_server.engine.held_line import PLACE_KEPT, HeldLine
 from openlimit_server.engine.ids import Lots
-from openlimit_server.engine.lines import PLACE_KEPT, HeldLine, Lines
+from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.paths import Path
 from openlimit_server.engine.picture import bucket_seen
 

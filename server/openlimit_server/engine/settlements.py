@@ -1,33 +1,27 @@
-"""Settlements, and all that else names a reservation by its id."""
+"""Settlements, and releases of slots."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from openlimit.bucket.calls import Call
-from openlimit.bucket.limit import Costs
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
 from openlimit.operations import Labels, Release, Settle, new
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
-from openlimit.stores.untracked import untrack
 from openlimit.units import OUTPUT_TOKENS
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import SettleRun, settle_runs
 from openlimit_server.engine import ids
 from openlimit_server.engine.ids import Reserved, Scope
-from openlimit_server.engine.routing import Policy, Rules
-from openlimit_server.engine.secrets import Secrets
+from openlimit_server.engine.reservations import Reservations, TargetOf
+from openlimit_server.engine.routing import Policy
 from openlimit_server.engine.shared import SharedTarget
 from openlimit_server.engine.step import Step
-from openlimit_server.engine.targets import Target
 
 _REMEMBERED = 10_000  # scopes
 
 Unsettled = Mapping[int, Literal[False] | OpenLimitError]
 """By position in a run, the settlements that have changed nothing, and why if that is an error."""
 
-TargetOf = Callable[[Policy, str, str, Labels], Target]
-"""Where calls of a policy are decided, of a model, key and labels."""
 Decide = Callable[[Sequence[Settle | Release]], Awaitable[list[Any]]]
 """Carries out operations one by one."""
 _Whose = tuple[str, str, Labels]
@@ -36,87 +30,17 @@ _Whose = tuple[str, str, Labels]
 class Settlements:
     """Those of all policies."""
 
-    def __init__(self, rules: Rules, secrets: Secrets, target_of: TargetOf, decide: Decide) -> None:
-        self._rules = rules
-        self._decide = decide
-        self._secrets = secrets
+    def __init__(self, reservations: Reservations, target_of: TargetOf, decide: Decide) -> None:
+        self._reservations = reservations
         self._target_of = target_of
-        self._scopes: dict[_Whose, tuple[Policy | None, Scope]] = {}
-        """Those that have made an id, by text, key and labels: anybody can name others, without
-        end."""
-
-    def forget_scopes(self) -> None:
-        """They know the secrets before."""
-        self._scopes.clear()
-
-    def _scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
-        return self._scopes.get((text, key, labels)) or self._find_scope(text, key, labels)
-
-    def _find_scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
-        """The policy and the scope that these ids are of; raises InvalidRequest."""
-        policy = self._rules.by_name.get(ids.read_scope(text)[1].partition(":")[0])
-        found = policy, self._scope_by(policy, text, key, labels)
-        untrack(found)
-        return found
-
-    def _scope_by(self, policy: Policy | None, text: str, key: str, labels: Labels) -> Scope:
-        """The scope of ids that were signed by what a policy is, or was."""
-        lot, bucket, model = ids.read_scope(text)
-        units = policy.units if policy else ()  # for which nothing is ever signed
-        own = policy.own(labels) if policy else ()
-        return Scope(self._secrets.signer(units), key, lot, bucket, model, own)
-
-    def _remember(self, whose: "_Whose", found: tuple[Policy | None, Scope]) -> None:
-        if whose not in self._scopes:
-            self._scopes[whose] = found
-            if len(self._scopes) > _REMEMBERED:
-                del self._scopes[next(iter(self._scopes))]
-
-    async def reserved(
-        self, reservation_id: str, key: str, labels: Labels
-    ) -> tuple[Policy, Scope, int, int, Costs, str]:
-        """Policy, scope, number, start, costs and name of a reservation of this caller; raises
-        UnknownReservation."""
-        own, _, text = reservation_id.partition("/")
-        policy, scope = self._scope(text, key, labels)
-        fields = scope.read_one(own)
-        if not fields and policy and ids.is_own(own):
-            await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(text, key, labels)
-            fields = scope.read_one(own)
-        if not policy:
-            raise ids.strange(own, text)
-        if not fields:
-            return self._reserved_before(policy, own, text, key, labels)
-        self._remember((text, key, labels), (policy, scope))
-        return policy, scope, *fields
-
-    def _reserved_before(
-        self, policy: Policy, own: str, text: str, key: str, labels: Labels
-    ) -> tuple[Policy, Scope, int, int, Costs, str]:
-        """A reservation of what the policy was before it was loaded anew, in the units of now."""
-        for before in policy.before:
-            scope = self._scope_by(before, text, key, labels)
-            if fields := scope.read_one(own):
-                number, start, costs, name = fields
-                return policy, scope, number, start, before.in_units_of(policy, costs), name
-        raise ids.strange(own, text)
-
-    async def shared(
-        self, reservation_id: str, key: str, labels: Labels
-    ) -> tuple[SharedTarget, Scope, int, int, Call] | None:
-        """Where a reservation is, and what, if its policy is shared; raises UnknownReservation."""
-        policy, scope, number, start, costs, name = await self.reserved(reservation_id, key, labels)
-        if not name or not policy.paths:
-            return None
-        target = self._target_of(policy, scope.model, key, policy.own(labels))
-        assert isinstance(target, SharedTarget)
-        return target, scope, number, start, target.call(name, costs)
+        self._decide = decide
 
     async def plan_alone(self, step: Step, place: int, settlement: Settle) -> None:
         """Have a settlement carried out; raises what is wrong with it."""
         reservation_id, key, used, labels = settlement
-        policy, scope, number, start, costs, name = await self.reserved(reservation_id, key, labels)
+        policy, scope, number, start, costs, name = await self._reservations.reserved(
+            reservation_id, key, labels
+        )
         policy.require_sensible(used)
         actual = [used.get(unit, cost) for unit, cost in zip(policy.units, costs, strict=True)]
         operation = new(
@@ -138,14 +62,7 @@ class Settlements:
             step.answers[place] = dict.fromkeys(range(len(run.ids)), error)
 
     async def _plan(self, step: Step, place: int, run: SettleRun) -> None:
-        policy, scope = self._scope(run.scope, run.key, run.labels)
-        reserved, strangers = scope.read(run.reservation_ids)
-        if policy and any(ids.is_own(run.reservation_ids[i]) for i in strangers):
-            await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(run.scope, run.key, run.labels)
-            reserved, strangers = scope.read(run.reservation_ids)
-        if reserved.numbers:
-            self._remember((run.scope, run.key, run.labels), (policy, scope))
+        policy, scope, reserved, strangers = await self._reservations.of_run(run)
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
         if strangers and policy and policy.before:

@@ -14,7 +14,8 @@ from openlimit.stores.lines import AskAtOnce, Granted, Started
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
-from openlimit_server.engine.lines import PLACE_KEPT, Caller, HeldLine, Lines
+from openlimit_server.engine.held_line import PLACE_KEPT, Caller, HeldLine
+from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.targets import Target, in_outage
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
 

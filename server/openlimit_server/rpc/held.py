@@ -16,7 +16,7 @@ from openlimit.bucket.calls import Standing
 from openlimit.errors import InvalidRequest, Queued
 from openlimit.wire import status as statuses
 from openlimit_server.engine.engine import Work
-from openlimit_server.engine.lines import PLACE_KEPT, HeldLine
+from openlimit_server.engine.held_line import PLACE_KEPT, HeldLine
 from openlimit_server.engine.shared import HeldCall
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox

@@ -29,7 +29,7 @@ from openlimit_server.config.keys import Keys
 from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.counts import Counts
 from openlimit_server.engine.engine import Engine, Work
-from openlimit_server.engine.lines import MAX_HOLD
+from openlimit_server.engine.held_line import MAX_HOLD
 from openlimit_server.rpc.auth import Caller, Door, name_of
 from openlimit_server.rpc.batch import decide_batch
 from openlimit_server.rpc.bodies import count_alone, replace_bodies

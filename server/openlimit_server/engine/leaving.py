@@ -1,0 +1,84 @@
+"""Gives up the calls of a line that nobody wants any longer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from openlimit.errors import LimiterUnavailable
+from openlimit.stores.lines import Answer, Cancel, GiveUp, Granted, Operation
+from openlimit_server.engine.held import Held
+
+_MOST_OWED = 10_000
+"""Calls and starts to be given up that are kept while the store is away."""
+
+
+class Leaving:
+    """Those of one line that this server holds, which are in ``held`` by name."""
+
+    def __init__(
+        self,
+        bucket: str,
+        server: str,
+        held: dict[str, Held],
+        carry_out: Callable[[Sequence[Operation]], Awaitable[list[Answer]]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        """``start`` runs something in the background."""
+        self._bucket = bucket
+        self._server = server
+        self._held = held
+        self._carry_out = carry_out
+        self._start = start
+        self._left: dict[str, Held] = {}
+        """Calls to be given up once the store is back."""
+
+    def leave(self, held: Held, kept: float) -> None:
+        """Give a call up in so many seconds, unless somebody wants it then."""
+        if held.leaving:
+            held.leaving.cancel()
+            held.leaving = None
+        if not held.is_wanted and self._held.get(held.ask.call.name) is held:
+            loop = asyncio.get_running_loop()
+            held.leaving = loop.call_later(kept, self._has_left, held)
+
+    def go_on(self) -> None:
+        """The store is back, so what was left can be given up."""
+        left, self._left = self._left, {}
+        for held in left.values():
+            self.leave(held, 0)
+
+    def _has_left(self, held: Held) -> None:
+        held.leaving = None
+        self._start(self._give_up(held))
+
+    async def _give_up(self, held: Held) -> None:
+        if held.is_wanted or held.leaving:  # somebody has come in this very moment
+            return
+        _, call, _, _, lot, number, *_ = held.ask
+        if held.outcome is None:
+            give_up: list[Operation] = [GiveUp(self._bucket, call.name, self._server)]
+            if held.in_doubt:
+                give_up.append(Cancel(self._bucket, call, lot, number, None, self._server))
+            left = await self._carry_out(give_up)
+            if any(isinstance(each, LimiterUnavailable) for each in left):
+                self._leave_later(held)
+                return
+        if isinstance(held.outcome, Granted) and not held.is_wanted:
+            _, start, _, lot, number = held.outcome
+            cancel = Cancel(self._bucket, call, lot, number, start, self._server)
+            [given_back] = await self._carry_out([cancel])
+            if isinstance(given_back, LimiterUnavailable):
+                self._leave_later(held)
+                return
+        self._forget(held)
+
+    def _leave_later(self, held: Held) -> None:
+        """Give a call up once the store is back."""
+        self._left[held.ask.call.name] = held
+        if len(self._left) > _MOST_OWED:
+            self._forget(self._left.pop(next(iter(self._left))))
+
+    def _forget(self, held: Held) -> None:
+        name = held.ask.call.name
+        if not held.is_wanted and self._held.get(name) is held:
+            del self._held[name]
