@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count as counting
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from openlimit.cli import show
+from openlimit.cli import overrides, show
 from openlimit.cli.options import (
     REFUSED,
     Json,
@@ -24,15 +24,14 @@ from openlimit.cli.options import (
     Tokens,
     Units,
     amounts,
+    ask,
     console,
     exiting,
     interruption,
     pairs,
     print_json,
     server_of,
-    somebody,
 )
-from openlimit.cli.times import moment
 from openlimit.errors import InvalidRequest
 from openlimit.tokens.counting import count_costs
 from openlimit.v1 import admin_pb2 as messages
@@ -47,8 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-override = typer.Typer(help="Change limits for a while.", no_args_is_help=True)
-app.add_typer(override, name="override")
+app.add_typer(overrides.app, name="override")
 
 
 @app.callback()
@@ -142,7 +140,7 @@ def explain(
         )
         if max_wait is not None:
             call.max_wait.FromMicroseconds(int(max_wait * 1e6))
-        answer = _ask(context, "Explain", messages.ExplainRequest(call=call))
+        answer = ask(context, "Explain", messages.ExplainRequest(call=call))
     if as_json:
         print_json(answer)
     else:
@@ -154,7 +152,7 @@ def explain(
 def policies(context: typer.Context, as_json: Json = False) -> None:
     """List the policies as they are in force, with overrides."""
     with exiting():
-        answer = _ask(context, "ListPolicies", messages.ListPoliciesRequest())
+        answer = ask(context, "ListPolicies", messages.ListPoliciesRequest())
     if as_json:
         print_json(answer)
     else:
@@ -172,7 +170,7 @@ def buckets(
     """List the buckets and nodes in use, the busiest first."""
     with exiting():
         request = messages.ListBucketsRequest(policy=policy, page_size=rows)
-        answer = _ask(context, "ListBuckets", request)
+        answer = ask(context, "ListBuckets", request)
     if as_json:
         print_json(answer)
     else:
@@ -202,87 +200,6 @@ def top(
             live.update(show.buckets(answer, title), refresh=True)
             if look == times or interrupted.wait(every):
                 return
-
-
-_Node = Annotated[
-    list[str] | None,
-    typer.Option("--node", metavar="LABEL=VALUE", help="A level's label and value; else all."),
-]
-_By = Annotated[str | None, typer.Option(help="Who you are, where the server has no API keys.")]
-
-
-@override.command("set")
-def set_override(
-    context: typer.Context,
-    policy: Annotated[str, typer.Argument(help="The policy's name.")],
-    until: Annotated[
-        str,
-        typer.Option(
-            help="When it ends: '2026-11-27 18:00', 'Friday 18:00', 18:00, or 90m, 2h, 3d from now."
-        ),
-    ],
-    why: Annotated[str, typer.Option(help="Why, for others.")],
-    limit: Annotated[
-        list[str] | None,
-        typer.Option("--limit", metavar="UNIT=LIMIT", help="Such as tokens=2000000/minute."),
-    ] = None,
-    node: _Node = None,
-    concurrent: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Calls at the same time.")
-    ] = None,
-    weight: Annotated[float | None, typer.Option(help="The node's weight.")] = None,
-    by: _By = None,
-    as_json: Json = False,
-) -> None:
-    """Change limits for a while, on all servers of the store."""
-    with exiting():
-        wanted = messages.Override(
-            policy=policy,
-            node=pairs("--node", node),
-            limits=pairs("--limit", limit),
-            concurrent=concurrent,
-            weight=weight,
-            why=why,
-            by=by or somebody(),
-        )
-        wanted.until.FromDatetime(moment(until, datetime.now(UTC)).astimezone(UTC))
-        answer = _ask(context, "SetOverride", messages.SetOverrideRequest(override=wanted))
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.overrides([answer.override], datetime.now(UTC)))
-
-
-@override.command("list")
-def list_overrides(context: typer.Context, as_json: Json = False) -> None:
-    """List the overrides that are kept."""
-    with exiting():
-        answer = _ask(context, "ListOverrides", messages.ListOverridesRequest())
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.overrides(answer.overrides, datetime.now(UTC)))
-
-
-@override.command("remove")
-def remove_override(
-    context: typer.Context,
-    policy: Annotated[str, typer.Argument(help="The policy's name.")],
-    node: _Node = None,
-    by: _By = None,
-    as_json: Json = False,
-) -> None:
-    """End an override before its time. Exits with 1 where there is none."""
-    with exiting():
-        request = messages.RemoveOverrideRequest(
-            policy=policy, node=pairs("--node", node), by=by or somebody()
-        )
-        answer = _ask(context, "RemoveOverride", request)
-    if as_json:
-        print_json(answer)
-    else:
-        console.print("removed" if answer.removed else "there is no such override")
-    raise typer.Exit(0 if answer.removed else REFUSED)
 
 
 @app.command()
@@ -327,9 +244,3 @@ def check(context: typer.Context) -> None:
     with exiting(), server.operators() as operators:
         operators.check()
     console.print(f"{server.address} decides", highlight=False)
-
-
-def _ask(context: typer.Context, method: str, request: Any) -> Any:
-    server: Server = context.obj
-    with server.operators() as operators:
-        return operators.ask(method, request)

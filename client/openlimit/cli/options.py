@@ -82,6 +82,13 @@ def _content(path: Path | None) -> bytes | None:
         raise InvalidRequest(str(path), f"cannot be read: {error.strerror}") from error
 
 
+def ask(context: typer.Context, method: str, request: Message) -> Any:
+    """The server's answer, as an operator gets it."""
+    server: Server = context.obj
+    with server.operators() as operators:
+        return operators.ask(method, request)
+
+
 Model = Annotated[str, typer.Argument(help="The model of the call, such as gpt-4o.")]
 Tokens = Annotated[int, typer.Option(min=0, max=10**_MOST_DIGITS, help="Tokens, input and output.")]
 Units = Annotated[
