@@ -289,6 +289,16 @@ def paths(tokens: int, label: str = "team") -> Paths:
     )
 
 
+async def test_while_others_wait_what_comes_starts_by_a_turn_only() -> None:
+    """A line that has lost the others has none for a server before it has asked for them again."""
+    store = Forgetful()
+    line = held(store)
+    await line.ask([ask("first")])
+    assert await line.ask([ask("second")]) == [None]
+    assert await line.ask_at_once(at_once("third")) == [None]
+    assert [each.call.name for each in store.asked] == ["first", "second", "third"]
+
+
 async def test_a_line_that_was_lost_is_asked_by_the_rules_of_now() -> None:
     """Of what waits, not by those that each call came with; where the levels are others by now,
     the policy as a whole has the rules of now, also after one more change."""

@@ -171,6 +171,8 @@ class HeldLine:
 
     async def ask_at_once(self, asked: AskAtOnce) -> Started | list[Outcome | None]:
         """That all these calls start now; else what is decided of each, as of ``ask``."""
+        if self._held:  # if the line has lost these, the new ones must not start before them
+            return await self.ask([asked.one(i) for i in range(len(asked.calls.names))])
         answer: Any
         [answer] = await self.carry_out([asked])
         if isinstance(answer, Started):
