@@ -71,12 +71,12 @@ class Caller:
         return first
 
     def outcome(self) -> Outcome | None:
-        """What is decided, which is known from now on, or why nothing can be for now; or None."""
+        """The decision, which the line then forgets; or why it cannot decide now; or None."""
         return self._line.outcome(self.held)
 
     def leave(self, kept: float = 0.0) -> None:
-        """The call is given up in so many seconds, unless another caller waits for it. Whoever has
-        left does not leave again."""
+        """Give the call up in so many seconds, unless another caller waits for it. A second time
+        does nothing."""
         if self.woken in self.held.callers:
             self.held.callers.remove(self.woken)
             self._line.leaving.leave(self.held, kept)
@@ -115,12 +115,12 @@ class HeldLine:
         return len(self._held)
 
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
-        """The answers to operations; those of one moment share a trip. What is decided by the way
-        goes to the callers held. Cancelled, they are carried out all the same."""
+        """The answers to operations. Those of one moment share a trip. Other decisions that it
+        brings go to the callers held. Cancelled, the operations are carried out all the same."""
         return await self._trips.carry_out(operations)
 
     def _give_back_all(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
-        """What was started at once for a caller that is gone."""
+        """Give back the starts of a caller that is gone."""
         for asked, answer in zip(operations, answers, strict=True):
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):

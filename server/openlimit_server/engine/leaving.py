@@ -42,10 +42,11 @@ class Leaving:
             held.leaving = loop.call_later(kept, self._has_left, held)
 
     def go_on(self) -> None:
-        """The store is back, so what was left can be given up."""
-        left, self._left = self._left, {}
-        for held in left.values():
-            self.leave(held, 0)
+        """The store is there, so what was left can be given up."""
+        if self._left:  # which it seldom is, and every trip asks
+            left, self._left = self._left, {}
+            for held in left.values():
+                self.leave(held, 0)
 
     def _has_left(self, held: Held) -> None:
         held.leaving = None

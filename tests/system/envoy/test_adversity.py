@@ -64,6 +64,10 @@ class Proxy:
         except grpc.RpcError as error:
             return error.code()
 
+    def until(self, code: Any, *entries: tuple[str, str], hits: int | None = None) -> None:
+        """Ask again until the answer is this code."""
+        eventually(lambda: self(*entries, hits=hits) == code)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -96,8 +100,8 @@ def test_without_its_redis_nothing_passes_that_needs_it(
     else:
         redis.start()
     for entries in (*SHUT, *OPEN):
-        eventually(lambda entries=entries: proxy(*entries) == OK)  # type: ignore[misc]  # bound now
-        eventually(lambda entries=entries: proxy(*entries, hits=1000) == OVER)  # type: ignore[misc]
+        proxy.until(OK, *entries)
+        proxy.until(OVER, *entries, hits=1000)
 
 
 def test_policies_can_change_kind_while_proxies_ask(tmp_path: Path) -> None:

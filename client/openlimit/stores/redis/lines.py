@@ -143,7 +143,7 @@ class _Encoder:
         return call.name, [*call.path], which, _by_unit(call, call.costs)
 
     def _calls(self, calls: Calls) -> Sequence[Any]:
-        """What is said of all; their costs are columns."""
+        """The fields that all calls share. Their costs follow as columns."""
         _, path, rules, costs, lease = calls
         return [*path], [*map(self._rules, rules)], _units(calls), len(costs[0]), lease
 
