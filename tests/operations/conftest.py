@@ -19,7 +19,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
     else:
         with (
             serving_redis() as redis,
-            serving_policies(tmp_path, policies, "--store", redis.url) as running,
+            serving_policies(tmp_path, policies, "--store", redis.url + "?timeout=5") as running,
         ):
             yield running
 

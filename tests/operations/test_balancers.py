@@ -40,7 +40,7 @@ def servers(redis: RedisProcess, tmp_path: Path) -> Iterator[list[ServerProcess]
 def start(redis: RedisProcess, folder: Path, port: int = 0) -> ServerProcess:
     config = folder / "limits.yaml"
     config.write_text(LEDGER)
-    return ServerProcess("--config", str(config), "--store", redis.url, port=port)
+    return ServerProcess("--config", str(config), "--store", redis.url + "?timeout=5", port=port)
 
 
 class Calls:

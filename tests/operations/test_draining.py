@@ -63,7 +63,7 @@ def status_of(stub: Any, service: str) -> int:
 def test_calls_are_served_for_the_drain_delay(workers: str, redis: RedisProcess) -> None:
     """Balancers learn that the service is not ready while the server lives and answers, from all
     workers; a second signal ends the delay."""
-    options = ["--drain-delay", "60", "--store", redis.url, "--workers", workers]
+    options = ["--drain-delay", "60", "--store", redis.url + "?timeout=5", "--workers", workers]
     with serving(*options) as server:
         server.wait_for_log("serving on", int(workers))
         server.signal(signal.SIGTERM)

@@ -270,7 +270,7 @@ def test_all_workers_know_the_keys_and_none_is_told_of(folder: Path, tmp_path: P
     options = ("--config", str(folder / "limits.yaml"), "--keys", str(keys))
     with (
         serving_redis() as redis,
-        serving(*options, "--workers", "2", "--store", redis.url) as server,
+        serving(*options, "--workers", "2", "--store", redis.url + "?timeout=5") as server,
     ):
         said(server, "serving on", 2)
         write_keys(keys, a_key("new"))

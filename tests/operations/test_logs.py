@@ -172,7 +172,7 @@ def test_workers_log_in_the_format_of_their_supervisor(tmp_path: Path) -> None:
     with (
         serving_redis() as redis,
         serving(
-            *("--workers", "2", "--store", redis.url),
+            *("--workers", "2", "--store", redis.url + "?timeout=5"),
             environment={"OPENLIMIT_LOG_FORMAT": "json"},
         ) as server,
     ):

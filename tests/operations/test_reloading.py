@@ -139,7 +139,7 @@ def test_workers_follow(tmp_path: Path) -> None:
     config = tmp_path / "limits.yaml"
     write(config, policy("a"))
     with serving_redis() as redis:
-        options = ("--config", str(config), "--workers", "2", "--store", redis.url)
+        options = ("--config", str(config), "--workers", "2", "--store", redis.url + "?timeout=5")
         with serving(*options) as server:
             said(server, "serving on", 2)
             write(config, policy("b"))
@@ -160,7 +160,7 @@ def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.yaml", a_key("any"))
     with serving_redis() as redis:
         options = ("--config", f"{tmp_path}/limits.yaml", "--keys", f"{tmp_path}/keys.yaml")
-        with serving(*options, "--workers", "2", "--store", redis.url) as server:
+        with serving(*options, "--workers", "2", "--store", redis.url + "?timeout=5") as server:
             said(server, "serving on", 2)
             server.signal(signal.SIGHUP)
             said(server, "loaded the keys any", 3)
@@ -198,7 +198,7 @@ def test_a_signal_while_it_starts_does_no_harm(tmp_path: Path, workers: str) -> 
     write(tmp_path / "limits.yaml", policy("a"))
     with serving_redis() as redis:
         options = ["--listen", "127.0.0.1:0", "--config", f"{tmp_path}/limits.yaml"]
-        options += ["--store", redis.url, "--workers", workers]
+        options += ["--store", redis.url + "?timeout=5", "--workers", workers]
         code = (
             "import os, signal, threading, time\n"
             "from openlimit_server.__main__ import main\n"

@@ -173,7 +173,7 @@ def test_workers_encrypt_and_follow(tmp_path: Path) -> None:
     options = write_certificate(tmp_path, authority.issue_cert("localhost"))
     with (
         serving_redis() as redis,
-        serving(*options, "--workers", "2", "--store", redis.url) as server,
+        serving(*options, "--workers", "2", "--store", redis.url + "?timeout=5") as server,
     ):
         said(server, "serving on", 2)
         issued = authority.issue_cert("localhost")

@@ -252,7 +252,7 @@ def test_workers_trace_each_for_itself(tmp_path: Path) -> None:
     console = {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     (tmp_path / "limits.yaml").write_text(POLICY)
     with serving_redis() as redis:
-        several = "--workers", "2", "--store", redis.url, *HTTP
+        several = "--workers", "2", "--store", redis.url + "?timeout=5", *HTTP
         options = "--config", str(tmp_path / "limits.yaml"), *several
         with serving(*options, environment=console) as server:
             for _ in range(8):

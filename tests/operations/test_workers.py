@@ -37,7 +37,7 @@ def redis() -> Iterator[RedisProcess]:
 
 @pytest.fixture
 def server(redis: RedisProcess) -> Iterator[ServerProcess]:
-    with serving("--store", redis.url, "--workers", "2") as running:
+    with serving("--store", redis.url + "?timeout=5", "--workers", "2") as running:
         yield running
 
 
@@ -127,7 +127,7 @@ def test_a_killed_supervisors_port_is_free_for_the_next(
         try:
             server.signal(signal.SIGKILL)
             server.wait()
-            again = ("--store", redis.url, "--workers", "2")
+            again = ("--store", redis.url + "?timeout=5", "--workers", "2")
             with serving(*again, port=server.port) as restarted:
                 with RemoteLimiter(restarted.address) as limiter:
                     assert limiter.acquire(a_call("m", {"requests": 1, "tokens": 1})).reservation_id
@@ -169,7 +169,7 @@ def test_workers_share_no_port_with_another_server(
     server: ServerProcess, redis: RedisProcess
 ) -> None:
     """Nor do they take a unix socket."""
-    several = ("--store", redis.url, "--workers", "2", "--listen")
+    several = ("--store", redis.url + "?timeout=5", "--workers", "2", "--listen")
     refused = started(*several, server.address)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "in use" in refused.stderr

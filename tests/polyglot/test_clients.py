@@ -172,7 +172,7 @@ def test_a_settlement_that_is_refused_frees_the_slot(
 def test_a_restart_costs_no_call(program: Program, config: str) -> None:
     """All are granted, charged and settled once, though no server is there for a while."""
     with serving_redis() as redis:
-        options = "--config", config, "--store", redis.url
+        options = "--config", config, "--store", redis.url + "?timeout=5"
         calls = "--model", "counted", "--calls", "50", "--work", "0.1", "--timeout", "20"
         with serving(*options) as server, program.running(server.address, *calls) as running:
             events = []

@@ -61,7 +61,7 @@ def test_a_restart_fails_no_caller(tmp_path: Path) -> None:
     (tmp_path / "limits.yaml").write_text(POLICY)
     subprocess.run(["go", "build", "-race", "-o", tmp_path, "./load"], cwd=FOLDER, check=True)
     with serving_redis() as redis:
-        options = "--config", str(tmp_path / "limits.yaml"), "--store", redis.url
+        options = "--config", str(tmp_path / "limits.yaml"), "--store", redis.url + "?timeout=5"
         with serving(*options) as server:
             began = time.monotonic()
             load = subprocess.Popen(

@@ -22,7 +22,7 @@ def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]
             config.write_text(policies)
             on = ["--config", str(config)]
             if request.param == "redis":
-                on += ["--store", stack.enter_context(serving_redis()).url]
+                on += ["--store", stack.enter_context(serving_redis()).url + "?timeout=5"]
             many = 2 if request.param == "redis" else 1
             return [stack.enter_context(serving(*on)) for _ in range(many)]
 

@@ -30,7 +30,7 @@ def test_a_clock_that_jumps_ahead_harms_nobody(tmp_path: Path, whose: str) -> No
     of_redis = clock.environment if whose == "Redis's" else None
     of_server = None if of_redis else clock.environment
     with serving_redis(environment=of_redis) as redis:
-        on = ("--config", str(config), "--store", redis.url)
+        on = ("--config", str(config), "--store", redis.url + "?timeout=5")
         with (
             serving(*on) as one,
             serving(*on, environment=of_server) as other,

@@ -21,7 +21,8 @@ def test_an_override_ends_by_the_clock_of_redis(tmp_path: Path) -> None:
     with (
         serving_redis(environment=redis_clock.environment) as redis,
         serving(
-            *("--config", str(config), "--store", redis.url), environment=own_clock.environment
+            *("--config", str(config), "--store", redis.url + "?timeout=5"),
+            environment=own_clock.environment,
         ) as server,
         operating(server.address) as operator,
     ):

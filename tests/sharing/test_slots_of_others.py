@@ -30,7 +30,7 @@ async def test_a_slot_freed_through_one_server_reaches_a_caller_of_another(tmp_p
     took = []
     async with AsyncExitStack() as stack:
         redis = stack.enter_context(serving_redis())
-        on = ("--config", str(config), "--store", redis.url)
+        on = ("--config", str(config), "--store", redis.url + "?timeout=5")
         servers = [stack.enter_context(serving(*on)) for _ in range(2)]
         limiters = [stack.enter_context(RemoteLimiter(each.address)) for each in servers]
         grant = await limiters[0].aacquire(CALL)

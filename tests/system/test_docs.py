@@ -84,7 +84,7 @@ async def test_a_snippet_runs(snippet: str, server: ServerProcess, redis: RedisP
     async with serving_provider(provider) as api:
         code = snippet.replace("localhost:50051", server.address)
         assert code != snippet or "RemoteLimiter" not in snippet
-        code = code.replace("redis://localhost:5050", redis.url)
+        code = code.replace("redis://localhost:5050", redis.url + "?timeout=5")
         if "def call_openai()" in code:  # what the snippet defines is called as well
             code += "\nimport asyncio\nasyncio.run(call_openai())\n"
             code += "call_openai_limited(**chat_params)\n"

@@ -152,7 +152,7 @@ async def test_a_servers_wall_clock_means_nothing(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(time, "time_ns", lambda: int((now + offset) * 1e9))
 
     with serving_redis() as redis:
-        stores = [RedisBuckets(parse_redis_url(redis.url)) for _ in range(2)]
+        stores = [RedisBuckets(parse_redis_url(redis.url + "?timeout=5")) for _ in range(2)]
         one, other = (Engine([TOKENS], store) for store in stores)
         memory = Engine([TOKENS], MemoryStore())
         for asked, informed in ((one, other), (memory, memory)):

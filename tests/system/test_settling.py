@@ -499,7 +499,7 @@ def test_other_units_end_what_was_granted_before(servers: Servers, tmp_path: Pat
         .replace("limits: {tokens: 6000/minute}", "limits: {tokens: 3000/minute}")
     )
     with (
-        serving("--config", str(config), "--store", servers.redis.url) as server,
+        serving("--config", str(config), "--store", servers.redis.url + "?timeout=5") as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = RateLimitServiceStub(channel)
@@ -519,7 +519,9 @@ def test_servers_agree_again_after_redis_was_emptied(servers: Servers) -> None:
     old = acquire(servers.first, "each-emptied", 10, "k")
     servers.redis.client().flushall()
     with (
-        serving("--config", str(servers.config), "--store", servers.redis.url) as server,
+        serving(
+            "--config", str(servers.config), "--store", servers.redis.url + "?timeout=5"
+        ) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = RateLimitServiceStub(channel)

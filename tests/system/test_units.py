@@ -47,7 +47,7 @@ def server(
     else:
         with (
             serving_redis() as redis,
-            serving("--config", str(config), "--store", redis.url) as running,
+            serving("--config", str(config), "--store", redis.url + "?timeout=5") as running,
         ):
             yield running
 

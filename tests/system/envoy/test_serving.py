@@ -95,7 +95,7 @@ def test_workers_share_the_domains_over_redis(tmp_path: Path) -> None:
     config = tmp_path / "limits.yaml"
     config.write_text(POLICIES)
     options = "--config", str(config), "--workers", "2"
-    with serving_redis() as redis, serving("--store", redis.url, *options) as server:
+    with serving_redis() as redis, serving("--store", redis.url + "?timeout=5", *options) as server:
         passed = 0
         for _ in range(8):  # each connection is one worker's
             with grpc.insecure_channel(

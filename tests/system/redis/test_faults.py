@@ -100,7 +100,7 @@ async def test_a_short_hang_is_waited_out(server: RedisProcess) -> None:
 async def test_flushed_scripts(binary: str) -> None:
     """A server that has forgotten the script is given it again, unnoticed and nothing doubled."""
     with serving_redis(binary=binary) as server:
-        async with asking(server.url, clock=FakeClock()) as store:
+        async with asking(server.url + "?timeout=5", clock=FakeClock()) as store:
             for i in range(5):
                 demands = [a_second("a"), a_second("b"), a_second("a"), a_second("c")]
                 assert waits(await aask(store, demands)) == [2 * i, i, 2 * i + 1, i]
@@ -142,7 +142,7 @@ async def test_a_server_that_evicts(
 ) -> None:
     """It is warned of once, however often it is connected to, since limits may be exceeded."""
     with serving_redis("--maxmemory", maxmemory, "--maxmemory-policy", policy) as server:
-        async with asking(server.url, clock=FakeClock()) as store:
+        async with asking(server.url + "?timeout=5", clock=FakeClock()) as store:
             for i in range(3):
                 assert await wait_of(store) == i
                 hang_up(server)
@@ -155,7 +155,7 @@ async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:
     """A foreign key fails its own bucket, by name; others that are asked along are decided."""
     with server.client() as client:
         client.set("openlimit:taken", "by another program")
-        async with asking(server.url) as store:
+        async with asking(server.url + "?timeout=5") as store:
             for _ in range(2):
                 taken, free = await aask(store, [acquire("taken"), acquire("free")])
                 assert isinstance(taken, LimiterUnavailable)
@@ -169,7 +169,7 @@ async def test_a_key_that_is_no_bucket(server: RedisProcess) -> None:
 async def test_a_clock_set_back_makes_nobody_wait_longer(server: RedisProcess) -> None:
     """The queue goes on from where it was, and time from the clock's new setting."""
     clock = FakeClock()
-    async with asking(server.url, clock=clock) as store:
+    async with asking(server.url + "?timeout=5", clock=clock) as store:
         assert [await wait_of(store) for _ in range(3)] == [0, 1, 2]
         clock.advance(-3600)
         assert await wait_of(store) == 3
@@ -186,7 +186,10 @@ async def test_servers_whose_clocks_differ_agree(server: RedisProcess) -> None:
     """After a failover to a replica whose clock is behind, the queue is as long as it was."""
     ahead, behind = FakeClock(), FakeClock()
     behind.advance(-10)
-    async with asking(server.url, clock=ahead) as first, asking(server.url, clock=behind) as then:
+    async with (
+        asking(server.url + "?timeout=5", clock=ahead) as first,
+        asking(server.url + "?timeout=5", clock=behind) as then,
+    ):
         assert [await wait_of(first), await wait_of(first)] == [0, 1]
         assert [await wait_of(then), await wait_of(then)] == [2, 3]
 
@@ -194,7 +197,7 @@ async def test_servers_whose_clocks_differ_agree(server: RedisProcess) -> None:
 async def test_keys_expire_when_their_bucket_is_empty(server: RedisProcess) -> None:
     """Nobody has to ask again for Redis to forget a bucket, waited for, cancelled or refused."""
     with server.client() as client:
-        async with asking(server.url) as store:
+        async with asking(server.url + "?timeout=5") as store:
             await aask(store, [acquire("used", (1, 30)), acquire("refused", (1, 6001))])
             queue = [acquire("cancelled", (1, 100), lot=name) for name in "abcdefghi"]
             await aask(store, queue)
@@ -210,7 +213,7 @@ async def test_keys_expire_when_their_bucket_is_empty(server: RedisProcess) -> N
 async def test_a_bucket_lives_as_long_as_someone_waits_in_it(server: RedisProcess) -> None:
     """The expiry is when the last start is over and the levels are gone."""
     with server.client() as client:
-        async with asking(server.url) as store:
+        async with asking(server.url + "?timeout=5") as store:
             await aask(store, [acquire(costs=(0, 6000)), acquire(costs=(0, 6000))])
             # The second starts after 60 s less the burst's, and takes 60 s to leak.
             assert 110_000 < client.pttl("openlimit:b") <= 120_002
@@ -220,7 +223,7 @@ async def test_a_bucket_lives_as_long_as_someone_waits_in_it(server: RedisProces
 async def test_a_days_quota_is_remembered_until_it_is_back(server: RedisProcess) -> None:
     """The key of a bucket with a limit per minute and one per day lives for hours."""
     limits = (Limit.per("requests", 60, 60), Limit.per("requests", 24, 86400))
-    async with asking(server.url) as store:
+    async with asking(server.url + "?timeout=5") as store:
         await aask(store, [Acquire("b", limits, [(1, 1)] * 2, inf, "x", 0)])
     with server.client() as client:
         assert 7190_000 < client.pttl("openlimit:b") <= 7200_002
@@ -263,7 +266,7 @@ async def test_a_long_queue_that_has_started_is_swept_bit_by_bit(server: RedisPr
 async def test_what_is_remembered_outlives_its_bucket_and_expires(server: RedisProcess) -> None:
     """By Redis's own clock: a settle_all that is repeated when the bucket's hash is gone changes
     nothing, and its key ends with the time that it was asked to last."""
-    async with asking(server.url) as store:
+    async with asking(server.url + "?timeout=5") as store:
         request, run = once("r", (0, 1), "n"), in_run([3], (0, 1))
         granted, _ = await aask(store, [request, run])
         assert isinstance(granted, Granted)

@@ -35,7 +35,8 @@ async def test_a_server_that_hangs_up_on_who_is_idle() -> None:
         async with AsyncExitStack() as stack:
             clock = FakeClock()
             stores = [
-                await stack.enter_async_context(asking(server.url, face, clock)) for face in FACES
+                await stack.enter_async_context(asking(server.url + "?timeout=5", face, clock))
+                for face in FACES
             ]
             assert [await wait_of(each) for each in stores] == [0, 1, 2]
             await eventually(lambda: not ours(server))

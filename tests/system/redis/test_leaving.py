@@ -122,7 +122,7 @@ async def test_closing_leaves_nothing_behind(server: RedisProcess, face: Face) -
     """No thread, no task, no connection, no warning of any of them; and what is closed can be
     used again."""
     before = threading.enumerate()
-    store = face(server.url, FakeClock())
+    store = face(server.url + "?timeout=5", FakeClock())
     for i in range(3):
         assert await wait_of(store) == i
         await store.aclose()
@@ -242,7 +242,7 @@ def _connections(server: RedisProcess) -> set[str]:
 async def test_buckets_of_another_loop_are_no_concern(server: RedisProcess) -> None:
     """One store serves loops that come and go, each of which may be closed without a word."""
     clock = FakeClock()
-    async with asking(server.url, store, clock) as shared:
+    async with asking(server.url + "?timeout=5", store, clock) as shared:
         for i in range(3):
             assert await asyncio.to_thread(asyncio.run, wait_of(shared)) == i
         assert await wait_of(shared) == 3

@@ -27,6 +27,7 @@ from tests.support.clock import FakeClock
 from tests.support.redis_process import RedisProcess, serving_redis
 
 CHAT = {"model": "gpt-4", "messages": [{"role": "user", "content": "Hello!"}]}
+PATIENT = "?timeout=10"  # for a busy machine, where Redis is slow and yet not down
 # At 6000 tokens a minute this delays the next call by a second, once the burst is used up.
 A_SECOND = {"requests": 1, "tokens": 100}
 
@@ -42,7 +43,7 @@ def limiter(server: RedisProcess) -> Iterator[ChatRateLimiterWithRedis]:
     """60 requests and 6000 tokens a minute, nothing used yet."""
     with server.client() as client:
         client.flushall()
-    with ChatRateLimiterWithRedis(60, 6000, server.url) as limiter:
+    with ChatRateLimiterWithRedis(60, 6000, server.url + PATIENT) as limiter:
         yield limiter
 
 
@@ -76,14 +77,14 @@ def test_the_seeds_signatures(
 def test_who_shares_a_bucket(server: RedisProcess, limiter: ChatRateLimiterWithRedis) -> None:
     """Those with the same Redis, database, prefix and key do, of whatever kind they are."""
     assert limiter.acquire(a_call("", A_SECOND)).wait == 0
-    same = CompletionRateLimiterWithRedis(60, 6000, server.url, bucket_key="chat")
+    same = CompletionRateLimiterWithRedis(60, 6000, server.url + PATIENT, bucket_key="chat")
     with same:
         assert 0.5 * SECOND < same.acquire(a_call("", A_SECOND)).wait <= SECOND
     for other in (
-        EmbeddingRateLimiterWithRedis(60, 6000, server.url),
-        ChatRateLimiterWithRedis(60, 6000, server.url, bucket_key="team"),
-        ChatRateLimiterWithRedis(60, 6000, f"{server.url}/1"),
-        ChatRateLimiterWithRedis(60, 6000, f"{server.url}?prefix=mine"),
+        EmbeddingRateLimiterWithRedis(60, 6000, server.url + PATIENT),
+        ChatRateLimiterWithRedis(60, 6000, server.url + PATIENT, bucket_key="team"),
+        ChatRateLimiterWithRedis(60, 6000, f"{server.url}/1{PATIENT}"),
+        ChatRateLimiterWithRedis(60, 6000, f"{server.url}{PATIENT}&prefix=mine"),
     ):
         with other:
             assert other.acquire(a_call("", A_SECOND)).wait == 0
@@ -122,7 +123,7 @@ async def test_async_with_waits_without_blocking_the_loop(
 ) -> None:
     """Callers in one loop start one after the other, in the order they came."""
     # Far enough from each other that a busy machine does not wake two at once.
-    fast = ChatRateLimiterWithRedis(60 * 20, 6000, server.url, 0.05, "fast")
+    fast = ChatRateLimiterWithRedis(60 * 20, 6000, server.url + PATIENT, 0.05, "fast")
     order: list[tuple[int, float]] = []
 
     async def call(i: int) -> None:
@@ -167,7 +168,7 @@ def test_threads_and_loops_share_one_limiter(server: RedisProcess) -> None:
             async with shared.limit(model="gpt-4o", tokens=1):
                 starts.append(time.monotonic())
 
-    with ChatRateLimiterWithRedis(60 * 200, 10**6, server.url, 0.1, "threads") as shared:
+    with ChatRateLimiterWithRedis(60 * 200, 10**6, server.url + PATIENT, 0.1, "threads") as shared:
         threads = [threading.Thread(target=from_thread) for _ in range(16)]
         threads += [threading.Thread(target=asyncio.run, args=[from_loop()]) for _ in range(4)]
         for thread in threads:
@@ -193,7 +194,7 @@ with ChatRateLimiterWithRedis(600, 6000, sys.argv[1], bucket_key="processes") as
 
 def test_processes_share_one_bucket(server: RedisProcess) -> None:
     """What several processes are told together takes as long as the limit wants it."""
-    command = [sys.executable, "-c", IN_A_PROCESS, f"{server.url}?timeout=10"]
+    command = [sys.executable, "-c", IN_A_PROCESS, server.url + PATIENT]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     said = [process.communicate(timeout=60)[0] for process in processes]
     starts = sorted(float(line) for text in said for line in text.split())
@@ -275,7 +276,7 @@ async def test_closing_ends_the_thread_and_the_connection(server: RedisProcess) 
         threads = [each for each in threading.enumerate() if each.name == "openlimit-redis"]
         return len(threads), len(ours)
 
-    limiter = ChatRateLimiterWithRedis(60, 6000, server.url, bucket_key="closing")
+    limiter = ChatRateLimiterWithRedis(60, 6000, server.url + PATIENT, bucket_key="closing")
     with limiter:
         limiter.acquire(a_call("", A_SECOND))
         assert open_now() == (1, 1)
