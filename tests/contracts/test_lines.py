@@ -269,6 +269,19 @@ async def test_a_start_at_once_that_its_server_has_not_learnt_of(
     assert known == [Granted("n2", clock.now, "", "lot", 2)]
 
 
+async def test_a_start_of_a_call_that_went_to_another_server_is_that_servers(
+    lines: AsyncLines,
+) -> None:
+    """The one that held it before knows nothing of the start, and cannot give it back."""
+    one = call("n1")
+    await carry_out(lines, ask(one), ask(one, server="other"))
+    [granted] = (await turn(lines, "other")).outcomes
+    assert isinstance(granted, Granted)
+    untold = Cancel("{b}", one, granted.lot, granted.number, None, "me")
+    assert await carry_out(lines, GiveUp("{b}", "n1", "me"), untold) == [False, False]
+    assert await carry_out(lines, untold._replace(untold="other")) == [True]
+
+
 async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
     """Nor takes one again; one that has not started keeps its own."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)

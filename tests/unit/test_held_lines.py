@@ -49,14 +49,22 @@ class Lines(MemoryLines):
             *(Closed(100), microseconds, 100),
         )
         self.away = False
+        self.swallows: LimiterUnavailable | None = None
+        """What all are answered though they are carried out."""
         self.trips = 0
+
+    def swallow(self) -> LimiterUnavailable:
+        """Answer nobody from now on; returns what all are told."""
+        self.swallows = LimiterUnavailable("the store", "does not answer")
+        return self.swallows
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         self.trips += 1
         await asyncio.sleep(0)
         if self.away:
             return [LimiterUnavailable("the store", "is away")] * len(operations)
-        return await super().adecide(operations)
+        answers = await super().adecide(operations)
+        return [self.swallows] * len(operations) if self.swallows else answers
 
 
 class FarLines(Lines):
@@ -206,17 +214,52 @@ async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
     store = FarLines()
     line = held(store)
-    carry_out, unanswered = store.adecide, LimiterUnavailable("the store", "does not answer")
-
-    async def unheard(operations: Sequence[Operation]) -> list[Answer]:
-        await carry_out(operations)
-        return [unanswered] * len(operations)
-
-    monkeypatch.setattr(store, "adecide", unheard)
+    unanswered = store.swallow()
     assert await line.ask_at_once(at_once("first")) == [unanswered]
-    monkeypatch.setattr(store, "adecide", carry_out)
+    store.swallows = None
     assert await line.ask([ask("second")]) == [None]
     assert isinstance(await line.wait(line.attend("second"), 5), Granted)
+
+
+async def test_a_run_whose_caller_left_before_an_outage_swallowed_it_gives_its_slots_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one whose caller was told of the outage."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    store = FarLines()
+    line = held(store)
+    store.swallow()
+    gone = asyncio.create_task(line.ask_at_once(at_once("first")))
+    await asyncio.sleep(0.005)
+    gone.cancel()
+    await asyncio.sleep(0.1)
+    store.swallows = None
+    await asyncio.sleep(0.5)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
+    assert not line._held
+
+
+@pytest.mark.parametrize("outages", [1, 2, 3])
+async def test_a_start_that_was_told_in_an_outage_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, outages: int
+) -> None:
+    """Its caller never came back, and each attempt to give it back may be swallowed like it."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    store = Lines()
+    line = held(store)
+    await line.ask([ask("first")])
+    store.swallow()
+    await line.ask([ask("second")])
+    await line.carry_out([Release("tree", ["first"])])
+    for _ in range(outages):
+        store.swallow()
+        await asyncio.sleep(0.05)
+        store.swallows = None
+        await line.carry_out([])
+        await asyncio.sleep(0)
+    assert await line.ask([ask("third")]) == [None]
+    assert isinstance(await line.wait(line.attend("third"), 5), Granted)
+    assert not line._held
 
 
 async def test_who_asks_while_its_start_is_being_given_back_waits_anew() -> None:
@@ -273,6 +316,23 @@ async def test_a_repeat_of_what_an_outage_swallowed_waits_as_long_as_it_says() -
     assert [(each.call.name, each.max_wait) for each in store.asked[1:]] == [("first", inf)] * 2
     await line.carry_out([Release("tree", ["running"])])
     assert isinstance(await waiting, Granted)
+
+
+async def test_a_call_that_is_given_up_while_its_line_is_lost_stands_there_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it is asked for again with all others: it would start for nobody."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    store = Forgetful()
+    line = held(store)
+    await line.ask([ask("first"), ask("second"), ask("third")])
+    third = line.attend("third")
+    await line.carry_out([])
+    store.epoch = "second"  # as the server learns when it gives the second up
+    await asyncio.sleep(0.3)
+    assert await line.carry_out([Where("tree", "second")]) == [False]
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(third, 5), Granted)
 
 
 def paths(tokens: int, label: str = "team") -> Paths:

@@ -49,10 +49,10 @@ class _Start:
 
     __slots__ = ("asked_by", "granted", "until")
 
-    def __init__(self, granted: Granted, until: float) -> None:
+    def __init__(self, granted: Granted, until: float, asked_by: str = "") -> None:
         self.granted = granted
-        self.asked_by = ""
-        """The server that a repeat has asked last."""
+        self.asked_by = asked_by
+        """The server that has asked last; empty for a run, which one alone has asked for."""
         self.until = until
 
 
@@ -234,7 +234,7 @@ class MemoryLines:
             known: Granted | Refusal
             if isinstance(outcome, Start):
                 known = Granted(*outcome, ask.lot, ask.number)
-                start = _Start(known, known.start + ask.kept)
+                start = _Start(known, known.start + ask.kept, ask.server)
                 self._starts.keep((name, known.name), start, now)
             else:
                 known = outcome

@@ -125,6 +125,8 @@ class HeldLine:
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
+            elif isinstance(asked, AskAtOnce) and isinstance(answer, LimiterUnavailable):
+                self._hold_in_doubt(asked)
             elif isinstance(asked, AskAtOnce):
                 self._go_on(self._asked.pop((asked.lot, asked.number), ()))
 
@@ -178,11 +180,8 @@ class HeldLine:
         if isinstance(answer, Started):
             return answer
         if isinstance(answer, LimiterUnavailable):
-            held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
-            for each in held:
-                each.in_doubt = True
-            self._go_on(held)
-            return [answer] * len(held)
+            self._hold_in_doubt(asked)
+            return [answer] * len(asked.calls.names)
         return self._outcomes(self._asked.pop((asked.lot, asked.number)), answer)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
@@ -209,6 +208,13 @@ class HeldLine:
         for each in held:
             each.asking -= 1
             self.leaving.leave(each, PLACE_KEPT)
+
+    def _hold_in_doubt(self, asked: AskAtOnce) -> None:
+        """These calls may have started, which nobody has learnt."""
+        held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
+        for each in held:
+            each.in_doubt = True
+        self._go_on(held)
 
     def attend(self, name: str) -> Caller:
         """A caller of a call that waits, until it leaves."""
@@ -340,7 +346,15 @@ class HeldLine:
         if not waiting:
             return True
         knows_all = True
-        answers = await self.carry_out([held.ask for held in waiting])
+        for held in waiting:
+            held.asking += 1  # whoever gives it up meanwhile does so once more
+        try:
+            answers = await self.carry_out([held.ask for held in waiting])
+        finally:
+            for held in waiting:
+                held.asking -= 1
+                if not held.leaving:
+                    self.leaving.leave(held, 0)
         for held, answer in zip(waiting, answers, strict=True):
             if isinstance(answer, LimiterUnavailable):
                 knows_all = False

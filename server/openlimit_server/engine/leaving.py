@@ -9,7 +9,8 @@ from openlimit.stores.lines import Answer, Cancel, GiveUp, Granted, Operation
 from openlimit_server.engine.held import Held
 
 _MOST_OWED = 10_000
-"""Calls and starts to be given up that are kept while the store is away."""
+"""Calls and starts to be given up that are kept while the store is away. Of others, slots are free
+when their lease is over."""
 
 
 class Leaving:
@@ -55,23 +56,27 @@ class Leaving:
     async def _give_up(self, held: Held) -> None:
         if held.is_wanted or held.leaving:  # somebody has come in this very moment
             return
-        _, call, _, _, lot, number, *_ = held.ask
+        answer: Answer = False
         if held.outcome is None:
-            give_up: list[Operation] = [GiveUp(self._bucket, call.name, self._server)]
-            if held.in_doubt:
-                give_up.append(Cancel(self._bucket, call, lot, number, None, self._server))
-            left = await self._carry_out(give_up)
-            if any(isinstance(each, LimiterUnavailable) for each in left):
-                self._leave_later(held)
-                return
-        if isinstance(held.outcome, Granted) and not held.is_wanted:
+            give_up = GiveUp(self._bucket, held.ask.call.name, self._server)
+            [answer] = await self._carry_out([give_up])
+        if answer is False and not held.is_wanted and (cancel := self._cancel(held)):
+            [answer] = await self._carry_out([cancel])
+        if isinstance(answer, LimiterUnavailable):
+            self._leave_later(held)
+        else:
+            self._forget(held)
+
+    def _cancel(self, held: Held) -> Cancel | None:
+        """Gives its start back. A call that is neither decided, as far as this server knows, nor in
+        line has one in doubt: it was told in a trip that was not answered."""
+        _, call, _, _, lot, number, *_ = held.ask
+        start = None
+        if isinstance(held.outcome, Granted):
             _, start, _, lot, number = held.outcome
-            cancel = Cancel(self._bucket, call, lot, number, start, self._server)
-            [given_back] = await self._carry_out([cancel])
-            if isinstance(given_back, LimiterUnavailable):
-                self._leave_later(held)
-                return
-        self._forget(held)
+        elif held.outcome:
+            return None
+        return Cancel(self._bucket, call, lot, number, start, self._server)
 
     def _leave_later(self, held: Held) -> None:
         """Give a call up once the store is back."""

@@ -91,7 +91,8 @@ local function teller(own)
     forget_call(name, entry)
     if what == YES then
       keep_grant(name, {until_ = time + entry.kept, start = time, unit = unit, lot = entry.lot,
-                        number = entry.number, is_known = entry.server == own})
+                        number = entry.number, is_known = entry.server == own,
+                        asked_by = entry.server})
     end
     local lot = entry.lot
     if what == WAIT_TOO_LONG then
