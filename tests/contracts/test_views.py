@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from openlimit.bucket.calls import Call
+from openlimit.bucket.calls import Call, Calls
 from openlimit.bucket.limit import SECOND, Limit
-from openlimit.bucket.tree import Rules
+from openlimit.bucket.tree import MOST_CHILDREN, Rules
 from openlimit.errors import LimiterUnavailable
 from openlimit.stores import lines, protocol
 from openlimit.stores.lines import StoreOfLines
@@ -201,3 +201,20 @@ async def test_the_fullest_buckets_are_found(served: Served | None) -> None:
     assert times == sorted(times, reverse=True)
     assert times[0] == pytest.approx(40 * SECOND, abs=5 * SECOND)
     await store.aclose()
+
+
+async def test_settlements_make_no_more_children_than_a_node_keeps(store: StoreOfLines) -> None:
+    """Of labels with nothing but something to settle, the last are charged at the root alone."""
+    rules, many = [Rules(LIMITS)] * 2, MOST_CHILDREN + 5
+    settlements: list[lines.Operation] = []
+    for number in range(many):
+        nothing = Calls([""], (f"{number}",), rules, [[[0, 0]]] * 2)
+        used = [[[0, 0.01]]] * 2
+        settlements.append(lines.Settle("p:{p}", nothing, "", [0], None, used))
+    for first in range(0, many, 500):
+        answers = await store.lines.adecide(settlements[first : first + 500])
+        assert not any(answers), answers
+    last = await see(store, Look("p:{p}", (f"{MOST_CHILDREN - 1}",)))
+    beyond = await see(store, Look("p:{p}", (f"{MOST_CHILDREN}",)))
+    assert (len(last.nodes), len(beyond.nodes)) == (2, 1)
+    assert beyond.nodes[0].levels["tokens"] == pytest.approx(0.01 * many)

@@ -297,6 +297,29 @@ def test_a_node_keeps_ten_thousand_children() -> None:
     assert world.ask("7", ONE).error is None
 
 
+def test_settlements_make_no_more_children_than_a_node_keeps() -> None:
+    """Labels that come once, with something to settle and nothing reserved, are charged above
+    them when their parent has no room."""
+    line = Line(requests(60), Bucket(requests(60).limits))
+    for number in range(MOST_CHILDREN + 5):
+        nothing = Calls([""], (f"{number}",), [requests(60)] * 2, [[[0]], [[0]]])
+        line.settle(nothing, [[[0.001]], [[0.001]]], 0)
+    assert len(line.root.children) == MOST_CHILDREN
+    assert line.root.bucket.levels == (pytest.approx(0.001 * (MOST_CHILDREN + 5)),)
+
+
+def test_labels_that_only_settle_leave_nothing_behind() -> None:
+    """Each is forgotten in time, though nothing ever starts below their parent, so that no new
+    label is refused for them."""
+    line = Line(requests(60), Bucket(requests(60).limits))
+    for number in range(2 * MOST_CHILDREN):
+        now = number // 500 * SECOND
+        nothing = Calls([""], (f"{number}",), [requests(60)] * 2, [[[0]], [[0]]])
+        line.settle(nothing, [[[1]], [[1]]], now)
+        line.decide(now)
+    assert len(line.root.children) < 1500
+
+
 def test_labels_that_came_once_leave_nothing_behind() -> None:
     """After 20,000 labels that came once each one caller that stays
     is the only child that is kept, and there were never more than 10,000."""

@@ -20,7 +20,14 @@ from openlimit.bucket.calls import CONCURRENT, Call, Calls, Refusal, Standing, S
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.nodes import Nodes, fill
 from openlimit.bucket.slots import Lease, Leases, owed
-from openlimit.bucket.tree import LATEST_PACE, Node, Rules, sizes, sizes_of_all
+from openlimit.bucket.tree import (
+    LATEST_PACE,
+    MOST_CHILDREN,
+    Node,
+    Rules,
+    sizes,
+    sizes_of_all,
+)
 from openlimit.errors import OpenLimitError, WaitTooLong
 
 HORIZON = 100_000
@@ -169,15 +176,18 @@ class Line:
 
     def settle(self, started: Calls, actual: Sequence[Sequence[Costs]], now: float) -> None:
         """Replace what started calls reserved, in each node, by what they cost. To be called once
-        for each."""
-        path = self._nodes.leaf(started).path()
-        for node, reserved, used in zip(path, started.costs, actual, strict=True):
+        for each. Nodes that are forgotten are made anew, unless their parent has no room: labels
+        that come once, each with something to settle, would not end."""
+        path = self._nodes.leaf(started, MOST_CHILDREN).path()
+        for node, reserved, used in zip(path, started.costs, actual, strict=False):
             node.bucket.settle(reserved, used, now)
         before, after = sizes_of_all(path[:-1], started.costs), sizes_of_all(path[:-1], actual)
         for node, *columns in zip(path[1:], before, after, strict=True):
             node.correct(*columns)
         fill(path)
         self._nodes.corrected(path, now)
+        if path[-1].started_at == -inf:  # with no starts, which let others lapse, they would stay
+            self._nodes.lapse(path[:-1], now)
 
     def release(self, name: str, now: float) -> bool:
         """Free the slots of a call that is over; whether it had any."""

@@ -18,11 +18,14 @@ class Nodes:
         self.holds = Holds()
         self.kept = Kept()
 
-    def leaf(self, call: Call | Calls) -> Node:
-        """The leaf of a call, made if there is none; its path follows the call's rules."""
+    def leaf(self, call: Call | Calls, most: float = inf) -> Node:
+        """The leaf of a call, made if there is none; its path follows the call's rules. The last
+        node above what is missing, where that keeps so many children already."""
         node = self.root
         self.follow(node, call.rules[0])
         for value, rules in zip(call.path, call.rules[1:], strict=True):
+            if len(node.children) >= most and value not in node.children:
+                break
             node = node.child(value, rules)
             self.follow(node, rules)
         return node

@@ -43,6 +43,13 @@ local function leaf_of(path, which)
   return made_below(known, ids, which)
 end
 
+-- The same; or the last node above what is missing, where that has no room for another child.
+local function leaf_with_room(path, which)
+  local known, ids = known_on(path, which)
+  local last = known[#known]
+  return #known < #which and last.children >= call.children and last or made_below(known, ids, which)
+end
+
 -- Where a call waits. While a rollout adds levels or takes some away, its path may end where those of
 -- other servers go on: there it waits beside their children, like a call without the label.
 local function waits_at(node)

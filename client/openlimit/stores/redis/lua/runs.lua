@@ -267,6 +267,11 @@ do
     end
     fill(path)
     corrected(path)
+    if path[#path].started_at == -INF then  -- with no starts, which let others lapse, they would stay
+      for k = 1, #path - 1 do
+        lapse(path[k])
+      end
+    end
   end
 
   -- Those at these places, which are in order, of the calls of runs.
@@ -314,7 +319,7 @@ do
       end
     end
     if #settled > 0 then
-      settle_some(path_to(leaf_of(path_, which)), settled, columns, actual, count)
+      settle_some(path_to(leaf_with_room(path_, which)), settled, columns, actual, count)
     end
     if lease > 0 then
       release(many == count and runs or runs_at(runs, places_))
