@@ -21,7 +21,7 @@ policies:
   - name: teams
     models: [teams]
     limits: {requests: 6000/minute, tokens: 1000000/minute}
-    levels: [{label: team, limits: {tokens: 100/minute burst 60s}}]
+    levels: [{label: team, limits: {tokens: 100/day}}]
 """
 
 
