@@ -131,6 +131,14 @@ async def test_settling_frees_the_slot(limiter: RemoteLimiter) -> None:
                 pass
 
 
+async def test_a_settlement_that_is_refused_frees_the_slot(limiter: RemoteLimiter) -> None:
+    """The next call waits until the server has refused it, not until the lease ends."""
+    async with limiter.limit(model="paced", tokens=1) as reservation:
+        reservation.settle({"requests": 10**9})
+    async with asyncio.timeout(20), limiter.limit(model="paced", tokens=1):
+        pass
+
+
 async def test_waiting_for_a_slot_is_no_outage(server: ServerProcess) -> None:
     """Also for who has little patience with the server: others are not let in meanwhile."""
     async with RemoteLimiter(server.address, timeout=0.5, on_unavailable="allow") as limiter:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openlimit import LimiterUnavailable, UnknownReservation
+from openlimit import InvalidRequest, LimiterUnavailable, UnknownReservation
 from openlimit.operations import Cancel, Observe, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream
@@ -109,6 +109,18 @@ def test_what_is_forgotten_of_a_long_outage_is_logged(
     assert server.reports.owing == 10_000
     [record] = caplog.records
     assert "charged as reserved" in record.getMessage()
+
+
+def test_a_call_whose_settlement_is_refused_is_released(server: Server) -> None:
+    """Once: its slot is free at once, and not when its lease ends."""
+    stream = opened()
+    server.reports.add(Settle("a/1", "k", {"tokens": 1}, (("team", "x"),)))
+    [run] = sent(server, stream)
+    server.reports.answered(stream, [(run.ids[0], InvalidRequest("tokens", "too many"))], 1)
+    [release] = sent(server, stream)
+    assert release.one(0) == Release("a/1", "k", (("team", "x"),))
+    server.reports.answered(stream, [(release.ids[0], InvalidRequest("id", "is none"))], 1)
+    assert not any(server.reports.queues)
 
 
 def sent(server: Server, stream: Stream) -> list[SettleRun]:

@@ -174,6 +174,9 @@ class Reports:
                 self.owing -= _size(self._owed.popleft()[1])
                 self._warn(at, _MOST_OWED)
             return
+        if isinstance(report, Settle) and isinstance(error, InvalidRequest):
+            release = Release(report.reservation_id, report.key, report.labels)
+            self._unsent.append((next(numbers), at, release))  # else it has its slot for a lease
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
             self._lost(report)
         level = logging.INFO

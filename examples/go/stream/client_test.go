@@ -90,6 +90,24 @@ func TestAnInvalidCallHarmsNoOther(t *testing.T) {
 	}
 }
 
+// The settlement of more than any call can cost is refused, and the next call need not wait until the
+// lease ends.
+func TestARefusedSettlementFreesTheSlot(t *testing.T) {
+	client := client(t)
+	absurd := int64(500)
+	request := &pb.SettleRequest{ReservationId: acquire(t, client, "both").ReservationId, Tokens: &absurd}
+	if _, err := client.Settle(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	next, err := client.Acquire(ctx, &pb.AcquireRequest{Model: "both", Tokens: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, client, next)
+}
+
 // A settlement without an answer and a call without a policy are told from those beside them.
 func TestErrorsReachTheirCallers(t *testing.T) {
 	client := client(t)

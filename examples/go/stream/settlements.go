@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ const (
 	// Beyond that, the oldest are forgotten: their calls stay charged as reserved.
 	mostSettlements = 100_000
 	settleAgain     = time.Second // a server may be up, and its store away for long
+	releaseWithin   = 10 * time.Second
 )
 
 // settlements are kept until the server acknowledges them, and sent again on the next stream if that
@@ -120,6 +122,10 @@ func (c *Client) failed(id uint64, err error) {
 		request := run[i].request
 		if status.Code(err) != codes.Unavailable {
 			slog.Warn("openlimit: a call was not settled", "reservation", request.ReservationId, "error", err)
+			if status.Code(err) == codes.InvalidArgument {
+				c.settling.later++
+				go c.releaseUnsettled(request)
+			}
 			return
 		}
 		c.settling.later++
@@ -131,6 +137,21 @@ func (c *Client) failed(id uint64, err error) {
 		})
 		return
 	}
+}
+
+// releaseUnsettled frees the slot of a call whose settlement was refused. Else it would be held until
+// its lease ends.
+func (c *Client) releaseUnsettled(request *pb.SettleRequest) {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseWithin)
+	defer cancel()
+	_, err := c.Release(ctx, &pb.ReleaseRequest{
+		ReservationId: request.ReservationId, Key: request.Key, Labels: request.Labels})
+	if err != nil {
+		slog.Warn("openlimit: a slot was not freed", "reservation", request.ReservationId, "error", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settling.later--
 }
 
 // rewind has those sent again that the stream, which has ended, did not acknowledge.
