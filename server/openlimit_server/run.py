@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -96,7 +97,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     await observed.start(
         *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
     )
-    stop = signals.listen(reload.request, is_worker=is_worker)
+    stop = signals.listen(reload.request, partial(_follow, sources, reload) if is_worker else None)
     watching = asyncio.create_task(_watch(store, engine, health))
     works = [overrides.run(), reload.run(), collector.collect_young()]
     works += [snapshot.run()] if snapshot else []
@@ -121,6 +122,12 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     await observed.aclose()
     await store.aclose()
     _log.info("stopped", extra={"event": "stopped"})
+
+
+def _follow(sources: Sources, reload: Reload, spares: bytes) -> None:
+    """Load what the supervisor has loaded."""
+    sources.replace_spares(spares.decode())
+    reload.request()
 
 
 async def _delay(reason: str, stop: Stop, health: HealthServicer, seconds: float) -> str:

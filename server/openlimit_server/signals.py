@@ -1,11 +1,11 @@
 """Signals: when to stop, when to stop at once, and when to load files again."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from io import BufferedReader
+from typing import NamedTuple, cast
 
 ORPHANED = "the supervisor is gone"
 
@@ -19,20 +19,17 @@ class Stop(NamedTuple):
     """The same of the next one: whoever sends it does not want to wait."""
 
 
-RELOAD = b"reload\n"
-"""What a worker is told on its stdin. A signal would end one that does not listen yet."""
-
-
 def hold_reloads() -> None:
     """Keep a SIGHUP that comes from now on for ``listen``, since it would end the process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
-def listen(reload: Callable[[], None], *, is_worker: bool = False) -> Stop:
+def listen(reload: Callable[[], None], supervised: Callable[[bytes], None] | None = None) -> Stop:
     """For SIGTERM and SIGINT, from now on; SIGHUP calls ``reload``.
 
-    A worker is also told to stop by the end of its stdin, which its supervisor holds, and to
-    reload by what is written there.
+    A worker is also told to stop by the end of its stdin, which its supervisor holds. It is
+    ``supervised`` by the lines that are written there: a signal would end one that does not listen
+    yet, and says nothing.
     """
     loop = asyncio.get_running_loop()
     stop = Stop(loop.create_future(), loop.create_future())
@@ -47,15 +44,18 @@ def listen(reload: Callable[[], None], *, is_worker: bool = False) -> Stop:
         loop.add_signal_handler(number, tell, number.name)
     loop.add_signal_handler(signal.SIGHUP, reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-    if is_worker:
-        stdin = sys.stdin.fileno()
+    if supervised:
+        line, stdin = bytearray(), cast(BufferedReader, sys.stdin.buffer)
 
         def told() -> None:
-            if os.read(stdin, 4096):
-                reload()
-                return
-            loop.remove_reader(stdin)  # a stream that has ended stays readable
-            tell(ORPHANED)
+            said = stdin.read1()  # what a readline before has left comes first
+            line.extend(said)
+            if said.endswith(b"\n"):
+                supervised(bytes(line.splitlines()[-1]))
+                line.clear()
+            elif not said:
+                loop.remove_reader(stdin.fileno())  # a stream that has ended stays readable
+                tell(ORPHANED)
 
-        loop.add_reader(stdin, told)
+        loop.add_reader(stdin.fileno(), told)
     return stop

@@ -57,10 +57,11 @@ async def supervise(settings: Settings) -> None:
                     worker.send_signal(number)
 
         def reload_workers() -> None:
+            spares = sources.spares()
             for worker in running:
                 with suppress(OSError, RuntimeError):  # it has just ended
                     assert worker.stdin
-                    worker.stdin.write(signals.RELOAD)
+                    worker.stdin.write(f"{spares}\n".encode())
 
         def take_configuration(configuration: Configuration) -> None:
             fleet.replace(configuration)

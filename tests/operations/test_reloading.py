@@ -153,6 +153,27 @@ def test_workers_follow(tmp_path: Path) -> None:
                 limiter.acquire(call("b"))
 
 
+def test_workers_agree_on_a_file_that_is_spoiled_before_they_read_it(tmp_path: Path) -> None:
+    """All serve what their supervisor has read, and say why it is not what is in the file."""
+    config = tmp_path / "limits.yaml"
+    write(config, policy("a"))
+    with serving_redis() as redis:
+        options = ("--config", str(config), "--workers", "2", "--store", redis.url + "?timeout=5")
+        with serving(*options) as server:
+            said(server, "serving on", 2)
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+            for child in children:
+                os.kill(int(child), signal.SIGSTOP)
+            write(config, policy("b"), *(policy(f"other-{i}") for i in range(500)))
+            said(server, "loaded the policies b")
+            config.write_text("policies: [")
+            said(server, "the policies from before go on")
+            for child in children:
+                os.kill(int(child), signal.SIGCONT)
+            said(server, "loaded the policies b", 3)
+            assert server.said().count("the policies from before go on") == 3
+
+
 def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
     """Whatever files there are; and what it warned of is not told again while it is so."""
     weighted = policy("a", levels=[{"label": "team", "weights": {"search": 4}}])

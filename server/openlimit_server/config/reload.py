@@ -35,7 +35,8 @@ class Files(ABC, Generic[_T]):
 
     def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
         self.paths = paths
-        self.contents = spare
+        self.spare = spare
+        self.contents: Sequence[bytes] = ()
         """Of ``loaded``."""
         self._stamp: Stamp = []
 
@@ -68,10 +69,10 @@ class Files(ABC, Generic[_T]):
         try:
             return self.load()
         except ConfigurationError as error:
-            if not self.contents:
+            if not self.spare:
                 raise
             _log.error("%s\n%s from before go on", error, self.what)
-            self.loaded = self.read(self.contents)
+            self.contents, self.loaded = self.spare, self.read(self.spare)
             return self.loaded
 
     def stamp(self) -> Stamp:
@@ -108,7 +109,8 @@ class Reload:
     """Hands what changed files say to those who take it over; of bad ones, nothing.
 
     ``by_itself``: it looks at the files twice a second, since not every file system tells of
-    changes. Else, and at once, when it is told to.
+    changes. Else, and at once, when it is told to; then it takes their spares where they are bad,
+    so that all workers of a server serve what their supervisor has loaded.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Reload:
         """``then`` is called once for all that was taken over at one look."""
         self._takers = [(files, take) for files, take in takers if files.paths]
         self._look_every = _LOOK_EVERY if by_itself and self._takers else None
+        self._has_spares = not by_itself
         self._wanted = asyncio.Event()
         # One of its own: the pool that all share adds threads as it goes.
         self._thread = ThreadPoolExecutor(1, "openlimit-reload")
@@ -159,7 +162,7 @@ class Reload:
 
     async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
         try:
-            value = await self._in_thread(files.load)
+            value = await self._in_thread(files.load_good if self._has_spares else files.load)
         except ConfigurationError as error:
             self.refused += 1
             self._invalid.add(files)

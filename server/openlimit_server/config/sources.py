@@ -4,12 +4,13 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.keys import KeyFile
+from openlimit_server.config.reload import Files
 from openlimit_server.config.settings import Settings
 
 
@@ -35,6 +36,13 @@ class Sources(NamedTuple):
         """Raises ConfigurationError for the first that is bad. Blocks."""
         for files in self:
             files.load()
+
+    def replace_spares(self, spares: str) -> None:
+        """By what ``spares`` of another process says now."""
+        contents: Sequence[Sequence[str]] = json.loads(spares)
+        every: Sequence[Files[Any]] = self
+        for files, own in zip(every, contents, strict=True):
+            files.spare = [*map(b64decode, own)]
 
     def spares(self) -> str:
         """What was loaded last, in a line for another process."""
