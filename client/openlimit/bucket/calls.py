@@ -95,6 +95,13 @@ class Standing(NamedTuple):
         return WaitTooLong(self.wait / SECOND, self.limited_by, held_at)
 
 
+def wait_of(rank: int, pace: float, rest: float, size: float) -> float:
+    """An estimate of the microseconds until a call starts that has this rank in its leaf: from the
+    pace of the leaf, and from what is left of a hold. If none has started there after a wait, the
+    pace is 0: then as if all were of this size at the leaf, and no others came."""
+    return max(rank * pace, rest) if pace else rest + (rank - 1) * size
+
+
 def standing(call: Call, leaf: Node, rank: int, now: float) -> Standing:
     """Where a call of this leaf stands that has, or would have, this rank there."""
     held, pace, rest = leaf.held(), leaf.pace, 0.0
@@ -102,10 +109,7 @@ def standing(call: Call, leaf: Node, rank: int, now: float) -> Standing:
         rest = max(0.0, held.held_until - now)
     elif held and not pace:  # as if every call took its lease
         pace = call.lease / held.rules.slots
-    if pace:
-        wait = max(rank * pace, rest)
-    else:  # none has started here after a wait: as if all were like this one, and no others came
-        wait = rest + (rank - 1) * sizes(leaf.path(), call.costs)[-1]
+    wait = wait_of(rank, pace, rest, 0.0 if pace else sizes(leaf.path(), call.costs)[-1])
     if held is None:
         return Standing(rank, wait, None, "")
     return Standing(rank, wait, [each.value for each in held.path()[1:]], held.held_by)

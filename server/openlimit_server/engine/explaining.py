@@ -5,7 +5,7 @@ from math import inf
 from typing import NamedTuple
 
 from openlimit.bucket.bucket import Bucket
-from openlimit.bucket.calls import CONCURRENT, MOST_IN_TREE
+from openlimit.bucket.calls import CONCURRENT, MOST_IN_TREE, wait_of
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.line import HORIZON
 from openlimit.bucket.tree import Rules
@@ -138,16 +138,14 @@ class _Explained:
         return _Verdict(kind, _in_words(kind, wait, unit), wait, at, unit)
 
     def _behind(self, leaf: NodeSeen, wait: float) -> float:
-        """Microseconds until all have started that wait in a leaf, and this one, as in
-        ``bucket.calls.standing``; ``wait`` is that of its first."""
-        if leaf.pace:
-            return (leaf.waiting + 1) * leaf.pace
+        """Microseconds until all have started that wait in a leaf, and this one; ``wait`` is that
+        of its first."""
         spans = [
             cost / limit.rate
             for rules, row in zip(self._rules, self._costs, strict=True)
             for limit, cost in zip(rules.limits, row, strict=True)
         ]
-        return wait + leaf.waiting * max(spans, default=0.0)
+        return wait_of(leaf.waiting + 1, leaf.pace, wait, max(spans, default=0.0))
 
     def _latest(self) -> tuple[float, str, int]:
         """When the last node has room, the unit that it waits for, and which node it is."""
