@@ -50,7 +50,7 @@ def test_a_signal_drains_the_server(number: signal.Signals) -> None:
         # Cut off if the server is already leaving.
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert server.wait() == 0
-        assert time.monotonic() - began < 2 + 1  # and what it takes to start a process
+        assert time.monotonic() - began < 2 + 8  # and what a busy machine takes; the watch lasts 20
 
 
 def status_of(stub: Any, service: str) -> int:

@@ -33,8 +33,8 @@ policies:
 
 
 def until(true: Callable[[], object], what: str = "that") -> None:
-    """Wait for it, for ten seconds."""
-    end = time.monotonic() + 10
+    """Wait for it, for a minute: on a busy machine a server may be slow."""
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end, f"{what} did not come true"
         time.sleep(0.02)
@@ -60,7 +60,7 @@ def test_an_override_holds_until_its_time(server: ServerProcess, operator: Opera
     with RemoteLimiter(server.address) as limiter:
         with pytest.raises(CostExceedsLimit):
             limiter.acquire(call("plain", 500))
-        answer = operator.set("plain", {"tokens": "1000/minute burst 1m"}, 3)
+        answer = operator.set("plain", {"tokens": "1000/minute burst 1m"}, 8)
         assert not answer.replaced
         assert limiter.acquire(call("plain", 500)).wait == 0
         assert amount(operator) == 1000
@@ -140,7 +140,7 @@ async def test_calls_that_wait_follow_an_override(server: ServerProcess) -> None
         with operating(server.address) as operator:
             limits = {"tokens": "600000/minute"}
             await asyncio.to_thread(operator.set, "shared", limits, node={"team": "search"})
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 30)
 
 
 def bad(**fields: Any) -> messages.Override:
@@ -323,7 +323,7 @@ def test_all_servers_of_a_redis_follow(redis: RedisProcess, config: Path) -> Non
         operating(one.address) as first,
         operating(two.address) as second,
     ):
-        first.set("plain", {"tokens": "500/minute"}, 6)
+        first.set("plain", {"tokens": "500/minute"}, 12)
         assert amount(first) == 500
         until(lambda: two.said().count("the override of plain is in force") == 2, "to follow")
         assert amount(second) == 500
@@ -340,8 +340,8 @@ def test_an_override_outlives_its_server(redis: RedisProcess, config: Path) -> N
     options = ["--config", str(config), "--store", redis.url]
     with serving(*options) as server, operating(server.address) as operator:
         operator.set("plain", {"tokens": "500/minute"}, 60)
-        operator.set("shared", {"tokens": "500/minute"}, 1.5)
-    time.sleep(1.6)
+        operator.set("shared", {"tokens": "500/minute"}, 4)
+    time.sleep(4.1)
     with serving(*options) as server, operating(server.address) as operator:
         assert [each.policy for each in operator.overrides()] == ["plain"]
         assert amount(operator) == 500
@@ -355,7 +355,7 @@ def test_what_is_known_goes_on_while_redis_is_away(redis: RedisProcess, config: 
         operating(server.address) as operator,
     ):
         operator.set("plain", {"tokens": "500/minute"}, 60)
-        operator.set("shared", {"tokens": "500/minute"}, 4)
+        operator.set("shared", {"tokens": "500/minute"}, 8)
         redis.kill()
         with pytest.raises(LimiterUnavailable):
             operator.set("plain", {"tokens": "600/minute"})

@@ -46,7 +46,7 @@ def write(path: Path, *policies: str) -> None:
 
 def said(server: ServerProcess, text: str, times: int = 1) -> None:
     """Wait until the server has logged a text so often."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while server.said().count(text) < times:
         assert time.monotonic() < until, server.said()
         time.sleep(0.01)
@@ -358,7 +358,7 @@ def test_a_mode_for_each_policy(tmp_path: Path) -> None:
             assert [grant.wait for grant in grants] == [0] * 5
             assert [bool(grant.reservation_id) for grant in grants] == [True] + [False] * 4
             assert limiter.acquire(call(model, 1000)).wait == 0
-            assert time.monotonic() < began + 2
+            assert time.monotonic() < began + 30  # two of five would wait for longer
         assert [limiter.acquire(call("unlimited")).wait for _ in range(5)] == [0] * 5
         assert [limiter.acquire(call("off")).wait for _ in range(5)] == [0] * 5
 
@@ -368,10 +368,10 @@ def test_validate_says_what_the_server_would(tmp_path: Path) -> None:
     config = tmp_path / "limits.yaml"
     command = [sys.executable, "-m", "openlimit_server", "--validate", str(config)]
     write(config, policy("a"), policy("b"))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, f"{config}: good, with 2 policies: a, b\n")
     write(config, policy("a"), policy("a"))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"{config}:3: policies[1].name: a policy named 'a'")
 
@@ -386,7 +386,7 @@ def test_validate_checks_all_files_that_are_given(tmp_path: Path) -> None:
     write(config, policy("a"))
     write_keys(keys, a_key("search"), a_key("batch"))
     domains.write_text("domain: edge\ndescriptors: [{key: path, limit: 1/minute}]\n")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     assert lines == [
@@ -397,7 +397,7 @@ def test_validate_checks_all_files_that_are_given(tmp_path: Path) -> None:
     assert last.startswith(f"{certificates.server}: good, of localhost")
     write(config, policy("a"), policy("a"))
     write_keys(keys, a_key("search"), a_key("search"))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{config}:3: policies[1].name" in done.stderr
     assert f"{keys}:3: keys[1].name" in done.stderr

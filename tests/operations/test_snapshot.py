@@ -269,7 +269,7 @@ def test_options_that_cannot_be_meant(tmp_path: Path, options: list[str], reason
     """It does not start with them."""
     given = ["--snapshot", str(tmp_path / "buckets"), *options]
     command = [sys.executable, "-m", "openlimit_server", "--listen", "127.0.0.1:0", *given]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert reason in ended.stderr
 

@@ -49,7 +49,7 @@ def check(server: ServerProcess, *options: str) -> subprocess.CompletedProcess[s
     """What the container's health check says."""
     command = [sys.executable, "-m", "openlimit_server", "--check", "--listen", server.address]
     return subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=20, check=False
+        [*command, *options], capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -217,7 +217,7 @@ def test_it_does_not_start_with_what_no_client_could_use(
         case "client's":
             ca.write_text("none")
     command = [sys.executable, "-m", "openlimit_server", *options, "--tls-client-ca", str(ca)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

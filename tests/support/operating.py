@@ -24,7 +24,7 @@ class Operator:
 
     def ask(self, method: str, request: Any) -> Any:
         try:
-            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=5)
+            return getattr(self._stub, method)(request, metadata=self._metadata, timeout=20)
         except grpc.RpcError as error:
             raise error_of_call(error, self._address) from error
 

@@ -70,7 +70,7 @@ class ServerProcess:
         """Send a signal to this process, and to no other."""
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 10) -> int:
+    def wait(self, timeout: float = 30) -> int:
         """Wait for the end of the process; returns the exit code."""
         return self._process.wait(timeout)
 
