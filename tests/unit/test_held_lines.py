@@ -31,6 +31,7 @@ from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine import held_line, leaving
 from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.engine.paths import Paths
+from tests.support.asking import eventually
 from tests.support.line_scenes import columns_of
 
 ONE_SLOT = [Rules((), 1.0, 1), Rules(())]
@@ -234,7 +235,7 @@ async def test_a_run_whose_caller_left_before_an_outage_swallowed_it_gives_its_s
     gone.cancel()
     await asyncio.sleep(0.1)
     store.swallows = None
-    await asyncio.sleep(0.5)
+    await eventually(lambda: not line._held, within=20)
     assert isinstance(await line.ask_at_once(at_once("second")), Started)
     assert not line._held
 
@@ -329,7 +330,7 @@ async def test_a_call_that_is_given_up_while_its_line_is_lost_stands_there_no_mo
     third = line.attend("third")
     await line.carry_out([])
     store.epoch = "second"  # as the server learns when it gives the second up
-    await asyncio.sleep(0.3)
+    await eventually(lambda: "second" not in line._held, within=20)
     assert await line.carry_out([Where("tree", "second")]) == [False]
     await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await line.wait(third, 5), Granted)
@@ -564,8 +565,7 @@ async def test_calls_that_an_outage_refused_are_given_up_after_it(
     await asyncio.sleep(0.6)
     assert store.trips <= before + 5
     store.away = False
-    await asyncio.sleep(0.5)
-    assert not line._held
+    await eventually(lambda: not line._held, within=20)
     assert not line.leaving._left
 
 
@@ -580,7 +580,7 @@ async def test_an_outage_without_end_is_remembered_in_bounds(
     store.away = True
     for i in range(200):
         await line.ask([ask(f"{i}", SLOW)])
-    await asyncio.sleep(0.3)
+    await eventually(lambda: len(line._held) <= 50, within=20)
     assert [*line._held] == [f"{i}" for i in range(150, 200)]
 
 
