@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from openlimit_server.prometheus.metrics_pb2 import Metric, MetricFamily
+from openlimit_server.prometheus.metrics_pb2 import Histogram, Metric, MetricFamily
 from tests.support.server_process import ServerProcess
 
 HTTP = ("--http", "127.0.0.1:0")
@@ -40,7 +40,7 @@ def scrape(server: ServerProcess, accept: str = "") -> Samples:
     """All samples by name and labels, by the parser for what the server says it sends."""
     content_type, body = _metrics(server, accept)
     if "protobuf" in content_type:
-        return dict(each for family in _families(body) for each in _samples(family))
+        return dict(each for family in families(body) for each in _samples(family))
     is_openmetrics = "openmetrics" in content_type
     read = openmetrics_families if is_openmetrics else text_string_to_metric_families
     return {
@@ -53,8 +53,13 @@ def scrape(server: ServerProcess, accept: str = "") -> Samples:
 def scrape_native(server: ServerProcess, name: str, policy: str) -> dict[int, int]:
     """How many values of a policy's histogram are in each native bucket but the one of 0."""
     _, body = _metrics(server, PROTOBUF)
-    [family] = (each for each in _families(body) if each.name == f"openlimit_{name}")
+    [family] = (each for each in families(body) if each.name == f"openlimit_{name}")
     [histogram] = (each.histogram for each in family.metric if _labels(each)["policy"] == policy)
+    return native_buckets(histogram)
+
+
+def native_buckets(histogram: Histogram) -> dict[int, int]:
+    """The counts by index, as Prometheus reads spans and differences; the one of 0 is apart."""
     indices: list[int] = []
     after = 0
     for span in histogram.positive_span:
@@ -71,7 +76,8 @@ def _metrics(server: ServerProcess, accept: str) -> tuple[str, bytes]:
         return response.headers["Content-Type"], response.read()
 
 
-def _families(body: bytes) -> Iterator[MetricFamily]:
+def families(body: bytes) -> Iterator[MetricFamily]:
+    """Of a body in Protobuf."""
     rest = BytesIO(body)
     while rest.tell() < len(body):
         yield parse_length_prefixed(MetricFamily, rest)

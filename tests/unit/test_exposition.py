@@ -1,10 +1,15 @@
-"""The format of the metrics is the one that is accepted, whatever else the header says."""
+"""The metrics are told in the format that is accepted, and native histograms as Prometheus reads
+them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit_server.observe.exposition import OPENMETRICS, PLAIN, PROTOBUF, accepted
+from openlimit_server.engine.counts import WAITS
+from openlimit_server.engine.histogram import ZERO, Histogram, native
+from openlimit_server.observe.exposition import OPENMETRICS, PLAIN, PROTOBUF, accepted, body_of
+from openlimit_server.observe.numbers import Numbers
+from tests.support.scraping import families, native_buckets
 
 PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 PROMETHEUS_3 = (
@@ -44,3 +49,18 @@ def test_the_format_is_the_one_that_is_liked_best(accept: str, expected: str) ->
 def test_any_header_has_a_format(accept: str) -> None:
     """Whatever it says."""
     assert accepted(accept) in {PLAIN, OPENMETRICS, PROTOBUF}
+
+
+@given(st.lists(st.one_of(st.sampled_from([0.0, 1.0, *WAITS]), st.floats(0, 1e9))))
+def test_native_buckets_are_told_with_their_gaps(values: list[float]) -> None:
+    """Whichever of them hold anything, of none at all too."""
+    waits = Histogram(WAITS)
+    waits.add(values)
+    numbers: Numbers = {("wait_seconds", "p"): [waits.sum, *waits.counts]}
+    [family] = families(body_of(numbers, PROTOBUF))
+    [metric] = family.metric
+    expected = {**native(WAITS, waits.counts)}
+    assert metric.histogram.zero_count == expected.pop(ZERO, 0)
+    assert metric.histogram.zero_threshold > 0  # or an empty one would pass for a classic one
+    assert native_buckets(metric.histogram) == expected
+    assert metric.histogram.sample_sum == waits.sum

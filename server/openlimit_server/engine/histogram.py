@@ -14,8 +14,8 @@ SCHEMA = 3
 """As Prometheus calls it: ``2 ** SCHEMA`` native buckets double their bounds. That of an index ends
 at ``2 ** (index / 2 ** SCHEMA)``."""
 ZERO, LAST = -17 << SCHEMA, 25 << SCHEMA
-"""The native buckets that have all below them as well, from 8 microseconds, and all above them,
-from a year."""
+"""The first of these buckets has all values up to its end, 8 microseconds. The last has also those
+above its end, a year."""
 _NATIVE_ENDS = [2 ** (index / (1 << SCHEMA)) for index in range(ZERO, LAST + 1)]
 
 
