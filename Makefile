@@ -73,7 +73,7 @@ stubs-python: .venv/dev
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) \
 		$(patsubst protos/%,%,$(wildcard protos/openlimit/v1/*.proto))
 	$(BIN)/python -m grpc_tools.protoc -I server/protos --python_out=$(OUT_SERVER) --pyi_out=$(OUT_SERVER) \
-		$(patsubst server/protos/%,%,$(wildcard server/protos/openlimit_server/envoy/*.proto))
+		$(patsubst server/protos/%,%,$(wildcard server/protos/openlimit_server/*/*.proto))
 
 stubs-go: .venv/dev # to examples/go/gen
 	cd examples/go && $(CURDIR)/$(BIN)/buf generate

@@ -19,15 +19,28 @@ _MODULE = "helm.sh/helm/v4/cmd/helm@v4.3.1"
 _YAML = YAML(typ="safe")
 
 
+def go(*command: str, folder: str | Path = ".", **environment: str) -> str:
+    """What Go says; raises where it fails, or is not there."""
+    if shutil.which("go") is None:
+        raise RuntimeError("the chart's tests need go, which builds helm: put it on the PATH")
+    done = subprocess.run(
+        ["go", *command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=900,
+    )
+    return done.stdout
+
+
 class Helm:
     """The chart's renderer."""
 
     def __init__(self) -> None:
-        if shutil.which("go") is None:
-            raise RuntimeError("the chart's tests need go, which builds helm: put it on the PATH")
         folder = Path(sys.executable).parent
-        environment = {**os.environ, "GOBIN": str(folder)}
-        subprocess.run(["go", "install", _MODULE], env=environment, check=True, timeout=900)
+        go("install", _MODULE, GOBIN=str(folder))
         self._helm = str(folder / "helm")
 
     def _run(

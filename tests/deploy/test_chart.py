@@ -14,6 +14,7 @@ from openlimit_server.config.keys import read_keys
 from openlimit_server.config.settings import Settings
 from tests.deploy import values
 from tests.deploy.helm import CHART, NEWEST, OLDEST, Helm, Manifest
+from tests.deploy.prometheus_operator import faults_of
 
 PAGE = (CHART.parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 
@@ -33,8 +34,8 @@ VALUES = {
     "closed": values.CLOSED,
     "full": values.FULL,
 }
-# Kubernetes knows these only once the operator of Prometheus is installed.
 OPERATORS = {"ServiceMonitor", "PrometheusRule"}
+"""Kinds that Kubernetes knows only once the operator of Prometheus is installed."""
 
 every_values = pytest.mark.parametrize("given", VALUES.values(), ids=VALUES)
 
@@ -60,6 +61,13 @@ def test_kubernetes_takes_what_it_makes(helm: Helm, given: Manifest, version: st
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
+def test_the_operator_of_prometheus_takes_what_it_makes(helm: Helm) -> None:
+    """The fields of its resources, with the types and patterns of their values, and no other."""
+    manifests = [each for each in helm.render(values.FULL).values() if each["kind"] in OPERATORS]
+    assert {each["kind"] for each in manifests} == OPERATORS
+    assert [faults_of(each) for each in manifests] == [[], []]
+
+
 @every_values
 def test_helm_finds_nothing_to_blame(helm: Helm, given: Manifest) -> None:
     """No warning either."""
@@ -81,6 +89,24 @@ def test_a_bad_manifest_is_noticed(helm: Helm) -> None:
     service["spec"]["clusterIp"] = service["spec"].pop("clusterIP")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(service, NEWEST, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "fault"),
+    [
+        ("intervall", "15s", "'intervall' was unexpected"),
+        ("interval", "15", "'15' does not match"),
+        ("path", 1, "1 is not of type 'string'"),
+        ("scheme", "ftp", "'ftp' is not one of"),
+    ],
+)
+def test_a_bad_monitor_is_noticed(helm: Helm, field: str, wrong: object, fault: str) -> None:
+    """Its validation does not take everything either."""
+    monitor = helm.render(values.FULL)["ServiceMonitor limiter"]
+    monitor["spec"]["endpoints"][0][field] = wrong
+    [found] = faults_of(monitor)
+    assert found.startswith("$.spec.endpoints[0]")
+    assert fault in found
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,11 @@ FULL: dict[str, Any] = {
     "drainDelay": 2.5,
     "grace": 30,
     "podDisruptionBudget": {"maxUnavailable": "25%"},
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "serviceMonitor": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "nativeHistograms": True,
+    },
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "serviceAccountName": "limiter",
     "priorityClassName": "system-cluster-critical",

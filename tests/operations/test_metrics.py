@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,19 @@ from openlimit.v1.rate_limit_pb2 import (
     SettleRequest,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
+from openlimit_server.engine.histogram import SCHEMA
 from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
-from tests.support.scraping import HTTP, OPENMETRICS, scrape, scrape_until, value
+from tests.support.scraping import (
+    HTTP,
+    OPENMETRICS,
+    PROTOBUF,
+    scrape,
+    scrape_native,
+    scrape_until,
+    value,
+)
 from tests.support.server_process import ServerProcess, serving_policies
 
 FAST, SLOW = "600000/minute burst 1h", "60/minute burst 1s"
@@ -271,14 +282,22 @@ def test_callers_make_no_series(server: ServerProcess) -> None:
     assert samples.keys() == before
 
 
-def test_both_formats_say_the_same(server: ServerProcess) -> None:
-    """The text of Prometheus, and OpenMetrics."""
+def test_all_formats_say_the_same(server: ServerProcess) -> None:
+    """The text of Prometheus, OpenMetrics and Protobuf, but for what goes on meanwhile."""
     with RemoteLimiter(server.address) as limiter:
         limiter.acquire(call("fast"))
-    plain, openmetrics = scrape(server), scrape(server, OPENMETRICS)
-    assert plain.keys() == openmetrics.keys()
-    name = "decisions_total"
-    assert value(plain, name) == value(openmetrics, name) == 1
+        for _ in range(3):
+            limiter.acquire(call("slow"))
+        with limiter.limit(model="learned", tokens=100) as reservation:
+            reservation.settle({"tokens": 60})
+    scrape_until(server, lambda found: value(found, "settled_units_total", unit="tokens") == 60)
+    plain, *others = (scrape(server, accept) for accept in ("", OPENMETRICS, PROTOBUF))
+    for other in others:
+        assert plain.keys() == other.keys()
+        differing = {name for name, labels in plain if plain[name, labels] != other[name, labels]}
+        moving = ("openlimit_store_seconds", "openlimit_delay_seconds", "openlimit_level_units")
+        assert [name for name in differing if not name.startswith(moving)] == []
+    assert value(plain, "decisions_total") == 5
 
 
 @pytest.mark.parametrize(
@@ -288,6 +307,9 @@ def test_both_formats_say_the_same(server: ServerProcess) -> None:
         "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*",
         "text/plain; version=zzz",
         "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily",
+        PROTOBUF,
+        PROTOBUF.replace("q=0.6", "q=nan"),
+        f"{PROTOBUF}, {'a/b;q=0.1,' * 500}",
         ";;,=",
     ],
 )
@@ -362,6 +384,21 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
             with RemoteLimiter(server.address) as limiter:
                 limiter.acquire(call("fast"))
             counts(11)
+
+
+def test_native_histograms_of_workers_are_added_up(tmp_path: Path) -> None:
+    """Each wait is in the bucket that holds it, whichever worker has granted it."""
+    with serving_redis() as redis:
+        options = ("--workers", "2", "--store", redis.url, *HTTP)
+        with serving_policies(tmp_path, file_of(policy("slow", SLOW)), *options) as server:
+            scrape_until(server, lambda found: value(found, "ready") == 2)
+            waits = []
+            for _ in range(12):  # connections that the kernel gives to either worker
+                with RemoteLimiter(server.address) as limiter:
+                    waits.append(limiter.acquire(call("slow")).wait / 1e6)
+            scrape_until(server, lambda found: value(found, "decisions_total") == len(waits))
+            ends = [ceil(log2(wait) * 2**SCHEMA) for wait in waits if wait]
+            assert scrape_native(server, "wait_seconds", "slow") == Counter(ends)
 
 
 def test_nothing_is_told_unless_asked_for(tmp_path: Path) -> None:

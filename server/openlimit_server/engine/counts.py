@@ -4,9 +4,8 @@ A server decides a hundred thousand calls a second, so nothing here is done for 
 can do for all of its own. Who reads the numbers turns them into metrics.
 """
 
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.errors import (
@@ -21,6 +20,7 @@ from openlimit.errors import (
     WaitTooLong,
 )
 from openlimit.units import OUTPUT_TOKENS, TOKENS
+from openlimit_server.engine.histogram import Histogram
 
 GRANTED, WAITED, REPEATED = "granted", "waited", "repeated"
 REFUSED, SHADOW, UNLIMITED, ERROR = "refused", "shadow", "unlimited", "error"
@@ -48,34 +48,6 @@ def reason_of(error: OpenLimitError) -> str:
     if isinstance(error, PermissionDenied):
         return "PERMISSION_DENIED" if error.key else "UNAUTHENTICATED"
     return _REASONS.get(type(error), "")
-
-
-class Histogram:
-    """How many values were up to each bound and above the one before, and their sum."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def add(self, values: Iterable[float]) -> None:
-        """Sorting them and looking up each bound takes less than looking up each value."""
-        ordered = sorted(values)
-        self.sum += sum(ordered)
-        below = 0
-        for i, bound in enumerate(self.bounds):
-            if below == len(ordered):
-                return
-            end = bisect_right(ordered, bound, below)
-            self.counts[i] += end - below
-            below = end
-        self.counts[-1] += len(ordered) - below
-
-    def add_one(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
 
 
 class Tally:
@@ -131,7 +103,7 @@ class PolicyCounts:
             tally.waits.add([wait / SECOND for wait in waits])
             self._notice(bucket, waits[-1])
         else:
-            tally.waits.counts[0] += many
+            tally.waits.add_zeros(many)
             self._notice(bucket, 0)
         if at_once:
             tally.decisions[GRANTED, "", ""] += at_once

@@ -1,19 +1,7 @@
-"""Every metric: its name, what it says, and how Prometheus is told."""
+"""Every metric: its name, and what it says."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import generate_latest as as_plain
-from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
-from prometheus_client.registry import Collector
 
 from openlimit_server.engine.counts import RATIOS, WAITS
 
@@ -130,52 +118,3 @@ NODES = Metric(
     "choose these, so it is for the page and no metric",
 )
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in (*METRICS, NODES)}
-
-
-PLAIN = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-
-def accepted(accept: str) -> str:
-    """The format for a header Accept. The library's own choice fails for some of them."""
-    return OPENMETRICS if OPENMETRICS.partition(";")[0] in accept else PLAIN
-
-
-def text_of(numbers: Mapping[tuple[str, ...], list[float]], content_type: str) -> bytes:
-    """In one of these formats."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Numbers(numbers))
-    if content_type == PLAIN:
-        return as_plain(registry)
-    text: bytes = as_openmetrics(registry)  # type: ignore[no-untyped-call]  # the library's
-    return text
-
-
-class _Numbers(Collector):
-    def __init__(self, numbers: Mapping[tuple[str, ...], list[float]]) -> None:
-        self._numbers = numbers
-
-    def collect(self) -> Iterator[Family]:
-        by_name: dict[str, list[tuple[Sequence[str], list[float]]]] = {}
-        for (name, *labels), values in self._numbers.items():
-            by_name.setdefault(name, []).append((labels, values))
-        for metric in METRICS:
-            yield _family(metric, by_name.get(metric.name, ()))
-
-
-def _family(metric: Metric, samples: Sequence[tuple[Sequence[str], list[float]]]) -> Family:
-    name, kind, labels, says, bounds = metric
-    if kind == HISTOGRAM:
-        histogram = HistogramMetricFamily(PREFIX + name, says, labels=labels)
-        for values, (*counts, total) in samples:
-            ends = [*map(str, map(float, bounds)), "+Inf"]
-            histogram.add_metric(values, [*zip(ends, accumulate(counts), strict=True)], total)
-        return histogram
-    family: CounterMetricFamily | GaugeMetricFamily
-    if kind == COUNTER:
-        family = CounterMetricFamily(PREFIX + name, says, labels=labels)
-    else:
-        family = GaugeMetricFamily(PREFIX + name, says, labels=labels)
-    for values, [value] in samples:
-        family.add_metric(values, value)
-    return family

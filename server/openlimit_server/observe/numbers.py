@@ -4,17 +4,19 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from itertools import zip_longest
 
 import grpc
 
 from openlimit_server.config.reload import Reload
-from openlimit_server.engine.counts import Counts, Histogram
+from openlimit_server.engine.counts import Counts
+from openlimit_server.engine.histogram import Histogram
 from openlimit_server.observe.metrics import BY_NAME, COUNTER, HISTOGRAM, NODES
 
 Key = tuple[str, ...]
 """A metric's name, without openlimit_, and the values of its labels."""
 Numbers = dict[Key, list[float]]
-"""One number each; of a histogram, those of its buckets and the sum."""
+"""One number each; of a histogram, the sum and the counts, of which the last may be missing."""
 
 
 def of_counts(counts: Counts) -> Iterator[tuple[Key, list[float]]]:
@@ -34,13 +36,13 @@ def of_counts(counts: Counts) -> Iterator[tuple[Key, list[float]]]:
             for unit, number in units.items():
                 yield (NODES.name, name, json.dumps(node), unit), [number]
         yield ("wait_seconds", name), of_histogram(tally.waits)
-        if sum(tally.estimates.counts):
+        if tally.estimates.counts:
             yield ("estimate_ratio", name), of_histogram(tally.estimates)
         yield ("pauses", name), [tally.pauses]
 
 
 def of_histogram(histogram: Histogram) -> list[float]:
-    return [*histogram.counts, histogram.sum]
+    return [histogram.sum, *histogram.counts]
 
 
 def build() -> Numbers:
@@ -63,8 +65,8 @@ def added(*some: Mapping[Key, list[float]]) -> Numbers:
     total: Numbers = {}
     for numbers in some:
         for key, values in numbers.items():
-            before = total.get(key)
-            total[key] = [*map(float.__add__, before, values)] if before else [*map(float, values)]
+            pairs = zip_longest(total.get(key, ()), values, fillvalue=0.0)
+            total[key] = [before + value for before, value in pairs]
     return total
 
 

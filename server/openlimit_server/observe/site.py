@@ -5,8 +5,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from openlimit_server.observe.exposition import PLAIN, accepted, body_of
 from openlimit_server.observe.http import Answer, HttpServer, Request, Response
-from openlimit_server.observe.metrics import PLAIN, accepted, text_of
 from openlimit_server.observe.numbers import Numbers
 from openlimit_server.observe.page.answers import Page
 
@@ -59,7 +59,7 @@ class Site:
                 await asyncio.sleep(began + _APART - time.monotonic())
                 began = time.monotonic()
                 numbers = await self._collect()
-                body = await asyncio.to_thread(text_of, numbers, content_type)
+                body = await asyncio.to_thread(body_of, numbers, content_type)
                 response = Response(200, body, content_type)
                 self._latest = began, response
             return response

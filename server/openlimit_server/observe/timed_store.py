@@ -8,7 +8,7 @@ from openlimit.errors import LimiterUnavailable
 from openlimit.stores import lines as lines_
 from openlimit.stores import protocol as stores
 from openlimit.stores.lines import AsyncLines, StoreOfLines
-from openlimit_server.engine.counts import Histogram
+from openlimit_server.engine.histogram import Histogram
 from openlimit_server.observe.metrics import STORE
 from openlimit_server.observe.numbers import Key, of_histogram
 

@@ -9,7 +9,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from openlimit.v1.admin_pb2 import ListBucketsResponse, PolicyInfo
-from openlimit_server.observe.metrics import BY_NAME, NODES
+from openlimit_server.engine.histogram import classic
+from openlimit_server.observe.metrics import BY_NAME, HISTOGRAM, NODES, Metric
 from openlimit_server.observe.numbers import Numbers
 from openlimit_server.observe.page.live import Picture
 
@@ -85,7 +86,15 @@ def _by_policy(numbers: Numbers) -> tuple[Counts, Mapping[str, Counts]]:
         if name in _TOLD_BY_NODES:
             continue
         counts = of_server
-        if BY_NAME[name].labels[:1] == ("policy",):
+        metric = BY_NAME[name]
+        if metric.labels[:1] == ("policy",):
             counts = of_policies.setdefault(labels.pop(0), {})
-        counts.setdefault(name, []).append([*labels, values if len(values) > 1 else values[0]])
+        counts.setdefault(name, []).append([*labels, _value(metric, values)])
     return of_server, of_policies
+
+
+def _value(metric: Metric, values: Sequence[float]) -> object:
+    if metric.kind != HISTOGRAM:
+        return values[0]
+    total, *counts = values
+    return [*classic(metric.bounds, counts), total]
