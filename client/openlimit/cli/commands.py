@@ -31,6 +31,7 @@ from openlimit.cli.options import (
     pairs,
     print_json,
     server_of,
+    tell,
 )
 from openlimit.errors import InvalidRequest
 from openlimit.tokens.counting import count_costs
@@ -141,10 +142,7 @@ def explain(
         if max_wait is not None:
             call.max_wait.FromMicroseconds(int(max_wait * 1e6))
         answer = ask(context, "Explain", messages.ExplainRequest(call=call))
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.explanation(answer))
+    tell(answer, show.explanation(answer), as_json=as_json)
     raise typer.Exit(REFUSED if answer.verdict in _REFUSALS else 0)
 
 
@@ -153,10 +151,7 @@ def policies(context: typer.Context, as_json: Json = False) -> None:
     """List the policies as they are in force, with overrides."""
     with exiting():
         answer = ask(context, "ListPolicies", messages.ListPoliciesRequest())
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.policies(answer.policies))
+    tell(answer, show.policies(answer.policies), as_json=as_json)
 
 
 _Policy = Annotated[str, typer.Option("--policy", help="Of this policy only.")]
@@ -171,10 +166,7 @@ def buckets(
     with exiting():
         request = messages.ListBucketsRequest(policy=policy, page_size=rows)
         answer = ask(context, "ListBuckets", request)
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.buckets(answer))
+    tell(answer, show.buckets(answer), as_json=as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import grpc
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from openlimit.cli.show import printable
 from openlimit.errors import (
@@ -145,6 +145,14 @@ def print_json(content: Message | dict[str, Any]) -> None:
             content, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
     console.print_json(data=content)
+
+
+def tell(answer: Message, for_people: RenderableType, *, as_json: bool) -> None:
+    """Print what a server has answered: in JSON, or as people read it."""
+    if as_json:
+        print_json(answer)
+    else:
+        console.print(for_people)
 
 
 @contextmanager
