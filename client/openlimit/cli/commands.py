@@ -59,12 +59,10 @@ def connect(
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer.")] = 5.0,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt; with --ca, it always is.")] = False,
     ca: Annotated[
-        Path | None,
-        typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority."),
+        Path | None, typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority.")
     ] = None,
     cert: Annotated[
-        Path | None,
-        typer.Option(envvar="OPENLIMIT_CERT", help="PEM file of your own certificate."),
+        Path | None, typer.Option(envvar="OPENLIMIT_CERT", help="PEM file of your own certificate.")
     ] = None,
     cert_key: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CERT_KEY", help="PEM file of its key.")

@@ -67,11 +67,7 @@ class ConfigurationError(Exception):
 
 
 def of_file(
-    path: str,
-    faults: Faults,
-    document: Any,
-    fields: Fields,
-    show: Callable[[object], str] = shown,
+    path: str, faults: Faults, document: Any, fields: Fields, show: Callable[[object], str]
 ) -> ConfigurationError:
     """A line for each fault of a document; ``show`` says what it says of a value."""
     return _lines(faults, lambda loc: _place(path, loc, document), fields, show)
@@ -124,10 +120,7 @@ def _place(path: str, loc: Location, document: Any) -> str:
 
 
 def _lines(
-    faults: Faults,
-    source: Callable[[Location], str],
-    fields: Fields,
-    show: Callable[[object], str],
+    faults: Faults, source: Callable[[Location], str], fields: Fields, show: Callable[[object], str]
 ) -> ConfigurationError:
     # pydantic also reports a list as too short when an entry of it is wrong.
     outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
@@ -164,18 +157,14 @@ def _wrong(fault: ErrorDetails, fields: Fields, show: Callable[[object], str]) -
 
 def _unknown(loc: Location, fields: Fields) -> str:
     """For an unknown field, what may have been meant."""
-    name, known = str(loc[-1]), fields(loc)
+    name, known, is_of_domains = str(loc[-1]), fields(loc), loc[0] == "domains"
     for entries, one in (("policies", "policy"), ("keys", "key")):
-        if (
-            loc[0] != "domains"
-            and entries in fields((name,))
-            and name in fields((entries, 0, name))
-        ):
+        if not is_of_domains and entries in fields((name,)) and name in fields((entries, 0, name)):
             where = f"indent it below {entries}:, where each begins with - name:"
             return f"is a field of a {one}: {where}"
     if closest := spelling.closest(name.replace("-", "_"), known):
         return f"is not a field that openlimit knows; write {closest}"
-    if loc[0] != "domains" and spelling.nearest_unit(name):
+    if not is_of_domains and spelling.nearest_unit(name):
         return "is not a field that openlimit knows; a limit's unit belongs below limits:"
     listed = ", ".join(known)
     return f"is not a field that openlimit knows; check its spelling: there are {listed}"
