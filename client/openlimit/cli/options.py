@@ -49,18 +49,15 @@ class Server:
 
     def operators(self) -> Operators:
         """Asks it what operators ask."""
-        return Operators(self.address, _api_key(), self.credentials, self.timeout)
+        # No option has the key: everybody can read the arguments of a process.
+        api_key = os.environ.get("OPENLIMIT_API_KEY", "")
+        return Operators(self.address, api_key, self.credentials, self.timeout)
 
     def limiter(self, key: str) -> RemoteLimiter:
         """Asks it as callers do."""
         return RemoteLimiter(
             self.address, key=key, timeout=self.timeout, credentials=self.credentials
         )
-
-
-def _api_key() -> str:
-    # No option has it: everybody can read the arguments of a process.
-    return os.environ.get("OPENLIMIT_API_KEY", "")
 
 
 def server_of(
