@@ -1,17 +1,15 @@
 """All that a server is told of limits: the files, what they mean, and their schema."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from openlimit_server.config import faults
 from openlimit_server.config.document import read_document
-from openlimit_server.config.domains import DomainSettings, Known, fields_at
+from openlimit_server.config.domains import DomainSettings, Known
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.levels import LevelSettings, OverrideSettings
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.config.reload import Files, Stamp, read_file, stamp_of
 
@@ -74,14 +72,9 @@ def read(contents: Contents) -> Configuration:
     if contents.policies:
         known = Known()
         expected = "a mapping with policies: and a list below it"
-        configuration = read_document(
-            *contents.policies, Configuration, known, expected, _fields_at
-        )
+        configuration = read_document(*contents.policies, Configuration, known, expected)
     expected = "a mapping with domain: and descriptors:"
-    others = [
-        read_document(*each, DomainSettings, known, expected, fields_at)
-        for each in contents.domains
-    ]
+    others = [read_document(*each, DomainSettings, known, expected) for each in contents.domains]
     return configuration.model_copy(update={"domains": (*configuration.domains, *others)})
 
 
@@ -123,16 +116,3 @@ def schema() -> str:
 
 def _content(path: Path) -> tuple[str, bytes]:
     return str(path), read_file(path)
-
-
-def _fields_at(location: faults.Location) -> Collection[str]:
-    """The fields that may stand where the last one of the location does."""
-    if location[0] == "domains" and len(location) > 1:
-        return fields_at(location)
-    by_depth: Mapping[int, Collection[str]] = {
-        1: Configuration.model_fields,
-        3: PolicySettings.model_fields,
-        5: LevelSettings.model_fields,
-        7: OverrideSettings.model_fields,
-    }
-    return by_depth[len(location)]

@@ -20,7 +20,6 @@ def read_document(
     kind: type[_Kind],
     context: Any,
     expected: str,
-    fields: faults.Fields,
     show: Callable[[object], str] = shown,
 ) -> _Kind:
     """The settings in these bytes; ``path`` is what messages call the file.
@@ -38,4 +37,4 @@ def read_document(
     try:
         return kind.model_validate(document, context=context)
     except Invalid as error:  # which repeats values: no cause, since they may be secret
-        raise faults.of_file(path, error.errors(), document, fields, show) from None
+        raise faults.of_file(path, error.errors(), document, kind, show) from None

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
@@ -67,10 +69,15 @@ class ConfigurationError(Exception):
 
 
 def of_file(
-    path: str, faults: Faults, document: Any, fields: Fields, show: Callable[[object], str]
+    path: str,
+    faults: Faults,
+    document: Any,
+    kind: type[BaseModel],
+    show: Callable[[object], str],
 ) -> ConfigurationError:
-    """A line for each fault of a document; ``show`` says what it says of a value."""
-    return _lines(faults, lambda loc: _place(path, loc, document), fields, show)
+    """A line for each fault of a document that should be of a ``kind``; ``show`` says what it says
+    of a value."""
+    return _lines(faults, lambda loc: _place(path, loc, document), partial(_fields_at, kind), show)
 
 
 def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> ConfigurationError:
@@ -102,6 +109,21 @@ def first(faults: Faults) -> tuple[str, str]:
     fault = next(iter(faults))
     field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     return field, _wrong(fault, lambda _: (), shown)
+
+
+def _fields_at(kind: type[BaseModel], location: Location) -> Collection[str]:
+    """The fields that may stand where the last one of the location does."""
+    for part in location[:-1]:
+        if field := kind.model_fields.get(str(part)):
+            kind = _settings_in(field.annotation) or kind
+    return kind.model_fields
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Those that a field of this type holds: by themselves, or in a list or a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_settings_in, get_args(annotation))), None)
 
 
 def _place(path: str, loc: Location, document: Any) -> str:

@@ -6,14 +6,14 @@ nobody can guess. No message of this module repeats a token, or anything in its 
 
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from openlimit.context import MOST_LABELS
-from openlimit_server.config import faults, marked_yaml, notation
+from openlimit_server.config import marked_yaml, notation
 from openlimit_server.config.document import read_document
 from openlimit_server.config.labels import Label, Value
 from openlimit_server.config.reload import Files
@@ -155,13 +155,7 @@ def read_keys(data: bytes, path: str) -> Keys:
     Raises ConfigurationError, whose message has a line for each fault, and no value of a field.
     """
     expected = "a mapping with keys: and a list below it"
-    return read_document(path, data, _File, {}, expected, _fields_at, _hidden).keys
-
-
-def _fields_at(location: faults.Location) -> Collection[str]:
-    """The fields that may stand where the last one of the location does."""
-    by_depth: Mapping[int, Collection[str]] = {1: _File.model_fields, 3: KeySettings.model_fields}
-    return by_depth[len(location)]
+    return read_document(path, data, _File, {}, expected, _hidden).keys
 
 
 def new_key() -> str:
