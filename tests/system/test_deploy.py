@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.settings import Settings
 from tests.support.redis_process import REDIS, RedisProcess
 
@@ -35,7 +35,7 @@ def test_the_servers_accept_their_environment() -> None:
     assert options.keys() <= Settings.model_fields.keys()
     [mount] = COMPOSE["services"]["openlimit-1"]["volumes"]
     assert mount.split(":")[1] == environment["OPENLIMIT_CONFIG"]
-    assert load_policies(ROOT / "deploy" / mount.split(":")[0])
+    assert ConfigurationFiles(ROOT / "deploy" / mount.split(":")[0]).load().policies
 
 
 def test_redis_takes_its_command() -> None:

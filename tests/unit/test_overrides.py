@@ -13,7 +13,7 @@ from openlimit import LimiterUnavailable
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.views import AsyncViews, Notes
 from openlimit.v1.admin_pb2 import Override
-from openlimit_server.config.configuration import Configuration, load_configuration
+from openlimit_server.config.configuration import Configuration, ConfigurationFiles
 from openlimit_server.engine.overrides import Overrides
 
 
@@ -33,6 +33,10 @@ class SlowViews:
         return answers
 
 
+def defaults() -> Configuration:
+    return ConfigurationFiles(None).load()
+
+
 def an_override() -> Override:
     override = Override(policy="chat", limits={"requests": "7/minute"}, why="a test")
     override.until.FromSeconds(int(time()) + 60)
@@ -42,7 +46,7 @@ def an_override() -> Override:
 async def test_an_answer_that_comes_late_ends_no_override() -> None:
     """One that was asked for before the override was set, and arrives after."""
     views, taken = SlowViews(MemoryStore().views), list[Configuration]()
-    overrides = Overrides(views, load_configuration(None), taken.append)
+    overrides = Overrides(views, defaults(), taken.append)
     looking = asyncio.create_task(overrides.look())
     await asyncio.sleep(0)
     setting = asyncio.create_task(overrides.set(an_override(), "ann"))
@@ -66,8 +70,8 @@ async def test_a_fault_does_not_end_following() -> None:
                 raise ZeroDivisionError
             return await views.adecide(operations)
 
-    other, taken = Overrides(views, load_configuration(None), lambda _: None), asyncio.Event()
-    overrides = Overrides(Faulty(views), load_configuration(None), lambda _: taken.set())
+    other, taken = Overrides(views, defaults(), lambda _: None), asyncio.Event()
+    overrides = Overrides(Faulty(views), defaults(), lambda _: taken.set())
     await other.set(an_override(), "ann")
     following = asyncio.create_task(overrides.run())
     await asyncio.wait_for(taken.wait(), 10)
@@ -84,7 +88,7 @@ async def test_what_was_not_taken_over_is_tried_again() -> None:
             raise faults.pop()
         taken.append(configuration)
 
-    overrides = Overrides(MemoryStore().views, load_configuration(None), take)
+    overrides = Overrides(MemoryStore().views, defaults(), take)
     with pytest.raises(ZeroDivisionError):
         await overrides.set(an_override(), "ann")
     await overrides.look()
@@ -103,7 +107,7 @@ async def test_what_the_store_did_not_confirm_is_audited(caplog: pytest.LogCaptu
             is_read = operations == [Notes()]
             return answers if is_read else [LimiterUnavailable("redis://", "no answer in time")]
 
-    overrides = Overrides(Unsure(views), load_configuration(None), lambda _: None)
+    overrides = Overrides(Unsure(views), defaults(), lambda _: None)
     with caplog.at_level(logging.INFO, "openlimit.audit"):
         for change in (overrides.set(an_override(), "ann"), overrides.remove("chat", {}, "ann")):
             with pytest.raises(LimiterUnavailable):

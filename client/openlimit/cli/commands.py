@@ -31,6 +31,7 @@ from openlimit.cli.options import (
     pairs,
     print_json,
     server_of,
+    tell,
 )
 from openlimit.errors import InvalidRequest
 from openlimit.tokens.counting import count_costs
@@ -58,12 +59,10 @@ def connect(
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer.")] = 5.0,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt; with --ca, it always is.")] = False,
     ca: Annotated[
-        Path | None,
-        typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority."),
+        Path | None, typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority.")
     ] = None,
     cert: Annotated[
-        Path | None,
-        typer.Option(envvar="OPENLIMIT_CERT", help="PEM file of your own certificate."),
+        Path | None, typer.Option(envvar="OPENLIMIT_CERT", help="PEM file of your own certificate.")
     ] = None,
     cert_key: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CERT_KEY", help="PEM file of its key.")
@@ -141,10 +140,7 @@ def explain(
         if max_wait is not None:
             call.max_wait.FromMicroseconds(int(max_wait * 1e6))
         answer = ask(context, "Explain", messages.ExplainRequest(call=call))
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.explanation(answer))
+    tell(answer, show.explanation(answer), as_json=as_json)
     raise typer.Exit(REFUSED if answer.verdict in _REFUSALS else 0)
 
 
@@ -153,10 +149,7 @@ def policies(context: typer.Context, as_json: Json = False) -> None:
     """List the policies as they are in force, with overrides."""
     with exiting():
         answer = ask(context, "ListPolicies", messages.ListPoliciesRequest())
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.policies(answer.policies))
+    tell(answer, show.policies(answer.policies), as_json=as_json)
 
 
 _Policy = Annotated[str, typer.Option("--policy", help="Of this policy only.")]
@@ -171,10 +164,7 @@ def buckets(
     with exiting():
         request = messages.ListBucketsRequest(policy=policy, page_size=rows)
         answer = ask(context, "ListBuckets", request)
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.buckets(answer))
+    tell(answer, show.buckets(answer), as_json=as_json)
 
 
 @app.command()

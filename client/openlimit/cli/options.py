@@ -15,7 +15,7 @@ import grpc
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from openlimit.cli.show import printable
 from openlimit.errors import (
@@ -49,18 +49,15 @@ class Server:
 
     def operators(self) -> Operators:
         """Asks it what operators ask."""
-        return Operators(self.address, _api_key(), self.credentials, self.timeout)
+        # No option has the key: everybody can read the arguments of a process.
+        api_key = os.environ.get("OPENLIMIT_API_KEY", "")
+        return Operators(self.address, api_key, self.credentials, self.timeout)
 
     def limiter(self, key: str) -> RemoteLimiter:
         """Asks it as callers do."""
         return RemoteLimiter(
             self.address, key=key, timeout=self.timeout, credentials=self.credentials
         )
-
-
-def _api_key() -> str:
-    # No option has it: everybody can read the arguments of a process.
-    return os.environ.get("OPENLIMIT_API_KEY", "")
 
 
 def server_of(
@@ -145,6 +142,14 @@ def print_json(content: Message | dict[str, Any]) -> None:
             content, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
     console.print_json(data=content)
+
+
+def tell(answer: Message, for_people: RenderableType, *, as_json: bool) -> None:
+    """Print what a server has answered: in JSON, or as people read it."""
+    if as_json:
+        print_json(answer)
+    else:
+        console.print(for_people)
 
 
 @contextmanager

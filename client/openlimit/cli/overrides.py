@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from openlimit.cli import show
-from openlimit.cli.options import REFUSED, Json, ask, console, exiting, pairs, print_json, somebody
+from openlimit.cli.options import REFUSED, Json, ask, exiting, pairs, somebody, tell
 from openlimit.cli.times import moment
 from openlimit.v1 import admin_pb2 as messages
 
@@ -55,10 +55,7 @@ def set_override(
         )
         wanted.until.FromDatetime(moment(until, datetime.now(UTC)).astimezone(UTC))
         answer = ask(context, "SetOverride", messages.SetOverrideRequest(override=wanted))
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.overrides([answer.override], datetime.now(UTC)))
+    tell(answer, show.overrides([answer.override], datetime.now(UTC)), as_json=as_json)
 
 
 @app.command("list")
@@ -66,10 +63,7 @@ def list_overrides(context: typer.Context, as_json: Json = False) -> None:
     """List the overrides that are kept."""
     with exiting():
         answer = ask(context, "ListOverrides", messages.ListOverridesRequest())
-    if as_json:
-        print_json(answer)
-    else:
-        console.print(show.overrides(answer.overrides, datetime.now(UTC)))
+    tell(answer, show.overrides(answer.overrides, datetime.now(UTC)), as_json=as_json)
 
 
 @app.command("remove")
@@ -86,8 +80,6 @@ def remove_override(
             policy=policy, node=pairs("--node", node), by=by or somebody()
         )
         answer = ask(context, "RemoveOverride", request)
-    if as_json:
-        print_json(answer)
-    else:
-        console.print("removed" if answer.removed else "there is no such override")
+    sentence = "removed" if answer.removed else "there is no such override"
+    tell(answer, sentence, as_json=as_json)
     raise typer.Exit(0 if answer.removed else REFUSED)

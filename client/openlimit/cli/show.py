@@ -61,8 +61,9 @@ def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
             _add_node(table, node, policy.policy if not number else "")
         if policy.nodes:
             table.add_section()
-    note = Text("only some buckets were looked at", "dim") if answer.is_partial else Text()
-    return Group(table, note) if answer.is_partial else table
+    if answer.is_partial:
+        return Group(table, Text("only some buckets were looked at", "dim"))
+    return table
 
 
 def policies(found: Sequence[PolicyInfo]) -> RenderableType:
@@ -73,16 +74,13 @@ def policies(found: Sequence[PolicyInfo]) -> RenderableType:
         split = f" by {', '.join(policy.split_by)}" if policy.split_by else ""
         slots = str(policy.concurrent) if policy.HasField("concurrent") else ""
         mark = " *" if policy.overrides else ""
-        table.add_row(
-            *(Text(policy.name + mark), Text(printable(covers + split))),
-            *(policy.mode, _limits(policy.limits), slots),
-        )
+        name, covered = Text(policy.name + mark), Text(printable(covers + split))
+        table.add_row(name, covered, policy.mode, _limits(policy.limits), slots)
         for level in policy.levels:
             table.add_row(Text(f"  each {level.label}"), "", "", *_rule(level.rule))
-            for value in sorted(level.values):
-                table.add_row(
-                    Text(printable(f"  {level.label}={value}")), "", "", *_rule(level.values[value])
-                )
+            for value, rule in sorted(level.values.items()):
+                named = Text(printable(f"  {level.label}={value}"))
+                table.add_row(named, "", "", *_rule(rule))
         table.add_section()
     if any(policy.overrides for policy in found):
         table.caption = "* with an override in force"

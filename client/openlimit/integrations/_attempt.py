@@ -24,12 +24,7 @@ Headers = Mapping[str, str]
 _log = logging.getLogger(__name__)
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, 529)  # Anthropic's own: it is overloaded
 _CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
-_OWN = {
-    "tokens",
-    "units",
-    "max_wait",
-    "labels",
-}  # parameters of limit alone: a body must not set them
+_OWN = {"tokens", "units", "max_wait", "labels"}  # of limit alone: a body must not set them
 
 
 class Attempt:

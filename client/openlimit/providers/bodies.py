@@ -7,10 +7,11 @@ types are ignored, as the SDKs ignore them.
 import json
 import re
 from base64 import b64decode
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from zlib import crc32
 
-_SPACE = b"\xef\xbb\xbf \t\r\n"  # and the mark that some begin UTF-8 with
+_SPACE = BOM_UTF8 + b" \t\r\n"
 _FIELD = re.compile(rb"(data|event|id|retry)?:")
 _PRELUDE = 12  # bytes before the headers of a frame of AWS, more than any _FIELD has
 _CHECKSUM = 4

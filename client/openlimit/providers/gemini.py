@@ -4,15 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from openlimit.providers.provider import (
-    Family,
-    Names,
-    Params,
-    Provider,
-    Tiles,
-    binary,
-    messages_of,
-)
+from openlimit.providers.provider import Family, Names, Params, Provider, Tiles, binary, messages_of
 
 
 def _params(params: Params, action: str) -> Params | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -23,7 +24,6 @@ _NAMES = dict.fromkeys([*(place[-1] for place in [*_USAGES, *_TOTALS]), "error"]
 _SIGNS = [rf'{name}"\s*:\s*+(?!null)' for name in _NAMES] + [r'type"\s*:\s*"error"']
 _SIGNS += [f'{re.escape(each)}"' for each in _LAST_EVENTS]
 _TELLING = re.compile(f'"(?:{"|".join(_SIGNS)})'.encode())
-_MARK = b"\xef\xbb\xbf"  # with which some begin UTF-8
 
 
 class BodyReader:
@@ -80,7 +80,7 @@ class BodyReader:
             if not (texts := texts_of(data)):
                 return
             self._texts, self._head = texts, []
-            data = data.removeprefix(_MARK)
+            data = data.removeprefix(BOM_UTF8)
         self._learn_from(self._texts.feed(data))
 
     def _learn_from(self, texts: Iterable[bytes]) -> None:

@@ -10,6 +10,7 @@ id or address counts as one page: too low if it has more.
 import re
 import zlib
 from binascii import a2b_base64
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ PAGE = 4500
 _AUDIO_BYTES_PER_SECOND = 8000
 _FILE_BYTES_PER_TOKEN = 40  # a scanned page of 100 kB
 _NO_TEXT = bytes([*range(7), 11, *range(14, 27), *range(28, 32), 127])  # as `file` tells them apart
-_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BYTE_ORDER_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE)
 _NO_TEXT_MEDIA = re.compile(r"data:(application/pdf|image/(?!svg)|audio/|video/)", re.IGNORECASE)
 
 _PDF = b"%PDF-"

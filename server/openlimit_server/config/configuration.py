@@ -1,23 +1,18 @@
 """All that a server is told of limits: the files, what they mean, and their schema."""
 
 import json
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic import ValidationError as Invalid
 
-from openlimit_server.config import faults, marked_yaml, notation
-from openlimit_server.config.domains import DomainSettings, Known, fields_at
+from openlimit_server.config.document import read_document
+from openlimit_server.config.domains import DomainSettings, Known
 from openlimit_server.config.faults import ConfigurationError
-from openlimit_server.config.levels import LevelSettings, OverrideSettings
 from openlimit_server.config.policies import DEFAULT_POLICIES, PolicySettings
 from openlimit_server.config.reload import Files, Stamp, read_file, stamp_of
 
-_Kind = TypeVar("_Kind", bound=BaseModel)
 Policies = tuple[PolicySettings, ...]
 
 
@@ -77,9 +72,9 @@ def read(contents: Contents) -> Configuration:
     if contents.policies:
         known = Known()
         expected = "a mapping with policies: and a list below it"
-        configuration = _read(*contents.policies, Configuration, known, expected, _fields_at)
+        configuration = read_document(*contents.policies, Configuration, known, expected)
     expected = "a mapping with domain: and descriptors:"
-    others = [_read(*each, DomainSettings, known, expected, fields_at) for each in contents.domains]
+    others = [read_document(*each, DomainSettings, known, expected) for each in contents.domains]
     return configuration.model_copy(update={"domains": (*configuration.domains, *others)})
 
 
@@ -90,7 +85,7 @@ class ConfigurationFiles(Files[Configuration]):
     what = "the policies"
 
     def __init__(
-        self, policies: Path | None, domains: Path | None, spare: Sequence[bytes] = ()
+        self, policies: Path | None, domains: Path | None = None, spare: Sequence[bytes] = ()
     ) -> None:
         super().__init__([path for path in (policies, domains) if path], spare)
         self._policies = policies
@@ -112,19 +107,6 @@ class ConfigurationFiles(Files[Configuration]):
         return [stamp_of(path) for path in paths]
 
 
-def load_configuration(policies: Path | None, domains: Path | None = None) -> Configuration:
-    """``read_contents``, and what they mean."""
-    return read(read_contents(policies, domains))
-
-
-def load_policies(path: Path | None) -> Policies:
-    """The policies of a file; the default ones for None.
-
-    Blocks while it reads. Raises ConfigurationError, whose message has a line for each fault.
-    """
-    return load_configuration(path).policies
-
-
 def schema() -> str:
     """The JSON schema of the file of policies, for editors."""
     found = Configuration.model_json_schema()
@@ -134,37 +116,3 @@ def schema() -> str:
 
 def _content(path: Path) -> tuple[str, bytes]:
     return str(path), read_file(path)
-
-
-def _read(
-    path: str,
-    data: bytes,
-    kind: type[_Kind],
-    known: Known,
-    expected: str,
-    fields: faults.Fields,
-) -> _Kind:
-    """The only value of a file."""
-    try:
-        document = marked_yaml.parse(data, os.environ)
-    except marked_yaml.NotYAML as error:
-        raise ConfigurationError(f"{path}:{error}") from error
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{path}:1: expected {expected}, not {notation.shown(document)}")
-    try:
-        return kind.model_validate(document, context=known)
-    except Invalid as error:
-        raise faults.of_file(path, error.errors(), document, fields) from error
-
-
-def _fields_at(location: faults.Location) -> Collection[str]:
-    """The fields that may stand where the last one of the location does."""
-    if location[0] == "domains" and len(location) > 1:
-        return fields_at(location)
-    by_depth: Mapping[int, Collection[str]] = {
-        1: Configuration.model_fields,
-        3: PolicySettings.model_fields,
-        5: LevelSettings.model_fields,
-        7: OverrideSettings.model_fields,
-    }
-    return by_depth[len(location)]

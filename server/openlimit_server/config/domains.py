@@ -3,7 +3,7 @@
 Beside what those have, a descriptor may have ``limit``, ``policy`` and ``after_response``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -195,22 +195,6 @@ class DomainSettings(_Part):
             raise ValueError(f"a domain named {domain!r} is configured already; merge the two")
         domains.add(domain)
         return domain
-
-
-_FIELDS = {
-    "": DomainSettings.model_fields,
-    "domains": DomainSettings.model_fields,
-    "descriptors": DescriptorSettings.model_fields,
-    "rate_limit": RateLimitSettings.model_fields,
-    "replaces": ReplacesSettings.model_fields,
-    "policy": ChargedPolicy.model_fields,
-}
-
-
-def fields_at(location: tuple[int | str, ...]) -> Collection[str]:
-    """The fields that may stand where the last one of the location does."""
-    names = [part for part in location[:-1] if isinstance(part, str)]
-    return _FIELDS.get(names[-1] if names else "", ())
 
 
 def _policies_in(info: ValidationInfo) -> Mapping[str, Any]:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from openlimit_server.config import spelling
@@ -70,11 +72,12 @@ def of_file(
     path: str,
     faults: Faults,
     document: Any,
-    fields: Fields,
-    show: Callable[[object], str] = shown,
+    kind: type[BaseModel],
+    show: Callable[[object], str],
 ) -> ConfigurationError:
-    """A line for each fault of a document; ``show`` says what it says of a value."""
-    return _lines(faults, lambda loc: _place(path, loc, document), fields, show)
+    """A line for each fault of a document that should be of a ``kind``; ``show`` says what it says
+    of a value."""
+    return _lines(faults, lambda loc: _place(path, loc, document), partial(_fields_at, kind), show)
 
 
 def of_options(command: str, faults: Faults, arguments: Iterable[str]) -> ConfigurationError:
@@ -108,6 +111,21 @@ def first(faults: Faults) -> tuple[str, str]:
     return field, _wrong(fault, lambda _: (), shown)
 
 
+def _fields_at(kind: type[BaseModel], location: Location) -> Collection[str]:
+    """The fields that may stand where the last one of the location does."""
+    for part in location[:-1]:
+        if field := kind.model_fields.get(str(part)):
+            kind = _settings_in(field.annotation) or kind
+    return kind.model_fields
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Those that a field of this type holds: by themselves, or in a list or a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_settings_in, get_args(annotation))), None)
+
+
 def _place(path: str, loc: Location, document: Any) -> str:
     """``path:line: field``; the line is that of the innermost part which the document has."""
     line, field = "", ""
@@ -124,10 +142,7 @@ def _place(path: str, loc: Location, document: Any) -> str:
 
 
 def _lines(
-    faults: Faults,
-    source: Callable[[Location], str],
-    fields: Fields,
-    show: Callable[[object], str],
+    faults: Faults, source: Callable[[Location], str], fields: Fields, show: Callable[[object], str]
 ) -> ConfigurationError:
     # pydantic also reports a list as too short when an entry of it is wrong.
     outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
@@ -164,18 +179,14 @@ def _wrong(fault: ErrorDetails, fields: Fields, show: Callable[[object], str]) -
 
 def _unknown(loc: Location, fields: Fields) -> str:
     """For an unknown field, what may have been meant."""
-    name, known = str(loc[-1]), fields(loc)
+    name, known, is_of_domains = str(loc[-1]), fields(loc), loc[0] == "domains"
     for entries, one in (("policies", "policy"), ("keys", "key")):
-        if (
-            loc[0] != "domains"
-            and entries in fields((name,))
-            and name in fields((entries, 0, name))
-        ):
+        if not is_of_domains and entries in fields((name,)) and name in fields((entries, 0, name)):
             where = f"indent it below {entries}:, where each begins with - name:"
             return f"is a field of a {one}: {where}"
     if closest := spelling.closest(name.replace("-", "_"), known):
         return f"is not a field that openlimit knows; write {closest}"
-    if loc[0] != "domains" and spelling.nearest_unit(name):
+    if not is_of_domains and spelling.nearest_unit(name):
         return "is not a field that openlimit knows; a limit's unit belongs below limits:"
     listed = ", ".join(known)
     return f"is not a field that openlimit knows; check its spelling: there are {listed}"

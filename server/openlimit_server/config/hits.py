@@ -37,10 +37,6 @@ def _limit(amount: float, period: float, burst: float | None = None) -> limit.Li
     return limit.Limit.per(HITS, amount, period, burst or period)
 
 
-def _own_limit(text: object) -> limit.Limit:
-    return _limit(*notation.limit(text))
-
-
 def _unit(text: object) -> str:
     unit = text.lower() if isinstance(text, str) else ""
     if unit not in UNITS:
@@ -64,13 +60,10 @@ def _flag(text: object) -> bool:
 
 def _name(text: object) -> str:
     if not isinstance(text, str) or not text:
-        shown = notation.shown(text)
-        raise ValueError(f"expected the name of a limit such as general, not {shown}")
+        raise ValueError(
+            f"expected the name of a limit such as general, not {notation.shown(text)}"
+        )
     return text
-
-
-def _listed(value: object) -> object:
-    return () if value is None else value
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -78,6 +71,6 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Unit = Annotated[str, BeforeValidator(_unit)]
 Amount = Annotated[int, BeforeValidator(_amount)]
 LimitName = Annotated[str, BeforeValidator(_name)]
-OwnLimit = Annotated[limit.Limit, BeforeValidator(_own_limit)]
-EMPTY_IS_NONE = BeforeValidator(_listed)
+OwnLimit = Annotated[limit.Limit, BeforeValidator(lambda text: _limit(*notation.limit(text)))]
+EMPTY_IS_NONE = BeforeValidator(lambda value: () if value is None else value)
 """Reads an empty value as an empty list, as envoyproxy/ratelimit does."""

@@ -4,19 +4,17 @@ A key is a long random token. The server keeps its SHA-256 only, which is enough
 nobody can guess. No message of this module repeats a token, or anything in its place.
 """
 
-import os
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic import ValidationError as Invalid
 
 from openlimit.context import MOST_LABELS
-from openlimit_server.config import faults, marked_yaml, notation
-from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config import marked_yaml, notation
+from openlimit_server.config.document import read_document
 from openlimit_server.config.labels import Label, Value
 from openlimit_server.config.reload import Files
 
@@ -136,7 +134,7 @@ Keys = tuple[KeySettings, ...]
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    keys: tuple[KeySettings, ...] = Field(min_length=1)
+    keys: Keys = Field(min_length=1)
 
 
 class KeyFile(Files[Keys]):
@@ -156,22 +154,8 @@ def read_keys(data: bytes, path: str) -> Keys:
 
     Raises ConfigurationError, whose message has a line for each fault, and no value of a field.
     """
-    try:
-        document = marked_yaml.parse(data, os.environ)
-    except marked_yaml.NotYAML as error:
-        raise ConfigurationError(f"{path}:{error}") from error
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{path}:1: expected a mapping with keys: and a list below it")
-    try:
-        return _File.model_validate(document, context={}).keys
-    except Invalid as error:
-        raise faults.of_file(path, error.errors(), document, _fields_at, _hidden) from None
-
-
-def _fields_at(location: faults.Location) -> Collection[str]:
-    """The fields that may stand where the last one of the location does."""
-    by_depth: Mapping[int, Collection[str]] = {1: _File.model_fields, 3: KeySettings.model_fields}
-    return by_depth[len(location)]
+    expected = "a mapping with keys: and a list below it"
+    return read_document(path, data, _File, {}, expected, _hidden).keys
 
 
 def new_key() -> str:

@@ -36,10 +36,6 @@ def _value(text: object) -> str:
     return text
 
 
-def _value_or_none(text: object) -> str:
-    return "" if text == "" else _value(text)
-
-
 def _weight(text: object) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = f"{text:f}"
@@ -57,7 +53,7 @@ Label = Annotated[
 ]
 """Its name."""
 Value = Annotated[str, BeforeValidator(_value)]
-ValueOrNone = Annotated[str, BeforeValidator(_value_or_none)]
+ValueOrNone = Annotated[str, BeforeValidator(lambda text: "" if text == "" else _value(text))]
 """Empty for calls that do not have the label."""
 Weight = Annotated[
     float, BeforeValidator(_weight), written(type="number", minimum=_LEAST, maximum=_MOST)

@@ -19,8 +19,7 @@ class OverrideSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     limits: Annotated[
-        tuple[Limit, ...] | None,
-        limits_beside("override", lambda: OverrideSettings.model_fields),
+        tuple[Limit, ...] | None, limits_beside("override", lambda: OverrideSettings.model_fields)
     ] = None
     concurrent: Concurrent | None = None
 

@@ -217,9 +217,7 @@ Limits = Annotated[
 ]
 """The limits of one unit: one, or a list."""
 Duration = Annotated[
-    float,
-    BeforeValidator(duration),
-    written(type="string", pattern=f"^{_DURATION.pattern}$"),
+    float, BeforeValidator(duration), written(type="string", pattern=f"^{_DURATION.pattern}$")
 ]
 """Seconds."""
 Lease = Annotated[Duration, AfterValidator(_renewable)]

@@ -2,16 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from openlimit.bucket.limit import LONGEST_HOLD, SECOND, Limit
 from openlimit.errors import InvalidRequest
@@ -19,8 +12,6 @@ from openlimit_server.config import notation
 from openlimit_server.config.labels import OWN, Label, Value
 from openlimit_server.config.levels import LevelSettings, require_different
 from openlimit_server.config.limits import limits_beside
-
-_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class PolicySettings(BaseModel):

@@ -22,8 +22,7 @@ def _store(url: object) -> object:
     if url == MEMORY:
         return url
     try:
-        from openlimit.stores.redis.store import parse_redis_url
-        from openlimit.stores.redis.url import SCHEMES
+        from openlimit.stores.redis.url import SCHEMES, parse_redis_url
     except ImportError as error:
         raise ValueError('Redis needs its client: pip install "openlimitHW[redis]"') from error
     if str(url).partition("://")[0] not in SCHEMES:

@@ -18,14 +18,7 @@ from openlimit_server.config.reload import Reload
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.overrides import Overrides
 from openlimit_server.observe.levels import levels
-from openlimit_server.observe.numbers import (
-    Numbers,
-    added,
-    build,
-    from_rows,
-    lasting,
-    of_reloads,
-)
+from openlimit_server.observe.numbers import Numbers, added, build, from_rows, lasting, of_reloads
 from openlimit_server.observe.page.answers import Page
 from openlimit_server.observe.site import Site
 from openlimit_server.rpc.auth import Door

@@ -128,7 +128,7 @@ class HttpServer:
             # Whatever a client does, it is no fault of the server.
             with suppress(OSError, TimeoutError, asyncio.CancelledError):
                 async with asyncio.timeout(self._within) as patience:
-                    await self._answer(task, reader, writer, patience)
+                    await self._answer(task, _Exchange(reader, writer), patience)
                     writer.close()
                     await writer.wait_closed()
         finally:
@@ -137,57 +137,42 @@ class HttpServer:
             writer.transport.abort()
 
     async def _answer(
-        self,
-        task: "asyncio.Task[None]",
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        patience: asyncio.Timeout,
+        self, task: "asyncio.Task[None]", exchange: "_Exchange", patience: asyncio.Timeout
     ) -> None:
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
         is_head = False
         answer: Response | Stream
         try:
-            head, body = await _request(connection, reader)
+            head, body = await exchange.request()
             self._silent.pop(task, None)
             is_head = head.method == b"HEAD"
-            answer = await self._respond(head, body, _peer(writer))
+            answer = await self._respond(head, body, exchange.peer)
         except h11.RemoteProtocolError as error:
             answer = Response(error.error_status_hint, b"this is no HTTP/1.1, or too long\n")
         if isinstance(answer, Stream):
             if len(self._streaming) < _MOST_STREAMS:
                 self._streaming[task] = self._open.pop(task)
-                await self._send_parts(connection, writer, patience, answer, is_head)
+                await self._send_parts(exchange, patience, answer, is_head)
                 return
             answer = _FULL
         status, body, content_type, allow = answer
         more = [("Content-Length", str(len(body)))] + [("Allow", allow)] * bool(allow)
-        _send(connection, writer, _head(status, content_type, *more))
-        _send(connection, writer, h11.Data(data=b"" if is_head else body))
-        _send(connection, writer, h11.EndOfMessage())
-        await writer.drain()
+        data = h11.Data(data=b"" if is_head else body)
+        await exchange.send(_head(status, content_type, *more), data, h11.EndOfMessage())
 
     async def _send_parts(
-        self,
-        connection: h11.Connection,
-        writer: asyncio.StreamWriter,
-        patience: asyncio.Timeout,
-        stream: Stream,
-        is_head: bool,
+        self, exchange: "_Exchange", patience: asyncio.Timeout, stream: Stream, is_head: bool
     ) -> None:
         now = asyncio.get_running_loop().time
-        _send(connection, writer, _head(200, stream.content_type))
         async with aclosing(stream.parts) as parts:
+            await exchange.send(_head(200, stream.content_type))
             if not is_head:
-                await writer.drain()
                 patience.reschedule(None)
                 async for part in parts:
                     patience.reschedule(now() + self._within)
-                    _send(connection, writer, h11.Data(data=part))
-                    await writer.drain()
+                    await exchange.send(h11.Data(data=part))
                     patience.reschedule(None)
         patience.reschedule(now() + self._within)
-        _send(connection, writer, h11.EndOfMessage())
-        await writer.drain()
+        await exchange.send(h11.EndOfMessage())
 
     async def _respond(self, head: h11.Request, body: bytes, peer: str) -> Response | Stream:
         path = head.target.decode("ascii").partition("?")[0]
@@ -207,47 +192,47 @@ class HttpServer:
             return Response(500, b"a fault of the server; see its log\n")
 
 
-def _peer(writer: asyncio.StreamWriter) -> str:
-    address = writer.get_extra_info("peername")
-    return f"{address[0]}:{address[1]}" if address else "somewhere"
-
-
 def _head(status: int, content_type: str, *more: tuple[str, str]) -> h11.Response:
     headers = [("Content-Type", content_type), *more, *_ALWAYS]
     return h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
 
 
-def _send(
-    connection: h11.Connection,
-    writer: asyncio.StreamWriter,
-    event: h11.Response | h11.Data | h11.EndOfMessage,
-) -> None:
-    if writer.is_closing():  # to write then is a fault of ours, by uvloop
-        raise ConnectionResetError
-    if data := connection.send(event):
-        writer.write(data)
+class _Exchange:
+    """The request and the answer of one connection."""
 
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
+        self._reader = reader
+        self._writer = writer
+        address = writer.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if address else "somewhere"
 
-async def _request(
-    connection: h11.Connection, reader: asyncio.StreamReader
-) -> tuple[h11.Request, bytes]:
-    """Its head, and the body of a POST; that of any other is not read."""
-    head = await _next(connection, reader)
-    if not isinstance(head, h11.Request):
-        raise ConnectionResetError  # it has left without a word
-    body = b""
-    if head.method == b"POST":
-        while isinstance(event := await _next(connection, reader), h11.Data):
-            body += event.data
-            if len(body) > _MOST_BODY:
-                raise h11.RemoteProtocolError("its body", error_status_hint=413)
-        if not isinstance(event, h11.EndOfMessage):
-            raise ConnectionResetError
-    return head, body
+    async def request(self) -> tuple[h11.Request, bytes]:
+        """Its head, and the body of a POST; that of any other is not read."""
+        head = await self._next()
+        if not isinstance(head, h11.Request):
+            raise ConnectionResetError  # it has left without a word
+        body = b""
+        if head.method == b"POST":
+            while isinstance(event := await self._next(), h11.Data):
+                body += event.data
+                if len(body) > _MOST_BODY:
+                    raise h11.RemoteProtocolError("its body", error_status_hint=413)
+            if not isinstance(event, h11.EndOfMessage):
+                raise ConnectionResetError
+        return head, body
 
+    async def send(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        """Returns once the client has taken most of it; raises OSError when it has left."""
+        for event in events:
+            if self._writer.is_closing():  # to write then is a fault of ours, by uvloop
+                raise ConnectionResetError
+            if data := self._connection.send(event):
+                self._writer.write(data)
+        await self._writer.drain()
 
-async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> object:
-    """The next event of what the client says."""
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(await reader.read(_READ))
-    return event
+    async def _next(self) -> object:
+        """The next event of what the client says."""
+        while (event := self._connection.next_event()) is h11.NEED_DATA:
+            self._connection.receive_data(await self._reader.read(_READ))
+        return event

@@ -10,7 +10,7 @@ import pytest
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.redis.store import RedisBuckets, parse_redis_url
-from openlimit_server.config.configuration import load_configuration
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
@@ -34,7 +34,7 @@ class Service:
         """From now on; the levels stay."""
         self._file.write_text(text)
         paths = (self._file, None) if "policies:" in text else (None, self._file)
-        configuration = load_configuration(*paths)
+        configuration = ConfigurationFiles(*paths).load()
         self.engine.replace(configuration.policies)
         domains = Domains(configuration.domains, self.engine.policies)
         self._servicer = EnvoyServicer(domains, self.store, self.engine.lines, Door(()))

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from openlimit.stores.memory import MemoryStore
-from openlimit_server.config.configuration import load_configuration
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.engine.domains import Domains
 from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.auth import Door
@@ -137,7 +137,7 @@ def test_a_folder_is_followed(tmp_path: Path) -> None:
 async def test_a_drain_refuses_what_comes_after_it(tmp_path: Path) -> None:
     """As UNAVAILABLE, so that a proxy asks another server."""
     (tmp_path / "d.yaml").write_text("domain: d\ndescriptors: [{key: user, limit: 1/minute}]")
-    configuration = load_configuration(None, tmp_path / "d.yaml")
+    configuration = ConfigurationFiles(None, tmp_path / "d.yaml").load()
     engine = Engine(configuration.policies, store := MemoryStore())
     domains = Domains(configuration.domains, engine.policies)
     servicer = EnvoyServicer(domains, store, engine.lines, Door(()))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openlimit_server.config.configuration import load_configuration
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.faults import ConfigurationError
 
 POLICIES = """
@@ -22,7 +22,7 @@ RATE_LIMIT = "  - key: k\n    rate_limit:\n"
 def refusal(file: Path, **options: Path) -> str:
     """The message, without the folder."""
     with pytest.raises(ConfigurationError) as caught:
-        load_configuration(options.get("path"), options.get("domains"))
+        ConfigurationFiles(options.get("path"), options.get("domains")).load()
     return str(caught.value).replace(f"{file.parent}/", "")
 
 
@@ -126,7 +126,7 @@ def test_all_files_of_a_folder_are_read(file: Path, tmp_path: Path) -> None:
     (folder / "b.yaml").write_text(HEAD + "  - {key: k, value: '', rate_limit: {unlimited: Yes}}")
     (folder / "a.yml").write_text("---\ndomain: a\ndescriptors:\n")
     (folder / "README.md").write_text("no YAML")
-    domains = load_configuration(file, folder).domains
+    domains = ConfigurationFiles(file, folder).load().domains
     assert [each.domain for each in domains] == ["llm", "a", "d"]
     assert domains[2].descriptors[0].value is None
     [limit] = [each.limit for each in domains[0].descriptors]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.policies import PolicySettings
 
@@ -14,7 +14,7 @@ def refusal(file: Path, text: str) -> str:
     """The message for a file, without the folder it lies in."""
     file.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
-        load_policies(file)
+        ConfigurationFiles(file).load()
     return str(caught.value).replace(f"{file.parent}/", "")
 
 
@@ -241,14 +241,14 @@ def test_every_name_that_stands_above_is_told(file: Path) -> None:
 def test_files_that_cannot_be_read(file: Path) -> None:
     """A missing file, a folder and bytes that are no text are refused with the path."""
     with pytest.raises(ConfigurationError, match=r"limits\.yaml: cannot be read: No such file"):
-        load_policies(file)
+        ConfigurationFiles(file).load()
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
-        load_policies(file.parent)
+        ConfigurationFiles(file.parent).load()
     file.write_bytes(b"a: b\n\xff\xfe\x00")
     with pytest.raises(
         ConfigurationError, match=r"limits\.yaml:2: has the byte 0xff, which is not"
     ):
-        load_policies(file)
+        ConfigurationFiles(file).load()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from openlimit import ChatRateLimiter, CompletionRateLimiter, EmbeddingRateLimiter
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.errors import InvalidRequest
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.policies import PolicySettings
 
 GOOD = """
@@ -38,7 +38,7 @@ def policy(**fields: object) -> PolicySettings:
 def test_a_file_of_policies(file: Path) -> None:
     """Amounts, periods, bursts and durations mean what they say, in seconds."""
     file.write_text(GOOD)
-    first, second = load_policies(file)
+    first, second = ConfigurationFiles(file).load().policies
     assert first.models == ("gpt-4o", "gpt-4o-*")
     assert first.limits == (
         Limit.per("requests", 10000, 60),
@@ -61,7 +61,7 @@ def test_a_file_of_policies(file: Path) -> None:
 
 def test_without_a_file_the_seeds_defaults_are_served() -> None:
     """Every model is covered, with the amounts of the local limiters and a bucket of its own."""
-    policies = load_policies(None)
+    policies = ConfigurationFiles(None).load().policies
     local = {
         "chat": ChatRateLimiter(),
         "completion": CompletionRateLimiter(),
@@ -93,7 +93,7 @@ def test_a_mapping_takes_over_another(file: Path) -> None:
     shared = "name: a\n    models: [x]\n    limits: &l {b: 9/day, c: 8/day}"
     other = "name: b\n    limits: {<<: *l, d: 9/day, b: 7/day}"
     file.write_text(f"policies:\n  - &a\n    {shared}\n  - <<: *a\n    {other}\n")
-    first, second = load_policies(file)
+    first, second = ConfigurationFiles(file).load().policies
     amounts = [[(limit.unit, limit.amount) for limit in each.limits] for each in (first, second)]
     assert amounts == [[("b", 9), ("c", 8)], [("d", 9), ("b", 7), ("c", 8)]]
     assert (first.models, second.models, second.name) == (("x",), ("x",), "b")

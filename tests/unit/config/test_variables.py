@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openlimit.bucket.limit import Limit
-from openlimit_server.config.configuration import load_policies
+from openlimit_server.config.configuration import ConfigurationFiles
 from openlimit_server.config.faults import ConfigurationError
 
 FILE = """policies:
@@ -20,11 +20,11 @@ def test_values_are_filled_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     file.write_text(FILE)
     monkeypatch.setenv("RATE", "30")
     monkeypatch.setenv("MODEL", "")
-    [policy] = load_policies(file)
+    [policy] = ConfigurationFiles(file).load().policies
     assert policy.models == ("gpt-4o", "*-x")
     assert policy.limits == (Limit.per("requests", 30, 60), Limit.per("tokens", 90000, 60))
     monkeypatch.setenv("MODEL", "o3")
-    assert load_policies(file)[0].models[0] == "o3"
+    assert ConfigurationFiles(file).load().policies[0].models[0] == "o3"
 
 
 def test_a_variable_that_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_a_variable_that_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch)
     file.write_text(FILE)
     monkeypatch.delenv("RATE", raising=False)
     with pytest.raises(ConfigurationError) as caught:
-        load_policies(file)
+        ConfigurationFiles(file).load()
     assert str(caught.value).startswith(f"{file}:4: speaks of the variable RATE, which is not set")
     assert "${RATE:-…}" in str(caught.value)
 
@@ -42,11 +42,13 @@ def test_a_filled_in_value_is_one_value(file: Path, monkeypatch: pytest.MonkeyPa
     file.write_text(FILE)
     monkeypatch.setenv("RATE", "30")
     monkeypatch.setenv("MODEL", 'a", "b"]\n    mode: off\n${RATE}')
-    assert load_policies(file)[0].models[0] == 'a", "b"]\n    mode: off\n${RATE}'
+    assert (
+        ConfigurationFiles(file).load().policies[0].models[0] == 'a", "b"]\n    mode: off\n${RATE}'
+    )
 
 
 @pytest.mark.parametrize("text", ["$RATE", "${}", "${1A}", "$ {RATE}", "{RATE}"])
 def test_other_texts_stay_as_they_are(file: Path, text: str) -> None:
     """Only ${NAME} is a variable."""
     file.write_text(FILE.replace("${RATE}", "1").replace("${MODEL:-gpt-4o}", text))
-    assert load_policies(file)[0].models[0] == text
+    assert ConfigurationFiles(file).load().policies[0].models[0] == text

@@ -24,7 +24,7 @@ async def load(connection: AbstractConnection) -> str:
     # First something short: a server that wants a password cuts a long command off.
     await connection.connect()  # type: ignore[no-untyped-call] # redis-py does not type it
     [memory] = await _send(connection, [("INFO", "memory")])
-    await _load(connection, BUCKET.text)
+    await _ask(connection, "SCRIPT", "LOAD", BUCKET.text)
     if isinstance(memory, ResponseError):  # it is forbidden, or has another name
         return ""
     said = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
@@ -56,7 +56,7 @@ async def evaluate(
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:  # SCRIPT FLUSH, a failover, a restart; or slots are asked for the first time
         for script in {calls[i].script for i in unknown}:
-            await _load(connection, script.text)
+            await _ask(connection, "SCRIPT", "LOAD", script.text)
         again = await _evaluate(connection, [calls[i] for i in unknown], asking)
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
@@ -107,10 +107,6 @@ async def _evaluate(
         leave if isinstance(leave, Exception) else reply
         for leave, reply in zip(replies[::2], replies[1::2], strict=True)
     ]
-
-
-async def _load(connection: AbstractConnection, text: str) -> None:
-    await _ask(connection, "SCRIPT", "LOAD", text)
 
 
 async def _ask(connection: AbstractConnection, *command: str) -> Any:
