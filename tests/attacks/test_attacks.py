@@ -97,6 +97,11 @@ def test_columns_that_do_not_fit(field: Range) -> None:
     field.stand("odd columns, 100,000 labels", calls.odd_columns, 4, 128 * MB)
 
 
+def test_megabytes_of_nothing(field: Range) -> None:
+    """They are refused before protobuf reads them, or read in pieces."""
+    field.stand("megabytes of nothing", calls.hollow, 4, 128 * MB)
+
+
 def test_calls_that_are_reset_at_once(field: Range) -> None:
     """The server stays within what the open calls of a connection may take, and recovers."""
     field.stand("calls that are reset at once, 1 connection", frames.rapid_reset, 1, 768 * MB)

@@ -61,7 +61,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self._store = store
         self._trees = Trees(store, lines)
         self._warned: set[str] = set()
-        self._handler = unary(self.should_rate_limit, RateLimitRequest, counts)
+        self._handler = unary(self.should_rate_limit, RateLimitRequest, door, counts)
         if tracing:
             self._handler = tracing.traced(_METHOD[1:], self._handler)
 
@@ -81,7 +81,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
 
     def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE. Calls in flight go on."""
-        self._handler = unary(_refuse, RateLimitRequest, self._counts)
+        self._handler = unary(_refuse, RateLimitRequest, self._door, self._counts)
 
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]

@@ -36,6 +36,7 @@ from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
+from openlimit_server.rpc.sizes import require_readable
 from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
@@ -198,26 +199,29 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         answers: Mapping[str, Callable[[Any, _Context], Awaitable[Message]]],
         stream: Callable[[_Context], Awaitable[None]],
     ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-        counts = self._engine.counts
-        by_method = {each: unary(answer, _KINDS[each], counts) for each, answer in answers.items()}
+        counts, door = self._engine.counts, self._door
+        by_method = {
+            each: unary(answer, _KINDS[each], door, counts) for each, answer in answers.items()
+        }
         if self._tracing:
             for name, handler in by_method.items():
                 by_method[name] = self._tracing.traced(f"{SERVICE}/{name}", handler)
-        return by_method | {"AcquireStream": _streaming(stream, counts)}
+        return by_method | {"AcquireStream": _streaming(stream, door, counts)}
 
 
 def unary(
     answer: Callable[[_Request, _Context], Awaitable[Message]],
     kind: type[_Request],
+    door: Door,
     counts: Counts | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
     counted if anybody may ask."""
 
-    async def handle(request: _Request | DecodeError, context: _Context) -> Message | None:
+    async def handle(request: _Request | InvalidRequest, context: _Context) -> Message | None:
         try:
-            if isinstance(request, DecodeError):
-                raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
+            if isinstance(request, InvalidRequest):
+                raise request
             return await answer(request, context)
         except OpenLimitError as error:
             refusal = error
@@ -226,6 +230,7 @@ def unary(
         # Not by abort: its exception leaves a cycle with the call, so that floods of refused calls
         # would fill the memory until the garbage collector stops everybody.
         code, status = _counted(refusal, counts)
+        await door.wait_to_refuse(code, context)
         context.set_code(code)
         context.set_details(status.message)
         context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
@@ -237,7 +242,7 @@ def unary(
 
 
 def _streaming(
-    answer: Callable[[_Context], Awaitable[None]], counts: Counts | None
+    answer: Callable[[_Context], Awaitable[None]], door: Door, counts: Counts | None
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """Of bytes, since reading and writing the messages takes time that is shared out."""
 
@@ -245,11 +250,11 @@ def _streaming(
         try:
             await answer(context)
         except OpenLimitError as error:
-            await _abort(context, error, counts)
+            await _abort(context, error, door, counts)
         except grpc.aio.BaseError as error:
             _log.debug("a client left its stream: %s", error)
         except Exception as error:
-            await _abort(context, could_not_decide(error), counts)
+            await _abort(context, could_not_decide(error), door, counts)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -257,20 +262,26 @@ def _streaming(
 _serialize = methodcaller("SerializeToString")
 
 
-def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
+def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | InvalidRequest]:
     """Bytes that are no message are a value, since gRPC would take an error for the server's."""
 
-    def parse(data: bytes) -> _Request | DecodeError:
+    def parse(data: bytes) -> _Request | InvalidRequest:
         try:
+            require_readable(kind, data)
             return kind.FromString(data)
-        except DecodeError as error:
+        except InvalidRequest as error:
             return error
+        except DecodeError:
+            return InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
 
     return parse
 
 
-async def _abort(context: _Context, error: OpenLimitError, counts: Counts | None) -> NoReturn:
+async def _abort(
+    context: _Context, error: OpenLimitError, door: Door, counts: Counts | None
+) -> NoReturn:
     code, status = _counted(error, counts)
+    await door.wait_to_refuse(code, context)
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
 
 

@@ -29,6 +29,7 @@ from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
+from openlimit_server.rpc.sizes import pieces
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 
 if TYPE_CHECKING:
@@ -148,11 +149,14 @@ class Stream:
         try:
             while self._unread:
                 data = self._unread.popleft()
-                await self._take(data)
+                for piece in pieces(data):
+                    await self._take(piece)
                 self._unread_bytes -= len(data)
                 self._taken.set()
         except InvalidRequest as error:
             self._fail(error)
+        except DecodeError:
+            self._fail(InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest"))
         except Exception as error:
             self._fail(could_not_decide(error))
         finally:
@@ -166,12 +170,10 @@ class Stream:
             self._reading.cancel()
 
     async def _take(self, data: bytes) -> None:
-        """Have all operations of a message decided, as fast as the client reads outcomes."""
+        """Have all operations of a piece of a message decided, as fast as its client reads answers;
+        raises InvalidRequest and DecodeError."""
         await self._share.take(min(len(data) // _BYTES, SLICE))
-        try:
-            message = AcquireStreamRequest.FromString(data)
-        except DecodeError:
-            raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest") from None
+        message = AcquireStreamRequest.FromString(data)
         left = count_operations(message)
         if left > _MOST_READ:
             raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
