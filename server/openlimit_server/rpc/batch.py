@@ -22,8 +22,8 @@ from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.bodies import Counts, replace_bodies
 from openlimit_server.rpc.slices import SLICE, Share
 
-_MOST, _SLICE = 1000, 64  # calls
-_RUNS = 8  # are decided in a slice: each takes longer than a call that only adds to one
+_MOST, _SLICE = 1000, 32  # calls
+_RUNS = 4  # are decided in a slice: each takes longer than a call that only adds to one
 
 
 async def decide_batch(
