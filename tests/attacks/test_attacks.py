@@ -82,6 +82,12 @@ def test_header_bombs(field: Range) -> None:
     field.stand("header bombs", frames.header_bombs, 2, 128 * MB)
 
 
+def test_headers_without_end(field: Range) -> None:
+    """What gRPC reads of them is freed, and given back to the system."""
+    attack = partial(frames.endless_headers, parts=1_000_000)
+    field.stand("headers without end, 4 connections", attack, 4, 384 * MB, settle=4)
+
+
 def test_streams_that_are_never_used(field: Range) -> None:
     """They are served, and cost kilobytes each."""
     field.stand("3,000 streams without a word", frames.unused_streams, 1, 256 * MB, settle=4)

@@ -8,7 +8,7 @@ from weakref import finalize
 
 import pytest
 
-from openlimit_server import collector
+from openlimit_server import memory
 
 
 class _Cyclic:
@@ -37,8 +37,8 @@ async def test_cycles_are_collected_while_pythons_own_count_says_that_there_are_
     for _ in range(generation):
         gc.collect(0)
     del cyclic
-    monkeypatch.setattr(collector, "_LONGEST", 0.001)
-    collecting = asyncio.create_task(collector.collect_young())
+    monkeypatch.setattr(memory, "_LONGEST", 0.001)
+    collecting = asyncio.create_task(memory.collect_young())
     await asyncio.wait_for(gone.wait(), 30)
     collecting.cancel()
     with suppress(asyncio.CancelledError):

@@ -1,7 +1,10 @@
-"""The garbage collector, tuned so that it does not stop all callers for long."""
+"""The memory of a server: garbage is collected without stopping callers for long, and what is freed
+is given back to the system."""
 
 import asyncio
+import ctypes
 import gc
+from contextlib import suppress
 from itertools import count
 from time import perf_counter
 
@@ -9,7 +12,18 @@ from time import perf_counter
 _SHORTEST, _LONGEST, _AIM = 0.01, 0.1, 0.0003
 
 
-def spare() -> None:
+# Of glibc's malloc.h; the values are its defaults, or less, and no longer grow by themselves.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = 128 << 10, 64 << 10  # bytes
+
+
+def tune() -> None:
+    """Set up the memory of a process that is about to serve."""
+    _spare()
+    _give_back_at_once()
+
+
+def _spare() -> None:
     """Never look again at what the process holds now, and seldom at all that came since.
 
     By default, a flood causes full collections of 50 ms several times a second.
@@ -17,6 +31,18 @@ def spare() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+
+
+def _give_back_at_once() -> None:
+    """Have the C library return large blocks to the system as soon as they are freed.
+
+    By default, glibc keeps them for each of gRPC's threads, and the larger they were the more: a
+    few connections that send headers without end had it keep a gigabyte.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or none
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 async def collect_young() -> None:
