@@ -171,8 +171,7 @@ class RateLimitServiceServicer(object):
         """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
         wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
-        Beside request bodies, it takes at most 256 KiB, and each of the calls 16 KiB, as a single
-        request does.
+        Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,8 +85,7 @@ class RateLimitServiceStub:
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
-    Beside request bodies, it takes at most 256 KiB, and each of the calls 16 KiB, as a single
-    request does.
+    Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]
     """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
@@ -191,8 +190,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
-    Beside request bodies, it takes at most 256 KiB, and each of the calls 16 KiB, as a single
-    request does.
+    Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
@@ -306,8 +304,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
         wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
-        Beside request bodies, it takes at most 256 KiB, and each of the calls 16 KiB, as a single
-        request does.
+        Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
         """
 
     @_abc_1.abstractmethod

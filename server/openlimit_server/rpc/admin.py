@@ -29,6 +29,7 @@ from openlimit_server.engine.overrides import Overrides
 from openlimit_server.engine.picture import policy_info
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import unary
+from openlimit_server.rpc.sizes import reader
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _Context = ServicerContext[Any, Any]
@@ -51,7 +52,7 @@ class AdminServicer(grpc.GenericRpcHandler):
             "RemoveOverride": (self.remove_override, RemoveOverrideRequest),
         }
         self._handlers = {
-            name: unary(answer, kind, door, engine.counts)
+            name: unary(answer, reader(kind), door, engine.counts)
             for name, (answer, kind) in answers.items()
         }
 

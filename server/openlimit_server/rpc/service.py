@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
-from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
+from openlimit.errors import OpenLimitError, PermissionDenied
 from openlimit.operations import Acquire
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
-    AcquireBatchRequest,
     AcquireBatchResponse,
     AcquireRequest,
     CountTokensRequest,
@@ -36,7 +35,7 @@ from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
-from openlimit_server.rpc.sizes import require_readable
+from openlimit_server.rpc.sizes import reader
 from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
@@ -48,11 +47,12 @@ _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _ROUNDS = 5
 _CODECS = CODECS.values()
-_KINDS: dict[str, type[Message]] = {
-    "AcquireBatch": AcquireBatchRequest,
-    "CountTokens": CountTokensRequest,
-} | {each.method: each.request for each in _CODECS}
-_Request = TypeVar("_Request", bound=Message)
+_READERS: dict[str, Callable[[bytes], Any]] = {
+    **{each.method: reader(each.request) for each in _CODECS},
+    "AcquireBatch": bytes,  # since reading one may take several turns
+    "CountTokens": reader(CountTokensRequest),
+}
+_Request = TypeVar("_Request")
 _Context = ServicerContext[Any, Any]
 
 _log = logging.getLogger("openlimit")
@@ -147,15 +147,13 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         await self._door.enter(context)
         return CountTokensResponse(counted=await count_alone(request, self._counter))
 
-    async def acquire_batch(
-        self, request: AcquireBatchRequest, context: _Context
-    ) -> AcquireBatchResponse:
+    async def acquire_batch(self, data: bytes, context: _Context) -> AcquireBatchResponse:
         caller = await self._door.enter(context)
         name = name_of(caller, context)
         share = self._batches.get(name)
         if share is None:
             share = self._batches[name] = Share(self._slices)
-        return await decide_batch(request, self._engine, self._counter, share, caller)
+        return await decide_batch(data, self._engine, self._counter, share, caller)
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = await self._door.enter(context)
@@ -180,7 +178,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
         servicer by then. Calls in flight go on.
         """
-        self._handlers = self._by_method(dict.fromkeys(_KINDS, self._refuse), self._refuse)
+        self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -201,7 +199,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         counts, door = self._engine.counts, self._door
         by_method = {
-            each: unary(answer, _KINDS[each], door, counts) for each, answer in answers.items()
+            each: unary(answer, _READERS[each], door, counts) for each, answer in answers.items()
         }
         if self._tracing:
             for name, handler in by_method.items():
@@ -211,18 +209,16 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
 def unary(
     answer: Callable[[_Request, _Context], Awaitable[Message]],
-    kind: type[_Request],
+    read: Callable[[bytes], _Request],
     door: Door,
     counts: Counts | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
+    """How to answer a call whose request is read like this. Errors become those of gRPC, and are
     counted if anybody may ask."""
 
-    async def handle(request: _Request | InvalidRequest, context: _Context) -> Message | None:
-        try:
-            if isinstance(request, InvalidRequest):
-                raise request
-            return await answer(request, context)
+    async def handle(data: bytes, context: _Context) -> Message | None:
+        try:  # here and not by gRPC, which would take what is no message for the server's fault
+            return await answer(read(data), context)
         except OpenLimitError as error:
             refusal = error
         except Exception as error:
@@ -236,9 +232,7 @@ def unary(
         context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
         return None
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, request_deserializer=_parser(kind), response_serializer=_serialize
-    )
+    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)
 
 
 def _streaming(
@@ -260,21 +254,6 @@ def _streaming(
 
 
 _serialize = methodcaller("SerializeToString")
-
-
-def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | InvalidRequest]:
-    """Bytes that are no message are a value, since gRPC would take an error for the server's."""
-
-    def parse(data: bytes) -> _Request | InvalidRequest:
-        try:
-            require_readable(kind, data)
-            return kind.FromString(data)
-        except InvalidRequest as error:
-            return error
-        except DecodeError:
-            return InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
-
-    return parse
 
 
 async def _abort(

@@ -5,24 +5,73 @@ looked at from outside first, and that ends where they prove too large. The bodi
 as large as a message, since protobuf only copies them.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from openlimit.errors import InvalidRequest
-from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest, CountTokensRequest
+from openlimit.v1.rate_limit_pb2 import AcquireRequest, CountTokensRequest
 
 SMALL = 16 << 10
 """Bytes that are read without a look, whatever they are."""
 PIECE = 64 << 10
-"""Bytes of a stream's message that are read at once; more than a run of 128 calls has."""
-_BATCH = 256 << 10
-_FIELD = 64  # bytes that a field counts for, beside its own
+"""Bytes of a stream or a batch that are read at once; more than a run of 128 calls has."""
+_FIELD = 64  # bytes that a field counts for, beside its own: many small ones take longer to read
 _BODY: dict[type[Message], int] = {
     each: each.DESCRIPTOR.fields_by_name["body"].number
     for each in (AcquireRequest, CountTokensRequest)
 }
+_M = TypeVar("_M", bound=Message)
+
+
+def reader(kind: type[_M], most: int = SMALL) -> Callable[[bytes], _M]:
+    """Reads a message that has so many bytes at most beside a call's body, or raises
+    InvalidRequest."""
+
+    def read(data: bytes) -> _M:
+        try:
+            if len(data) > most:
+                _require_small(kind, data, most)
+            return kind.FromString(data)
+        except DecodeError:
+            raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}") from None
+
+    return read
+
+
+def pieces(data: bytes, of: type[Message] | None = None) -> Iterator[bytes]:
+    """Messages that say the same one after the other, none of them large.
+
+    Raises InvalidRequest for what is no message, and for a field that is too large; where fields
+    are messages ``of`` a kind that may have a body, beside that.
+    """
+    begin, size = 0, 0
+    try:
+        for field in _fields(data) if len(data) > SMALL else ():
+            if field.size > PIECE:
+                _require_small(of, data[field.value : field.end], PIECE)
+            size += field.size
+            if size > PIECE:
+                yield data[begin : field.begin]
+                begin, size = field.begin, field.size
+    except DecodeError:
+        raise InvalidRequest("request", "is no message of Protobuf") from None
+    yield data[begin:]
+
+
+def _require_small(kind: type[Message] | None, data: bytes, most: int) -> None:
+    body, size = _BODY.get(kind) if kind else None, len(data)
+    if body:
+        size = 0
+        for field in _fields(data):
+            size += _FIELD if field.number == body else field.size
+            if size > most:
+                break
+    if size > most:
+        beside = " beside the bodies of calls" if body else ""
+        reason = f"is too large: of this kind, at most {most} bytes are read{beside}"
+        raise InvalidRequest("request", reason)
 
 
 class _Field(NamedTuple):
@@ -34,43 +83,7 @@ class _Field(NamedTuple):
 
     @property
     def size(self) -> int:
-        """For which it counts: reading many small ones takes longer."""
         return self.end - self.begin + _FIELD
-
-
-def require_readable(kind: type[Message], data: bytes) -> None:
-    """Raises InvalidRequest for a message that would take long to read, and DecodeError for bytes
-    that are none."""
-    if len(data) <= SMALL:
-        return
-    most, size = _BATCH if kind is AcquireBatchRequest else SMALL, 0
-    for field in _fields(data):
-        if kind is AcquireBatchRequest and field.size > SMALL:
-            require_readable(AcquireRequest, data[field.value : field.end])
-            size += _FIELD
-        elif field.number != _BODY.get(kind):
-            size += field.size
-        if size > most:
-            reason = f"is too large: at most {most} bytes beside the bodies of calls can be read"
-            raise InvalidRequest("request", reason)
-
-
-def pieces(data: bytes) -> Iterator[bytes]:
-    """Messages that say the same one after the other, and none is large. Raises InvalidRequest for
-    a field that is too large, and DecodeError for bytes that are no message."""
-    if len(data) <= SMALL:
-        yield data
-        return
-    begin, size = 0, 0
-    for field in _fields(data):
-        if field.size > PIECE:
-            reason = f"has a field of {field.end - field.begin} bytes, and {PIECE} at most"
-            raise InvalidRequest("request", f"{reason}; send more, and smaller, runs")
-        size += field.size
-        if size > PIECE:
-            yield data[begin : field.begin]
-            begin, size = field.begin, field.size
-    yield data[begin:]
 
 
 def _fields(data: bytes) -> Iterator[_Field]:
