@@ -32,9 +32,9 @@ SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _METHOD = f"/{SERVICE}/ShouldRateLimit"
 _OK, _OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
 _OUTCOMES = {_OK: "ok", _OVER_LIMIT: "over_limit"}
-_MOST_DESCRIPTORS, _MOST_ENTRIES = 100, 1000
+_MOST_BYTES, _MOST_DESCRIPTORS, _MOST_ENTRIES = 128 << 10, 100, 1000
 _MOST_WARNINGS = 100
-_read = reader(RateLimitRequest, 1 << 20)
+_read = reader(RateLimitRequest, _MOST_BYTES)
 _HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
 
 _log = logging.getLogger("openlimit")
