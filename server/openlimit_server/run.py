@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import AsyncStore
-from openlimit_server import binding, collector, signals
+from openlimit_server import binding, memory, signals
 from openlimit_server.audit import record_in
 from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
@@ -88,7 +88,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         [service, proxies, admin, OpenToAll((health.handler(), *reflection.handlers()), door)]
     )
     port = _listen(server, settings.listen, encryption)
-    collector.spare()
+    memory.tune()
     reload = Reload(
         *_takers(sources, overrides, service, encryption),
         by_itself=not is_worker,
@@ -99,7 +99,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     )
     stop = signals.listen(reload.request, partial(_follow, sources, reload) if is_worker else None)
     watching = asyncio.create_task(_watch(store, engine, health))
-    works = [overrides.run(), reload.run(), collector.collect_young()]
+    works = [overrides.run(), reload.run(), memory.collect_young()]
     works += [snapshot.run()] if snapshot else []
     background = [asyncio.create_task(work) for work in works]
     await overrides.look()

@@ -104,11 +104,20 @@ def bodies(port: int, over: Event) -> None:
 
 
 def descriptors(port: int, over: Event) -> None:
-    """A hundred in a request, of a hundred entries each, and long."""
-    entries = [RateLimitDescriptor.Entry(key=f"k{i}", value="v" * 50) for i in range(100)]
-    huge = RateLimitRequest(domain="edge", descriptors=[RateLimitDescriptor(entries=entries)] * 100)
-    user = RateLimitDescriptor.Entry(key="user", value="x" * 8000)
-    long = RateLimitRequest(domain="edge", descriptors=[RateLimitDescriptor(entries=[user])] * 100)
+    """A hundred in a request, of many entries each, long, and longer than is allowed."""
+    entry = RateLimitDescriptor.Entry
+    many = [entry(key=f"k{i}", value="v") for i in range(10)]
+    deep = RateLimitRequest(domain="edge", descriptors=[RateLimitDescriptor(entries=many)] * 100)
+    long, longer = (
+        RateLimitRequest(
+            domain="edge",
+            descriptors=[
+                RateLimitDescriptor(entries=[entry(key="user", value=f"{i}" * size)])
+                for i in range(10, 110)
+            ],
+        )
+        for size in (60, 4000)
+    )
     with grpc.insecure_channel(f"127.0.0.1:{port}", _ALONE) as channel:
         ask = channel.unary_unary(
             "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
@@ -116,7 +125,7 @@ def descriptors(port: int, over: Event) -> None:
             RateLimitResponse.FromString,
         )
         while not over.is_set():
-            for request in (huge, long):
+            for request in (deep, long, longer):
                 code = _code(ask, request, bearer("evil"))
                 assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -139,6 +148,24 @@ def odd_columns(port: int, over: Event) -> None:
     negative = run(model="all", ids=[*range(50)] * 2, units=["tokens"], costs=[-1] * 100)
     asked = [messages.AcquireStreamRequest(runs=[each]) for each in (many, odd, negative)]
     _talk(port, over, itertools.cycle(asked))
+
+
+def hollow(port: int, over: Event) -> None:
+    """Megabytes of which nothing is needed, and each byte of which would take long to read."""
+    labels = messages.AcquireRequest(labels={f"l{i}": "x" for i in range(80_000)})
+    nothing = {b"\x0a\x00" * 500_000: "AcquireBatch", labels.SerializeToString(): "Acquire"}
+    with grpc.insecure_channel(f"127.0.0.1:{port}", _ALONE) as channel:
+        asked: dict[bytes, Any] = {
+            message: channel.unary_unary(f"/openlimit.v1.RateLimitService/{method}")
+            for message, method in nothing.items()
+        }
+        stream: Any = channel.stream_stream("/openlimit.v1.RateLimitService/AcquireStream")
+        while not over.is_set():
+            for message, call in asked.items():
+                assert _code(call, message, bearer("evil")) is grpc.StatusCode.INVALID_ARGUMENT
+            with suppress(grpc.RpcError):
+                for _ in stream(iter([b"\x12\x00" * 500_000]), metadata=bearer("evil"), timeout=20):
+                    pass
 
 
 def greedy_streams(port: int, over: Event) -> None:

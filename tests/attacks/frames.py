@@ -45,13 +45,15 @@ def slow_readers(port: int, over: Event) -> None:
         over.wait()
 
 
-def endless_headers(port: int) -> None:
-    """Of one call: two megabytes, and none is the last."""
+def endless_headers(port: int, over: Event, parts: int = 200) -> None:
+    """Of one call: ten kilobytes in each part, and none is the last."""
     part = http2.frame(http2.CONTINUATION, 0, 1, http2.header(b"bomb", b"x" * 100) * 100)
     with _connected(port) as one, suppress(OSError):
         one.sendall(http2.PREFACE + http2.SETTINGS)
         one.sendall(http2.frame(http2.HEADERS, 0, 1, http2.call_headers(ACQUIRE)))
-        for _ in range(200):
+        for _ in range(parts):
+            if over.is_set():
+                break
             one.sendall(part)
 
 
@@ -59,7 +61,7 @@ def header_bombs(port: int, over: Event) -> None:
     """Large ones, many of them, and ones that never end."""
     while not over.is_set():
         headers_too_large(port)
-        endless_headers(port)
+        endless_headers(port, over)
 
 
 def calls_at_once(key: str, path: bytes, many: int, port: int, over: Event) -> None:

@@ -82,6 +82,12 @@ def test_header_bombs(field: Range) -> None:
     field.stand("header bombs", frames.header_bombs, 2, 128 * MB)
 
 
+def test_headers_without_end(field: Range) -> None:
+    """What gRPC reads of them is freed, and given back to the system."""
+    attack = partial(frames.endless_headers, parts=1_000_000)
+    field.stand("headers without end, 4 connections", attack, 4, 384 * MB, settle=4)
+
+
 def test_streams_that_are_never_used(field: Range) -> None:
     """They are served, and cost kilobytes each."""
     field.stand("3,000 streams without a word", frames.unused_streams, 1, 256 * MB, settle=4)
@@ -95,6 +101,11 @@ def test_streams_that_take_all_they_can_get(field: Range) -> None:
 def test_columns_that_do_not_fit(field: Range) -> None:
     """They are refused, and the next stream is served."""
     field.stand("odd columns, 100,000 labels", calls.odd_columns, 4, 128 * MB)
+
+
+def test_megabytes_of_nothing(field: Range) -> None:
+    """They are refused before protobuf reads them, or read in pieces."""
+    field.stand("megabytes of nothing", calls.hollow, 4, 128 * MB)
 
 
 def test_calls_that_are_reset_at_once(field: Range) -> None:

@@ -1,5 +1,6 @@
 """Whatever a server is asked waits its turn, under the name of whoever asks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -51,11 +52,17 @@ def turns() -> Recorded:
 
 
 @pytest.fixture
-async def channel(turns: Recorded) -> AsyncIterator[grpc.aio.Channel]:
-    """To a server that knows one key."""
+def door(turns: Recorded) -> Door:
+    """Of a server that knows one key."""
     known = {"name": "good", "hash": hash_of(token_of("good")).hex()}
     door = Door([KeySettings.model_validate(known)])
     door._turns = turns
+    return door
+
+
+@pytest.fixture
+async def channel(door: Door) -> AsyncIterator[grpc.aio.Channel]:
+    """To that server."""
     service = RateLimitServicer(Engine(DEFAULT_POLICIES, MemoryStore()), Counter(), door)
     reflection = ReflectionServicer((SERVICE,))
     to_all = OpenToAll((HealthServicer((SERVICE,)).handler(), *reflection.handlers()), door)
@@ -122,3 +129,30 @@ async def test_where_too_many_calls_wait_one_more_is_refused(
         nowhere(b""),
     ):
         assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_caller_that_is_refused_too_often_waits_for_that(
+    door: Door, channel: grpc.aio.Channel
+) -> None:
+    """Whatever is wrong with its calls; it hears why in time, and good calls from its address are
+    answered at once."""
+    stub: Any = RateLimitServiceStub(channel)
+    nowhere: Any = channel.unary_unary("/no.such.Service/Method")
+    acquire = messages.AcquireRequest(model="gpt-4o", tokens=1)
+    while not door._tarpit.delay(HOST, None):
+        pass
+    for _ in range(500):  # 2.5 s more
+        door._tarpit.delay(HOST, None)
+    refused = {
+        stub.Acquire(acquire): grpc.StatusCode.UNAUTHENTICATED,
+        stub.Settle(
+            messages.SettleRequest(reservation_id="x"), metadata=KEY
+        ): grpc.StatusCode.INVALID_ARGUMENT,
+        stub.AcquireStream(iter(())).read(): grpc.StatusCode.UNAUTHENTICATED,
+        nowhere(b""): grpc.StatusCode.UNIMPLEMENTED,
+    }
+    waiting = [asyncio.ensure_future(code_of(call)) for call in refused]
+    assert await code_of(stub.Acquire(acquire, timeout=0.5)) is grpc.StatusCode.UNAUTHENTICATED
+    assert await code_of(stub.Acquire(acquire, metadata=KEY)) is grpc.StatusCode.OK
+    assert not any(each.done() for each in waiting)
+    assert await asyncio.gather(*waiting) == [*refused.values()]

@@ -85,6 +85,7 @@ class RateLimitServiceStub:
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+    Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]
     """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
@@ -96,9 +97,9 @@ class RateLimitServiceStub:
     Operations on one bucket are carried out in the order in which they are sent. An operation that
     fails is answered by its error and does not affect the others. At most 10,000 operations may be
     in flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not
-    read its outcomes. Messages take at most a megabyte in both directions. When the client ends its
-    side, the server answers what it has read and ends the call. When the server stops, it does the
-    same and ends the call as UNAVAILABLE.
+    read its outcomes. Messages take at most a megabyte in both directions, and each run or
+    operation 64 KiB. When the client ends its side, the server answers what it has read and ends the
+    call. When the server stops, it does the same and ends the call as UNAVAILABLE.
 
     A call that waits in line is held until its start is near, and delays nothing else. After half a
     second, or half of the seconds that the metadata "openlimit-timeout" gives if that is less,
@@ -189,6 +190,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
     are decided in order, each on its own: a refusal does not affect the others. A call that has to
     wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+    Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_rate_limit_pb2.CountTokensRequest, _rate_limit_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens counts the tokens of a call in its request body, as Acquire does, and charges nothing."""
@@ -200,9 +202,9 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     Operations on one bucket are carried out in the order in which they are sent. An operation that
     fails is answered by its error and does not affect the others. At most 10,000 operations may be
     in flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not
-    read its outcomes. Messages take at most a megabyte in both directions. When the client ends its
-    side, the server answers what it has read and ends the call. When the server stops, it does the
-    same and ends the call as UNAVAILABLE.
+    read its outcomes. Messages take at most a megabyte in both directions, and each run or
+    operation 64 KiB. When the client ends its side, the server answers what it has read and ends the
+    call. When the server stops, it does the same and ends the call as UNAVAILABLE.
 
     A call that waits in line is held until its start is near, and delays nothing else. After half a
     second, or half of the seconds that the metadata "openlimit-timeout" gives if that is less,
@@ -302,6 +304,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcquireBatch is Acquire for up to 1,000 calls in one message; more are INVALID_ARGUMENT. They
         are decided in order, each on its own: a refusal does not affect the others. A call that has to
         wait in line is answered QUEUED at once. As in all calls, a request takes at most a megabyte.
+        Beside its request body, a single call takes at most 16 KiB, and one in a batch 64 KiB.
         """
 
     @_abc_1.abstractmethod
@@ -325,9 +328,9 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         Operations on one bucket are carried out in the order in which they are sent. An operation that
         fails is answered by its error and does not affect the others. At most 10,000 operations may be
         in flight; more are RESOURCE_EXHAUSTED. The server stops reading from a client that does not
-        read its outcomes. Messages take at most a megabyte in both directions. When the client ends its
-        side, the server answers what it has read and ends the call. When the server stops, it does the
-        same and ends the call as UNAVAILABLE.
+        read its outcomes. Messages take at most a megabyte in both directions, and each run or
+        operation 64 KiB. When the client ends its side, the server answers what it has read and ends the
+        call. When the server stops, it does the same and ends the call as UNAVAILABLE.
 
         A call that waits in line is held until its start is near, and delays nothing else. After half a
         second, or half of the seconds that the metadata "openlimit-timeout" gives if that is less,

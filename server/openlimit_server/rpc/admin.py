@@ -1,8 +1,10 @@
 """What operators ask and change: wire to engine and back, for callers that may."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from openlimit.v1 import admin_pb2
@@ -27,6 +29,7 @@ from openlimit_server.engine.overrides import Overrides
 from openlimit_server.engine.picture import policy_info
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import unary
+from openlimit_server.rpc.sizes import reader
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _Context = ServicerContext[Any, Any]
@@ -40,13 +43,17 @@ class AdminServicer(grpc.GenericRpcHandler):
         self._overrides = overrides
         self._door = door
         self._is_draining = False
+        answers: dict[str, tuple[Callable[[Any, _Context], Awaitable[Message]], type[Message]]] = {
+            "Explain": (self.explain, ExplainRequest),
+            "ListPolicies": (self.list_policies, ListPoliciesRequest),
+            "ListBuckets": (self.list_buckets, ListBucketsRequest),
+            "SetOverride": (self.set_override, SetOverrideRequest),
+            "ListOverrides": (self.list_overrides, ListOverridesRequest),
+            "RemoveOverride": (self.remove_override, RemoveOverrideRequest),
+        }
         self._handlers = {
-            "Explain": unary(self.explain, ExplainRequest, engine.counts),
-            "ListPolicies": unary(self.list_policies, ListPoliciesRequest, engine.counts),
-            "ListBuckets": unary(self.list_buckets, ListBucketsRequest, engine.counts),
-            "SetOverride": unary(self.set_override, SetOverrideRequest, engine.counts),
-            "ListOverrides": unary(self.list_overrides, ListOverridesRequest, engine.counts),
-            "RemoveOverride": unary(self.remove_override, RemoveOverrideRequest, engine.counts),
+            name: unary(answer, reader(kind), door, engine.counts)
+            for name, (answer, kind) in answers.items()
         }
 
     def service(

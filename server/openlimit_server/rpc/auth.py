@@ -1,5 +1,6 @@
 """Who calls: callers are known by their API keys, and their work carries the labels of these."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +9,7 @@ from hmac import compare_digest
 from math import inf
 from typing import Any
 
+import grpc
 from grpc.aio import ServicerContext
 
 from openlimit.context import MOST_LABELS
@@ -16,9 +18,15 @@ from openlimit.operations import IDENTITY, Labels, Observe, Penalize
 from openlimit.wire.fields import AUTHORIZATION, BEARER
 from openlimit_server.config.keys import KeySettings, Right, hash_of
 from openlimit_server.engine.engine import Work
+from openlimit_server.rpc.tarpit import Tarpit
 from openlimit_server.rpc.turns import Turns
 
 _REPORTS_OF_PROVIDERS = {Penalize, Observe}
+# What no caller that is right gets often.
+_FAULTS = {
+    *(grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED),
+    *(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED),
+}
 _FOUND_BY = 8  # bytes of a hash; all of them are compared in a time that tells nothing
 _REMEMBERED = 1024  # labels of a caller
 _LOG_EVERY = 10.0  # seconds
@@ -108,6 +116,7 @@ class Door:
         self._clock = clock
         self._told_at, self._untold = -inf, 0
         self._turns = Turns()
+        self._tarpit = Tarpit(clock)
         self.replace(keys)
 
     def replace(self, keys: Iterable[KeySettings]) -> None:
@@ -125,6 +134,16 @@ class Door:
     async def wait(self, context: ServicerContext[Any, Any]) -> None:
         """Until it is the turn of a call that anybody may make. Raises LineFull."""
         await self._turns.take(name_of(None, context))
+
+    async def wait_to_refuse(
+        self, code: grpc.StatusCode, context: ServicerContext[Any, Any]
+    ) -> None:
+        """Before a call is answered with this code: for seconds, if its address is at fault so
+        often that this is no accident."""
+        if code in _FAULTS:
+            delay = self._tarpit.delay(name_of(None, context), context.time_remaining())
+            if delay:
+                await asyncio.sleep(delay)
 
     def caller_by(self, said: str, peer: str) -> Caller | None:
         """Who says this as authorization, at once; None where nobody is asked. Raises

@@ -20,31 +20,32 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine, Work
 from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.bodies import Counts, replace_bodies
+from openlimit_server.rpc.sizes import pieces, reader
 from openlimit_server.rpc.slices import SLICE, Share
 
-_MOST, _SLICE = 1000, 64  # calls
-_RUNS = 8  # are decided in a slice: each takes longer than a call that only adds to one
+_MOST, _SLICE = 1000, 32  # calls
+_read_batch = reader(AcquireBatchRequest, 1 << 20)
+_RUNS = 4  # are decided in a slice: each takes longer than a call that only adds to one
 
 
 async def decide_batch(
-    request: AcquireBatchRequest,
+    data: bytes,
     engine: Engine,
     counter: Counter,
     share: Share,
     caller: Caller | None,
 ) -> AcquireBatchResponse:
-    """The result of each call, in their order. Raises InvalidRequest for too many."""
-    if len(request.acquisitions) > _MOST:
-        reason = f"must be at most {_MOST}, not {len(request.acquisitions)}"
-        raise InvalidRequest("acquisitions", reason)
-    counted = await replace_bodies(request.acquisitions, counter)
+    """The result of each call, in their order. Raises InvalidRequest for too many, and for bytes
+    that are no AcquireBatchRequest."""
+    acquisitions = await _read_all(data, share)
+    counted = await replace_bodies(acquisitions, counter)
     outcomes: dict[int, Any] = {}
     async with asyncio.TaskGroup() as group:
         for first in range(0, len(counted), _SLICE):
             await share.take(SLICE)
             calls: list[tuple[int, Acquire]] = []
             for place in range(first, min(first + _SLICE, len(counted))):
-                work = _read(request.acquisitions[place], counted[place], caller)
+                work = _read(acquisitions[place], counted[place], caller)
                 if isinstance(work, Acquire):
                     calls.append((place, work))
                 else:
@@ -62,6 +63,16 @@ async def decide_batch(
                 engine.counts.answered(outcomes[place])
             _write(outcomes[place], counted[place], response.results.add())
     return response
+
+
+async def _read_all(data: bytes, share: Share) -> list[AcquireRequest]:
+    acquisitions: list[AcquireRequest] = []
+    for piece in pieces(data, of=AcquireRequest):
+        await share.take(SLICE)
+        acquisitions += _read_batch(piece).acquisitions
+        if (count := len(acquisitions)) > _MOST:
+            raise InvalidRequest("acquisitions", f"must be at most {_MOST}, not {count} or more")
+    return acquisitions
 
 
 def _read(request: AcquireRequest, counted: Counts | OpenLimitError, caller: Caller | None) -> Work:

@@ -23,6 +23,7 @@ from openlimit_server.envoy.rls_pb2 import RateLimitRequest, RateLimitResponse
 from openlimit_server.envoy.units_pb2 import RateLimitUnit
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import unary
+from openlimit_server.rpc.sizes import reader
 
 if TYPE_CHECKING:
     from openlimit_server.rpc.tracing import Tracing
@@ -31,8 +32,9 @@ SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _METHOD = f"/{SERVICE}/ShouldRateLimit"
 _OK, _OVER_LIMIT = RateLimitResponse.OK, RateLimitResponse.OVER_LIMIT
 _OUTCOMES = {_OK: "ok", _OVER_LIMIT: "over_limit"}
-_MOST_DESCRIPTORS = 100
+_MOST_BYTES, _MOST_DESCRIPTORS, _MOST_ENTRIES = 128 << 10, 100, 1000
 _MOST_WARNINGS = 100
+_read = reader(RateLimitRequest, _MOST_BYTES)
 _HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
 
 _log = logging.getLogger("openlimit")
@@ -61,7 +63,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
         self._store = store
         self._trees = Trees(store, lines)
         self._warned: set[str] = set()
-        self._handler = unary(self.should_rate_limit, RateLimitRequest, counts)
+        self._handler = unary(self.should_rate_limit, _read, door, counts)
         if tracing:
             self._handler = tracing.traced(_METHOD[1:], self._handler)
 
@@ -81,7 +83,7 @@ class EnvoyServicer(grpc.GenericRpcHandler):
 
     def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE. Calls in flight go on."""
-        self._handler = unary(_refuse, RateLimitRequest, self._counts)
+        self._handler = unary(_refuse, _read, self._door, self._counts)
 
     async def should_rate_limit(
         self, request: RateLimitRequest, context: ServicerContext[Any, Any]
@@ -154,6 +156,9 @@ def _require_sensible(request: RateLimitRequest) -> None:
     if not 1 <= len(request.descriptors) <= _MOST_DESCRIPTORS:
         count = len(request.descriptors)
         raise InvalidRequest("descriptors", f"must be 1 to {_MOST_DESCRIPTORS}, not {count}")
+    if (count := sum(len(each.entries) for each in request.descriptors)) > _MOST_ENTRIES:
+        reason = f"must have at most {_MOST_ENTRIES} entries together, not {count}"
+        raise InvalidRequest("descriptors", reason)
 
 
 def _own_limit(descriptor: RateLimitDescriptor, place: int) -> tuple[int, str] | None:

@@ -55,6 +55,7 @@ class OpenToAll(grpc.GenericRpcHandler):
 
     async def _refuse(self, _: object, context: _Context) -> None:
         await self._wait(context)
+        await self._door.wait_to_refuse(grpc.StatusCode.UNIMPLEMENTED, context)
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details("the server has no such method")
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
-from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
+from openlimit.errors import OpenLimitError, PermissionDenied
 from openlimit.operations import Acquire
 from openlimit.v1 import rate_limit_pb2
 from openlimit.v1.rate_limit_pb2 import (
-    AcquireBatchRequest,
     AcquireBatchResponse,
     AcquireRequest,
     CountTokensRequest,
@@ -36,6 +35,7 @@ from openlimit_server.rpc.bodies import count_alone, replace_bodies
 from openlimit_server.rpc.bounds import TIMES, Times
 from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
+from openlimit_server.rpc.sizes import reader
 from openlimit_server.rpc.slices import Share, Slices
 from openlimit_server.rpc.stream import Stream
 
@@ -47,11 +47,12 @@ _DETAILS = "grpc-status-details-bin"
 _QUIET = 0.1  # seconds
 _ROUNDS = 5
 _CODECS = CODECS.values()
-_KINDS: dict[str, type[Message]] = {
-    "AcquireBatch": AcquireBatchRequest,
-    "CountTokens": CountTokensRequest,
-} | {each.method: each.request for each in _CODECS}
-_Request = TypeVar("_Request", bound=Message)
+_READERS: dict[str, Callable[[bytes], Any]] = {
+    **{each.method: reader(each.request) for each in _CODECS},
+    "AcquireBatch": bytes,  # since reading one may take several turns
+    "CountTokens": reader(CountTokensRequest),
+}
+_Request = TypeVar("_Request")
 _Context = ServicerContext[Any, Any]
 
 _log = logging.getLogger("openlimit")
@@ -146,15 +147,13 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         await self._door.enter(context)
         return CountTokensResponse(counted=await count_alone(request, self._counter))
 
-    async def acquire_batch(
-        self, request: AcquireBatchRequest, context: _Context
-    ) -> AcquireBatchResponse:
+    async def acquire_batch(self, data: bytes, context: _Context) -> AcquireBatchResponse:
         caller = await self._door.enter(context)
         name = name_of(caller, context)
         share = self._batches.get(name)
         if share is None:
             share = self._batches[name] = Share(self._slices)
-        return await decide_batch(request, self._engine, self._counter, share, caller)
+        return await decide_batch(data, self._engine, self._counter, share, caller)
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = await self._door.enter(context)
@@ -179,7 +178,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
         servicer by then. Calls in flight go on.
         """
-        self._handlers = self._by_method(dict.fromkeys(_KINDS, self._refuse), self._refuse)
+        self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
         self._engine.drain()
         for stream in self._streams:
             stream.drain()
@@ -198,27 +197,28 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         answers: Mapping[str, Callable[[Any, _Context], Awaitable[Message]]],
         stream: Callable[[_Context], Awaitable[None]],
     ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-        counts = self._engine.counts
-        by_method = {each: unary(answer, _KINDS[each], counts) for each, answer in answers.items()}
+        counts, door = self._engine.counts, self._door
+        by_method = {
+            each: unary(answer, _READERS[each], door, counts) for each, answer in answers.items()
+        }
         if self._tracing:
             for name, handler in by_method.items():
                 by_method[name] = self._tracing.traced(f"{SERVICE}/{name}", handler)
-        return by_method | {"AcquireStream": _streaming(stream, counts)}
+        return by_method | {"AcquireStream": _streaming(stream, door, counts)}
 
 
 def unary(
     answer: Callable[[_Request, _Context], Awaitable[Message]],
-    kind: type[_Request],
+    read: Callable[[bytes], _Request],
+    door: Door,
     counts: Counts | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """How to answer a call whose request is of this kind. Errors become those of gRPC, and are
+    """How to answer a call whose request is read like this. Errors become those of gRPC, and are
     counted if anybody may ask."""
 
-    async def handle(request: _Request | DecodeError, context: _Context) -> Message | None:
-        try:
-            if isinstance(request, DecodeError):
-                raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.full_name}")
-            return await answer(request, context)
+    async def handle(data: bytes, context: _Context) -> Message | None:
+        try:  # here and not by gRPC, which would take what is no message for the server's fault
+            return await answer(read(data), context)
         except OpenLimitError as error:
             refusal = error
         except Exception as error:
@@ -226,18 +226,17 @@ def unary(
         # Not by abort: its exception leaves a cycle with the call, so that floods of refused calls
         # would fill the memory until the garbage collector stops everybody.
         code, status = _counted(refusal, counts)
+        await door.wait_to_refuse(code, context)
         context.set_code(code)
         context.set_details(status.message)
         context.set_trailing_metadata(((_DETAILS, status.SerializeToString()),))
         return None
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, request_deserializer=_parser(kind), response_serializer=_serialize
-    )
+    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)
 
 
 def _streaming(
-    answer: Callable[[_Context], Awaitable[None]], counts: Counts | None
+    answer: Callable[[_Context], Awaitable[None]], door: Door, counts: Counts | None
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """Of bytes, since reading and writing the messages takes time that is shared out."""
 
@@ -245,11 +244,11 @@ def _streaming(
         try:
             await answer(context)
         except OpenLimitError as error:
-            await _abort(context, error, counts)
+            await _abort(context, error, door, counts)
         except grpc.aio.BaseError as error:
             _log.debug("a client left its stream: %s", error)
         except Exception as error:
-            await _abort(context, could_not_decide(error), counts)
+            await _abort(context, could_not_decide(error), door, counts)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -257,20 +256,11 @@ def _streaming(
 _serialize = methodcaller("SerializeToString")
 
 
-def _parser(kind: type[_Request]) -> Callable[[bytes], _Request | DecodeError]:
-    """Bytes that are no message are a value, since gRPC would take an error for the server's."""
-
-    def parse(data: bytes) -> _Request | DecodeError:
-        try:
-            return kind.FromString(data)
-        except DecodeError as error:
-            return error
-
-    return parse
-
-
-async def _abort(context: _Context, error: OpenLimitError, counts: Counts | None) -> NoReturn:
+async def _abort(
+    context: _Context, error: OpenLimitError, door: Door, counts: Counts | None
+) -> NoReturn:
     code, status = _counted(error, counts)
+    await door.wait_to_refuse(code, context)
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
 
 

@@ -14,7 +14,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from openlimit.errors import InvalidRequest, OpenLimitError, PermissionDenied
@@ -29,6 +28,7 @@ from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.outbox import Outbox, Part
+from openlimit_server.rpc.sizes import PIECE, pieces, reader
 from openlimit_server.rpc.slices import SLICE, Share, Slices
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _MOST_UNREAD, _MOST_UNWRITTEN = 1 << 19, 256
 # In the size of slices: what gRPC does to read or write one; and the bytes of a call of a run.
 _MESSAGE, _BYTES = 24, 4
 _KEPT_AT_LEAST, _KEPT_AT_MOST = 1.0, 60.0  # seconds for which runs can be repeated
+_read = reader(AcquireStreamRequest, PIECE)
 _CANCELLED_WITHIN = 0.05  # seconds from its end for which a call may turn out to be cancelled
 
 
@@ -167,11 +168,13 @@ class Stream:
 
     async def _take(self, data: bytes) -> None:
         """Have all operations of a message decided, as fast as the client reads outcomes."""
-        await self._share.take(min(len(data) // _BYTES, SLICE))
-        try:
-            message = AcquireStreamRequest.FromString(data)
-        except DecodeError:
-            raise InvalidRequest("request", "is no openlimit.v1.AcquireStreamRequest") from None
+        room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
+        for piece in pieces(data):
+            await self._share.take(min(len(piece) // _BYTES, SLICE))
+            room = await self._take_piece(_read(piece), room)
+
+    async def _take_piece(self, message: AcquireStreamRequest, room: int) -> int:
+        """Have these decided for which there is room; returns what is left of it."""
         left = count_operations(message)
         if left > _MOST_READ:
             raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
@@ -179,10 +182,9 @@ class Stream:
             await self._share.take(SLICE)
             self._held.give_up(message.given_up[first : first + SLICE])
         left -= len(message.given_up)
-        room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
         for numbers, asked, settled_runs in read_operations(message, self._kept):
             if self._failure:
-                return
+                break
             work: list[Any] = [*map(self.caller.admitted, asked)] if self.caller else asked
             size = sum(map(len, numbers))
             left -= size
@@ -200,6 +202,7 @@ class Stream:
                 await self._written.wait()
             if left:
                 await self._share.take(SLICE)
+        return room
 
     def _refuse_some(self, numbers: list[Sequence[int]], work: list[Any], room: int) -> None:
         """Leave as many in these lists as there is room for; the others are too many in flight."""

@@ -8,7 +8,7 @@ from weakref import finalize
 
 import pytest
 
-from openlimit_server import collector
+from openlimit_server import memory
 
 
 class _Cyclic:
@@ -28,7 +28,7 @@ def _of_no_use_by_itself() -> Iterator[None]:
 
 @pytest.mark.parametrize("generation", [0, 1])
 async def test_cycles_are_collected_while_pythons_own_count_says_that_there_are_none(
-    generation: int,
+    generation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that are new, and those that have outlived a collection."""
     gone = asyncio.Event()
@@ -37,7 +37,8 @@ async def test_cycles_are_collected_while_pythons_own_count_says_that_there_are_
     for _ in range(generation):
         gc.collect(0)
     del cyclic
-    collecting = asyncio.create_task(collector.collect_young(every=0.001))
+    monkeypatch.setattr(memory, "_LONGEST", 0.001)
+    collecting = asyncio.create_task(memory.collect_young())
     await asyncio.wait_for(gone.wait(), 30)
     collecting.cancel()
     with suppress(asyncio.CancelledError):
