@@ -184,7 +184,7 @@ class Connection:
                 trouble = partial(LimiterUnavailable, *outcome.args)
         if trouble:
             self.outage.met(trouble)
-        else:
+        elif self.outage.trouble or self.outage.is_hopeless:
             self.outage.is_over()
         if stream is self.stream:
             self.channel.is_proven = True
