@@ -210,8 +210,8 @@ class RemoteLimiter(RateLimiter):
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
             operation = operation._replace(remaining=read_amounts("remaining", amounts))
         connection = self._use.connection
-        held = Renew(operation[0], operation[1], operation.labels)
-        if held in self._use.held:
+        if self._use.held:
+            held = Renew(operation[0], operation[1], operation.labels)
             self._use.held.discard(held)
             if connection:
                 connection.leases.let_go(held)
