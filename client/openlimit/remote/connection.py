@@ -186,7 +186,7 @@ class Connection:
             self.outage.met(trouble)
         elif self.outage.trouble or self.outage.is_hopeless:
             self.outage.is_over()
-        if stream is self.stream:
+        if self.stream in (stream, None):  # it may answer before ``start`` returns
             self.channel.is_proven = True
         others = self.in_flight.answered(outcomes) if outcomes else []
         settled = 0
