@@ -79,10 +79,12 @@ class labels:  # noqa: N801 - users write it as a function
         return wraps(function)(inside)  # type: ignore[return-value]  # as it was given
 
 
-def labels_inside() -> Labels:
-    """Those that hold for calls made here."""
-    entered = _inside.get()
-    return entered.inside if entered else ()
+def labels_inside(own: Labels = (), more: Mapping[str, str] | None = None) -> Labels:
+    """Those that hold for calls made here by a limiter with labels of its own, and with more of the
+    call itself; of a name given twice, the one that is closer to the call holds."""
+    if entered := _inside.get():
+        own = added(own, dict(entered.inside)) if own else entered.inside
+    return own if more is None else added(own, more)
 
 
 def added(before: Labels, more: Mapping[str, str]) -> Labels:

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.clock import Clock
-from openlimit.context import added, labels_inside
+from openlimit.context import labels_inside
 from openlimit.decorator import F, limited
 from openlimit.errors import InvalidRequest, invalid, shown
-from openlimit.operations import Labels, Observe, Penalize
+from openlimit.operations import Observe, Penalize
 from openlimit.reservation import Backend, Reservation
 from openlimit.tokens.counting import count_costs, is_absent
 from openlimit.units import MAX_AMOUNT, real_number, whole_number
@@ -45,12 +45,18 @@ class RateLimiter(Backend):
         if max_wait is not None:
             max_wait = require_wait(max_wait)
         tokens = params.get("tokens")
-        costs = {"requests": 1, **count_costs(params)} if tokens is None else _costs(tokens)
+        if type(tokens) is int and 0 <= tokens <= MAX_AMOUNT:  # as nearly always
+            costs = {"requests": 1, "tokens": tokens}
+        elif tokens is None:
+            costs = {"requests": 1, **count_costs(params)}
+        else:
+            costs = {"requests": 1, "tokens": _cost("tokens", tokens)}
         if "units" in params:
             costs |= _further_costs(params["units"])
             if tokens is not None and "input_tokens" in costs:  # the rest is output
                 costs.setdefault("output_tokens", max(0, costs["tokens"] - costs["input_tokens"]))
-        return Reservation(self, model, costs, max_wait, self._labels_here(params.get("labels")))
+        labels = labels_inside(self._labels, params.get("labels"))
+        return Reservation(self, model, costs, max_wait, labels)
 
     def is_limited(self, max_wait: float | None = None) -> Callable[[F], F]:
         """Decorate a function that takes what the API call takes: each of its calls is limited.
@@ -67,13 +73,15 @@ class RateLimiter(Backend):
 
         Nobody tells when the call ends: limits on concurrency see none that lasts.
         """
-        costs, labels = _costs(num_tokens), self._labels_here()
+        costs = {"requests": 1, "tokens": _cost("tokens", num_tokens)}
+        labels = labels_inside(self._labels)
         async with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        costs, labels = _costs(num_tokens), self._labels_here()
+        costs = {"requests": 1, "tokens": _cost("tokens", num_tokens)}
+        labels = labels_inside(self._labels)
         with Reservation(self, _name_of(model), costs, None, labels):
             pass
 
@@ -89,7 +97,7 @@ class RateLimiter(Backend):
             raise invalid("retry_after", "seconds, 0 or more", retry_after)
         self._require_model(name := _name_of(model))
         pause = min(seconds, MAX_RETRY_AFTER)
-        self.tell(Penalize(name, self._key, pause, self._labels_here()))
+        self.tell(Penalize(name, self._key, pause, labels_inside(self._labels)))
 
     def observe(self, remaining: Mapping[str, float], model: str = "") -> None:
         """Correct the model's bucket by what the provider says remains, by unit.
@@ -106,15 +114,7 @@ class RateLimiter(Backend):
             if not real_number(amount) >= 0:
                 raise invalid(f"remaining[{unit!r}]", "a number, 0 or more", amount)
         self._require_model(name := _name_of(model))
-        self.tell(Observe(name, self._key, remaining, self._labels_here()))
-
-    def _labels_here(self, more: Mapping[str, str] | None = None) -> Labels:
-        """The labels of a call that is made here; of a name given twice, the one that is closer to
-        the call holds."""
-        inside = labels_inside()
-        labels = added(self._labels, dict(inside)) if inside and self._labels else inside
-        labels = labels or self._labels
-        return labels if more is None else added(labels, more)
+        self.tell(Observe(name, self._key, remaining, labels_inside(self._labels)))
 
     def _require_model(self, model: str) -> None:
         """Raise InvalidRequest unless it is a model that users may name."""
@@ -160,12 +160,6 @@ def _name_of(model: object) -> str:
     if is_absent(model):
         return ""
     raise invalid("model", "a text such as 'gpt-4o'", model)
-
-
-def _costs(tokens: object) -> dict[str, int]:
-    if type(tokens) is int and 0 <= tokens <= MAX_AMOUNT:  # as nearly always
-        return {"requests": 1, "tokens": tokens}
-    return {"requests": 1, "tokens": _cost("tokens", tokens)}
 
 
 def _further_costs(units: object) -> dict[str, int]:

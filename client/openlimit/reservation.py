@@ -149,7 +149,6 @@ class Reservation:
                     clock.sleep(left / SECOND)
         except BaseException as error:
             self._failed(grant, error)
-            self._give_back(grant)
             raise
         self.waiting = None
         if trace := self._trace:
@@ -171,12 +170,6 @@ class Reservation:
                     await clock.asleep(left / SECOND)
         except BaseException as error:
             self._failed(grant, error)
-            if isinstance(error, GeneratorExit) and grant:
-                # The garbage collector ends what waited in a loop that was closed, at any moment,
-                # also while this very thread holds a lock that giving back needs.
-                in_background(partial(self._give_back, grant))
-            else:
-                self._give_back(grant)
             raise
         self.waiting = None
         if trace := self._trace:
@@ -218,14 +211,22 @@ class Reservation:
         return new(Acquire, call)
 
     def _failed(self, grant: Grant | None, error: BaseException) -> None:
-        """To enter."""
+        """To enter: it is given back, and may be entered again."""
         self.waiting = None
+        undo = partial(self._undo, grant, self._trace, error)
         self._idle.append(True)
-        if (trace := self._trace) is None:
-            return
-        if isinstance(error, GeneratorExit):  # see below: OpenTelemetry has locks as well
-            in_background(partial(trace.end, grant, error))
+        if isinstance(error, GeneratorExit) and (grant or self._trace):
+            # The garbage collector ends what waited in a loop that was closed, at any moment, also
+            # while this very thread holds a lock that undoing needs, OpenTelemetry's among them.
+            in_background(undo)
         else:
+            undo()
+
+    def _undo(self, grant: Grant | None, trace: Entry | None, error: BaseException) -> None:
+        if grant:
+            for report in giving_back(grant, self._limiter._key, self.labels):
+                self._limiter.tell(report)
+        if trace:
             trace.end(grant, error)
 
     def _settle(self, used: Mapping[str, int]) -> None:
@@ -238,11 +239,6 @@ class Reservation:
             self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
             limiter = self._limiter
             limiter.tell(new(Settle, (reservation_id, limiter._key, used, self.labels)))
-
-    def _give_back(self, grant: Grant | None) -> None:
-        if grant:
-            for report in giving_back(grant, self._limiter._key, self.labels):
-                self._limiter.tell(report)
 
 
 def giving_back(grant: Grant, key: str, labels: Labels) -> Iterator[Cancel | Release]:

@@ -20,6 +20,7 @@ from openlimit.remote import connection as connections
 from openlimit.remote import sharing
 from openlimit.remote.channels import proxy_of
 from openlimit.remote.closing import close
+from openlimit.remote.stream import Stream
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, GrantRun
 from tests.support.calls import a_call
 from tests.support.server_process import ServerProcess, serving, serving_policies
@@ -174,6 +175,22 @@ def test_a_stream_that_is_silent_from_its_first_question_is_left(
         thread.join()
         loop.run_until_complete(relays.__aexit__(None, None, None))
         loop.close()
+
+
+def test_a_stream_that_answers_while_it_is_opened_proves_its_channel(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a server that falls silent later would not be left."""
+    start = Stream.start
+
+    def start_slowly(stream: Stream, *how: Any) -> None:
+        start(stream, *how)
+        while not stream.is_useful:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Stream, "start", start_slowly)
+    with RemoteLimiter(server.address, timeout=7) as limiter:  # of a connection of its own
+        assert connection_of(limiter).channel.is_proven
 
 
 def test_in_an_outage_nobody_who_is_allowed_waits_out_the_timeout_again() -> None:

@@ -184,9 +184,9 @@ class Connection:
                 trouble = partial(LimiterUnavailable, *outcome.args)
         if trouble:
             self.outage.met(trouble)
-        else:
+        elif self.outage.trouble or self.outage.is_hopeless:
             self.outage.is_over()
-        if stream is self.stream:
+        if self.stream in (stream, None):  # it may answer before ``start`` returns
             self.channel.is_proven = True
         others = self.in_flight.answered(outcomes) if outcomes else []
         settled = 0

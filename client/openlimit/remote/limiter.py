@@ -123,7 +123,8 @@ class RemoteLimiter(RateLimiter):
 
     def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
         """Ask the server; blocks for the timeout at most, or while the call waits in line."""
-        told = _within(call.max_wait, told)
+        if call.max_wait is not None:
+            told = _within(call.max_wait, told)
         try:
             while True:
                 connection = self._connection()
@@ -171,7 +172,8 @@ class RemoteLimiter(RateLimiter):
         return connection.outage.no_answer() if connection.forget(number) else _last(queue)
 
     async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
-        told = _within(call.max_wait, told)
+        if call.max_wait is not None:
+            told = _within(call.max_wait, told)
         try:
             while True:
                 connection = self._use.connection
@@ -208,8 +210,8 @@ class RemoteLimiter(RateLimiter):
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
             operation = operation._replace(remaining=read_amounts("remaining", amounts))
         connection = self._use.connection
-        held = Renew(operation[0], operation[1], operation.labels)
-        if held in self._use.held:
+        if self._use.held:
+            held = Renew(operation[0], operation[1], operation.labels)
             self._use.held.discard(held)
             if connection:
                 connection.leases.let_go(held)
@@ -279,14 +281,12 @@ def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> No
         )
 
 
-def _within(max_wait: float | None, told: Told | None) -> Told | None:
+def _within(max_wait: float, told: Told | None) -> Told:
     """What raises WaitTooLong, when it is told that a call waits in line and its time is up.
 
     Servers see to that; but one whose buckets are in its memory knows nothing of tickets that
     others gave, and counts anew.
     """
-    if max_wait is None:
-        return told
     until = time.monotonic() + max_wait
 
     def tell(where: Waiting) -> None:

@@ -113,20 +113,15 @@ class Stream:
 
     def heard(self, outcomes: Sequence[tuple[int, object]], settled: int) -> None:
         """These outcomes, of operations by their numbers, and so many settlements."""
-        count = len(outcomes)
-        if self._held or any(type(outcome) is Queued for _, outcome in outcomes):
-            count = sum(self._has_left(*each) for each in outcomes)
+        held, heard = self._held, self._heard + len(outcomes) + settled
+        for number, outcome in outcomes:
+            if number in held:
+                heard -= 1  # it was not in flight
+                held.remove(number)
+            if type(outcome) is Queued:
+                held.add(number)
         # A server may answer twice, which must not hide that it is silent later.
-        self._heard = min(self._sent, self._heard + count + settled)
-
-    def _has_left(self, number: int, outcome: object) -> bool:
-        """Whether an operation was in flight until this outcome."""
-        was_held = number in self._held
-        if type(outcome) is Queued:
-            self._held.add(number)
-        else:
-            self._held.discard(number)
-        return not was_held
+        self._heard = min(self._sent, heard)
 
     def age(self) -> float:
         """For how many seconds it has been open."""
@@ -153,30 +148,24 @@ class Stream:
         """What grpc sends, in a thread of its own, each as soon as the one before is out."""
         while not self._is_over.is_set():
             is_last = self.is_closing
-            if self._is_ready():
-                request, count = AcquireStreamRequest(), 0
-                in_flight = self._sent - self._heard
-                for source in self._sources:
-                    if any(source.queues) and (not count or request.ByteSize() < _MOST_BYTES):
-                        room = MOST_IN_FLIGHT - in_flight - count
-                        count += source.write(self, request, min(MAX_RUN, room))
-                if count or request.given_up:
-                    if in_flight <= 0 and not self._held:
-                        self._heard_at = time.monotonic()
-                    self._sent += count
-                    yield request
-                continue
-            if is_last:
-                return
-            # Looked at once more when others know that they have to wake this.
-            self.is_sender_idle = True
-            if not self._is_ready():
+            self.is_sender_idle = True  # before it looks: what comes from now on wakes it
+            in_flight = self._sent - self._heard
+            if self.is_left or in_flight >= MOST_IN_FLIGHT or not any(self._queues):
+                if is_last:
+                    return
                 self._wake.get()
+                continue
             self.is_sender_idle = False
-
-    def _is_ready(self) -> bool:
-        has_room = not self.is_left and self._sent - self._heard < MOST_IN_FLIGHT
-        return has_room and any(self._queues)
+            request, count = AcquireStreamRequest(), 0
+            for source in self._sources:
+                if any(source.queues) and (not count or request.ByteSize() < _MOST_BYTES):
+                    room = MOST_IN_FLIGHT - in_flight - count
+                    count += source.write(self, request, min(MAX_RUN, room))
+            if count or request.given_up:
+                if in_flight <= 0 and not self._held:
+                    self._heard_at = time.monotonic()
+                self._sent += count
+                yield request
 
     def _read(self) -> None:
         failure: Callable[[], OpenLimitError]
@@ -186,7 +175,7 @@ class Stream:
                 self._heard_at = time.monotonic()
                 self._answered(self, response)
                 self.is_useful = True
-                if self.is_sender_idle and self._is_ready():
+                if self.is_sender_idle and any(self._queues):  # there may be room now
                     self.wake()
         except grpc.RpcError as error:
             failure = partial(error_of_call, error, self._address)

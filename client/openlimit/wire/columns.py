@@ -15,9 +15,7 @@ from openlimit.operations import Acquire, Grant, Labels, Release, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.fields import (
     duration,
-    microseconds,
     require_name,
-    require_size,
     write_max_wait,
 )
 
@@ -186,7 +184,6 @@ def write_acquire_run(run: AcquireRun, message: messages.AcquireRun) -> None:
             message.places.extend(places)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
-    require_size(message, len(ids))
 
 
 def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
@@ -204,7 +201,6 @@ def write_settle_run(run: SettleRun, message: messages.SettleRun) -> None:
         message.costs.extend(costs)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
-    require_size(message, len(ids))
 
 
 def write_grant_run(
@@ -243,17 +239,6 @@ def _write_grants(
     if limited_by:
         message.limited_by = limited_by
     return message
-
-
-def read_grant_run(run: messages.GrantRun) -> list[tuple[int, Grant]]:
-    """The grants by the numbers of their calls."""
-    limited_by, end = run.limited_by, f"/{run.scope}" if run.scope else ""
-    waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
-    lease = microseconds(run.lease) / SECOND if run.HasField("lease") else 0.0
-    return [
-        (number, new(Grant, (wait, limited_by, own + end, lease, 0.0)))
-        for number, wait, own in zip(run.ids, waits, run.reservation_ids, strict=True)
-    ]
 
 
 def _at(positions: Sequence[int], column: Sequence[_T]) -> Sequence[_T]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -129,14 +129,11 @@ def id_too_long(reservation_id: str) -> InvalidRequest:
     )
 
 
-def require_size(message: Any, operations: int = 1) -> None:
-    """Raise InvalidRequest for a message that is too large for so many operations."""
-    size, most = message.ByteSize(), MAX_OPERATION * operations
-    if size > most:
-        raise InvalidRequest(
-            "request",
-            f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names",
-        )
+def too_large(size: int, most: int) -> InvalidRequest:
+    """What is wrong with a message of so many bytes."""
+    return InvalidRequest(
+        "request", f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names"
+    )
 
 
 def read_units(units: Mapping[str, int]) -> dict[str, int]:

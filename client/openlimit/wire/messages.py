@@ -1,24 +1,25 @@
 """The messages of a stream: operations, and what came of them. No I/O."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
 from google.rpc.status_pb2 import Status
 
+from openlimit.bucket.limit import SECOND
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, Queued
-from openlimit.operations import Acquire, Operation, Release, Settle
+from openlimit.operations import Acquire, Grant, Operation, Release, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.codecs import CODECS, Outcome, readable
 from openlimit.wire.columns import (
     AcquireRun,
     SettleRun,
     acquire_runs,
-    read_grant_run,
     settle_runs,
     write_acquire_run,
     write_settle_run,
 )
-from openlimit.wire.fields import require_size
+from openlimit.wire.fields import MAX_OPERATION, microseconds, too_large
 from openlimit.wire.received_runs import Part, read_acquire_run, read_settle_run
 from openlimit.wire.status import error_of, status_of
 
@@ -42,15 +43,14 @@ def write_acquisitions(
     Returns what is wrong with those that cannot be sent, and the runs as they are sent.
     """
     errors: list[tuple[int, InvalidRequest]] = []
-    runs: list[AcquireRun] = []
+    named: list[AcquireRun] = []
     for run in acquire_runs(numbered):
         if run.request_id:
             [number] = run.ids
             _write_alone(number, dict(numbered)[number], request, errors)
         else:
-            named = run._replace(request_id=next(names), places=range(len(run.ids)))
-            runs += _write_run(named, request.runs, write_acquire_run, errors)
-    return errors, runs
+            named.append(run._replace(request_id=next(names), places=range(len(run.ids))))
+    return errors, _write_runs(named, request.runs, write_acquire_run, errors)
 
 
 def write_reports(
@@ -67,10 +67,8 @@ def write_reports(
             settlements.append((number, operation))
         else:
             _write_alone(number, operation, request, errors)
-    runs: list[SettleRun] = []
-    for run in settle_runs(settlements):
-        runs += _write_run(run, request.settlements, write_settle_run, errors)
-    return errors, runs
+    runs = settle_runs(settlements)
+    return errors, _write_runs(runs, request.settlements, write_settle_run, errors)
 
 
 def _write_alone(
@@ -89,23 +87,28 @@ def _write_alone(
 _Run = TypeVar("_Run", AcquireRun, SettleRun)
 
 
-def _write_run(
-    run: _Run,
+def _write_runs(
+    runs: Iterable[_Run],
     written: Any,
     write: Callable[[_Run, Any], None],
     errors: list[tuple[int, InvalidRequest]],
 ) -> list[_Run]:
-    """Add a run, or one by one what is in a run that cannot be sent. Returns what was added."""
-    try:
-        write(run, written.add())
-    except InvalidRequest as error:
-        del written[-1]
-        if len(run.ids) == 1:
-            errors.append((run.ids[0], error))
-            return []
-        alone = [run.only([i]) for i in range(len(run.ids))]
-        return [added for each in alone for added in _write_run(each, written, write, errors)]
-    return [run]
+    """Add runs, or one by one what is in a run that cannot be sent. Returns what was added."""
+    added: list[_Run] = []
+    for run in runs:
+        try:
+            write(run, message := written.add())
+            if (size := message.ByteSize()) > (most := MAX_OPERATION * len(run.ids)):
+                raise too_large(size, most)
+            added.append(run)
+        except InvalidRequest as error:
+            del written[-1]
+            if len(run.ids) == 1:
+                errors.append((run.ids[0], error))
+            else:
+                alone = [run.only([i]) for i in range(len(run.ids))]
+                added += _write_runs(alone, written, write, errors)
+    return added
 
 
 def write_operation(number: int, operation: Operation, message: messages.Operation) -> None:
@@ -116,7 +119,8 @@ def write_operation(number: int, operation: Operation, message: messages.Operati
         codec.write(operation, getattr(message, codec.operation))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("request", f"cannot be sent: {error}") from error
-    require_size(message)
+    if (size := message.ByteSize()) > MAX_OPERATION:
+        raise too_large(size, MAX_OPERATION)
 
 
 def count_operations(request: messages.AcquireStreamRequest) -> int:
@@ -219,9 +223,13 @@ def read_outcomes(
     """What the server at the address answered, by the operations' numbers."""
     outcomes: list[tuple[int, Outcome]] = []
     for run in response.grants:
-        outcomes += read_grant_run(run)
+        limited_by, end = run.limited_by, f"/{run.scope}" if run.scope else ""
+        waits: Iterable[int] = run.wait_micros or repeat(0, len(run.ids))
+        lease = microseconds(run.lease) / SECOND if run.HasField("lease") else 0.0
+        for number, wait, own in zip(run.ids, waits, run.reservation_ids, strict=True):
+            outcomes.append((number, new(Grant, (wait, limited_by, own + end, lease, 0.0))))
     for each in response.outcomes:
-        outcomes.append((each.id, _read_outcome(each, address)))
+        outcomes.append((each.id, _read_outcome(each, address)))  # noqa: PERF401 - there are few
     return outcomes
 
 
