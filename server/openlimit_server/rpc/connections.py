@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 _EVERY = 1.0  # seconds
 _SHARE = 0.05  # of the event loop's time, at most
-_SLICE = 100  # descriptors; they take half a millisecond if all are new
+_SLICE = 50  # descriptors; they take half a millisecond if all are new
 _TELL_EVERY = 60.0  # seconds, of the same peer
 _DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 _NETWORK = 64  # bits: who has one IPv6 address usually has all that begin with these
@@ -87,8 +87,12 @@ class Connections:
                     self._tell("", "cannot look at connections, so nothing bounds them: %s", error)
                 await asyncio.sleep(max(_EVERY, self._busy / _SHARE))
         finally:
-            self._held.close()
-            self._blank.close()
+            self.close()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._held.close()
+        self._blank.close()
 
     async def look(self) -> None:
         """Count the connections, and end what is too many, in slices between which others run.
@@ -99,10 +103,12 @@ class Connections:
         by_peer: dict[str, list[tuple[int, int]]] = {}
 
         def look_at(descriptor: int) -> None:
-            with suppress(OSError):  # it was closed, or its client has just left
+            try:
                 seen[descriptor] = found = self._look_at(descriptor)
-                if found.name:
-                    by_peer.setdefault(found.peer, []).append((found.number, descriptor))
+            except OSError:  # it was closed, or its client has just left
+                return
+            if found.name:
+                by_peer.setdefault(found.peer, []).append((found.number, descriptor))
 
         await self._in_slices(await _descriptors(), look_at)
         self._seen = seen
