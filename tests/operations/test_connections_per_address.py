@@ -150,4 +150,4 @@ def test_an_address_that_takes_all_descriptors_is_stopped() -> None:
 
 def test_the_bound_is_generous_unless_it_is_given() -> None:
     """A proxy is one address, and so are all clients behind a NAT."""
-    assert Settings().connections_per_address == 1000
+    assert Settings.load([]).connections_per_address == 1000

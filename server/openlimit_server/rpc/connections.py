@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 _EVERY = 1.0  # seconds
 _SHARE = 0.05  # of the event loop's time, at most
-_SLICE = 50  # descriptors; they take half a millisecond if all are new
+_SLICE = 0.0003  # seconds, after which others get their turn
 _TELL_EVERY = 60.0  # seconds, of the same peer
 _DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 _NETWORK = 64  # bits: who has one IPv6 address usually has all that begin with these
@@ -84,7 +84,10 @@ class Connections:
                 try:
                     await self.look()
                 except OSError as error:
-                    self._tell("", "cannot look at connections, so nothing bounds them: %s", error)
+                    if self._may_tell(""):
+                        unbounded = {"event": "connections_unbounded"}
+                        said = "cannot look at connections, so their number has no bound: %s"
+                        _log.error(said, error, extra=unbounded)
                 await asyncio.sleep(max(_EVERY, self._busy / _SHARE))
         finally:
             self.close()
@@ -117,12 +120,13 @@ class Connections:
             if 0 < self._most < len(theirs):
                 newest = [descriptor for _, descriptor in sorted(theirs)[self._most :]]
                 await self._in_slices(newest, self._end)
-                self._tell(
-                    peer,
-                    "ended %d connections of %s, which had more than %d; if several clients share "
-                    "this address, raise --connections-per-address",
-                    *(len(newest), peer, self._most),
-                )
+                if self._may_tell(peer):
+                    _log.warning(
+                        "ended %d connections of %s, which had more than %d; if many clients share "
+                        "this address, raise --connections-per-address",
+                        *(len(newest), peer, self._most),
+                        extra={"event": "connections_ended", "peer": peer, "ended": len(newest)},
+                    )
 
     def _look_at(self, descriptor: int) -> _Seen:
         """Raises OSError for one that is closed, or a socket that nobody is connected to."""
@@ -166,21 +170,22 @@ class Connections:
             os.dup2(self._blank.fileno(), self._held.fileno(), inheritable=False)
 
     async def _in_slices(self, descriptors: Sequence[int], work: Callable[[int], None]) -> None:
-        for start in range(0, len(descriptors), _SLICE):
-            began = time.perf_counter()
-            for descriptor in descriptors[start : start + _SLICE]:
-                work(descriptor)
-            self._busy += time.perf_counter() - began
-            await asyncio.sleep(0)
+        began = time.perf_counter()
+        for descriptor in descriptors:
+            work(descriptor)
+            if (took := time.perf_counter() - began) > _SLICE:
+                self._busy += took
+                await asyncio.sleep(0)
+                began = time.perf_counter()
 
-    def _tell(self, peer: str, message: str, *values: object) -> None:
-        """Log it, unless something was logged of this peer just now."""
+    def _may_tell(self, peer: str) -> bool:
+        """Whether nothing was logged of it just now."""
         now = time.monotonic()
         if now < self._told.get(peer, -inf) + _TELL_EVERY:
-            return
+            return False
         lately = {each: at for each, at in self._told.items() if now < at + _TELL_EVERY}
         self._told = {**lately, peer: now}
-        _log.warning(message, *values, extra={"event": "connections", "peer": peer})
+        return True
 
 
 async def _descriptors() -> Sequence[int]:
