@@ -50,6 +50,7 @@ _EXPECTED = {
     "config": "the name of a YAML file",
     "audit_log": "the name of a file",
     "grace": "a number of seconds from 0 to 3600",
+    "drain_delay": "a number of seconds from 0 to 3600",
     "check": "true or false",
     "log_format": "console or json",
     "print_schema": "true or false",
