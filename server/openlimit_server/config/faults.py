@@ -49,6 +49,7 @@ _EXPECTED = {
     "may": "a list of what the key may do, such as [acquire, penalize]",
     "config": "the name of a YAML file",
     "audit_log": "the name of a file",
+    "connections_per_address": "a whole number from 0 to 1000000",
     "grace": "a number of seconds from 0 to 3600",
     "drain_delay": "a number of seconds from 0 to 3600",
     "check": "true or false",
