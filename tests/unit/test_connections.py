@@ -1,5 +1,6 @@
 """Which of a process's sockets count as connections of clients, and which of them are ended."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from openlimit_server.rpc import connections as module
 from openlimit_server.rpc.connections import Connections, peer_of
 
 
@@ -114,3 +116,31 @@ async def test_without_a_bound_they_are_counted(port: Port) -> None:
     assert (connections.open, connections.ended) == (5, 0)
     assert not any(map(is_ended, clients))
     connections.close()
+
+
+async def test_a_look_that_fails_is_told_once_and_the_next_one_counts(
+    port: Port, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A system may not let a process list its descriptors."""
+    looked = asyncio.Semaphore(0)
+
+    class Watched(Connections):
+        async def look(self) -> None:
+            looked.release()
+            await super().look()
+
+    monkeypatch.setattr(module, "_EVERY", 0.001)
+    connections = Watched(port.number, 1)
+    port.connect()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(module, "_DESCRIPTORS", "/nowhere")
+        running = asyncio.create_task(connections.run())
+        for _ in range(5):
+            await looked.acquire()
+    for _ in range(3):
+        await looked.acquire()
+    assert connections.open == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "their number has no bound" in caplog.text
+    running.cancel()
+    await asyncio.wait([running])

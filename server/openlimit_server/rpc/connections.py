@@ -25,6 +25,7 @@ _SHARE = 0.05  # of the event loop's time, at most
 _SLICE = 0.0003  # seconds, after which others get their turn
 _TELL_EVERY = 60.0  # seconds, of the same peer
 _DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+_MOST_DESCRIPTORS = 1 << 20  # also where the system tells no bound
 _NETWORK = 64  # bits: who has one IPv6 address usually has all that begin with these
 _NO_SOCKET = -1
 
@@ -83,10 +84,10 @@ class Connections:
                 self._busy = 0.0
                 try:
                     await self.look()
-                except OSError as error:
+                except Exception as error:  # nobody else would notice
                     if self._may_tell(""):
                         unbounded = {"event": "connections_unbounded"}
-                        said = "cannot look at connections, so their number has no bound: %s"
+                        said = "cannot look at connections, so their number has no bound: %r"
                         _log.error(said, error, extra=unbounded)
                 await asyncio.sleep(max(_EVERY, self._busy / _SHARE))
         finally:
@@ -197,4 +198,4 @@ async def _descriptors() -> Sequence[int]:
         if error.errno != errno.EMFILE:
             raise
         # None is left for the list, so all are open.
-        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MOST_DESCRIPTORS))
