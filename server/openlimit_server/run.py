@@ -34,6 +34,7 @@ from openlimit_server.rpc import bounds
 from openlimit_server.rpc.admin import SERVICE as ADMIN
 from openlimit_server.rpc.admin import AdminServicer
 from openlimit_server.rpc.auth import Door
+from openlimit_server.rpc.connections import Connections
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
@@ -88,6 +89,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         [service, proxies, admin, OpenToAll((health.handler(), *reflection.handlers()), door)]
     )
     port = _listen(server, settings.listen, encryption)
+    connections = Connections(port, settings.connections_per_address)
     memory.tune()
     reload = Reload(
         *_takers(sources, overrides, service, encryption),
@@ -95,11 +97,12 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         then=claims.warn,
     )
     await observed.start(
-        *(engine, service, health, reload, counter, overrides, door), is_worker=is_worker
+        *(engine, service, health, reload, counter, overrides, door, connections),
+        is_worker=is_worker,
     )
     stop = signals.listen(reload.request, partial(_follow, sources, reload) if is_worker else None)
     watching = asyncio.create_task(_watch(store, engine, health))
-    works = [overrides.run(), reload.run(), memory.collect_young()]
+    works = [overrides.run(), reload.run(), memory.collect_young(), connections.run()]
     works += [snapshot.run()] if snapshot else []
     background = [asyncio.create_task(work) for work in works]
     await overrides.look()
@@ -113,9 +116,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         work.cancel()
     for each in (health, reflection, proxies, admin):
         each.drain()
-    draining = {"event": "draining", "reason": reason, "grace": settings.grace}
-    _log.info("%s: draining for %g s at most", reason, settings.grace, extra=draining)
-    await _drain(server, service, settings.grace, at_once=reason == ORPHANED)
+    await _drain(server, service, reason, settings.grace)
     if snapshot:
         await snapshot.aclose()
     counter.close()
@@ -140,11 +141,13 @@ async def _delay(reason: str, stop: Stop, health: HealthServicer, seconds: float
 
 
 async def _drain(
-    server: grpc.aio.Server, service: RateLimitServicer, grace: float, *, at_once: bool
+    server: grpc.aio.Server, service: RateLimitServicer, reason: str, grace: float
 ) -> None:
-    """Until calls in flight have ended, or for so long; ``at_once`` frees the port before."""
+    """Until calls in flight have ended, or for so long. An orphan frees the port before."""
+    draining = {"event": "draining", "reason": reason, "grace": grace}
+    _log.info("%s: draining for %g s at most", reason, grace, extra=draining)
     end = asyncio.get_running_loop().time() + grace
-    stopping = [asyncio.create_task(server.stop(grace))] if at_once else []
+    stopping = [asyncio.create_task(server.stop(grace))] if reason == ORPHANED else []
     with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
             await service.drain()

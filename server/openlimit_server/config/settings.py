@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     workers: notation.Workers = Field(
         1, description="processes that serve the address; several need a Redis store"
     )
+    connections_per_address: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="TCP connections that a client's address may have to each process; those "
+        "beyond are ended, the newest first; 0 for any number",
+    )
     grace: float = Field(
         5.0, ge=0, le=3600, description="seconds that calls in flight get when the server stops"
     )

@@ -98,6 +98,11 @@ METRICS = (
     ),
     Metric("store_errors", COUNTER, (), "Operations that the store did not decide"),
     Metric("streams", GAUGE, (), "Open streams of clients"),
+    Metric("connections", GAUGE, (), "TCP connections of clients"),
+    Metric(
+        *("connections_ended", COUNTER, ()),
+        "Connections that were ended because their address had too many",
+    ),
     Metric("ready", GAUGE, (), "Processes whose service is SERVING"),
     Metric(
         "reloads",

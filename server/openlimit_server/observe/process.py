@@ -17,6 +17,7 @@ from openlimit_server.observe.teller import Teller
 from openlimit_server.observe.timed_store import TimedStore
 from openlimit_server.observe.tracing import traces_of
 from openlimit_server.rpc.auth import Door
+from openlimit_server.rpc.connections import Connections
 from openlimit_server.rpc.health import HealthServicer
 from openlimit_server.rpc.internal_errors import internal_errors
 from openlimit_server.rpc.service import RateLimitServicer
@@ -49,13 +50,14 @@ class Observed:
         counter: Counter,
         overrides: Overrides,
         door: Door,
+        connections: Connections,
         *,
         is_worker: bool,
     ) -> None:
         """Raises ConfigurationError for an address at which it cannot listen."""
         if self.counts is None or self._timed is None:
             return
-        process = _Process(self.counts, self._timed, engine, service, health, counter)
+        process = _Process(self.counts, self._timed, engine, service, health, counter, connections)
         if is_worker:
             self._told = Teller(process.numbers, process.busiest)
             await self._told.start()
@@ -90,7 +92,9 @@ class _Process:
         service: RateLimitServicer,
         health: HealthServicer,
         counter: Counter,
+        connections: Connections,
     ) -> None:
+        self._connections = connections
         self._counts = counts
         self._counter = counter
         self._store = store
@@ -109,6 +113,8 @@ class _Process:
             numbers["line_calls", policy.name] = [in_line[policy.name]]
         numbers[("internal_errors",)] = [internal_errors.count]
         numbers[("streams",)] = [self._service.streams]
+        numbers[("connections",)] = [self._connections.open]
+        numbers[("connections_ended",)] = [self._connections.ended]
         numbers[("ready",)] = [int(self._health.is_serving)]
         return numbers
 

@@ -61,6 +61,14 @@ def test_a_typo_in_the_address_is_refused(address: str) -> None:
         (["--grace", "-1"], "--grace: expected a number of seconds from 0 to 3600, not '-1'"),
         (["--grace", "nan"], "--grace: expected a number of seconds from 0 to 3600, not 'nan'"),
         (["--grace=soon"], "--grace: expected a number of seconds from 0 to 3600, not 'soon'"),
+        (
+            ["--drain-delay", "-1"],
+            "--drain-delay: expected a number of seconds from 0 to 3600, not",
+        ),
+        (
+            ["--connections-per-address=-1"],
+            "--connections-per-address: expected a whole number from",
+        ),
         (["--store", "mysql://x"], "--store: expected memory://, or the URL of a Redis, which "),
         (["--store", "redis://x?db=one"], "--store: needs a number for db, not 'one'"),
         (["--workers", "0"], "--workers: expected a whole number from 1 to 256, not '0'"),
