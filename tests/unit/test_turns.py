@@ -1,11 +1,14 @@
 """How callers that make single calls take turns, however many one of them makes at once."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from openlimit.errors import LineFull
 from openlimit_server.rpc import turns as turns_
+from openlimit_server.rpc.auth import name_of
 from openlimit_server.rpc.turns import Turns
 
 
@@ -107,3 +110,19 @@ async def test_callers_that_are_idle_are_forgotten() -> None:
         await call(turns, f"{number}", had)
         assert len(turns._callers) < 1100
     await asyncio.gather(*flood)
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("ipv4:192.0.2.7:50051", "ipv4:192.0.2.7"),
+        ("ipv6:%5B2001:db8:0:1::7%5D:50051", "ipv6:2001:db8:0:1::/64"),
+        ("ipv6:[2001:db8:0:1:ffff::8]:50052", "ipv6:2001:db8:0:1::/64"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:50051", "ipv6:192.0.2.7"),
+        ("unix:", "unix"),
+    ],
+)
+def test_a_network_of_ipv6_has_one_turn(peer: str, name: str) -> None:
+    """Since whoever has one of its addresses has them all."""
+    context: Any = SimpleNamespace(peer=lambda: peer)
+    assert name_of(None, context) == name

@@ -8,6 +8,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from math import inf
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from grpc.aio import ServicerContext
@@ -18,6 +19,7 @@ from openlimit.operations import IDENTITY, Labels, Observe, Penalize
 from openlimit.wire.fields import AUTHORIZATION, BEARER
 from openlimit_server.config.keys import KeySettings, Right, hash_of
 from openlimit_server.engine.engine import Work
+from openlimit_server.rpc.connections import peer_of
 from openlimit_server.rpc.tarpit import Tarpit
 from openlimit_server.rpc.turns import Turns
 
@@ -28,7 +30,7 @@ _FAULTS = {
     *(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED),
 }
 _FOUND_BY = 8  # bytes of a hash; all of them are compared in a time that tells nothing
-_REMEMBERED = 1024  # labels of a caller
+_REMEMBERED = 1024  # labels of a caller, and addresses
 _LOG_EVERY = 10.0  # seconds
 _MISSING = (
     "the server answers only callers with an API key: pass api_key, or set OPENLIMIT_API_KEY; "
@@ -101,7 +103,14 @@ def _is_key(said: str) -> bool:
 
 def name_of(caller: Caller | None, context: ServicerContext[Any, Any]) -> str:
     """Under which a caller gets its share: its key, or the address of one that is not known."""
-    return f"the key {caller.name}" if caller else context.peer().rpartition(":")[0]
+    return f"the key {caller.name}" if caller else _address(context.peer().rpartition(":")[0])
+
+
+@lru_cache(_REMEMBERED)
+def _address(peer: str) -> str:
+    """Who has one address of IPv6 has its whole network, so that counts as one."""
+    family, _, host = peer.partition(":")
+    return f"ipv6:{peer_of(unquote(host).strip('[]'))}" if family == "ipv6" else peer
 
 
 class Door:
