@@ -95,7 +95,7 @@ class MemoryStore:
         return f"<MemoryStore of {len(self)} buckets>"
 
     def decide(self, operations: Sequence[Operation]) -> list[Answer]:
-        answers = list[Answer]()
+        answers: list[Answer] = []
         with self._lock:
             now = self._clock()
             for operation in operations:

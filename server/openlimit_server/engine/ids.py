@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
+from itertools import compress
 from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
@@ -121,9 +122,12 @@ class Scope:
             mac.update(own[_MAC:].encode())
             macs.append(mac.hexdigest())
         strangers: list[int] = []
-        if not _are_equal("".join(macs), "".join([own[:_MAC] for own in owns])):
-            strangers = [i for i, own in enumerate(owns) if not self._has_made(own)]
-            owns = [own for i, own in enumerate(owns) if i not in strangers]
+        # In a time that does not tell how much is equal. None is longer than a mac.
+        given = "".join([own[:_MAC] for own in owns]).encode()
+        if not compare_digest("".join(macs).encode(), given):
+            are_made = [*map(self._has_made, owns)]
+            strangers = [i for i, is_made in enumerate(are_made) if not is_made]
+            owns = [*compress(owns, are_made)]
         if not owns:
             return Reserved([], [], [], []), strangers
         fields = ".".join(owns).split(".")
@@ -142,15 +146,9 @@ class Scope:
         for common in self._signer.macs:
             mac = common.copy()
             mac.update(self._common + own[_MAC:].encode())
-            if _are_equal(mac.hexdigest(), own[:_MAC]):
+            if compare_digest(mac.hexdigest().encode(), own[:_MAC].encode()):
                 return True
         return False
-
-
-def _are_equal(macs: str, others: str) -> bool:
-    """Whether all are, in a time that does not tell how much of them is. None is longer than a
-    mac."""
-    return compare_digest(macs.encode(), others.encode())
 
 
 def read_scope(text: str) -> tuple[str, str, str]:
