@@ -20,3 +20,16 @@ def test_acknowledgements_do_not_pile_up() -> None:
     assert [each.id for each in response.outcomes] == [7]
     assert response.settled_runs == 3000
     assert not outbox
+
+
+def test_an_acknowledgement_goes_with_what_was_decided_with_it() -> None:
+    """Also where a message has as many outcomes as it can: else every other one would be all but
+    empty."""
+    outbox = Outbox()
+    part = outbox.begin(1)
+    outbox.add(range(128), None, TOO_MANY_IN_FLIGHT)
+    outbox.end(part)
+    response = AcquireStreamResponse.FromString(outbox.next_message())
+    assert len(response.outcomes) == 128
+    assert response.settled_runs == 1
+    assert not outbox

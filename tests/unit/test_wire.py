@@ -444,18 +444,18 @@ def test_a_message_is_read_in_slices_that_take_about_as_long() -> None:
         ]
         + [AcquireRun(model="m")] * 100,
         settlements=[
-            SettleRun(ids=range(2000, 2300), scope="s", reservation_ids=["r"] * 300),
+            SettleRun(ids=range(2000, 2600), scope="s", reservation_ids=["r"] * 600),
             SettleRun(),
-            SettleRun(ids=[2300], scope="s", reservation_ids=["r"]),
+            SettleRun(ids=[2600], scope="s", reservation_ids=["r"]),
         ],
     )
     slices = [*messages.read_operations(message)]
     sizes_of_slices = [sum(map(len, numbers)) for numbers, _, _ in slices]
-    assert sizes_of_slices[:2] == [128, 128]
+    assert sizes_of_slices[:2] == [256, 256]
     assert all(size <= 256 for size in sizes_of_slices)
     assert len(slices) < 28
     numbers = [number for each in slices for of_these in each.numbers for number in of_these]
-    assert numbers == [*range(2000, 2301), *range(1200)]
+    assert numbers == [*range(2000, 2601), *range(1200)]
     ends = [each.settled_runs for each in slices]
     assert ends[:2] == [0, 0], "a run is settled once all its parts are"
     assert sum(ends) == 3

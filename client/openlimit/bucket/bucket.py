@@ -182,7 +182,7 @@ class Bucket:
         """Replace what started calls reserved by what they really cost, one after the other."""
         pairs = zip(zip(*actual, strict=True), zip(*reserved, strict=True), strict=True)
         changes = [[*map(sub, *columns)] for columns in pairs]
-        self._correct(changes, now, self._started(now))
+        self._correct(changes, now, self._started(now) if self.queue else None)
 
     def penalize(self, until: float, now: float) -> None:
         """Let nothing new start before ``until``: the provider asked for it. Now or earlier: lift

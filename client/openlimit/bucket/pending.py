@@ -177,7 +177,7 @@ def changed(levels: Levels, changes: Sequence[Levels], limits: Sequence[Limit]) 
     after = []
     for level, column, limit in zip(levels, changes, limits, strict=True):
         most = limit.most
-        for change in column:
+        for change in column if any(column) else ():  # most are for as many requests as reserved
             level += change  # noqa: PLW2901 - it is what the column changes
             if level < 0:
                 level = 0.0  # noqa: PLW2901 - see above

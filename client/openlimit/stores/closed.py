@@ -35,12 +35,6 @@ class Lot:
         byte = number >> 2
         return self.marks[byte] >> 2 * (number & 3) & 3 if byte < len(self.marks) else 0
 
-    def make_room(self, number: int) -> None:
-        """For the marks of all up to this one."""
-        missing = (number >> 2) + 1 - len(self.marks)
-        if missing > 0:
-            self.marks.extend(bytes(missing))
-
 
 class Closed:
     """The marks of reservations in ``most`` lots, for as long as they matter."""
@@ -55,8 +49,7 @@ class Closed:
 
     def cancel(self, name: str, number: int, start: float, now: float) -> None:
         """Mark a reservation as cancelled."""
-        lot = self._find(name, now)
-        lot.make_room(number)
+        lot = self._lot(name, number, now)
         lot.marks[number >> 2] |= CANCELLED << 2 * (number & 3)
         self._keep(name, lot, start, now)
 
@@ -83,8 +76,7 @@ class Closed:
     ) -> dict[int, Any]:
         """Mark what may be settled; what may not, by position."""
         unsettled: dict[int, Any] = {}
-        lot = self._find(name, now)
-        lot.make_room(max(numbers, default=0))
+        lot = self._lot(name, max(numbers, default=0), now)
         marks, latest, may_wait = lot.marks, -inf, bucket.at > now
         too_old, may_be_lost = now - SETTLED_WITHIN, lot.lost_until - MARKED
         for i, (number, start) in enumerate(zip(numbers, starts, strict=True)):
@@ -105,11 +97,16 @@ class Closed:
             self._keep(name, lot, latest, now)
         return unsettled
 
-    def _find(self, name: str, now: float) -> Lot:
-        return self.lots.get(name, now) or Lot(self.lots.forgotten_until)
+    def _lot(self, name: str, most: int, now: float) -> Lot:
+        """With room for the marks of all numbers up to this one."""
+        lot = self.lots.get(name, now) or Lot(self.lots.forgotten_until)
+        missing = (most >> 2) + 1 - len(lot.marks)
+        if missing > 0:
+            lot.marks.extend(bytes(missing))
+        return lot
 
     def _keep(self, name: str, lot: Lot, start: float, now: float) -> None:
         is_new = lot.until == -inf
         lot.until = max(lot.until, start + MARKED)
         if is_new:
-            self.lots.keep(name, lot, now)
+            self.lots.keep((name,), lot, now)

@@ -95,9 +95,35 @@ class MemoryStore:
         return f"<MemoryStore of {len(self)} buckets>"
 
     def decide(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers: list[Answer] = []
         with self._lock:
             now = self._clock()
-            return [self._decide(operation, now) for operation in operations]
+            for operation in operations:
+                if self._idle and self._idle[0][0] <= now:
+                    self._drop_idle(now)
+                name, limits = operation.bucket, operation.limits
+                bucket = self._parts[hash(name) % _PARTS].get(name)
+                is_new = bucket is None
+                if bucket is None:
+                    bucket = Bucket(limits)
+                elif bucket.limits is not limits:
+                    bucket.relimit(limits)
+                answer: Answer
+                if type(operation) is Acquire:
+                    request = operation.request
+                    if request:
+                        answer = self._requests.acquire(bucket, operation, request, now)
+                    else:
+                        answer = acquire(bucket, operation, now)
+                elif type(operation) is Settle:
+                    answer = self.closed.settle(bucket, operation, now)
+                else:
+                    answer = self._change(bucket, operation, now)
+                answers.append(answer)
+                # One that refuses is not kept.
+                if is_new and (bucket.at >= now or bucket.paused > now):
+                    self._keep(name, bucket)
+        return answers
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         return self.decide(operations)
@@ -111,28 +137,6 @@ class MemoryStore:
     async def aclose(self) -> None:
         """Nothing to do: the buckets stay."""
 
-    def _decide(self, operation: Operation, now: float) -> Answer:
-        if self._idle and self._idle[0][0] <= now:
-            self._drop_idle(now)
-        name, limits = operation.bucket, operation.limits
-        part = self._parts[hash(name) % _PARTS]
-        bucket = part.get(name)
-        is_new = bucket is None
-        if bucket is None:
-            bucket = Bucket(limits)
-        elif bucket.limits is not limits:
-            bucket.relimit(limits)
-        answer: Answer
-        if type(operation) is not Acquire:
-            answer = self._change(bucket, operation, now)
-        elif operation.request:
-            answer = self._requests.acquire(bucket, operation, operation.request, now)
-        else:
-            answer = acquire(bucket, operation, now)
-        if is_new and (bucket.at >= now or bucket.paused > now):  # one that refuses is not kept
-            self._keep(name, bucket)
-        return answer
-
     def _keep(self, name: str, bucket: Bucket) -> None:
         untrack(bucket)
         self._parts[hash(name) % _PARTS][name] = bucket
@@ -140,8 +144,6 @@ class MemoryStore:
 
     def _change(self, bucket: Bucket, operation: Operation, now: float) -> Answer:
         match operation:
-            case Settle():
-                return self.closed.settle(bucket, operation, now)
             case Cancel():
                 return self._cancel(bucket, operation, now)
             case Penalize(_, _, length):

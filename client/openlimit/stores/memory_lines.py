@@ -190,7 +190,7 @@ class MemoryLines:
         names = [(run.bucket, name) for name in run.calls.names]
         is_new = not tree.line and not self._starts.knows_any(names, now)
         if is_new and tree.line.start_at_once(run.calls, now):
-            self._starts.keep_all(names, _Starts(run, now), now)
+            self._starts.keep(names, _Starts(run, now), now)
             return Started(now)
         return [self._ask(tree, run.one(i), now) for i in range(len(names))]
 
@@ -199,7 +199,7 @@ class MemoryLines:
         known = self._starts.get((bucket, name), now)
         if isinstance(known, _Starts):
             known = known.one(name)
-            self._starts.keep((bucket, name), known, now)
+            self._starts.keep([(bucket, name)], known, now)
         return known
 
     def _ask(self, tree: _Tree, ask: Ask, now: float) -> Asked:
@@ -235,7 +235,7 @@ class MemoryLines:
             if isinstance(outcome, Start):
                 known = Granted(*outcome, ask.lot, ask.number)
                 start = _Start(known, known.start + ask.kept, ask.server)
-                self._starts.keep((name, known.name), start, now)
+                self._starts.keep([(name, known.name)], start, now)
             else:
                 known = outcome
             tree.outboxes.setdefault(ask.server, []).append(known)
@@ -282,7 +282,7 @@ class MemoryLines:
 
     def _release(self, bucket: str, names: Sequence[str], now: float) -> Unsettled:
         """Those that had no slots, by position."""
-        self._over.keep_all([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
+        self._over.keep([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
         if not (tree := self._trees.get(bucket)):
             return dict.fromkeys(range(len(names)), False)
         return {i: False for i, name in enumerate(names) if not tree.line.release(name, now)}

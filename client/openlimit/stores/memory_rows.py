@@ -161,7 +161,7 @@ class _Restoring:
     def lot(self, name: str, lost_until: float, until: float, marks: str) -> None:
         lot = Lot(lost_until)
         lot.until, lot.marks = until, bytearray.fromhex(marks)
-        self.store.closed.lots.keep(name, lot, self._now)
+        self.store.closed.lots.keep((name,), lot, self._now)
 
     def _rules(self, told: Row) -> Rules:
         number, weight, slots = told

@@ -40,8 +40,8 @@ class Remembered(Generic[V]):
         self._what = what
         self._most = most
         self._values = Table[_Key, V]()
-        self._to_look_at: dict[float, list[_Key]] = {}  # by the end of a window of time
-        self._ends: list[float] = []  # a heap of these
+        self._to_look_at: dict[float, list[_Key]] = {}  # by the window of time in which they end
+        self._windows: list[float] = []  # a heap of these
         self._gone: dict[float, int] = {}  # how many of those keys have no value any more
         self._say_at = -inf
         self.forgotten_early = 0
@@ -58,17 +58,13 @@ class Remembered(Generic[V]):
 
     def get(self, key: _Key, now: float) -> V | None:
         """The value, while it lasts."""
-        if self._ends and self._ends[0] <= now:
+        if self._windows and self._windows[0] < now // _WINDOW:
             self._drop(now)
         value = self._values.get(key)
         return value if value is not None and value.until > now else None
 
-    def keep(self, key: _Key, value: V, now: float) -> None:
-        """Remember a value that is not yet, or no longer, known by this key."""
-        self.keep_all((key,), value, now)
-
-    def keep_all(self, keys: Sequence[_Key], value: V, now: float) -> None:
-        """``keep`` one value by several keys."""
+    def keep(self, keys: Sequence[_Key], value: V, now: float) -> None:
+        """Remember a value that is not yet, or no longer, known by these keys."""
         self._drop(now, len(keys))
         if not self._values.keys().isdisjoint(keys):
             for key in keys:
@@ -86,33 +82,33 @@ class Remembered(Generic[V]):
         return any(self.get(key, now) for key in keys)
 
     def _look_at(self, keys: Iterable[_Key], until: float) -> None:
-        end = _window(until)
-        to_look_at = self._to_look_at.get(end)
+        window = until // _WINDOW
+        to_look_at = self._to_look_at.get(window)
         if to_look_at is None:
-            to_look_at = self._to_look_at[end] = []
+            to_look_at = self._to_look_at[window] = []
             untrack(to_look_at)
-            heappush(self._ends, end)
+            heappush(self._windows, window)
         to_look_at.extend(keys)
 
     def _look_no_more(self, until: float) -> None:
         """At one of those that end then: else the keys of a flood outlive its values by far."""
-        end = _window(until)
-        if keys := self._to_look_at.get(end):
-            self._gone[end] = self._gone.get(end, 0) + 1
-            if 2 * self._gone[end] > len(keys):
+        window = until // _WINDOW
+        if keys := self._to_look_at.get(window):
+            self._gone[window] = self._gone.get(window, 0) + 1
+            if 2 * self._gone[window] > len(keys):
                 keys[:] = [key for key in keys if key in self._values] or keys[-1:]
-                self._gone[end] = 0
+                self._gone[window] = 0
 
     def _drop(self, now: float, added: int = 1) -> None:
         for _ in range(_LOOKS * added):
-            if not self._ends or self._ends[0] > now:
+            if not self._windows or self._windows[0] >= now // _WINDOW:
                 return
-            keys = self._to_look_at[self._ends[0]]
+            keys = self._to_look_at[self._windows[0]]
             key = keys.pop()
             if not keys:
-                end = heappop(self._ends)
-                del self._to_look_at[end]
-                self._gone.pop(end, None)
+                window = heappop(self._windows)
+                del self._to_look_at[window]
+                self._gone.pop(window, None)
             value = self._values.get(key)
             if value is not None and value.until <= now:
                 del self._values[key]
@@ -134,8 +130,3 @@ class Remembered(Generic[V]):
                 "more than %d %s are to be remembered: %d forgotten",
                 *(self._most, self._what, self.forgotten_early),
             )
-
-
-def _window(time: float) -> float:
-    """The end of the window of time that this is in."""
-    return (time // _WINDOW + 1) * _WINDOW

@@ -6,6 +6,7 @@ for a run and not one for each of its grants, and what they have in common is ke
 
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -108,7 +109,7 @@ class Requests:
             run = run or Run()
             run.add(operation, request, grants)
             if is_new:
-                self.runs.keep(key, run, now)
+                self.runs.keep((key,), run, now)
         return grants
 
 
@@ -153,16 +154,11 @@ def acquire_each(bucket: Bucket, operation: Acquire, now: float, others: dict[in
 
 def _packed(numbers: Iterable[float]) -> bytes:
     """In as few bytes as hold them exactly: most costs are small whole numbers."""
-    flat = [*numbers]
-    return _packed_as("I", flat) or _packed_as("q", flat) or _packed_as("d", flat)
-
-
-def _packed_as(kind: str, numbers: list[Any]) -> bytes:
-    """Nothing if it does not hold them."""
-    try:
-        return kind.encode() + array(kind, numbers).tobytes()
-    except (TypeError, OverflowError):
-        return b""
+    flat: list[Any] = [*numbers]
+    for kind in "Iq":
+        with suppress(TypeError, OverflowError):
+            return kind.encode() + array(kind, flat).tobytes()
+    return b"d" + array("d", flat).tobytes()
 
 
 def _unpacked(packed: bytes) -> "array[Any]":

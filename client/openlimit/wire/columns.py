@@ -208,37 +208,23 @@ def write_grant_run(
 ) -> None:
     """Add the grants of a run's acquisitions, but for those that are answered on their own."""
     scope, names, waits, limited_by, others, lease = grants
-    if not waits and not others:
-        message = _write_grants(scope, "", ids, names, response)
-        if lease:
-            message.lease.CopyFrom(duration(lease * SECOND))
-        return
-    by_limit: dict[str, list[int]] = {}
-    for i, limit in enumerate(limited_by or repeat("", len(ids))):
-        if i not in others:
-            by_limit.setdefault(limit, []).append(i)
+    by_limit: dict[str, Sequence[int]] = {}
+    if waits or others:
+        for i, limit in enumerate(limited_by or repeat("", len(ids))):
+            if i not in others:
+                by_limit.setdefault(limit, []).append(i)  # type: ignore[attr-defined]  # lists
+    else:
+        by_limit[""] = range(len(ids))
     for limit, positions in by_limit.items():
-        message = _write_grants(scope, limit, _at(positions, ids), _at(positions, names), response)
+        is_whole = len(positions) == len(ids)
+        message = response.grants.add()
+        message.ids.extend(ids if is_whole else _at(positions, ids))
+        message.reservation_ids.extend(names if is_whole else _at(positions, names))
+        message.scope, message.limited_by = scope, limit
         if waits and any(of_these := _at(positions, waits)):
             message.wait_micros.extend(map(int, of_these))
         if lease:
             message.lease.CopyFrom(duration(lease * SECOND))
-
-
-def _write_grants(
-    scope: str,
-    limited_by: str,
-    ids: Sequence[int],
-    names: Sequence[str],
-    response: messages.AcquireStreamResponse,
-) -> messages.GrantRun:
-    message = response.grants.add()
-    message.ids.extend(ids)
-    message.reservation_ids.extend(names)
-    message.scope = scope
-    if limited_by:
-        message.limited_by = limited_by
-    return message
 
 
 def _at(positions: Sequence[int], column: Sequence[_T]) -> Sequence[_T]:

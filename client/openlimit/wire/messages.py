@@ -25,9 +25,10 @@ from openlimit.wire.status import error_of, status_of
 
 MOST_IN_FLIGHT = 10_000
 """Operations of one stream that may be undecided."""
-# The unit is one acquisition of a run. A slice takes about half a millisecond.
+# The unit is one acquisition of a run. A slice takes about half a millisecond, so that settlements
+# are decided with the acquisitions that came with them.
 _SLICE = _PART = 128
-_RUN, _ALONE = 8, 2
+_RUN, _SETTLED, _ALONE = 8, 0.5, 2
 
 _BY_OPERATION = {codec.operation: codec for codec in CODECS.values()}
 _BY_OUTCOME = {codec.outcome: codec for codec in CODECS.values()}
@@ -128,9 +129,11 @@ def count_operations(request: messages.AcquireStreamRequest) -> int:
 
     An empty run, read as well, counts as one.
     """
-    runs = [len(run.ids) or 1 for run in request.runs]
-    settlements = [len(run.ids) or 1 for run in request.settlements]
-    return len(request.operations) + sum(runs) + sum(settlements) + len(request.given_up)
+    count = len(request.operations) + len(request.given_up)
+    run: Any  # of either kind
+    for run in (*request.runs, *request.settlements):
+        count += len(run.ids) or 1
+    return count
 
 
 class Slice(NamedTuple):
@@ -154,7 +157,7 @@ def read_operations(
     """
     numbers: list[Sequence[int]] = []
     operations: list[Any] = []
-    size = ended = 0
+    size, ended = 0.0, 0
     for parts, weight, ends in _parts(request, kept):
         for of_these, operation in parts:
             if of_these:
@@ -171,14 +174,14 @@ def read_operations(
 
 def _parts(
     request: messages.AcquireStreamRequest, kept: float | None
-) -> Iterator[tuple[list[Part] | list[tuple[list[int], Any]], int, int]]:
+) -> Iterator[tuple[list[Part] | list[tuple[list[int], Any]], float, int]]:
     """What can be cut apart, how much of a slice it takes, and how many SettleRuns it ends."""
     for settling in request.settlements:
         count = len(settling.ids) or 1
         for first in range(0, count, _PART):
             last = min(first + _PART, count)
             parts = read_settle_run(settling, first, last)
-            weight = 1 if settling.scope else _ALONE
+            weight = _SETTLED if settling.scope else _ALONE
             yield parts, _RUN + weight * (last - first), int(last == count)
     for operation in request.operations:
         yield [([operation.id], _read_operation(operation))], _ALONE, 0

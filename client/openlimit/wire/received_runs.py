@@ -39,7 +39,9 @@ def read_acquire_run(
         return [(ids, error)]
     common = ids, run.model, run.key, max_wait, units, costs
     read = new(AcquireRun, (*common, request_id, places, kept, labels))
-    return _parts(read, _negative(units, costs))
+    if costs and min(costs) < 0:
+        return _parts(read, _negative(units, costs))
+    return [(ids, read)]
 
 
 def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part]:
@@ -58,12 +60,12 @@ def read_settle_run(run: messages.SettleRun, first: int, last: int) -> list[Part
             raise InvalidRequest("units", "must be absent where a run only releases slots")
     except InvalidRequest as error:
         return [(ids, error)]
-    errors = _negative(units, costs)
+    errors = _negative(units, costs) if costs and min(costs) < 0 else {}
     if max(map(len, names), default=0) > MAX_RESERVATION_ID:
         too_long = (i for i, name in enumerate(names) if len(name) > MAX_RESERVATION_ID)
-        errors = errors | {i: id_too_long(names[i]) for i in too_long}
+        errors |= {i: id_too_long(names[i]) for i in too_long}
     read = new(SettleRun, (ids, run.key, run.scope, units, names, costs, labels, run.only_release))
-    parts = _parts(read, errors)
+    parts: list[Part] = _parts(read, errors) if errors else [(ids, read)]
     return parts if run.scope else [each for part in parts for each in _by_scope(*part)]
 
 
@@ -115,7 +117,7 @@ def _read_places(run: messages.AcquireRun) -> Sequence[int]:
 def _negative(units: Sequence[str], costs: Sequence[int]) -> dict[int, InvalidRequest]:
     """By position, what is wrong with those that have a negative cost."""
     errors: dict[int, InvalidRequest] = {}
-    for i, cost in enumerate(costs if min(costs, default=0) < 0 else ()):
+    for i, cost in enumerate(costs):
         unit = units[i % len(units)]
         try:
             require_amount(TOKENS if unit == TOKENS else f"units.{unit}", cost)
@@ -126,7 +128,5 @@ def _negative(units: Sequence[str], costs: Sequence[int]) -> dict[int, InvalidRe
 
 def _parts(run: AcquireRun | SettleRun, errors: dict[int, InvalidRequest]) -> list[Part]:
     """The run without those that have an error of their own, and these."""
-    if not errors:
-        return [(run.ids, run)]
     rest = run.only([i for i in range(len(run.ids)) if i not in errors])
     return [(rest.ids, rest), *(([run.ids[i]], error) for i, error in errors.items())]

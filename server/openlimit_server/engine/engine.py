@@ -130,9 +130,7 @@ class Engine:
                 else:
                     await self._plan(step, place, each)
             except OpenLimitError as error:
-                step.answers[place] = error
-                if isinstance(each, AcquireRun):
-                    step.answers[place] = same_for_all(len(each.ids), error)
+                step.answers[place] = _for_all(each, error)
         try:
             await step.decide(self._store, hold, apart)
         except asyncio.CancelledError:  # some may be decided already, whose answers nobody gets
@@ -194,14 +192,9 @@ class Engine:
         match work:
             case OpenLimitError():
                 return work
-            case Acquire():
-                return self._acquisitions.without_store(work, trouble)
-            case AcquireRun():
-                outcome = self._acquisitions.without_store(work, trouble)
-                return same_for_all(len(work.ids), outcome)
-            case SettleRun():
-                return dict.fromkeys(range(len(work.ids)), trouble)
-        return trouble
+            case Acquire() | AcquireRun():
+                return _for_all(work, self._acquisitions.without_store(work, trouble))
+        return _for_all(work, trouble)
 
     def _forget_signers(self) -> None:
         """They know the secrets before."""
@@ -240,6 +233,17 @@ class Engine:
     def drain(self) -> None:
         """Hold nobody any longer who waits in a line. Does not block."""
         self.lines.drain()
+
+
+def _for_all(work: Work, outcome: Grant | OpenLimitError) -> Answer:
+    """The answer that is this outcome of an operation, or of all in a run."""
+    match work:
+        case AcquireRun():
+            return same_for_all(len(work.ids), outcome)
+        case SettleRun():
+            assert isinstance(outcome, OpenLimitError)
+            return dict.fromkeys(range(len(work.ids)), outcome)
+    return outcome
 
 
 def granted(work: Work | None, answer: Any) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
+from itertools import compress
 from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
@@ -31,6 +32,7 @@ _OWN = re.compile(
 _SCOPE = re.compile(r"([0-9a-f]{16})\.([^}]{1,2048}})(.{0,256})", re.DOTALL)
 _LOT = 4096  # reservations: what is remembered of a lot takes a kilobyte at most
 _MAC = 16  # hexadecimal digits
+_NAMELESS = 3  # dots
 
 
 class Lots:
@@ -111,62 +113,42 @@ class Scope:
         mac.update(rest.encode())
         return mac.hexdigest() + rest
 
-    def owns(
-        self, first: int, starts: Iterable[float], costs: Sequence[Costs], *names: Sequence[str]
-    ) -> list[str]:
-        """``own`` of reservations that were granted with the numbers from the first on; with a
-        column of ``names``, if they were in a line."""
-        return [*map(self.own, range(first, first + len(costs)), starts, costs, *names)]
-
-    def read_one(self, own: str) -> tuple[int, int, Costs, str] | None:
-        """Number, start, costs and name of an id of which this is before the slash; None for one
-        that it has not made."""
-        rest = own[_MAC:]
-        mac = self._mac.copy()
-        mac.update(rest.encode())
-        is_made = compare_digest(mac.hexdigest().encode(), own[:_MAC].encode())
-        if not is_made and not self._has_made(own):
-            return None
-        _, number, start, costs, *name = rest.split(".")
-        return int(number), int(start), (*map(int, costs.split("-")),), name[0] if name else ""
-
     def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
         """What ids say, of which this is before the slash, and the positions of those that it has
         not made, of which nothing is said."""
-        rests = [own[_MAC:] for own in owns]
+        copy, macs = self._mac.copy, []
+        for own in owns:
+            mac = copy()
+            mac.update(own[_MAC:].encode())
+            macs.append(mac.hexdigest())
         strangers: list[int] = []
-        if not _are_equal(_signed(self._mac, map(str.encode, rests)), [own[:_MAC] for own in owns]):
-            strangers = [i for i, own in enumerate(owns) if not self._has_made(own)]
-            rests = [rest for i, rest in enumerate(rests) if i not in strangers]
-        fields = [rest.split(".") for rest in rests]
-        if not fields:
+        # In a time that does not tell how much is equal. None is longer than a mac.
+        given = "".join([own[:_MAC] for own in owns]).encode()
+        if not compare_digest("".join(macs).encode(), given):
+            are_made = [*map(self._has_made, owns)]
+            strangers = [i for i, is_made in enumerate(are_made) if not is_made]
+            owns = [*compress(owns, are_made)]
+        if not owns:
             return Reserved([], [], [], []), strangers
-        _, numbers, starts, costs, *_ = zip(*fields, strict=False)  # some may have no name
-        flat = map(int, "-".join(costs).split("-"))
-        rows = [*zip(*[flat] * self._signer.width, strict=True)]
-        names = [each[4] if len(each) > 4 else "" for each in fields]
-        return new(Reserved, ([*map(int, numbers)], [*map(int, starts)], rows, names)), strangers
+        fields = ".".join(owns).split(".")
+        if len(fields) % len(owns):  # some have no name
+            owns = [own if own.count(".") > _NAMELESS else f"{own}." for own in owns]
+            fields = ".".join(owns).split(".")
+        each = len(fields) // len(owns)
+        costs = map(int, "-".join(fields[3::each]).split("-"))
+        rows = [*zip(*[costs] * self._signer.width, strict=True)]
+        numbers, starts = [*map(int, fields[1::each])], [*map(int, fields[2::each])]
+        names = fields[4::each] if each > _NAMELESS + 1 else [""] * len(owns)
+        return new(Reserved, (numbers, starts, rows, names)), strangers
 
     def _has_made(self, own: str) -> bool:
         """Now, or with one of the secrets that the store had before."""
-        rest = self._common + own[_MAC:].encode()
-        return any(_are_equal(_signed(mac, [rest]), [own[:_MAC]]) for mac in self._signer.macs)
-
-
-def _signed(common: Any, rests: Iterable[bytes]) -> list[str]:
-    """The mac of each."""
-    macs = []
-    for rest in rests:
-        mac = common.copy()
-        mac.update(rest)
-        macs.append(mac.hexdigest())
-    return macs
-
-
-def _are_equal(macs: list[str], others: list[str]) -> bool:
-    """Whether all are, in a time that does not tell how much of them is. None is longer than a
-    mac."""
-    return compare_digest("".join(macs).encode(), "".join(others).encode())
+        for common in self._signer.macs:
+            mac = common.copy()
+            mac.update(self._common + own[_MAC:].encode())
+            if compare_digest(mac.hexdigest().encode(), own[:_MAC].encode()):
+                return True
+        return False
 
 
 def read_scope(text: str) -> tuple[str, str, str]:

@@ -1,12 +1,11 @@
 """The reservations that ids name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import Costs
 from openlimit.operations import Labels
 from openlimit.stores.untracked import untrack
-from openlimit.wire.columns import SettleRun
 from openlimit_server.engine import ids
 from openlimit_server.engine.ids import Reserved, Scope
 from openlimit_server.engine.routing import Policy, Rules
@@ -36,9 +35,6 @@ class Reservations:
         """They know the secrets before."""
         self._scopes.clear()
 
-    def _scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
-        return self._scopes.get((text, key, labels)) or self._find_scope(text, key, labels)
-
     def _find_scope(self, text: str, key: str, labels: Labels) -> tuple[Policy | None, Scope]:
         """The policy and the scope that these ids are of; raises InvalidRequest."""
         policy = self._rules.by_name.get(ids.read_scope(text)[1].partition(":")[0])
@@ -53,11 +49,23 @@ class Reservations:
         own = policy.own(labels) if policy else ()
         return Scope(self._secrets.signer(units), key, lot, bucket, model, own)
 
-    def _remember(self, whose: _Whose, found: tuple[Policy | None, Scope]) -> None:
-        if whose not in self._scopes:
-            self._scopes[whose] = found
+    async def read(
+        self, text: str, key: str, labels: Labels, owns: Sequence[str]
+    ) -> tuple[Policy | None, Scope, Reserved, list[int]]:
+        """Policy and scope of what this caller names by ids of one scope, what of it is reserved,
+        and the positions of all else; raises InvalidRequest."""
+        whose = text, key, labels
+        policy, scope = self._scopes.get(whose) or self._find_scope(*whose)
+        reserved, strangers = scope.read(owns)
+        if strangers and policy and any(ids.is_own(owns[i]) for i in strangers):
+            await self._secrets.reread()  # perhaps of a server that knows a newer secret
+            policy, scope = self._scopes.get(whose) or self._find_scope(*whose)
+            reserved, strangers = scope.read(owns)
+        if reserved.numbers and whose not in self._scopes:
+            self._scopes[whose] = policy, scope
             if len(self._scopes) > _REMEMBERED:
                 del self._scopes[next(iter(self._scopes))]
+        return policy, scope, reserved, strangers
 
     async def reserved(
         self, reservation_id: str, key: str, labels: Labels
@@ -65,31 +73,13 @@ class Reservations:
         """Policy, scope, number, start, costs and name of a reservation of this caller; raises
         UnknownReservation."""
         own, _, text = reservation_id.partition("/")
-        policy, scope = self._scope(text, key, labels)
-        fields = scope.read_one(own)
-        if not fields and policy and ids.is_own(own):
-            await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(text, key, labels)
-            fields = scope.read_one(own)
+        policy, scope, reserved, strangers = await self.read(text, key, labels, [own])
         if not policy:
             raise ids.strange(own, text)
-        if not fields:
+        if strangers:
             return self._reserved_before(policy, own, text, key, labels)
-        self._remember((text, key, labels), (policy, scope))
-        return policy, scope, *fields
-
-    async def of_run(self, run: SettleRun) -> tuple[Policy | None, Scope, Reserved, list[int]]:
-        """Policy and scope of a run, what of it is reserved by this caller, and the positions of
-        all else; raises InvalidRequest."""
-        policy, scope = self._scope(run.scope, run.key, run.labels)
-        reserved, strangers = scope.read(run.reservation_ids)
-        if policy and any(ids.is_own(run.reservation_ids[i]) for i in strangers):
-            await self._secrets.reread()  # perhaps of a server that knows a newer secret
-            policy, scope = self._scope(run.scope, run.key, run.labels)
-            reserved, strangers = scope.read(run.reservation_ids)
-        if reserved.numbers:
-            self._remember((run.scope, run.key, run.labels), (policy, scope))
-        return policy, scope, reserved, strangers
+        [[number], [start], [costs], [name]] = reserved
+        return policy, scope, number, start, costs, name
 
     def _reserved_before(
         self, policy: Policy, own: str, text: str, key: str, labels: Labels
@@ -97,8 +87,9 @@ class Reservations:
         """A reservation of what the policy was before it was loaded anew, in the units of now."""
         for before in policy.before:
             scope = self._scope_by(before, text, key, labels)
-            if fields := scope.read_one(own):
-                number, start, costs, name = fields
+            reserved, strangers = scope.read([own])
+            if not strangers:
+                [[number], [start], [costs], [name]] = reserved
                 return policy, scope, number, start, before.in_units_of(policy, costs), name
         raise ids.strange(own, text)
 

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
+from functools import lru_cache
 from heapq import merge
 from itertools import filterfalse
+from math import inf
 from operator import itemgetter
 
 from openlimit.bucket.limit import SECOND, Costs
@@ -21,6 +23,7 @@ from openlimit_server.engine.uncounted import Uncounted
 _WILDCARD = re.compile(r"[*?]")
 
 _MOST_BEFORE = 3
+_REMEMBERED = 100  # sets of units
 UNCHARGED = Grant(0, "", "")
 """A start at once that was not charged: its reservation has no id."""
 
@@ -65,6 +68,7 @@ class Policy:
         self._kinds = len({*self.units})
         self._pick = itemgetter(*self.units) if is_plain and len(self.units) > 1 else None
         self._uncounted = Uncounted(self.name, self.units)
+        self.most_used = lru_cache(_REMEMBERED)(self._most_used)
         self.before: tuple[Policy, ...] = ()
         """What it was, latest first, as far as ids were signed otherwise then."""
         if before:
@@ -139,6 +143,12 @@ class Policy:
         if seconds is None:
             return self._default_wait
         return min(seconds * SECOND, self.settings.longest_wait)
+
+    def _most_used(self, units: tuple[str, ...]) -> list[float]:
+        """Of each of these units, what a call can have cost at most. Looks at those that the policy
+        does not count, too."""
+        self._uncounted.notice(units)
+        return [self.settings.most_used.get(unit, inf) for unit in units]
 
     def require_sensible(self, used: Mapping[str, int]) -> None:
         """Raise InvalidRequest if no call can have cost so much of a unit. Looks at the units that

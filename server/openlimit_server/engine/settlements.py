@@ -1,10 +1,11 @@
 """Settlements, and releases of slots."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Literal
 
 from openlimit.errors import InvalidRequest, LimiterUnavailable, OpenLimitError, UnknownReservation
-from openlimit.operations import Labels, Release, Settle, new
+from openlimit.operations import Release, Settle, new
 from openlimit.stores import lines
 from openlimit.stores import protocol as stores
 from openlimit.units import OUTPUT_TOKENS
@@ -17,14 +18,11 @@ from openlimit_server.engine.routing import Policy
 from openlimit_server.engine.shared import SharedTarget
 from openlimit_server.engine.step import Step
 
-_REMEMBERED = 10_000  # scopes
-
 Unsettled = Mapping[int, Literal[False] | OpenLimitError]
 """By position in a run, the settlements that have changed nothing, and why if that is an error."""
 
 Decide = Callable[[Sequence[Settle | Release]], Awaitable[list[Any]]]
 """Carries out operations one by one."""
-_Whose = tuple[str, str, Labels]
 
 
 class Settlements:
@@ -55,14 +53,10 @@ class Settlements:
             step.ask(place, operation, settled, policy, scope.model, settlement, operation)
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
-        """Have a run carried out."""
-        try:
-            await self._plan(step, place, run)
-        except OpenLimitError as error:
-            step.answers[place] = dict.fromkeys(range(len(run.ids)), error)
-
-    async def _plan(self, step: Step, place: int, run: SettleRun) -> None:
-        policy, scope, reserved, strangers = await self._reservations.of_run(run)
+        """Have a run carried out; raises what is wrong with all of it."""
+        policy, scope, reserved, strangers = await self._reservations.read(
+            run.scope, run.key, run.labels, run.reservation_ids
+        )
         errors: dict[int, OpenLimitError] = {}
         left: Sequence[int] = range(len(run.ids))
         if strangers and policy and policy.before:
@@ -143,18 +137,17 @@ class Settlements:
 
 def not_sensible(policy: Policy, run: SettleRun) -> dict[int, InvalidRequest]:
     """By position, what is wrong with settlements for more than any call can have cost."""
+    for i, most in enumerate(policy.most_used(run.units)):
+        if max(run.costs[i :: len(run.units)]) > most:
+            break
+    else:
+        return {}
     errors: dict[int, InvalidRequest] = {}
-    width = len(run.units)
-    try:
-        policy.require_sensible(
-            {unit: max(run.costs[i::width]) for i, unit in enumerate(run.units)}
-        )
-    except InvalidRequest:
-        for i in range(len(run.ids)):
-            try:
-                policy.require_sensible(dict(zip(run.units, run.only([i]).costs, strict=True)))
-            except InvalidRequest as error:
-                errors[i] = error
+    for i in range(len(run.ids)):
+        try:
+            policy.require_sensible(dict(zip(run.units, run.only([i]).costs, strict=True)))
+        except InvalidRequest as error:
+            errors[i] = error
     return errors
 
 
@@ -166,7 +159,7 @@ def settle(policy: Policy, scope: Scope, reserved: Reserved, run: SettleRun) -> 
         if unit in run.units:
             columns.append(run.costs[run.units.index(unit) :: width])
         else:
-            columns.append([row[i] for row in costs])  # type: ignore[misc]  # whole numbers all
+            columns.append([*map(itemgetter(i), costs)])
     actual = [*zip(*columns, strict=True)]
     return new(
         stores.Settle,

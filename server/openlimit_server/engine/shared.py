@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 from openlimit.bucket.calls import Call, Calls, Standing
@@ -107,7 +107,7 @@ class SharedTarget(Target):
             counts.granted(self.bucket, costs, (), (), {})
             counts.charged(self.path.values, costs)
         scope, names = self._scope_of(asked.lot), asked.calls.names
-        owns = scope.owns(asked.number, repeat(start), costs, names)
+        owns = [*map(scope.own, count(asked.number), repeat(start), costs, names)]
         return new(GrantRun, (scope.text, owns, (), (), {}, self.lease))
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from itertools import starmap
 from typing import Any, Protocol
 
 from openlimit.bucket.limit import Costs
@@ -54,8 +56,9 @@ class Step:
     async def decide(self, store: AsyncStore, hold: float, apart: Apart | None) -> None:
         """Fill in all answers, but for those that ``apart`` takes; without it, callers in line are
         held for so many seconds. To be called once."""
-        work = [self._ask_store(store)] if self._operations else []
-        work += [self._ask_line(*each, hold, apart) for each in self._asking]
+        work = [*starmap(partial(self._ask_line, hold, apart), self._asking)]
+        if self._operations:
+            work.append(self._ask_store(store))
         for place, deciding in self._apart:
             if apart:
                 apart.decide(place, deciding)
@@ -72,7 +75,7 @@ class Step:
             self.answers[place] = answer(of_store, *context)
 
     async def _ask_line(
-        self, place: int, asking: Asking, is_run: bool, hold: float, apart: Apart | None
+        self, hold: float, apart: Apart | None, place: int, asking: Asking, is_run: bool
     ) -> None:
         run = await asking.begin()
         self.answers[place] = run if is_run else run.outcome(0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -50,19 +50,18 @@ class Target:
     def operation(self, costs: Sequence[Costs], max_wait: float, run: AcquireRun) -> stores.Acquire:
         """What the store is to do for a run."""
         lot, first = self.lots.take(len(costs))
-        limits, request = self.policy.limits, self._request(run) if run.request_id else None
+        policy, request = self.policy, None
+        if run.request_id:
+            # Written like this, no two are the same: nobody gets another's reservation, and nothing
+            # is repeated whose costs were of other units.
+            who = run.model, run.key, self._labels, policy.units
+            asked = repr((*who, run.request_id)).encode()
+            kept = None if run.kept is None else run.kept * SECOND
+            request = stores.Request(blake2b(asked, digest_size=12).hexdigest(), kept)
         return new(
             stores.Acquire,
-            (self.bucket, limits, costs, max_wait, lot, first, request, run.places),
+            (self.bucket, policy.limits, costs, max_wait, lot, first, request, run.places),
         )
-
-    def _request(self, run: AcquireRun) -> stores.Request:
-        # Written like this, no two are the same: nobody gets another's reservation, and nothing is
-        # repeated whose costs were of other units.
-        who = run.model, run.key, self._labels, self.policy.units
-        asked = repr((*who, run.request_id)).encode()
-        kept = None if run.kept is None else run.kept * SECOND
-        return stores.Request(blake2b(asked, digest_size=12).hexdigest(), kept)
 
     def granted(self, answer: stores.Answer, operation: stores.Acquire) -> GrantRun:
         """What the calls of a run are answered."""
@@ -78,7 +77,7 @@ class Target:
             owns = []
         else:
             starts = [now + wait for wait in waits] if waits else repeat(now)
-            owns = scope.owns(first, starts, costs)
+            owns = [*map(scope.own, count(first), starts, costs)]
         alone = {i: self._alone(other) for i, other in others.items()} if others else {}
         return new(GrantRun, (scope.text, owns, waits, limited_by, alone, 0.0))
 

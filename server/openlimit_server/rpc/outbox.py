@@ -108,8 +108,8 @@ class Outbox:
         self._size += entry.size
 
     def next_size(self) -> int:
-        """How many outcomes the next message has, about."""
-        return min(self._size, _MOST_IN_MESSAGE)
+        """How many entries the next message has, about; grants of a run are one."""
+        return min(len(self._entries), _MOST_IN_MESSAGE)
 
     def next_message(self) -> bytes:
         """Of the outcomes that came first. They are taken out: the message may arrive even if it is
@@ -119,20 +119,20 @@ class Outbox:
         while True:
             response, size, written, taken = AcquireStreamResponse(), 0, 0, 0
             for entry in self._entries:
+                if written >= most and entry.size:
+                    break
                 _write(entry, response)
                 size += entry.size
                 is_error = isinstance(entry.outcome, OpenLimitError | Status)
                 written += _ERROR if is_error else entry.size
                 taken += 1
-                if written >= most:
-                    break
             data: bytes = response.SerializeToString()
-            if len(data) <= _MOST_BYTES or taken <= 1:
+            if len(data) <= _MOST_BYTES or most == 1:
                 for _ in range(taken):
                     self._entries.popleft()
                 self._size -= size
                 return data
-            most = written // 2
+            most //= 2
 
     def granted(self) -> Iterator[tuple[Acquire | AcquireRun, Grant]]:
         """What was granted and not written, and to which call, or its run."""

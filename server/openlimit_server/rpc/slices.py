@@ -29,17 +29,6 @@ class Slices:
         self._left = SLICE
         self._passes = 0  # until the next slice begins
 
-    async def take(self, share: "Share", size: int) -> None:
-        """Wait until the share may do work of this size, which has to end before it next waits."""
-        before, begin = share.end, max(share.end, self._now)
-        share.end = begin + size
-        if self._left > 0 and not self._waiting:
-            self._give(begin, size)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        heappush(self._waiting, (begin, before, next(_numbers), size, turn))
-        await turn
-
     def _give(self, begin: int, size: int) -> None:
         self._now = begin
         self._left -= size
@@ -65,12 +54,19 @@ class Share:
 
     def __init__(self, slices: Slices) -> None:
         self._slices = slices
-        self.end = 0
-        """In virtual time, where what it has taken ends."""
+        self._end = 0  # in virtual time: where what it has taken ends
 
     async def take(self, size: int) -> None:
         """Wait until this client may do work of this size, which has to end before it next waits.
 
         Sizes are in questions of a run.
         """
-        await self._slices.take(self, size)
+        slices, before = self._slices, self._end
+        begin = max(before, slices._now)
+        self._end = begin + size
+        if slices._left > 0 and not slices._waiting:
+            slices._give(begin, size)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heappush(slices._waiting, (begin, before, next(_numbers), size, turn))
+        await turn

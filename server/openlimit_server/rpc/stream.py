@@ -230,7 +230,7 @@ class Stream:
             answers = [could_not_decide(error)] * len(numbers)
             numbers = [apart.others(place) for place in range(len(numbers))]
         for place, (ids, each, answer) in enumerate(zip(numbers, work, answers, strict=True)):
-            if now := len(apart.others(place)):
+            if now := len(apart.others(place) if apart.taken else ids):
                 self._undecided -= now
                 self._outbox.add(ids, each, answer)
         self._outbox.end(part)
@@ -280,20 +280,21 @@ class _Apart:
         self._part = part
         self._numbers = numbers
         self._work = work
-        self._taken: dict[int, set[int]] = {}
+        self.taken: dict[int, set[int]] = {}
+        """By place, these numbers."""
 
     def others(self, place: int) -> Sequence[int]:
         """The numbers of those that are answered with their slice."""
-        taken = self._taken.get(place)
+        taken = self.taken.get(place)
         ids = self._numbers[place]
         return [number for number in ids if number not in taken] if taken else ids
 
     def decide(self, place: int, deciding: Coroutine[Any, Any, Any]) -> None:
         ids = self._numbers[place]
-        self._taken[place] = {*ids}
+        self.taken[place] = {*ids}
         self._stream.decide_apart(self._part, ids, self._work[place], deciding)
 
     def hold(self, place: int, position: int, call: HeldCall) -> None:
         number = self._numbers[place][position]
-        self._taken.setdefault(place, set()).add(number)
+        self.taken.setdefault(place, set()).add(number)
         self._stream.hold(number, self._work[place], call)

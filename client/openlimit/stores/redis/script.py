@@ -87,7 +87,7 @@ class Call:
         if len(self._keys) > 1:
             content |= {
                 "requests": self._remembered,
-                "lots": self._beside("lot", ""),
+                "lots": beside(self.key, self._prefix, "lot", ""),
                 "settled_within": SETTLED_WITHIN,
                 "marked": MARKED,
             }
@@ -146,10 +146,8 @@ class Call:
 
     def _which_key(self, what: str, name: str) -> int:
         """Which of the keys is that one, counted from 1."""
-        return self._keys.setdefault(self._beside(what, name), len(self._keys) + 1)
-
-    def _beside(self, what: str, name: str) -> str:
-        return beside(self.key, self._prefix, what, name)
+        key = beside(self.key, self._prefix, what, name)
+        return self._keys.setdefault(key, len(self._keys) + 1)
 
     def decode(self, reply: Sequence[Any], connection: int = 0) -> list[AnyAnswer]:
         """The answer to each of the operations. Over another connection, lines have another epoch:
@@ -218,8 +216,11 @@ def calls_of(
 
 def _answer(operation: Operation, reply: Iterator[Any], now: int) -> Answer:
     if isinstance(operation, Settle):
-        pairs = [(next(reply), next(reply)) for _ in range(next(reply))]
-        return {i: undone(what, operation.lot, operation.numbers[i]) for i, what in pairs}
+        unsettled: dict[int, Any] = {}
+        for _ in range(next(reply)):
+            i, what = next(reply), next(reply)
+            unsettled[i] = undone(what, operation.lot, operation.numbers[i])
+        return unsettled
     if isinstance(operation, Cancel):
         what = next(reply)
         return True if what == YES else undone(what, operation.lot, operation.number)
