@@ -117,7 +117,10 @@ async def test_what_was_sent_is_not_sent_again() -> None:
     """A connection that ends before the answer may have charged: the caller is told, and nobody
     is charged twice."""
     with serving_redis() as server:
-        async with relaying(server.port) as relay, asking(relay.url, clock=FakeClock()) as store:
+        async with (
+            relaying(server.port) as relay,
+            asking(f"{relay.url}?timeout=5", clock=FakeClock()) as store,
+        ):
             assert await wait_of(store) == 0
             relay.forget()
             call = asyncio.create_task(wait_of(store))
