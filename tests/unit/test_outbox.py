@@ -27,9 +27,20 @@ def test_an_acknowledgement_goes_with_what_was_decided_with_it() -> None:
     empty."""
     outbox = Outbox()
     part = outbox.begin(1)
-    outbox.add(range(128), None, TOO_MANY_IN_FLIGHT)
+    outbox.add(range(16), None, TOO_MANY_IN_FLIGHT)
     outbox.end(part)
     response = AcquireStreamResponse.FromString(outbox.next_message())
-    assert len(response.outcomes) == 128
+    assert len(response.outcomes) == 16
     assert response.settled_runs == 1
     assert not outbox
+
+
+def test_errors_are_written_few_at_a_time() -> None:
+    """They take longer to write than grants, and others wait meanwhile."""
+    outbox = Outbox()
+    outbox.add(range(20), None, TOO_MANY_IN_FLIGHT)
+    sizes = []
+    while outbox:
+        response = AcquireStreamResponse.FromString(outbox.next_message())
+        sizes.append(len(response.outcomes))
+    assert sizes == [16, 4]
