@@ -145,12 +145,15 @@ class Door:
         await self._turns.take(name_of(None, context))
 
     async def wait_to_refuse(
-        self, code: grpc.StatusCode, context: ServicerContext[Any, Any]
+        self, code: grpc.StatusCode, context: ServicerContext[Any, Any], patience: float = inf
     ) -> None:
         """Before a call is answered with this code: for seconds, if its address is at fault so
-        often that this is no accident."""
+        often that this is no accident. Its caller waits for ``patience`` seconds at most, if its
+        deadline is not sooner."""
         if code in _FAULTS:
-            delay = self._tarpit.delay(name_of(None, context), context.time_remaining())
+            left = context.time_remaining()
+            left = patience if left is None else min(left, patience)
+            delay = self._tarpit.delay(name_of(None, context), left)
             if delay:
                 await asyncio.sleep(delay)
 

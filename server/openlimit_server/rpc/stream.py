@@ -45,7 +45,7 @@ _read = reader(AcquireStreamRequest, PIECE)
 _CANCELLED_WITHIN = 0.05  # seconds from its end for which a call may turn out to be cancelled
 
 
-def _timeout(context: ServicerContext[Any, Any]) -> float:
+def told_timeout(context: ServicerContext[Any, Any]) -> float:
     """For how many seconds the client waits for an answer; inf where it does not say so."""
     with suppress(ValueError):
         return float(dict(context.invocation_metadata() or ()).get(TIMEOUT, ""))
@@ -69,7 +69,7 @@ class Stream:
         self._engine = engine
         self._context = context
         self._share = Share(slices)
-        timeout = _timeout(context)
+        timeout = told_timeout(context)
         # A client that has lost its stream sends its runs again elsewhere, until it gives up.
         self._kept = min(_KEPT_AT_MOST, max(_KEPT_AT_LEAST, 2 * timeout))
         self._undecided = 0
