@@ -180,6 +180,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         """
         self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
         self._engine.drain()
+        self._door.drain()
         for stream in self._streams:
             stream.drain()
         for _ in range(_ROUNDS):  # and no longer, whatever clients do
