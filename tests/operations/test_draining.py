@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -23,9 +24,11 @@ from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.rpc.service import SERVICE
 from tests.support import http2
+from tests.support.api_keys import a_key, write_keys
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
 
+WRONG = ("authorization", "Bearer wrong")
 ALONE = [("grpc.use_local_subchannel_pool", 1)]  # with a connection of its own
 
 
@@ -51,6 +54,21 @@ def test_a_signal_drains_the_server(number: signal.Signals) -> None:
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert server.wait() == 0
         assert time.monotonic() - began < 2 + 8  # and what a busy machine takes; the watch lasts 20
+
+
+async def test_refusals_that_are_slow_do_not_hold_up_the_drain(tmp_path: Path) -> None:
+    """Calls with a wrong key that would wait for seconds hear at once why, and none is cut off."""
+    write_keys(tmp_path / "keys.yaml", a_key("good"))
+    options = ["--keys", str(tmp_path / "keys.yaml"), "--grace", "1"]
+    with serving(*options) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub: Any = RateLimitServiceStub(channel)
+            calls = [stub.Acquire(AcquireRequest(), metadata=[WRONG]) for _ in range(2500)]
+            waiting = {asyncio.ensure_future(call.code()) for call in calls}
+            while len(waiting) > 1200:  # so all are known, and these get 200 answers a second
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            server.signal(signal.SIGTERM)
+            assert {await code for code in waiting} == {grpc.StatusCode.UNAUTHENTICATED}
 
 
 def status_of(stub: Any, service: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from openlimit import PermissionDenied, RemoteLimiter
 from openlimit.errors import LineFull
 from openlimit.stores.memory import MemoryStore
 from openlimit.v1 import rate_limit_pb2 as messages
@@ -61,8 +63,8 @@ def door(turns: Recorded) -> Door:
 
 
 @pytest.fixture
-async def channel(door: Door) -> AsyncIterator[grpc.aio.Channel]:
-    """To that server."""
+async def address(door: Door) -> AsyncIterator[str]:
+    """Of that server."""
     service = RateLimitServicer(Engine(DEFAULT_POLICIES, MemoryStore()), Counter(), door)
     reflection = ReflectionServicer((SERVICE,))
     to_all = OpenToAll((HealthServicer((SERVICE,)).handler(), *reflection.handlers()), door)
@@ -70,9 +72,15 @@ async def channel(door: Door) -> AsyncIterator[grpc.aio.Channel]:
     server.add_generic_rpc_handlers([service, to_all])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
+    yield f"127.0.0.1:{port}"
     await server.stop(None)
+
+
+@pytest.fixture
+async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    """To that server."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
 
 
 async def code_of(call: Any) -> grpc.StatusCode:
@@ -139,10 +147,10 @@ async def test_a_caller_that_is_refused_too_often_waits_for_that(
     stub: Any = RateLimitServiceStub(channel)
     nowhere: Any = channel.unary_unary("/no.such.Service/Method")
     acquire = messages.AcquireRequest(model="gpt-4o", tokens=1)
-    while not door._tarpit.delay(HOST, None):
+    while not door._tarpit.delay(HOST, inf):
         pass
     for _ in range(500):  # 2.5 s more
-        door._tarpit.delay(HOST, None)
+        door._tarpit.delay(HOST, inf)
     refused = {
         stub.Acquire(acquire): grpc.StatusCode.UNAUTHENTICATED,
         stub.Settle(
@@ -156,3 +164,13 @@ async def test_a_caller_that_is_refused_too_often_waits_for_that(
     assert await code_of(stub.Acquire(acquire, metadata=KEY)) is grpc.StatusCode.OK
     assert not any(each.done() for each in waiting)
     assert await asyncio.gather(*waiting) == [*refused.values()]
+
+
+async def test_a_limiter_hears_why_it_is_refused_slowly(door: Door, address: str) -> None:
+    """Before its timeout: its stream has no deadline, but says how long it waits."""
+    for _ in range(3000):
+        door._tarpit.delay(HOST, inf)
+    async with RemoteLimiter(address, api_key="wrong", timeout=1) as limiter:
+        with pytest.raises(PermissionDenied):
+            async with limiter.limit(model="gpt-4o", messages=[]):
+                pass

@@ -1,5 +1,7 @@
 """How long refusals wait whose callers could have known."""
 
+from math import inf
+
 import pytest
 
 from openlimit_server.rpc.tarpit import Tarpit
@@ -28,16 +30,16 @@ def tarpit(clock: Seconds) -> Tarpit:
 
 def test_a_thousand_are_answered_at_once_and_then_two_hundred_a_second(tarpit: Tarpit) -> None:
     """Each waits that much longer than the one before, and another address does not wait."""
-    assert [tarpit.delay(EVIL, None) for _ in range(1000)] == [0.0] * 1000
-    assert [tarpit.delay(EVIL, None) for _ in range(3)] == pytest.approx([0.005, 0.01, 0.015])
-    assert tarpit.delay(GOOD, None) == 0
+    assert [tarpit.delay(EVIL, inf) for _ in range(1000)] == [0.0] * 1000
+    assert [tarpit.delay(EVIL, inf) for _ in range(3)] == pytest.approx([0.005, 0.01, 0.015])
+    assert tarpit.delay(GOOD, inf) == 0
 
 
 def test_none_waits_for_more_than_five_seconds(tarpit: Tarpit, clock: Seconds) -> None:
     """However many there were; and ten seconds later they are forgotten."""
-    assert max(tarpit.delay(EVIL, None) for _ in range(100_000)) == pytest.approx(5)
+    assert max(tarpit.delay(EVIL, inf) for _ in range(100_000)) == pytest.approx(5)
     clock.now += 10
-    assert [tarpit.delay(EVIL, None) for _ in range(1000)] == pytest.approx([0.0] * 1000)
+    assert [tarpit.delay(EVIL, inf) for _ in range(1000)] == pytest.approx([0.0] * 1000)
 
 
 def test_a_caller_hears_why_before_its_time_is_up(tarpit: Tarpit) -> None:
@@ -50,5 +52,5 @@ def test_addresses_without_refusals_are_forgotten(tarpit: Tarpit, clock: Seconds
     """However many there are, one after the other."""
     for number in range(100_000):
         clock.now += 0.001
-        tarpit.delay(f"ipv4:{number}", None)
+        tarpit.delay(f"ipv4:{number}", inf)
     assert len(tarpit._empty_at) <= 2000

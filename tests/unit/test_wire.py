@@ -36,6 +36,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.wire import codecs, columns, fields, messages
 from openlimit.wire import status as statuses
+from openlimit_server.rpc.sizes import PIECE
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=50)
 LABELS = st.dictionaries(
@@ -294,6 +295,16 @@ def test_settlements_that_share_a_message_survive_it(settled: list[operations.Se
         again = AcquireStreamRequest()
         columns.write_settle_run(run, again.settlements.add())
         assert read(again) == {number: settled[number] for number in run.ids}
+
+
+def test_settlements_too_long_for_one_run_take_several() -> None:
+    """Of which a server reads each: it ends a stream that sends more than 64 KiB in one."""
+    request = AcquireStreamRequest()
+    settled = [operations.Settle(f"{i:01000}/scope", "", {"tokens": 1}) for i in range(100)]
+    wrong, _ = messages.write_reports(enumerate(settled), request)
+    assert not wrong
+    assert read(request) == dict(enumerate(settled))
+    assert max(run.ByteSize() for run in request.settlements) < PIECE
 
 
 @pytest.mark.parametrize(

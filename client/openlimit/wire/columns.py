@@ -21,6 +21,8 @@ from openlimit.wire.fields import (
 
 MAX_RUN = 128
 """Acquisitions of a run that is safe to repeat; the most that a client puts into a message."""
+MAX_RUN_BYTES = 60_000
+"""Of a run that a client sends; servers read 64 KiB at most."""
 _T = TypeVar("_T")
 
 

@@ -12,6 +12,7 @@ from openlimit.operations import Acquire, Grant, Operation, Release, Settle, new
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.wire.codecs import CODECS, Outcome, readable
 from openlimit.wire.columns import (
+    MAX_RUN_BYTES,
     AcquireRun,
     SettleRun,
     acquire_runs,
@@ -99,7 +100,8 @@ def _write_runs(
     for run in runs:
         try:
             write(run, message := written.add())
-            if (size := message.ByteSize()) > (most := MAX_OPERATION * len(run.ids)):
+            most = min(MAX_OPERATION * len(run.ids), MAX_RUN_BYTES)
+            if (size := message.ByteSize()) > most:
                 raise too_large(size, most)
             added.append(run)
         except InvalidRequest as error:

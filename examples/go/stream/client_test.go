@@ -108,6 +108,18 @@ func TestARefusedSettlementFreesTheSlot(t *testing.T) {
 	settle(t, client, next)
 }
 
+// Settlements of what is no reservation are refused, however long they are, and the stream goes on.
+func TestLongSettlementsHarmNoOther(t *testing.T) {
+	client := client(t)
+	for range 300 {
+		nothing := &pb.SettleRequest{ReservationId: strings.Repeat("x", 1000)}
+		if _, err := client.Settle(t.Context(), nothing); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, client, acquire(t, client, "gpt-4o"))
+}
+
 // A settlement without an answer and a call without a policy are told from those beside them.
 func TestErrorsReachTheirCallers(t *testing.T) {
 	client := client(t)

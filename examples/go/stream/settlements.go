@@ -19,6 +19,9 @@ const (
 	mostSettlements = 100_000
 	settleAgain     = time.Second // a server may be up, and its store away for long
 	releaseWithin   = 10 * time.Second
+	// Bytes of a reservation's own part in a run with others, of which a server reads 64 KiB. Its own
+	// are shorter, and what is longer is refused alone.
+	mostOfOwn = 300
 )
 
 // settlements are kept until the server acknowledges them, and sent again on the next stream if that
@@ -60,7 +63,8 @@ func (s *settlements) write(message *pb.AcquireStreamRequest, room int) int {
 			own = each.request.ReservationId
 		}
 		i := slices.IndexFunc(message.Settlements, func(run *pb.SettleRun) bool {
-			return run.Scope == scope && settles(each.request, run)
+			return run.Scope == scope && settles(each.request, run) &&
+				len(own) <= mostOfOwn && len(run.ReservationIds[0]) <= mostOfOwn
 		})
 		if i < 0 {
 			i = len(message.Settlements)
@@ -152,6 +156,7 @@ func (c *Client) releaseUnsettled(request *pb.SettleRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settling.later--
+	signal(c.heard) // Close waits for it
 }
 
 // rewind has those sent again that the stream, which has ended, did not acknowledge.

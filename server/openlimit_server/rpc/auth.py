@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from hmac import compare_digest
 from math import inf
@@ -126,6 +127,7 @@ class Door:
         self._told_at, self._untold = -inf, 0
         self._turns = Turns()
         self._tarpit = Tarpit(clock)
+        self._is_draining = asyncio.Event()
         self.replace(keys)
 
     def replace(self, keys: Iterable[KeySettings]) -> None:
@@ -145,14 +147,24 @@ class Door:
         await self._turns.take(name_of(None, context))
 
     async def wait_to_refuse(
-        self, code: grpc.StatusCode, context: ServicerContext[Any, Any]
+        self, code: grpc.StatusCode, context: ServicerContext[Any, Any], patience: float = inf
     ) -> None:
         """Before a call is answered with this code: for seconds, if its address is at fault so
-        often that this is no accident."""
+        often that this is no accident. Its caller waits for ``patience`` seconds at most, if its
+        deadline is not sooner."""
         if code in _FAULTS:
-            delay = self._tarpit.delay(name_of(None, context), context.time_remaining())
+            left = context.time_remaining()
+            left = patience if left is None else min(left, patience)
+            delay = self._tarpit.delay(name_of(None, context), left)
             if delay:
-                await asyncio.sleep(delay)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._is_draining.wait()
+
+    def drain(self) -> None:
+        """Refuse at once from now on, also the calls that wait for it: those would take all the
+        time that others get to end."""
+        self._is_draining.set()
 
     def caller_by(self, said: str, peer: str) -> Caller | None:
         """Who says this as authorization, at once; None where nobody is asked. Raises

@@ -37,7 +37,7 @@ from openlimit_server.rpc.held import Pace
 from openlimit_server.rpc.internal_errors import could_not_decide
 from openlimit_server.rpc.sizes import reader
 from openlimit_server.rpc.slices import Share, Slices
-from openlimit_server.rpc.stream import Stream
+from openlimit_server.rpc.stream import Stream, told_timeout
 
 if TYPE_CHECKING:
     from openlimit_server.rpc.tracing import Tracing
@@ -180,6 +180,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         """
         self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
         self._engine.drain()
+        self._door.drain()
         for stream in self._streams:
             stream.drain()
         for _ in range(_ROUNDS):  # and no longer, whatever clients do
@@ -260,7 +261,7 @@ async def _abort(
     context: _Context, error: OpenLimitError, door: Door, counts: Counts | None
 ) -> NoReturn:
     code, status = _counted(error, counts)
-    await door.wait_to_refuse(code, context)
+    await door.wait_to_refuse(code, context, told_timeout(context))
     await context.abort(code, status.message, ((_DETAILS, status.SerializeToString()),))
 
 

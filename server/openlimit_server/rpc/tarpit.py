@@ -25,8 +25,8 @@ class Tarpit:
         self._empty_at: dict[str, float] = {}
         self._look_at = _SPARE
 
-    def delay(self, address: str, left: float | None) -> float:
-        """Seconds that one more refusal has to wait, whose caller waits for ``left`` more, or for
+    def delay(self, address: str, left: float) -> float:
+        """Seconds that one more refusal has to wait, whose caller waits for ``left`` more, inf for
         ever: at most half of these, so that it still hears why."""
         now = self._clock()
         free = _AT_ONCE / _A_SECOND
@@ -36,4 +36,4 @@ class Tarpit:
             self._look_at = 2 * len(self._empty_at) + _SPARE
         empty_at = max(self._empty_at.get(address, now), now) + 1 / _A_SECOND
         self._empty_at[address] = empty_at = min(empty_at, now + free + _LONGEST)
-        return max(0.0, min(empty_at - now - free, _LONGEST if left is None else left / 2))
+        return max(0.0, min(empty_at - now - free, _LONGEST, left / 2))
