@@ -191,7 +191,7 @@ def test_strange_parents_harm_nobody(server: ServerProcess, collector: Collector
     ]
     strange = {1: TRACEPARENT, 2: "x" * 1000, 3: "00-" + "0" * 32 + "-" + "0" * 16 + "-01"}
     message = messages.AcquireStreamRequest(operations=operations, traceparents=strange)
-    message.traceparents.update(dict.fromkeys(range(9, 9000), TRACEPARENT))
+    message.traceparents.update(dict.fromkeys(range(9, 300), TRACEPARENT))
     with grpc.insecure_channel(server.address) as channel:
         call = RateLimitServiceStub(channel).AcquireStream(iter([message]))
         answered = [outcome.id for each in call for outcome in each.outcomes]

@@ -89,7 +89,7 @@ def test_what_is_no_message_is_told_from_what_is_too_large() -> None:
 
 
 def test_a_run_that_is_too_large_is_refused() -> None:
-    """With how large it may be, also where it comes after others."""
+    """With how large it may be; what comes before it is carried out."""
     small, large = messages.AcquireRun(ids=range(100)), messages.AcquireRun(ids=range(100_000))
     asked = messages.AcquireStreamRequest(runs=[small] * 600 + [large])
     found = pieces(asked.SerializeToString())

@@ -31,7 +31,6 @@ from openlimit.v1.rate_limit_pb2 import (
     Operation,
     Outcome,
     SettleRequest,
-    SettleRun,
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.fields import TIMEOUT, duration
@@ -80,9 +79,9 @@ class Talk:
         self._requests: SimpleQueue[AcquireStreamRequest | None] = SimpleQueue()
         self.call: Any = stub.AcquireStream(iter(self._requests.get, None), timeout=30)
 
-    def send(self, *questions: Operation, **others: Any) -> None:
+    def send(self, *questions: Operation) -> None:
         """One message."""
-        self._requests.put(AcquireStreamRequest(operations=questions, **others))
+        self._requests.put(AcquireStreamRequest(operations=questions))
 
     def end(self) -> None:
         """Nothing more will be asked."""
@@ -207,20 +206,6 @@ def test_garbage_ends_its_own_stream_only(
         assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
     other.send(acquire(1, "fast"))
     assert other.outcomes(1)
-
-
-def test_settlements_come_first_also_in_a_large_message(stub: RateLimitServiceStub) -> None:
-    """It is read in pieces, and what it settles is at its end: an acquisition before that does not
-    wait for what is given back."""
-    talk = Talk(stub)
-    talk.send(acquire(1, "slow-d", tokens=6000))
-    own, _, scope = talk.outcomes(1)[1].granted.reservation_id.partition("/")
-    large = [acquire(number, "n" * 200) for number in range(10, 400)]
-    settling = SettleRun(scope=scope, units=["tokens"], ids=[2], reservation_ids=[own], costs=[0])
-    talk.send(acquire(3, "slow-d", tokens=6000), *large, settlements=[settling])
-    granted = talk.outcomes(391)[3].granted
-    assert granted.wait.ToMicroseconds() < 1_000_000
-    talk.end()
 
 
 def memory_of(pid: int) -> int:

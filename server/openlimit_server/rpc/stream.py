@@ -168,8 +168,16 @@ class Stream:
 
     async def _take(self, data: bytes) -> None:
         """Have all operations of a message decided, as fast as the client reads outcomes."""
-        message, left = await self._read_all(data)
         room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
+        for piece in pieces(data):
+            await self._share.take(min(len(piece) // _BYTES, SLICE))
+            room = await self._take_piece(_read(piece), room)
+
+    async def _take_piece(self, message: AcquireStreamRequest, room: int) -> int:
+        """Have these decided for which there is room; returns what is left of it."""
+        left = count_operations(message)
+        if left > _MOST_READ:
+            raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
         for first in range(0, len(message.given_up), SLICE):
             await self._share.take(SLICE)
             self._held.give_up(message.given_up[first : first + SLICE])
@@ -194,21 +202,7 @@ class Stream:
                 await self._written.wait()
             if left:
                 await self._share.take(SLICE)
-
-    async def _read_all(self, data: bytes) -> tuple[AcquireStreamRequest, int]:
-        """A message, and how many operations it has; in pieces, but it is carried out as a whole,
-        since settlements come first, wherever they are in it."""
-        whole, count = AcquireStreamRequest(), 0
-        for piece in pieces(data):
-            await self._share.take(min(len(piece) // _BYTES, SLICE))
-            message = _read(piece)
-            count += count_operations(message)
-            if count > _MOST_READ:
-                raise InvalidRequest("operations", f"must be at most {_MOST_READ} in a message")
-            if len(piece) == len(data):
-                return message, count
-            whole.MergeFrom(message)
-        return whole, count
+        return room
 
     def _refuse_some(self, numbers: list[Sequence[int]], work: list[Any], room: int) -> None:
         """Leave as many in these lists as there is room for; the others are too many in flight."""
