@@ -153,7 +153,7 @@ class Stream:
                 self._unread_bytes -= len(data)
                 self._taken.set()
         except InvalidRequest as error:
-            self._fail(error)
+            self._fail(error.with_traceback(None))  # which would keep what was read of the message
         except Exception as error:
             self._fail(could_not_decide(error))
         finally:
