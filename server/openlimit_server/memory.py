@@ -8,9 +8,9 @@ from contextlib import suppress
 from itertools import count
 from time import perf_counter
 
-# Seconds from one collection to the next, and that one is to take.
-_SHORTEST, _LONGEST, _AIM = 0.01, 0.1, 0.0003
-
+# Seconds from one collection to the next, that one is to take, and that one takes at least: a
+# coarse clock may say none.
+_SHORTEST, _LONGEST, _AIM, _LEAST = 0.01, 0.1, 0.0003, 1e-6
 
 # Of glibc's malloc.h; the values are its defaults, or less, and no longer grow by themselves.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -58,4 +58,4 @@ async def collect_young() -> None:
         began = perf_counter()
         gc.collect(0 if number % 100 else 1)
         took = perf_counter() - began
-        pause = min(_LONGEST, max(_SHORTEST, pause * _AIM / took))
+        pause = min(_LONGEST, max(_SHORTEST, pause * _AIM / max(took, _LEAST)))
