@@ -130,7 +130,7 @@ def id_too_long(reservation_id: str) -> InvalidRequest:
 
 
 def too_large(size: int, most: int) -> InvalidRequest:
-    """What is wrong with a message of so many bytes."""
+    """The error for a message that has more bytes than it may have."""
     return InvalidRequest(
         "request", f"cannot be sent: it takes {size} bytes, and {most} at most; shorten its names"
     )

@@ -109,7 +109,7 @@ def name_of(caller: Caller | None, context: ServicerContext[Any, Any]) -> str:
 
 @lru_cache(_REMEMBERED)
 def _address(peer: str) -> str:
-    """Who has one address of IPv6 has its whole network, so that counts as one."""
+    """Of IPv4; or a network of IPv6, since one client usually has all of its addresses."""
     family, _, host = peer.partition(":")
     return f"ipv6:{peer_of(unquote(host).strip('[]'))}" if family == "ipv6" else peer
 

@@ -71,9 +71,9 @@ class Connections:
         self._numbers = count()
         self._told: dict[str, float] = {}
         self._busy = 0.0
-        # What is looked at is copied onto this descriptor, so that it stays the same meanwhile.
-        # It is taken now: in an attack, there may be no other left. As a socket of IPv6, it has
-        # room for the addresses of both families.
+        # Each socket is copied onto this descriptor and examined there: its own may be closed
+        # meanwhile, and its number given to another. This one is taken now: in an attack, there may
+        # be none left. As a socket of IPv6, it has room for the addresses of both families.
         self._blank = socket.socket()
         held = os.dup(self._blank.fileno())
         self._held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, held)

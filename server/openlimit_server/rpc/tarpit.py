@@ -1,15 +1,15 @@
-"""Refusals that their callers could have known wait for their answers where there are too many.
+"""Slows down callers whose calls are refused again and again for what they ask.
 
-Who tries keys or reservations one after the other, or repeats what can never be answered, waits
-each time. So the event loop has time for the others, however fast such callers ask. Mail servers
-call this a tarpit.
+A caller that tries many keys or reservations, or repeats an invalid call, waits for each refusal.
+So the event loop has time for the others, however fast such a caller asks. Mail servers call this a
+tarpit.
 """
 
 from collections.abc import Callable
 
 _A_SECOND, _AT_ONCE = 200, 1000
-"""Refusals of one address that are answered without delay. A fleet whose keys were just revoked, or
-whose server has just forgotten its reservations, is not to wait."""
+"""Refusals of one address that are answered without delay: enough for a fleet whose keys were just
+revoked, or whose server has just forgotten its reservations."""
 _LONGEST = 5.0  # seconds
 _SPARE = 1000  # addresses that are remembered, before anybody looks for those to forget
 
