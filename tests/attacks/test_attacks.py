@@ -17,7 +17,7 @@ from tests.attacks import calls, frames, over_http
 from tests.attacks.calls import CALL, MB, bearer
 from tests.attacks.conftest import Range
 from tests.support import http2
-from tests.support.server_process import ServerProcess, serving
+from tests.support.server_process import ServerProcess
 
 
 def test_wrong_and_missing_keys(field: Range) -> None:
@@ -134,10 +134,12 @@ def test_the_port_of_the_page(field_with_page: Range, attack: str) -> None:
     """What is asked there delays no call."""
     one = getattr(over_http, attack)
     name = f"--http: {attack.replace('_', ' ')}"
-    field_with_page.stand(name, one, 4, 64 * MB, port=field_with_page.http)
+    field_with_page.stand(name, one, 4, 64 * MB)
 
 
-def test_tls_handshakes_and_renegotiation(options: list[str], tmp_path: Path) -> None:
+def test_tls_handshakes_and_renegotiation(
+    options: list[str], seconds: float | None, tmp_path: Path
+) -> None:
     """Nobody may renegotiate, and handshakes that are left halfway cost nothing for long."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
@@ -148,12 +150,12 @@ def test_tls_handshakes_and_renegotiation(options: list[str], tmp_path: Path) ->
     hello = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
-    with serving(*options, "--tls-cert", both, "--tls-key", both) as server:
-        assert_no_renegotiation(server)
-        field = Range(server, str(tmp_path / "ca.pem"))
+    options += "--tls-cert", both, "--tls-key", both
+    with Range(options, seconds, authority=str(tmp_path / "ca.pem")) as field:
+        assert_no_renegotiation(field.server)
         attack = partial(frames.handshakes, hello.read())
         field.stand("TLS handshakes left halfway", attack, 2, 192 * MB)
-        assert_no_renegotiation(server)
+        assert_no_renegotiation(field.server)
 
 
 def assert_no_renegotiation(server: ServerProcess) -> None:
