@@ -38,6 +38,7 @@ from openlimit_server.rpc.connections import Connections
 from openlimit_server.rpc.envoy import SERVICE as ENVOY
 from openlimit_server.rpc.envoy import EnvoyServicer
 from openlimit_server.rpc.health import HealthServicer
+from openlimit_server.rpc.metadata import MetadataBound
 from openlimit_server.rpc.open_to_all import OpenToAll
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
@@ -86,7 +87,10 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
     overrides = Overrides(store.views, configuration, decide_by)
     admin = AdminServicer(engine, overrides, door)
     server.add_generic_rpc_handlers(
-        [service, proxies, admin, OpenToAll((health.handler(), *reflection.handlers()), door)]
+        [
+            *(MetadataBound(), service, proxies, admin),
+            OpenToAll((health.handler(), *reflection.handlers()), door),
+        ]
     )
     port = _listen(server, settings.listen, encryption)
     connections = Connections(port, settings.connections_per_address)

@@ -19,9 +19,11 @@ from openlimit_server.counting.counter import Counter
 from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.bounds import Times, options
+from openlimit_server.rpc.metadata import MOST_HEADERS
 from openlimit_server.rpc.service import RateLimitServicer
 from tests.support.calls import a_call
 from tests.support.http2 import PREFACE, SETTINGS
+from tests.support.server_process import serving as server_process
 
 POLICY = {"name": "p", "models": ["*"], "limits": {"requests": "600000/minute burst 1h"}}
 PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
@@ -159,6 +161,20 @@ async def test_what_is_too_large_is_refused_and_the_server_goes_on() -> None:
                 await acquire(request, metadata=metadata, timeout=5)
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await acquire(call, timeout=5)).reservation_id
+
+
+async def test_a_call_with_hundreds_of_headers_is_refused() -> None:
+    """Though they are small, and so within what gRPC allows."""
+    many = [(f"h{i}", "") for i in range(MOST_HEADERS + 1)]
+    few = many[: MOST_HEADERS // 2]
+    with server_process() as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub: Any = RateLimitServiceStub(channel)
+            request = AcquireRequest(model="m")
+            with pytest.raises(grpc.aio.AioRpcError, match="more than 200 headers") as caught:
+                await stub.Acquire(request, metadata=many)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await stub.Acquire(request, metadata=few)).reservation_id
 
 
 async def test_so_many_calls_may_be_open_on_a_connection() -> None:
