@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
@@ -195,6 +195,22 @@ def test_all_who_have_asked_are_refused_before_the_server_leaves(seconds: float)
         await draining
 
     simulate(main)
+
+
+async def test_a_stream_whose_turn_comes_while_the_server_drains_is_refused() -> None:
+    """It was not there to be ended, and would have lasted for the whole grace time."""
+    door = Door(())
+    service = RateLimitServicer(Engine(DEFAULT_POLICIES, MemoryStore()), Counter(), door)
+    details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
+    handler: Any = service.service(details)
+    await door._turns.take("another")
+    context = AsyncMock(invocation_metadata=lambda: (), peer=lambda: "ipv4:127.0.0.1:1")
+    opening = asyncio.create_task(handler.stream_stream(None, context))
+    await asyncio.sleep(0)
+    await service.drain()
+    await opening
+    context.read.assert_not_called()
+    assert context.abort.call_args[0][0] is grpc.StatusCode.UNAVAILABLE
 
 
 def test_open_streams_do_not_hold_up_a_drain() -> None:

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
 from openlimit.operations import Acquire
 from openlimit_server.config.configuration import Configuration, ConfigurationFiles
+from openlimit_server.config.faults import ConfigurationError
 from openlimit_server.config.reload import Reload
 from tests.support.api_keys import a_key, write_keys
 from tests.support.calls import a_call
@@ -192,25 +193,39 @@ def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
 
 
 async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
-    """What cannot be taken over is counted as refused and logged, and the next change counts."""
+    """What cannot be read or taken over is refused and logged, and the next change counts."""
     path = tmp_path / "limits.yaml"
     write(path, policy("a"))
-    files, faults, tried = ConfigurationFiles(path, None), [ZeroDivisionError], asyncio.Event()
-    files.load()
+    faults, took = [ZeroDivisionError, KeyError], asyncio.Event()
+
+    class Faulty(ConfigurationFiles):
+        def check(self) -> None:
+            fail(2)
 
     def take(_: Configuration) -> None:
-        tried.set()
-        if faults:
+        fail(1)
+        took.set()
+
+    def fail(left: int) -> None:
+        if len(faults) == left:
             raise faults.pop()
 
-    reload = Reload((files, take))
+    reload = Reload((Faulty(path, None), take))
     running = asyncio.create_task(reload.run())
-    for _ in range(2):
-        tried.clear()
+    while not took.is_set() and not running.done():
         reload.request()
-        await asyncio.wait_for(tried.wait(), 10)
+        await asyncio.sleep(0.01)
     running.cancel()
-    assert (reload.refused, reload.done) == (1, 1)
+    assert (reload.refused, reload.done, reload.invalid) == (2, 1, 0)
+
+
+def test_names_of_files_need_not_be_utf_8(tmp_path: Path) -> None:
+    """Messages show what is in their place."""
+    path = os.fsencode(tmp_path) + b"/\xff.yaml"
+    Path(os.fsdecode(path)).write_text("policies: 1")
+    files = ConfigurationFiles(Path(os.fsdecode(path)), None)
+    with pytest.raises(ConfigurationError, match=r"/\\xff\.yaml:1: policies: expected a list"):
+        files.load()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -163,19 +163,17 @@ class Reload:
     async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
         try:
             value = await self._in_thread(files.load_good if self._has_spares else files.load)
-        except ConfigurationError as error:
+            take(value)
+        except Exception as error:
             self.refused += 1
             self._invalid.add(files)
-            refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
-            _log.error("%s\n%s from before go on", error, files.what, extra=refused)
+            if isinstance(error, ConfigurationError):
+                refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
+                _log.error("%s\n%s from before go on", error, files.what, extra=refused)
+            else:  # of ours: the next change is looked at all the same
+                tell_of_fault(f"taking over {files.what}", error)
             return
         self._invalid.discard(files)
-        try:
-            take(value)
-        except Exception as error:  # of ours: the next change is looked at all the same
-            self.refused += 1
-            tell_of_fault(f"taking over {files.what}", error)
-            return
         self.done += 1
         described = files.described(value)
         loaded = {"event": "loaded", "what": files.what, "loaded": described}
