@@ -175,6 +175,30 @@ def test_workers_agree_on_a_file_that_is_spoiled_before_they_read_it(tmp_path: P
             assert server.said().count("the policies from before go on") == 3
 
 
+def test_a_worker_that_starts_meanwhile_follows_too(tmp_path: Path) -> None:
+    """Also if it reads what its supervisor has loaded since together with its settings."""
+    config = tmp_path / "limits.yaml"
+    write(config, policy("a"))
+    with serving_redis() as redis:
+        options = ("--config", str(config), "--workers", "2", "--store", redis.url + "?timeout=5")
+        with serving(*options) as server:
+            said(server, "serving on", 2)
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+            before = {*children.read_text().split()}
+            os.kill(int(min(before)), signal.SIGKILL)
+            while not (new := {*children.read_text().split()} - before):
+                time.sleep(0.001)
+            while not Path(f"/proc/{min(new)}/cmdline").read_bytes().endswith(b"worker\0"):
+                time.sleep(0.001)  # until then, its supervisor waits for it
+            os.kill(int(*new), signal.SIGSTOP)
+            write(config, policy("b"))
+            said(server, "loaded the policies b", 2)
+            config.write_text("policies: [")
+            said(server, "the policies from before go on")
+            os.kill(int(*new), signal.SIGCONT)
+            said(server, "loaded the policies b", 3)
+
+
 def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
     """Whatever files there are; and what it warned of is not told again while it is so."""
     weighted = policy("a", levels=[{"label": "team", "weights": {"search": 4}}])
