@@ -84,6 +84,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         # However many batches a caller has decided at once, they share what it gets.
         self._batches: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._pace = Pace()
+        self._is_draining = False
         self._refused = 0
         answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
         answers = {each.method: partial(self.decide, each) for each in _CODECS}
@@ -158,6 +159,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = await self._door.enter(context)
+        if self._is_draining:  # since it came
+            raise statuses.stopping()
         stream = Stream(self._engine, context, self._slices, self._pace, caller, self._tracing)
         self._streams.add(stream)
         end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
@@ -182,6 +185,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         off the calls in flight too, of which nobody keeps count.
         """
         self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
+        self._is_draining = True
         self._engine.drain()
         self._door.drain()
         for stream in self._streams:
