@@ -34,7 +34,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.messages import read_outcomes
-from openlimit_server.run import address_to_ask
+from openlimit_server.check import address_to_ask
 from tests.support.redis_process import free_port
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
