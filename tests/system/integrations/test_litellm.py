@@ -194,6 +194,21 @@ async def test_refusals_are_heeded_wherever_they_say_how_long(
     assert witness.settled == []
 
 
+@pytest.mark.parametrize("status", ["429", None, "none"])
+async def test_a_call_that_failed_with_an_odd_status_is_over(status: Any, witness: Witness) -> None:
+    """A provider of one's own may have any; its slot must not stay taken."""
+    from openlimit.integrations.litellm import LimitedLogger
+
+    logger, error = LimitedLogger(witness), Exception("no")
+    call: dict[str, Any] = {"call_type": "completion", "exception": error}
+    vars(error)["status_code"] = status
+    vars(error)["litellm_response_headers"] = {"retry-after": "3"}
+    logger.log_pre_api_call("gpt-4o", HELLO, call)
+    logger.log_failure_event(call, None, None, None)
+    assert witness.over == 1
+    assert witness.penalties == ([(3, "gpt-4o")] if status == "429" else [])
+
+
 async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(
     provider: Provider, tmp_path: Path
 ) -> None:
