@@ -110,11 +110,12 @@ class RateLimiter(Backend):
         if not isinstance(remaining, Mapping):
             raise invalid("remaining", "such as {'tokens': 9}", remaining)
         _require_names("remaining", remaining)
-        for unit, amount in remaining.items():
-            if not real_number(amount) >= 0:
-                raise invalid(f"remaining[{unit!r}]", "a number, 0 or more", amount)
+        left = {unit: real_number(amount) for unit, amount in remaining.items()}
+        for unit, amount in left.items():
+            if not amount >= 0:
+                raise invalid(f"remaining[{unit!r}]", "a number, 0 or more", remaining[unit])
         self._require_model(name := _name_of(model))
-        self.tell(Observe(name, self._key, remaining, labels_inside(self._labels)))
+        self.tell(Observe(name, self._key, left, labels_inside(self._labels)))
 
     def _require_model(self, model: str) -> None:
         """Raise InvalidRequest unless it is a model that users may name."""

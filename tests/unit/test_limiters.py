@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 from functools import partial
 from typing import Any, cast
 
@@ -118,6 +119,16 @@ def test_a_limit_is_fixed(kind: Any) -> None:
     """To set it anew raises, since that would change no bucket."""
     with pytest.raises(AttributeError):
         kind().request_limit = 1
+
+
+def test_real_numbers_of_other_types_are_numbers(clock: FakeClock) -> None:
+    """Such as NumPy's, as limits, seconds, and what remains."""
+    number: Any = Fraction(5, 2)
+    limiter = ChatRateLimiter(number, number, number)
+    limiter.penalize(number)
+    limiter.observe({"tokens": number})
+    with limiter.limit(tokens=0, units={"requests": 0}, max_wait=number) as reservation:
+        assert (reservation.max_wait, clock.slept) == (2.5, [2.5])
 
 
 def test_a_bool_is_no_number_of_seconds_or_tokens() -> None:
