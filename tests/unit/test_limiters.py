@@ -411,6 +411,26 @@ def test_a_known_cost_is_not_counted(clock: FakeClock) -> None:
     assert reservation.model == "gpt-4o"
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("key", "RemoteLimiter(key=…)"), ("label", "spelt labels="), ("unit", "spelt units=")],
+)
+def test_what_would_be_ignored_is_refused(name: str, advice: str) -> None:
+    """The error says what to write instead; a function that is limited may have such parameters."""
+    limiter = ChatRateLimiter()
+    for params in (CHAT, {"tokens": 1}):
+        with pytest.raises(InvalidRequest, match=f"^{name}: is no parameter of a call; ") as caught:
+            limiter.limit(**params, **{name: "x"})
+        assert advice in str(caught.value)
+    assert limiter.is_limited()(lambda **params: params)(**CHAT, **{name: "x"})[name] == "x"
+
+
+def test_the_decorator_without_parentheses_says_so() -> None:
+    """Instead of complaining about a wait that nobody gave."""
+    with pytest.raises(InvalidRequest, match=r"write @limiter.is_limited\(\)"):
+        ChatRateLimiter().is_limited(len)  # type: ignore[arg-type]  # that is the mistake
+
+
 @pytest.mark.parametrize("bad", [-1, 1.5, "9", True, 2**63, float("nan")])
 def test_tokens_that_are_no_count_are_refused(bad: Any) -> None:
     """The error names the parameter and the value."""

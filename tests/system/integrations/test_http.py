@@ -594,7 +594,8 @@ def test_an_error_in_a_stream_holds_everybody_back(
 
 def test_a_body_cannot_name_its_price(client: openai.OpenAI, witness: Witness) -> None:
     """What .limit() takes beside a call's own parameters is for callers, not for the wire."""
-    client.chat.completions.create(**CHAT, extra_body={"tokens": 0, "units": {"requests": 0}})
+    prices: Any = {"tokens": 0, "units": {"requests": 0}, "key": "x", "label": "x", "unit": "x"}
+    client.chat.completions.create(**CHAT, extra_body=prices)
     assert witness.charged == [charge(CHAT)]
 
 
