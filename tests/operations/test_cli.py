@@ -119,6 +119,7 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
         (["--ca", "/no/such/file", "check"], 2, "cannot be read"),
         (["--cert", "/x", "check"], 2, "need each other"),
         (["--address", "127.0.0.1:1", "--timeout", "0.3", "policies"], 3, "no decision from"),
+        (["--address", "http://localhost:50051", "check"], 2, "must be such as localhost:50051"),
         (["explain"], 2, "model"),
         (["nonsense"], 2, "nonsense"),
     ],

@@ -25,7 +25,8 @@ from openlimit.errors import (
     PermissionDenied,
     UnknownModel,
 )
-from openlimit.remote.limiter import DEFAULT_ADDRESS, RemoteLimiter
+from openlimit.remote.address import DEFAULT_ADDRESS
+from openlimit.remote.limiter import RemoteLimiter
 from openlimit.remote.operators import Operators
 
 REFUSED, WRONG, NO_ANSWER, DENIED, INTERRUPTED = 1, 2, 3, 4, 130

@@ -7,7 +7,6 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from openlimit.errors import (
 )
 from openlimit.limiter import RateLimiter, require_wait
 from openlimit.operations import Acquire, Grant, Observe, Renew, Report
-from openlimit.remote.channels import is_local
+from openlimit.remote.address import DEFAULT_ADDRESS, require_address, require_sendable
 from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
@@ -39,12 +38,6 @@ from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
 from openlimit.reservation import Told
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
-
-_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
-DEFAULT_ADDRESS = "localhost:50051"
-_API_KEY = re.compile(r"[!-~]{1,1024}")
-_told_of: set[str] = set()
-"""Addresses to which API keys go in plain text."""
 
 _LOOK_EVERY = 0.25  # seconds
 _PATIENT, _IMPATIENT = ThreadWaiters(is_patient=True), ThreadWaiters(is_patient=False)
@@ -91,8 +84,7 @@ class RemoteLimiter(RateLimiter):
             address = os.environ.get("OPENLIMIT_ADDRESS") or DEFAULT_ADDRESS
         if api_key is None:
             api_key = os.environ.get("OPENLIMIT_API_KEY", "")
-        if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
-            raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
+        require_address(address)
         if not isinstance(key, str):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
         require_name("key", key)
@@ -265,20 +257,6 @@ class RemoteLimiter(RateLimiter):
             self._is_unlimited = True
             _log.warning("calls go on unlimited until it is back: %s", error)
         return Grant(0, "", "")
-
-
-def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> None:
-    """Warns, once for each address, of a key that others on the way can read. Its value is in no
-    message."""
-    if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):
-        raise InvalidRequest("api_key", "must be a text of 1 to 1,024 visible ASCII characters")
-    if not (is_encrypted or is_local(address) or address in _told_of):
-        _told_of.add(address)
-        _log.warning(
-            "the API key goes to %s in plain text, and whoever is on the way can read it; pass "
-            "credentials=grpc.ssl_channel_credentials()",
-            address,
-        )
 
 
 def _within(max_wait: float, told: Told | None) -> Told:

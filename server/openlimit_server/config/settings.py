@@ -9,7 +9,7 @@ from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit.remote.channels import is_local
+from openlimit.remote.address import is_local
 from openlimit_server.config import faults, notation, spelling
 from openlimit_server.logs import LogFormat
 
