@@ -99,6 +99,8 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
     assert after["path"][1]["running"] == "0"
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
     assert run(server, "acquire", "shared", "--", *failing).exit_code == 7
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert run(server, "acquire", "shared", "--", *killed).exit_code == 128 + 9
     missing = run(server, "acquire", "shared", "--", "/no/such/command")
     assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
 

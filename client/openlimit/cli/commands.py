@@ -113,7 +113,8 @@ def acquire(
 
 def _run(command: list[str]) -> int:
     try:
-        return subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False).returncode
+        return code if code >= 0 else 128 - code  # as shells tell of a signal
     except OSError as error:
         raise InvalidRequest("command", f"{command[0]}: {error.strerror}") from error
 
