@@ -2,10 +2,10 @@
 inside ``with openlimit.labels(...)``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import wraps
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
 from typing import Any, NamedTuple, TypeVar
 
 from openlimit.errors import InvalidRequest
@@ -60,23 +60,27 @@ class labels:  # noqa: N801 - users write it as a function
 
     def __call__(self, function: _F) -> _F:
         own = self._labels
-        if iscoroutinefunction(function):  # whose call returns before anything is limited
-
-            async def inside_task(*args: Any, **kwargs: Any) -> Any:
-                with labels(**own):
-                    return await function(*args, **kwargs)
-
-            return wraps(function)(inside_task)  # type: ignore[return-value]  # as it was given
         if isgeneratorfunction(function) or isasyncgenfunction(function):
             raise TypeError(
                 "labels cannot hold for a generator; pass labels= to limiter.limit(...) in it"
             )
 
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        async def awaited(running: Coroutine[Any, Any, Any]) -> Any:
             with labels(**own):
-                return function(*args, **kwargs)
+                return await running
 
-        return wraps(function)(inside)  # type: ignore[return-value]  # as it was given
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with labels(**own):
+                result = function(*args, **kwargs)
+            # The SDKs' coroutine functions are wrapped in functions that are none.
+            return awaited(result) if iscoroutine(result) else result
+
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            with labels(**own):
+                return await function(*args, **kwargs)
+
+        wrapper = coroutine if iscoroutinefunction(function) else call
+        return wraps(function)(wrapper)  # type: ignore[return-value]  # as it was given
 
 
 def labels_inside(own: Labels = (), more: Mapping[str, str] | None = None) -> Labels:

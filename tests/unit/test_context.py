@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -112,6 +112,24 @@ async def test_they_decorate_coroutine_functions() -> None:
     ]
     assert child.__doc__
     assert labels_inside() == ()
+
+
+async def test_they_decorate_what_returns_a_coroutine() -> None:
+    """As the SDKs' methods do, which are wrapped in functions, and objects that can be called."""
+
+    async def create() -> object:
+        return labels_inside()
+
+    class Client:
+        async def __call__(self) -> object:
+            return await create()
+
+    def wrapper() -> Awaitable[object]:
+        return create()
+
+    kinds: list[Callable[[], Awaitable[object]]] = [wrapper, Client()]
+    for kind in kinds:
+        assert await labels(team="search")(kind)() == (("team", "search"),)
 
 
 async def test_tasks_share_one_block() -> None:
