@@ -120,4 +120,6 @@ def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
             params |= params.pop(name)
     for name in MISPLACED:
         params.pop(name, None)
+    if params.get("max_wait", 0) is None:
+        del params["max_wait"]  # by default: then the decorator's holds
     return params

@@ -333,6 +333,13 @@ def test_a_function_may_say_how_long_its_calls_wait(clock: FakeClock) -> None:
     assert call(**CHAT, max_wait=5) == "gpt-4"
     assert clock.slept == [1]
 
+    @limiter.is_limited(max_wait=0)
+    def call_by_name(model: str, tokens: int, max_wait: float | None = None) -> None:
+        pytest.fail("it had to wait")
+
+    with pytest.raises(WaitTooLong):
+        call_by_name("gpt-4", 1)
+
 
 async def test_one_object_is_entered_once_at_a_time() -> None:
     """By tasks, threads, or further out: each call needs its own; a refused entry costs nothing."""
