@@ -79,6 +79,7 @@ def test_acquire_waits_until_the_call_may_start(server: ServerProcess) -> None:
     for _ in range(2):
         assert "plain may start" in printed(server, "acquire", "plain", "--tokens", "1")
     assert time.monotonic() - began > 0.9
+    assert "split-[/x] may start" in printed(server, "acquire", "split-[/x]")
     assert printed_json(server, "acquire", "split-x", "--tokens", "1") == {
         "model": "split-x",
         "waited": pytest.approx(0, abs=0.9),

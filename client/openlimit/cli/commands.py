@@ -30,6 +30,7 @@ from openlimit.cli.options import (
     interruption,
     pairs,
     print_json,
+    say,
     server_of,
     tell,
 )
@@ -105,7 +106,7 @@ def acquire(
             if as_json:
                 print_json({"model": model, "waited": round(waited, 3)})
             elif not command:
-                console.print(f"{model} may start, after {waited:.3g} s", highlight=False)
+                say(f"{model} may start, after {waited:.3g} s")
             if command:
                 code = _run(command)
     raise typer.Exit(code)
@@ -209,7 +210,7 @@ def count(
         print_json(counted)
     else:
         for unit, amount in counted.items():
-            console.print(f"{amount:>12,} {unit}", highlight=False)
+            say(f"{amount:>12,} {unit}")
 
 
 def _read_request(path: str) -> dict[str, Any]:
@@ -234,4 +235,4 @@ def check(context: typer.Context) -> None:
     server: Server = context.obj
     with exiting(), server.operators() as operators:
         operators.check()
-    console.print(f"{server.address} decides", highlight=False)
+    say(f"{server.address} decides")

@@ -136,6 +136,11 @@ def somebody() -> str:
         return f"user {os.getuid()}"
 
 
+def say(sentence: str, to: Console = console) -> None:
+    """Print it as it is: callers choose names, which may look like markup or commands."""
+    to.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(content: Message | dict[str, Any]) -> None:
     """On a line of its own, with nothing else on standard output."""
     if isinstance(content, Message):
@@ -161,8 +166,7 @@ def exiting() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except (OpenLimitError, UnicodeEncodeError) as error:
-        text = printable(f"openlimit: {error}")
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"openlimit: {error}", errors)
         raise typer.Exit(_code(error)) from error
 
 
