@@ -59,7 +59,7 @@ class labels:  # noqa: N801 - users write it as a function
             _inside.set(entered.outer)
 
     def __call__(self, function: _F) -> _F:
-        own = self._labels
+        added((), own := self._labels)  # so that what is no label is refused where it is written
         if isgeneratorfunction(function) or isasyncgenfunction(function):
             raise TypeError(
                 "labels cannot hold for a generator; pass labels= to limiter.limit(...) in it"

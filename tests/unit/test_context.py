@@ -167,6 +167,12 @@ async def test_another_task_can_close_a_generator_inside() -> None:
     assert await asyncio.create_task(close()) == (("run", "1"),)
 
 
+def test_the_decorator_refuses_what_is_no_label() -> None:
+    """Where it is written, and not at the first call."""
+    with pytest.raises(InvalidRequest, match="must have names of"):
+        labels(Team="search")(len)
+
+
 def test_they_decorate_no_generators() -> None:
     """Whose body runs when nobody holds them any more: that is said where it is written."""
     with pytest.raises(TypeError, match="pass labels= to"):
