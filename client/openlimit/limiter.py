@@ -86,16 +86,12 @@ class RateLimiter(Backend):
 
         Nobody tells when the call ends: limits on concurrency see none that lasts.
         """
-        costs = {"requests": 1, "tokens": _cost("tokens", num_tokens)}
-        labels = labels_inside(self._labels)
-        async with Reservation(self, _name_of(model), costs, None, labels):
+        async with self.limit(model=model, tokens=_cost("tokens", num_tokens)):
             pass
 
     def wait_for_capacity_sync(self, num_tokens: int, model: str = "") -> None:
         """``wait_for_capacity`` that blocks the thread."""
-        costs = {"requests": 1, "tokens": _cost("tokens", num_tokens)}
-        labels = labels_inside(self._labels)
-        with Reservation(self, _name_of(model), costs, None, labels):
+        with self.limit(model=model, tokens=_cost("tokens", num_tokens)):
             pass
 
     def penalize(self, retry_after: float, model: str = "") -> None:

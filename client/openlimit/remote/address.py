@@ -27,7 +27,9 @@ def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> No
     """Raise InvalidRequest for what is no API key; warn, once for each address, of one that others
     on the way can read. Its value is in no message."""
     if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):
-        raise InvalidRequest("api_key", "must be a text of 1 to 1,024 visible ASCII characters")
+        raise InvalidRequest(
+            "api_key", "must be a text of 1 to 1,024 visible ASCII characters, without blanks"
+        )
     if not (is_encrypted or is_local(address) or address in _told_of):
         _told_of.add(address)
         _log.warning(
