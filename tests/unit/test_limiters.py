@@ -22,7 +22,7 @@ from openlimit import (
 )
 from openlimit.bucket.limit import SECOND
 from openlimit.operations import Acquire, Grant, Release, Report
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.stores.memory import MemoryStore
 from openlimit.tokens.counting import count_tokens
 from tests.support.calls import a_call
@@ -36,11 +36,11 @@ class Slots(ChatRateLimiter):
 
     taken = 0
 
-    def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.taken += 1
         return super().acquire(call)._replace(lease=30, wait=0)
 
-    async def aacquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         return self.acquire(call)
 
     def tell(self, operation: Report) -> None:

@@ -11,7 +11,7 @@ from openlimit.errors import InvalidRequest
 DEFAULT_ADDRESS = "localhost:50051"
 _ADDRESS = re.compile(r"(?!https?://|grpcs?://)\S(?:.*\S)?")
 _API_KEY = re.compile(r"[!-~]{1,1024}")
-_told_of: set[str] = set()
+_warned_of: set[str] = set()
 """Addresses to which API keys go in plain text."""
 
 _log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> No
         raise InvalidRequest(
             "api_key", "must be a text of 1 to 1,024 visible ASCII characters, without blanks"
         )
-    if not (is_encrypted or is_local(address) or address in _told_of):
-        _told_of.add(address)
+    if not (is_encrypted or is_local(address) or address in _warned_of):
+        _warned_of.add(address)
         _log.warning(
             "the API key goes to %s in plain text, and whoever is on the way can read it; pass "
             "credentials=grpc.ssl_channel_credentials()",

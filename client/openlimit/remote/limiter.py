@@ -35,7 +35,7 @@ from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
 
@@ -113,10 +113,10 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         """Ask the server; blocks for the timeout at most, or while the call waits in line."""
         if call.max_wait is not None:
-            told = _within(call.max_wait, told)
+            on_waiting = _within(call.max_wait, on_waiting)
         try:
             while True:
                 connection = self._connection()
@@ -127,7 +127,7 @@ class RemoteLimiter(RateLimiter):
                 if number is None:
                     continue
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
-                outcome = self._wait(connection, call, number, queue, within, told)
+                outcome = self._wait(connection, call, number, queue, within, on_waiting)
                 if isinstance(outcome, Exception):
                     raise outcome
                 return self._granted(connection, call, outcome)
@@ -141,7 +141,7 @@ class RemoteLimiter(RateLimiter):
         number: int,
         queue: "SimpleQueue[object]",
         within: float,
-        told: Told | None,
+        on_waiting: OnWaiting | None,
     ) -> object:
         until = time.monotonic() + within
         try:
@@ -155,17 +155,17 @@ class RemoteLimiter(RateLimiter):
                     continue
                 if not isinstance(outcome, Queued):
                     return outcome
-                if told and outcome.waiting:
-                    told(outcome.waiting)
+                if on_waiting and outcome.waiting:
+                    on_waiting(outcome.waiting)
         except BaseException:
             if not connection.forget(number):
                 connection.unclaimed(call, _last(queue))
             raise
         return connection.outage.no_answer() if connection.forget(number) else _last(queue)
 
-    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         if call.max_wait is not None:
-            told = _within(call.max_wait, told)
+            on_waiting = _within(call.max_wait, on_waiting)
         try:
             while True:
                 connection = self._use.connection
@@ -177,7 +177,7 @@ class RemoteLimiter(RateLimiter):
                 if not (is_patient and waiters and waiters.loop is asyncio.get_running_loop()):
                     waiters = connection.loops.running(is_patient)
                 future = waiters.expect()
-                number = connection.ask(call, waiters, (future, told))
+                number = connection.ask(call, waiters, (future, on_waiting))
                 if number is None:
                     continue
                 try:
@@ -259,21 +259,21 @@ class RemoteLimiter(RateLimiter):
         return Grant(0, "", "")
 
 
-def _within(max_wait: float, told: Told | None) -> Told:
-    """What raises WaitTooLong, when it is told that a call waits in line and its time is up.
+def _within(max_wait: float, on_waiting: OnWaiting | None) -> OnWaiting:
+    """Raises WaitTooLong if the call still waits in line when its time is up.
 
     Servers see to that; but one whose buckets are in its memory knows nothing of tickets that
     others gave, and counts anew.
     """
     until = time.monotonic() + max_wait
 
-    def tell(where: Waiting) -> None:
+    def within(where: Waiting) -> None:
         if time.monotonic() > until:
             raise WaitTooLong(where.wait, where.limited_by, where.held_at)
-        if told:
-            told(where)
+        if on_waiting:
+            on_waiting(where)
 
-    return tell
+    return within
 
 
 def _last(queue: "SimpleQueue[object]") -> object:

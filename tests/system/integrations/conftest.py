@@ -14,7 +14,7 @@ from openlimit.operations import (
     Report,
     Settle,
 )
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from tests.support.loopback_provider import Provider, serving
 
 
@@ -31,11 +31,11 @@ class Witness(ChatRateLimiter):
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
 
-    def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.charged.append((call.model, call.costs["tokens"]))
         return super().acquire(call)._replace(lease=30)
 
-    async def aacquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.charged.append((call.model, call.costs["tokens"]))
         return (await super().aacquire(call))._replace(lease=30)
 

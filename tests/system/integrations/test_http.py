@@ -19,7 +19,7 @@ from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownM
 from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.operations import Acquire, Grant
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.tokens.counting import count_tokens
 from tests.support.calls import a_call
 from tests.support.loopback_provider import Answer, Provider
@@ -451,7 +451,7 @@ def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: An
     """Where no policy covers it; a call without any passes with a warning."""
 
     class Server(Witness):
-        def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+        def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
             raise UnknownModel(call.model)
 
     _warn.cache_clear()
