@@ -37,11 +37,11 @@ _inside: ContextVar[_Entered | None] = ContextVar("openlimit_labels", default=No
 class labels:  # noqa: N801 - users write it as a function
     """Give these labels to all calls that are limited inside, in this task or thread.
 
-    Tasks and threads inherit them that are started inside with a copy of the context, as asyncio
-    starts tasks. Nested ones add to those outside; of a name given twice, the inner value holds. It
-    works as a decorator of functions and coroutine functions, too. Tasks and threads may share one.
-    Around the yield of a generator it would hold for the generator's caller as well: there, pass
-    labels to each call. Local limiters ignore labels.
+    Tasks and threads that are started inside with a copy of the context inherit them; asyncio
+    starts tasks so. Nested ones add to those outside; of a name given twice, the inner value holds.
+    It also decorates functions and coroutine functions. Tasks and threads may share one. Around the
+    yield of a generator it would hold for the generator's caller as well: there, pass labels to
+    each call. Local limiters ignore labels.
 
     At most 16 names, each ``[a-z][a-z0-9_]*`` and 64 characters at most, with values of 1 to 256
     bytes of UTF-8; anything else raises InvalidRequest.

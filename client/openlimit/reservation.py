@@ -25,10 +25,8 @@ OnWaiting = Callable[[Waiting], None]
 
 
 class Backend(ABC):
-    """Decides when calls start, and learns what becomes of them.
-
-    One object serves threads and event loops alike.
-    """
+    """Decides when calls start, and learns what becomes of them. One object serves threads and
+    event loops alike."""
 
     _clock: Clock
     """What reservations sleep by."""
@@ -211,7 +209,7 @@ class Reservation:
         return new(Acquire, call)
 
     def _failed(self, grant: Grant | None, error: BaseException) -> None:
-        """To enter: it is given back, and may be entered again."""
+        """Entering has failed: give back what was granted. It may be entered again."""
         self.waiting = None
         undo = partial(self._undo, grant, self._trace, error)
         self._idle.append(True)

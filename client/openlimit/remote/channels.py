@@ -59,7 +59,7 @@ class ServerChannel:
         return RateLimitServiceStub(self._channel)
 
     def drop(self) -> None:
-        """Hang up in the background; the next channel connects to servers that speak only."""
+        """Hang up in the background. The next channel leaves out servers that do not answer."""
         channel, self._channel = self._channel, None
         in_background(partial(_hang_up, channel))
 

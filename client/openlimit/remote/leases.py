@@ -1,4 +1,4 @@
-"""The slots of calls that run are renewed, so that only who died or hangs loses his own."""
+"""Renews the leases of calls that run: only a caller that has died or hangs loses its slot."""
 
 import time
 from collections.abc import Callable
@@ -14,11 +14,10 @@ _SPARE = 100  # of those to be looked at
 
 
 class Leases:
-    """Calls ``renew`` with each reservation that is held, often enough, from a daemon thread.
+    """Calls ``renew`` with each reservation that is held, thrice a lease, from a daemon thread.
 
-    Whatever can be hashed and compared names a reservation.
-
-    The thread lives while there may be something to renew. ``renew`` must not block.
+    Whatever can be hashed and compared names a reservation. ``renew`` must not block. The thread
+    lives while there may be something to renew.
     """
 
     def __init__(self, renew: Callable[[Any], object]) -> None:
