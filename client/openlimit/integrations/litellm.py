@@ -112,12 +112,12 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         if not isinstance(held, _Held):
             return
         call[_KEY] = None
-        held.forgotten.detach()
         attempt = Attempt(self._limiter, held.reservation, streams=bool(call.get("stream")))
         attempt.heard(status, {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()})
         anthropic = isinstance(response, Mapping)
         usage = response.get("usage") if anthropic else getattr(response, "usage", None)
         attempt.over(usage, error)
+        held.forgotten.detach()  # last: where anything above raises, that frees the slot
 
 
 class _Held:

@@ -209,6 +209,19 @@ async def test_a_call_that_failed_with_an_odd_status_is_over(status: Any, witnes
     assert witness.penalties == ([(3, "gpt-4o")] if status == "429" else [])
 
 
+async def test_a_call_that_failed_with_odd_headers_is_over(witness: Witness) -> None:
+    """LiteLLM logs what its callbacks raise; the slot is free again all the same."""
+    from openlimit.integrations.litellm import LimitedLogger
+
+    logger, error = LimitedLogger(witness), Exception("no")
+    call: dict[str, Any] = {"call_type": "completion", "exception": error}
+    vars(error)["litellm_response_headers"] = [("retry-after", "3")]
+    logger.log_pre_api_call("gpt-4o", HELLO, call)
+    with pytest.raises(AttributeError):
+        logger.log_failure_event(call, None, None, None)
+    await seen(lambda: witness.over == 1)
+
+
 async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(
     provider: Provider, tmp_path: Path
 ) -> None:
