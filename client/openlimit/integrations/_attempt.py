@@ -180,7 +180,8 @@ def _going_on_without(model: str) -> Iterator[None]:
     try:
         yield
     except (InvalidRequest, UnknownModel) as error:
-        if model and isinstance(error, UnknownModel):
+        # Not where the configuration is wrong: no policy covers the model, or no server is there.
+        if model if isinstance(error, UnknownModel) else error.field == "address":
             raise
         _warn(model, str(error))
 

@@ -4,10 +4,12 @@ import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import anthropic
+import grpc
 import httpx
 import httpx2
 import openai
@@ -15,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
+from openlimit import (
+    ChatRateLimiter,
+    CostExceedsLimit,
+    InvalidRequest,
+    RemoteLimiter,
+    UnknownModel,
+    WaitTooLong,
+)
 from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.operations import Acquire, Grant
@@ -462,6 +471,21 @@ def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: An
     ):
         client.post("http://provider/v1/responses", json=RESPONSE | {"model": model})
     assert len(caplog.records) == (not model)
+
+
+def test_no_call_passes_where_no_openlimit_server_answers() -> None:
+    """A wrong address would else leave all calls unlimited."""
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    inner = httpx2.MockTransport(lambda _: pytest.fail("it was sent"))
+    with (
+        RemoteLimiter(f"127.0.0.1:{port}") as limiter,
+        httpx2.Client(transport=LimitedTransport(limiter, inner)) as client,
+        pytest.raises(InvalidRequest, match="is no openlimit server"),
+    ):
+        client.post("http://provider/v1/responses", json=RESPONSE)
+    other.stop(None)
 
 
 NAMES = st.sampled_from(
