@@ -60,7 +60,7 @@ def proxy_of(address: str) -> str:
 
 def _hosts(address: str) -> list[str]:
     """The hosts of an address as gRPC writes it."""
-    listed = re.match("(?:.*)ipv[46]:(.*)", address)
+    listed = re.match(".*ipv[46]:(.*)", address)
     targets = listed[1].split(",") if listed else [address.rpartition("/")[2].removeprefix("dns:")]
     return [urlsplit(f"//{target}").hostname or "" for target in targets]
 
