@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import wraps
-from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, NamedTuple, TypeVar
 
 from openlimit.errors import InvalidRequest
@@ -73,7 +73,7 @@ class labels:  # noqa: N801 - users write it as a function
             with labels(**own):
                 result = function(*args, **kwargs)
             # The SDKs' coroutine functions are wrapped in functions that are none.
-            return awaited(result) if iscoroutine(result) else result
+            return awaited(result) if isinstance(result, Coroutine) else result
 
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
             with labels(**own):
