@@ -183,7 +183,8 @@ class Reservation:
         grant = self._grant
         self._idle.append(True)
         if grant and grant.lease:
-            self._limiter.tell(Release(grant.reservation_id, self._limiter._key, self.labels))
+            limiter = self._limiter
+            limiter.tell(new(Release, (grant.reservation_id, limiter._key, self.labels)))
 
     async def __aexit__(self, *_: object) -> None:
         """Keep the charge, free the slot."""

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -18,7 +18,6 @@ from weakref import finalize
 
 import grpc
 
-from openlimit.bucket.limit import SECOND
 from openlimit.context import added
 from openlimit.errors import (
     InvalidRequest,
@@ -29,7 +28,7 @@ from openlimit.errors import (
     invalid,
 )
 from openlimit.limiter import RateLimiter, require_wait
-from openlimit.operations import Acquire, Grant, Observe, Renew, Report
+from openlimit.operations import Acquire, Grant, Observe, Report
 from openlimit.remote.channels import is_local
 from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
@@ -210,11 +209,8 @@ class RemoteLimiter(RateLimiter):
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
             operation = operation._replace(remaining=read_amounts("remaining", amounts))
         connection = self._use.connection
-        if self._use.held:
-            held = Renew(operation[0], operation[1], operation.labels)
-            self._use.held.discard(held)
-            if connection:
-                connection.leases.let_go(held)
+        if connection:
+            connection.leases.let_go(operation[0])  # of no effect where this is a model
         if connection is None or not connection.tell(operation):
             connection = shared(*self._parameters)
             connection.tell(operation)
@@ -252,9 +248,7 @@ class RemoteLimiter(RateLimiter):
             raise LimiterUnavailable(connection.address, f"it answers {grant!r} to a call")
         self._is_unlimited = False
         if grant.lease:
-            held = Renew(grant.reservation_id, call.key, call.labels)
-            self._use.held.add(held)
-            connection.leases.hold(held, grant.wait / SECOND, grant.lease)
+            connection.leases.hold(grant, call, self._use)
         return grant
 
     def _without(self, error: LimiterUnavailable) -> Grant:
@@ -310,8 +304,6 @@ class _Use:
     """A limiter's share in its connection. It outlives the limiter until it is released."""
 
     connection: Connection | None = None
-    held: set[Renew] = field(default_factory=set)
-    """What renews the leases of its reservations."""
     closed: bool = False
 
 
@@ -319,6 +311,5 @@ def _let_go(use: _Use) -> None:
     """Without waiting, also for one who forgot to."""
     use.closed = True
     if connection := use.connection:
-        while use.held:
-            connection.leases.let_go(use.held.pop())
+        connection.leases.let_go_of(use)
         release(connection, use)
