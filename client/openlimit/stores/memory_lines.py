@@ -42,44 +42,57 @@ from openlimit.stores.protocol import (
     was_cancelled,
 )
 from openlimit.stores.remembered import Remembered
+from openlimit.stores.stems import ENDING, by_stem, each_of, parts_of, place_of
 
 
 class _Start:
-    """A grant that is remembered for repeats."""
+    """A grant to a single call, which is remembered for repeats."""
 
-    __slots__ = ("asked_by", "granted", "until")
+    __slots__ = ("asked_by", "granted", "is_taken_back", "until")
 
     def __init__(self, granted: Granted, until: float, asked_by: str = "") -> None:
         self.granted = granted
+        self.is_taken_back = False
         self.asked_by = asked_by
-        """The server that has asked last; empty for a run, which one alone has asked for."""
+        """The server that has asked last; empty for one of a run, which one alone has asked for."""
         self.until = until
 
 
 class _Starts:
-    """The grants of a run, of which none was asked for again."""
+    """The grants of a run."""
 
-    __slots__ = ("_lot", "_names", "_number", "_start", "until")
+    __slots__ = ("_endings", "_lot", "_number", "_start", "until")
 
-    def __init__(self, run: AskAtOnce, start: float) -> None:
-        self._names = run.calls.names
-        self._lot, self._number = run.lot, run.number
+    def __init__(self, endings: str, lot: str, number: int, start: float, until: float) -> None:
+        self._endings = endings
+        self._lot, self._number = lot, number
         self._start = start
-        self.until = start + run.kept
+        self.until = until
 
-    def one(self, name: str) -> _Start:
-        """One by itself."""
-        number = self._number + self._names.index(name)
-        return _Start(Granted(name, self._start, "", self._lot, number), self.until)
+    def one(self, name: str, ending: str) -> _Start | None:
+        """One by itself, unless there is none."""
+        place = place_of(ending, self._endings)
+        if place < 0:
+            return None
+        granted = Granted(name, self._start, "", self._lot, self._number + place)
+        return _Start(granted, self.until)
 
 
 class _Over:
-    """That a call is over."""
+    """The calls of a stem that are over."""
 
-    __slots__ = ("until",)
+    __slots__ = ("_endings", "until")
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, endings: str, until: float) -> None:
+        self._endings = endings
         self.until = until
+
+    def add(self, endings: str, until: float) -> None:
+        self._endings += "".join([each for each in each_of(endings) if each not in self])
+        self.until = until
+
+    def __contains__(self, ending: str) -> bool:
+        return place_of(ending, self._endings) >= 0
 
 
 class _Tree:
@@ -99,7 +112,8 @@ class MemoryLines:
     """The lines of one process.
 
     ``bucket`` finds the bucket of a name, or makes it. ``closed`` marks settled reservations. The
-    grants of ``at_most`` calls are remembered for repeats; the oldest are forgotten first.
+    grants of ``at_most`` runs, and of as many single calls, are remembered for repeats; the oldest
+    are forgotten first.
     """
 
     shared = False
@@ -117,10 +131,10 @@ class MemoryLines:
         self._bucket = bucket
         self._closed = closed
         self._clock = clock
-        self._over: Remembered[_Over] = Remembered("calls that are over", at_most)
-        self._starts: Remembered[_Start | _Starts] = Remembered(
-            "starts that can be repeated", at_most
-        )
+        self._over: Remembered[_Over] = Remembered("runs of calls that are over", at_most)
+        self._runs: Remembered[_Starts] = Remembered("runs that can be repeated", at_most)
+        self._starts: Remembered[_Start] = Remembered("starts that can be repeated", at_most)
+        """Of single calls; where one is of a run as well, this counts."""
         self._trees: OrderedDict[str, _Tree] = OrderedDict()
 
     def __len__(self) -> int:
@@ -156,7 +170,7 @@ class MemoryLines:
             case Settle(name, calls):
                 return self._settle(self._tree(name, calls.rules[0]).line, operation, now)
             case Renew(name, call, start):
-                is_over = self._over.get((name, call.name), now) is not None
+                is_over = self._is_over(name, call.name, now)
                 line = self._tree(name, call.rules[0]).line
                 return line.renew(call, start, now, only_held=is_over)
             case Penalize(name, rules, length):
@@ -187,18 +201,31 @@ class MemoryLines:
                 return name in tree.asked and tree.line.standing(name, now)
 
     def _ask_at_once(self, tree: _Tree, run: AskAtOnce, now: float) -> Answer:
-        names = [(run.bucket, name) for name in run.calls.names]
-        is_new = not tree.line and not self._starts.knows_any(names, now)
-        if is_new and tree.line.start_at_once(run.calls, now):
-            self._starts.keep(names, _Starts(run, now), now)
+        bucket, calls, _, _, lot, number, kept = run
+        stems, until = by_stem(calls.names), now + kept
+        keys = [(bucket, stem) for stem, _ in stems]
+        own_keys = [(bucket, name) for name in calls.names] if self._starts else ()
+        is_known = self._runs.knows_any(keys, now) or self._starts.knows_any(own_keys, now)
+        is_repeat = is_known and any(self._started(bucket, name, now) for name in calls.names)
+        if tree.line or is_repeat or not tree.line.start_at_once(calls, now):
+            return [self._ask(tree, run.one(i), now) for i in range(len(calls.names))]
+        if is_known:  # others of its stem, or what was taken back
+            for i, name in enumerate(calls.names):
+                self._starts.keep([(bucket, name)], _Start(run.granted(i, now), until), now)
             return Started(now)
-        return [self._ask(tree, run.one(i), now) for i in range(len(names))]
+        for key, (_, endings) in zip(keys, stems, strict=True):
+            self._runs.keep([key], _Starts(endings, lot, number, now, until), now)
+            number += len(endings) // ENDING
+        return Started(now)
 
     def _started(self, bucket: str, name: str, now: float) -> _Start | None:
         """What is remembered of one start: the caller may change it."""
         known = self._starts.get((bucket, name), now)
-        if isinstance(known, _Starts):
-            known = known.one(name)
+        if known:
+            return None if known.is_taken_back else known
+        stem, ending = parts_of(name)
+        run = self._runs.get((bucket, stem), now)
+        if run and (known := run.one(name, ending)):
             self._starts.keep([(bucket, name)], known, now)
         return known
 
@@ -257,7 +284,7 @@ class MemoryLines:
         if known and known.asked_by not in ("", untold):
             return False
         if known and is_it:
-            known.until = now  # its caller can still come, and stands in line anew
+            known.is_taken_back = True  # its caller can still come, and stands in line anew
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)
         return True
@@ -282,10 +309,20 @@ class MemoryLines:
 
     def _release(self, bucket: str, names: Sequence[str], now: float) -> Unsettled:
         """Those that had no slots, by position."""
-        self._over.keep([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
+        until = now + OVER_KEPT
+        for stem, endings in by_stem(names):
+            if over := self._over.get((bucket, stem), now):
+                over.add(endings, until)
+            else:
+                self._over.keep([(bucket, stem)], _Over(endings, until), now)
         if not (tree := self._trees.get(bucket)):
             return dict.fromkeys(range(len(names)), False)
-        return {i: False for i, name in enumerate(names) if not tree.line.release(name, now)}
+        return dict.fromkeys(tree.line.release(names, now), False)
+
+    def _is_over(self, bucket: str, name: str, now: float) -> bool:
+        stem, ending = parts_of(name)
+        over = self._over.get((bucket, stem), now)
+        return over is not None and ending in over
 
     def _tree(self, name: str, rules: Rules) -> _Tree:
         bucket = self._bucket(name, rules.limits)
