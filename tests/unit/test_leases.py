@@ -67,3 +67,21 @@ def test_a_shorter_lease_is_renewed_in_time() -> None:
     assert again.wait(5)
     assert renewed[0] == "short"
     leases.clear()
+
+
+def test_what_a_holder_leaves_is_not_renewed() -> None:
+    """Others' leases are, at the latest when they are due."""
+    renewed, twice = list[str](), threading.Event()
+
+    def renew(operation: Renew) -> None:
+        renewed.append(operation.reservation_id)
+        if len(renewed) > 1:
+            twice.set()
+
+    leases, holders = Leases(renew), [object(), object()]
+    for name in ("one", "two", "three"):
+        leases.hold(Grant(0, "", name, 0.3), CALL, holders[name == "two"])
+    leases.let_go_of(holders[0])
+    assert twice.wait(5)
+    assert {*renewed} == {"two"}
+    leases.clear()

@@ -12,7 +12,6 @@ from openlimit.bucket.tree import Node, Rules
 from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import (
-    OVER_KEPT,
     Answer,
     Ask,
     AskAtOnce,
@@ -33,6 +32,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
+from openlimit.stores.memory_starts import KnownStart, Over, Starts
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Limits,
@@ -41,58 +41,6 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.remembered import Remembered
-from openlimit.stores.stems import ENDING, by_stem, each_of, parts_of, place_of
-
-
-class _Start:
-    """A grant to a single call, which is remembered for repeats."""
-
-    __slots__ = ("asked_by", "granted", "is_taken_back", "until")
-
-    def __init__(self, granted: Granted, until: float, asked_by: str = "") -> None:
-        self.granted = granted
-        self.is_taken_back = False
-        self.asked_by = asked_by
-        """The server that has asked last; empty for one of a run, which one alone has asked for."""
-        self.until = until
-
-
-class _Starts:
-    """The grants of a run."""
-
-    __slots__ = ("_endings", "_lot", "_number", "_start", "until")
-
-    def __init__(self, endings: str, lot: str, number: int, start: float, until: float) -> None:
-        self._endings = endings
-        self._lot, self._number = lot, number
-        self._start = start
-        self.until = until
-
-    def one(self, name: str, ending: str) -> _Start | None:
-        """One by itself, unless there is none."""
-        place = place_of(ending, self._endings)
-        if place < 0:
-            return None
-        granted = Granted(name, self._start, "", self._lot, self._number + place)
-        return _Start(granted, self.until)
-
-
-class _Over:
-    """The calls of a stem that are over."""
-
-    __slots__ = ("_endings", "until")
-
-    def __init__(self, endings: str, until: float) -> None:
-        self._endings = endings
-        self.until = until
-
-    def add(self, endings: str, until: float) -> None:
-        self._endings += "".join([each for each in each_of(endings) if each not in self])
-        self.until = until
-
-    def __contains__(self, ending: str) -> bool:
-        return place_of(ending, self._endings) >= 0
 
 
 class _Tree:
@@ -131,10 +79,8 @@ class MemoryLines:
         self._bucket = bucket
         self._closed = closed
         self._clock = clock
-        self._over: Remembered[_Over] = Remembered("runs of calls that are over", at_most)
-        self._runs: Remembered[_Starts] = Remembered("runs that can be repeated", at_most)
-        self._starts: Remembered[_Start] = Remembered("starts that can be repeated", at_most)
-        """Of single calls; where one is of a run as well, this counts."""
+        self._over = Over(at_most)
+        self._starts = Starts(at_most)
         self._trees: OrderedDict[str, _Tree] = OrderedDict()
 
     def __len__(self) -> int:
@@ -170,7 +116,7 @@ class MemoryLines:
             case Settle(name, calls):
                 return self._settle(self._tree(name, calls.rules[0]).line, operation, now)
             case Renew(name, call, start):
-                is_over = self._is_over(name, call.name, now)
+                is_over = self._over.has(name, call.name, now)
                 line = self._tree(name, call.rules[0]).line
                 return line.renew(call, start, now, only_held=is_over)
             case Penalize(name, rules, length):
@@ -201,37 +147,13 @@ class MemoryLines:
                 return name in tree.asked and tree.line.standing(name, now)
 
     def _ask_at_once(self, tree: _Tree, run: AskAtOnce, now: float) -> Answer:
-        bucket, calls, _, _, lot, number, kept = run
-        stems, until = by_stem(calls.names), now + kept
-        keys = [(bucket, stem) for stem, _ in stems]
-        own_keys = [(bucket, name) for name in calls.names] if self._starts else ()
-        is_known = self._runs.knows_any(keys, now) or self._starts.knows_any(own_keys, now)
-        is_repeat = is_known and any(self._started(bucket, name, now) for name in calls.names)
-        if tree.line or is_repeat or not tree.line.start_at_once(calls, now):
-            return [self._ask(tree, run.one(i), now) for i in range(len(calls.names))]
-        if is_known:  # others of its stem, or what was taken back
-            for i, name in enumerate(calls.names):
-                self._starts.keep([(bucket, name)], _Start(run.granted(i, now), until), now)
+        if not tree.line and self._starts.start(run, now, tree.line.start_at_once):
             return Started(now)
-        for key, (_, endings) in zip(keys, stems, strict=True):
-            self._runs.keep([key], _Starts(endings, lot, number, now, until), now)
-            number += len(endings) // ENDING
-        return Started(now)
-
-    def _started(self, bucket: str, name: str, now: float) -> _Start | None:
-        """What is remembered of one start: the caller may change it."""
-        known = self._starts.get((bucket, name), now)
-        if known:
-            return None if known.is_taken_back else known
-        stem, ending = parts_of(name)
-        run = self._runs.get((bucket, stem), now)
-        if run and (known := run.one(name, ending)):
-            self._starts.keep([(bucket, name)], known, now)
-        return known
+        return [self._ask(tree, run.one(i), now) for i in range(len(run.calls.names))]
 
     def _ask(self, tree: _Tree, ask: Ask, now: float) -> Asked:
         name = ask.call.name
-        if known := self._started(ask.bucket, name, now):
+        if known := self._starts.get(ask.bucket, name, now):
             granted = known.granted
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
             if is_cancelled:
@@ -261,8 +183,8 @@ class MemoryLines:
             known: Granted | Refusal
             if isinstance(outcome, Start):
                 known = Granted(*outcome, ask.lot, ask.number)
-                start = _Start(known, known.start + ask.kept, ask.server)
-                self._starts.keep([(name, known.name)], start, now)
+                start = KnownStart(known, known.start + ask.kept, ask.server)
+                self._starts.keep(name, start, now)
             else:
                 known = outcome
             tree.outboxes.setdefault(ask.server, []).append(known)
@@ -271,7 +193,7 @@ class MemoryLines:
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
         bucket, call, lot, number, start, untold = operation
-        known = self._started(bucket, call.name, now) if untold else None
+        known = self._starts.get(bucket, call.name, now) if untold else None
         is_it = known and (known.granted.lot, known.granted.number) == (lot, number)
         if start is None:
             if not known or not is_it:
@@ -309,20 +231,10 @@ class MemoryLines:
 
     def _release(self, bucket: str, names: Sequence[str], now: float) -> Unsettled:
         """Those that had no slots, by position."""
-        until = now + OVER_KEPT
-        for stem, endings in by_stem(names):
-            if over := self._over.get((bucket, stem), now):
-                over.add(endings, until)
-            else:
-                self._over.keep([(bucket, stem)], _Over(endings, until), now)
+        self._over.keep(bucket, names, now)
         if not (tree := self._trees.get(bucket)):
             return dict.fromkeys(range(len(names)), False)
         return dict.fromkeys(tree.line.release(names, now), False)
-
-    def _is_over(self, bucket: str, name: str, now: float) -> bool:
-        stem, ending = parts_of(name)
-        over = self._over.get((bucket, stem), now)
-        return over is not None and ending in over
 
     def _tree(self, name: str, rules: Rules) -> _Tree:
         bucket = self._bucket(name, rules.limits)
