@@ -55,10 +55,11 @@ class Starts:
         known = self._single.get((bucket, name), now)
         if known:
             return None if known.is_taken_back else known
-        stem, ending = parts_of(name)
-        run = self._runs.get((bucket, stem), now)
-        if run and (known := run.one(name, ending)):
-            self._single.keep([(bucket, name)], known, now)
+        if self._runs:
+            stem, ending = parts_of(name)
+            run = self._runs.get((bucket, stem), now)
+            if run and (known := run.one(name, ending)):
+                self._single.keep([(bucket, name)], known, now)
         return known
 
     def keep(self, bucket: str, start: KnownStart, now: float) -> None:
