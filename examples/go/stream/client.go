@@ -25,9 +25,12 @@ const (
 	// Bytes that a request takes at most. The longest names fit, and mostInMessage of them are less
 	// than the megabyte that the server takes.
 	mostBytes = 8000
+	// As many as the server takes, so that a run of 128 calls is not too large for it.
+	mostUnits = 16
 )
 
 // Client is an openlimit.Service. Any number of goroutines may use it; Close it when they are done.
+// A request that was handed over may be sent later, so leave it as it is.
 type Client struct {
 	service  pb.RateLimitServiceClient
 	timeout  time.Duration
@@ -46,6 +49,7 @@ type Client struct {
 	quietSince time.Time // nothing was heard since, or nothing was waited for until then
 	leave      context.CancelFunc
 	retries    int64
+	isClosed   bool
 }
 
 // New returns a client that connects when it is first asked. An operation that is not answered
@@ -85,6 +89,9 @@ func (c *Client) Settle(_ context.Context, request *pb.SettleRequest, _ ...grpc.
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.isClosed {
+		return nil, errClosed
+	}
 	c.settle(request)
 	return &pb.SettleResponse{Settled: true}, nil
 }
@@ -114,10 +121,10 @@ func (c *Client) Retries() int64 {
 	return c.retries
 }
 
-// Close returns when everything is answered, or with ctx's error when that ends. Nothing may be
-// asked any more.
+// Close returns when everything is answered, or with ctx's error when that ends. Whatever is left then,
+// or asked later, fails as CANCELLED.
 func (c *Client) Close(ctx context.Context) error {
-	defer c.stop()
+	defer c.end()
 	for !c.isIdle() {
 		select {
 		case <-ctx.Done():
@@ -126,6 +133,18 @@ func (c *Client) Close(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+var errClosed = status.Error(codes.Canceled, "the client is closed")
+
+func (c *Client) end() {
+	c.stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isClosed = true
+	for _, each := range c.open {
+		c.deliver(each, answer{err: errClosed})
+	}
 }
 
 func (c *Client) isIdle() bool {
@@ -146,6 +165,7 @@ type operation struct {
 	place     uint32
 	ticket    string // by which it is known in line
 	isSent    bool   // on the current stream
+	wasSent   bool   // on any
 	isHeld    bool   // in line, by the current server
 	isGivenUp bool   // nobody waits for it any more
 }
@@ -189,6 +209,10 @@ func check(request proto.Message) error {
 		return status.Errorf(codes.InvalidArgument,
 			"the request takes %d bytes, and %d at most; shorten its names", len(data), mostBytes)
 	}
+	if costs, ok := request.(interface{ GetUnits() map[string]int64 }); ok && len(costs.GetUnits()) > mostUnits {
+		return status.Errorf(codes.InvalidArgument,
+			"the request has %d units, and may have %d beside tokens", len(costs.GetUnits()), mostUnits)
+	}
 	return nil
 }
 
@@ -196,6 +220,10 @@ func check(request proto.Message) error {
 func (c *Client) add(asked *operation) {
 	c.lastID++
 	asked.id, asked.since, asked.done = c.lastID, time.Now(), make(chan answer, 1)
+	if c.isClosed {
+		asked.done <- answer{err: errClosed}
+		return
+	}
 	c.open[asked.id] = asked
 	c.enqueue(asked)
 }
@@ -213,14 +241,27 @@ func (c *Client) giveUp(asked *operation) bool {
 	if c.open[asked.id] == nil {
 		return false
 	}
-	if asked.isSent && asked.acquire != nil {
-		asked.isGivenUp = true // stays open: what it may be granted has to be given back
-		c.givenUp = append(c.givenUp, asked.id)
-		signal(c.wake)
+	if asked.mayBeGranted() {
+		asked.isGivenUp = true // stays open: what it was granted has to be given back
+		if asked.isSent {
+			c.tellGivenUp(asked)
+		}
 	} else {
 		c.forget(asked)
 	}
 	return true
+}
+
+// mayBeGranted tells whether a server may have charged it, if only one whose stream has ended. What has
+// a ticket from there was in line; its place is lost if nobody asks for it again.
+func (o *operation) mayBeGranted() bool {
+	return o.acquire != nil && (o.isSent || o.wasSent && o.ticket == "")
+}
+
+// tellGivenUp needs the lock.
+func (c *Client) tellGivenUp(asked *operation) {
+	c.givenUp = append(c.givenUp, asked.id)
+	signal(c.wake)
 }
 
 // forget needs the lock.
