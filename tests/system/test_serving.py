@@ -284,6 +284,15 @@ def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -
     for name in (*services, "openlimit.v1.AcquireRequest"):
         pool = pool_of(ask(file_containing_symbol=name))
         assert pool.FindFileContainingSymbol(name).package == name.rpartition(".")[0]
+    answer = ask(file_containing_symbol="openlimit.v1.AcquireRequest").file_descriptor_response
+    files = map(FileDescriptorProto.FromString, answer.file_descriptor_proto)
+    [fields] = [
+        [field.json_name for field in message.field]
+        for file in files
+        for message in file.message_type
+        if message.name == "AcquireRequest"
+    ]
+    assert "maxWait" in fields, "as ghz and JSON call it"
 
 
 def test_check_asks_the_health_service(server: ServerProcess) -> None:
