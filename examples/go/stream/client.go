@@ -209,9 +209,16 @@ func check(request proto.Message) error {
 		return status.Errorf(codes.InvalidArgument,
 			"the request takes %d bytes, and %d at most; shorten its names", len(data), mostBytes)
 	}
-	if costs, ok := request.(interface{ GetUnits() map[string]int64 }); ok && len(costs.GetUnits()) > mostUnits {
+	costs, ok := request.(interface{ GetUnits() map[string]int64 })
+	if !ok {
+		return nil
+	}
+	if _, has := costs.GetUnits()["tokens"]; has {
+		return status.Error(codes.InvalidArgument, "tokens has a field of its own; leave it out of the units")
+	}
+	if count := len(costs.GetUnits()); count > mostUnits {
 		return status.Errorf(codes.InvalidArgument,
-			"the request has %d units, and may have %d beside tokens", len(costs.GetUnits()), mostUnits)
+			"the request has %d units, and may have %d beside tokens", count, mostUnits)
 	}
 	return nil
 }

@@ -92,20 +92,21 @@ func TestAnInvalidCallHarmsNoOther(t *testing.T) {
 	}
 }
 
-// More units than a server takes are refused, of settlements too, and harm no other.
-func TestTooManyUnitsHarmNoOther(t *testing.T) {
+// More units than a server takes, and tokens among them, are refused, of settlements too.
+func TestWrongUnitsHarmNoOther(t *testing.T) {
 	client := client(t)
-	units := map[string]int64{}
+	many := map[string]int64{}
 	for i := range 400 {
-		units[fmt.Sprintf("u%d", i)] = 1 << 60
+		many[fmt.Sprintf("u%d", i)] = 1 << 60
 	}
 	var refused sync.WaitGroup
-	for range 200 { // enough that one run of all is too large
+	for i := range 200 { // enough that one run of all is too large
+		units := []map[string]int64{many, {"tokens": 1}}[i%2]
 		refused.Go(func() {
 			_, err := client.Acquire(t.Context(), &pb.AcquireRequest{Model: "gpt-4o", Units: units})
 			_, unsettled := client.Settle(t.Context(), &pb.SettleRequest{ReservationId: "a/b", Units: units})
 			if status.Code(err) != codes.InvalidArgument || status.Code(unsettled) != codes.InvalidArgument {
-				t.Errorf("too many units were answered %v and %v", err, unsettled)
+				t.Errorf("wrong units were answered %v and %v", err, unsettled)
 			}
 		})
 	}
