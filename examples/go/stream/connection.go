@@ -126,6 +126,8 @@ func (c *Client) rewind(reason error) {
 	for _, each := range again {
 		if each.isHeld { // its place is kept for three seconds
 			each.since = time.Now()
+		} else {
+			each.inDoubt = true
 		}
 		each.isSent, each.isHeld = false, false
 	}

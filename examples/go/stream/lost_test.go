@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -63,46 +64,73 @@ func (s *served) RecvMsg(message any) error {
 }
 
 func (s *served) tellInLine(ids []uint64) {
-	queued := status.New(codes.ResourceExhausted, "in line").Proto()
+	info := &errdetails.ErrorInfo{Reason: "QUEUED", Metadata: map[string]string{"ticket": "its ticket"}}
+	queued, err := status.New(codes.ResourceExhausted, "in line").WithDetails(info)
+	if err != nil {
+		panic(err)
+	}
 	told := &pb.AcquireStreamResponse{}
 	for _, id := range ids {
-		told.Outcomes = append(told.Outcomes, &pb.Outcome{Id: id, Outcome: &pb.Outcome_InLine{InLine: queued}})
+		inLine := &pb.Outcome_InLine{InLine: queued.Proto()}
+		told.Outcomes = append(told.Outcomes, &pb.Outcome{Id: id, Outcome: inLine})
 	}
 	s.answers <- told
 }
 
-func play() (*server, *stream.Client) {
-	played := &server{streams: make(chan *served)}
-	return played, stream.New(played, 5*time.Second)
+// beat tells the client that the server is alive, until the stream ends.
+func (s *served) beat() {
+	for {
+		select {
+		case s.answers <- &pb.AcquireStreamResponse{}:
+			time.Sleep(100 * time.Millisecond)
+		case <-s.ctx.Done():
+			return
+		}
+	}
 }
 
-// loseCaller has a run sent on a stream, which ends before its answer, then the only caller leaves.
-// It returns the run, and the next stream.
-func loseCaller(t *testing.T, played *server, client *stream.Client) (*pb.AcquireRun, *served) {
-	ctx, leave := context.WithCancel(t.Context())
-	left := make(chan error)
+func play() (*server, *stream.Client) {
+	played := &server{streams: make(chan *served)}
+	return played, stream.New(played, time.Minute)
+}
+
+// call has one caller ask, who leaves when the context ends.
+func call(client *stream.Client, ctx context.Context) chan error {
+	left := make(chan error, 1)
 	go func() {
 		_, err := client.Acquire(ctx, &pb.AcquireRequest{Model: "gpt-4o", Tokens: 7})
 		left <- err
 	}()
-	first := <-played.streams
-	run := (<-first.sent).Runs[0]
-	first.ended <- status.Error(codes.Unavailable, "the proxy ends it")
-	for client.Retries() == 0 {
+	return left
+}
+
+// lose ends a stream, and the client notices.
+func lose(client *stream.Client, lost *served) {
+	before := client.Retries()
+	lost.ended <- status.Error(codes.Unavailable, "the proxy ends it")
+	for client.Retries() == before {
 		time.Sleep(time.Millisecond)
 	}
-	leave()
+}
+
+func leave(t *testing.T, cancel context.CancelFunc, left chan error) {
+	cancel()
 	if err := <-left; status.Code(err) != codes.Canceled {
 		t.Errorf("the caller that left was told %v", err)
 	}
-	return run, <-played.streams
 }
 
 // What a lost stream may have granted to a caller that has left is asked for again, and given back.
 func TestAGrantOfALostStreamIsGivenBack(t *testing.T) {
 	played, client := play()
 	defer client.Close(t.Context())
-	run, next := loseCaller(t, played, client)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := call(client, ctx)
+	first := <-played.streams
+	run := (<-first.sent).Runs[0]
+	lose(client, first)
+	leave(t, cancel, left)
+	next := <-played.streams
 	again := (<-next.sent).Runs[0]
 	if again.RequestId != run.RequestId {
 		t.Errorf("the run %s was sent again as %s", run.RequestId, again.RequestId)
@@ -116,37 +144,51 @@ func TestAGrantOfALostStreamIsGivenBack(t *testing.T) {
 	next.answers <- &pb.AcquireStreamResponse{SettledRuns: 1}
 }
 
-// One that the next server holds in line for nobody is given up there.
+// One that was in line, and may have been granted to its ticket, is asked for again by it; where it is
+// in line again, it is given up.
 func TestACallOfALostStreamLeavesTheLine(t *testing.T) {
 	played, client := play()
-	run, next := loseCaller(t, played, client)
-	<-next.sent
-	next.tellInLine(run.Ids)
-	if told := (<-next.sent).GivenUp; len(told) != 1 || told[0] != run.Ids[0] {
-		t.Errorf("the server was told %v", told)
+	defer client.Close(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	left := call(client, ctx)
+	first := <-played.streams
+	ids := (<-first.sent).Runs[0].Ids
+	first.tellInLine(ids)
+	lose(client, first)
+	second := <-played.streams
+	<-second.sent
+	lose(client, second)
+	leave(t, cancel, left)
+	third := <-played.streams
+	if asked := (<-third.sent).Operations[0]; asked.GetAcquire().RequestId != "its ticket" {
+		t.Errorf("the call was asked for by %v", asked)
 	}
-	next.answers <- &pb.AcquireStreamResponse{Outcomes: []*pb.Outcome{{Id: run.Ids[0],
+	third.tellInLine(ids)
+	if told := (<-third.sent).GivenUp; len(told) != 1 || told[0] != ids[0] {
+		t.Errorf("the server was told of %v", told)
+	}
+	third.answers <- &pb.AcquireStreamResponse{Outcomes: []*pb.Outcome{{Id: ids[0],
 		Outcome: &pb.Outcome_Error{Error: status.New(codes.Canceled, "given up").Proto()}}}}
-	client.Close(t.Context())
 }
 
 // A server ends a stream that gives up too many at once.
 func TestManyGiveUpAFewAtATime(t *testing.T) {
 	const callers = 30_000
 	played, client := play()
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	var waiting sync.WaitGroup
 	for range callers {
 		waiting.Go(func() { client.Acquire(ctx, &pb.AcquireRequest{Model: "gpt-4o"}) })
 	}
 	only := <-played.streams
+	go only.beat()
 	for held := 0; held < callers; {
 		for _, run := range (<-only.sent).Runs {
 			only.tellInLine(run.Ids)
 			held += len(run.Ids)
 		}
 	}
-	leave()
+	cancel()
 	waiting.Wait()
 	for told := 0; told < callers; {
 		message := <-only.sent
@@ -163,11 +205,7 @@ func TestManyGiveUpAFewAtATime(t *testing.T) {
 // Whoever still waits when the client is closed, or asks later, is told so.
 func TestClosingAnswersAllThatAreLeft(t *testing.T) {
 	played, client := play()
-	left := make(chan error)
-	go func() {
-		_, err := client.Acquire(context.Background(), &pb.AcquireRequest{Model: "gpt-4o"})
-		left <- err
-	}()
+	left := call(client, context.Background())
 	<-(<-played.streams).sent
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

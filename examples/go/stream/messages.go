@@ -30,7 +30,7 @@ func (c *Client) next() *pb.AcquireStreamRequest {
 		c.queue[0], c.queue = nil, c.queue[1:]
 		if c.open[asked.id] == asked {
 			columns.write(asked)
-			asked.isSent, asked.wasSent = true, true
+			asked.isSent = true
 			count++
 			room--
 		}
@@ -86,7 +86,7 @@ func (c *Client) outcome(asked *operation, outcome *pb.Outcome) {
 	switch came := outcome.Outcome.(type) {
 	case *pb.Outcome_InLine:
 		if !asked.isHeld {
-			asked.isHeld = true
+			asked.isHeld, asked.inDoubt = true, false
 			c.inFlight--
 		}
 		asked.ticket = openlimit.TicketOf(status.ErrorProto(came.InLine))
@@ -96,9 +96,10 @@ func (c *Client) outcome(asked *operation, outcome *pb.Outcome) {
 	case *pb.Outcome_Error:
 		err := status.ErrorProto(came.Error)
 		if ticket := openlimit.TicketOf(err); ticket != "" { // its server lets go of it
-			asked.ticket = ticket
+			asked.ticket, asked.inDoubt = ticket, false
 			c.again(asked, 0)
 		} else if status.Code(err) == codes.Unavailable {
+			asked.inDoubt = true
 			c.again(asked, retryEvery)
 		} else {
 			c.deliver(asked, answer{err: err})
