@@ -95,7 +95,7 @@ func play() (*server, *stream.Client) {
 }
 
 // call has one caller ask, who leaves when the context ends.
-func call(client *stream.Client, ctx context.Context) chan error {
+func call(ctx context.Context, client *stream.Client) chan error {
 	left := make(chan error, 1)
 	go func() {
 		_, err := client.Acquire(ctx, &pb.AcquireRequest{Model: "gpt-4o", Tokens: 7})
@@ -125,7 +125,7 @@ func TestAGrantOfALostStreamIsGivenBack(t *testing.T) {
 	played, client := play()
 	defer client.Close(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
-	left := call(client, ctx)
+	left := call(ctx, client)
 	first := <-played.streams
 	run := (<-first.sent).Runs[0]
 	lose(client, first)
@@ -150,7 +150,7 @@ func TestACallOfALostStreamLeavesTheLine(t *testing.T) {
 	played, client := play()
 	defer client.Close(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
-	left := call(client, ctx)
+	left := call(ctx, client)
 	first := <-played.streams
 	ids := (<-first.sent).Runs[0].Ids
 	first.tellInLine(ids)
@@ -205,7 +205,7 @@ func TestManyGiveUpAFewAtATime(t *testing.T) {
 // Whoever still waits when the client is closed, or asks later, is told so.
 func TestClosingAnswersAllThatAreLeft(t *testing.T) {
 	played, client := play()
-	left := call(client, context.Background())
+	left := call(context.Background(), client)
 	<-(<-played.streams).sent
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
