@@ -99,8 +99,39 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
     assert after["path"][1]["running"] == "0"
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
     assert run(server, "acquire", "shared", "--", *failing).exit_code == 7
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert run(server, "acquire", "shared", "--", *killed).exit_code == 128 + signal.SIGKILL
     missing = run(server, "acquire", "shared", "--", "/no/such/command")
     assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_for_the_command(server: ServerProcess, number: signal.Signals) -> None:
+    """It ends as it likes, also where the signal comes from a terminal, which tells both; then its
+    slot is free."""
+    command = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: sys.exit(5))\n"
+        "print('runs', flush=True)\n"
+        "time.sleep(60)"
+    )
+    labels = ["--label", "team=search"]
+    process = subprocess.Popen(
+        [*COMMAND, "acquire", "shared", *labels, "--", sys.executable, "-c", command],
+        env=os.environ | {"OPENLIMIT_ADDRESS": server.address},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"runs\n"
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(30) == 5
+    after = printed_json(server, "explain", "shared", *labels)
+    assert after["path"][1]["running"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +144,7 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
         (["acquire", "plain", "--unit", f"images={10**15}"], 2, "15 digits at most"),
         (["acquire", "plain", "--label", "Team=x"], 2, "labels"),
         (["explain", "off"], 2, "no policy covers"),
+        (["--timeout", "inf", "check"], 2, "--timeout"),
         (["buckets", "--policy", "none"], 2, "there is no policy 'none'"),
         (["override", "set", "plain", "--until", "2h", "--why", "x"], 2, "an override needs"),
         (["count", "/no/such/file"], 2, "cannot be read"),
@@ -254,11 +286,14 @@ def test_count_counts_as_limiters_do(server: ServerProcess, tmp_path: Path) -> N
     assert (result.exit_code, "8 input_tokens" in result.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("given", ["", "[]", "{", '"x"', '{"messages": 3}', '{"model": 3}'])
+@pytest.mark.parametrize(
+    "given", ["", "[]", "{", '"x"', '{"messages": 3}', '{"model": 3}', "[" * 10**5]
+)
 def test_what_is_no_request_is_not_counted(server: ServerProcess, given: str) -> None:
     """Exits with 2."""
     result = run(server, "count", "-", given=given)
     assert (result.exit_code, result.stdout) == (2, "")
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_keys_and_certificates_are_shown_to_the_server(tmp_path: Path) -> None:
@@ -309,12 +344,14 @@ def test_a_time_is_that_of_the_wall(monkeypatch: pytest.MonkeyPatch, zone: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"]
+    "text",
+    ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"]
+    + ["9999-12-31T23:59-23:00", "0001-01-01T00:00+14:00"],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With what is expected."""
     with pytest.raises(InvalidRequest, match="until: expected such as"):
-        moment(text, datetime.now(UTC)).astimezone(UTC)
+        moment(text, datetime.now(UTC))
 
 
 def test_help_lists_the_commands(server: ServerProcess) -> None:

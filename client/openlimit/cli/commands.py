@@ -14,6 +14,7 @@ from rich.live import Live
 
 from openlimit.cli import overrides, show
 from openlimit.cli.options import (
+    LONGEST,
     REFUSED,
     Json,
     Key,
@@ -31,6 +32,7 @@ from openlimit.cli.options import (
     pairs,
     print_json,
     server_of,
+    signals_for,
     tell,
 )
 from openlimit.errors import InvalidRequest
@@ -56,7 +58,9 @@ def connect(
     address: Annotated[
         str, typer.Option(envvar="OPENLIMIT_ADDRESS", help="Where the server listens.")
     ] = "localhost:50051",
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, max=LONGEST, help="Seconds for an answer.")
+    ] = 5.0,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt; with --ca, it always is.")] = False,
     ca: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority.")
@@ -88,7 +92,7 @@ def acquire(
 ) -> None:
     """Reserve a call, wait until it may start, then run a command or return.
 
-    A slot is held while the command runs. Its exit code is that of openlimit.
+    A slot is held while the command runs. Its exit code is that of openlimit, and SIGTERM is for it.
     """
     with exiting():
         server: Server = context.obj
@@ -113,9 +117,12 @@ def acquire(
 
 def _run(command: list[str]) -> int:
     try:
-        return subprocess.run(command, check=False).returncode
+        process = subprocess.Popen(command)
     except OSError as error:
         raise InvalidRequest("command", f"{command[0]}: {error.strerror}") from error
+    with signals_for(process):
+        code = process.wait()
+    return code if code >= 0 else 128 - code  # as shells say that a signal has ended it
 
 
 @app.command()
@@ -217,7 +224,7 @@ def _read_request(path: str) -> dict[str, Any]:
         params = json.loads(text)
     except OSError as error:
         raise InvalidRequest(path, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8 or no JSON
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or one that is too deep
         raise InvalidRequest(path, f"is no JSON: {error}") from error
     if not isinstance(params, dict):
         raise InvalidRequest(path, "must be an object, such as that of a chat completion")
