@@ -92,7 +92,8 @@ def acquire(
 ) -> None:
     """Reserve a call, wait until it may start, then run a command or return.
 
-    A slot is held while the command runs. Its exit code is that of openlimit, and SIGTERM is for it.
+    A slot is held while the command runs. SIGTERM is passed on to it, and its exit code is that of
+    openlimit.
     """
     with exiting():
         server: Server = context.obj
