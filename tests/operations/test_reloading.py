@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
 from openlimit.operations import Acquire
 from openlimit_server.config.configuration import Configuration, ConfigurationFiles
-from openlimit_server.config.reload import Reload
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.reload import MOST_BYTES, Reload
 from tests.support.api_keys import a_key, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
@@ -189,6 +190,51 @@ def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
             log = server.said()
     assert (log.count("loaded the policies a"), log.count("loaded the keys any")) == (3, 3)
     assert log.count("its weights depend on the label team") == 2  # once for each worker
+
+
+async def test_what_was_bad_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may become good though nobody writes it, as by a change of its rights; until then, it is
+    refused once."""
+    monkeypatch.setattr("openlimit_server.config.reload._LOOK_EVERY", 0.001)
+    path, looks, taken = tmp_path / "limits.yaml", asyncio.Semaphore(0), asyncio.Event()
+    write(path, policy("a"))
+    files = ConfigurationFiles(path)
+    files.load()
+    is_locked = True
+
+    def gather() -> Sequence[bytes]:
+        asyncio.run_coroutine_threadsafe(released(), loop)
+        if is_locked:
+            raise ConfigurationError("cannot be read: Permission denied")
+        return ConfigurationFiles.gather(files)
+
+    async def released() -> None:
+        looks.release()
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(files, "gather", gather)
+    reload = Reload((files, lambda _: taken.set()))
+    running = asyncio.create_task(reload.run())
+    write(path, policy("b"))
+    for _ in range(3):
+        await asyncio.wait_for(looks.acquire(), 10)
+    assert (reload.refused, reload.invalid, caplog.text.count("Permission denied")) == (1, 1, 1)
+    is_locked = False
+    await asyncio.wait_for(taken.wait(), 10)
+    running.cancel()
+    assert (reload.done, reload.invalid, files.loaded.policies[0].name) == (1, 0, "b")
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    """Such as a log in its place, before it is read: callers would wait meanwhile."""
+    path = tmp_path / "limits.yaml"
+    write(path, policy("a"))
+    with path.open("a") as file:
+        file.write("#" * MOST_BYTES)
+    with pytest.raises(ConfigurationError, match=r"limits\.yaml: has more than 1 MiB"):
+        ConfigurationFiles(path).load()
 
 
 async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,9 @@ from openlimit.background import tell_of_fault
 from openlimit_server.config.faults import ConfigurationError
 
 _LOOK_EVERY = 0.5  # seconds
+_AGAIN_EVERY = 10  # looks
+MOST_BYTES = 1 << 20
+"""Of a file, as in a ConfigMap; larger ones would keep callers waiting while they are read."""
 Stamp = list[tuple[int, ...] | None]
 _T = TypeVar("_T")
 _Work = TypeVar("_Work")
@@ -88,9 +92,13 @@ class Files(ABC, Generic[_T]):
 def read_file(path: Path) -> bytes:
     """Its content. Blocks; raises ConfigurationError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MOST_BYTES:
+        raise ConfigurationError(f"{path}: has more than 1 MiB: is it the file that is meant?")
+    return content
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
@@ -109,8 +117,10 @@ class Reload:
     """Hands what changed files say to those who take it over; of bad ones, nothing.
 
     ``by_itself``: it looks at the files twice a second, since not every file system tells of
-    changes. Else, and at once, when it is told to; then it takes their spares where they are bad,
-    so that all workers of a server serve what their supervisor has loaded.
+    changes. It reads bad ones again, since some become good by a change of something else: rights,
+    or the time from which a certificate is good. Else, and at once, when it is told to; then it
+    takes their spares where they are bad, so that all workers of a server serve what their
+    supervisor has loaded.
     """
 
     def __init__(
@@ -127,7 +137,8 @@ class Reload:
         """How often something was taken over."""
         self.refused = 0
         """How often it was not."""
-        self._invalid: set[Files[Any]] = set()
+        self._invalid: dict[Files[Any], str] = {}
+        """With their reasons."""
         self._then = then
 
     @property
@@ -142,7 +153,7 @@ class Reload:
     async def run(self) -> None:
         """Until it is cancelled; no fault of a file ends it."""
         before: dict[Files[Any], Stamp] = {}
-        while True:
+        for looks in count(1):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
             is_wanted = self._wanted.is_set()
@@ -152,24 +163,30 @@ class Reload:
                 stamp = await self._in_thread(files.stamp)
                 is_whole = stamp == before.get(files)  # else it may be half written
                 before[files] = stamp
-                if is_wanted or (is_whole and files.is_changed(stamp)):
-                    await self._take_over(files, take)
+                is_news = is_wanted or (is_whole and files.is_changed(stamp))
+                is_due = is_whole and files in self._invalid and not looks % _AGAIN_EVERY
+                if is_news or is_due:
+                    await self._take_over(files, take, is_news=is_news)
             if self._then and self.done > done:
                 self._then()
 
     def _in_thread(self, work: Callable[[], _Work]) -> asyncio.Future[_Work]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
+    async def _take_over(
+        self, files: Files[Any], take: Callable[[Any], None], *, is_news: bool
+    ) -> None:
         try:
             value = await self._in_thread(files.load_good if self._has_spares else files.load)
         except ConfigurationError as error:
+            if not is_news and self._invalid[files] == str(error):
+                return
             self.refused += 1
-            self._invalid.add(files)
+            self._invalid[files] = str(error)
             refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
             _log.error("%s\n%s from before go on", error, files.what, extra=refused)
             return
-        self._invalid.discard(files)
+        self._invalid.pop(files, None)
         try:
             take(value)
         except Exception as error:  # of ours: the next change is looked at all the same
