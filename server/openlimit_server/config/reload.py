@@ -36,6 +36,8 @@ class Files(ABC, Generic[_T]):
     """What messages call it."""
     loaded: _T
     """What was loaded last."""
+    expires: float | None = None
+    """When that is no good any more, in seconds since 1970; None for never."""
 
     def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
         self.paths = paths
@@ -145,6 +147,12 @@ class Reload:
     def invalid(self) -> int:
         """How many of the files that belong together are invalid now."""
         return len(self._invalid)
+
+    @property
+    def expires(self) -> float | None:
+        """When something that was loaded is no good any more, as in Files."""
+        known = [files.expires for files, _ in self._takers if files.expires is not None]
+        return min(known, default=None)
 
     def request(self) -> None:
         """Load all files, changed or not. Does not block."""
