@@ -57,6 +57,7 @@ def printed_json(server: ServerProcess, *arguments: str, code: int = 0) -> Any:
 def test_check_says_whether_the_server_decides(server: ServerProcess) -> None:
     """Exits with 0."""
     assert printed(server, "check") == f"{server.address} decides\n"
+    assert printed_json(server, "check") == {"address": server.address, "decides": True}
 
 
 def test_check_tells_a_store_that_is_away(tmp_path: Path) -> None:

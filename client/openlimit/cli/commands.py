@@ -236,9 +236,12 @@ def _read_request(path: str) -> dict[str, Any]:
 
 
 @app.command()
-def check(context: typer.Context) -> None:
+def check(context: typer.Context, as_json: Json = False) -> None:
     """Ask the server whether it decides. Exits with 3 if not."""
     server: Server = context.obj
     with exiting(), server.operators() as operators:
         operators.check()
-    console.print(f"{server.address} decides", highlight=False)
+    if as_json:
+        print_json({"address": server.address, "decides": True})
+    else:
+        console.print(f"{server.address} decides", highlight=False)
