@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from typing import NoReturn
 
 from openlimit_server import logs, signals
@@ -69,6 +70,9 @@ def main() -> None:
             settings = Settings.load(sys.argv[1:])
             sources = Sources.of(settings)
         logs.configure(settings.log_format)
+        if settings.print_version:
+            print("openlimit-server", version("openlimitHW"))
+            sys.exit()
         if settings.new_key:
             print(new_key())
             sys.exit()

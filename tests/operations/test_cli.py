@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +356,11 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     """With what is expected."""
     with pytest.raises(InvalidRequest, match="until: expected such as"):
         moment(text, datetime.now(UTC))
+
+
+def test_it_tells_its_version(server: ServerProcess) -> None:
+    """Of the distribution, which client and server share."""
+    assert printed(server, "--version") == f"openlimit {version('openlimitHW')}\n"
 
 
 def test_help_lists_the_commands(server: ServerProcess) -> None:

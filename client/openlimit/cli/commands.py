@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from importlib.metadata import version
 from itertools import count as counting
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,12 @@ app = typer.Typer(
 app.add_typer(overrides.app, name="override")
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        console.print("openlimit", version("openlimitHW"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def connect(
     context: typer.Context,
@@ -71,6 +78,10 @@ def connect(
     cert_key: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CERT_KEY", help="PEM file of its key.")
     ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it, exit."),
+    ] = False,
 ) -> None:
     with exiting():
         context.obj = server_of(address, timeout, ca, cert, cert_key, tls=tls)
