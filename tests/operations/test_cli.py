@@ -40,7 +40,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def run(server: ServerProcess, *arguments: str, given: str = "", **environment: str) -> Result:
     """As it would run in a terminal of 150 columns that shows no colours."""
-    console.width = 150
+    return run_in(150, server, *arguments, given=given, **environment)
+
+
+def run_in(
+    columns: int, server: ServerProcess, *arguments: str, given: str = "", **environment: str
+) -> Result:
+    console.width = columns
     settings = {"OPENLIMIT_ADDRESS": server.address, "NO_COLOR": "1"}
     return CliRunner().invoke(app, arguments, input=given, env=settings | environment)
 
@@ -231,6 +237,20 @@ def test_top_shows_buckets_again_and_again(server: ServerProcess) -> None:
     assert "██████████" in table
     listed = printed_json(server, "buckets", "--policy", "split", "--rows", "1")
     assert len(listed["policies"][0]["nodes"]) == 1
+
+
+@pytest.mark.parametrize("columns", [150, 80, 50])
+def test_names_and_levels_stay_in_a_narrow_terminal(server: ServerProcess, columns: int) -> None:
+    """Bars and shares go before them."""
+    with RemoteLimiter(server.address) as limiter:
+        limiter.acquire(Acquire("split-n", "k", {"requests": 1, "tokens": 5000}, None))
+    for command in (["buckets", "--policy", "split"], ["explain", "split-n", "--key", "k"]):
+        table = run_in(columns, server, *command).stdout
+        assert max(map(len, table.splitlines())) <= columns
+        for shown in ("split", "key=k", "%", "tokens"):
+            assert shown in table
+        has_bars = any(each in table for each in "█░")
+        assert ("share" in table, has_bars) == (columns == 150, columns == 150)
 
 
 def test_labels_cannot_command_the_terminal(server: ServerProcess) -> None:
