@@ -297,6 +297,28 @@ async def test_callers_and_slots_and_levels_survive(tmp_path: Path) -> None:
             assert second.wait > 5_000_000
 
 
+@pytest.mark.parametrize(
+    "after",
+    [policy("slots"), policy("slots", concurrent=1, mode="unlimited"), policy("all", models=["*"])],
+)
+async def test_who_waits_goes_on_where_nobody_is_to_wait_any_more(
+    tmp_path: Path, after: str
+) -> None:
+    """Though the call before it goes on, and nobody asks anew."""
+    before = policy("slots", concurrent=1, lease="1h")
+    with serving_policies(tmp_path, f"policies: [{before}]") as server:
+        async with (
+            RemoteLimiter(server.address) as limiter,
+            limiter.limit(model="slots", tokens=1),
+        ):
+            waiting = [asyncio.create_task(limiter.aacquire(call("slots"))) for _ in range(300)]
+            await asyncio.sleep(1)
+            assert not any(each.done() for each in waiting)
+            write(tmp_path / "limits.yaml", after)
+            await asyncio.to_thread(reload, server, "loaded the polic")
+            await asyncio.wait_for(asyncio.gather(*waiting), 30)
+
+
 async def test_a_thousand_reloads_lose_no_call_and_leave_nothing(tmp_path: Path) -> None:
     """Under load: every call is granted and settled, and threads and descriptors stay as many."""
     config = tmp_path / "limits.yaml"

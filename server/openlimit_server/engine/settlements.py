@@ -107,7 +107,7 @@ class Settlements:
         calls, actual = target.calls(names, costs), target.path.all_rows(wanted.actual)
         operation = lines.Settle(scope.bucket, calls, scope.lot, numbers, starts, actual)
         answer: Any
-        [answer] = await target.line.carry_out([operation])
+        [answer] = await target.lines.find(scope.bucket).carry_out([operation])
         return unsettled(answer, policy, scope, run, positions, errors, wanted)
 
     async def _release(
@@ -123,7 +123,8 @@ class Settlements:
         target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
         assert isinstance(target, SharedTarget)
         released: Any
-        [released] = await target.line.carry_out([lines.Release(scope.bucket, reserved.names)])
+        release = lines.Release(scope.bucket, reserved.names)
+        [released] = await target.lines.find(scope.bucket).carry_out([release])
         if isinstance(released, LimiterUnavailable):
             return {**errors, **dict.fromkeys(positions, released)}
         return {**errors, **{positions[i]: each for i, each in released.items()}}
