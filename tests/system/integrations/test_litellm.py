@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+import openlimit
 from openlimit import RemoteLimiter, WaitTooLong
 from openlimit.providers.usage import units_of
 from openlimit.tokens.counting import count_tokens
@@ -249,3 +250,21 @@ def test_the_usage_of_claude_has_what_was_cached() -> None:
     assert units_of(usage) == units
     assert units_of(usage.model_dump()) == units
     assert units_of(usage.model_dump(exclude_none=True)) == units
+
+
+async def test_calls_have_the_labels_of_where_they_are_made(
+    provider: Provider, witness: Witness
+) -> None:
+    """Sync and async, streamed or not; and so has all that is said of them, failed ones too."""
+    refusal = Answer(429, {"retry-after": "1"}, {"error": {"message": "Rate limit reached."}})
+    provider.headers = {"x-ratelimit-remaining-tokens": "1000"}
+    with openlimit.labels(team="search"):
+        await asyncio.to_thread(litellm.completion, **CHAT)
+        await litellm.acompletion(**CHAT)
+        async for _ in await litellm.acompletion(**CHAT, **WITH_USAGE):
+            pass
+        provider.answers.append(refusal)
+        with pytest.raises(openai.RateLimitError):
+            await litellm.acompletion(**CHAT, max_retries=0)
+    await seen(lambda: len(witness.penalties) > 0 and witness.over == 4)
+    assert witness.labels == {(("team", "search"),)}
