@@ -374,6 +374,14 @@ async def test_a_release_is_for_good(lines: AsyncLines, clock: FakeClock) -> Non
     assert await carry_out(lines, renew) == [True]
 
 
+async def test_calls_of_a_tree_that_was_lost_are_released(lines: AsyncLines) -> None:
+    """Nothing is known of it, so each of them had no slot; and what follows is answered as ever."""
+    for names in (["a" * 16 + "000"], [f"{stem * 16}00{i}" for stem in "abc" for i in range(3)]):
+        nothing = dict.fromkeys(range(len(names)), False)
+        last = Release("{b}", ["n0"])
+        assert await carry_out(lines, Release("{b}", names), last) == [nothing, {0: False}]
+
+
 async def test_fewer_slots_put_nobody_out(lines: AsyncLines, clock: FakeClock) -> None:
     """Where a policy's number is lowered, all that are too many have to leave before the next."""
     three, one = (Rules((Limit.per("requests", 1000, 1),), slots=n) for n in (3, 1))
