@@ -1,4 +1,4 @@
-# docker build -t openlimit . && docker run -p 50051:50051 -p 9090:9090 openlimit
+# docker build -t openlimit . && docker run -p 50051:50051 -p 127.0.0.1:9090:9090 openlimit
 # Both stages need the same base, because the virtualenv refers to the interpreter that made it.
 FROM python:3.13-slim AS base
 

@@ -2,7 +2,7 @@
 inside ``with openlimit.labels(...)``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
@@ -37,11 +37,11 @@ _inside: ContextVar[_Entered | None] = ContextVar("openlimit_labels", default=No
 class labels:  # noqa: N801 - users write it as a function
     """Give these labels to all calls that are limited inside, in this task or thread.
 
-    Tasks and threads inherit them that are started inside with a copy of the context, as asyncio
-    starts tasks. Nested ones add to those outside; of a name given twice, the inner value holds. It
-    works as a decorator of functions and coroutine functions, too. Tasks and threads may share one.
-    Around the yield of a generator it would hold for the generator's caller as well: there, pass
-    labels to each call. Local limiters ignore labels.
+    Tasks and threads that are started inside with a copy of the context inherit them; asyncio
+    starts tasks so. Nested ones add to those outside; of a name given twice, the inner value holds.
+    It also decorates functions and coroutine functions. Tasks and threads may share one. Around the
+    yield of a generator it would hold for the generator's caller as well: there, pass labels to
+    each call. Local limiters ignore labels.
 
     At most 16 names, each ``[a-z][a-z0-9_]*`` and 64 characters at most, with values of 1 to 256
     bytes of UTF-8; anything else raises InvalidRequest.
@@ -59,24 +59,28 @@ class labels:  # noqa: N801 - users write it as a function
             _inside.set(entered.outer)
 
     def __call__(self, function: _F) -> _F:
-        own = self._labels
-        if iscoroutinefunction(function):  # whose call returns before anything is limited
-
-            async def inside_task(*args: Any, **kwargs: Any) -> Any:
-                with labels(**own):
-                    return await function(*args, **kwargs)
-
-            return wraps(function)(inside_task)  # type: ignore[return-value]  # as it was given
+        added((), own := self._labels)  # so that what is no label is refused where it is written
         if isgeneratorfunction(function) or isasyncgenfunction(function):
             raise TypeError(
                 "labels cannot hold for a generator; pass labels= to limiter.limit(...) in it"
             )
 
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        async def awaited(running: Coroutine[Any, Any, Any]) -> Any:
             with labels(**own):
-                return function(*args, **kwargs)
+                return await running
 
-        return wraps(function)(inside)  # type: ignore[return-value]  # as it was given
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with labels(**own):
+                result = function(*args, **kwargs)
+            # The SDKs' coroutine functions are wrapped in functions that are none.
+            return awaited(result) if isinstance(result, Coroutine) else result
+
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            with labels(**own):
+                return await function(*args, **kwargs)
+
+        wrapper = coroutine if iscoroutinefunction(function) else call
+        return wraps(function)(wrapper)  # type: ignore[return-value]  # as it was given
 
 
 def labels_inside(own: Labels = (), more: Mapping[str, str] | None = None) -> Labels:

@@ -10,6 +10,12 @@ from typing import Any, TypeVar, cast
 from openlimit.reservation import Reservation
 
 F = TypeVar("F", bound=Callable[..., Any])
+MISPLACED = {
+    "key": "pass it to the limiter, RemoteLimiter(key=…), or say whose call it is by labels=",
+    "label": "it is spelt labels=, such as labels={'team': 'search'}",
+    "unit": "it is spelt units=, such as units={'images': 2}",
+}
+"""What ``.limit()`` refuses, since it would else be ignored. Functions may have such parameters."""
 
 
 def limited(limit: Callable[..., Reservation], function: F) -> F:
@@ -112,4 +118,8 @@ def _params(bound: inspect.BoundArguments) -> dict[str, Any]:
             del params[name]
         elif parameter.kind is parameter.VAR_KEYWORD:  # the last parameter of all
             params |= params.pop(name)
+    for name in MISPLACED:
+        params.pop(name, None)
+    if params.get("max_wait", 0) is None:
+        del params["max_wait"]  # by default: then the decorator's holds
     return params

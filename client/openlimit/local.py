@@ -8,7 +8,7 @@ from openlimit.bucket.limit import SECOND, Limit, pause_of
 from openlimit.errors import InvalidRequest, LimiterUnavailable, shown
 from openlimit.limiter import RateLimiter
 from openlimit.operations import Acquire, Cancel, Grant, Observe, Penalize, Report, Settle, new
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.stores import protocol
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Answer, Grants, Store
@@ -47,12 +47,12 @@ class LocalLimiter(RateLimiter):
             f"and {self.token_limit:g} tokens a minute>"
         )
 
-    def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         operation = self._operation(call)
         [answer] = self._store.decide([operation])
         return _grant(answer, operation)
 
-    async def aacquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         operation = self._operation(call)
         [answer] = await self._store.adecide([operation])
         return _grant(answer, operation)

@@ -20,15 +20,13 @@ from openlimit.operations import Acquire, Cancel, Grant, Labels, Release, Report
 from openlimit.providers.usage import units_of
 from openlimit.tracing import Entry
 
-Told = Callable[[Waiting], None]
-"""Learns where a call stands that waits in line, each time that there is news."""
+OnWaiting = Callable[[Waiting], None]
+"""Is called with where a call stands that waits in line, each time that this changes."""
 
 
 class Backend(ABC):
-    """Decides when calls start, and learns what becomes of them.
-
-    One object serves threads and event loops alike.
-    """
+    """Decides when calls start, and learns what becomes of them. One object serves threads and
+    event loops alike."""
 
     _clock: Clock
     """What reservations sleep by."""
@@ -41,16 +39,16 @@ class Backend(ABC):
     policy's."""
 
     @abstractmethod
-    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         """Charge the call and say how long to wait; may block on I/O, never sleeps until the start.
-        Meanwhile ``told`` is called, in this thread.
+        Meanwhile ``on_waiting`` is called, in this thread.
 
-        Raises CostExceedsLimit, WaitTooLong, UnknownModel or InvalidRequest, and then nothing is
-        charged; or LimiterUnavailable.
+        Raises LimiterUnavailable, when a charge may remain; or another OpenLimitError, and then
+        nothing is charged.
         """
 
     @abstractmethod
-    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         """``acquire`` for event loops. Cancelling it gives back what is granted."""
 
     @abstractmethod
@@ -62,9 +60,9 @@ class Reservation:
     """A context manager, for ``with`` and ``async with``, around one call to the provider.
 
     Entering reserves the call's cost and sleeps until the call may start. It raises
-    CostExceedsLimit, WaitTooLong, UnknownModel or InvalidRequest, and then nothing is charged;
-    or LimiterUnavailable, when the charge of a decision whose answer was lost may remain.
-    A wait that is cancelled or interrupted gives the reservation back.
+    CostExceedsLimit, WaitTooLong, LineFull, UnknownModel, PermissionDenied or InvalidRequest, and
+    then nothing is charged; or LimiterUnavailable, when the charge of a decision whose answer was
+    lost may remain. A wait that is cancelled or interrupted gives the reservation back.
 
     Leaving keeps the charge of what was not settled, also after an exception: providers count
     failed calls as well. Where concurrency is limited it frees the slot.
@@ -183,7 +181,8 @@ class Reservation:
         grant = self._grant
         self._idle.append(True)
         if grant and grant.lease:
-            self._limiter.tell(Release(grant.reservation_id, self._limiter._key, self.labels))
+            limiter = self._limiter
+            limiter.tell(new(Release, (grant.reservation_id, limiter._key, self.labels)))
 
     async def __aexit__(self, *_: object) -> None:
         """Keep the charge, free the slot."""
@@ -211,7 +210,7 @@ class Reservation:
         return new(Acquire, call)
 
     def _failed(self, grant: Grant | None, error: BaseException) -> None:
-        """To enter: it is given back, and may be entered again."""
+        """Entering has failed: give back what was granted. It may be entered again."""
         self.waiting = None
         undo = partial(self._undo, grant, self._trace, error)
         self._idle.append(True)

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from openlimit.background import tell_of_fault
 from openlimit.bucket.limit import SECOND
 from openlimit.operations import Grant
 
@@ -30,16 +31,19 @@ class Entry:
         """Tells a server which span is the parent of its own: W3C Trace Context."""
 
     def end(self, grant: Grant | None, error: BaseException | None = None) -> None:
-        """With what was granted, or why the call does not start."""
+        """With what was granted, or why the call does not start. Never raises."""
         span = self._span
-        if grant:
-            span.set_attribute("openlimit.wait", grant.wait / SECOND)
-            span.set_attribute("openlimit.limited_by", grant.limited_by)
-        if error:
-            trace = _api()
-            span.set_attribute("error.type", type(error).__name__)
-            span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
-        span.end()
+        try:
+            if grant:
+                span.set_attribute("openlimit.wait", grant.wait / SECOND)
+                span.set_attribute("openlimit.limited_by", grant.limited_by)
+            if error:
+                trace = _api()
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
+            span.end()
+        except Exception as fault:  # of the program's exporters: its calls go on
+            tell_of_fault("ending a span", fault)
 
 
 class Tracers:
@@ -67,13 +71,17 @@ _tracers = Tracers()
 
 
 def begin(model: str) -> Entry | None:
-    """Where the API is loaded; None where nobody would learn of it."""
-    tracer = _tracers.found or _tracers.look()
-    if tracer is None:
+    """Where the API is loaded; None where nobody would learn of it. Never raises."""
+    try:
+        tracer = _tracers.found or _tracers.look()
+        if tracer is None:
+            return None
+        kind, attributes = _api().SpanKind.CLIENT, {"openlimit.model": model}
+        span = tracer.start_span("openlimit acquire", kind=kind, attributes=attributes)
+        return Entry(span) if span.is_recording() else None
+    except Exception as fault:  # of the program's samplers and processors: its calls go on
+        tell_of_fault("beginning a span", fault)
         return None
-    kind, attributes = _api().SpanKind.CLIENT, {"openlimit.model": model}
-    span = tracer.start_span("openlimit acquire", kind=kind, attributes=attributes)
-    return Entry(span) if span.is_recording() else None
 
 
 @cache

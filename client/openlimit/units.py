@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from math import inf, nan
+from numbers import Real
 from operator import index
 from typing import SupportsIndex
 
@@ -60,11 +61,13 @@ def whole_number(value: object) -> int | None:
 
 
 def real_number(value: object) -> float:
-    """The value as a float: infinite for an int that no double holds, and nan for what is no
-    number, so that it is within no bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """The value as a float, of one of Python's or NumPy's numbers: infinite for an int that no
+    double holds, and nan for what is no number, so that it is within no bounds."""
+    if type(value) is float:  # to ask what Real is takes longer
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
         return nan
     try:
         return float(value)
     except OverflowError:
-        return inf if value > 0 else -inf
+        return -inf if value < 0 else inf

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from typing import NoReturn
 
 from openlimit_server import logs, signals
@@ -47,12 +48,13 @@ def main() -> None:
         _refuse(_WINDOWS)
     signals.hold_reloads()
     try:  # here, because the client alone installs this command without the server's packages
+        from openlimit_server.check import check
         from openlimit_server.config.configuration import schema
         from openlimit_server.config.faults import ConfigurationError
         from openlimit_server.config.keys import new_key
         from openlimit_server.config.settings import Settings
         from openlimit_server.config.sources import Sources, validated
-        from openlimit_server.run import check, serve
+        from openlimit_server.run import serve
         from openlimit_server.workers import WORKER, received_settings, supervise
     except Exception as error:  # gRPC and protobuf refuse old versions with their own errors
         _refuse(_INCOMPLETE.format(error))
@@ -69,6 +71,9 @@ def main() -> None:
             settings = Settings.load(sys.argv[1:])
             sources = Sources.of(settings)
         logs.configure(settings.log_format)
+        if settings.print_version:
+            print("openlimit-server", version("openlimitHW"))
+            sys.exit()
         if settings.new_key:
             print(new_key())
             sys.exit()

@@ -5,20 +5,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
-from openlimit.stores.protocol import AsyncStore
 from openlimit_server import binding, memory, signals
 from openlimit_server.audit import record_in
-from openlimit_server.config.certificates import CertificateFiles
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.reload import Reload, Taker
 from openlimit_server.config.settings import MEMORY, Settings
@@ -29,7 +23,7 @@ from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.overrides import Overrides
 from openlimit_server.exposure import Claims, warn_if_open
 from openlimit_server.observe.process import Observed
-from openlimit_server.probe import probe
+from openlimit_server.probe import watch
 from openlimit_server.rpc import bounds
 from openlimit_server.rpc.admin import SERVICE as ADMIN
 from openlimit_server.rpc.admin import AdminServicer
@@ -42,13 +36,9 @@ from openlimit_server.rpc.metadata import MetadataBound
 from openlimit_server.rpc.open_to_all import OpenToAll
 from openlimit_server.rpc.reflection import ReflectionServicer
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
-from openlimit_server.rpc.tls import Encryption, credentials_to_ask
+from openlimit_server.rpc.tls import Encryption
 from openlimit_server.signals import ORPHANED, Stop
 from openlimit_server.snapshot import Snapshot, open_store
-
-_CHECK_TIMEOUT = 3.0  # seconds
-_WATCH_EVERY = 1.0  # seconds
-_MOST_MISSED = 2  # failed probes in a row after which the store counts as away
 
 _log = logging.getLogger("openlimit")
 
@@ -105,7 +95,7 @@ async def serve(settings: Settings, sources: Sources, *, is_worker: bool = False
         is_worker=is_worker,
     )
     stop = signals.listen(reload.request, partial(_follow, sources, reload) if is_worker else None)
-    watching = asyncio.create_task(_watch(store, engine, health))
+    watching = asyncio.create_task(watch(store, engine, health.set_serving))
     works = [overrides.run(), reload.run(), memory.collect_young(), connections.run()]
     works += [snapshot.run()] if snapshot else []
     background = [asyncio.create_task(work) for work in works]
@@ -231,63 +221,3 @@ def _buckets(settings: Settings) -> tuple[StoreOfLines, Snapshot | None]:
     if settings.snapshot:
         return open_store(settings.snapshot)
     return store_of(settings), None
-
-
-async def _watch(store: AsyncStore, engine: Engine, health: HealthServicer) -> None:
-    """Set the service's health to the store's: SERVING while it decides, or some calls may start.
-
-    One decision in time makes the health good. Several failed probes in a row make it bad, or a
-    single one if no probe has succeeded yet.
-    """
-    missed = _MOST_MISSED - 1
-    while True:
-        trouble = await probe(store, engine)
-        if trouble and missed + 1 == _MOST_MISSED:
-            state = "" if engine.always_answers else "NOT_SERVING: "
-            # With advice for operators in place of the error's own for clients.
-            advice = "check that it runs and that --store leads to it"
-            away = {"event": "store_away", "is_serving": engine.always_answers}
-            said = state, *trouble.args, advice
-            _log.warning("%sno decision from %s: %s; %s", *said, extra=away)
-        elif not trouble and missed >= _MOST_MISSED:
-            health.set_serving(True)
-            _log.warning("the store decides again", extra={"event": "store_back"})
-        missed = missed + 1 if trouble else 0
-        if missed >= _MOST_MISSED:  # the policies may have changed meanwhile
-            health.set_serving(engine.always_answers)
-        await asyncio.sleep(_WATCH_EVERY)
-
-
-def address_to_ask(listen: str) -> str:
-    """How to reach a server on this machine that listens on ``listen``, such as 0.0.0.0:50051."""
-    host, colon, port = listen.rpartition(":")
-    with suppress(ValueError):
-        everywhere = ip_address(host.removeprefix("[").removesuffix("]"))
-        if everywhere.is_unspecified:
-            host = "[::1]" if everywhere.version == 6 else "127.0.0.1"
-    return host + colon + port
-
-
-def _channel_to(address: str, files: CertificateFiles) -> grpc.Channel:
-    # Without a proxy: it would connect to a port of its own machine.
-    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
-    certificate = files.load()
-    if certificate is None:
-        return grpc.insecure_channel(address, options)
-    options.append(("grpc.ssl_target_name_override", files.name()))
-    return grpc.secure_channel(address, credentials_to_ask(certificate), options)
-
-
-def check(settings: Settings) -> str | None:
-    """Ask the server at the listen address for its health. Returns None if good, else the fault."""
-    address = address_to_ask(settings.listen)
-    with _channel_to(address, Sources.of(settings).certificates) as channel:
-        try:
-            stub: Any = health_pb2_grpc.HealthStub(channel)  # its calls are not in the type stubs
-            answer = stub.Check(HealthCheckRequest(service=SERVICE), timeout=_CHECK_TIMEOUT)
-        except grpc.RpcError as error:
-            said = f"no answer from {address}: {error.code().name}: {error.details()}"
-            return f"{said}; give --check the --listen and --tls options of the server"
-    if answer.status == HealthCheckResponse.SERVING:
-        return None
-    return f"{address} is {HealthCheckResponse.ServingStatus.Name(answer.status)}"

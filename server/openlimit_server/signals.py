@@ -1,6 +1,7 @@
 """Signals: when to stop, when to stop at once, and when to load files again."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def listen(reload: Callable[[], None], supervised: Callable[[bytes], None] | Non
         line, stdin = bytearray(), cast(BufferedReader, sys.stdin.buffer)
 
         def told() -> None:
-            said = stdin.read1()  # what a readline before has left comes first
+            said = stdin.read1()
             line.extend(said)
             if said.endswith(b"\n"):
                 supervised(bytes(line.splitlines()[-1]))
@@ -58,4 +59,7 @@ def listen(reload: Callable[[], None], supervised: Callable[[bytes], None] | Non
                 tell(ORPHANED)
 
         loop.add_reader(stdin.fileno(), told)
+        os.set_blocking(stdin.fileno(), False)
+        if stdin.peek():  # what readline took in beyond its line, of which nobody else would tell
+            told()
     return stop

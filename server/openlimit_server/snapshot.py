@@ -25,6 +25,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
+from openlimit.background import tell_of_fault
 from openlimit.bucket.limit import SECOND
 from openlimit.clock import microseconds
 from openlimit.stores.memory import MemoryStore
@@ -61,10 +62,13 @@ class Snapshot:
         self._fails = False
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled; no fault ends it."""
         while True:
             await asyncio.sleep(EVERY)
-            await self._write(_REST)
+            try:
+                await self._write(_REST)
+            except Exception as error:
+                tell_of_fault("writing a snapshot", error)
 
     async def aclose(self) -> None:
         """Write once more, as fast as possible; nothing is decided any more."""

@@ -374,6 +374,27 @@ async def test_a_release_is_for_good(lines: AsyncLines, clock: FakeClock) -> Non
     assert await carry_out(lines, renew) == [True]
 
 
+async def test_releases_of_a_run_are_for_good(lines: AsyncLines, clock: FakeClock) -> None:
+    """All those that were released are known as long as the latest one is."""
+    one = Rules((Limit.per("requests", 1000, 1),), slots=1)
+    calls = [call(f"n100{i}", root=one) for i in range(3)]
+    await carry_out(lines, Penalize("{b}", one, 0))
+    for each in calls[:2]:
+        await carry_out(lines, Release("{b}", [each.name]))
+        clock.now += OVER_KEPT // 2
+    clock.now += OVER_KEPT // 4
+    renewals = [Renew("{b}", each, clock.now) for each in calls]
+    assert await carry_out(lines, *renewals) == [False, False, True]
+
+
+async def test_calls_of_a_tree_that_was_lost_are_released(lines: AsyncLines) -> None:
+    """Nothing is known of it, so each of them had no slot; and what follows is answered as ever."""
+    for names in (["a" * 16 + "000"], [f"{stem * 16}00{i}" for stem in "abc" for i in range(3)]):
+        nothing = dict.fromkeys(range(len(names)), False)
+        last = Release("{b}", ["n0"])
+        assert await carry_out(lines, Release("{b}", names), last) == [nothing, {0: False}]
+
+
 async def test_fewer_slots_put_nobody_out(lines: AsyncLines, clock: FakeClock) -> None:
     """Where a policy's number is lowered, all that are too many have to leave before the next."""
     three, one = (Rules((Limit.per("requests", 1000, 1),), slots=n) for n in (3, 1))
@@ -651,6 +672,25 @@ async def test_many_runs_of_one_moment_start_at_once(lines: AsyncLines) -> None:
     ]
     answers = await carry_out(lines, *runs)
     assert all(isinstance(answer, Started) for answer in answers)
+
+
+async def test_of_a_run_one_call_starts_anew(lines: AsyncLines, clock: FakeClock) -> None:
+    """Whose start was taken back: a repeat is answered by its new one, those of the others by what
+    they were granted first."""
+    run = run_of([call(f"n100{i}", root=PLENTY) for i in range(3)])
+    began = clock.now
+    await carry_out(lines, run)
+    cancel = Cancel("{b}", run.calls.one(1), "lot", 1001, began, "me")
+    assert await carry_out(lines, cancel) == [True]
+    clock.now += 1000
+    anew = run_of([run.calls.one(1)])._replace(lot="other", number=7)
+    assert await carry_out(lines, anew) == [Started(clock.now)]
+    asks = [run.one(i)._replace(lot="third") for i in range(3)]
+    assert await carry_out(lines, *asks) == [
+        Granted("n1000", began, "", "lot", 1000),
+        Granted("n1001", clock.now, "", "other", 7),
+        Granted("n1002", began, "", "lot", 1002),
+    ]
 
 
 async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:

@@ -13,7 +13,7 @@ from tests.support.redis_process import REDIS, free_port
 
 PAGE = (ROOT / "docs" / "first-server.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-PORTS = "50051", "6379", "9090"
+PORTS = "50051", "6380", "9090"
 
 
 @contextmanager

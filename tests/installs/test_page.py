@@ -108,6 +108,8 @@ def test_it_shows_what_happens(browser: Browser, busy: ServerProcess) -> None:
         slow = page.get_by_role("article", name="slow")
         expect(slow.locator(".refusals")).to_contain_text("wait too long, requests")
         expect(slow.get_by_role("row", name="model=claude-c")).to_contain_text("paused")
+        expect(slow.locator(".badges")).to_contain_text("1 bucket paused, ")
+        expect(slow.locator(".figures")).to_contain_text(re.compile(r"Next startup to (9|10).min"))
         attention = page.get_by_role("region", name="What needs attention")
         expect(attention).to_contain_text("shared has 2 in line")
         expect(attention).to_contain_text(re.compile(r"slow refuses [\d.]+/s: wait too long"))
@@ -202,6 +204,8 @@ def test_everybody_can_read_it(
         expect(page.locator(".path li")).to_have_count(3)
         assert not obstacles(page)
         assert fits(page)
+        figures = page.locator(".now .figures dd")
+        assert figures.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         is_dark = sum(map(int, re.findall(r"\d+", ground)[:3])) < 200
         assert is_dark == ("color_scheme" in options)

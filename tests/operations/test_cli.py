@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def run(server: ServerProcess, *arguments: str, given: str = "", **environment: str) -> Result:
     """As it would run in a terminal of 150 columns that shows no colours."""
-    console.width = 150
+    return run_in(150, server, *arguments, given=given, **environment)
+
+
+def run_in(
+    columns: int, server: ServerProcess, *arguments: str, given: str = "", **environment: str
+) -> Result:
+    console.width = columns
     settings = {"OPENLIMIT_ADDRESS": server.address, "NO_COLOR": "1"}
     return CliRunner().invoke(app, arguments, input=given, env=settings | environment)
 
@@ -57,6 +64,7 @@ def printed_json(server: ServerProcess, *arguments: str, code: int = 0) -> Any:
 def test_check_says_whether_the_server_decides(server: ServerProcess) -> None:
     """Exits with 0."""
     assert printed(server, "check") == f"{server.address} decides\n"
+    assert printed_json(server, "check") == {"address": server.address, "decides": True}
 
 
 def test_check_tells_a_store_that_is_away(tmp_path: Path) -> None:
@@ -79,6 +87,7 @@ def test_acquire_waits_until_the_call_may_start(server: ServerProcess) -> None:
     for _ in range(2):
         assert "plain may start" in printed(server, "acquire", "plain", "--tokens", "1")
     assert time.monotonic() - began > 0.9
+    assert "split-[/x] may start" in printed(server, "acquire", "split-[/x]")
     assert printed_json(server, "acquire", "split-x", "--tokens", "1") == {
         "model": "split-x",
         "waited": pytest.approx(0, abs=0.9),
@@ -99,8 +108,39 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
     assert after["path"][1]["running"] == "0"
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
     assert run(server, "acquire", "shared", "--", *failing).exit_code == 7
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert run(server, "acquire", "shared", "--", *killed).exit_code == 128 + signal.SIGKILL
     missing = run(server, "acquire", "shared", "--", "/no/such/command")
     assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_for_the_command(server: ServerProcess, number: signal.Signals) -> None:
+    """It ends as it likes, also where the signal comes from a terminal, which tells both; then its
+    slot is free."""
+    command = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: sys.exit(5))\n"
+        "print('runs', flush=True)\n"
+        "time.sleep(60)"
+    )
+    labels = ["--label", "team=search"]
+    process = subprocess.Popen(
+        [*COMMAND, "acquire", "shared", *labels, "--", sys.executable, "-c", command],
+        env=os.environ | {"OPENLIMIT_ADDRESS": server.address},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"runs\n"
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(30) == 5
+    after = printed_json(server, "explain", "shared", *labels)
+    assert after["path"][1]["running"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +153,14 @@ def test_acquire_runs_a_command_in_a_slot(server: ServerProcess) -> None:
         (["acquire", "plain", "--unit", f"images={10**15}"], 2, "15 digits at most"),
         (["acquire", "plain", "--label", "Team=x"], 2, "labels"),
         (["explain", "off"], 2, "no policy covers"),
+        (["--timeout", "inf", "check"], 2, "--timeout"),
         (["buckets", "--policy", "none"], 2, "there is no policy 'none'"),
         (["override", "set", "plain", "--until", "2h", "--why", "x"], 2, "an override needs"),
         (["count", "/no/such/file"], 2, "cannot be read"),
         (["--ca", "/no/such/file", "check"], 2, "cannot be read"),
         (["--cert", "/x", "check"], 2, "need each other"),
         (["--address", "127.0.0.1:1", "--timeout", "0.3", "policies"], 3, "no decision from"),
+        (["--address", "http://localhost:50051", "check"], 2, "must be such as localhost:50051"),
         (["explain"], 2, "model"),
         (["nonsense"], 2, "nonsense"),
     ],
@@ -199,6 +241,20 @@ def test_top_shows_buckets_again_and_again(server: ServerProcess) -> None:
     assert len(listed["policies"][0]["nodes"]) == 1
 
 
+@pytest.mark.parametrize("columns", [150, 80, 50])
+def test_names_and_levels_stay_in_a_narrow_terminal(server: ServerProcess, columns: int) -> None:
+    """Bars and shares go before them."""
+    with RemoteLimiter(server.address) as limiter:
+        limiter.acquire(Acquire("split-n", "k", {"requests": 1, "tokens": 5000}, None))
+    for command in (["buckets", "--policy", "split"], ["explain", "split-n", "--key", "k"]):
+        table = run_in(columns, server, *command).stdout
+        assert max(map(len, table.splitlines())) <= columns
+        for shown in ("split", "key=k", "%", "tokens"):
+            assert shown in table
+        has_bars = any(each in table for each in "█░")
+        assert ("share" in table, has_bars) == (columns == 150, columns == 150)
+
+
 def test_labels_cannot_command_the_terminal(server: ServerProcess) -> None:
     """What a caller's label says is shown, and neither escapes nor markup are carried out."""
     evil = "\x1b]0;owned\x07[red]x[/red]\n"
@@ -254,11 +310,14 @@ def test_count_counts_as_limiters_do(server: ServerProcess, tmp_path: Path) -> N
     assert (result.exit_code, "8 input_tokens" in result.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("given", ["", "[]", "{", '"x"', '{"messages": 3}', '{"model": 3}'])
+@pytest.mark.parametrize(
+    "given", ["", "[]", "{", '"x"', '{"messages": 3}', '{"model": 3}', "[" * 10**5]
+)
 def test_what_is_no_request_is_not_counted(server: ServerProcess, given: str) -> None:
     """Exits with 2."""
     result = run(server, "count", "-", given=given)
     assert (result.exit_code, result.stdout) == (2, "")
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_keys_and_certificates_are_shown_to_the_server(tmp_path: Path) -> None:
@@ -309,12 +368,21 @@ def test_a_time_is_that_of_the_wall(monkeypatch: pytest.MonkeyPatch, zone: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "0001-01-01", "1e9d"]
+    "text",
+    [
+        *("", "Friday", "Fryday 18:00", "24:30", "2h3m", "-1h", "1e9d"),
+        *("0001-01-01", "0001-01-01T00:00+14:00", "9999-12-31T23:59-23:00"),
+    ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     """With what is expected."""
     with pytest.raises(InvalidRequest, match="until: expected such as"):
-        moment(text, datetime.now(UTC)).astimezone(UTC)
+        moment(text, datetime.now(UTC))
+
+
+def test_it_tells_its_version(server: ServerProcess) -> None:
+    """Of the distribution, which client and server share."""
+    assert printed(server, "--version") == f"openlimit {version('openlimitHW')}\n"
 
 
 def test_help_lists_the_commands(server: ServerProcess) -> None:

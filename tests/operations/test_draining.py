@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
@@ -20,13 +23,19 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from openlimit.stores.memory import MemoryStore
 from openlimit.v1.rate_limit_pb2 import AcquireRequest
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
-from openlimit_server.rpc.service import SERVICE
+from openlimit_server.config.policies import DEFAULT_POLICIES
+from openlimit_server.counting.counter import Counter
+from openlimit_server.engine.engine import Engine
+from openlimit_server.rpc.auth import Door
+from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from tests.support import http2
 from tests.support.api_keys import a_key, write_keys
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
+from tests.support.simulated_time import SimulatedLoop, simulate
 
 WRONG = ("authorization", "Bearer wrong")
 ALONE = [("grpc.use_local_subchannel_pool", 1)]  # with a connection of its own
@@ -166,6 +175,42 @@ def test_clients_cannot_keep_a_stopping_server() -> None:
 
     with serving("--grace", "60") as server:
         assert asyncio.run(keep(server)) == 0
+
+
+@pytest.mark.parametrize("seconds", [1.4, inf])
+def test_all_who_have_asked_are_refused_before_the_server_leaves(seconds: float) -> None:
+    """It waits until nobody comes any more, which may take a while, but not for ever."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        service = RateLimitServicer(Engine(DEFAULT_POLICIES, MemoryStore()), Counter(), Door(()))
+        details = SimpleNamespace(method=f"/{SERVICE}/Acquire")
+        draining = asyncio.create_task(service.drain())
+        while loop.time() < seconds and not draining.done():
+            await asyncio.sleep(0.05)
+            context = Mock()
+            handler: Any = service.service(details)
+            await handler.unary_unary(b"", context)
+            context.set_code.assert_called_once_with(grpc.StatusCode.UNAVAILABLE)
+        assert draining.done() == (seconds == inf)
+        await draining
+
+    simulate(main)
+
+
+async def test_a_stream_whose_turn_comes_while_the_server_drains_is_refused() -> None:
+    """It was not there to be ended, and would have lasted for the whole grace time."""
+    door = Door(())
+    service = RateLimitServicer(Engine(DEFAULT_POLICIES, MemoryStore()), Counter(), door)
+    details = SimpleNamespace(method=f"/{SERVICE}/AcquireStream")
+    handler: Any = service.service(details)
+    await door._turns.take("another")
+    context = AsyncMock(invocation_metadata=lambda: (), peer=lambda: "ipv4:127.0.0.1:1")
+    opening = asyncio.create_task(handler.stream_stream(None, context))
+    await asyncio.sleep(0)
+    await service.drain()
+    await opening
+    context.read.assert_not_called()
+    assert context.abort.call_args[0][0] is grpc.StatusCode.UNAVAILABLE
 
 
 def test_open_streams_do_not_hold_up_a_drain() -> None:

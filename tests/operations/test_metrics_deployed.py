@@ -7,10 +7,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 from ruamel.yaml import YAML
 
-from openlimit import OpenLimitError, RemoteLimiter
+from openlimit import OpenLimitError
 from openlimit_server.observe.metrics import METRICS, PREFIX
+from tests.operations.test_tls import limiter_of, trusting, write_certificate
 from tests.support.calls import a_call
 from tests.support.proxy_requests import descriptor, request, stub
 from tests.support.scraping import HTTP, Samples, scrape_until, value
@@ -56,17 +58,21 @@ def rule_expressions() -> list[str]:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samples]:
     """Of a server at which everything has happened that is counted."""
-    folder = tmp_path_factory.mktemp("server")
+    folder, authority = tmp_path_factory.mktemp("server"), trustme.CA()
+    tls, credentials = (
+        write_certificate(folder, authority.issue_cert("localhost")),
+        trusting(authority),
+    )
     with (
-        serving_policies(folder, POLICY, *HTTP) as server,
-        RemoteLimiter(server.address) as limiter,
+        serving_policies(folder, POLICY, *HTTP, *tls) as server,
+        limiter_of(server, credentials) as limiter,
     ):
         limiter.penalize(0.001, model="m")
         with limiter.limit(model="m", tokens=10) as reservation:
             reservation.settle({"tokens": 5})
         with pytest.raises(OpenLimitError):
             limiter.acquire(a_call("m", {"requests": 61}))
-        with grpc.insecure_channel(server.address) as channel:
+        with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
             stub(channel)(request("edge", descriptor(("path", "/"))))
         yield scrape_until(server, lambda found: value(found, "estimate_ratio_count") == 1)
 

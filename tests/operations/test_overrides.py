@@ -88,6 +88,18 @@ def test_an_override_is_for_one_value_of_a_level(server: ServerProcess, operator
     assert [each.amount for each in batch.limits] == [100]
 
 
+def test_an_override_is_for_calls_without_a_label(
+    server: ServerProcess, operator: Operator
+) -> None:
+    """Which are a node of their own."""
+    operator.set("shared", {"tokens": "50/minute"}, node={"team": ""})
+    with RemoteLimiter(server.address) as limiter:
+        with pytest.raises(CostExceedsLimit):
+            limiter.acquire(call("shared", 80))
+        limiter.acquire(call("shared", 80, team="batch"))
+    assert operator.remove("shared", team="")
+
+
 def test_a_new_override_takes_the_place_of_the_old(operator: Operator) -> None:
     """For the same policy and node there is one; each node has its own."""
     operator.set("plain", {"tokens": "200/minute"})
@@ -164,7 +176,6 @@ def bad(**fields: Any) -> messages.Override:
         (bad(node={"team": "a"}), "node", "it has none: leave out the node"),
         (bad(policy="shared", node={"user": "a"}), "node", "it has team"),
         (bad(policy="shared", node={"team": "a", "b": "c"}), "node", "one label"),
-        (bad(policy="shared", node={"team": ""}), "node.team", "1 to 256 bytes"),
         (bad(seconds=-1), "until", "lies ahead"),
         (bad(seconds=32 * 86400), "until", "31 days"),
         (bad(seconds=3e9), "until", "31 days"),

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from openlimit import CostExceedsLimit, RemoteLimiter, UnknownModel
 from openlimit.operations import Acquire
 from openlimit_server.config.configuration import Configuration, ConfigurationFiles
-from openlimit_server.config.reload import Reload
+from openlimit_server.config.faults import ConfigurationError
+from openlimit_server.config.reload import MOST_BYTES, Reload
 from tests.support.api_keys import a_key, write_keys
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
@@ -174,6 +175,30 @@ def test_workers_agree_on_a_file_that_is_spoiled_before_they_read_it(tmp_path: P
             assert server.said().count("the policies from before go on") == 3
 
 
+def test_a_worker_that_starts_meanwhile_follows_too(tmp_path: Path) -> None:
+    """Also if it reads what its supervisor has loaded since together with its settings."""
+    config = tmp_path / "limits.yaml"
+    write(config, policy("a"))
+    with serving_redis() as redis:
+        options = ("--config", str(config), "--workers", "2", "--store", redis.url + "?timeout=5")
+        with serving(*options) as server:
+            said(server, "serving on", 2)
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+            before = {*children.read_text().split()}
+            os.kill(int(min(before)), signal.SIGKILL)
+            while not (new := {*children.read_text().split()} - before):
+                time.sleep(0.001)
+            while not Path(f"/proc/{min(new)}/cmdline").read_bytes().endswith(b"worker\0"):
+                time.sleep(0.001)  # until then, its supervisor waits for it
+            os.kill(int(*new), signal.SIGSTOP)
+            write(config, policy("b"))
+            said(server, "loaded the policies b", 2)
+            config.write_text("policies: [")
+            said(server, "the policies from before go on")
+            os.kill(int(*new), signal.SIGCONT)
+            said(server, "loaded the policies b", 3)
+
+
 def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
     """Whatever files there are; and what it warned of is not told again while it is so."""
     weighted = policy("a", levels=[{"label": "team", "weights": {"search": 4}}])
@@ -191,26 +216,85 @@ def test_each_process_loads_once_for_a_signal(tmp_path: Path) -> None:
     assert log.count("its weights depend on the label team") == 2  # once for each worker
 
 
-async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
-    """What cannot be taken over is counted as refused and logged, and the next change counts."""
+async def test_what_was_bad_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may become good though nobody writes it, as by a change of its rights; until then, it is
+    refused once."""
+    monkeypatch.setattr("openlimit_server.config.reload._LOOK_EVERY", 0.001)
+    path, looks, taken = tmp_path / "limits.yaml", asyncio.Semaphore(0), asyncio.Event()
+    write(path, policy("a"))
+    files = ConfigurationFiles(path)
+    files.load()
+    is_locked = True
+
+    def gather() -> Sequence[bytes]:
+        asyncio.run_coroutine_threadsafe(released(), loop)
+        if is_locked:
+            raise ConfigurationError("cannot be read: Permission denied")
+        return ConfigurationFiles.gather(files)
+
+    async def released() -> None:
+        looks.release()
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(files, "gather", gather)
+    reload = Reload((files, lambda _: taken.set()))
+    running = asyncio.create_task(reload.run())
+    write(path, policy("b"))
+    for _ in range(3):
+        await asyncio.wait_for(looks.acquire(), 10)
+    assert (reload.refused, reload.invalid, caplog.text.count("Permission denied")) == (1, 1, 1)
+    is_locked = False
+    await asyncio.wait_for(taken.wait(), 10)
+    running.cancel()
+    assert (reload.done, reload.invalid, files.loaded.policies[0].name) == (1, 0, "b")
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    """Such as a log in its place, before it is read: callers would wait meanwhile."""
     path = tmp_path / "limits.yaml"
     write(path, policy("a"))
-    files, faults, tried = ConfigurationFiles(path, None), [ZeroDivisionError], asyncio.Event()
-    files.load()
+    with path.open("a") as file:
+        file.write("#" * MOST_BYTES)
+    with pytest.raises(ConfigurationError, match=r"limits\.yaml: has more than 1 MiB"):
+        ConfigurationFiles(path).load()
+
+
+async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
+    """What cannot be read or taken over is refused and logged, and the next change counts."""
+    path = tmp_path / "limits.yaml"
+    write(path, policy("a"))
+    faults, took = [ZeroDivisionError, KeyError], asyncio.Event()
+
+    class Faulty(ConfigurationFiles):
+        def check(self) -> None:
+            fail(2)
 
     def take(_: Configuration) -> None:
-        tried.set()
-        if faults:
+        fail(1)
+        took.set()
+
+    def fail(left: int) -> None:
+        if len(faults) == left:
             raise faults.pop()
 
-    reload = Reload((files, take))
+    reload = Reload((Faulty(path, None), take))
     running = asyncio.create_task(reload.run())
-    for _ in range(2):
-        tried.clear()
+    while not took.is_set() and not running.done():
         reload.request()
-        await asyncio.wait_for(tried.wait(), 10)
+        await asyncio.sleep(0.01)
     running.cancel()
-    assert (reload.refused, reload.done) == (1, 1)
+    assert (reload.refused, reload.done, reload.invalid) == (2, 1, 0)
+
+
+def test_names_of_files_need_not_be_utf_8(tmp_path: Path) -> None:
+    """Messages show what is in their place."""
+    path = os.fsencode(tmp_path) + b"/\xff.yaml"
+    Path(os.fsdecode(path)).write_text("policies: 1")
+    files = ConfigurationFiles(Path(os.fsdecode(path)), None)
+    with pytest.raises(ConfigurationError, match=r"/\\xff\.yaml:1: policies: expected a list"):
+        files.load()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -295,6 +379,28 @@ async def test_callers_and_slots_and_levels_survive(tmp_path: Path) -> None:
             assert order == [0, 1, 2]
             second = await limiter.aacquire(call("rate"))
             assert second.wait > 5_000_000
+
+
+@pytest.mark.parametrize(
+    "after",
+    [policy("slots"), policy("slots", concurrent=1, mode="unlimited"), policy("all", models=["*"])],
+)
+async def test_who_waits_goes_on_where_nobody_is_to_wait_any_more(
+    tmp_path: Path, after: str
+) -> None:
+    """Though the call before it goes on, and nobody asks anew."""
+    before = policy("slots", concurrent=1, lease="1h")
+    with serving_policies(tmp_path, f"policies: [{before}]") as server:
+        async with (
+            RemoteLimiter(server.address) as limiter,
+            limiter.limit(model="slots", tokens=1),
+        ):
+            waiting = [asyncio.create_task(limiter.aacquire(call("slots"))) for _ in range(300)]
+            await asyncio.sleep(1)
+            assert not any(each.done() for each in waiting)
+            write(tmp_path / "limits.yaml", after)
+            await asyncio.to_thread(reload, server, "loaded the polic")
+            await asyncio.wait_for(asyncio.gather(*waiting), 30)
 
 
 async def test_a_thousand_reloads_lose_no_call_and_leave_nothing(tmp_path: Path) -> None:

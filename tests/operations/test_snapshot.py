@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from openlimit.stores.memory_rows import rows
+from openlimit.stores.views import Notes
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit_server.snapshot import open_store
@@ -255,6 +258,44 @@ async def test_the_last_write_tells_what_is_lost(
     writing.cancel()
     await snapshot.aclose()
     assert caplog.text.count("cannot write") == 2
+
+
+async def test_notes_that_change_meanwhile_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there are more than are written in one slice."""
+    path = tmp_path / "buckets"
+    store, snapshot = open_store(path)
+    store.views.notes = {f"policy-{i}": ("{}", inf) for i in range(100)}
+    monkeypatch.setattr("openlimit_server.snapshot.EVERY", 0.01)
+    writing = asyncio.create_task(snapshot.run())
+    while not path.exists() and not writing.done():
+        await store.views.adecide([Notes(f"policy-{time.monotonic()}", "{}", inf)])
+        await asyncio.sleep(0)
+    writing.cancel()
+    assert path.exists()
+
+
+async def test_a_fault_of_ours_does_not_end_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next time, all is written."""
+    path = tmp_path / "buckets"
+    _, snapshot = open_store(path)
+    faults = [ZeroDivisionError]
+
+    def rows_of(store: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return rows(store)
+
+    monkeypatch.setattr("openlimit_server.snapshot.rows", rows_of)
+    monkeypatch.setattr("openlimit_server.snapshot.EVERY", 0.01)
+    writing = asyncio.create_task(snapshot.run())
+    while not path.exists() and not writing.done():  # noqa: ASYNC110 - no event tells of a file
+        await asyncio.sleep(0.001)
+    writing.cancel()
+    assert path.exists()
 
 
 @pytest.mark.parametrize(

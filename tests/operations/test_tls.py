@@ -16,6 +16,7 @@ import trustme
 from openlimit import LimiterUnavailable, RemoteLimiter
 from tests.support.calls import a_call
 from tests.support.redis_process import serving_redis
+from tests.support.scraping import HTTP, scrape, value
 from tests.support.server_process import ServerProcess, serving
 
 COST = {"requests": 1, "tokens": 0}
@@ -173,14 +174,34 @@ def test_workers_encrypt_and_follow(tmp_path: Path) -> None:
     options = write_certificate(tmp_path, authority.issue_cert("localhost"))
     with (
         serving_redis() as redis,
-        serving(*options, "--workers", "2", "--store", redis.url + "?timeout=5") as server,
+        serving(*options, "--workers", "2", "--store", redis.url + "?timeout=5", *HTTP) as server,
     ):
         said(server, "serving on", 2)
         issued = authority.issue_cert("localhost")
         write_certificate(tmp_path, issued)
         said(server, "loaded the certificates", 3)  # the supervisor's too
+        assert expiry(server) > time.time()
         for _ in range(10):
             assert served(server) == issued.cert_chain_pems[0].bytes().decode()
+
+
+def test_when_the_certificate_expires_is_told(tmp_path: Path) -> None:
+    """That of the one in use."""
+    authority = trustme.CA()
+    options = write_certificate(tmp_path, authority.issue_cert("localhost"))
+    with serving(*options, *HTTP) as server:
+        assert expiry(server) > time.time() + 1e6
+        soon = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        write_certificate(tmp_path, authority.issue_cert("localhost", not_after=soon))
+        said(server, "loaded the certificates")
+        assert expiry(server) == soon.timestamp()
+        (tmp_path / "tls.crt").write_text("spoiled")
+        said(server, "the certificates from before go on")
+        assert expiry(server) == soon.timestamp()
+
+
+def expiry(server: ServerProcess) -> float:
+    return value(scrape(server), "certificate_expiry_timestamp_seconds")
 
 
 @pytest.mark.parametrize(

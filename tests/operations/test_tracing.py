@@ -7,15 +7,23 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from openlimit import OpenLimitError, PermissionDenied, RemoteLimiter, tracing
+from openlimit import (
+    ChatRateLimiter,
+    OpenLimitError,
+    PermissionDenied,
+    RemoteLimiter,
+    WaitTooLong,
+    tracing,
+)
 from openlimit.v1 import rate_limit_pb2 as messages
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from tests.support.api_keys import a_key, token_of, write_keys
@@ -78,6 +86,21 @@ def configured(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def named(spans: list[Span], name: str, service: str) -> list[Span]:
     return [span for span in spans if (span.name, span.service) == (name, service)]
+
+
+@pytest.mark.parametrize("fault", ["on_start", "on_end"])
+def test_a_fault_of_a_processor_ends_no_call(
+    configured: TracerProvider, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call starts, and an error is the limiter's own."""
+    processor = SpanProcessor()
+    monkeypatch.setattr(processor, fault, Mock(side_effect=ValueError("no")))
+    configured.add_span_processor(processor)
+    limiter = ChatRateLimiter()
+    with limiter.limit(model="m", tokens=90_000) as reservation:
+        assert reservation.wait == 0
+    with pytest.raises(WaitTooLong):
+        limiter.limit(model="m", tokens=90_000, max_wait=0).__enter__()
 
 
 async def test_a_call_is_traced_from_its_caller_to_the_server(

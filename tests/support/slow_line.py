@@ -120,7 +120,7 @@ class SlowLine:
         self.now = now
         outcomes: list[Start | Refusal] = []
         for name in [name for name, until in self.leases.items() if until <= now]:
-            self.release(name, now)
+            self.release([name], now)
         while True:
             self.look()
             if self.nodes[()].was_ready:
@@ -220,8 +220,11 @@ class SlowLine:
                 self.owe(parent, node, more)
         self.look()
 
-    def release(self, name: str, now: float) -> bool:
+    def release(self, names: Sequence[str], now: float) -> list[int]:
         self.now = now
+        return [i for i, name in enumerate(names) if not self.release_one(name, now)]
+
+    def release_one(self, name: str, now: float) -> bool:
         if self.leases.pop(name, None) is None:
             return False
         waits = self.started[name]

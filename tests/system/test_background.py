@@ -17,6 +17,7 @@ from openlimit.bucket.calls import Call
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.tree import Rules
 from openlimit.clock import microseconds
+from openlimit.operations import Grant, Renew
 from openlimit.remote.leases import Leases
 from openlimit.remote.waiting import LoopWaiters, Promise
 from openlimit.stores.closed import Closed
@@ -85,8 +86,8 @@ def test_a_lease_that_cannot_be_renewed(caplog: pytest.LogCaptureFixture) -> Non
     """The others are renewed all the same, and so is that one when it is its turn again."""
     renewed, both_twice = list[str](), Event()
 
-    def renew(name: str) -> None:
-        renewed.append(name)
+    def renew(operation: Renew) -> None:
+        renewed.append(name := operation.reservation_id)
         if renewed.count("bad") > 2 and renewed.count("good") > 2:
             both_twice.set()
         if name == "bad":
@@ -94,7 +95,7 @@ def test_a_lease_that_cannot_be_renewed(caplog: pytest.LogCaptureFixture) -> Non
 
     leases = Leases(renew)
     for name in ("bad", "good"):
-        leases.hold(name, 0, 0.01)
+        leases.hold(Grant(0, "", name, 0.01), a_call("m", {}))
     assert both_twice.wait(5)
     leases.clear()
     assert len(faults(caplog)) == 1

@@ -18,7 +18,7 @@ from openlimit import LimiterUnavailable, RemoteLimiter
 from openlimit.operations import Cancel, Report
 from openlimit.remote import connection as connections
 from openlimit.remote import sharing
-from openlimit.remote.channels import proxy_of
+from openlimit.remote.address import proxy_of
 from openlimit.remote.closing import close
 from openlimit.remote.stream import Stream
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest, AcquireStreamResponse, GrantRun

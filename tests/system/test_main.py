@@ -1,5 +1,7 @@
 """What the command says where it cannot start."""
 
+from importlib.metadata import version
+
 import pytest
 
 from tests.support.fresh_process import run, without
@@ -27,6 +29,13 @@ def test_without_what_it_imports_it_says_what_to_install(spoil: str) -> None:
     done = run(spoil, arguments(), START)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.endswith('pip install "openlimitHW[server]"\n')
+
+
+def test_it_tells_its_version() -> None:
+    """Of the distribution."""
+    done = run(arguments("--version"), START)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"openlimit-server {version('openlimitHW')}\n"
 
 
 def test_without_the_client_of_redis_it_says_what_to_install() -> None:

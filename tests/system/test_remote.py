@@ -195,6 +195,7 @@ async def test_what_needs_a_model_says_so(server: ServerProcess, limiter: Remote
         ("max_wait", True),
         ("address", 5),
         ("address", "http://localhost:50051"),
+        ("address", " localhost:50051"),
         ("credentials", "secret"),
         ("key", None),
         ("key", 5),

@@ -34,7 +34,7 @@ from openlimit.v1.rate_limit_pb2 import (
 )
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 from openlimit.wire.messages import read_outcomes
-from openlimit_server.run import address_to_ask
+from openlimit_server.check import address_to_ask
 from tests.support.redis_process import free_port
 from tests.support.server_process import ServerProcess, serving, serving_policies
 
@@ -284,6 +284,15 @@ def test_reflection_describes_the_service(channel: grpc.Channel, version: str) -
     for name in (*services, "openlimit.v1.AcquireRequest"):
         pool = pool_of(ask(file_containing_symbol=name))
         assert pool.FindFileContainingSymbol(name).package == name.rpartition(".")[0]
+    answer = ask(file_containing_symbol="openlimit.v1.AcquireRequest").file_descriptor_response
+    files = map(FileDescriptorProto.FromString, answer.file_descriptor_proto)
+    [fields] = [
+        [field.json_name for field in message.field]
+        for file in files
+        for message in file.message_type
+        if message.name == "AcquireRequest"
+    ]
+    assert "maxWait" in fields, "as ghz and JSON call it"
 
 
 def test_check_asks_the_health_service(server: ServerProcess) -> None:

@@ -18,6 +18,7 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
 from openlimit.bucket.limit import Limit
+from openlimit.errors import PermissionDenied
 from openlimit.stores import protocol as stores
 from openlimit.stores.lines import StoreOfLines
 from openlimit.stores.memory import MemoryStore
@@ -451,6 +452,23 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_news(
     context.write.assert_called_once()
     context.abort.assert_not_called()
     assert not caplog.records
+
+
+async def test_nothing_is_read_any_more_of_a_client_that_is_denied() -> None:
+    """Not even the rest of a message, which is no message here and would be what is wrong."""
+
+    class Denying(Engine):
+        async def decide(self, *work: Any, **more: Any) -> list[Any]:
+            stream.deny(PermissionDenied("", "revoked"))
+            return await super().decide(*work, **more)
+
+    asked = AcquireStreamRequest(operations=[acquire(i, "m") for i in range(5000)])
+    no_message = b"\x0a\x02\x12\xff"  # an operation that is cut off
+    context = AsyncMock(invocation_metadata=lambda: ())
+    context.read.return_value = asked.SerializeToString() + no_message
+    stream = Stream(Denying(DEFAULT_POLICIES, MemoryStore()), context, Slices(), Pace())
+    with pytest.raises(PermissionDenied):
+        await stream.run()
 
 
 def test_a_stopping_server_answers_what_it_has_read(tmp_path: Any) -> None:

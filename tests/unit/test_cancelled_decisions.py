@@ -7,9 +7,13 @@ import pytest
 
 from openlimit.operations import Acquire, Grant
 from openlimit.stores.memory import MemoryStore
+from openlimit.v1.rate_limit_pb2 import AcquireBatchRequest, AcquireRequest
 from openlimit_server.config.policies import PolicySettings
+from openlimit_server.counting.counter import Counter
 from openlimit_server.engine import held_line
 from openlimit_server.engine.engine import Engine
+from openlimit_server.rpc.batch import decide_batch
+from openlimit_server.rpc.slices import Share, Slices
 
 ONE_SLOT = {"limits": {"requests": "60000/minute"}, "concurrent": 1, "lease": "1h"}
 ONE_A_MINUTE = {"limits": {"requests": "1/minute burst 1m"}}
@@ -55,3 +59,22 @@ async def test_a_start_to_come_that_nobody_hears_of_is_given_back(moments: int) 
         await asyncio.sleep(0.01)
         [granted] = await engine.decide([acquire("m1")])
         assert granted.wait < 60e6
+
+
+@pytest.mark.parametrize("moments", range(0, 96, 4))
+async def test_slots_of_a_batch_that_nobody_hears_of_are_free_again(
+    moments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the caller leaves while it is decided, or while its answer is written."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    engine, counter = engine_of({**ONE_SLOT, "split_by": ["key"]}), Counter()
+    calls = [AcquireRequest(model="m0", key=f"{i}") for i in range(20)]
+    data = AcquireBatchRequest(acquisitions=calls).SerializeToString()
+    gone = asyncio.create_task(decide_batch(data, engine, counter, Share(Slices()), None))
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    if gone.cancel():
+        await asyncio.wait([gone])
+        own = [Acquire("m0", f"{i}", {"requests": 1}, None) for i in range(20)]
+        answers = await engine.decide(own, hold=5)
+        assert all(isinstance(answer, Grant) for answer in answers), answers

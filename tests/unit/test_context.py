@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -114,6 +114,24 @@ async def test_they_decorate_coroutine_functions() -> None:
     assert labels_inside() == ()
 
 
+async def test_they_decorate_what_returns_a_coroutine() -> None:
+    """As the SDKs' methods do, which are wrapped in functions, and objects that can be called."""
+
+    async def create() -> object:
+        return labels_inside()
+
+    class Client:
+        async def __call__(self) -> object:
+            return await create()
+
+    def wrapper() -> Awaitable[object]:
+        return create()
+
+    kinds: list[Callable[[], Awaitable[object]]] = [wrapper, Client()]
+    for kind in kinds:
+        assert await labels(team="search")(kind)() == (("team", "search"),)
+
+
 async def test_tasks_share_one_block() -> None:
     """Each task enters and leaves it in its own context, in whatever order."""
     block, left = labels(team="search"), asyncio.Event()
@@ -147,6 +165,12 @@ async def test_another_task_can_close_a_generator_inside() -> None:
     began: Any = stream()
     assert await asyncio.create_task(anext(began)) == (("team", "search"),)
     assert await asyncio.create_task(close()) == (("run", "1"),)
+
+
+def test_the_decorator_refuses_what_is_no_label() -> None:
+    """Where it is written, and not at the first call."""
+    with pytest.raises(InvalidRequest, match="must have names of"):
+        labels(Team="search")(len)
 
 
 def test_they_decorate_no_generators() -> None:

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 
 from openlimit.clock import microseconds
 from openlimit.operations import Acquire
 from openlimit.stores.memory import MemoryStore
+from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.shared import HeldCall
@@ -15,6 +17,7 @@ from openlimit_server.rpc import held
 from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.outbox import Outbox
 from openlimit_server.rpc.slices import Share, Slices
+from tests.support.asking import eventually
 
 ONE_SLOT = {
     "name": "slots",
@@ -88,3 +91,17 @@ async def test_a_client_that_does_not_read_is_told_no_more(stream: Held) -> None
     assert 0 < stream.read() <= held._MOST_UNWRITTEN + held._AT_ONCE
     await asyncio.sleep(0.1)
     assert stream.read() > 0
+
+
+async def test_those_whose_policy_lets_nobody_wait_any_more_are_told_to_ask_again(
+    stream: Held,
+) -> None:
+    """Once each, and none is held from then on."""
+    for number in range(5):
+        await stream.ask(number)
+    stream.engine.replace([PolicySettings.model_validate({**ONE_SLOT, "mode": "unlimited"})])
+    await eventually(lambda: not len(stream.calls))
+    outcomes = AcquireStreamResponse.FromString(stream.outbox.next_message()).outcomes
+    last = [(each.id, each.error.code) for each in outcomes if each.HasField("error")]
+    assert sorted(last) == [(number, grpc.StatusCode.UNAVAILABLE.value[0]) for number in range(5)]
+    await eventually(lambda: not stream.engine.in_line().total())

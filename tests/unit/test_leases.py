@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from openlimit.operations import Grant, Renew
 from openlimit.remote.leases import Leases
+from tests.support.calls import a_call
+
+CALL = a_call("m", {})
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def test_calls_end_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     end = time.monotonic() + 1
     while time.monotonic() < end and not failures:
         for each in range(10):
-            leases.hold(f"{end} {each}", 0, 1e-4)
+            leases.hold(Grant(0, "", f"{end} {each}", 1e-4), CALL)
         for each in range(10):
             leases.let_go(f"{end} {each}")
     assert not failures
@@ -36,16 +40,14 @@ def test_calls_end_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_short_calls_leave_the_thread_asleep() -> None:
-    """However many end before their leases are to be renewed: one thread looks once a while, and
-    few of them are kept."""
+    """However many end before their leases are to be renewed: one thread looks once a while."""
     leases, threads = Leases(lambda _: None), set[threading.Thread]()
-    for each in range(10_000):
-        leases.hold(each, 0, 60)
+    for each in map(str, range(10_000)):
+        leases.hold(Grant(0, "", each, 60), CALL)
         assert leases._thread
         threads.add(leases._thread)
         leases.let_go(each)
     [thread] = threads
-    assert len(leases._due) < 200
     leases.clear()
     thread.join(5)
     assert not thread.is_alive()
@@ -53,15 +55,33 @@ def test_short_calls_leave_the_thread_asleep() -> None:
 
 def test_a_shorter_lease_is_renewed_in_time() -> None:
     """Though the thread sleeps already until a longer one is to be renewed."""
-    renewed, again = list[object](), threading.Event()
+    renewed, again = list[str](), threading.Event()
 
-    def renew(reservation: object) -> None:
-        renewed.append(reservation)
+    def renew(operation: Renew) -> None:
+        renewed.append(operation.reservation_id)
         again.set()
 
     leases = Leases(renew)
-    leases.hold("long", 0, 600)
-    leases.hold("short", 0, 0.03)
+    leases.hold(Grant(0, "", "long", 600), CALL)
+    leases.hold(Grant(0, "", "short", 0.03), CALL)
     assert again.wait(5)
     assert renewed[0] == "short"
+    leases.clear()
+
+
+def test_what_a_holder_leaves_is_not_renewed() -> None:
+    """Others' leases are, at the latest when they are due."""
+    renewed, twice = list[str](), threading.Event()
+
+    def renew(operation: Renew) -> None:
+        renewed.append(operation.reservation_id)
+        if len(renewed) > 1:
+            twice.set()
+
+    leases, holders = Leases(renew), [object(), object()]
+    for name in ("one", "two", "three"):
+        leases.hold(Grant(0, "", name, 0.3), CALL, holders[name == "two"])
+    leases.let_go_of(holders[0])
+    assert twice.wait(5)
+    assert {*renewed} == {"two"}
     leases.clear()

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 from functools import partial
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from openlimit import (
 )
 from openlimit.bucket.limit import SECOND
 from openlimit.operations import Acquire, Grant, Release, Report
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.stores.memory import MemoryStore
 from openlimit.tokens.counting import count_tokens
 from tests.support.calls import a_call
@@ -35,11 +36,11 @@ class Slots(ChatRateLimiter):
 
     taken = 0
 
-    def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.taken += 1
         return super().acquire(call)._replace(lease=30, wait=0)
 
-    async def aacquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         return self.acquire(call)
 
     def tell(self, operation: Report) -> None:
@@ -118,6 +119,16 @@ def test_a_limit_is_fixed(kind: Any) -> None:
     """To set it anew raises, since that would change no bucket."""
     with pytest.raises(AttributeError):
         kind().request_limit = 1
+
+
+def test_real_numbers_of_other_types_are_numbers(clock: FakeClock) -> None:
+    """Such as NumPy's, as limits, seconds, and what remains."""
+    number: Any = Fraction(5, 2)
+    limiter = ChatRateLimiter(number, number, number)
+    limiter.penalize(number)
+    limiter.observe({"tokens": number})
+    with limiter.limit(tokens=0, units={"requests": 0}, max_wait=number) as reservation:
+        assert (reservation.max_wait, clock.slept) == (2.5, [2.5])
 
 
 def test_a_bool_is_no_number_of_seconds_or_tokens() -> None:
@@ -322,6 +333,13 @@ def test_a_function_may_say_how_long_its_calls_wait(clock: FakeClock) -> None:
     assert call(**CHAT, max_wait=5) == "gpt-4"
     assert clock.slept == [1]
 
+    @limiter.is_limited(max_wait=0)
+    def call_by_name(model: str, tokens: int, max_wait: float | None = None) -> None:
+        pytest.fail("it had to wait")
+
+    with pytest.raises(WaitTooLong):
+        call_by_name("gpt-4", 1)
+
 
 async def test_one_object_is_entered_once_at_a_time() -> None:
     """By tasks, threads, or further out: each call needs its own; a refused entry costs nothing."""
@@ -398,6 +416,26 @@ def test_a_known_cost_is_not_counted(clock: FakeClock) -> None:
     reservation = ChatRateLimiter().limit(model="gpt-4o", tokens=512, messages=object())
     assert reservation.costs["tokens"] == 512
     assert reservation.model == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("key", "RemoteLimiter(key=…)"), ("label", "spelt labels="), ("unit", "spelt units=")],
+)
+def test_what_would_be_ignored_is_refused(name: str, advice: str) -> None:
+    """The error says what to write instead; a function that is limited may have such parameters."""
+    limiter = ChatRateLimiter()
+    for params in (CHAT, {"tokens": 1}):
+        with pytest.raises(InvalidRequest, match=f"^{name}: is no parameter of a call; ") as caught:
+            limiter.limit(**params, **{name: "x"})
+        assert advice in str(caught.value)
+    assert limiter.is_limited()(lambda **params: params)(**CHAT, **{name: "x"})[name] == "x"
+
+
+def test_the_decorator_without_parentheses_says_so() -> None:
+    """Instead of complaining about a wait that nobody gave."""
+    with pytest.raises(InvalidRequest, match=r"write @limiter.is_limited\(\)"):
+        ChatRateLimiter().is_limited(len)  # type: ignore[arg-type]  # that is the mistake
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, "9", True, 2**63, float("nan")])

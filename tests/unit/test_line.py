@@ -263,7 +263,7 @@ def test_calls_that_left_take_no_memory_for_the_rest_of_their_leases() -> None:
         call = Call(f"{i}", (), [rules], [()], 86_400e6)
         assert line.ask(call, i, inf, i) is None
         assert len(line.decide(i)) == 1
-        assert line.release(f"{i}", i)
+        assert line.release([f"{i}"], i) == []
     assert len(line._leases._ends) < 200
 
 
@@ -464,9 +464,9 @@ def test_a_lease_ends_and_is_taken_again_only_if_every_node_has_a_slot() -> None
     assert (lost.start, heir.start) == (0, SECOND)
     tree = line_of(world)
     assert not tree.renew(lost.call, 0, world.now)
-    assert not tree.release(lost.call.name, world.now)
+    assert tree.release([lost.call.name], world.now) == [0]
     assert tree.root.running == 1
-    assert tree.release(heir.call.name, world.now)
+    assert tree.release([heir.call.name], world.now) == []
     assert tree.renew(lost.call, 0, world.now)
     assert tree.root.running == 1
     assert tree.renew(lost.call, 0, world.now + SECOND / 2)

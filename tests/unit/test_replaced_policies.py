@@ -1,16 +1,18 @@
 """An engine whose policies are replaced while calls wait and run."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from openlimit.errors import UnknownModel, UnknownReservation
+from openlimit.errors import Queued, UnknownModel, UnknownReservation
 from openlimit.operations import Acquire, Cancel, Grant, Release, Renew, Settle
 from openlimit.stores.memory import MemoryStore
 from openlimit.wire.columns import AcquireRun, SettleRun, settle_runs
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
+from tests.support.asking import eventually
 from tests.support.clock import FakeClock
 
 PLAIN = {"limits": {"requests": "10/minute burst 1m"}}
@@ -92,6 +94,44 @@ async def test_a_slot_is_renewed_and_freed_after_a_change() -> None:
     assert not isinstance(await one(engine, acquire()), Grant)
     assert await one(engine, Release(*named)) is True
     assert isinstance(await one(engine, acquire()), Grant)
+
+
+WITHOUT_A_LINE = {
+    "plain": policies(PLAIN),
+    "unlimited": policies({**SLOTS, "mode": "unlimited"}),
+    "shadow": policies({**SLOTS, "mode": "shadow"}),
+    "off": policies({**SLOTS, "mode": "off"}, {**PLAIN, "models": ["*"]}),
+    "gone": policies(PLAIN, {**PLAIN, "models": ["*"]})[1:],
+}
+
+
+@pytest.mark.parametrize("after", WITHOUT_A_LINE)
+async def test_who_waits_asks_again_where_nobody_is_to_wait_any_more(after: str) -> None:
+    """It is decided as all others are by then, though no slot is freed, and keeps no place."""
+    engine = Engine(policies(SLOTS), MemoryStore(FakeClock()))
+    await one(engine, acquire())
+    call = acquire()._replace(max_wait=None)
+    waiting = asyncio.create_task(engine.decide([call], hold=3600))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    engine.replace(WITHOUT_A_LINE[after])
+    [queued] = await asyncio.wait_for(waiting, 30)
+    assert isinstance(queued, Queued)
+    assert isinstance(await one(engine, call._replace(request_id=queued.ticket)), Grant)
+    await eventually(lambda: not engine.in_line().total())
+
+
+async def test_who_waits_has_the_next_slot_of_a_policy_that_is_split_by_then() -> None:
+    """As soon as that is free: those that were there before have the bucket that they had."""
+    engine = Engine(policies(SLOTS), MemoryStore(FakeClock()))
+    running = await one(engine, acquire())
+    waiting = asyncio.create_task(engine.decide([acquire()._replace(max_wait=None)], hold=3600))
+    await asyncio.sleep(0.01)
+    engine.replace(policies({**SLOTS, "split_by": ["model"]}))
+    await asyncio.sleep(0.01)  # until it follows
+    assert await one(engine, Release(running.reservation_id, "", LABELS)) is True
+    [granted] = await asyncio.wait_for(waiting, 30)
+    assert isinstance(granted, Grant)
 
 
 async def test_a_start_to_come_is_cancelled_after_a_change() -> None:

@@ -38,8 +38,9 @@ def take_turns(
             node.take_turn(size)
     if asked.lease:
         until = now + asked.lease
-        by_call = [*zip(*spans, strict=True)] or [()] * len(asked.names)
-        leases.take(asked.names, [new(Lease, (until, path, now, each)) for each in by_call])
+        by_call = [new(Lease, (until, path, now, each)) for each in zip(*spans, strict=True)]
+        alike = [Lease(until, path, now, ())] * len(asked.names)  # at a root there are no sizes
+        leases.take(asked.names, by_call or alike)
     if leaf.pace:
         for _ in asked.names:
             leaf.pace -= leaf.pace * LATEST_PACE

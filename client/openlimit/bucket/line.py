@@ -9,7 +9,7 @@ Pure: times are microseconds, and arguments; ``now`` never runs backwards. Nothi
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -19,7 +19,7 @@ from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import CONCURRENT, Call, Calls, Refusal, Standing, Start, as_of_now
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.nodes import Nodes, fill
-from openlimit.bucket.slots import Lease, Leases, owed
+from openlimit.bucket.slots import Lease, Leases, by_path, owed
 from openlimit.bucket.tree import (
     LATEST_PACE,
     MOST_CHILDREN,
@@ -189,13 +189,11 @@ class Line:
         if path[-1].started_at == -inf:  # with no starts, which let others lapse, they would stay
             self._nodes.lapse(path[:-1], now)
 
-    def release(self, name: str, now: float) -> bool:
-        """Free the slots of a call that is over; whether it had any."""
-        lease = self._leases.free(name)
-        if lease is None:
-            return False
-        self._end(lease, now)
-        return True
+    def release(self, names: Sequence[str], now: float) -> list[int]:
+        """Free the slots of calls that are over; the positions of those that had none."""
+        leases = self._leases.free(names)
+        self._end(leases, now)
+        return [i for i, lease in enumerate(leases) if lease is None] if None in leases else []
 
     def renew(self, call: Call, start: float, now: float, *, only_held: bool = False) -> bool:
         """Begin a lease anew; whether the call has its slots from now on. One whose lease has ended
@@ -327,26 +325,28 @@ class Line:
         """What time has brought about: ends of holds and leases, and what can be forgotten."""
         self._nodes.holds.sweep(now, MOST_AT_ONCE)
         for lease in self._leases.ended(now, MOST_AT_ONCE):
-            self._end(lease, now)
+            self._end([lease], now)
         self._nodes.kept.sweep(now, MOST_AT_ONCE)
 
     # Corrections ----------------------------------------------------------------------------------
 
-    def _end(self, lease: Lease, now: float) -> None:
-        """Charge the turns of a call that is over for the time that it held its slots."""
-        if lease.sizes:
-            for node, size in owed(lease, now):
-                node.owe(size)
-        self._go_on(lease, now)
+    def _end(self, leases: Iterable[Lease | None], now: float) -> None:
+        """Charge the turns of calls that are over for the time that they held their slots."""
+        for path, same in by_path(leases):
+            if len(path) > 1:
+                for lease in same:
+                    for node, size in owed(lease, now):
+                        node.owe(size)
+            self._go_on(path, now)
 
     def _free(self, name: str, now: float) -> None:
         """Free the slots of a call that has not been made."""
-        if lease := self._leases.free(name):
-            self._go_on(lease, now)
+        for path, _ in by_path(self._leases.free([name])):
+            self._go_on(path, now)
 
-    def _go_on(self, lease: Lease, now: float) -> None:
+    def _go_on(self, path: Sequence[Node], now: float) -> None:
         """With the calls that waited for slots that are free now."""
-        for node in lease.path:
+        for node in path:
             if node.held_until == inf:
                 self._nodes.holds.let_go(node)
-        self._nodes.kept.rest(lease.path[-1], now)
+        self._nodes.kept.rest(path[-1], now)

@@ -4,9 +4,11 @@ A call takes a slot in each node of its path with its start, and frees them when
 its lease ends.
 """
 
-from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import groupby
 from math import inf
+from operator import attrgetter
 from typing import NamedTuple
 
 from openlimit.bucket.tree import Node
@@ -29,7 +31,11 @@ class Leases:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
-        self._ends: list[tuple[float, str]] = []  # a heap of when to look at each
+        self._ends: list[float] = []  # a heap of when to look at some
+        self._ending: dict[float, list[str]] = {}
+        """Whom to look at then. Some have no slots any more."""
+        self._to_look_at = 0
+        """How many these are."""
 
     def __len__(self) -> int:
         """How many calls have slots."""
@@ -44,16 +50,16 @@ class Leases:
         return not self._leases.keys().isdisjoint(names)
 
     def take(self, names: Sequence[str], leases: Sequence[Lease]) -> None:
-        """A slot for each of these calls in each node of the path that they share; the caller has
-        seen that there are as many."""
+        """A slot for each of these calls in each node of the path that they share, until the same
+        time; the caller has seen that there are as many."""
         self._leases.update(zip(names, leases, strict=True))
-        for name, lease in zip(names, leases, strict=True):
-            heappush(self._ends, (lease.until, name))
         for node in leases[0].path:
             node.running += len(leases)
-        if len(self._ends) > 2 * len(self._leases) + _SPARE_ENDS:
-            self._ends = [(lease.until, name) for name, lease in self._leases.items()]
-            heapify(self._ends)
+        self._look_at(names, leases[0].until)
+        if self._to_look_at > 2 * len(self._leases) + _SPARE_ENDS:
+            self._ends, self._ending, self._to_look_at = [], {}, 0
+            for name, lease in self._leases.items():
+                self._look_at([name], lease.until)
 
     def renew(self, name: str, until: float) -> bool:
         """Hold on until then, or for longer if that was so; whether it has slots."""
@@ -62,37 +68,73 @@ class Leases:
             self._leases[name] = lease._replace(until=until)
         return lease is not None
 
-    def free(self, name: str) -> Lease | None:
-        """Free the slots of a call; its lease, if it had one."""
-        lease = self._leases.pop(name, None)
-        for node in lease.path if lease else ():
-            node.running -= 1
-        return lease
+    def free(self, names: Iterable[str]) -> list[Lease | None]:
+        """Free the slots of calls; the lease of each, if it had one."""
+        take = self._leases.pop
+        leases = [take(name, None) for name in names]
+        for path, same in by_path(leases):
+            for node in path:
+                node.running -= len(same)
+        return leases
 
     def ended(self, now: float, at_most: int) -> Iterator[Lease]:
-        """Free those whose leases have ended, in this order."""
-        for _ in range(at_most):
-            if not self._ends or self._ends[0][0] > now:
-                return
-            end, name = heappop(self._ends)
-            lease = self._leases.get(name)
-            if lease and lease.until > end:
-                heappush(self._ends, (lease.until, name))
-            elif lease:
-                self.free(name)
-                yield lease
+        """Free those whose leases have ended, in this order, and that of their names."""
+        while self._ends and self._ends[0] <= now and at_most:
+            end = self._ends[0]
+            names = self._ending[end]
+            names.sort(reverse=True)
+            while names and at_most:
+                at_most -= 1
+                name, lease = self._look_no_more(names, end)
+                if lease and lease.until <= end:
+                    self.free([name])
+                    yield lease
+            self._forget_end(end)
 
     def next_end(self) -> float:
         """When the next one may end; ``inf`` for never."""
         while self._ends:
-            end, name = self._ends[0]
-            lease = self._leases.get(name)
-            if lease and lease.until == end:
-                return end
-            heappop(self._ends)
-            if lease and lease.until > end:
-                heappush(self._ends, (lease.until, name))
+            end = self._ends[0]
+            names = self._ending[end]
+            if not self.has_any(names):
+                self._to_look_at -= len(names)
+                names.clear()
+            while names:
+                lease = self._leases.get(names[-1])
+                if lease and lease.until == end:
+                    return end
+                self._look_no_more(names, end)
+            self._forget_end(end)
         return inf
+
+    def _look_at(self, names: Sequence[str], end: float) -> None:
+        self._to_look_at += len(names)
+        if known := self._ending.get(end):
+            known += names
+        else:
+            self._ending[end] = [*names]
+            heappush(self._ends, end)
+
+    def _look_no_more(self, names: list[str], end: float) -> tuple[str, Lease | None]:
+        """At the last of those that end then; its name, and its lease. If that was renewed, it is
+        looked at when that ends."""
+        self._to_look_at -= 1
+        name = names.pop()
+        lease = self._leases.get(name)
+        if lease and lease.until > end:
+            self._look_at([name], lease.until)
+        return name, lease
+
+    def _forget_end(self, end: float) -> None:
+        if not self._ending[end]:
+            heappop(self._ends)  # it is the first
+            del self._ending[end]
+
+
+def by_path(leases: Iterable[Lease | None]) -> Iterator[tuple[Sequence[Node], list[Lease]]]:
+    """Those of one path that are next to each other, together."""
+    for path, same in groupby(filter(None, leases), attrgetter("path")):
+        yield path, [*same]
 
 
 def owed(lease: Lease, now: float) -> Iterator[tuple[Node, float]]:

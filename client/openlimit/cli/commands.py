@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from importlib.metadata import version
 from itertools import count as counting
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from rich.live import Live
 
 from openlimit.cli import overrides, show
 from openlimit.cli.options import (
+    LONGEST,
     REFUSED,
     Json,
     Key,
@@ -30,7 +32,9 @@ from openlimit.cli.options import (
     interruption,
     pairs,
     print_json,
+    say,
     server_of,
+    signals_for,
     tell,
 )
 from openlimit.errors import InvalidRequest
@@ -50,13 +54,21 @@ app = typer.Typer(
 app.add_typer(overrides.app, name="override")
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        console.print("openlimit", version("openlimitHW"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def connect(
     context: typer.Context,
     address: Annotated[
         str, typer.Option(envvar="OPENLIMIT_ADDRESS", help="Where the server listens.")
     ] = "localhost:50051",
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, max=LONGEST, help="Seconds for an answer.")
+    ] = 5.0,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt; with --ca, it always is.")] = False,
     ca: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CA", help="PEM file of the server's authority.")
@@ -67,6 +79,10 @@ def connect(
     cert_key: Annotated[
         Path | None, typer.Option(envvar="OPENLIMIT_CERT_KEY", help="PEM file of its key.")
     ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it, exit."),
+    ] = False,
 ) -> None:
     with exiting():
         context.obj = server_of(address, timeout, ca, cert, cert_key, tls=tls)
@@ -88,7 +104,8 @@ def acquire(
 ) -> None:
     """Reserve a call, wait until it may start, then run a command or return.
 
-    A slot is held while the command runs. Its exit code is that of openlimit.
+    A slot is held while the command runs. SIGTERM is passed on to it, and its exit code is that of
+    openlimit.
     """
     with exiting():
         server: Server = context.obj
@@ -105,7 +122,7 @@ def acquire(
             if as_json:
                 print_json({"model": model, "waited": round(waited, 3)})
             elif not command:
-                console.print(f"{model} may start, after {waited:.3g} s", highlight=False)
+                say(f"{model} may start, after {waited:.3g} s")
             if command:
                 code = _run(command)
     raise typer.Exit(code)
@@ -113,9 +130,12 @@ def acquire(
 
 def _run(command: list[str]) -> int:
     try:
-        return subprocess.run(command, check=False).returncode
+        process = subprocess.Popen(command)
     except OSError as error:
         raise InvalidRequest("command", f"{command[0]}: {error.strerror}") from error
+    with signals_for(process):
+        code = process.wait()
+    return code if code >= 0 else 128 - code  # as shells say that a signal has ended it
 
 
 @app.command()
@@ -208,7 +228,7 @@ def count(
         print_json(counted)
     else:
         for unit, amount in counted.items():
-            console.print(f"{amount:>12,} {unit}", highlight=False)
+            say(f"{amount:>12,} {unit}")
 
 
 def _read_request(path: str) -> dict[str, Any]:
@@ -217,7 +237,7 @@ def _read_request(path: str) -> dict[str, Any]:
         params = json.loads(text)
     except OSError as error:
         raise InvalidRequest(path, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8 or no JSON
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or one that is too deep
         raise InvalidRequest(path, f"is no JSON: {error}") from error
     if not isinstance(params, dict):
         raise InvalidRequest(path, "must be an object, such as that of a chat completion")
@@ -228,9 +248,12 @@ def _read_request(path: str) -> dict[str, Any]:
 
 
 @app.command()
-def check(context: typer.Context) -> None:
+def check(context: typer.Context, as_json: Json = False) -> None:
     """Ask the server whether it decides. Exits with 3 if not."""
     server: Server = context.obj
     with exiting(), server.operators() as operators:
         operators.check()
-    console.print(f"{server.address} decides", highlight=False)
+    if as_json:
+        print_json({"address": server.address, "decides": True})
+    else:
+        say(f"{server.address} decides")

@@ -3,6 +3,7 @@
 import getpass
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,14 +26,15 @@ from openlimit.errors import (
     PermissionDenied,
     UnknownModel,
 )
-from openlimit.remote.limiter import DEFAULT_ADDRESS, RemoteLimiter
+from openlimit.remote.address import DEFAULT_ADDRESS
+from openlimit.remote.limiter import RemoteLimiter
 from openlimit.remote.operators import Operators
 
 REFUSED, WRONG, NO_ANSWER, DENIED, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit codes."""
 
+LONGEST = 1e9  # seconds
 _MOST_DIGITS = 15
-_LONGEST = 1e9  # seconds
 
 # A file has no width: lines are not cut there.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
@@ -99,7 +101,7 @@ Labels = Annotated[
 ]
 MaxWait = Annotated[
     float | None,
-    typer.Option(min=0, max=_LONGEST, help="The longest wait in seconds; else the policy's own."),
+    typer.Option(min=0, max=LONGEST, help="The longest wait in seconds; else the policy's own."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -135,6 +137,11 @@ def somebody() -> str:
         return f"user {os.getuid()}"
 
 
+def say(sentence: str, to: Console = console) -> None:
+    """Print it as it is: callers choose names, which may look like markup or commands."""
+    to.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(content: Message | dict[str, Any]) -> None:
     """On a line of its own, with nothing else on standard output."""
     if isinstance(content, Message):
@@ -160,9 +167,20 @@ def exiting() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except (OpenLimitError, UnicodeEncodeError) as error:
-        text = printable(f"openlimit: {error}")
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"openlimit: {error}", errors)
         raise typer.Exit(_code(error)) from error
+
+
+@contextmanager
+def signals_for(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """SIGTERM is passed on to a process. Ctrl-C is left to it: the terminal tells it as well."""
+    passed_on = {signal.SIGTERM: lambda *_: process.terminate(), signal.SIGINT: lambda *_: None}
+    before = {number: signal.signal(number, handle) for number, handle in passed_on.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

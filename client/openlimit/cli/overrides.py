@@ -53,7 +53,7 @@ def set_override(
             why=why,
             by=by or somebody(),
         )
-        wanted.until.FromDatetime(moment(until, datetime.now(UTC)).astimezone(UTC))
+        wanted.until.FromDatetime(moment(until, datetime.now(UTC)))
         answer = ask(context, "SetOverride", messages.SetOverrideRequest(override=wanted))
     tell(answer, show.overrides([answer.override], datetime.now(UTC)), as_json=as_json)
 

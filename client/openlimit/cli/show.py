@@ -1,11 +1,13 @@
 """Answers of a server as tables for people. No I/O."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
 from openlimit.v1.admin_pb2 import (
@@ -21,6 +23,7 @@ from openlimit.v1.admin_pb2 import (
 )
 
 _BAR = 10  # characters
+_ANY_WIDTH = 10_000
 _HIGH, _FULL = 0.7, 1.0  # of a capacity
 _PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 _GOOD, _BAD = "green", "red"
@@ -46,21 +49,19 @@ def explanation(answer: ExplainResponse) -> RenderableType:
     said = Text.assemble((verdict, style), f": {printable(answer.reason)}")
     if answer.wait.ToMicroseconds():
         said.append(f" (wait {_seconds(answer.wait.ToMicroseconds())})")
-    table = _node_table(f"policy {answer.policy}, mode {answer.mode}; the call costs {costs}")
     held = answer.held_at if answer.HasField("held_at") else None
-    for depth, node in enumerate(answer.path):
-        _add_node(table, node, is_marked=depth == held)
-    return Group(table, said)
+    rows = [_Row("", node, depth == held) for depth, node in enumerate(answer.path)]
+    title = f"policy {answer.policy}, mode {answer.mode}; the call costs {costs}"
+    return Group(_Nodes(title, [rows]), said)
 
 
 def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
     """All nodes in one table."""
-    table = _node_table(title)
-    for policy in answer.policies:
-        for number, node in enumerate(policy.nodes):
-            _add_node(table, node, policy.policy if not number else "")
-        if policy.nodes:
-            table.add_section()
+    sections = [
+        [_Row("" if number else each.policy, node) for number, node in enumerate(each.nodes)]
+        for each in answer.policies
+    ]
+    table = _Nodes(title, sections)
     if answer.is_partial:
         return Group(table, Text("only some buckets were looked at", "dim"))
     return table
@@ -68,7 +69,7 @@ def buckets(answer: ListBucketsResponse, title: str = "") -> RenderableType:
 
 def policies(found: Sequence[PolicyInfo]) -> RenderableType:
     """Each with its levels below it."""
-    table = Table("policy", "covers", "mode", "limits", "slots", "weight")
+    table = _foldable("policy", "covers", "mode", "limits", "slots", "weight")
     for policy in found:
         covers = ", ".join([*policy.models, *_labels(policy.match)])
         split = f" by {', '.join(policy.split_by)}" if policy.split_by else ""
@@ -89,7 +90,7 @@ def policies(found: Sequence[PolicyInfo]) -> RenderableType:
 
 def overrides(found: Iterable[Override], now: datetime) -> RenderableType:
     """One a line, with the time that is left."""
-    table = Table("policy", "node", "instead", "until", "left", "by", "why")
+    table = _foldable("policy", "node", "instead", "until", "left", "by", "why")
     for each in found:
         until = each.until.ToDatetime(UTC)
         left = _seconds((until - now).total_seconds() * 1e6)
@@ -99,6 +100,11 @@ def overrides(found: Iterable[Override], now: datetime) -> RenderableType:
         row = (each.policy, node, changes, ends, left, each.by, why)
         table.add_row(*(Text(printable(text)) for text in row))
     return table
+
+
+def _foldable(*columns: str) -> Table:
+    """Nothing is cut off in a narrow terminal."""
+    return Table(*(Column(name, overflow="fold") for name in columns))
 
 
 def _changes(override: Override) -> Iterable[str]:
@@ -126,38 +132,72 @@ def _period(limit: LimitInfo) -> str:
     return _PERIODS.get(seconds) or f"{seconds:g}s"
 
 
-def _node_table(title: str) -> Table:
-    table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("policy", min_width=6)
-    table.add_column("bucket", min_width=8, overflow="fold")
-    table.add_column("levels", no_wrap=True, min_width=16)
-    for name in ("line", "slots", "wait", "delay", "share"):
-        table.add_column(name, justify="left" if name == "delay" else "right", no_wrap=True)
-    return table
+class _Row(NamedTuple):
+    policy: str
+    """Its name, in the first of its rows."""
+    node: NodeInfo
+    is_marked: bool = False
+
+    def cells(self, *, is_wide: bool) -> Iterator[Text | str]:
+        node = self.node
+        labels = ", ".join(_labels(node.labels)) or "all"
+        policy = Text(self.policy, "bold")
+        bucket = Text(
+            "  " * node.depth * is_wide + printable(labels), "bold red" if self.is_marked else ""
+        )
+        yield from (
+            [policy, bucket] if is_wide else [Text("\n").join(filter(None, [policy, bucket]))]
+        )
+        yield Text("\n").join(_fill(each, _BAR * is_wide) for each in node.fills)
+        yield str(node.waiting or "")
+        running = str(node.running or "")
+        yield f"{node.running}/{node.slots}" if node.HasField("slots") else running
+        yield _seconds(node.wait.ToMicroseconds()) if node.HasField("wait") else ""
+        yield Text("paused" if node.HasField("paused") else node.limited_by, _BAD)
+        if is_wide:
+            yield f"{node.share:.0%}" if node.HasField("share") else ""
 
 
-def _add_node(table: Table, node: NodeInfo, policy: str = "", *, is_marked: bool = False) -> None:
-    labels = ", ".join(_labels(node.labels)) or "all"
-    running = f"{node.running}/{node.slots}" if node.HasField("slots") else str(node.running or "")
-    delayed = "paused" if node.HasField("paused") else node.limited_by
-    wait = _seconds(node.wait.ToMicroseconds()) if node.HasField("wait") else ""
-    share = f"{node.share:.0%}" if node.HasField("share") else ""
-    table.add_row(
-        Text(policy, "bold"),
-        Text("  " * node.depth + printable(labels), "bold red" if is_marked else ""),
-        Text("\n").join(map(_bar, node.fills)),
-        *(str(node.waiting or ""), running, wait, Text(delayed, _BAD), share),
-    )
+class _Nodes:
+    """Nodes in a table; where they do not fit, without bars, shares and a column of policies, since
+    names must stay."""
+
+    def __init__(self, title: str, sections: Sequence[Sequence[_Row]]) -> None:
+        self._title = title
+        self._sections = sections
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = self._table(is_wide=True)
+        needs = Measurement.get(console, options.update(width=_ANY_WIDTH), wide).maximum
+        yield wide if needs <= options.max_width else self._table(is_wide=False)
+
+    def _table(self, *, is_wide: bool) -> Table:
+        title = Text(self._title) if self._title else None
+        padding = (0, 1) if is_wide else (0, 1, 0, 0)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=padding)
+        if is_wide:
+            table.add_column("policy")
+        table.add_column("bucket", overflow="fold")
+        table.add_column("levels", no_wrap=is_wide, overflow="fold")
+        for name in ("line", "slots", "wait", "delay", *(["share"] if is_wide else [])):
+            table.add_column(name, justify="left" if name == "delay" else "right", no_wrap=True)
+        for section in self._sections:
+            for row in section:
+                table.add_row(*row.cells(is_wide=is_wide))
+            table.add_section()
+        return table
 
 
-def _bar(fill: Fill) -> Text:
+def _fill(fill: Fill, width: int) -> Text:
+    """With a bar of so many characters, or its colour alone."""
     part = fill.level / fill.limit.capacity
     colour = _BAD if part >= _FULL else "yellow" if part >= _HIGH else _GOOD
-    filled = min(_BAR, round(part * _BAR))
+    filled = min(width, round(part * width))
     return Text.assemble(
         ("█" * filled, colour),
-        ("░" * (_BAR - filled), "dim"),
-        f" {part:4.0%} {fill.limit.unit} {_number(fill.level)}/{_number(fill.limit.capacity)}",
+        ("░" * (width - filled), "dim"),
+        (f" {part:4.0%}", "" if width else colour),
+        f" {fill.limit.unit} {_number(fill.level)}/{_number(fill.limit.capacity)}",
     )
 
 

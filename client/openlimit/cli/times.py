@@ -1,7 +1,7 @@
 """When an override ends, as people write it."""
 
 import re
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 from openlimit.errors import InvalidRequest
 
@@ -20,9 +20,8 @@ def moment(text: str, now: datetime) -> datetime:
     try:
         if match := _NEXT.fullmatch(text):
             return _next(match[1] or "", time.fromisoformat(match[2]), now)
-        found = datetime.fromisoformat(text)
         # As a clock on the wall there shows it by then, also where summer time ends before.
-        return found if found.tzinfo else found.astimezone()
+        return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
             "until",

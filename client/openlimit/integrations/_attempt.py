@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from http.client import OK, SERVICE_UNAVAILABLE, TOO_MANY_REQUESTS
 from typing import Any, Self
 
+from openlimit.decorator import MISPLACED
 from openlimit.errors import InvalidRequest, UnknownModel
 from openlimit.limiter import RateLimiter
 from openlimit.operations import Observe, Penalize
@@ -24,7 +25,8 @@ Headers = Mapping[str, str]
 _log = logging.getLogger(__name__)
 _REFUSALS = (TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, 529)  # Anthropic's own: it is overloaded
 _CHARACTERS_PER_TOKEN = 4  # of parameters that cannot be counted
-_OWN = {"tokens", "units", "max_wait", "labels"}  # of limit alone: a body must not set them
+# Of limit alone: a body must not set them.
+_OWN = {"tokens", "units", "max_wait", "labels", *MISPLACED}
 
 
 class Attempt:
@@ -178,7 +180,8 @@ def _going_on_without(model: str) -> Iterator[None]:
     try:
         yield
     except (InvalidRequest, UnknownModel) as error:
-        if model and isinstance(error, UnknownModel):
+        # Not where the configuration is wrong: no policy covers the model, or no server is there.
+        if model if isinstance(error, UnknownModel) else error.field == "address":
             raise
         _warn(model, str(error))
 

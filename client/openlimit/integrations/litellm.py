@@ -87,7 +87,10 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         error = kwargs.get("exception")
         headers = getattr(error, "litellm_response_headers", None) or {}
         # What an answer says that has begun well is an error without a status.
-        status = getattr(error, "status_code", OK if kwargs.get("stream") else 0)
+        try:
+            status = int(getattr(error, "status_code", OK if kwargs.get("stream") else 0))
+        except (TypeError, ValueError):  # whatever it is, the call is over
+            status = 0
         self._over(kwargs, status, headers, f"{error} {getattr(error, 'body', '')}")
 
     async def async_log_failure_event(
@@ -109,12 +112,12 @@ class LimitedLogger(CustomLogger):  # type: ignore[misc] # mypy does not follow 
         if not isinstance(held, _Held):
             return
         call[_KEY] = None
-        held.forgotten.detach()
         attempt = Attempt(self._limiter, held.reservation, streams=bool(call.get("stream")))
         attempt.heard(status, {n.removeprefix("llm_provider-"): str(v) for n, v in headers.items()})
         anthropic = isinstance(response, Mapping)
         usage = response.get("usage") if anthropic else getattr(response, "usage", None)
         attempt.over(usage, error)
+        held.forgotten.detach()  # last: where anything above raises, that frees the slot
 
 
 class _Held:

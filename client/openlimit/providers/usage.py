@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
-from openlimit.errors import InvalidRequest
+from openlimit.errors import InvalidRequest, invalid, shown
 from openlimit.providers import PROVIDERS
 from openlimit.providers.provider import Names
 from openlimit.units import MAX_AMOUNT, UNIT, whole_number
@@ -21,7 +21,7 @@ _NAMES = Names(
 _INPUTS = {*_NAMES.prompt, *_NAMES.input}
 _TELLING = {*_INPUTS, *_NAMES.output, *_NAMES.total}
 _NUMBERS = dict.fromkeys(chain(*_NAMES))
-_PROVIDERS_NAMES = _NUMBERS.keys() - _OWN_NAMES
+_NOT_BY_UNIT = _NUMBERS.keys() - _OWN_NAMES | {"usage"}
 
 
 def units_of(usage: object) -> dict[str, int]:
@@ -51,10 +51,13 @@ def units_of(usage: object) -> dict[str, int]:
     if not said.keys() & _TELLING:
         if _get(fields, "type") == "duration":  # OpenAI's for a recording: it has no tokens
             return {}
+        found = shown(usage if isinstance(usage, int | float | str | dict) else type(usage))
+        if _get(fields, "usage") is not None:
+            found = "the whole response: pass its usage"
         raise InvalidRequest(
             "usage",
             "must be the usage of a response, or numbers by unit such as {'tokens': 12}, "
-            f"not {usage if isinstance(usage, int | float | str | dict) else type(usage)!r}",
+            f"not {found}",
         )
     numbers = {name: _whole(name, value) for name, value in said.items()}
     return _with_total(_of_provider(numbers, fields))
@@ -62,7 +65,7 @@ def units_of(usage: object) -> dict[str, int]:
 
 def _is_by_unit(usage: Mapping[Any, Any]) -> bool:
     """Anthropic's numbers have the names of units, but its usage is never numbers alone."""
-    if not usage or usage.keys() & _PROVIDERS_NAMES or usage.get("type") == "duration":
+    if not usage or usage.keys() & _NOT_BY_UNIT or usage.get("type") == "duration":
         return False
     tells_more = any(
         value is None or isinstance(value, str | Mapping | list) for value in usage.values()
@@ -157,7 +160,5 @@ def _unit(name: object) -> str:
 def _whole(name: object, value: object) -> int:
     number = whole_number(value)
     if number is None or not 0 <= number <= MAX_AMOUNT:
-        raise InvalidRequest(
-            f"usage[{name!r}]", f"must be a whole number, 0 or more, by unit, not {value!r}"
-        )
+        raise invalid(f"usage[{name!r}]", "a whole number, 0 or more, by unit", value)
     return number

@@ -1,16 +1,14 @@
-"""Channels to servers: how they spread, notice that a server is gone, and which proxy they take."""
+"""Channels to servers: how they spread, and notice that a server is gone."""
 
 import json
-import os
 import sys
 import time
 from functools import partial
-from ipaddress import ip_address, ip_network
-from urllib.parse import urlsplit
 
 import grpc
 
 from openlimit.background import in_background
+from openlimit.remote.address import is_local
 from openlimit.remote.forks import opening
 from openlimit.v1.rate_limit_pb2_grpc import RateLimitServiceStub
 
@@ -61,7 +59,7 @@ class ServerChannel:
         return RateLimitServiceStub(self._channel)
 
     def drop(self) -> None:
-        """Hang up in the background; the next channel connects to servers that speak only."""
+        """Hang up in the background. The next channel leaves out servers that do not answer."""
         channel, self._channel = self._channel, None
         in_background(partial(_hang_up, channel))
 
@@ -108,68 +106,6 @@ def open_channel(
     if credentials is None:
         return grpc.insecure_channel(address, options)
     return grpc.secure_channel(address, credentials, options)
-
-
-def proxy_of(address: str) -> str:
-    """The proxy that a channel to the address takes and the variable that names it; or "".
-
-    Without its credentials.
-    """
-    variable = next(filter(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy")), "")
-    if not variable or is_local(address):
-        return ""
-    proxy = os.environ[variable]
-    try:
-        if any(_is_excepted(host) for host in _hosts(address)):
-            return ""
-        found = urlsplit(proxy)
-        where = f"{found.hostname}:{found.port}" if found.port else found.hostname or "?"
-    except ValueError:
-        where = "?"
-    return f"{where} ({variable})"
-
-
-def _hosts(address: str) -> list[str]:
-    """The hosts of an address as gRPC writes it."""
-    _, scheme, rest = address.rpartition("ipv4:") if "ipv4:" in address else ("", "", address)
-    if not scheme:
-        _, scheme, rest = address.rpartition("ipv6:") if "ipv6:" in address else ("", "", address)
-    targets = rest.split(",") if scheme else [rest.rpartition("/")[2].removeprefix("dns:")]
-    return [urlsplit(f"//{target}").hostname or "" for target in targets]
-
-
-def is_local(address: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
-        return True
-    try:
-        return all(_is_loopback(host) for host in _hosts(address))
-    except ValueError:
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_excepted(host: str) -> bool:
-    """Whether no_proxy says so, by the end of a name or by a network."""
-    environment = os.environ  # as gRPC reads it: the names are in small letters
-    said = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
-    for each in filter(None, map(str.strip, said.split(","))):
-        if host.endswith(each):
-            return True
-        try:
-            if ip_address(host) in ip_network(each):
-                return True
-        except ValueError:
-            continue
-    return False
 
 
 def _is_patched() -> bool:

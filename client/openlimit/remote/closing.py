@@ -48,7 +48,7 @@ def close(connection: Connection, within: float) -> None:
     connection.rewind(stream, for_good=True)
     connection.leases.clear()
     if owed := connection.reports.owing:
-        _log.warning("%d settlements and the like did not reach %s", owed, connection.address)
+        _log.warning("%d settlements and other reports did not reach %s", owed, connection.address)
     with opening:
         connection.channel.close()
         forkable.discard(connection)

@@ -116,8 +116,8 @@ class Connection:
                 self.tell(Settle(outcome.reservation_id, call.key, unused, call.labels))
 
     def look(self) -> None:
-        """To be called now and then by those who wait: leave a server that is silent for long, and
-        send again what could not be decided."""
+        """Leave a server that is silent for long, and send again what could not be decided. Whoever
+        waits calls this now and then."""
         now = time.monotonic()
         if now < self._looked_at + LOOK_EVERY:
             return
@@ -236,7 +236,7 @@ class Connection:
         self.reports.rewind(stream, failure())
 
     def _leave(self, stream: Stream) -> None:
-        """For a fresh channel: that connects to servers that speak only."""
+        """Open a new channel instead, which leaves out servers that do not answer."""
         with opening:
             if self.stream is not stream or self.is_closed:
                 return

@@ -7,10 +7,9 @@ event loop, and one stream for all is what makes this fast.
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -18,7 +17,6 @@ from weakref import finalize
 
 import grpc
 
-from openlimit.bucket.limit import SECOND
 from openlimit.context import added
 from openlimit.errors import (
     InvalidRequest,
@@ -29,22 +27,16 @@ from openlimit.errors import (
     invalid,
 )
 from openlimit.limiter import RateLimiter, require_wait
-from openlimit.operations import Acquire, Grant, Observe, Renew, Report
-from openlimit.remote.channels import is_local
+from openlimit.operations import Acquire, Grant, Observe, Report
+from openlimit.remote.address import DEFAULT_ADDRESS, require_address, require_sendable
 from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
 from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
-
-_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
-DEFAULT_ADDRESS = "localhost:50051"
-_API_KEY = re.compile(r"[!-~]{1,1024}")
-_told_of: set[str] = set()
-"""Addresses to which API keys go in plain text."""
 
 _LOOK_EVERY = 0.25  # seconds
 _PATIENT, _IMPATIENT = ThreadWaiters(is_patient=True), ThreadWaiters(is_patient=False)
@@ -91,8 +83,7 @@ class RemoteLimiter(RateLimiter):
             address = os.environ.get("OPENLIMIT_ADDRESS") or DEFAULT_ADDRESS
         if api_key is None:
             api_key = os.environ.get("OPENLIMIT_API_KEY", "")
-        if not isinstance(address, str) or not address or address.startswith(_OF_URLS):
-            raise InvalidRequest("address", f"must be such as localhost:50051, not {address!r}")
+        require_address(address)
         if not isinstance(key, str):
             raise InvalidRequest("key", f"must be a text, not {key!r}")
         require_name("key", key)
@@ -121,10 +112,10 @@ class RemoteLimiter(RateLimiter):
     def __repr__(self) -> str:
         return f"<RemoteLimiter at {self._address}>"
 
-    def acquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         """Ask the server; blocks for the timeout at most, or while the call waits in line."""
         if call.max_wait is not None:
-            told = _within(call.max_wait, told)
+            on_waiting = _within(call.max_wait, on_waiting)
         try:
             while True:
                 connection = self._connection()
@@ -135,7 +126,7 @@ class RemoteLimiter(RateLimiter):
                 if number is None:
                     continue
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
-                outcome = self._wait(connection, call, number, queue, within, told)
+                outcome = self._wait(connection, call, number, queue, within, on_waiting)
                 if isinstance(outcome, Exception):
                     raise outcome
                 return self._granted(connection, call, outcome)
@@ -149,7 +140,7 @@ class RemoteLimiter(RateLimiter):
         number: int,
         queue: "SimpleQueue[object]",
         within: float,
-        told: Told | None,
+        on_waiting: OnWaiting | None,
     ) -> object:
         until = time.monotonic() + within
         try:
@@ -163,17 +154,17 @@ class RemoteLimiter(RateLimiter):
                     continue
                 if not isinstance(outcome, Queued):
                     return outcome
-                if told and outcome.waiting:
-                    told(outcome.waiting)
+                if on_waiting and outcome.waiting:
+                    on_waiting(outcome.waiting)
         except BaseException:
             if not connection.forget(number):
                 connection.unclaimed(call, _last(queue))
             raise
         return connection.outage.no_answer() if connection.forget(number) else _last(queue)
 
-    async def aacquire(self, call: Acquire, told: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         if call.max_wait is not None:
-            told = _within(call.max_wait, told)
+            on_waiting = _within(call.max_wait, on_waiting)
         try:
             while True:
                 connection = self._use.connection
@@ -185,7 +176,7 @@ class RemoteLimiter(RateLimiter):
                 if not (is_patient and waiters and waiters.loop is asyncio.get_running_loop()):
                     waiters = connection.loops.running(is_patient)
                 future = waiters.expect()
-                number = connection.ask(call, waiters, (future, told))
+                number = connection.ask(call, waiters, (future, on_waiting))
                 if number is None:
                     continue
                 try:
@@ -210,11 +201,8 @@ class RemoteLimiter(RateLimiter):
             amounts = {unit: int(min(left, 2**62)) for unit, left in operation.remaining.items()}
             operation = operation._replace(remaining=read_amounts("remaining", amounts))
         connection = self._use.connection
-        if self._use.held:
-            held = Renew(operation[0], operation[1], operation.labels)
-            self._use.held.discard(held)
-            if connection:
-                connection.leases.let_go(held)
+        if connection:
+            connection.leases.let_go(operation[0])  # of no effect where this is a model
         if connection is None or not connection.tell(operation):
             connection = shared(*self._parameters)
             connection.tell(operation)
@@ -252,9 +240,7 @@ class RemoteLimiter(RateLimiter):
             raise LimiterUnavailable(connection.address, f"it answers {grant!r} to a call")
         self._is_unlimited = False
         if grant.lease:
-            held = Renew(grant.reservation_id, call.key, call.labels)
-            self._use.held.add(held)
-            connection.leases.hold(held, grant.wait / SECOND, grant.lease)
+            connection.leases.hold(grant, call, self._use)
         return grant
 
     def _without(self, error: LimiterUnavailable) -> Grant:
@@ -267,35 +253,21 @@ class RemoteLimiter(RateLimiter):
         return Grant(0, "", "")
 
 
-def require_sendable(api_key: object, address: str, *, is_encrypted: bool) -> None:
-    """Warns, once for each address, of a key that others on the way can read. Its value is in no
-    message."""
-    if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):
-        raise InvalidRequest("api_key", "must be a text of 1 to 1,024 visible ASCII characters")
-    if not (is_encrypted or is_local(address) or address in _told_of):
-        _told_of.add(address)
-        _log.warning(
-            "the API key goes to %s in plain text, and whoever is on the way can read it; pass "
-            "credentials=grpc.ssl_channel_credentials()",
-            address,
-        )
-
-
-def _within(max_wait: float, told: Told | None) -> Told:
-    """What raises WaitTooLong, when it is told that a call waits in line and its time is up.
+def _within(max_wait: float, on_waiting: OnWaiting | None) -> OnWaiting:
+    """Raises WaitTooLong if the call still waits in line when its time is up.
 
     Servers see to that; but one whose buckets are in its memory knows nothing of tickets that
     others gave, and counts anew.
     """
     until = time.monotonic() + max_wait
 
-    def tell(where: Waiting) -> None:
+    def within(where: Waiting) -> None:
         if time.monotonic() > until:
             raise WaitTooLong(where.wait, where.limited_by, where.held_at)
-        if told:
-            told(where)
+        if on_waiting:
+            on_waiting(where)
 
-    return tell
+    return within
 
 
 def _last(queue: "SimpleQueue[object]") -> object:
@@ -310,8 +282,6 @@ class _Use:
     """A limiter's share in its connection. It outlives the limiter until it is released."""
 
     connection: Connection | None = None
-    held: set[Renew] = field(default_factory=set)
-    """What renews the leases of its reservations."""
     closed: bool = False
 
 
@@ -319,6 +289,5 @@ def _let_go(use: _Use) -> None:
     """Without waiting, also for one who forgot to."""
     use.closed = True
     if connection := use.connection:
-        while use.held:
-            connection.leases.let_go(use.held.pop())
+        connection.leases.let_go_of(use)
         release(connection, use)

@@ -6,8 +6,8 @@ import grpc
 from google.protobuf.message import Message
 
 from openlimit.errors import LimiterUnavailable
+from openlimit.remote.address import require_address, require_sendable
 from openlimit.remote.channels import open_channel
-from openlimit.remote.limiter import require_sendable
 from openlimit.remote.stream import error_of_call
 from openlimit.v1.admin_pb2_grpc import AdminServiceStub
 from openlimit.wire.fields import AUTHORIZATION, BEARER
@@ -31,6 +31,7 @@ class Operators:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = 5.0,
     ) -> None:
+        require_address(address)
         if api_key:
             require_sendable(api_key, address, is_encrypted=credentials is not None)
         self._address = address

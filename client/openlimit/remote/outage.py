@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from openlimit.errors import LimiterUnavailable
-from openlimit.remote.channels import proxy_of
+from openlimit.remote.address import proxy_of
 
 
 class Outage:

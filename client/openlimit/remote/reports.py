@@ -13,7 +13,7 @@ from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
 from openlimit.wire.columns import SettleRun, write_settle_run
-from openlimit.wire.messages import write_reports
+from openlimit.wire.messages import SETTLED, write_reports
 
 _MOST_UNSENT = 100_000
 _MOST_OWED = 10_000
@@ -31,7 +31,7 @@ class Reports:
     """Those of a connection, until they are answered.
 
     Operations that are safe to repeat are kept during an outage: what became of a call, and pauses
-    for as long as they last. ``lost`` takes the reservation of a lease that could not be renewed.
+    for as long as they last. ``lost`` takes the reservation id of a lease that is not renewed.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Reports:
         lock: RLock,
         address: str,
         timeout: float,
-        lost: Callable[[Renew], None],
+        lost: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
@@ -97,7 +97,7 @@ class Reports:
                     continue
                 count += 1
                 new.append((number, report))
-                if not isinstance(report, Settle | Release):
+                if not isinstance(report, SETTLED):
                     alone[number] = at, report
             if count:
                 self._carriers.add(stream)
@@ -178,7 +178,7 @@ class Reports:
             release = Release(report.reservation_id, report.key, report.labels)
             self._unsent.append((next(numbers), at, release))  # else it has its slot for a lease
         if isinstance(report, Renew) and isinstance(error, UnknownReservation):
-            self._lost(report)
+            self._lost(report.reservation_id)
         level = logging.INFO
         if isinstance(error, PermissionDenied) and not self._is_denied:  # an operator has to act
             self._is_denied, level = True, logging.WARNING

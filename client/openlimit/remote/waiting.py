@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from openlimit.background import tell_of_fault
 from openlimit.errors import Queued
 from openlimit.operations import Acquire
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 
 numbers = count(1)
 """Of all operations of this process, in the order in which they come."""
@@ -44,12 +44,12 @@ class ThreadWaiters:
             queue.put(outcome)
 
 
-Promise = tuple[asyncio.Future[object], Told | None]
+Promise = tuple[asyncio.Future[object], OnWaiting | None]
 
 
 class LoopWaiters:
-    """Callers on the running event loop: each waits by a future of it, and may be told that it
-    waits in line; what that raises ends the wait.
+    """Callers on the running event loop: each waits by a future of it, and may have a function that
+    is called while the call waits in line; what that raises ends the wait.
 
     They wait for ``timeout`` seconds, or a little longer, and then raise what ``expired`` makes:
     ``overdue`` takes out the calls of these waiters before a number, and says whether more wait.
@@ -108,13 +108,13 @@ class LoopWaiters:
 
     def _complete(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
         self._on_the_way.remove(outcomes)
-        for (future, told), outcome, call in outcomes:
+        for (future, on_waiting), outcome, call in outcomes:
             if future.done():
                 self._give_back(call, outcome)
             elif not isinstance(outcome, Exception):
                 future.set_result(outcome)
             elif isinstance(outcome, Queued):
-                _tell(future, told, outcome)
+                _tell(future, on_waiting, outcome)
             else:
                 future.set_exception(outcome)
 
@@ -139,10 +139,10 @@ class LoopWaiters:
             self.loop.call_later(self._tick_after, self._tick)
 
 
-def _tell(future: asyncio.Future[object], told: Told | None, queued: Queued) -> None:
-    if told and queued.waiting:
+def _tell(future: asyncio.Future[object], on_waiting: OnWaiting | None, queued: Queued) -> None:
+    if on_waiting and queued.waiting:
         try:
-            told(queued.waiting)
+            on_waiting(queued.waiting)
         except Exception as error:
             future.set_exception(error)
 

@@ -177,7 +177,8 @@ MOST_REPEATABLE = 100_000
 """Starts of a tree that are remembered for repeats, and calls of which it is known that they are
 over; those of a run count as one. Half of them at least, where more come."""
 OVER_KEPT = 60 * SECOND
-"""Microseconds from its release for which a call gets no slots again: late repeats hold none."""
+"""Microseconds from its release for which a call gets no slots again, at least: late repeats hold
+none. Those whose names differ in their last three characters only are forgotten together."""
 
 Operation = (
     Ask

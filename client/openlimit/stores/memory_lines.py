@@ -12,7 +12,6 @@ from openlimit.bucket.tree import Node, Rules
 from openlimit.operations import new
 from openlimit.stores.closed import Closed
 from openlimit.stores.lines import (
-    OVER_KEPT,
     Answer,
     Ask,
     AskAtOnce,
@@ -33,6 +32,7 @@ from openlimit.stores.lines import (
     Turned,
     Where,
 )
+from openlimit.stores.memory_starts import KnownStart, Over, Starts
 from openlimit.stores.protocol import (
     SETTLED_WITHIN,
     Limits,
@@ -41,45 +41,6 @@ from openlimit.stores.protocol import (
     too_late,
     was_cancelled,
 )
-from openlimit.stores.remembered import Remembered
-
-
-class _Start:
-    """A grant that is remembered for repeats."""
-
-    __slots__ = ("asked_by", "granted", "until")
-
-    def __init__(self, granted: Granted, until: float, asked_by: str = "") -> None:
-        self.granted = granted
-        self.asked_by = asked_by
-        """The server that has asked last; empty for a run, which one alone has asked for."""
-        self.until = until
-
-
-class _Starts:
-    """The grants of a run, of which none was asked for again."""
-
-    __slots__ = ("_lot", "_names", "_number", "_start", "until")
-
-    def __init__(self, run: AskAtOnce, start: float) -> None:
-        self._names = run.calls.names
-        self._lot, self._number = run.lot, run.number
-        self._start = start
-        self.until = start + run.kept
-
-    def one(self, name: str) -> _Start:
-        """One by itself."""
-        number = self._number + self._names.index(name)
-        return _Start(Granted(name, self._start, "", self._lot, number), self.until)
-
-
-class _Over:
-    """That a call is over."""
-
-    __slots__ = ("until",)
-
-    def __init__(self, until: float) -> None:
-        self.until = until
 
 
 class _Tree:
@@ -99,7 +60,8 @@ class MemoryLines:
     """The lines of one process.
 
     ``bucket`` finds the bucket of a name, or makes it. ``closed`` marks settled reservations. The
-    grants of ``at_most`` calls are remembered for repeats; the oldest are forgotten first.
+    grants of ``at_most`` runs, and of as many single calls, are remembered for repeats; the oldest
+    are forgotten first.
     """
 
     shared = False
@@ -117,10 +79,8 @@ class MemoryLines:
         self._bucket = bucket
         self._closed = closed
         self._clock = clock
-        self._over: Remembered[_Over] = Remembered("calls that are over", at_most)
-        self._starts: Remembered[_Start | _Starts] = Remembered(
-            "starts that can be repeated", at_most
-        )
+        self._over = Over(at_most)
+        self._starts = Starts(at_most)
         self._trees: OrderedDict[str, _Tree] = OrderedDict()
 
     def __len__(self) -> int:
@@ -156,7 +116,7 @@ class MemoryLines:
             case Settle(name, calls):
                 return self._settle(self._tree(name, calls.rules[0]).line, operation, now)
             case Renew(name, call, start):
-                is_over = self._over.get((name, call.name), now) is not None
+                is_over = self._over.has(name, call.name, now)
                 line = self._tree(name, call.rules[0]).line
                 return line.renew(call, start, now, only_held=is_over)
             case Penalize(name, rules, length):
@@ -187,24 +147,13 @@ class MemoryLines:
                 return name in tree.asked and tree.line.standing(name, now)
 
     def _ask_at_once(self, tree: _Tree, run: AskAtOnce, now: float) -> Answer:
-        names = [(run.bucket, name) for name in run.calls.names]
-        is_new = not tree.line and not self._starts.knows_any(names, now)
-        if is_new and tree.line.start_at_once(run.calls, now):
-            self._starts.keep(names, _Starts(run, now), now)
+        if not tree.line and self._starts.start(run, now, tree.line.start_at_once):
             return Started(now)
-        return [self._ask(tree, run.one(i), now) for i in range(len(names))]
-
-    def _started(self, bucket: str, name: str, now: float) -> _Start | None:
-        """What is remembered of one start: the caller may change it."""
-        known = self._starts.get((bucket, name), now)
-        if isinstance(known, _Starts):
-            known = known.one(name)
-            self._starts.keep([(bucket, name)], known, now)
-        return known
+        return [self._ask(tree, run.one(i), now) for i in range(len(run.calls.names))]
 
     def _ask(self, tree: _Tree, ask: Ask, now: float) -> Asked:
         name = ask.call.name
-        if known := self._started(ask.bucket, name, now):
+        if known := self._starts.get(ask.bucket, name, now):
             granted = known.granted
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
             if is_cancelled:
@@ -234,8 +183,8 @@ class MemoryLines:
             known: Granted | Refusal
             if isinstance(outcome, Start):
                 known = Granted(*outcome, ask.lot, ask.number)
-                start = _Start(known, known.start + ask.kept, ask.server)
-                self._starts.keep([(name, known.name)], start, now)
+                start = KnownStart(known, known.start + ask.kept, ask.server)
+                self._starts.keep(name, start, now)
             else:
                 known = outcome
             tree.outboxes.setdefault(ask.server, []).append(known)
@@ -244,7 +193,7 @@ class MemoryLines:
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
         bucket, call, lot, number, start, untold = operation
-        known = self._started(bucket, call.name, now) if untold else None
+        known = self._starts.get(bucket, call.name, now) if untold else None
         is_it = known and (known.granted.lot, known.granted.number) == (lot, number)
         if start is None:
             if not known or not is_it:
@@ -257,7 +206,7 @@ class MemoryLines:
         if known and known.asked_by not in ("", untold):
             return False
         if known and is_it:
-            known.until = now  # its caller can still come, and stands in line anew
+            known.is_taken_back = True  # its caller can still come, and stands in line anew
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)
         return True
@@ -282,10 +231,10 @@ class MemoryLines:
 
     def _release(self, bucket: str, names: Sequence[str], now: float) -> Unsettled:
         """Those that had no slots, by position."""
-        self._over.keep([(bucket, name) for name in names], _Over(now + OVER_KEPT), now)
+        self._over.keep(bucket, names, now)
         if not (tree := self._trees.get(bucket)):
             return dict.fromkeys(range(len(names)), False)
-        return {i: False for i, name in enumerate(names) if not tree.line.release(name, now)}
+        return dict.fromkeys(tree.line.release(names, now), False)
 
     def _tree(self, name: str, rules: Rules) -> _Tree:
         bucket = self._bucket(name, rules.limits)

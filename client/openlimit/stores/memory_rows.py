@@ -28,7 +28,7 @@ def rows(store: MemoryStore) -> Iterator[Row]:
     some milliseconds."""
     numbers = _Numbers()
     yield ["secret", store.secret]
-    for note_name, note in store.views.notes.items():
+    for note_name, note in [*store.views.notes.items()]:
         yield ["note", note_name, *note]
     for bucket_name, bucket in store.buckets():
         yield from numbers.of(bucket.limits)

@@ -75,8 +75,9 @@ class Remembered(Generic[V]):
         self._values.update(dict.fromkeys(keys, value))
         self._look_at(keys, value.until)
 
-    def knows_any(self, keys: Iterable[_Key], now: float) -> bool:
+    def knows_any(self, keys: Sequence[_Key], now: float) -> bool:
         """Whether there is a value by one of these keys, while it lasts."""
+        self._drop(now, len(keys))
         if self._values.keys().isdisjoint(keys):
             return False
         return any(self.get(key, now) for key in keys)

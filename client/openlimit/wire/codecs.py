@@ -42,7 +42,8 @@ failed. None for what changes things without saying."""
 
 
 class Codec(NamedTuple):
-    """One operation and its outcome as messages. What writes fills an empty message in place."""
+    """One operation and its outcome as messages. What writes fills an empty message in place; what
+    reads an operation raises InvalidRequest for a field that is missing or malformed."""
 
     method: str
     """Of the service; in lower case also the field of messages.Operation."""
@@ -89,7 +90,6 @@ def _write_name(
     report: Cancel | Release | Renew,
     request: messages.CancelRequest | messages.ReleaseRequest | messages.RenewRequest,
 ) -> None:
-    """Fill an empty message in place."""
     request.reservation_id, request.key, labels = report
     request.labels.update(labels)
 
@@ -100,14 +100,12 @@ def _read_name(
     | messages.ReleaseRequest
     | messages.RenewRequest,
 ) -> tuple[str, str, Labels]:
-    """The reservation's id, its key and labels; raises InvalidRequest where they cannot be ones."""
     require_reservation_id(request.reservation_id)
     require_name("key", request.key)
     return request.reservation_id, request.key, read_labels(request.labels)
 
 
 def _write_settle(settlement: Settle, request: messages.SettleRequest) -> None:
-    """Fill an empty message in place."""
     request.reservation_id, request.key, costs, labels = settlement
     request.labels.update(labels)
     for unit, cost in costs.items():
@@ -118,7 +116,6 @@ def _write_settle(settlement: Settle, request: messages.SettleRequest) -> None:
 
 
 def _read_settle(request: messages.SettleRequest) -> Settle:
-    """What a message settles; raises InvalidRequest for a field that is missing or malformed."""
     reservation_id, key, labels = _read_name(request)
     costs = read_units(request.units) if request.units else {}
     if request.HasField("tokens"):
@@ -128,15 +125,12 @@ def _read_settle(request: messages.SettleRequest) -> Settle:
 
 
 def _write_penalize(penalty: Penalize, request: messages.PenalizeRequest) -> None:
-    """Fill an empty message in place."""
     request.model, request.key, retry_after, labels = penalty
     request.labels.update(labels)
     request.retry_after.CopyFrom(duration(pause_of(retry_after)))
 
 
 def _read_penalize(request: messages.PenalizeRequest) -> Penalize:
-    """The pause a message asks for; raises InvalidRequest for a field that is missing or
-    malformed."""
     require_name("model", request.model)
     require_name("key", request.key)
     if not request.HasField("retry_after"):
@@ -148,7 +142,6 @@ def _read_penalize(request: messages.PenalizeRequest) -> Penalize:
 
 
 def _write_observe(observation: Observe, request: messages.ObserveRequest) -> None:
-    """Fill an empty message in place."""
     request.model, request.key, remaining, labels = observation
     request.labels.update(labels)
     for unit, amount in remaining.items():
@@ -156,8 +149,6 @@ def _write_observe(observation: Observe, request: messages.ObserveRequest) -> No
 
 
 def _read_observe(request: messages.ObserveRequest) -> Observe:
-    """What a message says remains; raises InvalidRequest for a field that is missing or
-    malformed."""
     require_name("model", request.model)
     require_name("key", request.key)
     remaining = read_amounts("remaining", request.remaining)

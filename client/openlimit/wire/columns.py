@@ -146,22 +146,28 @@ def settle_runs(settlements: Iterable[tuple[int, Settle | Release]]) -> list[Set
     """Numbered settlements, those together that have key, labels, scope and units in common; and
     releases likewise."""
     runs: dict[tuple[object, ...], SettleRun] = {}
+    latest: tuple[object, ...] | None = None
+    ids: list[int] = []
+    reservation_ids: list[str] = []
+    costs: list[int] = []
     for number, settlement in settlements:
+        by_unit: Mapping[str, int] = {}
         if isinstance(settlement, Settle):
             reservation_id, key, by_unit, labels = settlement
         else:
-            (reservation_id, key, labels), by_unit = settlement, {}
+            reservation_id, key, labels = settlement
         own, _, scope = reservation_id.partition("/")
         kind = (type(settlement), key, labels, scope, *by_unit)
-        run = runs.get(kind)
-        if run is None:
-            only_release = isinstance(settlement, Release)
-            run = SettleRun([], key, scope, (*by_unit,), [], [], labels, only_release)
-            runs[kind] = run
-        ids, _, _, _, reservation_ids, costs, _, _ = run
-        ids.append(number)  # type: ignore[attr-defined]  # lists, as made above
-        reservation_ids.append(own if scope else reservation_id)  # type: ignore[attr-defined]  # same
-        costs.extend(by_unit.values())  # type: ignore[attr-defined]  # same
+        if kind != latest:  # most are of the run before
+            latest, run = kind, runs.get(kind)
+            if run is None:
+                only_release = isinstance(settlement, Release)
+                run = SettleRun([], key, scope, (*by_unit,), [], [], labels, only_release)
+                runs[kind] = run
+            ids, _, _, _, reservation_ids, costs, _, _ = run  # type: ignore[assignment]  # lists
+        ids.append(number)
+        reservation_ids.append(own if scope else reservation_id)
+        costs += by_unit.values()
     return [*runs.values()]
 
 

@@ -31,6 +31,8 @@ MOST_IN_FLIGHT = 10_000
 _SLICE = _PART = 128
 _RUN, _SETTLED, _ALONE = 8, 0.5, 2
 
+SETTLED = Settle, Release
+"""What goes in SettleRuns. A union would be made anew for each operation."""
 _BY_OPERATION = {codec.operation: codec for codec in CODECS.values()}
 _BY_OUTCOME = {codec.outcome: codec for codec in CODECS.values()}
 
@@ -65,7 +67,7 @@ def write_reports(
     errors: list[tuple[int, InvalidRequest]] = []
     settlements: list[tuple[int, Settle | Release]] = []
     for number, operation in numbered:
-        if isinstance(operation, Settle | Release):
+        if isinstance(operation, SETTLED):
             settlements.append((number, operation))
         else:
             _write_alone(number, operation, request, errors)

@@ -153,6 +153,11 @@ def stopping() -> LimiterUnavailable:
     return LimiterUnavailable("", "the server is stopping; ask again once one serves")
 
 
+def dismissed() -> LimiterUnavailable:
+    """What a server says to calls that wait by a policy which lets nobody wait by now."""
+    return LimiterUnavailable("", "the policy has changed; ask again")
+
+
 def error_of(status: Status, address: str) -> OpenLimitError:
     """The error that a status stands for, which came from the server at this address.
 

@@ -47,6 +47,7 @@ func (l *Limiter) Limit(ctx context.Context, request *pb.AcquireRequest,
 
 // Acquire reserves a call, and waits in line for it if need be.
 func (l *Limiter) Acquire(ctx context.Context, request *pb.AcquireRequest) (*Reservation, error) {
+	request = proto.CloneOf(request) // the caller may use it for the next call
 	for queued := 0; ; queued++ {
 		granted, err := l.service.Acquire(ctx, request)
 		if err == nil {

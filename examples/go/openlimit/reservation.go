@@ -25,17 +25,16 @@ type Reservation struct {
 	stop    context.CancelFunc // nil while there is no slot to keep
 }
 
-// Wait sleeps until the start. If ctx ends before that, the reservation is given back.
+// Wait sleeps until the start. If ctx ends before that, the reservation is given back, or its slot at
+// least if the start comes meanwhile.
 func (r *Reservation) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-		r.report("cancel", func(ctx context.Context) error {
-			_, err := r.service.Cancel(ctx, &pb.CancelRequest{
-				ReservationId: r.ID, Key: r.request.Key, Labels: r.request.Labels})
-			return err
-		})
-		return ctx.Err()
 	case <-time.After(time.Until(r.start)):
+	}
+	if err := ctx.Err(); err != nil {
+		r.report("cancel", r.cancel)
+		return err
 	}
 	if r.lease > 0 {
 		keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -60,15 +59,26 @@ func (r *Reservation) Settle(ctx context.Context, tokens int64) (bool, error) {
 	return answer.GetSettled(), err
 }
 
+func (r *Reservation) cancel(ctx context.Context) error {
+	answer, err := r.service.Cancel(ctx, &pb.CancelRequest{
+		ReservationId: r.ID, Key: r.request.Key, Labels: r.request.Labels})
+	if err == nil && !answer.Cancelled { // its start has come
+		err = r.release(ctx)
+	}
+	return err
+}
+
 // end frees the slot of a call that was not settled, and keeps its charge.
 func (r *Reservation) end() {
 	if r.stopKeeping() {
-		r.report("release", func(ctx context.Context) error {
-			_, err := r.service.Release(ctx, &pb.ReleaseRequest{
-				ReservationId: r.ID, Key: r.request.Key, Labels: r.request.Labels})
-			return err
-		})
+		r.report("release", r.release)
 	}
+}
+
+func (r *Reservation) release(ctx context.Context) error {
+	_, err := r.service.Release(ctx, &pb.ReleaseRequest{
+		ReservationId: r.ID, Key: r.request.Key, Labels: r.request.Labels})
+	return err
 }
 
 // keepSlot renews the lease until ctx ends.

@@ -15,19 +15,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	pb "openlimit.example/gen/openlimit/v1"
 )
 
-const (
-	retryEvery = 100 * time.Millisecond
-	// Bytes that a request takes at most. The longest names fit, and mostInMessage of them are less
-	// than the megabyte that the server takes.
-	mostBytes = 8000
-)
+const retryEvery = 100 * time.Millisecond
 
 // Client is an openlimit.Service. Any number of goroutines may use it; Close it when they are done.
+// A request that was handed over may be sent later, so leave it as it is.
 type Client struct {
 	service  pb.RateLimitServiceClient
 	timeout  time.Duration
@@ -46,6 +41,7 @@ type Client struct {
 	quietSince time.Time // nothing was heard since, or nothing was waited for until then
 	leave      context.CancelFunc
 	retries    int64
+	isClosed   bool
 }
 
 // New returns a client that connects when it is first asked. An operation that is not answered
@@ -85,6 +81,9 @@ func (c *Client) Settle(_ context.Context, request *pb.SettleRequest, _ ...grpc.
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.isClosed {
+		return nil, errClosed
+	}
 	c.settle(request)
 	return &pb.SettleResponse{Settled: true}, nil
 }
@@ -114,10 +113,10 @@ func (c *Client) Retries() int64 {
 	return c.retries
 }
 
-// Close returns when everything is answered, or with ctx's error when that ends. Nothing may be
-// asked any more.
+// Close returns when everything is answered, or with ctx's error when that ends. Whatever is left then,
+// or asked later, fails as CANCELLED.
 func (c *Client) Close(ctx context.Context) error {
-	defer c.stop()
+	defer c.end()
 	for !c.isIdle() {
 		select {
 		case <-ctx.Done():
@@ -128,113 +127,20 @@ func (c *Client) Close(ctx context.Context) error {
 	return nil
 }
 
+var errClosed = status.Error(codes.Canceled, "the client is closed")
+
+func (c *Client) end() {
+	c.stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isClosed = true
+	for _, each := range c.open {
+		c.deliver(each, answer{err: errClosed})
+	}
+}
+
 func (c *Client) isIdle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.open) == 0 && c.settling.isIdle()
-}
-
-// operation is one that somebody waits for.
-type operation struct {
-	id      uint64
-	acquire *pb.AcquireRequest
-	alone   *pb.Operation // if it is no acquisition
-	done    chan answer   // holds one, so that nobody waits for a caller
-	since   time.Time     // when it was asked for, or its server lost
-
-	run       string // the name of the run that it was first sent in, and its place there
-	place     uint32
-	ticket    string // by which it is known in line
-	isSent    bool   // on the current stream
-	isHeld    bool   // in line, by the current server
-	isGivenUp bool   // nobody waits for it any more
-}
-
-type answer struct {
-	response any
-	err      error
-}
-
-// ask has an operation carried out, and waits for its answer.
-func ask[R any](ctx context.Context, c *Client, asked *operation, request proto.Message) (R, error) {
-	var none R
-	if err := check(request); err != nil {
-		return none, err
-	}
-	c.mu.Lock()
-	c.add(asked)
-	c.mu.Unlock()
-	var came answer
-	select {
-	case came = <-asked.done:
-	case <-ctx.Done():
-		if c.giveUp(asked) {
-			return none, status.FromContextError(ctx.Err()).Err()
-		}
-		came = <-asked.done
-	}
-	if came.err != nil {
-		return none, came.err
-	}
-	return came.response.(R), nil
-}
-
-// check refuses what would end the stream for all.
-func check(request proto.Message) error {
-	data, err := proto.Marshal(request)
-	if err != nil {
-		return status.Errorf(codes.InvalidArgument, "the request cannot be sent: %v", err)
-	}
-	if len(data) > mostBytes {
-		return status.Errorf(codes.InvalidArgument,
-			"the request takes %d bytes, and %d at most; shorten its names", len(data), mostBytes)
-	}
-	return nil
-}
-
-// add has a new operation sent with the next message. It needs the lock.
-func (c *Client) add(asked *operation) {
-	c.lastID++
-	asked.id, asked.since, asked.done = c.lastID, time.Now(), make(chan answer, 1)
-	c.open[asked.id] = asked
-	c.enqueue(asked)
-}
-
-// enqueue needs the lock.
-func (c *Client) enqueue(asked *operation) {
-	c.queue = append(c.queue, asked)
-	signal(c.wake)
-}
-
-// giveUp tells whether nobody has answered before.
-func (c *Client) giveUp(asked *operation) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open[asked.id] == nil {
-		return false
-	}
-	if asked.isSent && asked.acquire != nil {
-		asked.isGivenUp = true // stays open: what it may be granted has to be given back
-		c.givenUp = append(c.givenUp, asked.id)
-		signal(c.wake)
-	} else {
-		c.forget(asked)
-	}
-	return true
-}
-
-// forget needs the lock.
-func (c *Client) forget(asked *operation) {
-	delete(c.open, asked.id)
-	if asked.isSent && !asked.isHeld {
-		c.inFlight--
-	}
-	signal(c.heard)
-}
-
-func signal(channel chan struct{}) {
-	select {
-	case channel <- struct{}{}:
-	default:
-	}
 }

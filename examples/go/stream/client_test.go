@@ -2,8 +2,10 @@ package stream_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,6 +89,65 @@ func TestAnInvalidCallHarmsNoOther(t *testing.T) {
 			t.Errorf("a model of %d bytes was answered %v", len(model), err)
 		}
 		settle(t, client, acquire(t, client, "gpt-4o"))
+	}
+}
+
+// More units than a server takes, and tokens among them, are refused, of settlements too.
+func TestWrongUnitsHarmNoOther(t *testing.T) {
+	client := client(t)
+	many := map[string]int64{}
+	for i := range 400 {
+		many[fmt.Sprintf("u%d", i)] = 1 << 60
+	}
+	var refused sync.WaitGroup
+	for i := range 200 { // enough that one run of all is too large
+		units := []map[string]int64{many, {"tokens": 1}}[i%2]
+		refused.Go(func() {
+			_, err := client.Acquire(t.Context(), &pb.AcquireRequest{Model: "gpt-4o", Units: units})
+			_, unsettled := client.Settle(t.Context(), &pb.SettleRequest{ReservationId: "a/b", Units: units})
+			if status.Code(err) != codes.InvalidArgument || status.Code(unsettled) != codes.InvalidArgument {
+				t.Errorf("wrong units were answered %v and %v", err, unsettled)
+			}
+		})
+	}
+	refused.Wait()
+	settle(t, client, acquire(t, client, "gpt-4o"))
+}
+
+// A call whose caller leaves before it begins keeps no slot.
+func TestACallThatDoesNotBeginFreesItsSlot(t *testing.T) {
+	client := client(t)
+	reservation, err := openlimit.New(client).Acquire(t.Context(), &pb.AcquireRequest{Model: "line"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	if err := reservation.Wait(left); err != context.Canceled {
+		t.Errorf("the wait ended with %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	next, err := client.Acquire(ctx, &pb.AcquireRequest{Model: "line"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, client, next)
+}
+
+// A request may be changed for the next call while the settlement of the last is on its way.
+func TestARequestMayBeUsedAgain(t *testing.T) {
+	limiter := openlimit.New(client(t))
+	request := &pb.AcquireRequest{Model: "gpt-4o", Tokens: 1, Labels: map[string]string{}}
+	for i := range 200 {
+		request.Labels["run"] = fmt.Sprint(i)
+		err := limiter.Limit(t.Context(), request, func(ctx context.Context, r *openlimit.Reservation) error {
+			_, err := r.Settle(ctx, 1)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -117,7 +117,7 @@ func (c *Client) rewind(reason error) {
 		switch {
 		case isFinal(reason):
 			c.deliver(each, answer{err: reason})
-		case each.isGivenUp && (each.isHeld || time.Since(each.since) > c.timeout):
+		case each.isGivenUp && (each.isHeld || time.Since(each.since) > 2*c.timeout): // as do servers
 			c.forget(each)
 		case each.isSent:
 			again = append(again, each)
@@ -126,6 +126,8 @@ func (c *Client) rewind(reason error) {
 	for _, each := range again {
 		if each.isHeld { // its place is kept for three seconds
 			each.since = time.Now()
+		} else {
+			each.inDoubt = true
 		}
 		each.isSent, each.isHeld = false, false
 	}
@@ -174,7 +176,7 @@ func (c *Client) look() {
 			continue
 		}
 		away := status.Errorf(codes.Unavailable, "no answer for %v", c.timeout)
-		if each.isSent && each.acquire != nil { // it may be granted, and has to be given back then
+		if each.mayBeGranted() { // and has to be given back then
 			each.isGivenUp = true
 			each.done <- answer{err: away}
 		} else {

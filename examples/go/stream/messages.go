@@ -14,14 +14,16 @@ import (
 const (
 	mostInMessage = 128
 	mostInFlight  = 10_000
+	mostGivenUp   = 1000 // in a message; of all of these the server reads 64 KiB
 )
 
 // next is a message of what is to be sent, nil for none. It needs the lock, as does all below.
 func (c *Client) next() *pb.AcquireStreamRequest {
 	wasWaiting := c.inFlight > 0
-	message := &pb.AcquireStreamRequest{GivenUp: c.givenUp}
+	told := min(len(c.givenUp), mostGivenUp)
+	message := &pb.AcquireStreamRequest{GivenUp: c.givenUp[:told]}
 	columns := columns{message: message}
-	c.givenUp = nil
+	c.givenUp = c.givenUp[told:]
 	count := c.settling.write(message, min(mostInMessage, mostInFlight-c.inFlight))
 	for room := min(mostInMessage, mostInFlight-c.inFlight-count); room > 0 && len(c.queue) > 0; {
 		asked := c.queue[0]
@@ -84,16 +86,20 @@ func (c *Client) outcome(asked *operation, outcome *pb.Outcome) {
 	switch came := outcome.Outcome.(type) {
 	case *pb.Outcome_InLine:
 		if !asked.isHeld {
-			asked.isHeld = true
+			asked.isHeld, asked.inDoubt = true, false
 			c.inFlight--
 		}
 		asked.ticket = openlimit.TicketOf(status.ErrorProto(came.InLine))
+		if asked.isGivenUp { // before it was sent on this stream
+			c.tellGivenUp(asked)
+		}
 	case *pb.Outcome_Error:
 		err := status.ErrorProto(came.Error)
 		if ticket := openlimit.TicketOf(err); ticket != "" { // its server lets go of it
-			asked.ticket = ticket
+			asked.ticket, asked.inDoubt = ticket, false
 			c.again(asked, 0)
 		} else if status.Code(err) == codes.Unavailable {
+			asked.inDoubt = true
 			c.again(asked, retryEvery)
 		} else {
 			c.deliver(asked, answer{err: err})

@@ -81,9 +81,10 @@ export class Reservation {
     await this.#end(Service.release, this.#named);
   }
 
-  /** Give the charge back: the call will not start. */
+  /** The call will not be made: give its charge back, or free its slot at least if its start has come. */
   async cancel(): Promise<void> {
-    await this.#end(Service.cancel, this.#named);
+    const answer = await this.#end(Service.cancel, this.#named);
+    if (answer && !answer.cancelled) await this.release();
   }
 
   async #end<Q, A>(method: MethodDefinition<Q, A>, request: Q): Promise<A | undefined> {

@@ -47,6 +47,7 @@ class CertificateFiles(Files[Certificate | None]):
         if self.paths:
             shown = _shown(*self.paths[:2])
             self._names, self._until = _names(shown), shown["notAfter"]
+            self.expires = ssl.cert_time_to_seconds(self._until)
 
     def read(self, contents: Sequence[bytes]) -> Certificate | None:
         if not contents:

@@ -1,6 +1,7 @@
 """All that a server is told of limits: the files, what they mean, and their schema."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -115,4 +116,5 @@ def schema() -> str:
 
 
 def _content(path: Path) -> tuple[str, bytes]:
-    return str(path), read_file(path)
+    # Names of files are bytes, which need not be UTF-8.
+    return os.fsencode(path).decode(errors="backslashreplace"), read_file(path)

@@ -43,7 +43,6 @@ _EXPECTED = {
     "replaces": "names of other limits, such as [{name: general}]",
     "replaces[]": "the name of another limit, such as {name: general}",
     "policy": "a policy's name and unit, such as {name: openai, unit: tokens}",
-    "node": "one label of a level with its value, such as {team: search}",
     "unit": "a unit such as tokens",
     "keys": "a list of keys, each of which begins with - name:",
     "keys[]": "a key with its fields name, hash, labels and may",

@@ -74,7 +74,9 @@ def parse(data: bytes, environment: Mapping[str, str]) -> Any:
         raise NotYAML(f"{line}: {problem}") from error
     except MarkedYAMLError as error:
         line = _line(error.problem_mark or error.context_mark)
-        raise NotYAML(f"{line}: {_plain(error)}") from error
+        has_variable = any("${" in each for each in text.split("\n")[line - 1 : line])
+        advice = "; within { } or [ ], put a value with ${…} in quotes" if has_variable else ""
+        raise NotYAML(f"{line}: {_plain(error)}{advice}") from error
 
 
 class _Reader:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from pydantic import ValidationError as Invalid
 
 from openlimit.bucket.limit import Limit
@@ -11,7 +11,7 @@ from openlimit.errors import InvalidRequest
 from openlimit_server.config import faults, notation
 from openlimit_server.config.configuration import Configuration
 from openlimit_server.config.domains import DescriptorSettings, DomainSettings
-from openlimit_server.config.labels import Label, Value, Weight
+from openlimit_server.config.labels import Label, ValueOrNone, Weight
 from openlimit_server.config.levels import LevelSettings, OverrideSettings
 from openlimit_server.config.limits import limits_beside
 from openlimit_server.config.policies import PolicySettings
@@ -25,8 +25,8 @@ class ChangeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: notation.Name
-    node: dict[Label, Value] = Field({}, max_length=1)
-    """A level's label and value; empty for the policy as a whole."""
+    node: dict[Label, ValueOrNone] = {}
+    """A level's label, and its value or "" for calls without it; empty for the whole policy."""
     limits: Annotated[
         tuple[Limit, ...] | None, limits_beside("override", lambda: ChangeSettings.model_fields)
     ] = None
@@ -60,6 +60,12 @@ def read_change(
         change = ChangeSettings.model_validate(document)
     except Invalid as error:
         raise InvalidRequest(*faults.first(error.errors())) from error
+    if len(change.node) > 1:
+        raise InvalidRequest(
+            "node",
+            f"expected one label of a level with its value, not {len(change.node)}: an override "
+            "of user=ann is for ann in each team",
+        )
     if change.limits is None and change.concurrent is None and change.weight is None:
         raise InvalidRequest("limits", "an override needs limits, concurrent or a weight")
     if change.weight is not None and not change.node:

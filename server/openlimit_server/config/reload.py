@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,9 @@ from openlimit.background import tell_of_fault
 from openlimit_server.config.faults import ConfigurationError
 
 _LOOK_EVERY = 0.5  # seconds
+_AGAIN_EVERY = 10  # looks
+MOST_BYTES = 1 << 20
+"""Of a file, as in a ConfigMap; larger ones would keep callers waiting while they are read."""
 Stamp = list[tuple[int, ...] | None]
 _T = TypeVar("_T")
 _Work = TypeVar("_Work")
@@ -32,6 +36,8 @@ class Files(ABC, Generic[_T]):
     """What messages call it."""
     loaded: _T
     """What was loaded last."""
+    expires: float | None = None
+    """When that is no good any more, in seconds since 1970; None for never."""
 
     def __init__(self, paths: Sequence[Path], spare: Sequence[bytes] = ()) -> None:
         self.paths = paths
@@ -88,9 +94,13 @@ class Files(ABC, Generic[_T]):
 def read_file(path: Path) -> bytes:
     """Its content. Blocks; raises ConfigurationError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MOST_BYTES:
+        raise ConfigurationError(f"{path}: has more than 1 MiB: is it the file that is meant?")
+    return content
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
@@ -109,8 +119,10 @@ class Reload:
     """Hands what changed files say to those who take it over; of bad ones, nothing.
 
     ``by_itself``: it looks at the files twice a second, since not every file system tells of
-    changes. Else, and at once, when it is told to; then it takes their spares where they are bad,
-    so that all workers of a server serve what their supervisor has loaded.
+    changes. It reads bad ones again, since some become good by a change of something else: rights,
+    or the time from which a certificate is good. Else, and at once, when it is told to; then it
+    takes their spares where they are bad, so that all workers of a server serve what their
+    supervisor has loaded.
     """
 
     def __init__(
@@ -127,13 +139,20 @@ class Reload:
         """How often something was taken over."""
         self.refused = 0
         """How often it was not."""
-        self._invalid: set[Files[Any]] = set()
+        self._invalid: dict[Files[Any], str] = {}
+        """With their reasons."""
         self._then = then
 
     @property
     def invalid(self) -> int:
         """How many of the files that belong together are invalid now."""
         return len(self._invalid)
+
+    @property
+    def expires(self) -> float | None:
+        """When something that was loaded is no good any more, as in Files."""
+        known = [files.expires for files, _ in self._takers if files.expires is not None]
+        return min(known, default=None)
 
     def request(self) -> None:
         """Load all files, changed or not. Does not block."""
@@ -142,7 +161,7 @@ class Reload:
     async def run(self) -> None:
         """Until it is cancelled; no fault of a file ends it."""
         before: dict[Files[Any], Stamp] = {}
-        while True:
+        for looks in count(1):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._look_every)
             is_wanted = self._wanted.is_set()
@@ -152,30 +171,35 @@ class Reload:
                 stamp = await self._in_thread(files.stamp)
                 is_whole = stamp == before.get(files)  # else it may be half written
                 before[files] = stamp
-                if is_wanted or (is_whole and files.is_changed(stamp)):
-                    await self._take_over(files, take)
+                is_news = is_wanted or (is_whole and files.is_changed(stamp))
+                is_due = is_whole and files in self._invalid and not looks % _AGAIN_EVERY
+                if is_news or is_due:
+                    await self._take_over(files, take, is_news=is_news)
             if self._then and self.done > done:
                 self._then()
 
     def _in_thread(self, work: Callable[[], _Work]) -> asyncio.Future[_Work]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _take_over(self, files: Files[Any], take: Callable[[Any], None]) -> None:
+    async def _take_over(
+        self, files: Files[Any], take: Callable[[Any], None], *, is_news: bool
+    ) -> None:
         try:
             value = await self._in_thread(files.load_good if self._has_spares else files.load)
-        except ConfigurationError as error:
-            self.refused += 1
-            self._invalid.add(files)
-            refused = {"event": "load_refused", "what": files.what, "reason": str(error)}
-            _log.error("%s\n%s from before go on", error, files.what, extra=refused)
-            return
-        self._invalid.discard(files)
-        try:
             take(value)
-        except Exception as error:  # of ours: the next change is looked at all the same
+        except Exception as error:
+            reason = str(error)
+            if not is_news and self._invalid[files] == reason:
+                return
             self.refused += 1
-            tell_of_fault(f"taking over {files.what}", error)
+            self._invalid[files] = reason
+            if isinstance(error, ConfigurationError):
+                refused = {"event": "load_refused", "what": files.what, "reason": reason}
+                _log.error("%s\n%s from before go on", reason, files.what, extra=refused)
+            else:  # of ours: the next change is looked at all the same
+                tell_of_fault(f"taking over {files.what}", error)
             return
+        self._invalid.pop(files, None)
         self.done += 1
         described = files.described(value)
         loaded = {"event": "loaded", "what": files.what, "loaded": described}

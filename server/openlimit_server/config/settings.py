@@ -9,7 +9,7 @@ from pydantic import ValidationError as Invalid
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from openlimit.errors import InvalidRequest
-from openlimit.remote.channels import is_local
+from openlimit.remote.address import is_local
 from openlimit_server.config import faults, notation, spelling
 from openlimit_server.logs import LogFormat
 
@@ -53,7 +53,11 @@ class Settings(BaseSettings):
         cli_implicit_flags="toggle",
         cli_kebab_case=True,
         # Their fields cannot be called so: pydantic has methods of these names.
-        cli_shortcuts={"validate-file": "validate", "print-schema": "schema"},
+        cli_shortcuts={
+            "validate-file": "validate",
+            "print-schema": "schema",
+            "print-version": "version",
+        },
     )
 
     config: Path | None = Field(
@@ -125,6 +129,7 @@ class Settings(BaseSettings):
     new_key: bool = Field(
         False, description="print a new API key and its hash for the file of keys, then exit"
     )
+    print_version: bool = Field(False, description="print the version, then exit")
     check: bool = Field(
         False, description="ask the server at the listen address for its health, then exit"
     )

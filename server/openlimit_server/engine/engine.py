@@ -78,15 +78,20 @@ class Engine:
     def replace(self, settings: Iterable[PolicySettings]) -> None:
         """Decide by these policies from now on. Calls that wait or run, and levels, stay as they
         are, below policies of the same name; those that wait follow the new rules, and where the
-        levels are others, those of the policy as a whole."""
+        levels are others, those of the policy as a whole. Where nobody waits in a line any more,
+        or the mode is another, they are to ask again."""
         before = self._rules.by_name
         self._rules.replace(settings)
         self._forget_signers()
-        for policy in self._rules.all:
-            now, until_now = policy.paths, before.get(policy.name, policy).paths
-            if now and until_now and now is not until_now:
-                same = now.labels == until_now.labels
-                self.lines.follow(policy.name, now, has_same_levels=same)
+        for name, until_now in before.items():
+            if until_now.paths is None:
+                continue
+            now = self._rules.by_name.get(name)
+            if not now or not now.paths or now.settings.mode != until_now.settings.mode:
+                self.lines.dismiss(name)
+            elif now is not until_now:
+                same = now.paths.labels == until_now.paths.labels
+                self.lines.follow(name, now.paths, has_same_levels=same)
 
     @property
     def policies(self) -> Sequence[Policy]:
@@ -218,7 +223,7 @@ class Engine:
             if shared := await self._reservations.shared(name, *whose):
                 target, scope, number, start, in_line = shared
                 unknown = Granted(in_line.name, start, "", scope.lot, number)
-                target.line.give_back(in_line, unknown)
+                target.lines.find(scope.bucket).give_back(in_line, unknown)
             elif grant.wait and not call.request_id:
                 await self.decide([Cancel(name, *whose)])
 
@@ -260,14 +265,15 @@ async def _cancel(
     target: SharedTarget, scope: Scope, number: int, start: float, call: Call, name: str
 ) -> Outcome:
     operation = lines.Cancel(scope.bucket, call, scope.lot, number, start)
-    [decided] = await target.line.carry_out([operation])
+    [decided] = await target.lines.find(scope.bucket).carry_out([operation])
     return renamed(decided, name)
 
 
 async def _release(target: SharedTarget, scope: Scope, _: int, __: float, call: Call) -> Outcome:
     """Whether slots were freed."""
     freed: Any
-    [freed] = await target.line.carry_out([lines.Release(scope.bucket, [call.name])])
+    release = lines.Release(scope.bucket, [call.name])
+    [freed] = await target.lines.find(scope.bucket).carry_out([release])
     return freed if isinstance(freed, LimiterUnavailable) else not freed
 
 
@@ -276,7 +282,8 @@ async def _renew(
 ) -> Outcome:
     """The lease that begins now."""
     held: Any
-    [held] = await target.line.carry_out([lines.Renew(scope.bucket, call, start)])
+    renew = lines.Renew(scope.bucket, call, start)
+    [held] = await target.lines.find(scope.bucket).carry_out([renew])
     return target.lease if held is True else cast(Outcome, held) or UnknownReservation(name)
 
 

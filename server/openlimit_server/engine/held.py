@@ -11,7 +11,16 @@ Outcome = Granted | OpenLimitError
 class Held:
     """A call that is not decided yet, or whose start nobody knows yet."""
 
-    __slots__ = ("ask", "asking", "callers", "has_other_levels", "in_doubt", "leaving", "outcome")
+    __slots__ = (
+        "ask",
+        "asking",
+        "callers",
+        "has_other_levels",
+        "in_doubt",
+        "is_dismissed",
+        "leaving",
+        "outcome",
+    )
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
@@ -20,6 +29,8 @@ class Held:
         """Whether it may have started at once, in a trip that was not answered."""
         self.has_other_levels = False
         """Whether its policy had other levels when it was asked for than now."""
+        self.is_dismissed = False
+        """Whether its callers are to ask again, since its policy lets nobody wait by now."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()

@@ -22,6 +22,7 @@ from openlimit.stores.lines import (
     AskAtOnce,
     AsyncLines,
     Follow,
+    GiveUp,
     Granted,
     InLine,
     Operation,
@@ -60,7 +61,7 @@ class Caller:
         self.woken = asyncio.get_running_loop().create_future()
         """Done once it is decided, or cannot be for now, or nobody is held any longer."""
         held.callers.add(self.woken)
-        if held.outcome is not None or line.is_draining:
+        if held.outcome is not None or held.is_dismissed or line.is_draining:
             self.woken.set_result(None)
 
     @property
@@ -75,11 +76,11 @@ class Caller:
         return self._line.outcome(self.held)
 
     def leave(self, kept: float = 0.0) -> None:
-        """Give the call up in so many seconds, unless another caller waits for it. A second time
-        does nothing."""
+        """Give the call up in so many seconds, unless another caller waits for it; at once if it
+        is dismissed. A second time does nothing."""
         if self.woken in self.held.callers:
             self.held.callers.remove(self.woken)
-            self._line.leaving.leave(self.held, kept)
+            self._line.leaving.leave(self.held, 0.0 if self.held.is_dismissed else kept)
 
 
 class HeldLine:
@@ -273,6 +274,20 @@ class HeldLine:
         if self._held:
             self._start(self.carry_out([Follow(self._bucket, *each) for each in rules.items()]))
 
+    def dismiss(self) -> None:
+        """Let all go who wait here by now: each is to repeat its request, and keeps no place."""
+        self._start(self._dismiss())
+
+    async def _dismiss(self) -> None:
+        await self.carry_out([])  # then all are held that were asked for before
+        waiting = [held for held in self._held.values() if held.outcome is None]
+        for held in waiting:
+            held.is_dismissed = True
+        names = [held.ask.call.name for held in waiting]
+        await self.carry_out([GiveUp(self._bucket, name, self._server) for name in names])
+        for held in waiting:  # not before: their repeats would find the places that they had
+            held.wake()
+
     def drain(self) -> None:
         """Hold nobody any longer: each is to repeat its request elsewhere, and keeps its place."""
         self.is_draining = True
@@ -290,6 +305,7 @@ class HeldLine:
             held = self._held[ask.call.name] = Held(ask)
         elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
+        held.is_dismissed = False
         held.asking += 1
         return held
 
@@ -342,7 +358,7 @@ class HeldLine:
     async def _ask_again(self, calls: Iterable[Held]) -> bool:
         """For those that wait, each in its place; whether the line knows all of them now. Nobody
         waits for one in doubt, until it is repeated."""
-        waiting = [h for h in calls if not h.outcome and not h.asking and not h.in_doubt]
+        waiting = [h for h in calls if not (h.outcome or h.asking or h.in_doubt or h.is_dismissed)]
         if not waiting:
             return True
         knows_all = True

@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
-from itertools import compress
 from typing import Any, NamedTuple
 
 from openlimit.bucket.limit import Costs
@@ -33,6 +32,7 @@ _SCOPE = re.compile(r"([0-9a-f]{16})\.([^}]{1,2048}})(.{0,256})", re.DOTALL)
 _LOT = 4096  # reservations: what is remembered of a lot takes a kilobyte at most
 _MAC = 16  # hexadecimal digits
 _NAMELESS = 3  # dots
+_NAME = 19  # characters
 
 
 class Lots:
@@ -113,23 +113,23 @@ class Scope:
         mac.update(rest.encode())
         return mac.hexdigest() + rest
 
-    def read(self, owns: Sequence[str]) -> tuple[Reserved, list[int]]:
-        """What ids say, of which this is before the slash, and the positions of those that it has
-        not made, of which nothing is said."""
+    def strangers(self, owns: Sequence[str]) -> list[int]:
+        """The positions of ids that it has not made, of which this is before the slash."""
         copy, macs = self._mac.copy, []
         for own in owns:
             mac = copy()
             mac.update(own[_MAC:].encode())
             macs.append(mac.hexdigest())
-        strangers: list[int] = []
         # In a time that does not tell how much is equal. None is longer than a mac.
         given = "".join([own[:_MAC] for own in owns]).encode()
-        if not compare_digest("".join(macs).encode(), given):
-            are_made = [*map(self._has_made, owns)]
-            strangers = [i for i, is_made in enumerate(are_made) if not is_made]
-            owns = [*compress(owns, are_made)]
+        if compare_digest("".join(macs).encode(), given):
+            return []
+        return [i for i, own in enumerate(owns) if not self._has_made(own)]
+
+    def read(self, owns: Sequence[str]) -> Reserved:
+        """What ids say that it has made."""
         if not owns:
-            return Reserved([], [], [], []), strangers
+            return Reserved([], [], [], [])
         fields = ".".join(owns).split(".")
         if len(fields) % len(owns):  # some have no name
             owns = [own if own.count(".") > _NAMELESS else f"{own}." for own in owns]
@@ -139,7 +139,7 @@ class Scope:
         rows = [*zip(*[costs] * self._signer.width, strict=True)]
         numbers, starts = [*map(int, fields[1::each])], [*map(int, fields[2::each])]
         names = fields[4::each] if each > _NAMELESS + 1 else [""] * len(owns)
-        return new(Reserved, (numbers, starts, rows, names)), strangers
+        return new(Reserved, (numbers, starts, rows, names))
 
     def _has_made(self, own: str) -> bool:
         """Now, or with one of the secrets that the store had before."""
@@ -149,6 +149,11 @@ class Scope:
             if compare_digest(mac.hexdigest().encode(), own[:_MAC].encode()):
                 return True
         return False
+
+
+def names_of(owns: Sequence[str]) -> list[str]:
+    """What ids say of the names, and nothing else: in a third of the time."""
+    return [own[-_NAME:] if own.count(".") > _NAMELESS else "" for own in owns]
 
 
 def read_scope(text: str) -> tuple[str, str, str]:

@@ -44,6 +44,13 @@ class Lines:
             if bucket.partition(":")[0] == policy:
                 line.follow(paths, has_same_levels=has_same_levels)
 
+    def dismiss(self, policy: str) -> None:
+        """Let all go whose calls wait in the lines of a policy: they are to ask again. Does not
+        block."""
+        for bucket, line in self._held.items():
+            if line and bucket.partition(":")[0] == policy:
+                line.dismiss()
+
     def drain(self) -> None:
         """Hold nobody any longer. Does not block."""
         for line in self._held.values():

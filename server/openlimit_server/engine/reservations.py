@@ -7,7 +7,7 @@ from openlimit.bucket.limit import Costs
 from openlimit.operations import Labels
 from openlimit.stores.untracked import untrack
 from openlimit_server.engine import ids
-from openlimit_server.engine.ids import Reserved, Scope
+from openlimit_server.engine.ids import Scope
 from openlimit_server.engine.routing import Policy, Rules
 from openlimit_server.engine.secrets import Secrets
 from openlimit_server.engine.shared import SharedTarget
@@ -49,23 +49,25 @@ class Reservations:
         own = policy.own(labels) if policy else ()
         return Scope(self._secrets.signer(units), key, lot, bucket, model, own)
 
-    async def read(
+    async def find(
         self, text: str, key: str, labels: Labels, owns: Sequence[str]
-    ) -> tuple[Policy | None, Scope, Reserved, list[int]]:
-        """Policy and scope of what this caller names by ids of one scope, what of it is reserved,
-        and the positions of all else; raises InvalidRequest."""
+    ) -> tuple[Policy | None, Scope, Sequence[str], list[int]]:
+        """Policy and scope of what this caller names by ids of one scope, those that were made, and
+        the positions of all others; raises InvalidRequest."""
         whose = text, key, labels
         policy, scope = self._scopes.get(whose) or self._find_scope(*whose)
-        reserved, strangers = scope.read(owns)
+        strangers = scope.strangers(owns)
         if strangers and policy and any(ids.is_own(owns[i]) for i in strangers):
             await self._secrets.reread()  # perhaps of a server that knows a newer secret
             policy, scope = self._scopes.get(whose) or self._find_scope(*whose)
-            reserved, strangers = scope.read(owns)
-        if reserved.numbers and whose not in self._scopes:
+            strangers = scope.strangers(owns)
+        if others := {*strangers}:
+            owns = [own for i, own in enumerate(owns) if i not in others]
+        if owns and whose not in self._scopes:
             self._scopes[whose] = policy, scope
             if len(self._scopes) > _REMEMBERED:
                 del self._scopes[next(iter(self._scopes))]
-        return policy, scope, reserved, strangers
+        return policy, scope, owns, strangers
 
     async def reserved(
         self, reservation_id: str, key: str, labels: Labels
@@ -73,12 +75,12 @@ class Reservations:
         """Policy, scope, number, start, costs and name of a reservation of this caller; raises
         UnknownReservation."""
         own, _, text = reservation_id.partition("/")
-        policy, scope, reserved, strangers = await self.read(text, key, labels, [own])
+        policy, scope, _, strangers = await self.find(text, key, labels, [own])
         if not policy:
             raise ids.strange(own, text)
         if strangers:
             return self._reserved_before(policy, own, text, key, labels)
-        [[number], [start], [costs], [name]] = reserved
+        [[number], [start], [costs], [name]] = scope.read([own])
         return policy, scope, number, start, costs, name
 
     def _reserved_before(
@@ -87,9 +89,8 @@ class Reservations:
         """A reservation of what the policy was before it was loaded anew, in the units of now."""
         for before in policy.before:
             scope = self._scope_by(before, text, key, labels)
-            reserved, strangers = scope.read([own])
-            if not strangers:
-                [[number], [start], [costs], [name]] = reserved
+            if not scope.strangers([own]):
+                [[number], [start], [costs], [name]] = scope.read([own])
                 return policy, scope, number, start, before.in_units_of(policy, costs), name
         raise ids.strange(own, text)
 

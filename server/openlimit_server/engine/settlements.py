@@ -54,7 +54,7 @@ class Settlements:
 
     async def plan(self, step: Step, place: int, run: SettleRun) -> None:
         """Have a run carried out; raises what is wrong with all of it."""
-        policy, scope, reserved, strangers = await self._reservations.read(
+        policy, scope, owns, strangers = await self._reservations.find(
             run.scope, run.key, run.labels, run.reservation_ids
         )
         errors: dict[int, OpenLimitError] = {}
@@ -66,18 +66,20 @@ class Settlements:
             errors = {i: ids.strange(run.reservation_ids[i], run.scope) for i in strangers}
             left = [i for i in left if i not in errors]
             run = run.only(left)
+        if run.only_release:
+            names = ids.names_of(owns)
+            if policy and policy.paths and any(names):
+                step.decide_apart(place, self._release(policy, scope, names, run, left, errors))
+            else:
+                step.answers[place] = errors
+            return
+        reserved = scope.read(owns)
         if policy and left and (wrong := not_sensible(policy, run)):
             errors |= {left[i]: error for i, error in wrong.items()}
             fit = [i for i in range(len(left)) if i not in wrong]
             left, run, reserved = [left[i] for i in fit], run.only(fit), reserved.only(fit)
         if not policy or not left:
             step.answers[place] = errors
-        elif run.only_release:
-            if policy.paths and any(reserved.names):
-                releasing = self._release(policy, scope, reserved, run, left, errors)
-                step.decide_apart(place, releasing)
-            else:
-                step.answers[place] = errors
         elif policy.paths and any(reserved.names):
             settling = self._settle_shared(policy, scope, reserved, run, left, errors)
             step.decide_apart(place, settling)
@@ -107,14 +109,14 @@ class Settlements:
         calls, actual = target.calls(names, costs), target.path.all_rows(wanted.actual)
         operation = lines.Settle(scope.bucket, calls, scope.lot, numbers, starts, actual)
         answer: Any
-        [answer] = await target.line.carry_out([operation])
+        [answer] = await target.lines.find(scope.bucket).carry_out([operation])
         return unsettled(answer, policy, scope, run, positions, errors, wanted)
 
     async def _release(
         self,
         policy: Policy,
         scope: Scope,
-        reserved: Reserved,
+        names: Sequence[str],
         run: SettleRun,
         positions: Sequence[int],
         errors: Mapping[int, OpenLimitError],
@@ -123,7 +125,8 @@ class Settlements:
         target = self._target_of(policy, scope.model, run.key, policy.own(run.labels))
         assert isinstance(target, SharedTarget)
         released: Any
-        [released] = await target.line.carry_out([lines.Release(scope.bucket, reserved.names)])
+        release = lines.Release(scope.bucket, names)
+        [released] = await target.lines.find(scope.bucket).carry_out([release])
         if isinstance(released, LimiterUnavailable):
             return {**errors, **dict.fromkeys(positions, released)}
         return {**errors, **{positions[i]: each for i, each in released.items()}}

@@ -115,6 +115,10 @@ METRICS = (
         "How many of the policies, the keys and the certificates have changed to something "
         "invalid, so that those from before go on",
     ),
+    Metric(
+        *("certificate_expiry_timestamp_seconds", GAUGE, ()),
+        "When the server's certificate expires, in seconds since 1970; none without TLS",
+    ),
     Metric("build_info", GAUGE, ("version", "python", "grpc"), "What runs; always 1"),
 )
 NODES = Metric(

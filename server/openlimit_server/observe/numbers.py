@@ -53,11 +53,14 @@ def build() -> Numbers:
 
 def of_reloads(reload: Reload) -> Numbers:
     """How often files of configuration were loaded, and how they are."""
-    return {
+    numbers: Numbers = {
         ("reloads", "done"): [reload.done],
         ("reloads", "refused"): [reload.refused],
         ("invalid_files",): [reload.invalid],
     }
+    if reload.expires is not None:
+        numbers[("certificate_expiry_timestamp_seconds",)] = [reload.expires]
+    return numbers
 
 
 def added(*some: Mapping[Key, list[float]]) -> Numbers:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from hmac import compare_digest
@@ -115,18 +115,12 @@ def _address(peer: str) -> str:
 
 
 class Door:
-    """Knows the callers; without keys nobody, and everybody may do all. Lets them in by turns.
+    """Knows the callers; without keys nobody, and everybody may do all. Lets them in by turns."""
 
-    ``clock`` returns seconds and must not run backwards.
-    """
-
-    def __init__(
-        self, keys: Iterable[KeySettings], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
+    def __init__(self, keys: Iterable[KeySettings]) -> None:
         self._told_at, self._untold = -inf, 0
         self._turns = Turns()
-        self._tarpit = Tarpit(clock)
+        self._tarpit = Tarpit(time.monotonic)
         self._is_draining = asyncio.Event()
         self.replace(keys)
 
@@ -195,7 +189,7 @@ class Door:
     def _tell(self, peer: str, denied: PermissionDenied) -> None:
         """Log it, unless one was logged just now: anybody can cause them."""
         self._untold += 1
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._told_at + _LOG_EVERY:
             others = f" (and {self._untold - 1} others before)" if self._untold > 1 else ""
             refused = {"event": "refused", "peer": peer, "others": self._untold - 1}

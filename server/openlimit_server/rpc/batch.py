@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import chain, starmap
 from typing import Any
 
 from openlimit.errors import InvalidRequest, OpenLimitError
@@ -13,11 +14,11 @@ from openlimit.v1.rate_limit_pb2 import (
     AcquireResult,
 )
 from openlimit.wire.codecs import CODECS, readable
-from openlimit.wire.columns import AcquireRun, acquire_runs
+from openlimit.wire.columns import AcquireRun, GrantRun, acquire_runs
 from openlimit.wire.fields import write_grant
 from openlimit.wire.status import status_of
 from openlimit_server.counting.counter import Counter
-from openlimit_server.engine.engine import Engine, Work
+from openlimit_server.engine.engine import Engine, Work, granted
 from openlimit_server.rpc.auth import Caller
 from openlimit_server.rpc.bodies import Counts, replace_bodies
 from openlimit_server.rpc.sizes import pieces, reader
@@ -36,32 +37,39 @@ async def decide_batch(
     caller: Caller | None,
 ) -> AcquireBatchResponse:
     """The result of each call, in their order. Raises InvalidRequest for too many, and for bytes
-    that are no AcquireBatchRequest."""
+    that are no AcquireBatchRequest. Cancelled, it gives back what was granted, as the engine does.
+    """
     acquisitions = await _read_all(data, share)
     counted = await replace_bodies(acquisitions, counter)
     outcomes: dict[int, Any] = {}
-    async with asyncio.TaskGroup() as group:
+    decided: list[tuple[AcquireRun, GrantRun]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for places in _slices(acquisitions):
+                await share.take(SLICE)
+                calls: list[tuple[int, Acquire]] = []
+                for place in places:
+                    work = _read(acquisitions[place], counted[place], caller)
+                    if isinstance(work, Acquire):
+                        calls.append((place, work))
+                    else:
+                        outcomes[place] = work
+                runs = acquire_runs(calls)
+                for some in range(0, len(runs), _RUNS):
+                    if some:
+                        await share.take(SLICE)
+                    deciding = _decide(engine, runs[some : some + _RUNS], outcomes, decided)
+                    group.create_task(deciding)
+        response = AcquireBatchResponse()
         for places in _slices(acquisitions):
             await share.take(SLICE)
-            calls: list[tuple[int, Acquire]] = []
             for place in places:
-                work = _read(acquisitions[place], counted[place], caller)
-                if isinstance(work, Acquire):
-                    calls.append((place, work))
-                else:
-                    outcomes[place] = work
-            runs = acquire_runs(calls)
-            for some in range(0, len(runs), _RUNS):
-                if some:
-                    await share.take(SLICE)
-                group.create_task(_decide(engine, runs[some : some + _RUNS], outcomes))
-    response = AcquireBatchResponse()
-    for places in _slices(acquisitions):
-        await share.take(SLICE)
-        for place in places:
-            if engine.counts:
-                engine.counts.answered(outcomes[place])
-            _write(outcomes[place], counted[place], response.results.add())
+                if engine.counts:
+                    engine.counts.answered(outcomes[place])
+                _write(outcomes[place], counted[place], response.results.add())
+    except BaseException:
+        engine.give_back(chain.from_iterable(starmap(granted, decided)))
+        raise
     return response
 
 
@@ -92,8 +100,14 @@ def _read(request: AcquireRequest, counted: Counts | OpenLimitError, caller: Cal
     return caller.admitted(call) if caller else call
 
 
-async def _decide(engine: Engine, runs: Sequence[AcquireRun], outcomes: dict[int, Any]) -> None:
+async def _decide(
+    engine: Engine,
+    runs: Sequence[AcquireRun],
+    outcomes: dict[int, Any],
+    decided: list[tuple[AcquireRun, GrantRun]],
+) -> None:
     for run, grants in zip(runs, await engine.decide(runs), strict=True):
+        decided.append((run, grants))
         outcomes.update((place, grants.outcome(i)) for i, place in enumerate(run.ids))
 
 

@@ -152,6 +152,8 @@ class HeldCalls:
             outcome = call.outcome()
         except Exception as error:  # a fault of ours must leave nobody without an answer
             outcome = could_not_decide(error)
+        if outcome is None and call.caller.held.is_dismissed:
+            outcome = statuses.dismissed()
         if outcome is None:  # the store is back already; or else in a drain, which ends it
             if not call.asking.target.line.is_draining:
                 self._held[number] = held._replace(call=self._attend(number, call.again()))

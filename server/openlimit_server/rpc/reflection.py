@@ -4,7 +4,9 @@ The versions differ in their package only, so that the messages of one serve for
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -61,7 +63,7 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
         answers: Any = super().ServerReflectionInfo(asked, context)
         try:
             async for answer in answers:
-                await context.write(answer)
+                await context.write(_with_json_names(answer))
         except TimeoutError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
@@ -95,6 +97,25 @@ def _of_its_service(request: ServerReflectionRequest) -> ServerReflectionRequest
     except KeyError:
         return request
     return ServerReflectionRequest(file_containing_symbol=service) if is_method else request
+
+
+def _with_json_names(answer: ServerReflectionResponse) -> ServerReflectionResponse:
+    """The same, in which fields have their names in JSON, such as maxWait. protoc leaves these out
+    for Python, and tools such as ghz would not take them."""
+    if files := answer.file_descriptor_response.file_descriptor_proto:
+        files[:] = map(_file_with_json_names, files)
+    return answer
+
+
+@lru_cache
+def _file_with_json_names(data: bytes) -> bytes:
+    file = FileDescriptorProto.FromString(data)
+    messages = [*file.message_type]
+    for message in messages:
+        messages.extend(message.nested_type)
+        for field in message.field:
+            field.json_name = re.sub("_(.?)", lambda after: after[1].upper(), field.name)
+    return file.SerializeToString()
 
 
 def _describe_v1() -> None:

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
-_QUIET = 0.1  # seconds
-_ROUNDS = 5
+# Seconds without a call after which a server that drains has refused all that came, and times that
+# it waits so long.
+_QUIET, _ROUNDS = 0.1, 20
 _CODECS = CODECS.values()
 _READERS: dict[str, Callable[[bytes], Any]] = {
     **{each.method: reader(each.request) for each in _CODECS},
@@ -83,6 +84,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
         # However many batches a caller has decided at once, they share what it gets.
         self._batches: WeakValueDictionary[str, Share] = WeakValueDictionary()
         self._pace = Pace()
+        self._is_draining = False
         self._refused = 0
         answers: dict[str, Callable[[Any, _Context], Awaitable[Message]]]
         answers = {each.method: partial(self.decide, each) for each in _CODECS}
@@ -157,6 +159,8 @@ class RateLimitServicer(grpc.GenericRpcHandler):
 
     async def acquire_stream(self, context: _Context) -> None:
         caller = await self._door.enter(context)
+        if self._is_draining:  # since it came
+            raise statuses.stopping()
         stream = Stream(self._engine, context, self._slices, self._pace, caller, self._tracing)
         self._streams.add(stream)
         end = asyncio.get_running_loop().call_later(self._times.stream, stream.drain)
@@ -174,11 +178,14 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
 
-        Returns when the calls are refused that had arrived, or soon: a server that stops sends its
-        clients away, but ends as CANCELLED, with no hint to try again, what was not handed to a
-        servicer by then. Calls in flight go on.
+        Returns when no more calls come, after two seconds at the latest. Calls in flight go on.
+
+        What gRPC has not handed to a servicer when the server stops, it ends as CANCELLED, with no
+        hint to try again. Only the end of its connection would make that UNAVAILABLE, and would cut
+        off the calls in flight too, of which nobody keeps count.
         """
         self._handlers = self._by_method(dict.fromkeys(_READERS, self._refuse), self._refuse)
+        self._is_draining = True
         self._engine.drain()
         self._door.drain()
         for stream in self._streams:

@@ -171,6 +171,8 @@ class Stream:
         room = MOST_IN_FLIGHT - self._undecided - self._held.in_flight
         for piece in pieces(data):
             await self._share.take(min(len(piece) // _BYTES, SLICE))
+            if self._failure:
+                return
             room = await self._take_piece(_read(piece), room)
 
     async def _take_piece(self, message: AcquireStreamRequest, room: int) -> int:

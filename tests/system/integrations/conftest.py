@@ -8,13 +8,14 @@ from openlimit import ChatRateLimiter
 from openlimit.operations import (
     Acquire,
     Grant,
+    Labels,
     Observe,
     Penalize,
     Release,
     Report,
     Settle,
 )
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from tests.support.loopback_provider import Provider, serving
 
 
@@ -30,16 +31,21 @@ class Witness(ChatRateLimiter):
         """How many slots are free again, as if concurrency were limited."""
         self.observed: list[tuple[dict[str, float], str]] = []
         self.penalties: list[tuple[float, str]] = []
+        self.labels: set[Labels] = set()
+        """Of all calls, and of all that was said of them."""
 
-    def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.charged.append((call.model, call.costs["tokens"]))
+        self.labels.add(call.labels)
         return super().acquire(call)._replace(lease=30)
 
-    async def aacquire(self, call: Acquire, _: Told | None = None) -> Grant:
+    async def aacquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
         self.charged.append((call.model, call.costs["tokens"]))
+        self.labels.add(call.labels)
         return (await super().aacquire(call))._replace(lease=30)
 
     def tell(self, operation: Report) -> None:
+        self.labels.add(operation.labels)
         match operation:
             case Settle(_, _, used):
                 self.settled.append(dict(used))

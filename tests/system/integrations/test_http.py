@@ -4,10 +4,12 @@ import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import anthropic
+import grpc
 import httpx
 import httpx2
 import openai
@@ -15,11 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlimit import ChatRateLimiter, CostExceedsLimit, RemoteLimiter, UnknownModel, WaitTooLong
+from openlimit import (
+    ChatRateLimiter,
+    CostExceedsLimit,
+    InvalidRequest,
+    RemoteLimiter,
+    UnknownModel,
+    WaitTooLong,
+)
 from openlimit.integrations._attempt import _warn
 from openlimit.integrations.http import AsyncLimitedTransport, LimitedTransport
 from openlimit.operations import Acquire, Grant
-from openlimit.reservation import Told
+from openlimit.reservation import OnWaiting
 from openlimit.tokens.counting import count_tokens
 from tests.support.calls import a_call
 from tests.support.loopback_provider import Answer, Provider
@@ -451,7 +460,7 @@ def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: An
     """Where no policy covers it; a call without any passes with a warning."""
 
     class Server(Witness):
-        def acquire(self, call: Acquire, _: Told | None = None) -> Grant:
+        def acquire(self, call: Acquire, _: OnWaiting | None = None) -> Grant:
             raise UnknownModel(call.model)
 
     _warn.cache_clear()
@@ -462,6 +471,21 @@ def test_only_a_call_that_names_a_model_is_refused_for_it(model: str, caplog: An
     ):
         client.post("http://provider/v1/responses", json=RESPONSE | {"model": model})
     assert len(caplog.records) == (not model)
+
+
+def test_no_call_passes_where_no_openlimit_server_answers() -> None:
+    """A wrong address would else leave all calls unlimited."""
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    inner = httpx2.MockTransport(lambda _: pytest.fail("it was sent"))
+    with (
+        RemoteLimiter(f"127.0.0.1:{port}") as limiter,
+        httpx2.Client(transport=LimitedTransport(limiter, inner)) as client,
+        pytest.raises(InvalidRequest, match="is no openlimit server"),
+    ):
+        client.post("http://provider/v1/responses", json=RESPONSE)
+    other.stop(None)
 
 
 NAMES = st.sampled_from(
@@ -594,7 +618,8 @@ def test_an_error_in_a_stream_holds_everybody_back(
 
 def test_a_body_cannot_name_its_price(client: openai.OpenAI, witness: Witness) -> None:
     """What .limit() takes beside a call's own parameters is for callers, not for the wire."""
-    client.chat.completions.create(**CHAT, extra_body={"tokens": 0, "units": {"requests": 0}})
+    prices: Any = {"tokens": 0, "units": {"requests": 0}, "key": "x", "label": "x", "unit": "x"}
+    client.chat.completions.create(**CHAT, extra_body=prices)
     assert witness.charged == [charge(CHAT)]
 
 

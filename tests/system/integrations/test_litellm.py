@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+import openlimit
 from openlimit import RemoteLimiter, WaitTooLong
 from openlimit.providers.usage import units_of
 from openlimit.tokens.counting import count_tokens
@@ -194,6 +195,34 @@ async def test_refusals_are_heeded_wherever_they_say_how_long(
     assert witness.settled == []
 
 
+@pytest.mark.parametrize("status", ["429", None, "none"])
+async def test_a_call_that_failed_with_an_odd_status_is_over(status: Any, witness: Witness) -> None:
+    """A provider of one's own may have any; its slot must not stay taken."""
+    from openlimit.integrations.litellm import LimitedLogger
+
+    logger, error = LimitedLogger(witness), Exception("no")
+    call: dict[str, Any] = {"call_type": "completion", "exception": error}
+    vars(error)["status_code"] = status
+    vars(error)["litellm_response_headers"] = {"retry-after": "3"}
+    logger.log_pre_api_call("gpt-4o", HELLO, call)
+    logger.log_failure_event(call, None, None, None)
+    assert witness.over == 1
+    assert witness.penalties == ([(3, "gpt-4o")] if status == "429" else [])
+
+
+async def test_a_call_that_failed_with_odd_headers_is_over(witness: Witness) -> None:
+    """LiteLLM logs what its callbacks raise; the slot is free again all the same."""
+    from openlimit.integrations.litellm import LimitedLogger
+
+    logger, error = LimitedLogger(witness), Exception("no")
+    call: dict[str, Any] = {"call_type": "completion", "exception": error}
+    vars(error)["litellm_response_headers"] = [("retry-after", "3")]
+    logger.log_pre_api_call("gpt-4o", HELLO, call)
+    with pytest.raises(AttributeError):
+        logger.log_failure_event(call, None, None, None)
+    await seen(lambda: witness.over == 1)
+
+
 async def test_a_refusal_reaches_the_caller_of_an_asynchronous_call(
     provider: Provider, tmp_path: Path
 ) -> None:
@@ -249,3 +278,21 @@ def test_the_usage_of_claude_has_what_was_cached() -> None:
     assert units_of(usage) == units
     assert units_of(usage.model_dump()) == units
     assert units_of(usage.model_dump(exclude_none=True)) == units
+
+
+async def test_calls_have_the_labels_of_where_they_are_made(
+    provider: Provider, witness: Witness
+) -> None:
+    """Sync and async, streamed or not; and so has all that is said of them, failed ones too."""
+    refusal = Answer(429, {"retry-after": "1"}, {"error": {"message": "Rate limit reached."}})
+    provider.headers = {"x-ratelimit-remaining-tokens": "1000"}
+    with openlimit.labels(team="search"):
+        await asyncio.to_thread(litellm.completion, **CHAT)
+        await litellm.acompletion(**CHAT)
+        async for _ in await litellm.acompletion(**CHAT, **WITH_USAGE):
+            pass
+        provider.answers.append(refusal)
+        with pytest.raises(openai.RateLimitError):
+            await litellm.acompletion(**CHAT, max_retries=0)
+    await seen(lambda: len(witness.penalties) > 0 and witness.over == 4)
+    assert witness.labels == {(("team", "search"),)}

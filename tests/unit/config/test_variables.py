@@ -37,6 +37,13 @@ def test_a_variable_that_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch)
     assert "${RATE:-…}" in str(caught.value)
 
 
+def test_a_variable_within_braces_needs_quotes(file: Path) -> None:
+    """Which YAML's own words do not say."""
+    file.write_text(FILE.replace('"${RATE}/minute"', "${RATE}/minute"))
+    with pytest.raises(ConfigurationError, match=r":4: .*put a value with \$\{…\} in quotes"):
+        ConfigurationFiles(file).load()
+
+
 def test_a_filled_in_value_is_one_value(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a variable has in it, it adds no field and no entry."""
     file.write_text(FILE)

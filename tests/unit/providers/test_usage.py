@@ -282,6 +282,9 @@ def test_a_zero_that_cannot_be_true_is_not_told(usage: Any, units: dict[str, int
         ({"prompt_tokens": -1}, r"usage\['prompt_tokens'\]"),
         ({"input_tokens": "3", "output_tokens": 2}, r"usage\['input_tokens'\]"),
         (SimpleNamespace(total_tokens=nan), "not nan"),
+        ({"choices": ["Hi"], "usage": {}}, "not the whole response: pass its usage$"),
+        (SimpleNamespace(choices=["Hi"], usage={}), "not the whole response: pass its usage$"),
+        ({"output": "Hello! " * 100}, r"not 'Hello! .{1,20}\.\.\..{1,20}'$"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_name_and_value(usage: Any, message: str) -> None:

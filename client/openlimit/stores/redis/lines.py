@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
-from itertools import groupby
+from itertools import chain
 from math import inf
 from random import getrandbits
 from typing import Any, get_args
@@ -20,12 +20,11 @@ from openlimit.stores import lines
 from openlimit.stores.lines import Operation
 from openlimit.stores.protocol import MARKED, SETTLED_WITHIN
 from openlimit.stores.redis.keys import beside, to_bytes, to_json
+from openlimit.stores.stems import by_stem
 
 KINDS = frozenset(get_args(Operation))
 _NAMES = {kind: kind.__name__.lower() for kind in KINDS}
 
-_ENDING = 3
-"""Characters of a name that follow its stem."""
 _CONSTANTS = {
     "horizon": line.HORIZON,
     "at_once": line.MOST_AT_ONCE,
@@ -206,16 +205,4 @@ def _columns_by_unit(calls: Calls, costs: Sequence[Sequence[Costs]]) -> Iterable
 
 def _runs(names: Sequence[str]) -> list[str]:
     """Stems of names, each followed by the endings of those that have it, see names.lua."""
-    if len({name[:-_ENDING] for name in names}) == 1:
-        return [names[0][:-_ENDING], _endings(names)]
-    runs: list[str] = []
-    for stem, same in groupby(names, lambda name: name[:-_ENDING]):
-        runs += stem, _endings([*same])
-    return runs
-
-
-def _endings(names: Sequence[str]) -> str:
-    endings = "".join([name[-_ENDING:] for name in names])
-    if len(endings) < _ENDING * len(names):
-        endings = "".join([name[-_ENDING:].ljust(_ENDING) for name in names])
-    return endings
+    return [*chain.from_iterable(by_stem(names))]

@@ -72,8 +72,8 @@ _MEANINGS: Sequence[tuple[re.Pattern[str], str]] = [
         ),
         (
             "NOPERM|no permissions|user executing the script can't",
-            "the server's access list forbids this user a command or key that is needed: the "
-            "README lists them under Redis",
+            "the server's access list forbids this user a command or key that is needed: "
+            "docs/redis.md lists them",
         ),
         (
             "^DENIED",

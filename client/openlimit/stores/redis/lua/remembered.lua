@@ -3,13 +3,11 @@
 -- which are forgotten all at once: nobody has to look for what has lapsed. The fields are of
 --
 --   r:<stem>   runs: grants to those that started at once, each with until_, start, lot and the endings
---              of its calls, which have the numbers from its number on; over, a record of each call that
---              is over, the ending of its name and until when; over_until, the latest of these
+--              of its calls, which have the numbers from its number on; over, the endings of the calls
+--              that are over, and over_until, until when all of them are known
 --   g:<name>   what was granted to a single call: until_, start, unit, lot, number, is_known, asked_by.
 --              The lot of a grant that was taken back is false. Where a call also has a part in that of
 --              a run, its own counts.
-
-local OVER = 3 + 8  -- bytes of a record
 
 -- By stem and by name; false, where nothing was granted to a single call.
 local remembered, changed_runs = {}, {}
@@ -100,26 +98,24 @@ end
 
 local function is_over(name)
   local stem, ending = parts_of(name)
-  local over = remembered_of(stem).over
-  local at = place_of(over, ending, OVER)
-  return at and struct.unpack('>d', over, at + 3) > now
+  local r = remembered_of(stem)
+  return r.over_until > now and place_of(r.over, ending, 3)
 end
 
 -- These calls are over.
 local function keep_over(stem, endings)
-  local r, until_, fresh_ = remembered_of(stem), now + call.over_kept, {}
-  local packed = struct.pack('>d', until_)
-  for from = 1, #endings, 3 do
-    local ending = string.sub(endings, from, from + 2)
-    local at = r.over ~= '' and place_of(r.over, ending, OVER)
-    if at then
-      r.over = string.sub(r.over, 1, at + 2) .. packed .. string.sub(r.over, at + OVER)
-    else
-      fresh_[#fresh_ + 1] = ending .. packed
+  local r = remembered_of(stem)
+  if r.over == '' or r.over_until <= now then
+    r.over = endings
+  else
+    for from = 1, #endings, 3 do
+      local ending = string.sub(endings, from, from + 2)
+      if not place_of(r.over, ending, 3) then
+        r.over = r.over .. ending
+      end
     end
   end
-  r.over, r.over_until = r.over .. table.concat(fresh_), until_
-  changed_runs[stem] = true
+  r.over_until, changed_runs[stem] = now + call.over_kept, true
 end
 
 -- What was granted to a call in a run, with its own number.

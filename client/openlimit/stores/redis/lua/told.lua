@@ -102,7 +102,10 @@ else
       answer('')
       answer('inf')
     end
-    local count = operation[1] == 'release' and #operation[2] or 0  -- none of which has slots
+    local count = 0  -- of what is released, of which none has slots
+    for i = 2, operation[1] == 'release' and #operation[2] or 0, 2 do
+      count = count + #operation[2][i] / 3
+    end
     answer(count)
     for i = 1, count do
       answer(i - 1)

@@ -26,6 +26,7 @@ export class Policy {
     this.running = total((node) => node.running);
     this.wait = most((node) => seconds(node.wait));
     this.paused = most((node) => seconds(node.paused));
+    this.pausedBuckets = roots.filter((node) => seconds(node.paused) > 0).length;
     this.isFull = roots.some((node) => node.limited_by === "concurrent");
     this.overrides = this.told.info.overrides ?? [];
     this.starts = this.history.rate("starts");
@@ -139,7 +140,8 @@ export class Card {
     f.starts.say(orDash(policy.starts, rate));
     f.refused.say(orDash(policy.refused, rate), policy.refused > 0 ? "bad" : null);
     f.waiting.say(exact(policy.waiting), policy.waiting ? "warn" : null);
-    f.next.say(policy.wait > 0 ? `in ${time(policy.wait)}` : policy.isFull ? "at a free slot" : "now", policy.wait > 1 || policy.isFull ? "warn" : null);
+    const within = info.split_by ? "up to" : "in";
+    f.next.say(policy.wait > 0 ? `${within} ${time(policy.wait)}` : policy.isFull ? "at a free slot" : "now", policy.wait > 1 || policy.isFull ? "warn" : null);
     f.median.say(orDash(half, bound));
     f.worst.say(orDash(worst, bound));
     this.badge.keep(this.tags(info, counts));
@@ -154,11 +156,17 @@ export class Card {
     const tags = [];
     const pauses = value(counts, "pauses");
     if (info.mode && info.mode !== "enforce") tags.push(["mode", { text: info.mode, tone: "plain" }]);
-    if (this.policy.paused) tags.push(["paused", { text: `paused, ${time(this.policy.paused)} more`, tone: "bad" }]);
+    if (this.policy.paused) tags.push(["paused", { text: `${this.whatIsPaused(info)}, ${time(this.policy.paused)} more`, tone: "bad" }]);
     if (pauses) tags.push(["pauses", { text: `${exact(pauses)} ${pauses === 1 ? "pause" : "pauses"} so far`, tone: "plain" }]);
     const many = this.policy.overrides.length;
     if (many) tags.push(["overrides", { text: `${many} ${many === 1 ? "override" : "overrides"}`, tone: "info" }]);
     return tags;
+  }
+
+  /** Of a policy that is split, the others go on. */
+  whatIsPaused(info) {
+    const many = this.policy.pausedBuckets;
+    return info.split_by ? `${many} ${many === 1 ? "bucket" : "buckets"} paused` : "paused";
   }
 }
 

@@ -133,7 +133,9 @@ public final class Reservation implements AutoCloseable {
             .setKey(call.key())
             .putAllLabels(call.labels())
             .build();
-    end(stub -> stub.cancel(request));
+    if (!end(stub -> stub.cancel(request)).getCancelled()) {
+      release(); // its start has come
+    }
   }
 
   private <A> A end(Function<RateLimitServiceBlockingStub, A> request)
