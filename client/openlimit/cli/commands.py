@@ -1,7 +1,6 @@
 """The commands of ``openlimit``."""
 
 import json
-import subprocess
 import sys
 import time
 from datetime import datetime
@@ -32,9 +31,9 @@ from openlimit.cli.options import (
     interruption,
     pairs,
     print_json,
+    run,
     say,
     server_of,
-    signals_for,
     tell,
 )
 from openlimit.errors import InvalidRequest
@@ -130,11 +129,9 @@ def acquire(
 
 def _run(command: list[str]) -> int:
     try:
-        process = subprocess.Popen(command)
+        code = run(command)
     except OSError as error:
         raise InvalidRequest("command", f"{command[0]}: {error.strerror}") from error
-    with signals_for(process):
-        code = process.wait()
     return code if code >= 0 else 128 - code  # as shells say that a signal has ended it
 
 

@@ -171,13 +171,29 @@ def exiting() -> Iterator[None]:
         raise typer.Exit(_code(error)) from error
 
 
-@contextmanager
-def signals_for(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGTERM is passed on to a process. Ctrl-C is left to it: the terminal tells it as well."""
-    passed_on = {signal.SIGTERM: lambda *_: process.terminate(), signal.SIGINT: lambda *_: None}
-    before = {number: signal.signal(number, handle) for number, handle in passed_on.items()}
+def run(command: list[str]) -> int:
+    """Run a command and return its exit code, or less than 0 if a signal has ended it. Raises
+    OSError if there is no such command.
+
+    SIGTERM is passed on to it. Ctrl-C is left to it: the terminal tells it as well.
+    """
+    process: subprocess.Popen[bytes] | None = None
+    is_to_end = False
+
+    def terminate(*_: object) -> None:
+        nonlocal is_to_end
+        is_to_end = True
+        if process:
+            process.terminate()
+
+    # Before it begins: it may be told to end before Popen returns.
+    handlers = {signal.SIGTERM: terminate, signal.SIGINT: lambda *_: None}
+    before = {number: signal.signal(number, handle) for number, handle in handlers.items()}
     try:
-        yield
+        process = subprocess.Popen(command)
+        if is_to_end:
+            process.terminate()
+        return process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
