@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 SERVICE = rate_limit_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 _DETAILS = "grpc-status-details-bin"
 # Seconds without a call after which a server that drains has refused all that came, and times that
-# it waits so long.
-_QUIET, _ROUNDS = 0.1, 20
+# it waits so long. Not more: a client that asks again and again would be kept from other servers.
+_QUIET, _ROUNDS = 0.1, 5
 _CODECS = CODECS.values()
 _READERS: dict[str, Callable[[bytes], Any]] = {
     **{each.method: reader(each.request) for each in _CODECS},
@@ -178,7 +178,7 @@ class RateLimitServicer(grpc.GenericRpcHandler):
     async def drain(self) -> None:
         """Refuse new calls as UNAVAILABLE; streams answer what they have read, and end.
 
-        Returns when no more calls come, after two seconds at the latest. Calls in flight go on.
+        Returns when no more calls come, after half a second at the latest. Calls in flight go on.
 
         What gRPC has not handed to a servicer when the server stops, it ends as CANCELLED, with no
         hint to try again. Only the end of its connection would make that UNAVAILABLE, and would cut
