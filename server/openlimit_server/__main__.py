@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from typing import NoReturn
 
 from openlimit_server import logs, signals
@@ -72,6 +71,8 @@ def main() -> None:
             sources = Sources.of(settings)
         logs.configure(settings.log_format)
         if settings.print_version:
+            from importlib.metadata import version  # here: some versions of it fail on Windows
+
             print("openlimit-server", version("openlimitHW"))
             sys.exit()
         if settings.new_key:
