@@ -262,7 +262,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_fault_of_ours_does_not_end_reloading(tmp_path: Path) -> None:
-    """What cannot be read or taken over is refused and logged, and the next change counts."""
+    """A file that cannot be read or taken over is refused and logged. The next change is taken."""
     path = tmp_path / "limits.yaml"
     write(path, policy("a"))
     faults, took = [ZeroDivisionError, KeyError], asyncio.Event()

@@ -9,7 +9,7 @@ from openlimit.stores.stems import ENDING, by_stem, each_of, parts_of, place_of
 
 
 class KnownStart:
-    """What was granted to one call."""
+    """The grant of one call, as a process remembers it."""
 
     __slots__ = ("asked_by", "granted", "is_taken_back", "until")
 
@@ -22,7 +22,7 @@ class KnownStart:
 
 
 class _Run:
-    """What was granted to calls that started at once, whose names differ in their endings only."""
+    """The grants of calls that started together. Their names differ only in their endings."""
 
     __slots__ = ("_endings", "_lot", "_number", "_start", "until")
 
@@ -33,7 +33,7 @@ class _Run:
         self.until = until
 
     def one(self, name: str, ending: str) -> KnownStart | None:
-        """What was granted to one of them, if anything was."""
+        """The grant of one of them; None for a name that is not among them."""
         place = place_of(ending, self._endings)
         if place < 0:
             return None
@@ -42,8 +42,8 @@ class _Run:
 
 
 class Starts:
-    """What was granted to ``at_most`` runs, and as many single calls; the oldest are forgotten
-    first."""
+    """Remembers the grants of ``at_most`` runs, and of as many single calls. The oldest are
+    forgotten first."""
 
     def __init__(self, at_most: int) -> None:
         self._runs: Remembered[_Run] = Remembered("runs that can be repeated", at_most)
@@ -51,7 +51,7 @@ class Starts:
         """Where one of these is in a run as well, this counts."""
 
     def get(self, bucket: str, name: str, now: float) -> KnownStart | None:
-        """What was granted to a call and not taken back. The caller may change it."""
+        """The grant of a call; None if it has none, or if it was taken back. You may change it."""
         known = self._single.get((bucket, name), now)
         if known:
             return None if known.is_taken_back else known
