@@ -1,7 +1,7 @@
 """Callers that a server holds in the line of a tree."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from itertools import count
 from math import inf
 from typing import cast
@@ -46,7 +46,7 @@ class Lines(MemoryLines):
     def __init__(self) -> None:
         buckets: dict[str, Bucket] = {}
         super().__init__(
-            lambda name, limits: buckets.setdefault(name, Bucket(limits)),
+            lambda name, limits, _: buckets.setdefault(name, Bucket(limits)),
             *(Closed(100), microseconds, 100),
         )
         self.away = False
@@ -477,6 +477,44 @@ async def test_a_start_that_nobody_learns_of_is_given_back(monkeypatch: pytest.M
     [granted] = await line.ask([ask("third")])
     assert isinstance(granted, Granted)
     assert not line._held
+
+
+class Lagging(Lines):
+    """Those of a process that take one more pass of the event loop."""
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        await asyncio.sleep(0)
+        return await super().adecide(operations)
+
+
+@pytest.mark.parametrize("passes", range(6))
+@pytest.mark.parametrize("store", [Lines, Lagging])
+async def test_a_start_that_is_told_as_its_place_runs_out_is_not_given_back(
+    monkeypatch: pytest.MonkeyPatch, passes: int, store: type[Lines]
+) -> None:
+    """Whoever was told uses it, in whichever pass of the event loop the two meet."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0)
+    line = held(store())
+    await line.ask([ask("first")])
+    releasing = asyncio.create_task(_after(passes, line.carry_out([Release("tree", ["first"])])))
+    if await line.ask([ask("second")]) == [None]:
+        second = line.attend("second")
+
+        def take(_: object) -> None:
+            assert isinstance(second.outcome(), Granted)
+            second.leave()
+
+        second.woken.add_done_callback(take)
+        await second.woken
+    await releasing
+    await asyncio.sleep(0.01)
+    assert await line.ask([ask("third")]) == [None]
+
+
+async def _after(passes: int, work: "Coroutine[object, object, object]") -> None:
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    await work
 
 
 async def test_a_caller_that_comes_late_stands_in_line_anew(

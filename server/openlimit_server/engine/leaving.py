@@ -38,7 +38,7 @@ class Leaving:
         if held.leaving:
             held.leaving.cancel()
             held.leaving = None
-        if not held.is_wanted and self._held.get(held.ask.call.name) is held:
+        if self._is_unwanted(held):
             loop = asyncio.get_running_loop()
             held.leaving = loop.call_later(kept, self._has_left, held)
 
@@ -54,13 +54,13 @@ class Leaving:
         self._start(self._give_up(held))
 
     async def _give_up(self, held: Held) -> None:
-        if held.is_wanted or held.leaving:  # somebody has come in this very moment
+        if held.leaving or not self._is_unwanted(held):  # somebody has come in this very moment
             return
         answer: Answer = False
         if held.outcome is None:
             give_up = GiveUp(self._bucket, held.ask.call.name, self._server)
             [answer] = await self._carry_out([give_up])
-        if answer is False and not held.is_wanted and (cancel := self._cancel(held)):
+        if answer is False and self._is_unwanted(held) and (cancel := self._cancel(held)):
             [answer] = await self._carry_out([cancel])
         if isinstance(answer, LimiterUnavailable):
             self._leave_later(held)
@@ -85,6 +85,10 @@ class Leaving:
             self._forget(self._left.pop(next(iter(self._left))))
 
     def _forget(self, held: Held) -> None:
-        name = held.ask.call.name
-        if not held.is_wanted and self._held.get(name) is held:
-            del self._held[name]
+        if self._is_unwanted(held):
+            del self._held[held.ask.call.name]
+
+    def _is_unwanted(self, held: Held) -> bool:
+        """Whether nobody wants a call, and nobody was told what is decided of it: whoever was has
+        taken it out."""
+        return not held.is_wanted and self._held.get(held.ask.call.name) is held
