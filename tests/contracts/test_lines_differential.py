@@ -30,7 +30,7 @@ SEEDS = range(int(os.environ.get("LINE_SEEDS", "6")))
 class Buckets(dict[str, Bucket]):
     """Those of a memory store."""
 
-    def find(self, name: str, limits: Limits) -> Bucket:
+    def find(self, name: str, limits: Limits, _: float) -> Bucket:
         bucket = self.setdefault(name, Bucket(limits))
         if bucket.limits is not limits:
             bucket.relimit(limits)

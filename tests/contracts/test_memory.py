@@ -8,11 +8,11 @@ from math import inf
 
 import pytest
 
-from openlimit.bucket.calls import Call
+from openlimit.bucket.calls import Call, Calls
 from openlimit.bucket.limit import SECOND, Limit
 from openlimit.bucket.tree import Rules
 from openlimit.errors import UnknownReservation
-from openlimit.stores.lines import Ask, Release, Turn
+from openlimit.stores.lines import Ask, AskAtOnce, Release, Started, Turn
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.protocol import Acquire, Repeat, Request
 from tests.contracts.once import START, OnceContract, once, settle, settle_all
@@ -60,6 +60,30 @@ async def test_trees_that_came_once_leave_no_buckets(clock: FakeClock) -> None:
         await store.lines.adecide(asked)
     assert len(store) < 400
     assert len(store.lines) < 400
+
+
+async def test_a_root_is_dropped_only_if_it_is_empty_when_its_calls_are_decided() -> None:
+    """And not a moment later, when the bucket is looked for: what it has still to leak counts."""
+    time = 0.0
+
+    def clock() -> float:  # on which each look takes a while
+        nonlocal time
+        time += 600
+        return time
+
+    lines = MemoryStore(clock).lines
+    rules = [Rules((Limit.per("requests", 1000, 1, 0.001),))]
+
+    async def starts(name: str) -> bool:
+        calls = Calls([name], (), rules, [[[1.0]]])
+        [answer] = await lines.adecide([AskAtOnce("tree", calls, "server", inf, "lot", 0)])
+        return isinstance(answer, Started)
+
+    assert await starts("first")
+    time = 999_400.0
+    assert await starts("second")
+    time = 1_000_200.0  # a second after the first, it is looked whether anything is left
+    assert not await starts("third")
 
 
 def test_a_burst_of_keys_is_dropped_by_calls_on_another(

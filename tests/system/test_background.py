@@ -49,7 +49,7 @@ class Breaking(MemoryLines):
     broken = 0
 
     def __init__(self) -> None:
-        super().__init__(lambda _, limits: bucket, Closed(10), microseconds, 10)
+        super().__init__(lambda _, limits, __: bucket, Closed(10), microseconds, 10)
         bucket = Bucket(RULES[0].limits)
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:

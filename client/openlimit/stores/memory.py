@@ -166,9 +166,8 @@ class MemoryStore:
             self.closed.cancel(lot, number, start, now)
         return is_cancelled
 
-    def _bucket(self, name: str, limits: Limits) -> Bucket:
+    def _bucket(self, name: str, limits: Limits, now: float) -> Bucket:
         """The root of a tree, which is looked at a while later, as all buckets are."""
-        now = self._clock()
         if self._idle and self._idle[0][0] <= now:
             self._drop_idle(now)
         part = self._parts[hash(name) % _PARTS]

@@ -59,9 +59,9 @@ class _Tree:
 class MemoryLines:
     """The lines of one process.
 
-    ``bucket`` finds the bucket of a name, or makes it. ``closed`` marks settled reservations. The
-    grants of ``at_most`` runs, and of as many single calls, are remembered for repeats; the oldest
-    are forgotten first.
+    ``bucket`` finds the bucket of a name, or makes it, as of now. ``closed`` marks settled
+    reservations. The grants of ``at_most`` runs, and of as many single calls, are remembered for
+    repeats; the oldest are forgotten first.
     """
 
     shared = False
@@ -71,7 +71,7 @@ class MemoryLines:
 
     def __init__(
         self,
-        bucket: Callable[[str, Limits], Bucket],
+        bucket: Callable[[str, Limits, float], Bucket],
         closed: Closed,
         clock: Callable[[], float],
         at_most: int,
@@ -96,9 +96,9 @@ class MemoryLines:
         """All, with the names of their trees."""
         return ((name, tree.line) for name, tree in [*self._trees.items()])
 
-    def put(self, name: str, rules: Rules) -> Line:
+    def put(self, name: str, rules: Rules, now: float) -> Line:
         """Hold a line of these rules that was another store's; returns it, with its root alone."""
-        return self._tree(name, rules).line
+        return self._tree(name, rules, now).line
 
     async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
         now = self._clock()
@@ -108,22 +108,22 @@ class MemoryLines:
         self._drop_idle(now)
         match operation:
             case Ask(name, call):
-                return self._ask(self._tree(name, call.rules[0]), operation, now)
+                return self._ask(self._tree(name, call.rules[0], now), operation, now)
             case AskAtOnce(name, calls):
-                return self._ask_at_once(self._tree(name, calls.rules[0]), operation, now)
+                return self._ask_at_once(self._tree(name, calls.rules[0], now), operation, now)
             case Cancel(name, call):
-                return self._cancel(self._tree(name, call.rules[0]).line, operation, now)
+                return self._cancel(self._tree(name, call.rules[0], now).line, operation, now)
             case Settle(name, calls):
-                return self._settle(self._tree(name, calls.rules[0]).line, operation, now)
+                return self._settle(self._tree(name, calls.rules[0], now).line, operation, now)
             case Renew(name, call, start):
                 is_over = self._over.has(name, call.name, now)
-                line = self._tree(name, call.rules[0]).line
+                line = self._tree(name, call.rules[0], now).line
                 return line.renew(call, start, now, only_held=is_over)
             case Penalize(name, rules, length):
-                self._tree(name, rules).line.penalize(now + length, now)
+                self._tree(name, rules, now).line.penalize(now + length, now)
                 return True
             case Observe(name, rules, remaining):
-                self._tree(name, rules).line.observe(remaining, now)
+                self._tree(name, rules, now).line.observe(remaining, now)
                 return True
             case Turn(name, server):
                 tree = self._trees.get(name)
@@ -236,8 +236,8 @@ class MemoryLines:
             return dict.fromkeys(range(len(names)), False)
         return dict.fromkeys(tree.line.release(names, now), False)
 
-    def _tree(self, name: str, rules: Rules) -> _Tree:
-        bucket = self._bucket(name, rules.limits)
+    def _tree(self, name: str, rules: Rules, now: float) -> _Tree:
+        bucket = self._bucket(name, rules.limits, now)
         tree = self._trees.get(name)
         if tree is None:
             tree = self._trees[name] = _Tree(Line(rules, bucket))

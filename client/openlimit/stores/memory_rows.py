@@ -141,7 +141,7 @@ class _Restoring:
         self.queue[tuple(reservation)] = Pending(*pending)
 
     def in_line(self, name: str, rules: Row) -> None:
-        self.line = self.store.lines.put(name, self._rules(rules))
+        self.line = self.store.lines.put(name, self._rules(rules), self._now)
 
     def node(self, path: Sequence[str], rules: Row, state: Row, turns: Row) -> None:
         *above, node = self.line.nodes_of(path, self._rules(rules))
