@@ -28,7 +28,7 @@ from openlimit.stores.lines import (
 )
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import held_line, leaving
+from openlimit_server.engine import held_line, leaving, lines
 from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.engine.paths import Paths
 from tests.support.asking import eventually
@@ -548,6 +548,24 @@ async def test_what_waits_too_long_is_refused() -> None:
     line = held(Lines())
     await line.ask([ask("first"), ask("second", max_wait=0.02 * SECOND)])
     assert isinstance(await line.wait(line.attend("second"), 5), WaitTooLong)
+
+
+async def test_a_line_is_not_forgotten_as_its_first_trip_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many others are found in that very moment: who is asked for is held in it."""
+    monkeypatch.setattr(lines, "_SPARE_LINES", 1)
+    all_lines = lines.Lines(Instant())
+    all_lines.server = "server"
+    line = all_lines.find("tree")
+    _made.append(line)
+    asking = asyncio.create_task(line.ask_at_once(at_once("first", "second")))
+    await asyncio.sleep(0)
+    all_lines.find("another")
+    assert all_lines.find("tree") is line
+    _, second = cast(Sequence[object], await asking)
+    assert second is None
+    assert all_lines.find("tree").attend("second")
 
 
 async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:

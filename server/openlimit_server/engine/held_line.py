@@ -109,7 +109,7 @@ class HeldLine:
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
-        return bool(self._held or self._timer or self._background)
+        return bool(self._held or self._timer or self._background or self._trips)
 
     def __len__(self) -> int:
         """How many calls it holds."""
