@@ -550,6 +550,28 @@ async def test_what_waits_too_long_is_refused() -> None:
     assert isinstance(await line.wait(line.attend("second"), 5), WaitTooLong)
 
 
+async def test_who_is_refused_late_takes_no_call_along_that_was_asked_for_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two wait for a call, and are told one after the other that its time is up; between the two,
+    a third asks for it anew."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    line = held(Instant())
+    await line.ask([ask("first"), *[ask("second", max_wait=0.02 * SECOND)] * 2])
+    early, late = line.attend("second"), line.attend("second")
+    await asyncio.wait_for(late.woken, 5)
+    assert isinstance(early.outcome(), WaitTooLong)
+    early.leave()
+    asking = asyncio.create_task(line.ask([ask("second")]))
+    await asyncio.sleep(0)
+    assert isinstance(late.outcome(), WaitTooLong)
+    late.leave()
+    assert await asking == [None]
+    caller = line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(caller, 5), Granted)
+
+
 async def test_a_line_is_not_forgotten_as_its_first_trip_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -337,7 +337,9 @@ class HeldLine:
         if isinstance(held.outcome, Granted) or not held.asking:  # else it may be in line again
             if held.leaving:
                 held.leaving.cancel()
-            self._held.pop(held.ask.call.name, None)
+            name = held.ask.call.name
+            if self._held.get(name) is held:  # not one that was asked for since another took it
+                del self._held[name]
         return held.outcome
 
     def _deliver(self, outcome: Granted | Refusal) -> None:
