@@ -61,6 +61,20 @@ async def test_a_start_to_come_that_nobody_hears_of_is_given_back(moments: int) 
         assert granted.wait < 60e6
 
 
+async def test_a_policy_that_is_gone_keeps_no_slots_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what was granted to a client that is gone, though the policy of the first is gone, too."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    engine = engine_of(ONE_SLOT, ONE_SLOT)
+    calls = [acquire("m0"), acquire("m1")]
+    grants = await engine.decide(calls)
+    engine.replace([policy.settings for policy in engine.policies if policy.name == "p1"])
+    engine.give_back(zip(calls, grants, strict=True))
+    [answer] = await engine.decide([acquire("m1")], hold=5)
+    assert isinstance(answer, Grant)
+
+
 @pytest.mark.parametrize("moments", range(0, 96, 4))
 async def test_slots_of_a_batch_that_nobody_hears_of_are_free_again(
     moments: int, monkeypatch: pytest.MonkeyPatch
