@@ -618,6 +618,24 @@ async def test_who_asks_again_while_its_call_is_being_given_up_keeps_its_place()
     assert isinstance(await second, Granted)
 
 
+async def test_who_asks_again_while_its_call_is_being_given_up_and_leaves_stands_there_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would hear of its start."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.2)
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second")])
+    line.attend("second").leave()
+    for _ in range(3):  # then it is about to be given up
+        await asyncio.sleep(0)
+    assert line._trips._queue
+    gone = asyncio.create_task(line.ask([ask("second")]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await eventually(lambda: not line._held, within=20)
+    assert await line.carry_out([Where("tree", "second")]) == [False]
+
+
 async def test_a_drain_lets_callers_go() -> None:
     """A server that stops holds nobody; calls keep their places for a repeat elsewhere."""
     line = held(Lines())

@@ -85,7 +85,7 @@ class Leaving:
             self._forget(self._left.pop(next(iter(self._left))))
 
     def _forget(self, held: Held) -> None:
-        if self._is_unwanted(held):
+        if not held.leaving and self._is_unwanted(held):  # else somebody came, and left it again
             del self._held[held.ask.call.name]
 
     def _is_unwanted(self, held: Held) -> bool:
