@@ -208,6 +208,61 @@ async def test_a_run_whose_caller_has_left_gives_its_slots_back(
     assert not line._held
 
 
+async def test_a_start_that_was_told_again_is_not_given_back_for_who_did_not_hear_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that lost its connection has it by another, before the server knows of the loss.
+    Once that is lost as well, it is given back."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    run = at_once("first")
+    started = await line.ask_at_once(run)
+    assert isinstance(started, Started)
+    unheard = run.granted(0, started.now)
+    assert await line.ask_at_once(at_once("first")) == [unheard]
+    line.give_back(run.calls.one(0), unheard)
+    await asyncio.sleep(0.1)
+    assert await line.ask([ask("second")]) == [None]
+    second = line.attend("second")
+    line.give_back(run.calls.one(0), unheard)
+    assert isinstance(await line.wait(second, 5), Granted)
+
+
+async def test_a_start_that_two_wait_for_is_not_given_back_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are told of it in the same moment, and one of them does not hear of it."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("second")])
+    waiting = [asyncio.create_task(line.wait(line.attend("second"), 5)) for _ in range(2)]
+    await line.carry_out([Release("tree", ["first"])])
+    granted, same = await asyncio.gather(*waiting)
+    assert isinstance(granted, Granted)
+    assert granted == same
+    line.give_back(ask("second").call, granted)
+    await asyncio.sleep(0.1)
+    assert await line.ask([ask("third")]) == [None]
+    third = line.attend("third")
+    line.give_back(ask("second").call, granted)
+    assert isinstance(await line.wait(third, 5), Granted)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_run_that_all_who_asked_for_it_have_left_gives_its_slots_back(
+    monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """The first and its repeat, while both are under way."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(FarLines())
+    gone = [asyncio.create_task(line.ask_at_once(at_once("first"))) for _ in range(2)]
+    await asyncio.sleep(0.005)
+    for each in gone[::order]:
+        each.cancel()
+    await eventually(lambda: not line, within=20)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
+
+
 async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

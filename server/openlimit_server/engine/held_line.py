@@ -34,6 +34,7 @@ from openlimit.stores.lines import (
 from openlimit_server.engine.held import Held, Outcome
 from openlimit_server.engine.leaving import Leaving
 from openlimit_server.engine.paths import Paths
+from openlimit_server.engine.told_again import ToldAgain
 from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
@@ -86,11 +87,15 @@ class Caller:
 class HeldLine:
     """This server's callers in the line of one tree, for the event loop it is used on."""
 
-    def __init__(self, lines: AsyncLines, bucket: str, server: str) -> None:
+    def __init__(
+        self, lines: AsyncLines, bucket: str, server: str, told_again: ToldAgain | None = None
+    ) -> None:
+        """``told_again`` are the starts of all lines."""
         self._lines = lines
         self._bucket = bucket
         self._server = server
         self._held: dict[str, Held] = {}
+        self._told_again = ToldAgain() if told_again is None else told_again
         self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
         self._asked: dict[tuple[str, int], list[Held]] = {}
         """The calls of runs that did not start at once, until those who ask for them go on."""
@@ -229,13 +234,14 @@ class HeldLine:
         kept = 0.0
         try:
             await asyncio.wait([caller.woken], timeout=max(0.0, hold))
-            standing: Standing | Outcome | None = caller.outcome()
-            if standing is None:
+            outcome = caller.outcome()
+            standing: Standing | OpenLimitError = _NOWHERE
+            if outcome is None:
                 [standing] = await self.standings([caller])
             kept = PLACE_KEPT
         finally:
             caller.leave(kept)
-        return caller.outcome() or standing
+        return outcome or caller.outcome() or standing
 
     async def standings(self, callers: Sequence[Caller]) -> Sequence[Standing | OpenLimitError]:
         """Where their calls stand. Those that are in line no more are asked for again."""
@@ -252,10 +258,13 @@ class HeldLine:
         return max(0.0, start - self.now)
 
     def give_back(self, call: Call, granted: Granted) -> None:
-        """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
-        if call.name not in self._held:
-            held = self._held_for(call, granted.lot, granted.number)
-            held.outcome = granted
+        """A caller has not learnt of this start: unless another one was told, keep it for a while,
+        for a repeat, and give it back."""
+        if self._told_again.take(granted):
+            return
+        held = self._held.get(call.name) or self._held_for(call, granted.lot, granted.number)
+        if held.outcome is None and held.ask.first is None:  # else it has waited anew since
+            held.outcome, held.is_told = granted, False
             self.leaving.leave(held, PLACE_KEPT)
 
     def follow(self, paths: Paths, *, has_same_levels: bool) -> None:
@@ -311,10 +320,14 @@ class HeldLine:
 
     def _heard(self, ask: Ask, answer: Answer) -> None:
         """That a call waits: also one that was refused before, or whose start was given back, which
-        was asked for anew."""
-        if isinstance(answer, InLine) and (held := self._held.get(ask.call.name)):
-            held.outcome = None
+        was asked for anew. Or that it has a start of which somebody was told before."""
+        held = self._held.get(ask.call.name)
+        if held and isinstance(answer, InLine):
+            held.outcome, held.is_told = None, False
             held.ask = held.ask._replace(first=answer.first)
+        elif held and isinstance(answer, Granted) and held.outcome is None:
+            is_first = (held.ask.lot, held.ask.number) == (ask.lot, ask.number)
+            held.is_told = is_first and not held.in_doubt  # else the answer to another was lost
 
     def _outcome(self, held: Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
@@ -334,6 +347,10 @@ class HeldLine:
     def _take(self, held: Held) -> Outcome:
         """The outcome, which is known from now on."""
         assert held.outcome is not None
+        if isinstance(held.outcome, Granted):
+            if held.is_told:
+                self._told_again.add(held.outcome)
+            held.is_told = True
         if isinstance(held.outcome, Granted) or not held.asking:  # else it may be in line again
             if held.leaving:
                 held.leaving.cancel()
