@@ -248,6 +248,46 @@ async def test_a_start_that_two_wait_for_is_not_given_back_for_one(
     assert isinstance(await line.wait(third, 5), Granted)
 
 
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_start_that_one_does_not_hear_of_is_the_others_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, hears: bool
+) -> None:
+    """Also if the other is told of it a moment later. If that one leaves, it is given back."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("second")])
+    lost, other = line.attend("second"), line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    await asyncio.wait_for(lost.woken, 5)
+    granted = lost.outcome()
+    assert isinstance(granted, Granted)
+    lost.leave()
+    line.give_back(ask("second").call, granted)
+    if hears:
+        assert other.outcome() == granted
+    other.leave()
+    await asyncio.sleep(0.1)
+    [outcome] = await line.ask([ask("third")])
+    assert (outcome is None) == hears
+
+
+async def test_a_start_is_found_by_whichever_question_the_store_has_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first came while it was away, and what it answered to the second was lost."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    await line.ask([ask("first")._replace(number=1)])
+    store.away = False
+    store.swallow()
+    await line.ask([ask("first")._replace(number=2)])
+    store.swallows = None
+    await eventually(lambda: not line._held, within=20)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 async def test_a_run_that_all_who_asked_for_it_have_left_gives_its_slots_back(
     monkeypatch: pytest.MonkeyPatch, order: int

@@ -18,6 +18,7 @@ class Held:
         "has_other_levels",
         "in_doubt",
         "is_dismissed",
+        "is_given_back",
         "is_told",
         "leaving",
         "outcome",
@@ -32,6 +33,8 @@ class Held:
         """Whether its policy had other levels when it was asked for than now."""
         self.is_dismissed = False
         """Whether its callers are to ask again, since its policy lets nobody wait by now."""
+        self.is_given_back = False
+        """Whether its reservation was, or may have been, cancelled."""
         self.is_told = False
         """Whether somebody was told of its start."""
         self.asking = 0
@@ -45,6 +48,15 @@ class Held:
     def is_wanted(self) -> bool:
         """Whether anybody asks or waits for it."""
         return bool(self.asking or self.callers)
+
+    def asked_for(self, granted: Granted) -> bool:
+        """Whether this start was granted to a question of its own."""
+        return (self.ask.lot, self.ask.number) == (granted.lot, granted.number)
+
+    def has(self, granted: Granted) -> bool:
+        """Whether this start was decided, as far as is known."""
+        known, key = self.outcome, (granted.lot, granted.number)
+        return isinstance(known, Granted) and (known.lot, known.number) == key
 
     def wake(self) -> None:
         """Tell those who wait for it to look."""

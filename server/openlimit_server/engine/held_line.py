@@ -131,9 +131,7 @@ class HeldLine:
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
-            elif isinstance(asked, AskAtOnce) and isinstance(answer, LimiterUnavailable):
-                self._hold_in_doubt(asked)
-            elif isinstance(asked, AskAtOnce):
+            elif isinstance(asked, AskAtOnce) and isinstance(answer, list):
                 self._go_on(self._asked.pop((asked.lot, asked.number), ()))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
@@ -144,14 +142,7 @@ class HeldLine:
         except BaseException:
             self._look_in(_RETRY)
             raise
-        for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
-                asks = [operation.one(i) for i in range(len(answer))]
-                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
-                for ask, each in zip(asks, answer, strict=True):
-                    self._heard(ask, each)
-            elif isinstance(operation, Ask):
-                self._heard(operation, answer)
+        self._hear(operations, answers)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
@@ -166,6 +157,19 @@ class HeldLine:
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers
+
+    def _hear(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+        """What is answered to questions, before those who ask go on."""
+        for operation, answer in zip(operations, answers, strict=True):
+            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
+                asks = [operation.one(i) for i in range(len(answer))]
+                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
+                for ask, each in zip(asks, answer, strict=True):
+                    self._heard(ask, each)
+            elif isinstance(operation, AskAtOnce) and isinstance(answer, LimiterUnavailable):
+                self._hold_in_doubt(operation)
+            elif isinstance(operation, Ask):
+                self._heard(operation, answer)
 
     def _notice(self, trouble: LimiterUnavailable | None) -> None:
         """That the store is away, which lets the callers go; or back, and what is left can be given
@@ -186,15 +190,19 @@ class HeldLine:
         if isinstance(answer, Started):
             return answer
         if isinstance(answer, LimiterUnavailable):
-            self._hold_in_doubt(asked)
             return [answer] * len(asked.calls.names)
         return self._outcomes(self._asked.pop((asked.lot, asked.number)), answer)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
         held = [self._hold(ask) for ask in asks]
+        # All by one name of their reservation: by that its start is found, if no answer comes.
+        by_name = [
+            ask if ask is each.ask else ask._replace(lot=each.ask.lot, number=each.ask.number)
+            for ask, each in zip(asks, held, strict=True)
+        ]
         try:
-            answers = await self.carry_out(asks)
+            answers = await self.carry_out(by_name)
         except BaseException:
             self._go_on(held)
             raise
@@ -217,9 +225,12 @@ class HeldLine:
 
     def _hold_in_doubt(self, asked: AskAtOnce) -> None:
         """These calls may have started, which nobody has learnt."""
-        held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
-        for each in held:
-            each.in_doubt = True
+        asks = [asked.one(i) for i in range(len(asked.calls.names))]
+        held = [self._hold(ask) for ask in asks]
+        for each, ask in zip(held, asks, strict=True):
+            if each.ask.first is None and not each.in_doubt:  # else it was asked for before
+                each.ask = each.ask._replace(lot=ask.lot, number=ask.number)
+                each.in_doubt = True
         self._go_on(held)
 
     def attend(self, name: str) -> Caller:
@@ -234,14 +245,14 @@ class HeldLine:
         kept = 0.0
         try:
             await asyncio.wait([caller.woken], timeout=max(0.0, hold))
-            outcome = caller.outcome()
-            standing: Standing | OpenLimitError = _NOWHERE
+            outcome: Standing | Outcome | None = caller.outcome()
             if outcome is None:
                 [standing] = await self.standings([caller])
+                outcome = caller.outcome() or standing
             kept = PLACE_KEPT
         finally:
             caller.leave(kept)
-        return outcome or caller.outcome() or standing
+        return outcome
 
     async def standings(self, callers: Sequence[Caller]) -> Sequence[Standing | OpenLimitError]:
         """Where their calls stand. Those that are in line no more are asked for again."""
@@ -262,10 +273,13 @@ class HeldLine:
         for a repeat, and give it back."""
         if self._told_again.take(granted):
             return
-        held = self._held.get(call.name) or self._held_for(call, granted.lot, granted.number)
-        if held.outcome is None and held.ask.first is None:  # else it has waited anew since
-            held.outcome, held.is_told = granted, False
-            self.leaving.leave(held, PLACE_KEPT)
+        held = self._held.get(call.name)
+        if held is None:
+            held = self._held_for(call, granted.lot, granted.number)
+        elif not held.has(granted) and (held.outcome or held.ask.first is not None):
+            return  # it has waited anew since
+        held.outcome, held.is_told = granted, False
+        self.leaving.leave(held, PLACE_KEPT)
 
     def follow(self, paths: Paths, *, has_same_levels: bool) -> None:
         """Hold all nodes at which its calls wait to the rules of these paths; only the root where
@@ -314,6 +328,9 @@ class HeldLine:
             held = self._held[ask.call.name] = Held(ask)
         elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
+        if held.is_given_back:  # so that reservation cannot be used any more
+            held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
+            held.is_given_back = False
         held.is_dismissed = False
         held.asking += 1
         return held
@@ -322,12 +339,19 @@ class HeldLine:
         """That a call waits: also one that was refused before, or whose start was given back, which
         was asked for anew. Or that it has a start of which somebody was told before."""
         held = self._held.get(ask.call.name)
-        if held and isinstance(answer, InLine):
+        if isinstance(answer, InLine):
+            if held is None:  # whoever asked has left before, and the others have been told
+                held = self._held[ask.call.name] = Held(ask)
+                self.leaving.leave(held, PLACE_KEPT)
             held.outcome, held.is_told = None, False
+            if held.ask.first is None:  # this may be another question than the one it is held for
+                held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
             held.ask = held.ask._replace(first=answer.first)
-        elif held and isinstance(answer, Granted) and held.outcome is None:
-            is_first = (held.ask.lot, held.ask.number) == (ask.lot, ask.number)
-            held.is_told = is_first and not held.in_doubt  # else the answer to another was lost
+        elif held and isinstance(answer, Granted) and not held.has(answer):
+            # If it was granted to a question of its own, the answer to that was lost.
+            held.outcome, held.is_told = None, not held.asked_for(answer)
+        elif held and isinstance(answer, LimiterUnavailable):
+            held.outcome = held.outcome if isinstance(held.outcome, Granted) else None
 
     def _outcome(self, held: Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
@@ -347,21 +371,18 @@ class HeldLine:
     def _take(self, held: Held) -> Outcome:
         """The outcome, which is known from now on."""
         assert held.outcome is not None
-        if isinstance(held.outcome, Granted):
+        if isinstance(held.outcome, Granted):  # whoever takes it leaves, too
             if held.is_told:
                 self._told_again.add(held.outcome)
             held.is_told = True
-        if isinstance(held.outcome, Granted) or not held.asking:  # else it may be in line again
-            if held.leaving:
-                held.leaving.cancel()
-            name = held.ask.call.name
-            if self._held.get(name) is held:  # not one that was asked for since another took it
-                del self._held[name]
+        elif not held.asking:  # else it may be in line again
+            self.leaving.forget(held)
         return held.outcome
 
     def _deliver(self, outcome: Granted | Refusal) -> None:
         if held := self._held.get(outcome.name):
             held.outcome = outcome.error if isinstance(outcome, Refusal) else outcome
+            held.is_told = False
             held.wake()
 
     async def _enter(self, epoch: str) -> None:
