@@ -277,6 +277,20 @@ async def test_a_start_of_a_call_that_went_to_another_server_is_that_servers(
     assert await carry_out(lines, untold._replace(untold="other")) == [True]
 
 
+async def test_a_start_that_was_settled_is_not_given_back(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Somebody was told of it, though not by the server that was asked for it before."""
+    rare = Rules((Limit.per("requests", 10, 3600, 3600),))
+    calls = [call(f"n{i}", root=rare) for i in range(11)]
+    await carry_out(lines, run_of(calls[:10]))
+    first = columns_of(calls[:1])
+    settle = Settle("{b}", first, "lot", [0], [clock.now], first.costs)
+    untold = Cancel("{b}", calls[0], "lot", 0, clock.now, "me")
+    assert await carry_out(lines, settle, untold) == [{}, False]
+    assert await carry_out(lines, run_of(calls[10:])) == [[InLine(clock.now)]]
+
+
 async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
     """Nor takes one again; one that has not started keeps its own."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)

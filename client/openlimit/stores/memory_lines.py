@@ -201,7 +201,7 @@ class MemoryLines:
             start = known.granted.start
         if now >= start + SETTLED_WITHIN:
             return too_late(lot, number)
-        if (not untold and start <= now) or self._closed.is_cancelled(lot, number, now):
+        if (not untold and start <= now) or self._closed.is_closed(lot, number, now):
             return False
         if known and known.asked_by not in ("", untold):
             return False

@@ -54,7 +54,7 @@ function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
     return {NO}
   elseif now >= start + call.settled_within then
     return {TOO_LATE}
-  elseif untold == '' and start <= now or is_cancelled(lot, number) then
+  elseif untold == '' and start <= now or is_closed(lot, number) then
     return {NO}
   end
   if grant and grant.asked_by and grant.asked_by ~= untold then
