@@ -396,6 +396,18 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
             assert 0 < client.pttl(key) <= 970_000, key
 
 
+async def test_a_tree_that_begins_anew_expires_like_any_other(served: Served) -> None:
+    """By Redis's own clock: it was as good as new when somebody asked again, and then nobody."""
+    client = served.servers[0].client()
+    client.flushall()
+    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))) as lines:
+        for name in ("n0", "n1"):
+            await carry_out(lines, ask(call(name, root=Rules(()))._replace(lease=0)))
+            assert await started(lines) == [name]
+        ttls = {key: client.pttl(key) for key in client.scan_iter()}
+        assert -1 not in ttls.values(), ttls
+
+
 async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served: Served) -> None:
     """A run that has started, and a call, are not charged again once their tree has expired."""
     run = columns_of([call("n1000", root=PLENTY), call("n1001", root=PLENTY)])

@@ -149,6 +149,7 @@ end
 -- A tree in which nothing has happened that still matters is as good as a new one.
 local function begin_anew()
   redis.call('DEL', tree_key, key_of('holds'), key_of('emptying'), key_of('lapsing'))
+  touched.tree = true  -- it expires no more
   flush_ready()  -- what was forgotten just now has left
   nodes, followers, dropped = {}, {}, {}
   forget_windows()
