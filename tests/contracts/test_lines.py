@@ -693,6 +693,23 @@ async def test_of_a_run_one_call_starts_anew(lines: AsyncLines, clock: FakeClock
     ]
 
 
+async def test_of_a_call_that_was_forgotten_a_run_is_remembered(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Whose start had lapsed before it started with the run: that is what a repeat learns."""
+    again = call("n1000", root=PLENTY)._replace(lease=0)
+    await carry_out(lines, ask(again)._replace(kept=SECOND))
+    assert await started(lines) == ["n1000"]
+    clock.now += SECOND
+    began = clock.now
+    assert await carry_out(lines, run_of([again])._replace(lot="run")) == [Started(began)]
+    clock.now += 1
+    await carry_out(lines, ask(call("n2000", root=PLENTY)))
+    assert await started(lines) == ["n2000"]
+    granted = Granted("n1000", began, "", "run", 1000)
+    assert await carry_out(lines, ask(again)) == [granted]
+
+
 async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:
     """The nodes of a call that is asked for again follow the rules that it comes with."""
     slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))

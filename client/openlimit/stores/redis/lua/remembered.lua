@@ -136,7 +136,10 @@ local function grant_of(name)
   if granted[name] == nil then
     read_granted({name})
   end
-  local grant = granted[name] or grant_in_run(name)
+  local grant = granted[name]
+  if not grant or grant.until_ <= now then  -- one that has lapsed may have been there before its run
+    grant = grant_in_run(name)
+  end
   return grant and grant.lot and grant.until_ > now and grant
 end
 
