@@ -710,6 +710,22 @@ async def test_of_a_call_that_was_forgotten_a_run_is_remembered(
     assert await carry_out(lines, ask(again)) == [granted]
 
 
+async def test_a_start_that_is_forgotten_is_not_given_back(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Nobody knows any more whether anybody was told, and its call may have started anew."""
+    one = call("n1", root=TWO_SLOTS)
+    await carry_out(lines, ask(one)._replace(kept=SECOND))
+    [granted] = (await turn(lines)).outcomes
+    assert isinstance(granted, Granted)
+    clock.now += SECOND
+    untold = Cancel("{b}", one, granted.lot, granted.number, granted.start, "me")
+    assert await carry_out(lines, untold) == [False]
+    await carry_out(lines, ask(one)._replace(lot="anew"))
+    assert await started(lines) == ["n1"]
+    assert await carry_out(lines, untold, Release("{b}", ["n1"])) == [False, {}]
+
+
 async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:
     """The nodes of a call that is asked for again follow the rules that it comes with."""
     slow, fast = ONE_A_SECOND, Rules((Limit.per("requests", 1000, 1),))

@@ -37,6 +37,7 @@ from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines import (
     LEASE,
     ONE_A_SECOND,
+    TWO_SLOTS,
     ask,
     call,
     carry_out,
@@ -191,6 +192,43 @@ async def test_a_start_that_another_server_told_is_not_given_back(lines: RedisBu
     for untold, is_given_back in [("me", False), ("other", True)]:
         cancel = Cancel("{b}", call("n1", root=PLENTY), lot, number, start, untold)
         assert await carry_out(lines, cancel) == [is_given_back]
+
+
+async def test_a_start_that_was_told_is_not_given_back_once_it_is_forgotten(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Neither by a server that knew of it and told nobody, nor as what a dead one never collected:
+    whoever was told runs on, though no repeat learns of the start any more."""
+    one = Rules((), slots=1)
+    first = ask(call("n1", root=one))._replace(kept=SILENT)
+    for before in ("me", "dead"):
+        await carry_out(lines, first._replace(server=before), ask(call("n2", root=one)))
+        await turn(lines)
+        [granted] = await carry_out(lines, first._replace(server="other"))
+        assert isinstance(granted, Granted)
+        assert await live(lines, clock, 3 * SILENT) == []
+        untold = Cancel("{b}", first.call, granted.lot, granted.number, granted.start, before)
+        assert await carry_out(lines, untold) == [False]
+        assert await started(lines) == []
+        assert await carry_out(lines, Release("{b}", ["n1"])) == [{}]
+        assert await started(lines) == ["n2"]
+        await carry_out(lines, Release("{b}", ["n2"]))
+        clock.now += 60 * SECOND
+
+
+async def test_a_start_that_nobody_collects_takes_no_other_along(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its call was forgotten and has started anew by then: what runs now keeps its slot."""
+    two = Rules((), slots=2)
+    first = ask(call("n1", root=two), server="dead")._replace(kept=SECOND)
+    await carry_out(lines, first)
+    assert await started(lines) == []
+    clock.now += SECOND
+    await carry_out(lines, ask(call("n1", root=two))._replace(lot="anew"))
+    assert await started(lines) == ["n1"]
+    await carry_out(lines, ask(call("n2", root=two)), ask(call("n3", root=two)))
+    assert await live(lines, clock, 3 * SILENT) == ["n2"]
 
 
 async def test_a_server_that_comes_back_is_told_that_it_lost_calls(

@@ -38,6 +38,9 @@ from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
 """Seconds for which a call keeps its place, or its start, while nobody asks for it."""
+START_KEPT = 2 * PLACE_KEPT
+"""Seconds for which a start is remembered at least: only then it can be given back after the time
+in which a repeat may ask for it."""
 MAX_HOLD = 2.0
 """Seconds for which the caller of a unary call is held at most."""
 _POLL = 0.05

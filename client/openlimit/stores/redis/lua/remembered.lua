@@ -143,6 +143,12 @@ local function grant_of(name)
   return grant and grant.lot and grant.until_ > now and grant
 end
 
+-- The same, if it is this one. Of one that is forgotten, nobody knows any more who was told.
+local function same_grant(name, lot, number)
+  local grant = grant_of(name)
+  return grant and grant.lot == lot and grant.number == number and grant
+end
+
 local function keep_grant(name, grant)
   granted[name], changed_grants[name] = grant, true
   meta.granted_until = math.max(meta.granted_until, grant.until_)

@@ -36,13 +36,11 @@ end
 
 -- Gives back a start that nobody has collected, as far as it may be.
 local function take_back(name, start, lot, number, leaf_id, costs)
-  local grant = grant_of(name)
-  if grant and grant.lot == lot and grant.number == number then
-    if grant.is_known then
-      return
-    end
-    take_grant_back(name)
+  local grant = same_grant(name, lot, number)
+  if not grant or grant.is_known then
+    return
   end
+  take_grant_back(name)
   if is_cancelled(lot, number) then
     return
   end
