@@ -231,6 +231,21 @@ async def test_a_start_that_nobody_collects_takes_no_other_along(
     assert await live(lines, clock, 3 * SILENT) == ["n2"]
 
 
+async def test_what_a_dead_server_was_to_be_told_is_forgotten_with_it(
+    lines: RedisBuckets, served: Served, clock: FakeClock
+) -> None:
+    """Also that a call of its was refused, just before the rest were forgotten."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1")))
+    assert await started(lines) == ["n0"]
+    late = call("n2", "slow", leaf=TWO_SLOTS)
+    await carry_out(lines, ask(late, max_wait=2 * SILENT - 2 * STEP, server="dead"))
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 4 * SILENT))
+    await live(lines, clock, 3 * SILENT)
+    keys = [*served.servers[0].client().scan_iter()]
+    assert keys
+    assert not [key for key in keys if "outbox" in str(key)]
+
+
 async def test_a_server_that_comes_back_is_told_that_it_lost_calls(
     lines: RedisBuckets, clock: FakeClock
 ) -> None:
