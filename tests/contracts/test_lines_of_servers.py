@@ -478,6 +478,20 @@ async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served:
     assert [type(answer) for answer in answers] == [Granted, Granted]
 
 
+async def test_a_start_that_was_taken_back_is_not_what_a_repeat_learns(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Nor once the start that came after it is forgotten, though its run is remembered longer."""
+    one = call("n1000", root=PLENTY)._replace(lease=0)
+    run = AskAtOnce("{b}", columns_of([one]), "me", inf, "lot", 0)
+    untold = Cancel("{b}", one, "lot", 0, None, "me")
+    assert await carry_out(lines, run, untold) == [Started(clock.now), True]
+    await carry_out(lines, ask(one)._replace(lot="anew", kept=SECOND))
+    assert await started(lines) == ["n1000"]
+    clock.now += SECOND
+    assert await carry_out(lines, ask(one)) == [InLine(clock.now)]
+
+
 async def test_what_is_remembered_is_bounded(lines: RedisBuckets, served: Served) -> None:
     """Of the runs whose calls are over, so many at most, and the latest half of these."""
     one, many, step = Rules((), slots=1), 3 * MOST_REPEATABLE // 2, 1000

@@ -137,8 +137,9 @@ local function grant_of(name)
     read_granted({name})
   end
   local grant = granted[name]
-  if not grant or grant.until_ <= now then  -- one that has lapsed may have been there before its run
-    grant = grant_in_run(name)
+  if not grant or grant.until_ <= now then  -- one that has lapsed may hide that of a later run
+    local in_run = grant_in_run(name)
+    grant = in_run and in_run.start > (grant and grant.start or -INF) and in_run
   end
   return grant and grant.lot and grant.until_ > now and grant
 end
