@@ -442,6 +442,19 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert isinstance(late, WaitTooLong | InLine)
 
 
+async def test_calls_of_different_paths_are_released_together(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """In whatever order: the nodes of one path are forgotten when all of its calls are over."""
+    three = Rules((), slots=3)
+    calls = [call(f"n{i}", *path, root=three) for i, path in enumerate(["ab", "cd", "ab"])]
+    await carry_out(lines, *map(ask, calls))
+    names = [each.name for each in calls]
+    assert sorted(await started(lines)) == names
+    clock.now += SECOND
+    assert await carry_out(lines, Release("{b}", names)) == [{}]
+
+
 async def test_a_refusal_counts_those_who_stand_before(lines: AsyncLines, clock: FakeClock) -> None:
     """Also that of a call which its own limits refuse at once, and before any call of its leaf has
     started after a wait; it names the node, and the unit."""

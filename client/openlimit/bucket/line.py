@@ -19,7 +19,7 @@ from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import CONCURRENT, Call, Calls, Refusal, Standing, Start, as_of_now
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.nodes import Nodes, fill
-from openlimit.bucket.slots import Lease, Leases, by_path, owed
+from openlimit.bucket.slots import Lease, Leases, freed, owed
 from openlimit.bucket.tree import (
     LATEST_PACE,
     MOST_CHILDREN,
@@ -191,7 +191,7 @@ class Line:
 
     def release(self, names: Sequence[str], now: float) -> list[int]:
         """Free the slots of calls that are over; the positions of those that had none."""
-        leases = self._leases.free(names)
+        leases = self._leases.remove(names)
         self._end(leases, now)
         return [i for i, lease in enumerate(leases) if lease is None] if None in leases else []
 
@@ -332,7 +332,7 @@ class Line:
 
     def _end(self, leases: Iterable[Lease | None], now: float) -> None:
         """Charge the turns of calls that are over for the time that they held their slots."""
-        for path, same in by_path(leases):
+        for path, same in freed(leases):
             if len(path) > 1:
                 for lease in same:
                     for node, size in owed(lease, now):
@@ -341,7 +341,7 @@ class Line:
 
     def _free(self, name: str, now: float) -> None:
         """Free the slots of a call that has not been made."""
-        for path, _ in by_path(self._leases.free([name])):
+        for path, _ in freed(self._leases.remove([name])):
             self._go_on(path, now)
 
     def _go_on(self, path: Sequence[Node], now: float) -> None:
