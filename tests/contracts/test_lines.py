@@ -442,6 +442,24 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert isinstance(late, WaitTooLong | InLine)
 
 
+async def test_a_call_that_is_asked_for_anew_has_its_time_anew(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Though it was given up when its caller left, and would have been refused since."""
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 3 * SECOND))
+    for left in (True, False):
+        [answer] = await carry_out(lines, ask(call("n0"), max_wait=4 * SECOND))
+        assert isinstance(answer, InLine)
+        if left:
+            assert await carry_out(lines, GiveUp("{b}", "n0", "me")) == [True]
+        clock.now += SECOND
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 2.5 * SECOND))
+    clock.now += 2 * SECOND
+    assert not (await turn(lines)).outcomes
+    clock.now += SECOND // 2
+    assert await started(lines) == ["n0"]
+
+
 async def test_calls_of_different_paths_are_released_together(
     lines: AsyncLines, clock: FakeClock
 ) -> None:

@@ -138,8 +138,8 @@ class Line:
             if outcome := self._decide_next(now):
                 outcomes.append(outcome)
         while self._deadlines and self._deadlines[0][0] <= now and len(outcomes) < MOST_AT_ONCE:
-            _, name = heappop(self._deadlines)
-            if name in self._waiting:
+            deadline, name = heappop(self._deadlines)
+            if self._is_until(deadline, name):
                 standing = self.standing(name, now)
                 self.give_up(name, now)
                 outcomes.append(Refusal(name, standing.refused()))
@@ -255,10 +255,16 @@ class Line:
         """When to call ``decide`` next, unless something happens before; ``inf`` for never."""
         if self.root.is_ready:
             return -inf
-        while self._deadlines and self._deadlines[0][1] not in self._waiting:
+        while self._deadlines and not self._is_until(*self._deadlines[0]):
             heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else inf
         return min(deadline, self._nodes.holds.next_end(), self._leases.next_end())
+
+    def _is_until(self, deadline: float, name: str) -> bool:
+        """Whether a call waits that is refused then. One that was given up may have been asked for
+        anew, to wait for longer."""
+        waiting = self._waiting.get(name)
+        return waiting is not None and waiting.deadline == deadline
 
     def idle_at(self) -> float:
         """From when on the whole tree is as good as new; ``inf`` while calls wait or run."""
