@@ -89,9 +89,9 @@ def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> As
 _made: list[HeldLine] = []
 
 
-def held(store: Lines) -> HeldLine:
+def held(store: Lines, server: str = "server") -> HeldLine:
     """A server's callers in the line of the tree."""
-    _made.append(HeldLine(store, "tree", "server"))
+    _made.append(HeldLine(store, "tree", server))
     return _made[-1]
 
 
@@ -334,6 +334,25 @@ async def test_a_call_that_is_given_up_while_its_line_is_lost_stands_there_no_mo
     assert await line.carry_out([Where("tree", "second")]) == [False]
     await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await line.wait(third, 5), Granted)
+
+
+async def test_a_server_that_a_caller_has_left_does_not_give_back_what_another_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it asks for it again, as for all whose places it keeps, since its line may be lost."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    store = Forgetful()
+    line, other = held(store), held(store, "other")
+    await line.ask([ask("first")])
+    assert await other.ask([ask("second")._replace(server="other")]) == [None]
+    assert await line.ask([ask("second"), ask("third")]) == [None, None]
+    second, third = line.attend("second"), line.attend("third")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(second, 5), Granted)
+    store.epoch = "second"
+    await other.carry_out([])
+    await eventually(lambda: not other._held, within=20)
+    assert isinstance(await line.wait(third, 0), Standing), "the slot is in use"
 
 
 def paths(tokens: int, label: str = "team") -> Paths:

@@ -158,7 +158,8 @@ class MemoryLines:
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
             if is_cancelled:
                 return was_cancelled()
-            known.asked_by = ask.server
+            if known.asked_by != ask.server:
+                known.asked_by = ""
             return granted
         if before := tree.asked.get(name):
             tree.asked[name] = before._replace(server=ask.server)
@@ -198,7 +199,7 @@ class MemoryLines:
             known = self._starts.get(bucket, call.name, now)
             if not known or (known.granted.lot, known.granted.number) != (lot, number):
                 return False  # of one that is forgotten, nobody knows any more who was told
-            if known.asked_by not in ("", untold):
+            if known.asked_by != untold:
                 return False
             start = known.granted.start
         if start is None:

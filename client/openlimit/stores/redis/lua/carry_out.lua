@@ -48,7 +48,7 @@ end
 
 function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
   local grant = untold ~= '' and same_grant(name, lot, number)
-  if untold ~= '' and (not grant or grant.asked_by and grant.asked_by ~= untold) then
+  if untold ~= '' and (not grant or grant.asked_by ~= untold) then
     return {NO}
   end
   start = start or grant and grant.start
