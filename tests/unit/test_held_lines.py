@@ -19,6 +19,7 @@ from openlimit.stores.lines import (
     Answer,
     Ask,
     AskAtOnce,
+    AsyncLines,
     Granted,
     Operation,
     Release,
@@ -89,7 +90,7 @@ def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> As
 _made: list[HeldLine] = []
 
 
-def held(store: Lines, server: str = "server") -> HeldLine:
+def held(store: AsyncLines, server: str = "server") -> HeldLine:
     """A server's callers in the line of the tree."""
     _made.append(HeldLine(store, "tree", server))
     return _made[-1]
@@ -353,6 +354,45 @@ async def test_a_server_that_a_caller_has_left_does_not_give_back_what_another_t
     await other.carry_out([])
     await eventually(lambda: not other._held, within=20)
     assert isinstance(await line.wait(third, 0), Standing), "the slot is in use"
+
+
+class Link:
+    """What one server reaches others' lines by, which can be cut."""
+
+    shared = True
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.is_cut = False
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        if self.is_cut:
+            return [LimiterUnavailable("the store", "is away")] * len(operations)
+        return await self._lines.adecide(operations)
+
+
+async def test_a_server_that_was_cut_off_asks_for_none_that_its_callers_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They have gone to another server meanwhile, and run; their starts there may be forgotten by
+    now, and others would take their slots from them."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    store = Forgetful()
+    link = Link(store)
+    line, other = held(store), held(link, "other")
+    await line.ask([ask("first")])
+    link.is_cut = True
+    await other.ask([ask("second")._replace(server="other")])
+    await eventually(lambda: bool(other.leaving._left), within=20)
+    await line.ask([ask("second")._replace(kept=0.0)])
+    second = line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(second, 5), Granted)
+    link.is_cut, store.epoch = False, "second"
+    await other.carry_out([])
+    await eventually(lambda: not other._held, within=20)
+    assert "other" not in {each.server for each in store.asked}
+    assert await line.ask([ask("third")]) == [None], "the slot is in use"
 
 
 def paths(tokens: int, label: str = "team") -> Paths:

@@ -18,6 +18,7 @@ class Held:
         "has_other_levels",
         "in_doubt",
         "is_dismissed",
+        "is_left",
         "leaving",
         "outcome",
     )
@@ -31,6 +32,8 @@ class Held:
         """Whether its policy had other levels when it was asked for than now."""
         self.is_dismissed = False
         """Whether its callers are to ask again, since its policy lets nobody wait by now."""
+        self.is_left = False
+        """Whether nobody came back for it in time: it is to be given up."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()

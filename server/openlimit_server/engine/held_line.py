@@ -308,7 +308,7 @@ class HeldLine:
             held = self._held[ask.call.name] = Held(ask)
         elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
-        held.is_dismissed = False
+        held.is_dismissed = held.is_left = False
         held.asking += 1
         return held
 
@@ -360,8 +360,14 @@ class HeldLine:
 
     async def _ask_again(self, calls: Iterable[Held]) -> bool:
         """For those that wait, each in its place; whether the line knows all of them now. Nobody
-        waits for one in doubt, until it is repeated."""
-        waiting = [h for h in calls if not (h.outcome or h.asking or h.in_doubt or h.is_dismissed)]
+        waits for one in doubt, until it is repeated, nor for one that is left: its caller may have
+        been told a start elsewhere long ago, which another one would end."""
+        waiting = [
+            held
+            for held in calls
+            if not (held.outcome or held.asking)
+            and not (held.in_doubt or held.is_dismissed or held.is_left)
+        ]
         if not waiting:
             return True
         knows_all = True

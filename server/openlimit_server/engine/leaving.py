@@ -56,6 +56,7 @@ class Leaving:
     async def _give_up(self, held: Held) -> None:
         if held.leaving or not self._is_unwanted(held):  # somebody has come in this very moment
             return
+        held.is_left = True
         answer: Answer = False
         if held.outcome is None:
             give_up = GiveUp(self._bucket, held.ask.call.name, self._server)
