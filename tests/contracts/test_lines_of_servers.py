@@ -445,6 +445,8 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
         await carry_out(lines, Settle("{b}", one, "lot", [0], [granted.start], [[[1]], [[]]]))
         keys = [*client.scan_iter()]
         assert len(keys) > 10
+        [tree] = client.scan_iter("*:line:tree")
+        assert client.pttl(tree) < min(client.pttl(k) for k in client.scan_iter("*:line:[^t]*"))
         for key in keys:
             # The marks of settled calls last for longest, and every lease ends.
             assert 0 < client.pttl(key) <= 970_000, key
@@ -460,6 +462,23 @@ async def test_a_tree_that_begins_anew_expires_like_any_other(served: Served) ->
             assert await started(lines) == [name]
         ttls = {key: client.pttl(key) for key in client.scan_iter()}
         assert -1 not in ttls.values(), ttls
+
+
+async def test_of_a_tree_that_has_expired_nothing_counts(
+    lines: RedisBuckets, served: Served
+) -> None:
+    """What is kept beside it expires a moment later: by a call that had its slot there, no slot of
+    the next tree is freed."""
+    one = Rules((), slots=1)
+    before, after, later = (call(f"n{i}000", root=one) for i in range(3))
+    await carry_out(lines, ask(before))
+    assert await started(lines) == [before.name]
+    client = served.servers[0].client()
+    client.delete(*client.scan_iter("*:line:tree"))
+    await carry_out(lines, ask(after), ask(later))
+    assert await started(lines) == [after.name]
+    assert await carry_out(lines, Release("{b}", [before.name])) == [{0: False}]
+    assert await started(lines) == []
 
 
 async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served: Served) -> None:
