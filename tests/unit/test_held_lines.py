@@ -354,6 +354,7 @@ async def test_a_server_that_a_caller_has_left_does_not_give_back_what_another_t
     await other.carry_out([])
     await eventually(lambda: not other._held, within=20)
     assert isinstance(await line.wait(third, 0), Standing), "the slot is in use"
+    await eventually(lambda: not line._held, within=20)
 
 
 class Link:
@@ -393,6 +394,7 @@ async def test_a_server_that_was_cut_off_asks_for_none_that_its_callers_have_lef
     await eventually(lambda: not other._held, within=20)
     assert "other" not in {each.server for each in store.asked}
     assert await line.ask([ask("third")]) == [None], "the slot is in use"
+    await eventually(lambda: not line._held, within=20)
 
 
 def paths(tokens: int, label: str = "team") -> Paths:
