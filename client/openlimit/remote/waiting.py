@@ -34,14 +34,59 @@ class Waiters(Protocol):
 
 
 class ThreadWaiters:
-    """Callers that block their threads: each waits by a queue of its own."""
+    """Callers that block their threads: each waits by a promise of its own."""
 
     def __init__(self, is_patient: bool) -> None:
         self.is_patient = is_patient
 
-    def deliver(self, outcomes: Sequence[tuple["SimpleQueue[object]", object, Acquire]]) -> None:
-        for queue, outcome, _ in outcomes:
-            queue.put(outcome)
+    def deliver(self, outcomes: Sequence[tuple["ThreadPromise", object, Acquire]]) -> None:
+        for promise, outcome, _ in outcomes:
+            promise.put(outcome)
+
+
+class ThreadPromise:
+    """Brings the outcomes of one call to a thread, which may be interrupted at any moment.
+
+    ``unclaimed`` takes the call and its last outcome if the thread is gone.
+    """
+
+    def __init__(self, call: Acquire, unclaimed: Callable[[Acquire, object], None]) -> None:
+        self._call = call
+        self._unclaimed = unclaimed
+        self._come = SimpleQueue[object]()
+        self._last: list[object] = []
+        """The last outcome, also once it was got: an interrupt may have lost it since."""
+        self._is_left = False
+
+    def put(self, outcome: object) -> None:
+        """Here is an outcome; from any thread."""
+        if not isinstance(outcome, Queued):
+            self._last.append(outcome)
+        self._come.put(outcome)
+        if self._is_left:
+            self._give_back()
+
+    def get(self, within: float) -> object:
+        """The next outcome; raises Empty if none comes within so many seconds."""
+        return self._come.get(timeout=within)
+
+    def last(self) -> object:
+        """The last outcome, which is being delivered."""
+        while isinstance(outcome := self._come.get(), Queued):
+            pass
+        return outcome
+
+    def leave(self) -> None:
+        """Nobody uses what has come, or is still to come."""
+        self._is_left = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        try:
+            outcome = self._last.pop()
+        except IndexError:  # it is still to come, or another thread gives it back
+            return
+        self._unclaimed(self._call, outcome)
 
 
 Promise = tuple[asyncio.Future[object], OnWaiting | None]
