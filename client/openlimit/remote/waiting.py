@@ -135,9 +135,7 @@ class LoopWaiters:
         try:
             self.loop.call_soon_threadsafe(self._complete, outcomes)
         except RuntimeError:  # the loop was closed: nobody waits
-            self._on_the_way.remove(outcomes)
-            for _, outcome, call in outcomes:
-                self._unclaimed(call, outcome)
+            self._never_arrives(outcomes)
 
     def abandon(self, future: asyncio.Future[object], call: Acquire) -> None:
         """Its caller leaves, though the outcome is here or on its way."""
@@ -147,9 +145,16 @@ class LoopWaiters:
     def clear(self) -> None:
         """Where the loop was closed, what is still on the way has nobody to claim it."""
         if self.loop.is_closed():
-            for outcomes in self._on_the_way:
-                for _, outcome, call in outcomes:
-                    self._unclaimed(call, outcome)
+            for outcomes in [*self._on_the_way]:
+                self._never_arrives(outcomes)
+
+    def _never_arrives(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
+        try:
+            self._on_the_way.remove(outcomes)
+        except ValueError:  # another thread has seen to it
+            return
+        for _, outcome, call in outcomes:
+            self._unclaimed(call, outcome)
 
     def _complete(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
         self._on_the_way.remove(outcomes)
@@ -211,6 +216,11 @@ class Loops:
         self._of_thread = local()
         self.latest: LoopWaiters | None = None
         """The patient ones that were used last, by any thread."""
+
+    def clear(self) -> None:
+        """Where loops of this thread were closed, what is still on the way is given back."""
+        for waiters in [*vars(self._of_thread).values()]:
+            waiters.clear()
 
     def running(self, is_patient: bool) -> LoopWaiters:
         """The waiters of the running loop."""
