@@ -62,7 +62,7 @@ class Interrupt:
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
         if "openlimit" not in Path(frame.f_code.co_filename).parts:
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        frame.f_trace_opcodes = True
         if event == "return":  # to where Python does not look for signals
             self._has_returned = True
         elif event == "opcode":
