@@ -277,6 +277,20 @@ async def test_a_start_of_a_call_that_went_to_another_server_is_that_servers(
     assert await carry_out(lines, untold._replace(untold="other")) == [True]
 
 
+async def test_a_start_that_was_settled_is_not_given_back(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Somebody was told of it, though not by the server that was asked for it before."""
+    rare = Rules((Limit.per("requests", 10, 3600, 3600),))
+    calls = [call(f"n{i}", root=rare) for i in range(11)]
+    await carry_out(lines, run_of(calls[:10]))
+    first = columns_of(calls[:1])
+    settle = Settle("{b}", first, "lot", [0], [clock.now], first.costs)
+    untold = Cancel("{b}", calls[0], "lot", 0, clock.now, "me")
+    assert await carry_out(lines, settle, untold) == [{}, False]
+    assert await carry_out(lines, run_of(calls[10:])) == [[InLine(clock.now)]]
+
+
 async def test_a_call_that_is_settled_has_no_slot(lines: AsyncLines, clock: FakeClock) -> None:
     """Nor takes one again; one that has not started keeps its own."""
     roomy = Rules((Limit.per("requests", 600, 60, 1),), slots=3)
@@ -440,6 +454,37 @@ async def test_who_cannot_start_in_time_is_refused(lines: AsyncLines, clock: Fak
     assert [type(error) for error in refused] == [WaitTooLong] * 2
     [late] = await carry_out(lines, ask(call("n5"), max_wait=0))
     assert isinstance(late, WaitTooLong | InLine)
+
+
+async def test_a_call_that_is_asked_for_anew_has_its_time_anew(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Though it was given up when its caller left, and would have been refused since."""
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 3 * SECOND))
+    for left in (True, False):
+        [answer] = await carry_out(lines, ask(call("n0"), max_wait=4 * SECOND))
+        assert isinstance(answer, InLine)
+        if left:
+            assert await carry_out(lines, GiveUp("{b}", "n0", "me")) == [True]
+        clock.now += SECOND
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 2.5 * SECOND))
+    clock.now += 2 * SECOND
+    assert not (await turn(lines)).outcomes
+    clock.now += SECOND // 2
+    assert await started(lines) == ["n0"]
+
+
+async def test_calls_of_different_paths_are_released_together(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """In whatever order: the nodes of one path are forgotten when all of its calls are over."""
+    three = Rules((), slots=3)
+    calls = [call(f"n{i}", *path, root=three) for i, path in enumerate(["ab", "cd", "ab"])]
+    await carry_out(lines, *map(ask, calls))
+    names = [each.name for each in calls]
+    assert sorted(await started(lines)) == names
+    clock.now += SECOND
+    assert await carry_out(lines, Release("{b}", names)) == [{}]
 
 
 async def test_a_refusal_counts_those_who_stand_before(lines: AsyncLines, clock: FakeClock) -> None:
@@ -691,6 +736,39 @@ async def test_of_a_run_one_call_starts_anew(lines: AsyncLines, clock: FakeClock
         Granted("n1001", clock.now, "", "other", 7),
         Granted("n1002", began, "", "lot", 1002),
     ]
+
+
+async def test_of_a_call_that_was_forgotten_a_run_is_remembered(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Whose start had lapsed before it started with the run: that is what a repeat learns."""
+    again = call("n1000", root=PLENTY)._replace(lease=0)
+    await carry_out(lines, ask(again)._replace(kept=SECOND))
+    assert await started(lines) == ["n1000"]
+    clock.now += SECOND
+    began = clock.now
+    assert await carry_out(lines, run_of([again])._replace(lot="run")) == [Started(began)]
+    clock.now += 1
+    await carry_out(lines, ask(call("n2000", root=PLENTY)))
+    assert await started(lines) == ["n2000"]
+    granted = Granted("n1000", began, "", "run", 1000)
+    assert await carry_out(lines, ask(again)) == [granted]
+
+
+async def test_a_start_that_is_forgotten_is_not_given_back(
+    lines: AsyncLines, clock: FakeClock
+) -> None:
+    """Nobody knows any more whether anybody was told, and its call may have started anew."""
+    one = call("n1", root=TWO_SLOTS)
+    await carry_out(lines, ask(one)._replace(kept=SECOND))
+    [granted] = (await turn(lines)).outcomes
+    assert isinstance(granted, Granted)
+    clock.now += SECOND
+    untold = Cancel("{b}", one, granted.lot, granted.number, granted.start, "me")
+    assert await carry_out(lines, untold) == [False]
+    await carry_out(lines, ask(one)._replace(lot="anew"))
+    assert await started(lines) == ["n1"]
+    assert await carry_out(lines, untold, Release("{b}", ["n1"])) == [False, {}]
 
 
 async def test_a_repeat_brings_the_rules_of_now(lines: AsyncLines, clock: FakeClock) -> None:

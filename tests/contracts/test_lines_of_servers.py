@@ -37,6 +37,7 @@ from openlimit.stores.redis.url import parse_redis_url
 from tests.contracts.test_lines import (
     LEASE,
     ONE_A_SECOND,
+    TWO_SLOTS,
     ask,
     call,
     carry_out,
@@ -182,15 +183,68 @@ async def test_a_start_that_was_asked_for_is_not_cancelled(
 
 async def test_a_start_that_another_server_told_is_not_given_back(lines: RedisBuckets) -> None:
     """A caller that left one server has learnt of its start from another: the first, which has told
-    nobody, cannot give back what is in use. The other can, if it has told nobody either."""
+    nobody, cannot give back what is in use. Nor can the other, which may have asked for its place
+    alone, as all servers do when their connection was lost."""
     await carry_out(lines, ask(call("n1", root=PLENTY)))
     assert await started(lines) == ["n1"]
     [granted] = await carry_out(lines, ask(call("n1", root=PLENTY), server="other"))
     assert isinstance(granted, Granted)
     _, start, _, lot, number = granted
-    for untold, is_given_back in [("me", False), ("other", True)]:
+    for untold in ("me", "other"):
         cancel = Cancel("{b}", call("n1", root=PLENTY), lot, number, start, untold)
-        assert await carry_out(lines, cancel) == [is_given_back]
+        assert await carry_out(lines, cancel) == [False]
+
+
+async def test_a_start_that_was_told_is_not_given_back_once_it_is_forgotten(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Neither by a server that knew of it and told nobody, nor as what a dead one never collected:
+    whoever was told runs on, though no repeat learns of the start any more."""
+    one = Rules((), slots=1)
+    first = ask(call("n1", root=one))._replace(kept=SILENT)
+    for before in ("me", "dead"):
+        await carry_out(lines, first._replace(server=before), ask(call("n2", root=one)))
+        await turn(lines)
+        [granted] = await carry_out(lines, first._replace(server="other"))
+        assert isinstance(granted, Granted)
+        assert await live(lines, clock, 3 * SILENT) == []
+        untold = Cancel("{b}", first.call, granted.lot, granted.number, granted.start, before)
+        assert await carry_out(lines, untold) == [False]
+        assert await started(lines) == []
+        assert await carry_out(lines, Release("{b}", ["n1"])) == [{}]
+        assert await started(lines) == ["n2"]
+        await carry_out(lines, Release("{b}", ["n2"]))
+        clock.now += 60 * SECOND
+
+
+async def test_a_start_that_nobody_collects_takes_no_other_along(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Its call was forgotten and has started anew by then: what runs now keeps its slot."""
+    two = Rules((), slots=2)
+    first = ask(call("n1", root=two), server="dead")._replace(kept=SECOND)
+    await carry_out(lines, first)
+    assert await started(lines) == []
+    clock.now += SECOND
+    await carry_out(lines, ask(call("n1", root=two))._replace(lot="anew"))
+    assert await started(lines) == ["n1"]
+    await carry_out(lines, ask(call("n2", root=two)), ask(call("n3", root=two)))
+    assert await live(lines, clock, 3 * SILENT) == ["n2"]
+
+
+async def test_what_a_dead_server_was_to_be_told_is_forgotten_with_it(
+    lines: RedisBuckets, served: Served, clock: FakeClock
+) -> None:
+    """Also that a call of its was refused, just before the rest were forgotten."""
+    await carry_out(lines, ask(call("n0")), ask(call("n1")))
+    assert await started(lines) == ["n0"]
+    late = call("n2", "slow", leaf=TWO_SLOTS)
+    await carry_out(lines, ask(late, max_wait=2 * SILENT - 2 * STEP, server="dead"))
+    await carry_out(lines, Penalize("{b}", ONE_A_SECOND, 4 * SILENT))
+    await live(lines, clock, 3 * SILENT)
+    keys = [*served.servers[0].client().scan_iter()]
+    assert keys
+    assert not [key for key in keys if "outbox" in str(key)]
 
 
 async def test_a_server_that_comes_back_is_told_that_it_lost_calls(
@@ -391,9 +445,40 @@ async def test_what_is_idle_leaves_nothing_behind(served: Served) -> None:
         await carry_out(lines, Settle("{b}", one, "lot", [0], [granted.start], [[[1]], [[]]]))
         keys = [*client.scan_iter()]
         assert len(keys) > 10
+        [tree] = client.scan_iter("*:line:tree")
+        assert client.pttl(tree) < min(client.pttl(k) for k in client.scan_iter("*:line:[^t]*"))
         for key in keys:
             # The marks of settled calls last for longest, and every lease ends.
             assert 0 < client.pttl(key) <= 970_000, key
+
+
+async def test_a_tree_that_begins_anew_expires_like_any_other(served: Served) -> None:
+    """By Redis's own clock: it was as good as new when somebody asked again, and then nobody."""
+    client = served.servers[0].client()
+    client.flushall()
+    async with aclosing(RedisBuckets(parse_redis_url(f"{served.url}timeout=5"))) as lines:
+        for name in ("n0", "n1"):
+            await carry_out(lines, ask(call(name, root=Rules(()))._replace(lease=0)))
+            assert await started(lines) == [name]
+        ttls = {key: client.pttl(key) for key in client.scan_iter()}
+        assert -1 not in ttls.values(), ttls
+
+
+async def test_of_a_tree_that_has_expired_nothing_counts(
+    lines: RedisBuckets, served: Served
+) -> None:
+    """What is kept beside it expires a moment later: by a call that had its slot there, no slot of
+    the next tree is freed."""
+    one = Rules((), slots=1)
+    before, after, later = (call(f"n{i}000", root=one) for i in range(3))
+    await carry_out(lines, ask(before))
+    assert await started(lines) == [before.name]
+    client = served.servers[0].client()
+    client.delete(*client.scan_iter("*:line:tree"))
+    await carry_out(lines, ask(after), ask(later))
+    assert await started(lines) == [after.name]
+    assert await carry_out(lines, Release("{b}", [before.name])) == [{0: False}]
+    assert await started(lines) == []
 
 
 async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served: Served) -> None:
@@ -411,6 +496,20 @@ async def test_what_is_remembered_outlives_its_tree(lines: RedisBuckets, served:
     asks = [ask(call(name, root=PLENTY)) for name in ("n1001", "n2000")]
     answers = await carry_out(lines, *asks)
     assert [type(answer) for answer in answers] == [Granted, Granted]
+
+
+async def test_a_start_that_was_taken_back_is_not_what_a_repeat_learns(
+    lines: RedisBuckets, clock: FakeClock
+) -> None:
+    """Nor once the start that came after it is forgotten, though its run is remembered longer."""
+    one = call("n1000", root=PLENTY)._replace(lease=0)
+    run = AskAtOnce("{b}", columns_of([one]), "me", inf, "lot", 0)
+    untold = Cancel("{b}", one, "lot", 0, None, "me")
+    assert await carry_out(lines, run, untold) == [Started(clock.now), True]
+    await carry_out(lines, ask(one)._replace(lot="anew", kept=SECOND))
+    assert await started(lines) == ["n1000"]
+    clock.now += SECOND
+    assert await carry_out(lines, ask(one)) == [InLine(clock.now)]
 
 
 async def test_what_is_remembered_is_bounded(lines: RedisBuckets, served: Served) -> None:

@@ -87,6 +87,10 @@ class Running:
         for line in self._process.stdout:
             yield json.loads(line)
 
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def wait(self) -> int:
         """The exit code."""
         return self._process.wait(30)

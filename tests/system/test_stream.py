@@ -19,12 +19,13 @@ import grpc
 import pytest
 
 from openlimit import LimiterUnavailable, RemoteLimiter
-from openlimit.operations import Cancel
+from openlimit.operations import Cancel, Grant
 from openlimit.remote import sharing
+from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.in_flight import InFlight
 from openlimit.remote.stream import Stream
-from openlimit.remote.waiting import ThreadWaiters
+from openlimit.remote.waiting import LoopWaiters, ThreadWaiters
 from tests.support.calls import a_call
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving, serving_policies
@@ -398,6 +399,25 @@ def test_a_loop_that_is_closed_before_its_callers_wake(server: ServerProcess) ->
             return decision.wait > 61e6
 
         assert gone(is_charged)
+
+
+def test_a_limiter_that_is_closed_after_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on its way to the loop is given back then, once, also if no other loop asks."""
+    given_back: list[object] = []
+    monkeypatch.setattr(Connection, "unclaimed", lambda _, __, grant: given_back.append(grant))
+    connection = Connection("localhost:1", 5, None, "")
+
+    async def ask() -> tuple[LoopWaiters, asyncio.Future[object]]:
+        waiters = connection.loops.running(is_patient=True)
+        return waiters, waiters.expect()
+
+    loop = asyncio.new_event_loop()
+    waiters, future = loop.run_until_complete(ask())
+    waiters.deliver([((future, None), grant := Grant(0, "", "id"), a_call("m", COST))])
+    loop.close()
+    for _ in range(2):
+        flush(connection, 1)
+    assert given_back == [grant]
 
 
 def test_the_garbage_collector_comes_while_the_overdue_are_looked_for() -> None:

@@ -2,21 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from openlimit.clock import microseconds
-from openlimit.operations import Acquire
+from openlimit.operations import Acquire, Release
 from openlimit.stores.memory import MemoryStore
-from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
+from openlimit.v1.rate_limit_pb2 import (
+    AcquireRequest,
+    AcquireStreamRequest,
+    AcquireStreamResponse,
+    Operation,
+)
 from openlimit_server.config.policies import PolicySettings
 from openlimit_server.engine.engine import Engine
 from openlimit_server.engine.shared import HeldCall
 from openlimit_server.rpc import held
+from openlimit_server.rpc import stream as stream_of_calls
 from openlimit_server.rpc.held import HeldCalls, Pace
 from openlimit_server.rpc.outbox import Outbox
 from openlimit_server.rpc.slices import Share, Slices
+from openlimit_server.rpc.stream import Stream
 from tests.support.asking import eventually
 
 ONE_SLOT = {
@@ -105,3 +113,46 @@ async def test_those_whose_policy_lets_nobody_wait_any_more_are_told_to_ask_agai
     last = [(each.id, each.error.code) for each in outcomes if each.HasField("error")]
     assert sorted(last) == [(number, grpc.StatusCode.UNAVAILABLE.value[0]) for number in range(5)]
     await eventually(lambda: not stream.engine.in_line().total())
+
+
+class Ending:
+    """What gRPC tells the server of a client that ends its side after one message."""
+
+    def __init__(self, message: AcquireStreamRequest) -> None:
+        self._reading = [message.SerializeToString()]
+        self.has_ended = asyncio.Event()
+        self.written: list[bytes] = []
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    async def read(self) -> object:
+        if self._reading:
+            return self._reading.pop()
+        self.has_ended.set()
+        return grpc.aio.EOF
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+async def test_what_is_decided_as_a_stream_ends_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also the last of its calls, in the moment in which it could turn out to be cancelled."""
+    monkeypatch.setattr(stream_of_calls, "_CANCELLED_WITHIN", 0.3)
+    engine = Engine([PolicySettings.model_validate(ONE_SLOT)], MemoryStore(microseconds))
+    [running] = await engine.decide([CALL])
+    context = Ending(
+        AcquireStreamRequest(operations=[Operation(id=7, acquire=AcquireRequest(model="gpt-4o"))])
+    )
+    stream = Stream(engine, cast(Any, context), Slices(), Pace())
+    ending = asyncio.create_task(stream.run())
+    await context.has_ended.wait()
+    await eventually(lambda: engine.in_line().total() == 1)
+    await engine.decide([Release(running.reservation_id, "")])
+    await ending
+    outcomes = [
+        each for data in context.written for each in AcquireStreamResponse.FromString(data).outcomes
+    ]
+    assert [each.id for each in outcomes] == [7]

@@ -19,6 +19,7 @@ from openlimit.stores.lines import (
     Answer,
     Ask,
     AskAtOnce,
+    AsyncLines,
     Granted,
     Operation,
     Release,
@@ -28,7 +29,7 @@ from openlimit.stores.lines import (
 )
 from openlimit.stores.memory_lines import MemoryLines
 from openlimit_server.config.policies import PolicySettings
-from openlimit_server.engine import held_line, leaving
+from openlimit_server.engine import held_line, leaving, lines
 from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.engine.paths import Paths
 from tests.support.asking import eventually
@@ -89,9 +90,9 @@ def ask(name: str, rules: "list[Rules]" = ONE_SLOT, max_wait: float = inf) -> As
 _made: list[HeldLine] = []
 
 
-def held(store: Lines) -> HeldLine:
+def held(store: AsyncLines, server: str = "server") -> HeldLine:
     """A server's callers in the line of the tree."""
-    _made.append(HeldLine(store, "tree", "server"))
+    _made.append(HeldLine(store, "tree", server))
     return _made[-1]
 
 
@@ -206,6 +207,101 @@ async def test_a_run_whose_caller_has_left_gives_its_slots_back(
     await asyncio.sleep(0.3)
     assert isinstance(await line.ask_at_once(at_once("second")), Started)
     assert not line._held
+
+
+async def test_a_start_that_was_told_again_is_not_given_back_for_who_did_not_hear_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that lost its connection has it by another, before the server knows of the loss.
+    Once that is lost as well, it is given back."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    run = at_once("first")
+    started = await line.ask_at_once(run)
+    assert isinstance(started, Started)
+    unheard = run.granted(0, started.now)
+    assert await line.ask_at_once(at_once("first")) == [unheard]
+    line.give_back(run.calls.one(0), unheard)
+    await asyncio.sleep(0.1)
+    assert await line.ask([ask("second")]) == [None]
+    second = line.attend("second")
+    line.give_back(run.calls.one(0), unheard)
+    assert isinstance(await line.wait(second, 5), Granted)
+
+
+async def test_a_start_that_two_wait_for_is_not_given_back_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are told of it in the same moment, and one of them does not hear of it."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("second")])
+    waiting = [asyncio.create_task(line.wait(line.attend("second"), 5)) for _ in range(2)]
+    await line.carry_out([Release("tree", ["first"])])
+    granted, same = await asyncio.gather(*waiting)
+    assert isinstance(granted, Granted)
+    assert granted == same
+    line.give_back(ask("second").call, granted)
+    await asyncio.sleep(0.1)
+    assert await line.ask([ask("third")]) == [None]
+    third = line.attend("third")
+    line.give_back(ask("second").call, granted)
+    assert isinstance(await line.wait(third, 5), Granted)
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_start_that_one_does_not_hear_of_is_the_others_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, hears: bool
+) -> None:
+    """Also if the other is told of it a moment later. If that one leaves, it is given back."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(Lines())
+    await line.ask([ask("first"), ask("second"), ask("second")])
+    lost, other = line.attend("second"), line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    await asyncio.wait_for(lost.woken, 5)
+    granted = lost.outcome()
+    assert isinstance(granted, Granted)
+    lost.leave()
+    line.give_back(ask("second").call, granted)
+    if hears:
+        assert other.outcome() == granted
+    other.leave()
+    await asyncio.sleep(0.1)
+    [outcome] = await line.ask([ask("third")])
+    assert (outcome is None) == hears
+
+
+async def test_a_start_is_found_by_whichever_question_the_store_has_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first came while it was away, and what it answered to the second was lost."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    store = Lines()
+    line = held(store)
+    store.away = True
+    await line.ask([ask("first")._replace(number=1)])
+    store.away = False
+    store.swallow()
+    await line.ask([ask("first")._replace(number=2)])
+    store.swallows = None
+    await eventually(lambda: not line._held, within=20)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_run_that_all_who_asked_for_it_have_left_gives_its_slots_back(
+    monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """The first and its repeat, while both are under way."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    line = held(FarLines())
+    gone = [asyncio.create_task(line.ask_at_once(at_once("first"))) for _ in range(2)]
+    await asyncio.sleep(0.005)
+    for each in gone[::order]:
+        each.cancel()
+    await eventually(lambda: not line, within=20)
+    assert isinstance(await line.ask_at_once(at_once("second")), Started)
 
 
 async def test_a_run_that_an_outage_may_have_swallowed_gives_its_slots_back(
@@ -334,6 +430,66 @@ async def test_a_call_that_is_given_up_while_its_line_is_lost_stands_there_no_mo
     assert await line.carry_out([Where("tree", "second")]) == [False]
     await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await line.wait(third, 5), Granted)
+
+
+async def test_a_server_that_a_caller_has_left_does_not_give_back_what_another_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it asks for it again, as for all whose places it keeps, since its line may be lost."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    store = Forgetful()
+    line, other = held(store), held(store, "other")
+    await line.ask([ask("first")])
+    assert await other.ask([ask("second")._replace(server="other")]) == [None]
+    assert await line.ask([ask("second"), ask("third")]) == [None, None]
+    second, third = line.attend("second"), line.attend("third")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(second, 5), Granted)
+    store.epoch = "second"
+    await other.carry_out([])
+    await eventually(lambda: not other._held, within=20)
+    assert isinstance(await line.wait(third, 0), Standing), "the slot is in use"
+    await eventually(lambda: not line._held, within=20)
+
+
+class Link:
+    """What one server reaches others' lines by, which can be cut."""
+
+    shared = True
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self.is_cut = False
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        if self.is_cut:
+            return [LimiterUnavailable("the store", "is away")] * len(operations)
+        return await self._lines.adecide(operations)
+
+
+async def test_a_server_that_was_cut_off_asks_for_none_that_its_callers_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They have gone to another server meanwhile, and run; their starts there may be forgotten by
+    now, and others would take their slots from them."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.01)
+    store = Forgetful()
+    link = Link(store)
+    line, other = held(store), held(link, "other")
+    await line.ask([ask("first")])
+    link.is_cut = True
+    await other.ask([ask("second")._replace(server="other")])
+    await eventually(lambda: bool(other.leaving._left), within=20)
+    await line.ask([ask("second")._replace(kept=0.0)])
+    second = line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(second, 5), Granted)
+    link.is_cut, store.epoch = False, "second"
+    await other.carry_out([])
+    await eventually(lambda: not other._held, within=20)
+    assert "other" not in {each.server for each in store.asked}
+    assert await line.ask([ask("third")]) == [None], "the slot is in use"
+    await eventually(lambda: not line._held, within=20)
 
 
 def paths(tokens: int, label: str = "team") -> Paths:
@@ -550,6 +706,46 @@ async def test_what_waits_too_long_is_refused() -> None:
     assert isinstance(await line.wait(line.attend("second"), 5), WaitTooLong)
 
 
+async def test_who_is_refused_late_takes_no_call_along_that_was_asked_for_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two wait for a call, and are told one after the other that its time is up; between the two,
+    a third asks for it anew."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.05)
+    line = held(Instant())
+    await line.ask([ask("first"), *[ask("second", max_wait=0.02 * SECOND)] * 2])
+    early, late = line.attend("second"), line.attend("second")
+    await asyncio.wait_for(late.woken, 5)
+    assert isinstance(early.outcome(), WaitTooLong)
+    early.leave()
+    asking = asyncio.create_task(line.ask([ask("second")]))
+    await asyncio.sleep(0)
+    assert isinstance(late.outcome(), WaitTooLong)
+    late.leave()
+    assert await asking == [None]
+    caller = line.attend("second")
+    await line.carry_out([Release("tree", ["first"])])
+    assert isinstance(await line.wait(caller, 5), Granted)
+
+
+async def test_a_line_is_not_forgotten_as_its_first_trip_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many others are found in that very moment: who is asked for is held in it."""
+    monkeypatch.setattr(lines, "_SPARE_LINES", 1)
+    all_lines = lines.Lines(Instant())
+    all_lines.server = "server"
+    line = all_lines.find("tree")
+    _made.append(line)
+    asking = asyncio.create_task(line.ask_at_once(at_once("first", "second")))
+    await asyncio.sleep(0)
+    all_lines.find("another")
+    assert all_lines.find("tree") is line
+    _, second = cast(Sequence[object], await asking)
+    assert second is None
+    assert all_lines.find("tree").attend("second")
+
+
 async def test_a_call_that_is_asked_for_anew_is_not_refused_as_before() -> None:
     """It waits again, held like any other, though nobody has learnt that it was refused: else its
     slot would be nobody's for a lease."""
@@ -576,6 +772,24 @@ async def test_who_asks_again_while_its_call_is_being_given_up_keeps_its_place()
     await asyncio.sleep(0.01)
     await line.carry_out([Release("tree", ["first"])])
     assert isinstance(await second, Granted)
+
+
+async def test_who_asks_again_while_its_call_is_being_given_up_and_leaves_stands_there_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would hear of its start."""
+    monkeypatch.setattr(held_line, "PLACE_KEPT", 0.2)
+    line = held(FarLines())
+    await line.ask([ask("first"), ask("second")])
+    line.attend("second").leave()
+    for _ in range(3):  # then it is about to be given up
+        await asyncio.sleep(0)
+    assert line._trips._queue
+    gone = asyncio.create_task(line.ask([ask("second")]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await eventually(lambda: not line._held, within=20)
+    assert await line.carry_out([Where("tree", "second")]) == [False]
 
 
 async def test_a_drain_lets_callers_go() -> None:

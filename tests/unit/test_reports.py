@@ -87,6 +87,24 @@ def test_a_pause_that_is_over_is_not_sent(server: Server, report: Report) -> Non
     assert server.heard_after(report, 20, 11) == []
 
 
+@pytest.mark.parametrize("back_after", [1, 20])
+def test_a_pause_that_was_lifted_is_not_sent(server: Server, back_after: float) -> None:
+    """Whether its end arrives or is lost as well; another model's goes on."""
+    server.reports.add(Penalize("other", "", 60))
+    server.reports.add(Penalize("m", "", 60))
+    server.is_sent()
+    server.now += 1
+    server.is_up = back_after == 1
+    server.reports.add(Penalize("m", "", 0))
+    server.is_sent()
+    server.now += back_after
+    server.is_up = True
+    server.reports.send_again()
+    server.is_sent()
+    ended = [Penalize("m", "", 0)] if back_after == 1 else []
+    assert server.heard == [*ended, Penalize("other", "", 59 - back_after)]
+
+
 def test_the_end_of_a_pause_survives_a_restart(server: Server) -> None:
     """As calls do, for the timeout."""
     assert server.heard_after(Penalize("m", "", 0), 4) == [Penalize("m", "", 0)]

@@ -19,7 +19,7 @@ from openlimit.bucket.bucket import Bucket
 from openlimit.bucket.calls import CONCURRENT, Call, Calls, Refusal, Standing, Start, as_of_now
 from openlimit.bucket.limit import SECOND, Costs
 from openlimit.bucket.nodes import Nodes, fill
-from openlimit.bucket.slots import Lease, Leases, by_path, owed
+from openlimit.bucket.slots import Lease, Leases, freed, owed
 from openlimit.bucket.tree import (
     LATEST_PACE,
     MOST_CHILDREN,
@@ -138,8 +138,8 @@ class Line:
             if outcome := self._decide_next(now):
                 outcomes.append(outcome)
         while self._deadlines and self._deadlines[0][0] <= now and len(outcomes) < MOST_AT_ONCE:
-            _, name = heappop(self._deadlines)
-            if name in self._waiting:
+            deadline, name = heappop(self._deadlines)
+            if self._is_until(deadline, name):
                 standing = self.standing(name, now)
                 self.give_up(name, now)
                 outcomes.append(Refusal(name, standing.refused()))
@@ -191,7 +191,7 @@ class Line:
 
     def release(self, names: Sequence[str], now: float) -> list[int]:
         """Free the slots of calls that are over; the positions of those that had none."""
-        leases = self._leases.free(names)
+        leases = self._leases.remove(names)
         self._end(leases, now)
         return [i for i, lease in enumerate(leases) if lease is None] if None in leases else []
 
@@ -255,10 +255,16 @@ class Line:
         """When to call ``decide`` next, unless something happens before; ``inf`` for never."""
         if self.root.is_ready:
             return -inf
-        while self._deadlines and self._deadlines[0][1] not in self._waiting:
+        while self._deadlines and not self._is_until(*self._deadlines[0]):
             heappop(self._deadlines)
         deadline = self._deadlines[0][0] if self._deadlines else inf
         return min(deadline, self._nodes.holds.next_end(), self._leases.next_end())
+
+    def _is_until(self, deadline: float, name: str) -> bool:
+        """Whether a call waits that is refused then. One that was given up may have been asked for
+        anew, to wait for longer."""
+        waiting = self._waiting.get(name)
+        return waiting is not None and waiting.deadline == deadline
 
     def idle_at(self) -> float:
         """From when on the whole tree is as good as new; ``inf`` while calls wait or run."""
@@ -332,7 +338,7 @@ class Line:
 
     def _end(self, leases: Iterable[Lease | None], now: float) -> None:
         """Charge the turns of calls that are over for the time that they held their slots."""
-        for path, same in by_path(leases):
+        for path, same in freed(leases):
             if len(path) > 1:
                 for lease in same:
                     for node, size in owed(lease, now):
@@ -341,7 +347,7 @@ class Line:
 
     def _free(self, name: str, now: float) -> None:
         """Free the slots of a call that has not been made."""
-        for path, _ in by_path(self._leases.free([name])):
+        for path, _ in freed(self._leases.remove([name])):
             self._go_on(path, now)
 
     def _go_on(self, path: Sequence[Node], now: float) -> None:

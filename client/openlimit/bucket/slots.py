@@ -68,17 +68,13 @@ class Leases:
             self._leases[name] = lease._replace(until=until)
         return lease is not None
 
-    def free(self, names: Iterable[str]) -> list[Lease | None]:
-        """Free the slots of calls; the lease of each, if it had one."""
+    def remove(self, names: Iterable[str]) -> list[Lease | None]:
+        """The lease of each of these calls, if it had one, whose slots are to be ``freed``."""
         take = self._leases.pop
-        leases = [take(name, None) for name in names]
-        for path, same in by_path(leases):
-            for node in path:
-                node.running -= len(same)
-        return leases
+        return [take(name, None) for name in names]
 
     def ended(self, now: float, at_most: int) -> Iterator[Lease]:
-        """Free those whose leases have ended, in this order, and that of their names."""
+        """Remove leases that have ended, in this order, and that of their names."""
         while self._ends and self._ends[0] <= now and at_most:
             end = self._ends[0]
             names = self._ending[end]
@@ -87,7 +83,7 @@ class Leases:
                 at_most -= 1
                 name, lease = self._look_no_more(names, end)
                 if lease and lease.until <= end:
-                    self.free([name])
+                    self.remove([name])
                     yield lease
             self._forget_end(end)
 
@@ -131,10 +127,14 @@ class Leases:
             del self._ending[end]
 
 
-def by_path(leases: Iterable[Lease | None]) -> Iterator[tuple[Sequence[Node], list[Lease]]]:
-    """Those of one path that are next to each other, together."""
-    for path, same in groupby(filter(None, leases), attrgetter("path")):
-        yield path, [*same]
+def freed(leases: Iterable[Lease | None]) -> Iterator[tuple[Sequence[Node], list[Lease]]]:
+    """Free the slots of those of one path that are next to each other; these, together. Not all at
+    first: nodes are forgotten once none of their calls runs."""
+    for path, some in groupby(filter(None, leases), attrgetter("path")):
+        same = [*some]
+        for node in path:
+            node.running -= len(same)
+        yield path, same
 
 
 def owed(lease: Lease, now: float) -> Iterator[tuple[Node, float]]:

@@ -20,6 +20,7 @@ def flush(connection: Connection, within: float) -> None:
     if outage.is_hopeless:
         within = min(within, _RECONNECTED)
     until = time.monotonic() + within
+    connection.loops.clear()
     rounds = 2  # what was given up is answered, and then given back
     connection.send_again()
     while rounds and (left := until - time.monotonic()) > 0:

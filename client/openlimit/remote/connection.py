@@ -22,7 +22,7 @@ from openlimit.remote.leases import Leases
 from openlimit.remote.outage import Outage
 from openlimit.remote.reports import Reports
 from openlimit.remote.stream import Stream, closed
-from openlimit.remote.waiting import Loops, LoopWaiters, Promise, Waiters
+from openlimit.remote.waiting import Loops, LoopWaiters, Promise, ThreadPromise, Waiters
 from openlimit.reservation import giving_back, nothing
 from openlimit.v1.rate_limit_pb2 import AcquireStreamResponse
 from openlimit.wire.messages import read_outcomes
@@ -94,6 +94,15 @@ class Connection:
             stream.wake()
         return True
 
+    def leave(self, number: int | None, promise: ThreadPromise) -> None:
+        """The thread that waited by a promise is gone. The number is None where it was interrupted
+        while it asked."""
+        if number is None:
+            number = self.in_flight.number_of(promise)
+        if number is not None and self.forget(number):
+            self._go_on()  # it may have been interrupted while it opened a stream
+        promise.leave()
+
     def tell(self, report: Report) -> bool:
         """Send what nobody waits for; neither blocks nor raises. False once this is closed."""
         if self.is_closed:
@@ -109,6 +118,7 @@ class Connection:
     def unclaimed(self, call: Acquire, outcome: object) -> None:
         """Give back what was granted to a caller that is gone, also if its start has come."""
         if isinstance(outcome, Grant):
+            self.leases.let_go(outcome.reservation_id)
             for report in giving_back(outcome, call.key, call.labels):
                 self.tell(report)
             if outcome.reservation_id and not outcome.wait:
@@ -168,6 +178,9 @@ class Connection:
                     self.channel.abandon()
                     self.outage.met(partial(self.outage.unavailable, str(error)))
                     self.rewind(stream, for_good=False)
+                except BaseException:  # an interrupt: it may have sent something already
+                    self.rewind(stream, for_good=False)
+                    raise
         return True
 
     def _go_on(self) -> None:

@@ -7,7 +7,7 @@ hangs up first, and parent and child each connect anew when they ask again.
 import os
 import time
 from threading import RLock
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
 _TEARDOWN = 0.1  # seconds: gRPC takes a channel down in threads of its own, and does not say when
@@ -29,18 +29,16 @@ class Forkable(Protocol):
 class _Opening:
     """Held while a channel or a call is opened, and by a thread that forks."""
 
+    _lock = RLock()
+    # The lock's own: an interrupt inside others would leave it locked for ever.
+    __enter__: ClassVar[Any] = _lock.__enter__
+    __exit__: ClassVar[Any] = _lock.__exit__
+
     def __init__(self) -> None:
-        self._lock = RLock()
         self.is_forking = False
         """Whether a thread forks, which may be waiting for any other."""
         self.closed_at = 0.0
         """When a channel was closed last, on the clock of time.monotonic."""
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 opening = _Opening()
@@ -51,7 +49,7 @@ _left_behind: list[Forkable] = []
 
 
 def _before_fork() -> None:
-    opening.__enter__()
+    opening._lock.acquire()
     opening.is_forking = True
     for each in list(forkable):
         each.before_fork()
@@ -60,7 +58,7 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     opening.is_forking = False
-    opening.__exit__()
+    opening._lock.release()
     for each in list(forkable):
         each.after_fork_in_parent()
 
@@ -71,7 +69,7 @@ def _after_fork_in_child() -> None:
         _left_behind.append(each)
     forkable.clear()
     opening.is_forking = False
-    opening.__exit__()
+    opening._lock.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -83,6 +83,12 @@ class InFlight:
                 self._to_send.popleft()  # never sent, so never charged
         return True
 
+    def number_of(self, promise: object) -> int | None:
+        """The number of the call whose outcome goes to this promise; None if that was answered, or
+        not asked."""
+        waiting = [*self._waiting.items()]
+        return next((number for number, found in waiting if found[1] is promise), None)
+
     def is_held(self, number: int) -> bool:
         """Whether a server holds this call in line, for as long as it takes."""
         return self._asked_as(number) == inf

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, Literal
 from weakref import finalize
 
@@ -33,7 +33,7 @@ from openlimit.remote.closing import flush
 from openlimit.remote.connection import Connection
 from openlimit.remote.sharing import release, shared
 from openlimit.remote.stream import closed
-from openlimit.remote.waiting import IMPATIENT, ThreadWaiters
+from openlimit.remote.waiting import IMPATIENT, ThreadPromise, ThreadWaiters
 from openlimit.reservation import OnWaiting
 from openlimit.units import real_number
 from openlimit.wire.fields import read_amounts, require_name
@@ -120,47 +120,46 @@ class RemoteLimiter(RateLimiter):
             while True:
                 connection = self._connection()
                 is_patient = self._waits(connection)
-                queue: SimpleQueue[object] = SimpleQueue()
+                promise = ThreadPromise(call, connection.unclaimed)
                 waiters = _PATIENT if is_patient else _IMPATIENT
-                number = connection.ask(call, waiters, queue)
-                if number is None:
-                    continue
                 within = self._timeout if is_patient else min(self._timeout, IMPATIENT)
-                outcome = self._wait(connection, call, number, queue, within, on_waiting)
-                if isinstance(outcome, Exception):
-                    raise outcome
-                return self._granted(connection, call, outcome)
+                number = None
+                try:
+                    number = connection.ask(call, waiters, promise)
+                    if number is None:
+                        continue
+                    outcome = self._wait(connection, number, promise, within, on_waiting)
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    return self._granted(connection, call, outcome)
+                except BaseException:
+                    connection.leave(number, promise)
+                    raise
         except LimiterUnavailable as error:
             return self._without(error)
 
     def _wait(
         self,
         connection: Connection,
-        call: Acquire,
         number: int,
-        queue: "SimpleQueue[object]",
+        promise: ThreadPromise,
         within: float,
         on_waiting: OnWaiting | None,
     ) -> object:
         until = time.monotonic() + within
-        try:
-            while (left := until - time.monotonic()) > 0:
-                try:
-                    outcome = queue.get(timeout=min(left, _LOOK_EVERY))
-                except Empty:
-                    connection.look()
-                    if connection.in_flight.is_held(number):
-                        until = time.monotonic() + within
-                    continue
-                if not isinstance(outcome, Queued):
-                    return outcome
-                if on_waiting and outcome.waiting:
-                    on_waiting(outcome.waiting)
-        except BaseException:
-            if not connection.forget(number):
-                connection.unclaimed(call, _last(queue))
-            raise
-        return connection.outage.no_answer() if connection.forget(number) else _last(queue)
+        while (left := until - time.monotonic()) > 0:
+            try:
+                outcome = promise.get(min(left, _LOOK_EVERY))
+            except Empty:
+                connection.look()
+                if connection.in_flight.is_held(number):
+                    until = time.monotonic() + within
+                continue
+            if not isinstance(outcome, Queued):
+                return outcome
+            if on_waiting and outcome.waiting:
+                on_waiting(outcome.waiting)
+        return connection.outage.no_answer() if connection.forget(number) else promise.last()
 
     async def aacquire(self, call: Acquire, on_waiting: OnWaiting | None = None) -> Grant:
         if call.max_wait is not None:
@@ -268,13 +267,6 @@ def _within(max_wait: float, on_waiting: OnWaiting | None) -> OnWaiting:
             on_waiting(where)
 
     return within
-
-
-def _last(queue: "SimpleQueue[object]") -> object:
-    """The outcome, which is being delivered."""
-    while isinstance(outcome := queue.get(), Queued):
-        pass
-    return outcome
 
 
 @dataclass(eq=False)

@@ -4,11 +4,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 from threading import RLock
 from typing import Any
 
+from openlimit.bucket.limit import MAX_RETRY_AFTER
 from openlimit.errors import InvalidRequest, PermissionDenied, UnknownReservation
-from openlimit.operations import Cancel, Penalize, Release, Renew, Report, Settle
+from openlimit.operations import Cancel, Labels, Penalize, Release, Renew, Report, Settle
 from openlimit.remote.stream import Stream
 from openlimit.remote.waiting import numbers
 from openlimit.v1.rate_limit_pb2 import AcquireStreamRequest
@@ -22,6 +24,7 @@ _AGAIN_AFTER = 1.0  # seconds: a server may be up, and its store away for long
 _WARN_EVERY = 60.0  # seconds
 _TOGETHER = 1.0  # seconds between the settlements of a run, so that they are given up together
 _KEPT = Cancel | Settle | SettleRun | Release | Penalize
+_Whose = tuple[str, str, Labels]
 _FINAL = InvalidRequest | PermissionDenied | UnknownReservation
 
 _log = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ class Reports:
         """What has to be sent again, and when it was true."""
         self.owing = 0
         """How many operations that is."""
+        self._lifted: dict[_Whose, float] = {}
+        """Whose pauses were lifted, and when: those that were told before are over."""
         self._again_at = 0.0
         self._warn_at = 0.0
         self._is_denied = False
@@ -63,6 +68,11 @@ class Reports:
     def add(self, report: Report) -> None:
         """Send it with the next message."""
         now = self._now()
+        if type(report) is Penalize and report.retry_after == 0:
+            with self._lock:
+                last = now - MAX_RETRY_AFTER
+                self._lifted = {whose: at for whose, at in self._lifted.items() if at > last}
+                self._lifted[_whose(report)] = now
         self._unsent.append((next(numbers), now, report))
         if len(self._unsent) > _MOST_UNSENT:  # the server seems to hang, and this would pile up
             self._unsent.popleft()
@@ -161,6 +171,8 @@ class Reports:
             return (at, report) if now < at + _OWED_FOR else None
         if report.retry_after == 0:  # the end of a pause, which others may have begun anew since
             return (at, report) if now < at + self._timeout else None
+        if at < self._lifted.get(_whose(report), -inf):
+            return None
         left = report.retry_after - (now - at)
         return (now, report._replace(retry_after=left)) if left > 0 else None
 
@@ -192,6 +204,10 @@ class Reports:
                 "first: these calls stay charged as reserved",
                 *(self._address, most),
             )
+
+
+def _whose(pause: Penalize) -> _Whose:
+    return pause.model, pause.key, pause.labels
 
 
 def _settlement(stream: Stream, number: int) -> tuple[float, Settle | Release] | None:

@@ -94,7 +94,7 @@ class Stream:
         self._reader = Thread(target=self._read, name="openlimit-stream", daemon=True)
         try:
             self._reader.start()
-        except RuntimeError:  # there are no more threads
+        except BaseException:  # there are no more threads, or it was interrupted
             self._is_over.set()
             self._wake.put(None)
             self._call.cancel()

@@ -34,14 +34,59 @@ class Waiters(Protocol):
 
 
 class ThreadWaiters:
-    """Callers that block their threads: each waits by a queue of its own."""
+    """Callers that block their threads: each waits by a promise of its own."""
 
     def __init__(self, is_patient: bool) -> None:
         self.is_patient = is_patient
 
-    def deliver(self, outcomes: Sequence[tuple["SimpleQueue[object]", object, Acquire]]) -> None:
-        for queue, outcome, _ in outcomes:
-            queue.put(outcome)
+    def deliver(self, outcomes: Sequence[tuple["ThreadPromise", object, Acquire]]) -> None:
+        for promise, outcome, _ in outcomes:
+            promise.put(outcome)
+
+
+class ThreadPromise:
+    """Brings the outcomes of one call to a thread, which may be interrupted at any moment.
+
+    ``unclaimed`` takes the call and its last outcome if the thread is gone.
+    """
+
+    def __init__(self, call: Acquire, unclaimed: Callable[[Acquire, object], None]) -> None:
+        self._call = call
+        self._unclaimed = unclaimed
+        self._come = SimpleQueue[object]()
+        self._last: list[object] = []
+        """The last outcome, also once it was got: an interrupt may have lost it since."""
+        self._is_left = False
+
+    def put(self, outcome: object) -> None:
+        """Here is an outcome; from any thread."""
+        if not isinstance(outcome, Queued):
+            self._last.append(outcome)
+        self._come.put(outcome)
+        if self._is_left:
+            self._give_back()
+
+    def get(self, within: float) -> object:
+        """The next outcome; raises Empty if none comes within so many seconds."""
+        return self._come.get(timeout=within)
+
+    def last(self) -> object:
+        """The last outcome, which is being delivered."""
+        while isinstance(outcome := self._come.get(), Queued):
+            pass
+        return outcome
+
+    def leave(self) -> None:
+        """Nobody uses what has come, or is still to come."""
+        self._is_left = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        try:
+            outcome = self._last.pop()
+        except IndexError:  # it is still to come, or another thread gives it back
+            return
+        self._unclaimed(self._call, outcome)
 
 
 Promise = tuple[asyncio.Future[object], OnWaiting | None]
@@ -90,9 +135,7 @@ class LoopWaiters:
         try:
             self.loop.call_soon_threadsafe(self._complete, outcomes)
         except RuntimeError:  # the loop was closed: nobody waits
-            self._on_the_way.remove(outcomes)
-            for _, outcome, call in outcomes:
-                self._unclaimed(call, outcome)
+            self._never_arrives(outcomes)
 
     def abandon(self, future: asyncio.Future[object], call: Acquire) -> None:
         """Its caller leaves, though the outcome is here or on its way."""
@@ -102,9 +145,16 @@ class LoopWaiters:
     def clear(self) -> None:
         """Where the loop was closed, what is still on the way has nobody to claim it."""
         if self.loop.is_closed():
-            for outcomes in self._on_the_way:
-                for _, outcome, call in outcomes:
-                    self._unclaimed(call, outcome)
+            for outcomes in [*self._on_the_way]:
+                self._never_arrives(outcomes)
+
+    def _never_arrives(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
+        try:
+            self._on_the_way.remove(outcomes)
+        except ValueError:  # another thread has seen to it
+            return
+        for _, outcome, call in outcomes:
+            self._unclaimed(call, outcome)
 
     def _complete(self, outcomes: Sequence[tuple[Promise, object, Acquire]]) -> None:
         self._on_the_way.remove(outcomes)
@@ -166,6 +216,11 @@ class Loops:
         self._of_thread = local()
         self.latest: LoopWaiters | None = None
         """The patient ones that were used last, by any thread."""
+
+    def clear(self) -> None:
+        """Where loops of this thread were closed, what is still on the way is given back."""
+        for waiters in [*vars(self._of_thread).values()]:
+            waiters.clear()
 
     def running(self, is_patient: bool) -> LoopWaiters:
         """The waiters of the running loop."""

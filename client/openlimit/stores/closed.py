@@ -47,6 +47,11 @@ class Closed:
         known = self.lots.get(lot, now)
         return known is not None and known.of(number) == CANCELLED
 
+    def is_closed(self, lot: str, number: int, now: float) -> bool:
+        """Whether it is known to be settled or cancelled."""
+        known = self.lots.get(lot, now)
+        return known is not None and known.of(number) != 0
+
     def cancel(self, name: str, number: int, start: float, now: float) -> None:
         """Mark a reservation as cancelled."""
         lot = self._lot(name, number, now)

@@ -81,7 +81,8 @@ class Cancel(NamedTuple):
     """As it was granted. None where its server does not know whether it was."""
     untold: str = ""
     """The server that knows of the start and has told nobody: then it can still be given back after
-    it, unless another server was asked for it meanwhile. Empty where somebody has been told."""
+    it, unless it was settled, or another server has asked for it, too: either may have told it.
+    Empty where somebody has been told."""
 
 
 class Settle(NamedTuple):

@@ -158,7 +158,8 @@ class MemoryLines:
             is_cancelled = self._closed.is_cancelled(granted.lot, granted.number, now)
             if is_cancelled:
                 return was_cancelled()
-            known.asked_by = ask.server
+            if known.asked_by != ask.server:
+                known.asked_by = ""
             return granted
         if before := tree.asked.get(name):
             tree.asked[name] = before._replace(server=ask.server)
@@ -193,19 +194,21 @@ class MemoryLines:
 
     def _cancel(self, line: Line, operation: Cancel, now: float) -> Answer:
         bucket, call, lot, number, start, untold = operation
-        known = self._starts.get(bucket, call.name, now) if untold else None
-        is_it = known and (known.granted.lot, known.granted.number) == (lot, number)
-        if start is None:
-            if not known or not is_it:
+        known = None
+        if untold:
+            known = self._starts.get(bucket, call.name, now)
+            if not known or (known.granted.lot, known.granted.number) != (lot, number):
+                return False  # of one that is forgotten, nobody knows any more who was told
+            if known.asked_by != untold:
                 return False
             start = known.granted.start
+        if start is None:
+            return False
         if now >= start + SETTLED_WITHIN:
             return too_late(lot, number)
-        if (not untold and start <= now) or self._closed.is_cancelled(lot, number, now):
+        if (not untold and start <= now) or self._closed.is_closed(lot, number, now):
             return False
-        if known and known.asked_by not in ("", untold):
-            return False
-        if known and is_it:
+        if known:
             known.is_taken_back = True  # its caller can still come, and stands in line anew
         self._closed.cancel(lot, number, start, now)
         line.cancel(call, start, now)

@@ -13,22 +13,25 @@ class KnownStart:
 
     __slots__ = ("asked_by", "granted", "is_taken_back", "until")
 
-    def __init__(self, granted: Granted, until: float, asked_by: str = "") -> None:
+    def __init__(self, granted: Granted, until: float, asked_by: str) -> None:
         self.granted = granted
         self.is_taken_back = False
         self.asked_by = asked_by
-        """The server that has asked last; empty for one of a run, which one alone has asked for."""
+        """The only server that has asked for it; empty where several have."""
         self.until = until
 
 
 class _Run:
     """The grants of calls that started together. Their names differ only in their endings."""
 
-    __slots__ = ("_endings", "_lot", "_number", "_start", "until")
+    __slots__ = ("_asked_by", "_endings", "_lot", "_number", "_start", "until")
 
-    def __init__(self, endings: str, lot: str, number: int, start: float, until: float) -> None:
+    def __init__(
+        self, endings: str, lot: str, number: int, asked_by: str, start: float, until: float
+    ) -> None:
         self._endings = endings
         self._lot, self._number = lot, number
+        self._asked_by = asked_by
         self._start = start
         self.until = until
 
@@ -38,7 +41,7 @@ class _Run:
         if place < 0:
             return None
         granted = Granted(name, self._start, "", self._lot, self._number + place)
-        return KnownStart(granted, self.until)
+        return KnownStart(granted, self.until, self._asked_by)
 
 
 class Starts:
@@ -68,7 +71,7 @@ class Starts:
 
     def start(self, run: AskAtOnce, now: float, start: Callable[[Calls, float], bool]) -> bool:
         """Whether calls, of which nothing is known, ``start`` now; then that is remembered."""
-        bucket, calls, _, _, lot, number, kept = run
+        bucket, calls, server, _, lot, number, kept = run
         stems, until = by_stem(calls.names), now + kept
         keys = [(bucket, stem) for stem, _ in stems]
         singles = [(bucket, name) for name in calls.names] if self._single else ()
@@ -79,10 +82,10 @@ class Starts:
             return False
         if is_known:  # others of its stem, or what was taken back
             for i in range(len(calls.names)):
-                self.keep(bucket, KnownStart(run.granted(i, now), until), now)
+                self.keep(bucket, KnownStart(run.granted(i, now), until, server), now)
             return True
         for key, (_, endings) in zip(keys, stems, strict=True):
-            self._runs.keep([key], _Run(endings, lot, number, now, until), now)
+            self._runs.keep([key], _Run(endings, lot, number, server, now, until), now)
             number += len(endings) // ENDING
         return True
 

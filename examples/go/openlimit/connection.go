@@ -87,8 +87,12 @@ func (c *Connection) repeat(ctx context.Context, method string, request, reply a
 }
 
 // isAway tells whether another server may answer, or this one later. A server that stops cancels the
-// requests that reach it in its last moment.
+// requests that reach it in its last moment. A proxy says DEADLINE_EXCEEDED when a request has taken as
+// long as the proxy lets it, and INTERNAL when the server went away in the middle of its answer.
 func isAway(err error) bool {
-	code := status.Code(err)
-	return code == codes.Unavailable || code == codes.Canceled
+	switch status.Code(err) {
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal:
+		return true
+	}
+	return false
 }

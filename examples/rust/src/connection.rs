@@ -69,6 +69,11 @@ impl Connection {
 
 /// Whether to ask again: the server is away or stopping, perhaps in the middle of the call.
 fn is_outage(status: &Status) -> bool {
+    // A proxy says DeadlineExceeded when a call has taken as long as the proxy lets it, and Internal
+    // when the server went away in the middle of its answer.
     // What has a source is not a server's answer: the connection broke, which tonic calls Unknown.
-    matches!(status.code(), Code::Unavailable | Code::Cancelled) || status.source().is_some()
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
+    ) || status.source().is_some()
 }

@@ -16,6 +16,10 @@ const OPTIONS: grpc.ChannelOptions = {
 };
 const FIRST_PAUSE = 50; // milliseconds
 const LONGEST_PAUSE = 1000;
+// A proxy says DEADLINE_EXCEEDED when a request has taken as long as the proxy lets it, and INTERNAL
+// when the server went away in the middle of its answer.
+const { UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED, INTERNAL } = grpc.status;
+const OUTAGES = [UNAVAILABLE, CANCELLED, DEADLINE_EXCEEDED, INTERNAL];
 
 /** A connection that outlives restarts of the server. */
 export class Connection {
@@ -86,5 +90,5 @@ export class Connection {
 
 /** Whether to ask again: the server is away or stopping. It may have been in the middle of the call. */
 function isOutage({ code }: grpc.ServiceError): boolean {
-  return code === grpc.status.UNAVAILABLE || code === grpc.status.CANCELLED;
+  return OUTAGES.includes(code);
 }

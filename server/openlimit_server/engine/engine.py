@@ -220,7 +220,11 @@ class Engine:
             name, whose = grant.reservation_id, (call.key, call.labels)
             if not name:  # it was granted while the store was away
                 continue
-            if shared := await self._reservations.shared(name, *whose):
+            try:
+                shared = await self._reservations.shared(name, *whose)
+            except OpenLimitError:  # its policy is gone, and others' are not
+                continue
+            if shared:
                 target, scope, number, start, in_line = shared
                 unknown = Granted(in_line.name, start, "", scope.lot, number)
                 target.lines.find(scope.bucket).give_back(in_line, unknown)

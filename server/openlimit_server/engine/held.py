@@ -18,6 +18,9 @@ class Held:
         "has_other_levels",
         "in_doubt",
         "is_dismissed",
+        "is_given_back",
+        "is_left",
+        "is_told",
         "leaving",
         "outcome",
     )
@@ -31,6 +34,12 @@ class Held:
         """Whether its policy had other levels when it was asked for than now."""
         self.is_dismissed = False
         """Whether its callers are to ask again, since its policy lets nobody wait by now."""
+        self.is_left = False
+        """Whether nobody came back for it in time: it is to be given up."""
+        self.is_given_back = False
+        """Whether its reservation was, or may have been, cancelled."""
+        self.is_told = False
+        """Whether somebody was told of its start."""
         self.asking = 0
         """How many ask for it at this moment."""
         self.callers: set[asyncio.Future[None]] = set()
@@ -42,6 +51,15 @@ class Held:
     def is_wanted(self) -> bool:
         """Whether anybody asks or waits for it."""
         return bool(self.asking or self.callers)
+
+    def asked_for(self, granted: Granted) -> bool:
+        """Whether this start was granted to a question of its own."""
+        return (self.ask.lot, self.ask.number) == (granted.lot, granted.number)
+
+    def has(self, granted: Granted) -> bool:
+        """Whether this start was decided, as far as is known."""
+        known, key = self.outcome, (granted.lot, granted.number)
+        return isinstance(known, Granted) and (known.lot, known.number) == key
 
     def wake(self) -> None:
         """Tell those who wait for it to look."""

@@ -34,10 +34,14 @@ from openlimit.stores.lines import (
 from openlimit_server.engine.held import Held, Outcome
 from openlimit_server.engine.leaving import Leaving
 from openlimit_server.engine.paths import Paths
+from openlimit_server.engine.told_again import ToldAgain
 from openlimit_server.engine.trips import Trips
 
 PLACE_KEPT = 3.0
 """Seconds for which a call keeps its place, or its start, while nobody asks for it."""
+START_KEPT = 2 * PLACE_KEPT
+"""Seconds for which a start is remembered at least: only then it can be given back after the time
+in which a repeat may ask for it."""
 MAX_HOLD = 2.0
 """Seconds for which the caller of a unary call is held at most."""
 _POLL = 0.05
@@ -86,11 +90,15 @@ class Caller:
 class HeldLine:
     """This server's callers in the line of one tree, for the event loop it is used on."""
 
-    def __init__(self, lines: AsyncLines, bucket: str, server: str) -> None:
+    def __init__(
+        self, lines: AsyncLines, bucket: str, server: str, told_again: ToldAgain | None = None
+    ) -> None:
+        """``told_again`` are the starts of all lines."""
         self._lines = lines
         self._bucket = bucket
         self._server = server
         self._held: dict[str, Held] = {}
+        self._told_again = ToldAgain() if told_again is None else told_again
         self._trips = Trips(self._decide, self._give_back_all, self._start, is_far=lines.shared)
         self._asked: dict[tuple[str, int], list[Held]] = {}
         """The calls of runs that did not start at once, until those who ask for them go on."""
@@ -109,7 +117,7 @@ class HeldLine:
 
     def __bool__(self) -> bool:
         """Whether there is anything that it must not forget."""
-        return bool(self._held or self._timer or self._background)
+        return bool(self._held or self._timer or self._background or self._trips)
 
     def __len__(self) -> int:
         """How many calls it holds."""
@@ -126,9 +134,7 @@ class HeldLine:
             if isinstance(asked, AskAtOnce) and isinstance(answer, Started):
                 for i in range(len(asked.calls.names)):
                     self.give_back(asked.calls.one(i), asked.granted(i, answer.now))
-            elif isinstance(asked, AskAtOnce) and isinstance(answer, LimiterUnavailable):
-                self._hold_in_doubt(asked)
-            elif isinstance(asked, AskAtOnce):
+            elif isinstance(asked, AskAtOnce) and isinstance(answer, list):
                 self._go_on(self._asked.pop((asked.lot, asked.number), ()))
 
     async def _decide(self, operations: Sequence[Operation]) -> list[Answer]:
@@ -139,14 +145,7 @@ class HeldLine:
         except BaseException:
             self._look_in(_RETRY)
             raise
-        for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
-                asks = [operation.one(i) for i in range(len(answer))]
-                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
-                for ask, each in zip(asks, answer, strict=True):
-                    self._heard(ask, each)
-            elif isinstance(operation, Ask):
-                self._heard(operation, answer)
+        self._hear(operations, answers)
         self._notice(turned if isinstance(turned, LimiterUnavailable) else None)
         while isinstance(turned, Turned):
             self.now = turned.now
@@ -161,6 +160,19 @@ class HeldLine:
             [turned] = await self._lines.adecide([turn])  # there was more than one call decides
         self._look_in(turned.again / SECOND if isinstance(turned, Turned) else _RETRY)
         return answers
+
+    def _hear(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+        """What is answered to questions, before those who ask go on."""
+        for operation, answer in zip(operations, answers, strict=True):
+            if isinstance(operation, AskAtOnce) and isinstance(answer, list):
+                asks = [operation.one(i) for i in range(len(answer))]
+                self._asked[operation.lot, operation.number] = [*map(self._hold, asks)]
+                for ask, each in zip(asks, answer, strict=True):
+                    self._heard(ask, each)
+            elif isinstance(operation, AskAtOnce) and isinstance(answer, LimiterUnavailable):
+                self._hold_in_doubt(operation)
+            elif isinstance(operation, Ask):
+                self._heard(operation, answer)
 
     def _notice(self, trouble: LimiterUnavailable | None) -> None:
         """That the store is away, which lets the callers go; or back, and what is left can be given
@@ -181,15 +193,19 @@ class HeldLine:
         if isinstance(answer, Started):
             return answer
         if isinstance(answer, LimiterUnavailable):
-            self._hold_in_doubt(asked)
             return [answer] * len(asked.calls.names)
         return self._outcomes(self._asked.pop((asked.lot, asked.number)), answer)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Outcome | None]:
         """What is decided of calls at once; None for those that ``wait`` is for."""
         held = [self._hold(ask) for ask in asks]
+        # All by one name of their reservation: by that its start is found, if no answer comes.
+        by_name = [
+            ask if ask is each.ask else ask._replace(lot=each.ask.lot, number=each.ask.number)
+            for ask, each in zip(asks, held, strict=True)
+        ]
         try:
-            answers = await self.carry_out(asks)
+            answers = await self.carry_out(by_name)
         except BaseException:
             self._go_on(held)
             raise
@@ -212,9 +228,12 @@ class HeldLine:
 
     def _hold_in_doubt(self, asked: AskAtOnce) -> None:
         """These calls may have started, which nobody has learnt."""
-        held = [self._hold(asked.one(i)) for i in range(len(asked.calls.names))]
-        for each in held:
-            each.in_doubt = True
+        asks = [asked.one(i) for i in range(len(asked.calls.names))]
+        held = [self._hold(ask) for ask in asks]
+        for each, ask in zip(held, asks, strict=True):
+            if each.ask.first is None and not each.in_doubt:  # else it was asked for before
+                each.ask = each.ask._replace(lot=ask.lot, number=ask.number)
+                each.in_doubt = True
         self._go_on(held)
 
     def attend(self, name: str) -> Caller:
@@ -229,13 +248,14 @@ class HeldLine:
         kept = 0.0
         try:
             await asyncio.wait([caller.woken], timeout=max(0.0, hold))
-            standing: Standing | Outcome | None = caller.outcome()
-            if standing is None:
+            outcome: Standing | Outcome | None = caller.outcome()
+            if outcome is None:
                 [standing] = await self.standings([caller])
+                outcome = caller.outcome() or standing
             kept = PLACE_KEPT
         finally:
             caller.leave(kept)
-        return caller.outcome() or standing
+        return outcome
 
     async def standings(self, callers: Sequence[Caller]) -> Sequence[Standing | OpenLimitError]:
         """Where their calls stand. Those that are in line no more are asked for again."""
@@ -252,11 +272,17 @@ class HeldLine:
         return max(0.0, start - self.now)
 
     def give_back(self, call: Call, granted: Granted) -> None:
-        """Nobody has learnt of this start: keep it for a while, for a repeat, and give it back."""
-        if call.name not in self._held:
+        """A caller has not learnt of this start: unless another one was told, keep it for a while,
+        for a repeat, and give it back."""
+        if self._told_again.take(granted):
+            return
+        held = self._held.get(call.name)
+        if held is None:
             held = self._held_for(call, granted.lot, granted.number)
-            held.outcome = granted
-            self.leaving.leave(held, PLACE_KEPT)
+        elif not held.has(granted) and (held.outcome or held.ask.first is not None):
+            return  # it has waited anew since
+        held.outcome, held.is_told = granted, False
+        self.leaving.leave(held, PLACE_KEPT)
 
     def follow(self, paths: Paths, *, has_same_levels: bool) -> None:
         """Hold all nodes at which its calls wait to the rules of these paths; only the root where
@@ -305,16 +331,30 @@ class HeldLine:
             held = self._held[ask.call.name] = Held(ask)
         elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
             held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
-        held.is_dismissed = False
+        if held.is_given_back:  # so that reservation cannot be used any more
+            held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
+            held.is_given_back = False
+        held.is_dismissed = held.is_left = False
         held.asking += 1
         return held
 
     def _heard(self, ask: Ask, answer: Answer) -> None:
         """That a call waits: also one that was refused before, or whose start was given back, which
-        was asked for anew."""
-        if isinstance(answer, InLine) and (held := self._held.get(ask.call.name)):
-            held.outcome = None
+        was asked for anew. Or that it has a start of which somebody was told before."""
+        held = self._held.get(ask.call.name)
+        if isinstance(answer, InLine):
+            if held is None:  # whoever asked has left before, and the others have been told
+                held = self._held[ask.call.name] = Held(ask)
+                self.leaving.leave(held, PLACE_KEPT)
+            held.outcome, held.is_told = None, False
+            if held.ask.first is None:  # this may be another question than the one it is held for
+                held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
             held.ask = held.ask._replace(first=answer.first)
+        elif held and isinstance(answer, Granted) and not held.has(answer):
+            # If it was granted to a question of its own, the answer to that was lost.
+            held.outcome, held.is_told = None, not held.asked_for(answer)
+        elif held and isinstance(answer, LimiterUnavailable):
+            held.outcome = held.outcome if isinstance(held.outcome, Granted) else None
 
     def _outcome(self, held: Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""
@@ -334,15 +374,18 @@ class HeldLine:
     def _take(self, held: Held) -> Outcome:
         """The outcome, which is known from now on."""
         assert held.outcome is not None
-        if isinstance(held.outcome, Granted) or not held.asking:  # else it may be in line again
-            if held.leaving:
-                held.leaving.cancel()
-            self._held.pop(held.ask.call.name, None)
+        if isinstance(held.outcome, Granted):  # whoever takes it leaves, too
+            if held.is_told:
+                self._told_again.add(held.outcome)
+            held.is_told = True
+        elif not held.asking:  # else it may be in line again
+            self.leaving.forget(held)
         return held.outcome
 
     def _deliver(self, outcome: Granted | Refusal) -> None:
         if held := self._held.get(outcome.name):
             held.outcome = outcome.error if isinstance(outcome, Refusal) else outcome
+            held.is_told = False
             held.wake()
 
     async def _enter(self, epoch: str) -> None:
@@ -357,8 +400,14 @@ class HeldLine:
 
     async def _ask_again(self, calls: Iterable[Held]) -> bool:
         """For those that wait, each in its place; whether the line knows all of them now. Nobody
-        waits for one in doubt, until it is repeated."""
-        waiting = [h for h in calls if not (h.outcome or h.asking or h.in_doubt or h.is_dismissed)]
+        waits for one in doubt, until it is repeated, nor for one that is left: its caller may have
+        been told a start elsewhere long ago, which another one would end."""
+        waiting = [
+            held
+            for held in calls
+            if not (held.outcome or held.asking)
+            and not (held.in_doubt or held.is_dismissed or held.is_left)
+        ]
         if not waiting:
             return True
         knows_all = True

@@ -18,7 +18,7 @@ from openlimit.stores import lines as stores
 from openlimit.stores.lines import Granted, StoreOfLines
 from openlimit.stores.protocol import Levels
 from openlimit.stores.views import Look, Seen
-from openlimit_server.engine.held_line import PLACE_KEPT, HeldLine
+from openlimit_server.engine.held_line import START_KEPT, HeldLine
 from openlimit_server.engine.ids import Lots
 from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.paths import Path
@@ -64,7 +64,7 @@ class HitsInLine:
         """Charge these costs in the nodes of the path, or say why they do not start at once."""
         lot, number = self._trees.lots_of(self._bucket).take(1)
         call = Call(os.urandom(8).hex(), self._path.values, self._path.rules, costs)
-        server, kept = self._trees.lines.server, PLACE_KEPT * SECOND
+        server, kept = self._trees.lines.server, START_KEPT * SECOND
         ask = stores.Ask(self._bucket, call, server, 0.0, lot, number, None, kept)
         [outcome] = await self._line.ask([ask])
         if outcome is None:  # of calls of one moment, each came a bit later than the one before

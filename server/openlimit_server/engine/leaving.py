@@ -34,11 +34,14 @@ class Leaving:
         """Calls to be given up once the store is back."""
 
     def leave(self, held: Held, kept: float) -> None:
-        """Give a call up in so many seconds, unless somebody wants it then."""
+        """Give a call up in so many seconds, unless somebody wants it then, or was told of its
+        start."""
         if held.leaving:
             held.leaving.cancel()
             held.leaving = None
-        if self._is_unwanted(held):
+        if held.is_told and not held.is_wanted:
+            self.forget(held)
+        elif self._is_unwanted(held):
             loop = asyncio.get_running_loop()
             held.leaving = loop.call_later(kept, self._has_left, held)
 
@@ -56,16 +59,26 @@ class Leaving:
     async def _give_up(self, held: Held) -> None:
         if held.leaving or not self._is_unwanted(held):  # somebody has come in this very moment
             return
+        held.is_left = True
         answer: Answer = False
+        ask, outcome = held.ask, held.outcome
         if held.outcome is None:
             give_up = GiveUp(self._bucket, held.ask.call.name, self._server)
             [answer] = await self._carry_out([give_up])
         if answer is False and self._is_unwanted(held) and (cancel := self._cancel(held)):
+            ask, outcome = held.ask, held.outcome
             [answer] = await self._carry_out([cancel])
         if isinstance(answer, LimiterUnavailable):
             self._leave_later(held)
+        elif held.leaving or not self._is_unwanted(held):
+            return  # somebody came meanwhile
+        elif held.ask is not ask or held.outcome is not outcome:
+            self.leave(held, 0)  # and left again: it was asked for anew, or has a start
+        elif isinstance(held.outcome, Granted) and not held.asked_for(held.outcome):
+            held.outcome = None  # nor is it known what came of a question since
+            self.leave(held, 0)
         else:
-            self._forget(held)
+            self.forget(held)
 
     def _cancel(self, held: Held) -> Cancel | None:
         """Gives its start back. A call that is neither decided, as far as this server knows, nor in
@@ -76,19 +89,27 @@ class Leaving:
             _, start, _, lot, number = held.outcome
         elif held.outcome:
             return None
+        if (lot, number) == (held.ask.lot, held.ask.number):
+            held.is_given_back = True
         return Cancel(self._bucket, call, lot, number, start, self._server)
 
     def _leave_later(self, held: Held) -> None:
         """Give a call up once the store is back."""
         self._left[held.ask.call.name] = held
         if len(self._left) > _MOST_OWED:
-            self._forget(self._left.pop(next(iter(self._left))))
+            oldest = self._left.pop(next(iter(self._left)))
+            if not oldest.leaving and self._is_unwanted(oldest):
+                self.forget(oldest)
 
-    def _forget(self, held: Held) -> None:
-        if self._is_unwanted(held):
-            del self._held[held.ask.call.name]
+    def forget(self, held: Held) -> None:
+        """Hold a call no longer; not another one of its name, which was asked for since."""
+        if held.leaving:
+            held.leaving.cancel()
+        name = held.ask.call.name
+        if self._held.get(name) is held:
+            del self._held[name]
 
     def _is_unwanted(self, held: Held) -> bool:
-        """Whether nobody wants a call, and nobody was told what is decided of it: whoever was has
-        taken it out."""
+        """Whether nobody wants a call, and nobody was told what is decided of it: then it is held
+        no longer."""
         return not held.is_wanted and self._held.get(held.ask.call.name) is held

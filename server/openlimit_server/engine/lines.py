@@ -6,6 +6,7 @@ from collections import Counter
 from openlimit.stores.lines import AsyncLines
 from openlimit_server.engine.held_line import HeldLine
 from openlimit_server.engine.paths import Paths
+from openlimit_server.engine.told_again import ToldAgain
 
 _SPARE_LINES = 1000  # that hold nothing, before anybody looks for them
 
@@ -18,6 +19,7 @@ class Lines:
         """The name by which it asks."""
         self._store = store
         self._held: dict[str, HeldLine] = {}
+        self._told_again = ToldAgain()
         self._look_at = _SPARE_LINES
 
     def find(self, bucket: str) -> HeldLine:
@@ -27,7 +29,7 @@ class Lines:
             if len(self._held) >= self._look_at:
                 self._held = {name: line for name, line in self._held.items() if line}
                 self._look_at = 2 * len(self._held) + _SPARE_LINES
-            line = self._held[bucket] = HeldLine(self._store, bucket, self.server)
+            line = self._held[bucket] = HeldLine(self._store, bucket, self.server, self._told_again)
         return line
 
     def held(self) -> Counter[str]:

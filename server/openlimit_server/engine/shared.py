@@ -14,7 +14,7 @@ from openlimit.stores.lines import AskAtOnce, Granted, Started
 from openlimit.stores.protocol import REPEATABLE
 from openlimit.wire.codecs import Outcome
 from openlimit.wire.columns import AcquireRun, GrantRun, whole_id
-from openlimit_server.engine.held_line import PLACE_KEPT, Caller, HeldLine
+from openlimit_server.engine.held_line import START_KEPT, Caller, HeldLine
 from openlimit_server.engine.lines import Lines
 from openlimit_server.engine.targets import Target, in_outage
 from openlimit_server.engine.tickets import Place, place_of, ticket_of
@@ -63,7 +63,7 @@ class SharedTarget(Target):
     ) -> tuple[Sequence[str], float | None, float]:
         """What each call is called in its line, the same on every server where it can be repeated;
         when they were first asked for, None for now; for how long their starts are remembered."""
-        kept = REPEATABLE if run.kept is None else max(run.kept, PLACE_KEPT) * SECOND
+        kept = REPEATABLE if run.kept is None else max(run.kept, START_KEPT) * SECOND
         numbers = run.places
         if not run.request_id:
             common, numbers = os.urandom(8).hex(), range(many)

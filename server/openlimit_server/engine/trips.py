@@ -53,6 +53,10 @@ class Trips:
         self.trouble: LimiterUnavailable | None = None
         """Why the store did not answer the last time."""
 
+    def __bool__(self) -> bool:
+        """Whether one is under way, or about to begin."""
+        return self._is_under_way
+
     async def carry_out(self, operations: Sequence[Operation]) -> list[Answer]:
         """The answers to operations; those of one moment share a trip. Cancelled, they are carried
         out all the same."""

@@ -101,6 +101,7 @@ class Stream:
                 await self._write()
             if self._held and not self._draining:  # or cancelled, which follows at once
                 await asyncio.sleep(_CANCELLED_WITHIN)
+                await self._write()  # what was decided meanwhile, perhaps of the last of them
             while self._held and not self._failure:
                 await self._held.end_some()
                 await self._write()

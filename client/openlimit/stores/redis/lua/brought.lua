@@ -120,7 +120,7 @@ local function ask(name, path, which, costs, lease, server, max_wait, lot, numbe
     if is_cancelled(grant.lot, grant.number) then
       return {CANCELLED}
     end
-    grant.is_known, grant.asked_by = true, server
+    grant.is_known, grant.asked_by = true, grant.asked_by == server and server  -- else several have
     keep_grant(name, grant)
     return {REPEAT, exact(grant.start), grant.unit, grant.lot, grant.number}
   elseif entry and not entry.out then

@@ -47,20 +47,19 @@ function carry_out.giveup(name, server)
 end
 
 function carry_out.cancel(name, path_, which, costs, lot, number, start, untold)
-  local grant = untold ~= '' and grant_of(name)
-  local is_it = grant and grant.lot == lot and grant.number == number
-  start = start or is_it and grant.start
+  local grant = untold ~= '' and same_grant(name, lot, number)
+  if untold ~= '' and (not grant or grant.asked_by ~= untold) then
+    return {NO}
+  end
+  start = start or grant and grant.start
   if not start then
     return {NO}
   elseif now >= start + call.settled_within then
     return {TOO_LATE}
-  elseif untold == '' and start <= now or is_cancelled(lot, number) then
+  elseif untold == '' and start <= now or is_closed(lot, number) then
     return {NO}
   end
-  if grant and grant.asked_by and grant.asked_by ~= untold then
-    return {NO}
-  end
-  if is_it then
+  if grant then
     take_grant_back(name)  -- its caller can still come, and stands in line anew
   end
   local _, mark_cancelled = marks_of_lots()
@@ -149,6 +148,7 @@ end
 -- A tree in which nothing has happened that still matters is as good as a new one.
 local function begin_anew()
   redis.call('DEL', tree_key, key_of('holds'), key_of('emptying'), key_of('lapsing'))
+  touched.tree = true  -- it expires no more
   flush_ready()  -- what was forgotten just now has left
   nodes, followers, dropped = {}, {}, {}
   forget_windows()

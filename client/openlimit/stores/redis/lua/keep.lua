@@ -64,9 +64,8 @@ local needed = math.max(root.empty_at, idle_at(root), now + 4 * call.silent)
 if own_clock then
   needed = math.max(needed, latest_end)
   if needed > meta.until_ then
-    meta.until_ = needed + 4 * call.silent
-    for _, what in ipairs({'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines',
-                           'leases', 'ends', 'servers', 'of', 'outbox', 'tree'}) do
+    meta.until_, touched.tree = needed + 4 * call.silent, true
+    for _, what in ipairs(BESIDE) do
       touched[what] = true
     end
   end
@@ -79,7 +78,8 @@ send_all('HSET', tree_key, fresh_nodes)
 if own_clock then
   for what, is_fresh in pairs(touched) do
     if is_fresh then
-      redis.call('PEXPIRE', key_of(what), milliseconds_until(meta.until_))
+      local until_ = meta.until_ + (what == 'tree' and 0 or call.silent)  -- never before the tree
+      redis.call('PEXPIRE', key_of(what), milliseconds_until(until_))
     end
   end
 end

@@ -9,16 +9,24 @@ local function bit_of(number)
   return number + BLOCK * math.floor(number / BLOCK)
 end
 
-local function is_cancelled(lot, number)
+local function is_marked(lot, number, further)
   -- This key cannot be told beforehand: only what is remembered says in which lot it was granted.
   -- So it may be missing on a node of a cluster that its slot is leaving, which is an error.
   local lot_key = call.lots .. lot
   local marks = read_lots[lot_key] or redis.pcall('GET', lot_key)
   marks = type(marks) == 'string' and marks or ''
   read_lots[lot_key] = marks
-  local place = bit_of(number) + BLOCK
+  local place = bit_of(number) + further
   local byte = string.byte(marks, math.floor(place / 8) + 1) or 0
   return bit.band(byte, 2 ^ (7 - place % 8)) ~= 0
+end
+
+local function is_closed(lot, number)
+  return is_marked(lot, number, 0)
+end
+
+local function is_cancelled(lot, number)
+  return is_marked(lot, number, BLOCK)
 end
 
 -- Made when it is first needed.

@@ -2,10 +2,11 @@
 -- late repeats take no slots again. It is in a hash of the latest, and in one of those before them,
 -- which are forgotten all at once: nobody has to look for what has lapsed. The fields are of
 --
---   r:<stem>   runs: grants to those that started at once, each with until_, start, lot and the endings
---              of its calls, which have the numbers from its number on; over, the endings of the calls
+--   r:<stem>   runs: grants to those that started at once, each with until_, start, lot, server and the
+--              endings of its calls, which have the numbers from its number on; over, the endings of the calls
 --              that are over, and over_until, until when all of them are known
---   g:<name>   what was granted to a single call: until_, start, unit, lot, number, is_known, asked_by.
+--   g:<name>   what was granted to a single call: until_, start, unit, lot, number; is_known, whether a
+--              server was told; asked_by, the only one that has asked for it, false where several have.
 --              The lot of a grant that was taken back is false. Where a call also has a part in that of
 --              a run, its own counts.
 
@@ -126,7 +127,7 @@ local function grant_in_run(name)
     local grant, at = grants[i], place_of(grants[i].endings, ending, 3)
     if at then
       return {until_ = grant.until_, start = grant.start, unit = '', lot = grant.lot,
-              number = grant.number + (at - 1) / 3, is_known = true}
+              number = grant.number + (at - 1) / 3, is_known = true, asked_by = grant.server}
     end
   end
 end
@@ -136,8 +137,18 @@ local function grant_of(name)
   if granted[name] == nil then
     read_granted({name})
   end
-  local grant = granted[name] or grant_in_run(name)
+  local grant = granted[name]
+  if not grant or grant.until_ <= now then  -- one that has lapsed may hide that of a later run
+    local in_run = grant_in_run(name)
+    grant = in_run and in_run.start > (grant and grant.start or -INF) and in_run
+  end
   return grant and grant.lot and grant.until_ > now and grant
+end
+
+-- The same, if it is this one. Of one that is forgotten, nobody knows any more who was told.
+local function same_grant(name, lot, number)
+  local grant = grant_of(name)
+  return grant and grant.lot == lot and grant.number == number and grant
 end
 
 local function keep_grant(name, grant)
@@ -151,15 +162,15 @@ local function take_grant_back(name)
 end
 
 -- Of a run that starts now.
-local function keep_run(stem, endings, until_, lot, number)
-  table.insert(remembered_of(stem).grants,
-               {until_ = until_, start = now, lot = lot, number = number, endings = endings})
+local function keep_run(stem, endings, until_, lot, number, server)
+  table.insert(remembered_of(stem).grants, {until_ = until_, start = now, lot = lot, number = number,
+                                            endings = endings, server = server})
   changed_runs[stem] = true
   for from = 1, meta.granted_until > now and #endings or 0, 3 do
     local name = whole_name(stem, string.sub(endings, from, from + 2))
     if granted[name] then  -- and taken back, or lapsed
       keep_grant(name, {until_ = until_, start = now, unit = '', lot = lot,
-                        number = number + (from - 1) / 3, is_known = true})
+                        number = number + (from - 1) / 3, is_known = true, asked_by = server})
     end
   end
 end

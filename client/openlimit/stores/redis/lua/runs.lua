@@ -167,7 +167,7 @@ do
   end
 
   -- Whether all of these start now.
-  local function start_all(runs, path_, which, columns, count, lease, lot, number, kept_)
+  local function start_all(runs, path_, which, columns, count, lease, server, lot, number, kept_)
     if root.waiting > 0 or is_any_known(runs) then
       return false
     end
@@ -199,7 +199,7 @@ do
       lapse(path[k])
     end
     for i = 1, #runs, 2 do
-      keep_run(runs[i], runs[i + 1], now + kept_, lot, number)
+      keep_run(runs[i], runs[i + 1], now + kept_, lot, number, server)
       number = number + #runs[i + 1] / 3
     end
     return true
@@ -224,7 +224,7 @@ do
 
   function ask_at_once(runs, path_, which, units_, count, lease, server, max_wait, lot, number, kept_)
     local columns = take_costs(units_, count)
-    if start_all(runs, path_, which, columns, count, lease, lot, number, kept_) then
+    if start_all(runs, path_, which, columns, count, lease, server, lot, number, kept_) then
       return {YES}
     end
     local found = {NO}

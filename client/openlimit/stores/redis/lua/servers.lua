@@ -36,13 +36,11 @@ end
 
 -- Gives back a start that nobody has collected, as far as it may be.
 local function take_back(name, start, lot, number, leaf_id, costs)
-  local grant = grant_of(name)
-  if grant and grant.lot == lot and grant.number == number then
-    if grant.is_known then
-      return
-    end
-    take_grant_back(name)
+  local grant = same_grant(name, lot, number)
+  if not grant or grant.is_known then
+    return
   end
+  take_grant_back(name)
   if is_cancelled(lot, number) then
     return
   end
@@ -111,7 +109,9 @@ end
 -- A server that is silent for so long does not collect its starts, and for twice that, its calls are
 -- forgotten; some of them now, more in later calls.
 local function sweep_silent(server)
-  local taken_ = empty_outbox(server, now - call.silent, call.at_once, function(packed)
+  local is_forgotten = server_of(server).sign <= now - 2 * call.silent
+  local before = is_forgotten and INF or now - call.silent  -- what came later are refusals
+  local taken_ = empty_outbox(server, before, call.at_once, function(packed)
     local _, what, name, time, _, lot, number, leaf_id, costs = cmsgpack.unpack(packed)
     if what == YES then
       take_back(name, time, lot, number, leaf_id, costs)
@@ -120,7 +120,7 @@ local function sweep_silent(server)
   if taken_ > 0 then
     lose(server)
   end
-  if server_of(server).sign > now - 2 * call.silent then
+  if not is_forgotten then
     return
   end
   local part = part_of(server)

@@ -202,5 +202,16 @@ local function follow_rules(node, rules)
   node.rules = rules
 end
 
+-- What is kept beside the tree, and expires a moment later: of one that has expired, nothing counts.
+local BESIDE = {'calls', 'places', 'ready', 'lapsing', 'holds', 'emptying', 'deadlines', 'leases', 'ends',
+                'servers', 'of', 'outbox'}
+if not stored[2] then
+  local left = {}
+  for i, what in ipairs(BESIDE) do
+    left[i] = key_of(what)
+  end
+  redis.call('UNLINK', unpack(left))
+end
+
 nodes[''] = stored[2] and read_node('', stored[2]) or new_node('', nil, root_rules)
 local root = nodes['']

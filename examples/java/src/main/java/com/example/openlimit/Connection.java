@@ -5,6 +5,8 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.stub.AbstractBlockingStub;
 import java.time.Duration;
+import java.util.EnumSet;
+import java.util.Set;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
@@ -14,6 +16,14 @@ import java.util.function.Function;
 final class Connection {
   private static final long FIRST_PAUSE = TimeUnit.MILLISECONDS.toNanos(50);
   private static final long LONGEST_PAUSE = TimeUnit.SECONDS.toNanos(1);
+  // A proxy says DEADLINE_EXCEEDED when a request has taken as long as the proxy lets it, and INTERNAL
+  // when the server went away in the middle of its answer.
+  private static final Set<Status.Code> OUTAGES =
+      EnumSet.of(
+          Status.Code.UNAVAILABLE,
+          Status.Code.CANCELLED,
+          Status.Code.DEADLINE_EXCEEDED,
+          Status.Code.INTERNAL);
 
   private final ManagedChannel channel;
   private final long timeout;
@@ -59,7 +69,6 @@ final class Connection {
 
   /** Whether to ask again: the server is away or stopping, perhaps in the middle of the call. */
   private static boolean isOutage(Status status) {
-    Status.Code code = status.getCode();
-    return code == Status.Code.UNAVAILABLE || code == Status.Code.CANCELLED;
+    return OUTAGES.contains(status.getCode());
   }
 }
