@@ -2,8 +2,8 @@
 
 import asyncio
 
-from openlimit.errors import OpenLimitError
-from openlimit.stores.lines import Ask, Granted
+from openlimit.errors import LimiterUnavailable, OpenLimitError
+from openlimit.stores.lines import Answer, Ask, Granted, InLine
 
 Outcome = Granted | OpenLimitError
 
@@ -51,6 +51,29 @@ class Held:
     def is_wanted(self) -> bool:
         """Whether anybody asks or waits for it."""
         return bool(self.asking or self.callers)
+
+    def ask_for(self, ask: Ask) -> None:
+        """One more asks for it, by this question."""
+        if self.ask is not ask and self.ask.first is None:  # nothing says that it waits
+            self.ask = self.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
+        if self.is_given_back:  # so that reservation cannot be used any more
+            self.ask = self.ask._replace(lot=ask.lot, number=ask.number)
+            self.is_given_back = False
+        self.is_dismissed = self.is_left = False
+        self.asking += 1
+
+    def hear(self, ask: Ask, answer: Answer) -> None:
+        """What a question for it is answered, before whoever asked goes on."""
+        if isinstance(answer, InLine):  # also if it was refused before, or its start given back
+            self.outcome, self.is_told = None, False
+            if self.ask.first is None:  # this may be another question than the one it is held for
+                self.ask = self.ask._replace(lot=ask.lot, number=ask.number)
+            self.ask = self.ask._replace(first=answer.first)
+        elif isinstance(answer, Granted) and not self.has(answer):
+            # If it was granted to a question of its own, the answer to that was lost.
+            self.outcome, self.is_told = None, not self.asked_for(answer)
+        elif isinstance(answer, LimiterUnavailable) and not isinstance(self.outcome, Granted):
+            self.outcome = None
 
     def asked_for(self, granted: Granted) -> bool:
         """Whether this start was granted to a question of its own."""

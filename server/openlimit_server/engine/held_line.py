@@ -329,32 +329,17 @@ class HeldLine:
         held = self._held.get(ask.call.name)
         if held is None:
             held = self._held[ask.call.name] = Held(ask)
-        elif held.ask.first is None:  # nothing says that it waits: it will wait as this one says
-            held.ask = held.ask._replace(max_wait=ask.max_wait, kept=ask.kept)
-        if held.is_given_back:  # so that reservation cannot be used any more
-            held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
-            held.is_given_back = False
-        held.is_dismissed = held.is_left = False
-        held.asking += 1
+        held.ask_for(ask)
         return held
 
     def _heard(self, ask: Ask, answer: Answer) -> None:
-        """That a call waits: also one that was refused before, or whose start was given back, which
-        was asked for anew. Or that it has a start of which somebody was told before."""
         held = self._held.get(ask.call.name)
-        if isinstance(answer, InLine):
-            if held is None:  # whoever asked has left before, and the others have been told
-                held = self._held[ask.call.name] = Held(ask)
-                self.leaving.leave(held, PLACE_KEPT)
-            held.outcome, held.is_told = None, False
-            if held.ask.first is None:  # this may be another question than the one it is held for
-                held.ask = held.ask._replace(lot=ask.lot, number=ask.number)
-            held.ask = held.ask._replace(first=answer.first)
-        elif held and isinstance(answer, Granted) and not held.has(answer):
-            # If it was granted to a question of its own, the answer to that was lost.
-            held.outcome, held.is_told = None, not held.asked_for(answer)
-        elif held and isinstance(answer, LimiterUnavailable):
-            held.outcome = held.outcome if isinstance(held.outcome, Granted) else None
+        if held is None and isinstance(answer, InLine):
+            # Whoever asked has left before, and the others have been told.
+            held = self._held[ask.call.name] = Held(ask)
+            self.leaving.leave(held, PLACE_KEPT)
+        if held:
+            held.hear(ask, answer)
 
     def _outcome(self, held: Held, answer: Answer) -> Outcome | None:
         """What is decided of a call that was asked for."""

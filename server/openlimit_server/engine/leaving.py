@@ -60,19 +60,19 @@ class Leaving:
         if held.leaving or not self._is_unwanted(held):  # somebody has come in this very moment
             return
         held.is_left = True
+        before = held.ask, held.outcome
         answer: Answer = False
-        ask, outcome = held.ask, held.outcome
         if held.outcome is None:
             give_up = GiveUp(self._bucket, held.ask.call.name, self._server)
             [answer] = await self._carry_out([give_up])
         if answer is False and self._is_unwanted(held) and (cancel := self._cancel(held)):
-            ask, outcome = held.ask, held.outcome
+            before = held.ask, held.outcome
             [answer] = await self._carry_out([cancel])
         if isinstance(answer, LimiterUnavailable):
             self._leave_later(held)
         elif held.leaving or not self._is_unwanted(held):
             return  # somebody came meanwhile
-        elif held.ask is not ask or held.outcome is not outcome:
+        elif before != (held.ask, held.outcome):
             self.leave(held, 0)  # and left again: it was asked for anew, or has a start
         elif isinstance(held.outcome, Granted) and not held.asked_for(held.outcome):
             held.outcome = None  # nor is it known what came of a question since
