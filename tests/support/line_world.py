@@ -282,7 +282,9 @@ class World:
         return asked.call._replace(rules=rules, costs=rows(rules, asked.costs))
 
     def end(self, asked: Asked) -> None:
-        """The call is over."""
+        """The call is over. What can be forgotten by now, a line forgets when it decides, and
+        until then it shares by the weights of before."""
+        self.decide()
         if asked.used is not None:
             self.reductions.append((self.now, asked))
             call = self.as_of_now(asked)
