@@ -16,7 +16,16 @@ from openlimit.stores import lines, protocol
 from openlimit.stores.lines import Ask, GiveUp, Turn
 from openlimit.stores.memory import MemoryStore
 from openlimit.stores.memory_rows import restored, rows
-from openlimit.stores.protocol import Acquire, Cancel, Grants, Observe, Peek, Penalize, Settle
+from openlimit.stores.protocol import (
+    Acquire,
+    Cancel,
+    Grants,
+    Levels,
+    Observe,
+    Peek,
+    Penalize,
+    Settle,
+)
 from openlimit.stores.views import Board, Notes
 
 LIMITS = (Limit.per("requests", 600, 60), Limit.per("tokens", 9000, 60, 3))
@@ -165,6 +174,21 @@ def an_end(random: Random, over: Call, number: int, start: float, now: float) ->
 def used(one: Call) -> Any:
     """More than was reserved: a node that used less and was forgotten has lost nothing but that."""
     return [[[cost * 1.5 for cost in row]] for row in one.costs]
+
+
+def test_limits_may_change_between_two_rows() -> None:
+    """As by a reload while a file is written: a bucket is told with the limits that it has had."""
+    time = Time()
+    store = MemoryStore(time)
+    store.decide([Acquire("x", LIMITS, [(1, 30)], 0.0, "", 0)])
+    told = []
+    for row in rows(store):
+        told.append(json.loads(json.dumps(row)))
+        if row[0] == "limits":
+            store.decide([Acquire("x", OTHERS, [(60, 1)], 0.0, "", 0)])
+    [levels] = restored(told, time).decide([Peek("x", LIMITS)])
+    assert isinstance(levels, Levels)
+    assert [*levels.levels] == [1, 30]
 
 
 def test_a_pause_and_the_secret_stay() -> None:

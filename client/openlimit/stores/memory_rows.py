@@ -31,8 +31,7 @@ def rows(store: MemoryStore) -> Iterator[Row]:
     for note_name, note in [*store.views.notes.items()]:
         yield ["note", note_name, *note]
     for bucket_name, bucket in store.buckets():
-        yield from numbers.of(bucket.limits)
-        yield from _of_bucket(bucket_name, numbers.known(bucket.limits), bucket)
+        yield from _of_bucket(bucket_name, numbers, bucket)
     for tree_name, line in store.lines.all():
         yield from _of_line(tree_name, numbers, line)
     yield ["forgotten", store.closed.lots.forgotten_until]
@@ -56,27 +55,32 @@ class _Numbers:
 
     def __init__(self) -> None:
         self._numbers: dict[int, tuple[int, Limits]] = {}  # by identity, so they have to stay
+        self._untold: list[Row] = []
 
-    def of(self, limits: Limits) -> Iterator[Row]:
-        """A row, unless it was told before."""
+    def of(self, limits: Limits) -> int:
+        """The number, which holds for a row that ``after_limits`` takes."""
         if id(limits) not in self._numbers:
             self._numbers[id(limits)] = len(self._numbers), limits
-            yield ["limits", [[x.unit, x.amount, x.period, x.capacity] for x in limits]]
-
-    def known(self, limits: Limits) -> int:
-        """The number."""
+            told = [[x.unit, x.amount, x.period, x.capacity] for x in limits]
+            self._untold.append(["limits", told])
         return self._numbers[id(limits)][0]
 
+    def after_limits(self, row: Row) -> Iterator[Row]:
+        """A row after those of its limits, however the store goes on between them."""
+        untold, self._untold = self._untold, []
+        yield from untold
+        yield row
 
-def _of_bucket(name: str, limits: int, bucket: Bucket) -> Iterator[Row]:
-    row = ["bucket", name, limits, _state(bucket), None]
+
+def _of_bucket(name: str, numbers: _Numbers, bucket: Bucket) -> Iterator[Row]:
+    row = ["bucket", name, numbers.of(bucket.limits), _state(bucket), None]
     queue = bucket.queue
     if not queue:
-        yield row
+        yield from numbers.after_limits(row)
         return
     waiting = [*queue.items()]
     row[-1] = [queue.at, queue.followed, queue.levels, queue.observed, queue.version]
-    yield row
+    yield from numbers.after_limits(row)
     for reservation, pending in waiting:
         yield ["waiting", reservation, *pending]
 
@@ -88,14 +92,13 @@ def _state(bucket: Bucket) -> Row:
 def _of_line(name: str, numbers: _Numbers, line: Line) -> Iterator[Row]:
     # First of all: the nodes of a call are not forgotten before it is over.
     leases = [*line.leases()]
-    yield from numbers.of(line.root.rules.limits)
-    yield ["line", name, _rules(numbers, line.root)]
+    yield from numbers.after_limits(["line", name, _rules(numbers, line.root)])
     to_tell: list[tuple[list[str], Node]] = [([], line.root)]
     while to_tell:
         path, node = to_tell.pop()
-        yield from numbers.of(node.rules.limits)
         turns = [node.finish, node.clock, node.use, node.pace, node.started_at]
-        yield ["node", path, _rules(numbers, node), _state(node.bucket), turns]
+        row = ["node", path, _rules(numbers, node), _state(node.bucket), turns]
+        yield from numbers.after_limits(row)
         to_tell += [([*path, value], child) for value, child in [*node.children.items()]]
     for call, lease in leases:
         values = [node.value for node in lease.path[1:]]
@@ -104,7 +107,7 @@ def _of_line(name: str, numbers: _Numbers, line: Line) -> Iterator[Row]:
 
 
 def _rules(numbers: _Numbers, node: Node) -> Row:
-    return [numbers.known(node.rules.limits), node.rules.weight, node.rules.slots]
+    return [numbers.of(node.rules.limits), node.rules.weight, node.rules.slots]
 
 
 class _Restoring:

@@ -110,9 +110,11 @@ async def decide(store: AsyncStore, trees: Trees, asked: Sequence[Asked]) -> lis
     has begun.
     """
     deciding = _Deciding(store, trees, asked)
-    if sum(each.is_charged for each in asked) < 2 and not deciding.in_line:
-        return await deciding.decide()
-    return await asyncio.shield(deciding.decide())
+    # What is charged may have to be given back once another has refused, as one that only asks may.
+    may_give_back = len(asked) > 1 and any(each.is_charged for each in asked)
+    if may_give_back or deciding.in_line:
+        return await asyncio.shield(deciding.decide())
+    return await deciding.decide()
 
 
 class _Deciding:

@@ -399,3 +399,40 @@ async def test_a_proxy_that_leaves_takes_nothing_along(service: Service) -> None
             break
         await asyncio.sleep(0.01)
     assert await peek(service, ann) == [10]
+
+
+class Late(MemoryStore):
+    """Keeps its answers to itself until it may tell them."""
+
+    def __init__(self, time: FakeClock) -> None:
+        super().__init__(time)
+        self.has_decided, self.may_tell = asyncio.Event(), asyncio.Event()
+
+    async def adecide(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers = await super().adecide(operations)
+        self.has_decided.set()
+        await self.may_tell.wait()
+        return answers
+
+
+async def test_a_proxy_that_leaves_takes_nothing_along_where_a_peek_refuses(
+    service: Service, time: FakeClock
+) -> None:
+    """What was charged beside it is given back although its call was cancelled meanwhile."""
+    service.store = store = Late(time)
+    service.configure("domain: d\ndescriptors: [{key: user, limit: 2/minute burst 1m}]")
+    ann, bob = ("user", "ann"), ("user", "bob")
+    store.may_tell.set()
+    await service.ask(request("d", descriptor(bob), hits=2))
+    store.has_decided.clear()
+    store.may_tell.clear()
+    asking = asyncio.create_task(
+        service.ask(request("d", descriptor(ann), descriptor(bob, hits=0)))
+    )
+    await store.has_decided.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    store.may_tell.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert await peek(service, ann) == [2]
