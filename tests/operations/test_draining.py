@@ -32,7 +32,7 @@ from openlimit_server.engine.engine import Engine
 from openlimit_server.rpc.auth import Door
 from openlimit_server.rpc.service import SERVICE, RateLimitServicer
 from tests.support import http2
-from tests.support.api_keys import a_key, write_keys
+from tests.support.api_keys import a_key, token_of, write_keys
 from tests.support.redis_process import RedisProcess, serving_redis
 from tests.support.server_process import ServerProcess, serving
 from tests.support.simulated_time import SimulatedLoop, simulate
@@ -74,8 +74,10 @@ async def test_refusals_that_are_slow_do_not_hold_up_the_drain(tmp_path: Path) -
             stub: Any = RateLimitServiceStub(channel)
             calls = [stub.Acquire(AcquireRequest(), metadata=[WRONG]) for _ in range(1500)]
             waiting = {asyncio.ensure_future(call.code()) for call in calls}
-            while len(waiting) > 300:  # for a second by now, so all are known to the server
+            while len(waiting) > 300:
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            good = ("authorization", f"Bearer {token_of('good')}")
+            await stub.Acquire(AcquireRequest(model="m"), metadata=[good])  # after all of these
             server.signal(signal.SIGTERM)
             assert {await code for code in waiting} == {grpc.StatusCode.UNAUTHENTICATED}
 
