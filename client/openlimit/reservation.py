@@ -212,6 +212,8 @@ class Reservation:
     def _failed(self, grant: Grant | None, error: BaseException) -> None:
         """Entering has failed: give back what was granted. It may be entered again."""
         self.waiting = None
+        if grant and grant.wait:  # to settle it as well would give the same back twice
+            self._close(grant)
         undo = partial(self._undo, grant, self._trace, error)
         self._idle.append(True)
         if isinstance(error, GeneratorExit) and (grant or self._trace):
@@ -232,12 +234,14 @@ class Reservation:
         grant = self._grant
         if grant is None:
             raise RuntimeError("enter the reservation first: with limiter.limit(…) as reservation")
-        wait, limited_by, reservation_id, *_ = grant
-        if reservation_id:
-            # Without its id and lease it keeps what it waited, and is settled no more.
-            self._grant = new(Grant, (wait, limited_by, "", 0.0, 0.0))
+        if grant.reservation_id:
+            self._close(grant)
             limiter = self._limiter
-            limiter.tell(new(Settle, (reservation_id, limiter._key, used, self.labels)))
+            limiter.tell(new(Settle, (grant.reservation_id, limiter._key, used, self.labels)))
+
+    def _close(self, grant: Grant) -> None:
+        """Without its id and lease it keeps what it waited, and is settled no more."""
+        self._grant = new(Grant, (grant.wait, grant.limited_by, "", 0.0, 0.0))
 
 
 def giving_back(grant: Grant, key: str, labels: Labels) -> Iterator[Cancel | Release]:

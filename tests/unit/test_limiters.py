@@ -514,6 +514,28 @@ def test_an_interrupted_wait_gives_the_reservation_back(
     assert clock.slept == [1]
 
 
+def test_what_gave_up_waiting_is_given_back_once(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its caller says of it afterwards, others keep their charge."""
+    limiter = ChatRateLimiter(request_limit=6000, token_limit=6000)
+    limiter.wait_for_capacity_sync(100)
+    given_up = limiter.limit(tokens=100)
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt), given_up:
+            pass
+    given_up.cancel()
+    given_up.settle({"tokens": 1})
+    assert (given_up.wait, given_up.limited_by) == (1, "tokens")
+    limiter.wait_for_capacity_sync(100)
+    assert clock.slept == [1]
+
+
 def test_an_error_in_the_block_keeps_the_charge(clock: FakeClock) -> None:
     """Providers count failed calls as well."""
     limiter = ChatRateLimiter(request_limit=60, token_limit=6000)
